@@ -1,0 +1,56 @@
+# `make help` lists the targets. The installing itself is in scripts/setup.sh, the starting in scripts/serve.py.
+HOST ?= 127.0.0.1
+PORT ?= 8501
+export HOST PORT ALLOW PYTHON TORCH_INDEX
+
+PY := .venv/bin/python
+# Stamp files: written last, so that an interrupted installation is simply done again.
+APP := .venv/.installed-app
+DEV := .venv/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-model e2e long lint check fix runs clean
+
+help: ## list the targets
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  PORT=8502  HOST=0.0.0.0 ALLOW=name.local  PYTHON=python3.11  TORCH_INDEX=https://...  ARGS='-k heads'"
+
+run: $(APP) ## install what is missing and start the dashboard on http://127.0.0.1:8501
+	@$(PY) scripts/serve.py
+
+test: $(DEV) ## the default tests: no network, no model
+	@$(PY) -m pytest $(ARGS)
+
+test-model: $(DEV) ## the tests on the real model (SmolLM2)
+	@$(PY) -m pytest -m model $(ARGS)
+
+e2e: $(DEV) ## the tests in a real browser (needs Chromium)
+	@$(PY) -m pytest -m e2e $(ARGS)
+
+long: $(DEV) ## the tests that take many minutes
+	@$(PY) -m pytest -m long $(ARGS)
+
+lint: $(DEV) ## format, lint and types
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m pyright
+
+check: lint test ## everything to run before a commit
+
+fix: $(DEV) ## format the code and repair what the linter can
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+runs: $(APP) ## rebuild every shipped run
+	@$(PY) -m cap_viz.shipped
+
+clean: ## remove caches of tools and tests; keeps .venv and your runs
+	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist *.egg-info test-results
+	@find . -path ./.venv -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(APP): requirements.txt requirements-model.txt constraints.txt
+	@sh scripts/setup.sh app
+
+$(DEV): $(APP) requirements-dev.txt
+	@sh scripts/setup.sh dev

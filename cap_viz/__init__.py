@@ -1,0 +1,35 @@
+"""CAP Viz: which attention heads matter for a task, how sure we are, and what pruning by that knowledge does.
+
+The public functions are loaded when first used, so that `import cap_viz` costs nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cap_viz.evaluate import compare, evaluate
+    from cap_viz.models import load_model
+    from cap_viz.pruning import prune_mask
+    from cap_viz.scoring import score_heads
+    from cap_viz.tasks import load_task
+
+HOMES = {
+    "load_task": "cap_viz.tasks",
+    "score_heads": "cap_viz.scoring",
+    "prune_mask": "cap_viz.pruning",
+    "evaluate": "cap_viz.evaluate",
+    "compare": "cap_viz.evaluate",
+    "load_model": "cap_viz.models",
+}
+
+__all__ = ["__version__", "compare", "evaluate", "load_model", "load_task", "prune_mask", "score_heads"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'cap_viz' has no attribute {name!r}")
+    return getattr(import_module(HOMES[name]), name)

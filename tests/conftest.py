@@ -1,0 +1,135 @@
+"""Keeps the tests to themselves: they write only into temporary folders and talk only to this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cap_viz.models import ReasoningModel, load, resolve
+from cap_viz.tasks import TASKS, Splits, Task
+from tests.tiny import tiny_examples, write_tiny_model
+
+SCRATCH = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_MAC = (
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before anything is imported: huggingface_hub reads these only once.
+    scratch = config.stash[SCRATCH] = tempfile.TemporaryDirectory(prefix="cap-viz-tests-")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HOME"] = str(Path(scratch.name, "huggingface"))
+    os.environ["CAP_VIZ_CACHE"] = str(Path(scratch.name, "cache"))
+    os.environ["CAP_VIZ_LOG"] = str(Path(scratch.name, "cap_viz.log"))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[SCRATCH].cleanup()
+
+
+@pytest.fixture(autouse=True)
+def own_folders(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache and log for each test.
+
+    Tests on the real model and in the browser share one folder per session: converting the model takes 20 s.
+    """
+    if not any(request.node.get_closest_marker(name) for name in ("model", "e2e")):
+        monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("CAP_VIZ_LOG", str(tmp_path / "cap_viz.log"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Refuse connections and name look-ups that leave this machine (children inherit HF_HUB_OFFLINE)."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        refuse_remote(self.family, address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        refuse_remote(self.family, address)
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        refuse_remote(socket.AF_INET, (host,))
+        return getaddrinfo(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+        patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+def refuse_remote(family: int, address: Any) -> None:
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    host = address[0].decode() if isinstance(address[0], bytes) else address[0]
+    if host not in (None, "", "localhost", socket.gethostname()) and not is_loopback(host):
+        raise ConnectionRefusedError(f"Tests must not use the network, but one tried to reach {host}.")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama in Hugging Face layout."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> ReasoningModel:
+    """The tiny model, loaded once; tests leave it as they found it."""
+    return load(resolve(str(tiny_folder)))
+
+
+@pytest.fixture
+def tiny_task(monkeypatch: pytest.MonkeyPatch) -> Task:
+    """A task named "tiny" over the tiny model's words: 12 calibration and 20 evaluation examples."""
+    examples = tiny_examples(32)
+    task = Task(
+        name="tiny",
+        title="Tiny",
+        summary="Nonsense questions for tests.",
+        version=1,
+        source="tests",
+        licence="Apache-2.0",
+        prompt_format="Question: {question}\\nAnswer: {option}",
+        public_texts=True,
+        load=lambda: Splits(calibration=examples[:12], evaluation=examples[12:]),
+        is_local=lambda: True,
+    )
+    monkeypatch.setitem(TASKS, task.name, task)
+    return task
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The system's Chromium, for playwright's `executable_path`; the variable CHROMIUM overrides it."""
+    candidates = [os.environ.get("CHROMIUM"), *map(shutil.which, CHROMIUM_NAMES), *CHROMIUM_MAC]
+    for path in candidates:
+        if path and Path(path).is_file():
+            return path
+    pytest.exit(
+        "The browser tests need Chromium: apt install chromium (Debian), brew install --cask chromium (macOS)"
+        " or CHROMIUM=/path/to/it.",
+        returncode=1,
+    )
