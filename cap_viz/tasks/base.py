@@ -1,0 +1,132 @@
+"""What a task is: where its questions come from, how they are asked, which may be used for what."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from cap_viz.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question. The model scores `prompt + options[k]` for every k; `gold` indexes the right option."""
+
+    id: str
+    question: str
+    prompt: str
+    options: tuple[str, ...]
+    gold: int
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The examples of a task, in source order. Calibration and evaluation never share an example."""
+
+    calibration: tuple[Example, ...]
+    evaluation: tuple[Example, ...]
+
+
+def example_id(question: str) -> str:
+    """The identity of an example whose source gives it none."""
+    return hashlib.sha1(question.encode("utf-8")).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A multiple-choice task.
+
+    `load` reads the splits; it runs once, when examples are first asked for. `is_local` tells, without any
+    download, whether `load` needs no network. `public_texts` says whether texts come with the project. `version`
+    is part of every run key and changes whenever texts, ids or the prompt format change.
+    """
+
+    name: str
+    title: str
+    summary: str
+    version: int
+    source: str
+    licence: str
+    prompt_format: str
+    public_texts: bool
+    load: Callable[[], Splits] = field(repr=False, compare=False)
+    is_local: Callable[[], bool] = field(repr=False, compare=False)
+
+    @cached_property
+    def splits(self) -> Splits:
+        splits = self.load()
+        check_splits(self.name, splits)
+        return splits
+
+    def calibration(self, n: int, seed: int = 0) -> tuple[Example, ...]:
+        """`n` examples drawn without replacement from the whole calibration split; nested for growing `n`."""
+        pool = self.splits.calibration
+        check_count(self.name, "calibration", n, len(pool))
+        order = list(range(len(pool)))
+        random.Random(seed).shuffle(order)
+        return tuple(pool[i] for i in order[:n])
+
+    def evaluation(self, n: int | None = None) -> tuple[Example, ...]:
+        """The first `n` evaluation examples in source order (all when `n` is None)."""
+        pool = self.splits.evaluation
+        if n is None:
+            return pool
+        check_count(self.name, "evaluation", n, len(pool))
+        return pool[:n]
+
+    def by_ids(self, ids: Sequence[str]) -> tuple[Example, ...]:
+        """Exactly the named examples, in the order given, from any split."""
+        if not ids:
+            raise UsageError(f"No example ids were given for task {self.name}; name at least one.")
+        known = {example.id: example for example in (*self.splits.calibration, *self.splits.evaluation)}
+        missing = [i for i in ids if i not in known]
+        if missing:
+            raise UsageError(
+                f"Task {self.name} has no example {missing[0]!r} ({len(missing)} of {len(ids)} ids unknown); "
+                "check the ids against the task's files."
+            )
+        repeated = first_repeat(ids)
+        if repeated is not None:
+            raise UsageError(f"Example id {repeated!r} is listed twice; list every id once.")
+        return tuple(known[i] for i in ids)
+
+
+def chance_level(examples: Iterable[Example]) -> float:
+    """Expected accuracy of a uniform guess: the mean of 1/K over the examples."""
+    shares = [1 / len(example.options) for example in examples]
+    return sum(shares) / len(shares)
+
+
+def check_count(task: str, split: str, n: int, available: int) -> None:
+    if n < 1:
+        raise UsageError(f"n = {n}: ask for at least one example.")
+    if n > available:
+        raise UsageError(f"n = {n} is more than the {available} {split} examples of {task}; ask for fewer.")
+
+
+def check_splits(task: str, splits: Splits) -> None:
+    """Raise when a split is empty, ids repeat, or an example has no proper gold option."""
+    for split, examples in (("calibration", splits.calibration), ("evaluation", splits.evaluation)):
+        if not examples:
+            raise UsageError(f"The {split} split of {task} is empty; check its data files.")
+    every = (*splits.calibration, *splits.evaluation)
+    repeated = first_repeat([example.id for example in every])
+    if repeated is not None:
+        raise UsageError(f"Example id {repeated!r} occurs twice in task {task}; ids must be unique.")
+    for example in every:
+        if len(example.options) < 2 or not 0 <= example.gold < len(example.options):
+            raise UsageError(
+                f"Example {example.id!r} of {task} needs at least two options and a gold index among them."
+            )
+
+
+def first_repeat(values: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None

@@ -1,0 +1,160 @@
+"""Tasks: the written set keeps its promises, and bad data gets one clear sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.tasks import TASKS, Splits, Task, chance_level, load_task
+from cap_viz.tasks.base import example_id
+from cap_viz.tasks.sources import read_json_lines
+
+
+def test_mini_science_keeps_its_promises() -> None:
+    splits = load_task("mini_science").splits
+    assert len(splits.calibration) >= 96
+    assert len(splits.evaluation) >= 600
+    for examples in (splits.calibration, splits.evaluation):
+        golds = Counter(example.gold for example in examples)
+        assert max(golds.values()) - min(golds.values()) <= 1, "gold positions are balanced"
+        for example in examples:
+            assert len(set(example.options)) == len(example.options) == 4
+            assert all(option.startswith(" ") and option.strip() == option[1:] for option in example.options)
+            assert example.id == example_id(example.question)
+            assert example.prompt == f"Question: {example.question}\nAnswer:"
+    assert chance_level(splits.evaluation) == 0.25
+
+
+def test_mini_science_has_no_near_duplicates() -> None:
+    splits = load_task("mini_science").splits
+    words = [frozenset(re.findall(r"[a-z']+", e.question.lower())) for e in (*splits.calibration, *splits.evaluation)]
+    for i, first in enumerate(words):
+        for second in words[:i]:
+            assert len(first & second) / len(first | second) < 0.6
+
+
+def test_gold_is_not_given_away_by_length() -> None:
+    examples = load_task("mini_science").evaluation()
+    longest = sum(
+        len(e.options[e.gold]) > max(len(o) for k, o in enumerate(e.options) if k != e.gold) for e in examples
+    )
+    assert 0.15 < longest / len(examples) < 0.35
+
+
+def test_calibration_is_nested_seeded_and_apart_from_evaluation() -> None:
+    task = load_task("mini_science")
+    assert task.calibration(8, seed=1) == task.calibration(20, seed=1)[:8]
+    assert task.calibration(8, seed=1) != task.calibration(8, seed=2)
+    assert not {e.id for e in task.calibration(120)} & {e.id for e in task.evaluation()}
+    assert task.evaluation(5) == task.evaluation()[:5]
+
+
+@pytest.mark.parametrize(("n", "sentence"), [(0, "at least one"), (-3, "at least one"), (10**6, "ask for fewer")])
+def test_counts_out_of_range(n: int, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        load_task("mini_science").calibration(n)
+    with pytest.raises(UsageError, match=sentence):
+        load_task("mini_science").evaluation(n)
+
+
+def test_unknown_task_and_ids() -> None:
+    with pytest.raises(UsageError, match=r"Unknown task 'arc'; choose one of mini_science, arc_easy"):
+        load_task("arc")
+    task = load_task("mini_science")
+    known = task.evaluation(2)[1].id
+    assert task.by_ids([known])[0].id == known
+    with pytest.raises(UsageError, match="no example 'nope'"):
+        task.by_ids([known, "nope"])
+    with pytest.raises(UsageError, match="listed twice"):
+        task.by_ids([known, known])
+    with pytest.raises(UsageError, match="No example ids"):
+        task.by_ids([])
+
+
+def arc_row(number: int, **changes: Any) -> dict[str, Any]:
+    choices = {"text": ["one", "two", "three"], "label": ["1", "2", "3"]}
+    return {"id": f"q{number}", "question": f"Question {number}?", "choices": choices, "answerKey": "2"} | changes
+
+
+def write_arc(folder: Path, train: list[Any], test: list[Any]) -> None:
+    (folder / "arc_easy").mkdir(parents=True)
+    for split, rows in (("train", train), ("test", test)):
+        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+        (folder / "arc_easy" / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def arc_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder; the cached splits of arc_easy are forgotten around the test."""
+    monkeypatch.setenv("CAP_VIZ_DATA", str(tmp_path))
+    monkeypatch.setitem(TASKS, "arc_easy", Task(**{**vars_of(TASKS["arc_easy"])}))
+    return tmp_path
+
+
+def vars_of(task: Task) -> dict[str, Any]:
+    return {name: getattr(task, name) for name in task.__dataclass_fields__}
+
+
+def test_arc_from_a_data_folder(arc_folder: Path) -> None:
+    # U+2028 inside a text must not end the line.
+    write_arc(arc_folder, [arc_row(1), arc_row(2, question="two\u2028lines")], [arc_row(3)])
+    task = load_task("arc_easy")
+    assert task.is_local()
+    assert [e.id for e in task.splits.calibration] == ["q1", "q2"]
+    example = task.splits.evaluation[0]
+    assert (example.prompt, example.options, example.gold) == (
+        "Question: Question 3?\nAnswer:",
+        (" one", " two", " three"),
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "sentence"),
+    [
+        ([], "train.jsonl is empty"),
+        (['{"id": 1'], r"train.jsonl, line 1: not valid JSON"),
+        ([arc_row(1), "[1]"], r"train.jsonl, line 2: expected a JSON object"),
+        ([{"id": "q1", "question": "?"}], "Row 'q1' of arc_easy lacks a proper 'choices'"),
+        ([arc_row(1, answerKey="Z")], "Row 'q1' of arc_easy"),
+        ([arc_row(1), arc_row(1)], "'q1' occurs twice"),
+    ],
+)
+def test_bad_data_names_the_place(arc_folder: Path, train: list[Any], sentence: str) -> None:
+    write_arc(arc_folder, train, [arc_row(9)])
+    with pytest.raises(UsageError, match=sentence):
+        load_task("arc_easy").calibration(1)
+
+
+def test_missing_split_file(arc_folder: Path) -> None:
+    (arc_folder / "arc_easy").mkdir()
+    with pytest.raises(UsageError, match=r"train.jsonl does not exist; check CAP_VIZ_DATA"):
+        load_task("arc_easy").calibration(1)
+
+
+def test_no_data_and_no_network(arc_folder: Path) -> None:
+    task = load_task("arc_easy")
+    assert not task.is_local()
+    with pytest.raises(CapVizError, match=r"set CAP_VIZ_DATA to a folder .* or use the offline task mini_science"):
+        task.calibration(1)
+
+
+def test_a_task_with_a_broken_example_is_refused(tiny_task: Task) -> None:
+    good = tiny_task.evaluation(1)
+    lonely = type(good[0])(id="x", question="q", prompt="p", options=(" a",), gold=0)
+    broken = Task(**{**vars_of(tiny_task), "load": lambda: Splits(calibration=(lonely,), evaluation=good)})
+    with pytest.raises(UsageError, match="'x' of tiny needs at least two options"):
+        broken.calibration(1)
+
+
+def test_json_lines_with_wrong_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(UsageError, match="not valid JSON"):
+        read_json_lines(path)
