@@ -1,0 +1,188 @@
+"""Self-test of a loaded model: is ablation what it claims to be, and are the weights left as they were?
+
+Each check compares the engine with a plain, slow way on one built-in question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cap_viz.engine.capture import dense_pass, read_logliks
+from cap_viz.engine.packing import PackedBatch
+from cap_viz.engine.replay import ablate_layer
+from cap_viz.models import ReasoningModel
+from cap_viz.scoring import batch_of, dense_logliks, encode_all
+from cap_viz.tasks import load_task
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the self-test."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The question the checks run on, and the heads they ablate."""
+
+    model: ReasoningModel
+    batch: PackedBatch
+    dense: Float[Tensor, "example option"]
+    heads: tuple[tuple[int, int], ...]
+
+
+def checks(model: ReasoningModel) -> Iterator[Check]:
+    """All checks, in order; nothing is raised for a failed one."""
+    encoded = encode_all(model, load_task("mini_science").evaluation(2))
+    with model.lease, torch.inference_mode():
+        batch = batch_of(model, encoded, packed=True)
+        subject = Subject(model, batch, full_forward(model, batch, None), spread_heads(model))
+    packed = dense_logliks(model, encoded, packed=True)
+    separate = dense_logliks(model, encoded, packed=False)
+    yield close("packed rows equal separate rows", float(abs(packed - separate).max()), 1e-3)
+    for check in (no_op_hook, replay_is_full_forward, replay_is_zeroed_columns, only_its_slice, restore_is_exact):
+        with model.lease, torch.inference_mode():
+            result = check(subject)
+        yield result
+
+
+def spread_heads(model: ReasoningModel) -> tuple[tuple[int, int], ...]:
+    """Four heads from the first to the last layer."""
+    shape = model.shape
+    layers = sorted({0, shape.n_layers // 3, 2 * shape.n_layers // 3, shape.n_layers - 1})
+    return tuple((layer, (7 * i + 1) % shape.n_heads) for i, layer in enumerate(layers))
+
+
+def no_op_hook(subject: Subject) -> Check:
+    """A hook that returns z as it is must change no bit."""
+    layer, _ = subject.heads[0]
+    hooked = full_forward(subject.model, subject.batch, (layer, lambda z: z))
+    return close("a hook that does nothing changes nothing", difference(hooked, subject.dense), 0.0)
+
+
+def replay_is_full_forward(subject: Subject) -> Check:
+    """Suffix replay against a full forward with the head's z set to zero."""
+    worst = 0.0
+    for layer, head in subject.heads:
+        worst = max(worst, difference(replayed(subject, layer)[head], zeroed_forward(subject, layer, head)))
+    return close("engine equals a full forward with the head zeroed", worst, TOLERANCE)
+
+
+def replay_is_zeroed_columns(subject: Subject) -> Check:
+    """Suffix replay against zeroing the output projection's columns of the head."""
+    model, worst = subject.model, 0.0
+    width = model.shape.d_head
+    for layer, head in subject.heads:
+        projection = model.blocks[layer].attn.o.original_component
+        weight = projection.weight.data
+        edited = weight.clone()
+        edited[:, head * width : (head + 1) * width] = 0
+        projection.weight.data = edited
+        try:
+            ablated = full_forward(model, subject.batch, None)
+        finally:
+            projection.weight.data = weight
+        worst = max(worst, difference(replayed(subject, layer)[head], ablated))
+    return close("engine equals zeroed columns of the output projection", worst, TOLERANCE)
+
+
+def only_its_slice(subject: Subject) -> Check:
+    """What reaches the output projection must differ in the head's own slice only."""
+    model, (layer, head) = subject.model, subject.heads[1]
+    width = model.shape.d_head
+    plain = projection_input(subject, layer, None)
+    ablated = projection_input(subject, layer, head)
+    own = slice(head * width, (head + 1) * width)
+    zeroed = bool((ablated[..., own] == 0).all())
+    changed = (plain != ablated).any(dim=0).any(dim=0).nonzero().flatten()
+    outside = [int(i) for i in changed if not own.start <= int(i) < own.stop]
+    detail = f"{len(changed)} of {plain.shape[-1]} columns differ, {len(outside)} of them outside the head's slice"
+    return Check("only the head's own slice changes", zeroed and not outside and len(changed) > 0, detail)
+
+
+def restore_is_exact(subject: Subject) -> Check:
+    """Masks must leave every bit as it was, also when the work inside fails."""
+    model = subject.model
+    before = weights_digest(model)
+    matrix = model.matrices()[0]
+    keep = {matrix.name: torch.zeros_like(matrix.weight, dtype=torch.bool)}
+    inside = before
+    try:
+        with model.masked(keep):
+            inside = weights_digest(model)
+            raise InterruptedError
+    except InterruptedError:
+        pass
+    after = weights_digest(model)
+    passed = after == before and inside != before
+    return Check("masks are removed bit by bit, even after an error", passed, f"digest {before[:12]} → {after[:12]}")
+
+
+def full_forward(
+    model: ReasoningModel, batch: PackedBatch, edit: tuple[int, Callable[[Tensor], Tensor]] | None
+) -> Float[Tensor, "example option"]:
+    """The plain way: one forward through the bridge, with `edit` applied to hook_z of a layer."""
+    hooks: list[tuple[str, Any]] = []
+    if edit is not None:
+        layer, change = edit
+        hooks.append((f"blocks.{layer}.attn.hook_z", lambda z, hook: change(z)))
+    with model.bridge.hooks(fwd_hooks=hooks):
+        final = dense_pass(model, batch, keep_calls=False).final
+    return read_logliks(model, batch, final[:, None])[0]
+
+
+def zeroed_forward(subject: Subject, layer: int, head: int) -> Float[Tensor, "example option"]:
+    return full_forward(subject.model, subject.batch, (layer, lambda z: without_head(z, subject.model, head)))
+
+
+def without_head(z: Tensor, model: ReasoningModel, head: int) -> Tensor:
+    heads = z.reshape(*z.shape[:2], model.shape.n_heads, model.shape.d_head).clone()
+    heads[:, :, head] = 0
+    return heads.reshape(z.shape)
+
+
+def replayed(subject: Subject, layer: int) -> Float[Tensor, "head example option"]:
+    model = subject.model
+    value = torch.zeros(model.shape.n_heads, model.shape.d_head, dtype=model.dtype, device=model.device)
+    return ablate_layer(model, subject.batch, dense_pass(model, subject.batch), layer, value)
+
+
+def projection_input(subject: Subject, layer: int, head: int | None) -> Float[Tensor, "row position feature"]:
+    """What the output projection of `layer` is given, with `head` ablated if one is named."""
+    seen: list[Tensor] = []
+    hooks: list[tuple[str, Any]] = [(f"blocks.{layer}.attn.o.hook_in", lambda x, hook: seen.append(x.clone()))]
+    if head is not None:
+        hooks.insert(0, (f"blocks.{layer}.attn.hook_z", lambda z, hook: without_head(z, subject.model, head)))
+    with subject.model.bridge.hooks(fwd_hooks=hooks):
+        dense_pass(subject.model, subject.batch, keep_calls=False)
+    rows, positions = subject.batch.tokens.shape
+    return seen[0].reshape(rows, positions, -1)
+
+
+def weights_digest(model: ReasoningModel) -> str:
+    """Hash of all prunable weights, bit by bit."""
+    digest = hashlib.sha256()
+    for matrix in model.matrices():
+        digest.update(matrix.weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def difference(first: Tensor, second: Tensor) -> float:
+    """Largest absolute difference, absent options (NaN in both) left out."""
+    return float((first - second).abs().nan_to_num(0.0).max())
+
+
+def close(name: str, worst: float, bound: float) -> Check:
+    return Check(name, worst <= bound, f"largest difference in log-likelihood {worst:.1e}, allowed {bound:.0e}")

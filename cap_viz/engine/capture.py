@@ -1,0 +1,104 @@
+"""The dense pass: option log-likelihoods, and everything needed to restart the model at any block.
+
+TransformerLens 4.3 still runs the earlier blocks under `start_at_layer`, so each block's call is recorded here
+(positional and keyword arguments, as the model itself made them) and `replay.py` calls the blocks directly.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cap_viz.engine.packing import PackedBatch
+from cap_viz.models import ReasoningModel
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """How the model called one block: `hidden` is its input [row, position, d_model], `kwargs` the rest."""
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DensePass:
+    """One forward pass of the untouched model: the calls of its blocks and the residual stream after the last."""
+
+    calls: tuple[BlockCall, ...]
+    final: Float[Tensor, "row position d_model"]
+
+
+def dense_pass(model: ReasoningModel, batch: PackedBatch, *, keep_calls: bool = True) -> DensePass:
+    """Run the model once on packed rows; with `keep_calls` every block's call is recorded."""
+    calls: list[BlockCall] = []
+    outputs: list[Tensor] = []
+
+    def record(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(BlockCall(hidden=args[0], args=args[1:], kwargs=dict(kwargs)))
+
+    def record_final(module: torch.nn.Module, args: Any, output: Any) -> None:
+        outputs.append(first_tensor(output))
+
+    blocks = model.blocks
+    with ExitStack() as stack:
+        if keep_calls:
+            for block in blocks:
+                stack.enter_context(removed(block.register_forward_pre_hook(record, with_kwargs=True)))
+        stack.enter_context(removed(blocks[-1].register_forward_hook(record_final)))
+        # Vocabulary logits are read at the answers only (`read_logliks`), so ask the model for a single one.
+        model.bridge(
+            batch.tokens,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=1,
+        )
+    return DensePass(calls=tuple(calls), final=outputs[0])
+
+
+class removed:
+    """Removes a torch hook on leaving the block."""
+
+    def __init__(self, handle: torch.utils.hooks.RemovableHandle) -> None:
+        self.handle = handle
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        self.handle.remove()
+
+
+def first_tensor(output: Any) -> Tensor:
+    """Blocks return the residual stream alone or at the head of a tuple, depending on the family."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def read_logliks(
+    model: ReasoningModel, batch: PackedBatch, final: Float[Tensor, "row variant position d_model"]
+) -> Float[Tensor, "variant example option"]:
+    """Summed log-likelihood of each option from the last residual stream; NaN where there is no such option.
+
+    `variant` counts versions of each row (heads being ablated; 1 in the dense pass). Vocabulary logits are
+    computed once per distinct place that predicts an answer token.
+    """
+    read = final[batch.read_row, :, batch.read_position]
+    logits = model.bridge.unembed(model.bridge.ln_final(read)).float()
+    log_norm = logits.logsumexp(dim=-1)
+    variants = torch.arange(final.shape[1], device=final.device)
+    picked = logits[batch.answer_read[:, None], variants, batch.answer_token[:, None]]
+    token_logliks = picked - log_norm[batch.answer_read]
+    slot = batch.answer_example * batch.n_options + batch.answer_option
+    total = torch.zeros(batch.n_examples * batch.n_options, final.shape[1], device=final.device)
+    total.index_add_(0, slot, token_logliks)
+    present = torch.zeros(batch.n_examples * batch.n_options, dtype=torch.bool, device=final.device)
+    present[slot] = True
+    total[~present] = torch.nan
+    return total.T.reshape(final.shape[1], batch.n_examples, batch.n_options)

@@ -1,0 +1,73 @@
+"""Metrics of a question answered by log-likelihood, and the effect of an ablation on them.
+
+Every metric is a loss (lower is better for the model), computed from the summed log-likelihood of each option.
+The effect of removing a head is `metric(ablated) - metric(dense)`: positive means the head helps.
+Options an example does not have are NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import logsumexp
+
+from cap_viz.errors import UsageError
+
+Logliks = Float[np.ndarray, "*batch example option"]
+PerExample = Float[np.ndarray, "*batch example"]
+Gold = Int[np.ndarray, " example"]
+Tokens = Int[np.ndarray, "example option"]
+
+
+def nll(logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
+    """Mean token cross-entropy of the gold option, in nats (CAP paper, section 3)."""
+    return -at_gold(logliks, gold) / at_gold(tokens, gold)
+
+
+def choice_nll(logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
+    """Minus the log of the softmax over the options' summed log-likelihoods, at the gold option, in nats."""
+    return logsumexp(filled(logliks), axis=-1) - at_gold(logliks, gold)
+
+
+def logit_diff(logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
+    """Log-sum-exp of the other options minus the gold option's log-likelihood, in nats."""
+    others = filled(logliks)
+    np.put_along_axis(others, gold_index(others, gold), -np.inf, axis=-1)
+    return logsumexp(others, axis=-1) - at_gold(logliks, gold)
+
+
+def accuracy(logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
+    """1 where the gold option is not the most likely one, else 0 (the error, so that all metrics are losses)."""
+    return (np.argmax(filled(logliks), axis=-1) != gold).astype(np.float64)
+
+
+Metric = Callable[[Logliks, Gold, Tokens], PerExample]
+
+METRICS: dict[str, Metric] = {
+    "nll": nll,
+    "choice_nll": choice_nll,
+    "logit_diff": logit_diff,
+    "accuracy": accuracy,
+}
+
+
+def metric_named(name: str) -> Metric:
+    if name not in METRICS:
+        raise UsageError(f"Unknown metric {name!r}; choose one of {', '.join(METRICS)}.")
+    return METRICS[name]
+
+
+def filled(logliks: Logliks) -> Logliks:
+    """A float64 copy in which absent options can never win."""
+    return np.where(np.isnan(logliks), -np.inf, np.asarray(logliks, dtype=np.float64))
+
+
+def gold_index(values: np.ndarray, gold: Gold) -> np.ndarray:
+    return np.broadcast_to(gold[:, None], (*values.shape[:-1], 1))
+
+
+def at_gold(values: np.ndarray, gold: Gold) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    return np.take_along_axis(values, gold_index(values, gold), axis=-1)[..., 0]
