@@ -1,0 +1,115 @@
+"""Calibration rows, and the size of what flows into every matrix when the model reads them.
+
+A row is prompt and gold option as one plain sequence: causal attention, every token fed, the last one too.
+Rows are padded on the right, and padding is left out of the statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+
+from cap_viz.engine.capture import BlockCall, dense_pass, removed
+from cap_viz.engine.packing import EncodedExample, PackedBatch, encode, lay_out, packed_rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.tasks.base import Example
+
+# Enough rows for efficient products; a block takes some hundredths of a second for this many on a CPU.
+BATCH_TOKENS = 512
+MAX_ROW_TOKENS = 2048
+
+
+def calibration_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[tuple[int, ...]]:
+    """Token ids of prompt and gold option, cut to 2,048; `UsageError` if they exceed the model's context."""
+    rows: list[tuple[int, ...]] = []
+    for example in examples:
+        gold_only = replace(example, options=(example.options[example.gold],), gold=0)
+        encoded = encode(model.tokenizer, gold_only, model.shape.n_ctx)
+        rows.append((*encoded.prefix, *encoded.branches[0])[:MAX_ROW_TOKENS])
+    return rows
+
+
+def calibration_batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Rows of similar length together, at most `BATCH_TOKENS` per batch with padding (or one long row)."""
+    batches: list[list[tuple[int, ...]]] = []
+    for row in sorted(rows, key=len, reverse=True):
+        # The first row of a batch is its longest.
+        if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= BATCH_TOKENS:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def plain_batch(model: ReasoningModel, rows: Sequence[tuple[int, ...]]) -> PackedBatch:
+    """The rows as ordinary padded ones. Packing never feeds a branch's last token, so that one is a dummy."""
+    plain = [EncodedExample(prefix=row, branches=((0,),), answer_lengths=(1,)) for row in rows]
+    return lay_out(packed_rows(plain), model.device, model.dtype)
+
+
+def block_calls(model: ReasoningModel, batch: PackedBatch) -> tuple[BlockCall, ...]:
+    """How the model calls each block on this batch; `hidden` is only right for block 0. Hold the lease.
+
+    Masks and positions do not depend on the residual stream, so the later blocks need not run: they hand on
+    what block 0 returned, which keeps whatever type the family returns and saves a forward pass.
+    """
+    first, *others = model.blocks
+    returned: list[Any] = []
+
+    def record(module: torch.nn.Module, args: Any, output: Any) -> None:
+        returned.append(output)
+
+    def hand_on(*args: Any, **kwargs: Any) -> Any:
+        return returned[0]
+
+    with ExitStack() as stack:
+        stack.enter_context(removed(first.register_forward_hook(record)))
+        for block in others:
+            # Not setattr: a bridge passes attributes on to the module it wraps.
+            vars(block)["forward"] = hand_on
+            stack.callback(vars(block).pop, "forward")
+        return dense_pass(model, batch).calls
+
+
+class InputSquares:
+    """Sum over real tokens of the squared inputs of each matrix, in float64: `sums[name]` is [input]."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Float[Tensor, " input"]] = {}
+
+    @contextmanager
+    def collected(self, matrices: Sequence[Matrix], batch: PackedBatch) -> Iterator[None]:
+        """While open, forwards of `batch` are added. Hold the lease."""
+        real = batch.is_real.bool()
+        with ExitStack() as stack:
+            for matrix in matrices:
+                hook = self.hook(matrix.name, real)
+                stack.enter_context(removed(matrix.module.register_forward_pre_hook(hook)))
+            yield
+
+    def hook(self, name: str, real: Tensor) -> Any:
+        """A forward pre-hook that adds what flows into the matrix at real tokens."""
+
+        def add(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+            import torch
+
+            inputs = args[0].detach()
+            inputs = inputs.reshape(*real.shape, inputs.shape[-1])[real]
+            # float64 only where it counts, in the sum over tokens.
+            squares = inputs.float().square().sum(dim=0, dtype=torch.float64)
+            self.sums[name] = self.sums[name] + squares if name in self.sums else squares
+
+        return add
+
+    def norms(self) -> dict[str, Float[Tensor, " input"]]:
+        """L2 norm over all tokens of each input feature, float32."""
+        return {name: total.sqrt().float() for name, total in self.sums.items()}

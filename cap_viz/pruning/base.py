@@ -1,0 +1,152 @@
+"""What a pruning criterion is: it ranks weights, and turns a sparsity into a mask in short steps.
+
+1. A criterion is given a `MaskRequest` and advances as a generator: each `next` does at most about a second
+   of work on the model, holding its lease; between steps the lease is free and the weights are dense.
+2. A criterion whose score does not depend on the sparsity ranks once (`rank`); every sparsity is then a
+   threshold on that `Ranking`. The others (sequential Wanda) start again for each sparsity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from cap_viz.errors import UsageError
+from cap_viz.progress import Progress
+from cap_viz.pruning.masks import Mask, Scope, ZeroCounts, check_scope, check_sparsity
+
+if TYPE_CHECKING:
+    from cap_viz.models import ModelShape, ReasoningModel
+    from cap_viz.tasks.base import Example
+
+Threshold = Literal["global", "per matrix", "per row"]
+KvCombine = Literal["mean", "max"]
+KV_COMBINES: tuple[KvCombine, ...] = ("mean", "max")
+
+Result = TypeVar("Result")
+
+
+Steps = Generator[Progress, None, Result]
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """What a criterion is asked for. Fields a criterion does not need are ignored by it.
+
+    `effect`: head scores, positive where the head helps. `kv_combine`: how the query heads of a KV group make
+    one importance. `calibration`: the examples whose activations are measured.
+    """
+
+    sparsity: float
+    scope: Scope = "both"
+    effect: Float[np.ndarray, "layer head"] | None = field(default=None, compare=False)
+    kv_combine: KvCombine = "mean"
+    calibration: tuple[Example, ...] | None = None
+
+
+class Ranking(Protocol):
+    """Weights ranked once: any sparsity is a threshold on it."""
+
+    def profile(self, sparsities: Sequence[float]) -> ZeroCounts:
+        """Zeros per matrix at each sparsity, without touching the model."""
+        ...
+
+    def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
+        """The mask at one sparsity."""
+        ...
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A way to rank weights.
+
+    `threshold`: among which weights the lowest scores are found. `rank` is there where the score does not
+    depend on the sparsity. `steps` and `rank` rely on `check_request` having passed.
+    """
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    needs_scores: bool
+    needs_calibration: bool
+    threshold: Threshold
+    steps: Callable[[ReasoningModel, MaskRequest], Steps[Mask]] = field(repr=False, compare=False)
+    rank: Callable[[ReasoningModel, MaskRequest], Steps[Ranking]] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    @property
+    def fixed_score(self) -> bool:
+        """Whether the score is independent of the sparsity, so that every sparsity is a threshold."""
+        return self.rank is not None
+
+
+def fixed_score_steps(
+    rank: Callable[[ReasoningModel, MaskRequest], Steps[Ranking]],
+) -> Callable[[ReasoningModel, MaskRequest], Steps[Mask]]:
+    """The `steps` of a criterion with a fixed score: rank, then threshold."""
+
+    def steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
+        ranking = yield from portion(rank(model, request), 0, 2)
+        return (yield from portion(ranking.mask_steps(model, request.sparsity), 1, 2))
+
+    return steps
+
+
+def portion(steps: Steps[Result], index: int, count: int) -> Steps[Result]:
+    """The same steps, their progress shown as portion `index` of `count` equal ones."""
+    try:
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as stop:
+                return stop.value
+            yield Progress(index + progress.share, count, progress.note)
+    finally:
+        steps.close()
+
+
+def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape) -> None:
+    """Raise `UsageError` for a value out of range or an input the criterion needs and does not have."""
+    check_sparsity(request.sparsity)
+    check_scope(request.scope)
+    if criterion.needs_scores:
+        check_effect(criterion.name, request, shape)
+    if criterion.needs_calibration and not request.calibration:
+        raise UsageError(
+            f"The criterion {criterion.name!r} measures activations: give calibration examples, "
+            "such as task.calibration(64)."
+        )
+
+
+def check_kv_combine(kv_combine: str) -> KvCombine:
+    """The way to combine a KV group's heads, or `UsageError` when there is no such one."""
+    for known in KV_COMBINES:
+        if kv_combine == known:
+            return known
+    raise UsageError(f"Unknown kv_combine {kv_combine!r}; choose one of {', '.join(KV_COMBINES)}.")
+
+
+def check_effect(name: str, request: MaskRequest, shape: ModelShape) -> None:
+    """Raise `UsageError` unless there is one finite effect per head of the model."""
+    check_kv_combine(request.kv_combine)
+    if request.effect is None:
+        raise UsageError(f"The criterion {name!r} is built on head scores: give scores=, from score_heads.")
+    expected = (shape.n_layers, shape.n_heads)
+    if request.effect.shape != expected:
+        raise UsageError(
+            f"The effects have shape {request.effect.shape}, but the model has {expected[0]} layers of "
+            f"{expected[1]} heads; give the scores of this model."
+        )
+    bad = np.argwhere(~np.isfinite(request.effect))
+    if len(bad):
+        layer, head = bad[0]
+        raise UsageError(
+            f"The effect of layer {layer}, head {head} is {request.effect[layer, head]} "
+            f"({len(bad)} of {request.effect.size} are not finite); score the model again."
+        )

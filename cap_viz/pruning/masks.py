@@ -1,0 +1,165 @@
+"""Masks: which weights stay, and how many zeros that makes where. No torch is needed to read the counts.
+
+A mask only says what to keep. `ReasoningModel.masked(mask.keep)` applies it and restores the dense weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cap_viz.errors import UsageError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+    from torch import Tensor
+
+    from cap_viz.models import Matrix, ReasoningModel
+
+Scope = Literal["both", "attention", "mlp"]
+SCOPES: tuple[Scope, ...] = ("both", "attention", "mlp")
+Keep = Mapping[str, "Bool[Tensor, 'output input']"]
+
+
+@dataclass(frozen=True)
+class MatrixSize:
+    """One prunable matrix: its layer, kind (q, k, v, o, gate, up, down), part, and weight shape."""
+
+    layer: int
+    kind: str
+    part: str
+    rows: int
+    columns: int
+
+    @property
+    def name(self) -> str:
+        """As `Matrix.name`: `<layer>.<kind>`."""
+        return f"{self.layer}.{self.kind}"
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class ZeroCounts:
+    """Zeros per matrix at each of several sparsities, in the order of `matrices`."""
+
+    sparsities: Float[np.ndarray, " sparsity"]
+    matrices: tuple[MatrixSize, ...]
+    zeros: Int[np.ndarray, "sparsity matrix"]
+
+    @property
+    def sizes(self) -> Int[np.ndarray, " matrix"]:
+        """Number of weights of each matrix."""
+        return np.array([matrix.size for matrix in self.matrices], dtype=np.int64)
+
+    @property
+    def share(self) -> Float[np.ndarray, "sparsity matrix"]:
+        """The sparsity each matrix reaches."""
+        return self.zeros / self.sizes
+
+    @property
+    def reached(self) -> Float[np.ndarray, " sparsity"]:
+        """The sparsity over all the matrices together."""
+        return self.zeros.sum(axis=1) / self.sizes.sum()
+
+    def by_layer(self, part: str | None = None) -> Float[np.ndarray, "sparsity layer"]:
+        """The sparsity each layer reaches, over one part or all its matrices; NaN where it has none."""
+        taken = [i for i, matrix in enumerate(self.matrices) if part in (None, matrix.part)]
+        n_layers = 1 + max(matrix.layer for matrix in self.matrices)
+        layers = np.array([self.matrices[i].layer for i in taken], dtype=np.int64)
+        sizes = np.bincount(layers, weights=self.sizes[taken], minlength=n_layers)
+        zeros = [np.bincount(layers, weights=row, minlength=n_layers) for row in self.zeros[:, taken]]
+        with np.errstate(invalid="ignore"):
+            return np.array(zeros).reshape(-1, n_layers) / sizes
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The weights a criterion keeps at a sparsity. Matrices outside the scope are not in `keep`.
+
+    `counts` has one row, at the sparsity asked for; its matrices are those of the scope. A weight outside
+    `keep` counts as a zero, one that is zero anyway does not.
+    """
+
+    criterion: str
+    sparsity: float
+    scope: Scope
+    keep: Keep = field(repr=False, compare=False)
+    counts: ZeroCounts = field(repr=False, compare=False)
+
+    @property
+    def reached(self) -> float:
+        """The sparsity over all weights of the scope; `sparsity` is what was asked for."""
+        return float(self.counts.reached[0])
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits over the kept weights: equal for equal masks, whatever criterion made them."""
+        digest = hashlib.sha256()
+        for name, kept in self.keep.items():
+            digest.update(f"{name} {tuple(kept.shape)} ".encode())
+            digest.update(np.packbits(kept.cpu().numpy()).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def scoped_matrices(model: ReasoningModel, scope: Scope) -> tuple[Matrix, ...]:
+    """The matrices that take part, in layer order."""
+    with model.lease:
+        return tuple(matrix for matrix in model.matrices() if scope in ("both", matrix.part))
+
+
+def matrix_size(matrix: Matrix) -> MatrixSize:
+    """The matrix without its weights."""
+    rows, columns = matrix.weight.shape
+    return MatrixSize(layer=matrix.layer, kind=matrix.kind, part=matrix.part, rows=rows, columns=columns)
+
+
+def layer_groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
+    """The matrices of each layer: the portion a job works on between two yields."""
+    groups: dict[int, list[Matrix]] = {}
+    for matrix in matrices:
+        groups.setdefault(matrix.layer, []).append(matrix)
+    return list(groups.values())
+
+
+def mask_from(*, criterion: str, sparsity: float, scope: Scope, matrices: Sequence[MatrixSize], keep: Keep) -> Mask:
+    """The mask with its zeros counted from `keep`."""
+    zeros = [matrix.size - int(keep[matrix.name].count_nonzero()) for matrix in matrices]
+    counts = zero_counts([sparsity], matrices, [zeros])
+    return Mask(criterion=criterion, sparsity=sparsity, scope=scope, keep=keep, counts=counts)
+
+
+def zero_counts(
+    sparsities: Sequence[float], matrices: Sequence[MatrixSize], zeros: Sequence[Sequence[int]]
+) -> ZeroCounts:
+    """The counts from rows of plain integers, one row per sparsity."""
+    return ZeroCounts(
+        sparsities=np.asarray(sparsities, dtype=np.float64),
+        matrices=tuple(matrices),
+        zeros=np.array(zeros, dtype=np.int64).reshape(len(sparsities), len(matrices)),
+    )
+
+
+def check_scope(scope: str) -> Scope:
+    """The scope, or `UsageError` when there is no such one."""
+    for known in SCOPES:
+        if scope == known:
+            return known
+    raise UsageError(f"Unknown scope {scope!r}; choose one of {', '.join(SCOPES)}.")
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise `UsageError` unless 0 <= sparsity < 1."""
+    # A percentage (20 for 0.2) is the usual slip; NaN fails the comparison as well.
+    if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
+        raise UsageError(f"The sparsity is {sparsity:g}; give a share of at least 0 and below 1, such as 0.2 for 20 %.")

@@ -1,0 +1,65 @@
+"""Testing many heads at once: which effects survive.
+
+`false_discovery` bounds the expected share of false finds among the heads called non-zero: Benjamini and
+Hochberg (1995) under independence or positive dependence, Benjamini and Yekutieli (2001) under any
+dependence. `holm` (1979) bounds the probability of even one false find. A NaN p-value (a head with one
+example) is no test: it is not counted and never survives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from cap_viz.errors import UsageError
+from cap_viz.stats.intervals import check_level
+
+PValues = Float[np.ndarray, "*head"]
+
+
+@dataclass(frozen=True)
+class Discoveries:
+    """Which heads survive at `level`, with adjusted p-values; both arrays have the axes of the p-values."""
+
+    survives: Bool[np.ndarray, "*head"]
+    adjusted: Float[np.ndarray, "*head"]
+    level: float
+    method: str
+
+
+def false_discovery(p_values: PValues, *, level: float = 0.05, method: Literal["bh", "by"] = "bh") -> Discoveries:
+    """Heads whose adjusted p-value is at most `level`, the false discovery rate."""
+    check_level(level)
+    if method not in ("bh", "by"):
+        raise UsageError(f"Unknown method {method!r}; choose bh or by.")
+    adjusted = adjust(p_values, lambda p: stats.false_discovery_control(p, method=method))
+    return Discoveries(adjusted <= level, adjusted, level, method)
+
+
+def holm(p_values: PValues) -> PValues:
+    """Holm's adjusted p-values, in the shape given: those at most 0.05 hold jointly with probability 0.95."""
+    return adjust(p_values, holm_flat)
+
+
+def holm_flat(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """Step-down: each p times the number of tests not yet passed, never below the one before it."""
+    order = np.argsort(p_values, kind="stable")
+    remaining = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p_values[order] * remaining))
+    return adjusted
+
+
+def adjust(p_values: PValues, correction: Callable[[np.ndarray], np.ndarray]) -> PValues:
+    """Apply a correction of flat p-values to those that are not NaN."""
+    p_values = np.asarray(p_values, dtype=np.float64)
+    tested = ~np.isnan(p_values)
+    adjusted = np.full(p_values.shape, np.nan)
+    if tested.any():
+        adjusted[tested] = correction(p_values[tested])
+    return adjusted

@@ -1,0 +1,81 @@
+"""Ranks of heads and how far they could be off.
+
+Rank intervals resample the examples, the same draw for all heads, so effects that vary together stay
+together. Resampling adds noise to noise: bootstrapped ranks lean towards the middle and the intervals are
+wide for heads near zero. That is the message, and the reason why an interval is widened to hold the observed
+rank where it would not (Hall and Miller 2009, "Using the bootstrap to quantify the authority of an empirical
+ranking").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.stats.intervals import check_level
+
+
+@dataclass(frozen=True)
+class RankIntervals:
+    """Rank of each head by mean effect (1 = largest) and the limits between which it varies."""
+
+    rank: Int[np.ndarray, "layer head"]
+    low: Int[np.ndarray, "layer head"]
+    high: Int[np.ndarray, "layer head"]
+
+
+def rank_heads(effect: Float[np.ndarray, "layer head"]) -> Int[np.ndarray, "layer head"]:
+    """Rank of each head over the whole model: 1 = largest effect, each rank once.
+
+    Ties go to the lower layer, then the lower head index; NaN effects come last.
+    """
+    effect = np.asarray(effect, dtype=np.float64)
+    return rank_rows(effect.reshape(1, -1)).reshape(effect.shape)
+
+
+def bootstrap_rank_intervals(
+    effects: Float[np.ndarray, "layer head example"],
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> RankIntervals:
+    """Percentile interval of each head's rank under resampling of the examples, the same for the same seed.
+
+    With a single example every rank is possible. Raises CapVizError if there are no examples.
+    """
+    check_level(level)
+    if resamples < 1:
+        raise UsageError(f"The number of resamples is {resamples}; it must be at least 1.")
+    effects = np.asarray(effects, dtype=np.float64)
+    *shape, n = effects.shape
+    if n == 0:
+        raise CapVizError("No examples: a rank interval needs at least one.")
+    rank = rank_heads(effects.mean(axis=-1))
+    if n == 1:
+        return RankIntervals(rank, np.ones_like(rank), np.full_like(rank, rank.size))
+    ranks = rank_rows(resampled_means(effects.reshape(-1, n), resamples, seed))
+    tail = (1 - level) / 2
+    low = np.quantile(ranks, tail, axis=0, method="lower").reshape(shape)
+    high = np.quantile(ranks, 1 - tail, axis=0, method="higher").reshape(shape)
+    return RankIntervals(rank, np.minimum(low, rank), np.maximum(high, rank))
+
+
+def resampled_means(
+    effects: Float[np.ndarray, "heads example"], resamples: int, seed: int
+) -> Float[np.ndarray, "resample heads"]:
+    """Means over examples drawn with replacement: a resample is how often each example was drawn."""
+    n = effects.shape[-1]
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return counts @ effects.T / n
+
+
+def rank_rows(values: Float[np.ndarray, "row heads"]) -> Int[np.ndarray, "row heads"]:
+    """Ranks within each row, 1 = largest, ties in the order of the columns."""
+    order = np.argsort(-values, axis=-1, kind="stable")
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(1, values.shape[-1] + 1)[None, :], axis=-1)
+    return ranks
