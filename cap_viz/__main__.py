@@ -1,0 +1,5 @@
+"""`python -m cap_viz`."""
+
+from cap_viz.cli import main
+
+main()

@@ -1,0 +1,124 @@
+"""Accuracy by log-likelihood, dense or under a mask, item by item.
+
+`acc` takes the option with the highest summed log-likelihood, `acc_norm` the highest per character, both as
+lm-evaluation-harness does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from cap_viz.engine.packing import EncodedExample
+from cap_viz.errors import UsageError
+from cap_viz.models import ReasoningModel
+from cap_viz.plan import BatchPlan, plan_batches
+from cap_viz.pruning.masks import Mask
+from cap_viz.results import EvalReport, questions_of
+from cap_viz.scoring import dense_logliks, encode_all, packing_is_valid
+from cap_viz.stats.paired import PairedComparison, compare_paired
+from cap_viz.tasks.base import Example
+
+# Positions of one forward: about half a second on two laptop cores, so that results stream in.
+TOKENS_PER_FORWARD = 384
+# Examples sorted by length among themselves, so that they still arrive roughly in source order.
+SORT_WINDOW = 32
+
+
+@dataclass(frozen=True)
+class EvalBlock:
+    """One batch: `logliks[i, k]` belongs to the i-th example of the batch."""
+
+    batch: int
+    logliks: Float[np.ndarray, "example option"]
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """Examples, their tokens and the batches, fixed before the first forward."""
+
+    examples: tuple[Example, ...]
+    encoded: tuple[EncodedExample, ...]
+    batches: BatchPlan
+
+
+def make_eval_plan(model: ReasoningModel, examples: Sequence[Example], batches: BatchPlan | None = None) -> EvalPlan:
+    """Encode the examples and fix the batches (or follow `batches`, when a run is resumed)."""
+    encoded = encode_all(model, examples)
+    if batches is None:
+        lengths = [example.row_length for example in encoded]
+        batches = BatchPlan(
+            plan_batches(lengths, TOKENS_PER_FORWARD, window=SORT_WINDOW),
+            packed=packing_is_valid(model, encoded),
+        )
+    return EvalPlan(examples=tuple(examples), encoded=encoded, batches=batches)
+
+
+def eval_steps(
+    model: ReasoningModel,
+    plan: EvalPlan,
+    weights: Mapping[str, Tensor] | None = None,
+    *,
+    skip: Collection[int] = (),
+) -> Generator[EvalBlock, None, None]:
+    """Log-likelihoods batch by batch with `weights` swapped in; the model is dense again at every yield."""
+    for number, members in enumerate(plan.batches.batches):
+        if number in skip:
+            continue
+        with model.swapped(weights or {}):
+            logliks = dense_logliks(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
+        yield EvalBlock(batch=number, logliks=logliks)
+
+
+class EvalArrays:
+    """Collects blocks; `report()` covers the examples that have arrived."""
+
+    def __init__(self, plan: EvalPlan) -> None:
+        self.plan = plan
+        self.questions = questions_of(plan.examples, [example.answer_lengths for example in plan.encoded])
+        self.logliks = np.full(self.questions.tokens.shape, np.nan, dtype=np.float32)
+        self.arrived: list[int] = []
+
+    def add(self, block: EvalBlock) -> None:
+        members = list(self.plan.batches.batches[block.batch])
+        self.logliks[members, : block.logliks.shape[1]] = block.logliks
+        self.arrived += members
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        """The part of the arrays that belongs to one batch."""
+        return {"logliks": self.logliks[list(self.plan.batches.batches[number])]}
+
+    def restore(self, number: int, content: dict[str, np.ndarray]) -> None:
+        """The inverse of `batch`."""
+        self.add(EvalBlock(number, content["logliks"]))
+
+    def report(self) -> EvalReport:
+        rows = sorted(self.arrived)
+        return EvalReport(questions=self.questions.take(rows), logliks=self.logliks[rows])
+
+
+def evaluate(model: ReasoningModel, examples: Sequence[Example], *, mask: Mask | None = None) -> EvalReport:
+    """Accuracy of the model on `examples`, pruned by `mask` if one is given; the weights are left as they were."""
+    plan = make_eval_plan(model, examples)
+    with model.lease:
+        weights = {} if mask is None else model.pruned_weights(mask.keep)
+    arrays = EvalArrays(plan)
+    for block in eval_steps(model, plan, weights):
+        arrays.add(block)
+    return arrays.report()
+
+
+def compare(first: EvalReport, second: EvalReport, *, norm: bool = False) -> PairedComparison:
+    """Paired comparison on the same items: difference of accuracy (first minus second), CI, exact McNemar p.
+
+    Raises `UsageError` when the two reports are not about the same items.
+    """
+    if first.questions.ids != second.questions.ids:
+        raise UsageError("The two reports are about different items; evaluate both on the same examples.")
+    if norm:
+        return compare_paired(first.correct_norm, second.correct_norm)
+    return compare_paired(first.correct, second.correct)

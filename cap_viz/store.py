@@ -1,0 +1,188 @@
+"""Stored runs: one folder each, found by the hash of what was asked.
+
+`<kind>-<model>-<task>-<key>/` holds `manifest.json` (spec, provenance, checksums; written last) and Parquet tables.
+Shipped runs (tracked in git) are only read; local ones are written by the app. A run that fails its checks is
+moved to the quarantine with the reason beside it, never read and never deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cap_viz.errors import CapVizError
+from cap_viz.files import replace_folder, write_bytes, write_json
+from cap_viz.settings import local_folder, shipped_folder
+from cap_viz.spec import ENGINE_VERSION, SCHEMA_VERSION, RunSpec, spec_dict, spec_from_dict, spec_key
+
+MANIFEST = "manifest.json"
+
+
+class DamagedRun(CapVizError):
+    """A stored run that cannot be trusted."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A finished run. `provenance` records how it came about (plan, versions, seconds, time)."""
+
+    key: str
+    spec: RunSpec
+    folder: Path
+    origin: str
+    provenance: dict[str, Any]
+    checksums: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        return self.spec.kind
+
+    @property
+    def title(self) -> str:
+        return self.folder.name
+
+
+class Store:
+    """Runs under a shipped (read-only) and a local folder."""
+
+    def __init__(self, shipped: Path | None = None, local: Path | None = None) -> None:
+        self.shipped = shipped_folder() if shipped is None else shipped
+        self.local = (local_folder() if local is None else local) / "runs"
+        self.quarantine = self.local.parent / "quarantine"
+
+    def runs(self) -> list[StoredRun]:
+        """All readable runs, newest first; a shipped run hides a local copy, damaged ones are set aside."""
+        found: dict[str, StoredRun] = {}
+        for folder in self.folders():
+            run = self.try_open(folder)
+            if run is not None:
+                found.setdefault(run.key, run)
+        return sorted(found.values(), key=lambda run: run.provenance["created"], reverse=True)
+
+    def get(self, spec: RunSpec) -> StoredRun | None:
+        """The stored run of exactly this spec, shipped ones first."""
+        key = spec_key(spec)
+        for root in (self.shipped, self.local):
+            for folder in root.glob(f"*-{key}"):
+                run = self.try_open(folder)
+                if run is not None:
+                    return run
+        return None
+
+    def folders(self) -> Iterator[Path]:
+        for root in (self.shipped, self.local):
+            if root.is_dir():
+                yield from sorted(path for path in root.iterdir() if (path / MANIFEST).is_file())
+
+    def damaged(self) -> list[str]:
+        """One sentence per run in the quarantine or damaged among the shipped ones."""
+        reasons = sorted(self.quarantine.glob("*/reason.txt"))
+        sentences = [path.read_text(encoding="utf-8").strip() for path in reasons]
+        for folder in sorted(self.shipped.glob("*/")):
+            try:
+                self.open(folder)
+            except DamagedRun as error:
+                sentences.append(str(error))
+        return sentences
+
+    def try_open(self, folder: Path) -> StoredRun | None:
+        try:
+            return self.open(folder)
+        except DamagedRun as error:
+            if self.local in folder.parents:
+                self.set_aside(folder, str(error))
+            return None
+
+    def open(self, folder: Path) -> StoredRun:
+        """Read and check a run's manifest. Raises `DamagedRun` naming the run and the reason."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            spec = spec_from_dict(manifest["spec"])
+            provenance, checksums, key = manifest["provenance"], manifest["files"], manifest["key"]
+            readable = manifest["schema"] == SCHEMA_VERSION
+            current = manifest["engine"] == ENGINE_VERSION
+            created = provenance["created"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedRun(
+                f"Run {folder.name} has no readable manifest ({type(error).__name__}: {error})."
+            ) from error
+        if not readable:
+            raise DamagedRun(f"Run {folder.name} has schema {manifest['schema']}, this program reads {SCHEMA_VERSION}.")
+        if not isinstance(created, str) or not isinstance(checksums, dict):
+            raise DamagedRun(f"Run {folder.name} has a manifest with fields of the wrong kind.")
+        if (current and key != spec_key(spec)) or not folder.name.endswith(key):
+            raise DamagedRun(f"Run {folder.name} does not match its key: its spec was changed by hand or damaged.")
+        missing = [name for name in checksums if not (folder / name).is_file()]
+        if missing:
+            raise DamagedRun(f"Run {folder.name} lacks its file {missing[0]}.")
+        origin = "precomputed" if self.shipped in folder.parents else "live"
+        return StoredRun(key, spec, folder, origin, provenance, checksums)
+
+    def table(self, run: StoredRun, name: str) -> pd.DataFrame:
+        """A table of a run, after its checksum was verified. Raises `DamagedRun`."""
+        file = f"{name}.parquet"
+        try:
+            content = (run.folder / file).read_bytes()
+        except OSError as error:
+            raise self.damage(run, f"Run {run.title} lacks its file {file}.") from error
+        if hashlib.sha256(content).hexdigest() != run.checksums.get(file):
+            raise self.damage(run, f"Run {run.title}: {file} does not match its checksum.")
+        return pd.read_parquet(io.BytesIO(content))
+
+    def damage(self, run: StoredRun, sentence: str) -> DamagedRun:
+        if run.origin == "live":
+            self.set_aside(run.folder, sentence)
+        return DamagedRun(f"{sentence} It was set aside; start the run again.")
+
+    def save(self, spec: RunSpec, tables: dict[str, pd.DataFrame], provenance: dict[str, Any]) -> StoredRun:
+        """Write a finished run: tables first, manifest last, then one rename into place."""
+        key = spec_key(spec)
+        target = self.local / folder_name(spec)
+        building = target.with_name(f".{target.name}.building")
+        shutil.rmtree(building, ignore_errors=True)
+        checksums: dict[str, str] = {}
+        for name, table in tables.items():
+            content = table.to_parquet(index=False, compression="zstd")
+            write_bytes(building / f"{name}.parquet", content)
+            checksums[f"{name}.parquet"] = hashlib.sha256(content).hexdigest()
+        manifest = {
+            "schema": SCHEMA_VERSION,
+            "engine": ENGINE_VERSION,
+            "key": key,
+            "spec": spec_dict(spec),
+            "provenance": {**provenance, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+            "files": checksums,
+        }
+        write_json(building / MANIFEST, manifest)
+        replace_folder(building, target)
+        return self.open(target)
+
+    def workshop(self, spec: RunSpec) -> Path:
+        """Where an unfinished run keeps its plan and blocks; removed when the run is saved."""
+        return self.local.parent / "unfinished" / folder_name(spec)
+
+    def set_aside(self, folder: Path, reason: str) -> None:
+        """Move a damaged run to the quarantine, with the reason in `reason.txt`."""
+        target = self.quarantine / f"{folder.name}-{time.time_ns()}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.rename(target)
+        except FileNotFoundError:
+            return  # Another process set it aside first.
+        write_bytes(target / "reason.txt", f"{reason}\n".encode())
+
+
+def folder_name(spec: RunSpec) -> str:
+    """Readable, safe as a file name, ending in the key."""
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", spec.model.id).strip("-.")[-40:]
+    return f"{spec.kind}-{model}-{spec.examples.task}-{spec_key(spec)}"

@@ -1,0 +1,114 @@
+"""The real model: SmolLM2 end to end, against plain hooks and independently measured accuracies."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import cap_viz as cv
+from cap_viz.doctor import checks, weights_digest
+from cap_viz.models import DEFAULT_MODEL, ReasoningModel
+from cap_viz.runs import examples_of, read_report, read_scores
+from cap_viz.scoring import score_heads
+from cap_viz.shipped import shipped_specs
+from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.store import Store
+from cap_viz.tasks import Example
+
+pytestmark = pytest.mark.model
+
+needs_data = pytest.mark.skipif(
+    "CAP_VIZ_DATA" not in os.environ, reason="needs the public data sets: set CAP_VIZ_DATA to their folder"
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> ReasoningModel:
+    return cv.load_model(DEFAULT_MODEL)
+
+
+def plain_loglik(model: ReasoningModel, example: Example, option: str, layer: int, head: int) -> float:
+    """One unpacked, unpadded row through TransformerLens' own `run_with_hooks`."""
+    context, whole = (model.tokenizer.encode(text) for text in (example.prompt, example.prompt + option))
+
+    def remove(z: Tensor, hook: Any) -> Tensor:
+        z = z.clone()
+        z[:, :, head] = 0
+        return z
+
+    with torch.inference_mode():
+        logits = model.bridge.run_with_hooks(
+            torch.tensor([whole]), fwd_hooks=[(f"blocks.{layer}.attn.hook_z", remove)]
+        ).log_softmax(-1)[0]
+    return sum(float(logits[t - 1, whole[t]]) for t in range(len(context), len(whole)))
+
+
+def test_doctor(model: ReasoningModel) -> None:
+    assert [check.name for check in checks(model) if not check.passed] == []
+
+
+@needs_data
+def test_engine_equals_run_with_hooks_on_arc(model: ReasoningModel) -> None:
+    (example,) = cv.load_task("arc_easy").evaluation(1)
+    scores = score_heads(model, [example])
+    for layer, head in ((0, 0), (7, 5), (15, 3), (22, 8), (29, 1)):
+        for k, option in enumerate(example.options):
+            expected = plain_loglik(model, example, option, layer, head)
+            assert scores.ablated[layer, head, 0, k] == pytest.approx(expected, abs=1e-4)
+
+
+@needs_data
+def test_accuracy_on_arc_easy_as_measured_independently(model: ReasoningModel) -> None:
+    report = cv.evaluate(model, cv.load_task("arc_easy").evaluation(300))
+    assert report.acc == pytest.approx(0.503, abs=0.01)
+    assert report.acc_norm == pytest.approx(0.453, abs=0.01)
+
+
+def test_the_library_as_the_readme_shows_it(model: ReasoningModel) -> None:
+    task, before = cv.load_task("mini_science"), weights_digest(model)
+    scores = cv.score_heads(model, task.calibration(2), estimator="exact", metric="nll")
+    assert scores.mean_effect("nll").shape == (30, 9)
+    mask = cv.prune_mask(model, "cap", sparsity=0.2, scores=scores)
+    assert mask.reached == pytest.approx(0.2, abs=1e-4)
+    pruned = cv.evaluate(model, task.evaluation(20), mask=mask)
+    comparison = cv.compare(pruned, cv.evaluate(model, task.evaluation(20)))
+    assert comparison.difference == pytest.approx(comparison.accuracy_a - comparison.accuracy_b)
+    assert weights_digest(model) == before
+
+
+def test_shipped_runs_belong_to_these_weights_and_are_complete(model: ReasoningModel) -> None:
+    store = Store()
+    specs = list(shipped_specs(model.ref)) if "CAP_VIZ_DATA" in os.environ else []
+    missing = [spec for spec in specs if (run := store.get(spec)) is None or run.origin != "precomputed"]
+    assert missing == []
+    assert {run.spec.model for run in store.runs() if run.origin == "precomputed"} == {model.ref}
+
+
+def test_shipped_numbers_come_out_again(model: ReasoningModel) -> None:
+    """One batch of the stored head scores and the first stored answers, computed afresh."""
+    store = Store()
+    for run in store.runs():
+        spec = run.spec
+        if run.origin != "precomputed" or spec.examples.task != "mini_science":
+            continue
+        if isinstance(spec, ScoreSpec):
+            batch = run.provenance["plan"]["batches"][0]
+            wanted = [examples_of(spec.examples)[i] for i in batch]
+            fresh = score_heads(model, wanted, ablation=spec.ablation)
+            stored = read_scores(store, run).ablated[:, :, batch]
+            np.testing.assert_allclose(fresh.ablated, stored, atol=1e-4)
+        elif isinstance(spec, EvalSpec) and spec.mask is None:
+            fresh_report = cv.evaluate(model, examples_of(spec.examples)[:32])
+            np.testing.assert_allclose(fresh_report.logliks, read_report(store, run).logliks[:32], atol=1e-4)
+
+
+def test_mini_science_is_clearly_above_chance(model: ReasoningModel) -> None:
+    from cap_viz.stats import above_chance
+
+    report = cv.evaluate(model, cv.load_task("mini_science").evaluation(100))
+    assert above_chance(report.correct, report.questions.n_options).clearly_above

@@ -1,0 +1,62 @@
+"""The runs in cache/shipped: readable, matching this code, small, and free of texts."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from cap_viz.runs import read_report, read_scores, read_zeros
+from cap_viz.settings import shipped_folder
+from cap_viz.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key
+from cap_viz.store import Store
+from cap_viz.tasks import load_task
+
+STORE = Store()
+RUNS = [run for run in STORE.runs() if run.origin == "precomputed"]
+
+
+def test_nothing_shipped_is_damaged() -> None:
+    folders = [path for path in shipped_folder().iterdir() if path.is_dir()]
+    assert len(RUNS) == len(folders) > 0
+    assert STORE.damaged() == []
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.title)
+def test_run_matches_the_code(run) -> None:
+    assert run.folder.name.endswith(spec_key(run.spec)), "rebuild the shipped runs: make runs"
+    assert run.spec.examples.version == load_task(run.spec.examples.task).version
+    if isinstance(run.spec, ScoreSpec):
+        scores = read_scores(STORE, run)
+        assert scores.questions.ids == run.spec.examples.ids
+        assert scores.effects("choice_nll").shape[2] >= 48
+    elif isinstance(run.spec, EvalSpec):
+        report = read_report(STORE, run)
+        assert report.questions.ids == run.spec.examples.ids
+        assert len(report) >= 300
+        if run.spec.mask is not None:
+            assert abs(float(read_zeros(STORE, run).reached[0]) - run.spec.mask.sparsity) < 2e-3
+    else:
+        assert isinstance(run.spec, ProfileSpec)
+        assert (read_zeros(STORE, run).reached >= 0).all()
+
+
+def test_calibration_and_evaluation_are_apart() -> None:
+    for task in {run.spec.examples.task for run in RUNS}:
+        used = {
+            split: {
+                i for run in RUNS if run.spec.examples.task == task and run.kind == kind for i in run.spec.examples.ids
+            }
+            for split, kind in (("calibration", "score"), ("evaluation", "eval"))
+        }
+        assert not used["calibration"] & used["evaluation"]
+
+
+def test_shipped_runs_are_small_and_hold_no_texts() -> None:
+    files = [path for path in shipped_folder().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20 * 2**20
+    assert {path.suffix for path in files} <= {".json", ".parquet", ".md"}
+    for path in files:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+            texts = [name for name in table.columns if table[name].dtype == object or str(table[name].dtype) == "str"]
+            assert set(texts) <= {"id", "kind", "part"}
