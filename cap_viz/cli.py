@@ -192,9 +192,8 @@ def prune(
     for layer, shares in enumerate(zip(*parts, strict=True)):
         table.add_row(str(layer), *(f"{share:.1%}" for share in shares))
     out.print(table)
-    out.print(
-        f"Reached {mask.reached:.3%} of {counts.sizes.sum():,} weights. Zeros alone change neither file size nor latency."
-    )
+    out.print(f"Reached {mask.reached:.3%} of {counts.sizes.sum():,} weights.")
+    out.print("Zeros alone change neither file size nor latency.")
 
 
 @app.command(name="eval")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import threading
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 HUB_TIMEOUT_SECONDS = 5
 # Room for activations, the tokenizer and Python itself, on top of the weights.
@@ -79,7 +82,11 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Dimensions of a decoder-only transformer; `n_params` counts every weight once."""
+    """Dimensions of a decoder-only transformer.
+
+    `n_ctx` is the longest sequence every layer sees whole: the context, or the sliding window where some layers
+    have one. `n_params` counts every weight once.
+    """
 
     n_layers: int
     n_heads: int
@@ -364,7 +371,10 @@ def boot(source: ModelSource, network: Any, tokenizer: Any) -> ReasoningModel:
             str(source.folder), hf_model=network, tokenizer=tokenizer, dtype=network.dtype, device="cpu"
         )
     except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
-        raise unsupported(source.id, str(error).strip().splitlines()[0]) from error
+        log.warning("%s cannot be booted: %s", source.id, error)
+        raise unsupported(
+            source.id, f"TransformerLens cannot hook the architecture {type(network).__name__}"
+        ) from error
     hooks = bridge.hook_dict
     if not hasattr(bridge, "blocks") or "blocks.0.attn.hook_z" not in hooks:
         raise unsupported(source.id, "its attention heads have no hook_z")
@@ -380,10 +390,19 @@ def boot(source: ModelSource, network: Any, tokenizer: Any) -> ReasoningModel:
             d_model=cfg.d_model,
             d_head=cfg.d_head,
             d_mlp=cfg.d_mlp or 0,
-            n_ctx=cfg.n_ctx,
+            n_ctx=seen_whole(network.config, cfg.n_ctx),
             n_params=n_params,
         ),
     )
+
+
+def seen_whole(config: Any, n_ctx: int) -> int:
+    """The context length, cut to the sliding window: our own attention masks know no window."""
+    text = config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    if not window or getattr(text, "use_sliding_window", True) is False:
+        return n_ctx
+    return min(n_ctx, window)
 
 
 def unsupported(model_id: str, reason: str) -> CapVizError:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cap_viz.engine.capture import dense_pass, read_logliks
 from cap_viz.engine.packing import EncodedExample, PackedBatch, encode, lay_out, packed_rows, separate_rows
-from cap_viz.engine.replay import ablate_layer
+from cap_viz.engine.replay import ablate_layer, replay_dense
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models import ReasoningModel
 from cap_viz.plan import BatchPlan, plan_batches
@@ -34,6 +34,8 @@ ABLATIONS = ("zero", "mean")
 TOKENS_PER_FORWARD = 768
 # Packed and separate rows agree within 5e-5 where packing is valid; anything near this bound means it is not.
 PACKING_TOLERANCE = 1e-3
+# Relative to the largest activation; float32 leaves about 1e-6.
+REPLAY_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def make_score_plan(
         budget = max(1, TOKENS_PER_FORWARD // model.shape.n_heads)
         lengths = [example.row_length for example in encoded]
         batches = BatchPlan(plan_batches(lengths, budget), packed=packing_is_valid(model, encoded))
+        check_replay(model, encoded, packed=batches.packed)
     return ScorePlan(examples=tuple(examples), encoded=encoded, batches=batches, ablation=ablation)
 
 
@@ -118,6 +121,23 @@ def packing_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample]) -
     probe = [max(encoded, key=lambda example: example.row_length)]
     difference = dense_logliks(model, probe, packed=True) - dense_logliks(model, probe, packed=False)
     return bool(np.abs(difference).max() < PACKING_TOLERANCE)
+
+
+def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> None:
+    """Raise when running the blocks one after the other is not what the model itself computes.
+
+    Some families do more between their blocks than pass the residual stream on; their scores would be wrong.
+    """
+    batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
+    with model.lease, torch.inference_mode():
+        dense = dense_pass(model, batch)
+        difference = float((replay_dense(model, dense) - dense.final).abs().max())
+        scale = float(dense.final.abs().max())
+    if not difference <= REPLAY_TOLERANCE * scale:
+        raise CapVizError(
+            f"The blocks of {model.ref.id} cannot be run one by one (difference {difference:.1e}); this family is "
+            "not supported for head scores."
+        )
 
 
 def score_steps(

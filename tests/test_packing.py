@@ -74,5 +74,5 @@ def test_option_without_a_token_is_refused(tiny_model: ReasoningModel) -> None:
 
 def test_example_longer_than_the_context_is_refused(tiny_model: ReasoningModel) -> None:
     example = tiny_examples(1)[0]
-    with pytest.raises(UsageError, match="more than the model's context of 4"):
+    with pytest.raises(UsageError, match="more than the 4 that every layer"):
         encode(tiny_model.tokenizer, example, 4)

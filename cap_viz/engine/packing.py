@@ -72,8 +72,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int
             raise UsageError(f"Option {option!r} of example {example.id!r} adds no token after the prompt.")
         if len(whole) > max_length:
             raise UsageError(
-                f"Example {example.id!r} has {len(whole)} tokens, more than the model's context of {max_length}; "
-                "leave it out or use a model with a longer context."
+                f"Example {example.id!r} has {len(whole)} tokens, more than the {max_length} that every layer of the "
+                "model sees at once; leave it out or use a model with a longer context."
             )
     shared = shared_length(wholes)
     return EncodedExample(

@@ -47,6 +47,14 @@ def ablate_layer(
     return read_logliks(model, batch, hidden.reshape(n_rows, n_heads, n_positions, d_model))
 
 
+def replay_dense(model: ReasoningModel, dense: DensePass) -> Float[Tensor, "row position d_model"]:
+    """The last residual stream from the recorded calls alone: equals `dense.final` if replaying is valid."""
+    hidden = dense.calls[0].hidden
+    for layer, call in enumerate(dense.calls):
+        hidden = run_block(model, layer, call, hidden)
+    return hidden
+
+
 def run_block(model: ReasoningModel, layer: int, call: BlockCall, hidden: Tensor) -> Tensor:
     return first_tensor(model.blocks[layer](hidden, *call.args, **call.kwargs))
 

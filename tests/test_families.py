@@ -1,0 +1,111 @@
+"""Every architecture family on offer: tiny random models against plain full forwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from cap_viz.doctor import checks
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models import ModelSource, ReasoningModel, boot
+from cap_viz.scoring import dense_logliks, encode_all, score_heads
+from tests.test_engine import slow_effects
+from tests.tiny import tiny_examples
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 56,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+GROUPED: dict[str, Any] = {**SMALL, "num_key_value_heads": 2}
+WINDOW = 24
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "gpt2": GPT2Config(
+        vocab_size=56,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        n_positions=128,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=None,
+    ),
+    "gpt_neox": GPTNeoXConfig(**SMALL),
+    "qwen2": Qwen2Config(**GROUPED),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=8),
+    "mistral": MistralConfig(**GROUPED, sliding_window=WINDOW),
+    "gemma3": Gemma3TextConfig(**GROUPED, head_dim=8, sliding_window=WINDOW),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def family(request: pytest.FixtureRequest, tiny_folder: Path) -> ReasoningModel:
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
+    network.config.architectures = [type(network).__name__]
+    # Booted rather than loaded: a folder's model type would also choose the family's own tokenizer class.
+    source = ModelSource(id=request.param, title=request.param, folder=tiny_folder, fingerprint="random")
+    return boot(source, network, AutoTokenizer.from_pretrained(tiny_folder))
+
+
+def test_scores_equal_full_forwards(family: ReasoningModel) -> None:
+    zeros = torch.zeros(3, 4, family.shape.d_head)
+    np.testing.assert_allclose(score_heads(family, tiny_examples(4)).ablated, slow_effects(family, 4, zeros), atol=1e-4)
+
+
+def test_doctor_passes(family: ReasoningModel) -> None:
+    assert [(c.name, c.detail) for c in checks(family) if not c.passed] == []
+
+
+def test_packed_rows_equal_the_plain_model(family: ReasoningModel) -> None:
+    """Unpadded sequences with the model's own mask: the window of Mistral and Gemma is seen whole."""
+    (example,) = tiny_examples(1)
+    packed = dense_logliks(family, encode_all(family, [example]), packed=True)
+    n_context = len(family.tokenizer.encode(example.prompt))
+    for k, option in enumerate(example.options):
+        ids = family.tokenizer.encode(example.prompt + option)
+        with torch.inference_mode():
+            logits = family.bridge(torch.tensor([ids])).log_softmax(-1)[0]
+        assert packed[0, k] == pytest.approx(
+            sum(float(logits[t - 1, ids[t]]) for t in range(n_context, len(ids))), abs=5e-5
+        )
+
+
+def test_examples_beyond_the_window_are_refused(family: ReasoningModel) -> None:
+    """Our masks know no sliding window, so longer examples would silently get another attention."""
+    windowed = family.ref.id in ("mistral", "gemma3")
+    assert family.shape.n_ctx == (WINDOW if windowed else 128)
+    if windowed:
+        (example,) = tiny_examples(1)
+        longer = type(example)(example.id, example.question, example.prompt + " sun" * WINDOW, example.options, 0)
+        with pytest.raises(UsageError, match=f"more than the {WINDOW} that every layer"):
+            score_heads(family, [longer])
+
+
+def test_a_family_that_cannot_be_replayed_is_refused(
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cap_viz.scoring.replay_dense", lambda model, dense: dense.final * 1.1)
+    with pytest.raises(CapVizError, match="cannot be run one by one"):
+        score_heads(tiny_model, tiny_examples(2))

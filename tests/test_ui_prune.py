@@ -1,0 +1,567 @@
+"""The Prune page: what it knows from stored runs, its figures, and the page itself on a tiny model's real runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.errors import CapVizError
+from cap_viz.jobs import Job, JobQueue, shared_queue
+from cap_viz.models import ReasoningModel, load, resolve
+from cap_viz.progress import Progress, finish
+from cap_viz.pruning import CRITERIA, criterion_named
+from cap_viz.pruning.base import MaskRequest
+from cap_viz.pruning.masks import SCOPES, Scope
+from cap_viz.results import EvalReport, Questions
+from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, read_zeros, run_steps
+from cap_viz.settings import PROJECT
+from cap_viz.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec, spec_key
+from cap_viz.stats import compare_paired, wilson
+from cap_viz.store import Store
+from cap_viz.tasks import load_task
+from cap_viz.ui.figures import criterion_colour
+from cap_viz.ui.prune_accuracy import (
+    Column,
+    aligned,
+    column_of,
+    compare_columns,
+    cost_of,
+    difference,
+    differences,
+    share_of,
+)
+from cap_viz.ui.prune_export import comparison_json, items_csv
+from cap_viz.ui.prune_figures import accuracy_whiskers, importance_histogram, zeros_by_layer, zeros_by_matrix
+from cap_viz.ui.prune_flips import filters_of, flip_table, flips_of
+from cap_viz.ui.prune_setting import Setting, counting_spec, eval_spec, mask_spec, measured_percents
+from cap_viz.ui.prune_zeros import matrix_sizes, shape_from, widest_outlier, zeros_by_rule, zeros_of
+from tests.tiny import tiny_examples, write_tiny_model
+
+TASK, N_ITEMS, N_CALIBRATION = "mini_science", 100, 4
+
+
+@dataclass(frozen=True)
+class World:
+    """A tiny model with real runs: head scores, accuracies at 20 %, and CAP's profile."""
+
+    model: ReasoningModel
+    cache: Path
+    shipped: Path
+    setting: Setting
+
+    @property
+    def store(self) -> Store:
+        return Store(shipped=self.shipped, local=self.cache)
+
+    @property
+    def id(self) -> str:
+        return self.model.ref.id
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("prune")
+    model = load(resolve(str(write_tiny_model(folder / "tiny"))))
+    calibration = calibration_set(TASK, N_CALIBRATION, 0)
+    setting = Setting(
+        model=model.ref,
+        evaluation=evaluation_set(TASK, N_ITEMS),
+        criteria=("cap", "wanda"),
+        sparsity=0.2,
+        scope="both",
+        metric="nll",
+        kv_combine="mean",
+        scores=ScoreSpec(model=model.ref, examples=calibration),
+        calibration=calibration,
+    )
+    made = World(model, folder / "cache", folder / "shipped", setting)
+    profile = counting_spec(setting, "cap")
+    assert profile is not None
+    assert setting.scores is not None
+    for spec in (setting.scores, *(eval_spec(setting, name) for name in setting.columns), profile):
+        finish(run_steps(spec, model, made.store))
+    return made
+
+
+@pytest.fixture
+def page(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
+    """The Prune page before its first run, on a copy of the world's runs."""
+    cache = tmp_path / "cache"
+    shutil.copytree(world.cache, cache)
+    monkeypatch.setenv("CAP_VIZ_CACHE", str(cache))
+    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: world.shipped)
+    shared_queue.cache_clear()
+    test = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    test.query_params["model"] = world.id
+    test.query_params["n"] = str(N_ITEMS)
+    yield test
+    wait_for_jobs()
+    shared_queue.cache_clear()
+
+
+def wait_for_jobs() -> None:
+    deadline = time.monotonic() + 60
+    while any(job.active for job in shared_queue().listing()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def opened(test: AppTest, **query: str) -> AppTest:
+    for key, value in query.items():
+        test.query_params[key] = value
+    test.run()
+    test.switch_page("pages/prune.py").run()
+    assert not test.exception
+    return test
+
+
+def texts(test: AppTest) -> str:
+    kinds = ("markdown", "caption", "info", "warning", "error")
+    return "\n".join(element.value for kind in kinds for element in test.get(kind)).replace("\\", "")
+
+
+def report_of(correct: list[bool], ids: list[str] | None = None) -> EvalReport:
+    """Two options each, the first one right; `correct` says which is chosen."""
+    n = len(correct)
+    logliks = np.array([[-1.0, -2.0] if right else [-2.0, -1.0] for right in correct], dtype=np.float32)
+    questions = Questions(
+        ids=tuple(ids or [f"q{i}" for i in range(n)]),
+        gold=np.zeros(n, dtype=np.int64),
+        tokens=np.ones((n, 2), dtype=np.int64),
+        chars=np.ones((n, 2), dtype=np.int64),
+    )
+    return EvalReport(questions=questions, logliks=logliks)
+
+
+MODEL = ModelRef(id="m", fingerprint="f")
+ITEMS = ExampleSet(task=TASK, version=1, ids=("a", "b"), split="evaluation")
+
+
+def column(name: str, correct: list[bool], **changes: object) -> Column:
+    spec = EvalSpec(model=MODEL, examples=ITEMS)
+    return replace(Column(name=name, wanted=spec, shown=spec, report=report_of(correct)), **changes)
+
+
+# Specs and zeros -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_masks_have_the_keys_the_library_gives_them(world: World, criterion: str) -> None:
+    theirs = mask_spec_for(
+        world.model.ref, criterion, 0.2, task=TASK, n=N_CALIBRATION, seed=0, metric="choice_nll", kv_combine="max"
+    )
+    ours = mask_spec(replace(world.setting, metric="choice_nll", kv_combine="max"), criterion)
+    assert ours == theirs
+    examples = world.setting.evaluation
+    assert spec_key(EvalSpec(world.model.ref, examples, ours)) == spec_key(EvalSpec(world.model.ref, examples, theirs))
+
+
+def test_cap_without_head_scores_says_what_to_do(world: World) -> None:
+    with pytest.raises(CapVizError, match="score the heads first"):
+        mask_spec(replace(world.setting, scores=None), "cap")
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.23, 0.9])
+@pytest.mark.parametrize("criterion", ["wanda", "wanda_oneshot", "magnitude"])
+def test_zeros_by_rule_are_those_of_the_mask(world: World, criterion: str, sparsity: float, scope: Scope) -> None:
+    request = MaskRequest(sparsity=sparsity, scope=scope, calibration=tiny_examples(2))
+    mask = finish(criterion_named(criterion).steps(world.model, request))
+    setting = replace(world.setting, scope=scope, sparsity=sparsity)
+    counts = zeros_by_rule(mask_spec(setting, criterion), matrix_sizes(world.model.shape, scope))
+    assert counts is not None
+    assert counts.matrices == mask.counts.matrices
+    np.testing.assert_array_equal(counts.zeros, mask.counts.zeros)
+
+
+def test_a_global_threshold_has_no_rule(world: World) -> None:
+    assert zeros_by_rule(mask_spec(world.setting, "cap"), matrix_sizes(world.model.shape, "both")) is None
+
+
+def test_zeros_come_from_the_profile_then_the_measured_run_then_the_rule(world: World) -> None:
+    store, runs, ref = world.store, world.store.runs(), world.model.ref
+    assert shape_from(runs, ref) == world.model.shape
+    masks = [mask_spec(world.setting, name) for name in ("cap", "wanda", "magnitude")]
+    found = [zeros_of(store, runs, mask, ref) for mask in masks]
+    assert [one.source for one in found if one] == ["stored profile", "measured run", "exact rule"]
+    for one, mask in zip(found[:2], masks, strict=False):
+        run = store.get(EvalSpec(ref, world.setting.evaluation, mask))
+        assert run is not None
+        assert one is not None
+        np.testing.assert_array_equal(one.counts.zeros, read_zeros(store, run).zeros)
+    assert zeros_of(store, runs, mask_spec(world.setting, "global_magnitude"), ref) is None
+
+
+def test_shares_of_the_parts_add_up_to_what_is_reached(world: World) -> None:
+    zeros = zeros_of(world.store, world.store.runs(), mask_spec(world.setting, "cap"), world.model.ref)
+    assert zeros is not None
+    sizes, names = zeros.counts.sizes, [matrix.part for matrix in zeros.counts.matrices]
+    attention = sizes[[name == "attention" for name in names]].sum()
+    in_attention = zeros.parts["attention"] * attention
+    assert in_attention + zeros.parts["mlp"] * (sizes.sum() - attention) == pytest.approx(zeros.counts.zeros.sum())
+    assert zeros.attention_share_of_zeros == pytest.approx(in_attention / zeros.counts.zeros.sum())
+
+
+def test_marks_are_where_accuracies_are_stored_for_the_same_question(world: World) -> None:
+    runs = world.store.runs()
+    assert measured_percents(runs, world.setting) == {20: {"cap", "wanda"}}
+    assert measured_percents(runs, replace(world.setting, criteria=("cap", "magnitude"))) == {20: {"cap"}}
+    assert measured_percents(runs, replace(world.setting, metric="choice_nll")) == {20: {"wanda"}}
+    assert measured_percents(runs, replace(world.setting, evaluation=evaluation_set(TASK, 12))) == {}
+
+
+def test_the_outlier_is_the_head_without_which_the_scale_shrinks_most() -> None:
+    flat = np.full((3, 4), 1.1)
+    flat[0, 0], flat[1, 2], flat[2, 1] = 1.0, 10.0, 1.9
+    outlier = widest_outlier(flat)
+    assert (outlier.layer, outlier.head, outlier.importance) == (1, 2, 10.0)
+    assert outlier.range_left == pytest.approx(0.1)
+    assert widest_outlier(11 - flat).importance == 1.0
+    assert widest_outlier(np.ones((2, 2))).range_left == 1.0
+
+
+# Accuracy --------------------------------------------------------------------------------------------------------
+
+
+def idle_queue(world: World) -> JobQueue:
+    def refuse(model_id: str) -> ReasoningModel:
+        raise AssertionError(f"Nothing should load {model_id} here.")
+
+    return JobQueue(world.store, refuse)
+
+
+def test_a_stored_result_is_shown_as_it_is(world: World) -> None:
+    shown = column_of(world.store, idle_queue(world), world.setting, "cap", None)
+    assert shown.fresh
+    assert shown.report is not None
+    run = world.store.get(eval_spec(world.setting, "cap"))
+    assert run is not None
+    np.testing.assert_array_equal(shown.report.correct, read_report(world.store, run).correct)
+
+
+def test_after_the_slider_moved_the_last_result_stays_and_says_so(world: World) -> None:
+    moved = replace(world.setting, sparsity=0.23)
+    last = eval_spec(world.setting, "cap")
+    stale = column_of(world.store, idle_queue(world), moved, "cap", last)
+    assert stale.stale == "measured at 20 %, the slider is at 23 %"
+    assert stale.measurable
+    assert not stale.fresh
+    empty = column_of(world.store, idle_queue(world), moved, "cap", None)
+    assert (empty.report, empty.measurable) == (None, True)
+    elsewhere = replace(last, model=MODEL)
+    assert column_of(world.store, idle_queue(world), moved, "cap", elsewhere).report is None
+
+
+def test_what_has_arrived_of_a_running_job_is_partial(world: World) -> None:
+    moved, queue = replace(world.setting, sparsity=0.31), idle_queue(world)
+    job = Job(number=1, spec=eval_spec(moved, "cap"), title="t", state="running")
+    queue.jobs[1] = job
+    assert column_of(world.store, queue, moved, "cap", None).report is None
+    job.progress = Progress(1, 4, "answering", report_of([True, False, True]))
+    running = column_of(world.store, queue, moved, "cap", None)
+    assert running.partial
+    assert running.report is not None
+    assert len(running.report) == 3
+    assert not running.measurable
+    job.state, job.error = "failed", "It went wrong."
+    assert column_of(world.store, queue, moved, "cap", None).problem == "It went wrong."
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sparsity": 0.5}, "measured at 20 %, the slider is at 50 %"),
+        ({"scope": "mlp"}, "scope was both, now mlp"),
+        ({"metric": "choice_nll"}, "metric was nll, now choice_nll"),
+        ({"kv_combine": "max"}, "KV groups were combined by mean, now max"),
+    ],
+)
+def test_staleness_is_said_in_words(world: World, changes: dict[str, object], words: str) -> None:
+    asked = eval_spec(replace(world.setting, **changes), "cap")
+    assert difference(eval_spec(world.setting, "cap"), asked) == words
+
+
+def test_a_smaller_measurement_is_stale_as_well(world: World) -> None:
+    fewer = eval_spec(replace(world.setting, evaluation=evaluation_set(TASK, 12)), "dense")
+    words = difference(fewer, eval_spec(world.setting, "dense"))
+    assert words == f"measured on 12 items, {N_ITEMS} are asked for"
+
+
+def test_columns_are_compared_on_the_items_both_have_answered() -> None:
+    dense = report_of([True, True, False, True], ["a", "b", "c", "d"])
+    arriving = report_of([False, True, True], ["d", "a", "c"])
+    first, second = aligned(arriving, dense)
+    assert first.tolist() == [False, True, True]
+    assert second.tolist() == [True, True, False]
+
+
+def test_two_criteria_at_different_sparsities_are_not_compared(world: World) -> None:
+    masks = [eval_spec(replace(world.setting, sparsity=sparsity), "cap") for sparsity in (0.2, 0.5)]
+    first, second = (column("cap", [True, False], shown=spec) for spec in masks)
+    assert compare_columns(first, second).reason == "measured at different settings"
+    assert compare_columns(first, column("dense", [True, True])).comparison is not None
+
+
+def test_differences_are_the_library_s(world: World) -> None:
+    queue = idle_queue(world)
+    columns = [column_of(world.store, queue, world.setting, name, None) for name in world.setting.columns]
+    found = differences(columns)
+    assert [(one.first, one.second) for one in found] == [("cap", "dense"), ("wanda", "dense"), ("cap", "wanda")]
+    reports = {one.name: one.report for one in columns}
+    assert reports["cap"] is not None
+    assert reports["wanda"] is not None
+    assert found[2].comparison == compare_paired(reports["cap"].correct, reports["wanda"].correct)
+
+
+def test_cost_is_judged_from_past_runs_that_were_not_resumed(world: World) -> None:
+    runs = world.store.runs()
+    seconds = {"dense": 10.0, "cap": 16.0, "wanda": 30.0}
+    made = []
+    for run in runs:
+        if isinstance(run.spec, EvalSpec):
+            name = "dense" if run.spec.mask is None else run.spec.mask.criterion
+            made.append(replace(run, provenance={**run.provenance, "seconds": seconds[name], "resumed_batches": 0}))
+    asked = replace(world.setting, sparsity=0.3)
+    columns = [column_of(world.store, idle_queue(world), asked, name, None) for name in asked.columns]
+    cost = cost_of(made, columns)
+    assert (cost.runs, cost.items) == (2, 2 * N_ITEMS)
+    assert cost.seconds == pytest.approx(16.0 + 30.0)
+    resumed = [replace(run, provenance={**run.provenance, "resumed_batches": 1}) for run in made]
+    assert cost_of(resumed, columns).seconds is None
+
+
+# Figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_zeros_per_layer_are_drawn_per_part_in_the_criterion_s_colour(world: World) -> None:
+    runs = world.store.runs()
+    found = [zeros_of(world.store, runs, mask_spec(world.setting, name), world.model.ref) for name in ("cap", "wanda")]
+    zeros = [one for one in found if one is not None]
+    figure = zeros_by_layer(zeros, 0.2)
+    assert [trace.line.color for trace in figure.data] == [criterion_colour("cap"), criterion_colour("wanda")] * 2
+    np.testing.assert_allclose(figure.data[0].x, 100 * zeros[0].by_layer("attention"))
+    np.testing.assert_allclose(figure.data[3].x, 100 * zeros[1].by_layer("mlp"))
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]
+    grid = zeros_by_matrix(zeros)
+    assert list(grid.data[0].x) == ["q", "k", "v", "o", "gate", "up", "down"]
+    np.testing.assert_allclose(np.asarray(grid.data[0].z).ravel(), 100 * zeros[0].counts.share[0])
+
+
+def test_a_scope_without_attention_draws_one_panel(world: World) -> None:
+    setting = replace(world.setting, scope="mlp")
+    zeros = zeros_of(world.store, world.store.runs(), mask_spec(setting, "wanda"), world.model.ref)
+    assert zeros is not None
+    assert list(zeros.parts) == ["mlp"]
+    assert len(zeros_by_layer([zeros], 0.2).data) == 1
+
+
+def test_accuracy_whiskers_are_wilson_s_and_hollow_while_items_arrive() -> None:
+    dense = column("dense", [True, True, False, True])
+    arriving = column("cap", [True, False], partial=True)
+    figure = accuracy_whiskers([dense, arriving, column("wanda", [True], report=None)], chance=0.5)
+    assert [trace.marker.symbol for trace in figure.data] == ["circle", "circle-open"]
+    interval = wilson(3, 4)
+    assert figure.data[0].error_x.arrayminus[0] == pytest.approx(100 * (0.75 - interval.low))
+    assert list(figure.layout.yaxis.ticktext) == ["Dense", "CAP", "Wanda"]
+
+
+def test_the_histogram_counts_every_head() -> None:
+    scaled = np.array([[1.0, 10.0, 4.0], [4.1, 4.2, 3.9]])
+    figure = importance_histogram(scaled, widest_outlier(scaled))
+    assert sum(figure.data[0].y) == scaled.size
+
+
+# Flips and files -------------------------------------------------------------------------------------------------
+
+
+def test_flips_are_the_items_answered_differently() -> None:
+    columns = [
+        column("dense", [True, True, False, False]),
+        column("cap", [True, False, True, False]),
+        column("wanda", [True, True, True, False]),
+    ]
+    flips = flips_of(columns)
+    assert [flip.id for flip in flips] == ["q1", "q2"]
+    sizes = {one.title: len(one.flips) for one in filters_of(flips, columns)}
+    assert sizes == {
+        "All that differ": 2,
+        "CAP: right → wrong": 1,
+        "CAP: wrong → right": 1,
+        "Wanda: right → wrong": 0,
+        "Wanda: wrong → right": 1,
+        "Only one of CAP and Wanda right": 1,
+    }
+    table = flip_table(flips, columns, {})
+    assert table["CAP"].tolist() == ["✗ B", "✓ A"]
+    examples = {flip.id: replace(tiny_examples(1)[0], id=flip.id, gold=0) for flip in flips}
+    assert flip_table(flips, columns, examples)["Question"].tolist() == [tiny_examples(1)[0].question] * 2
+
+
+def test_files_hold_items_intervals_and_specs(world: World) -> None:
+    queue = idle_queue(world)
+    columns = [column_of(world.store, queue, world.setting, name, None) for name in world.setting.columns]
+    lines = items_csv(columns).decode().splitlines()
+    assert len(lines) == 1 + N_ITEMS
+    assert lines[0].startswith("id,gold,dense_chosen,dense_right")
+    content = json.loads(comparison_json(columns, differences(columns)))
+    report = columns[1].report
+    assert report is not None
+    assert content["columns"][1]["acc"] == report.acc
+    assert content["columns"][1]["key"] == spec_key(eval_spec(world.setting, "cap"))
+    assert len(content["differences"]) == 3
+
+
+# The page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_stored_accuracies_at_once(world: World, page: AppTest) -> None:
+    opened(page)
+    reports = [read_report(world.store, run) for run in stored_evaluations(world)]
+    shown = [metric.value for metric in page.metric]
+    assert shown == [f"{100 * report.acc:.1f} %" for report in reports]
+    assert len(page.get("plotly_chart")) == 3
+    assert "Counted from: CAP stored profile, Wanda measured run" in texts(page)
+    assert not [button for button in page.button if button.label == "Measure accuracy"]
+    assert not shared_queue().listing()
+
+
+def stored_evaluations(world: World) -> list:
+    runs = [world.store.get(eval_spec(world.setting, name)) for name in world.setting.columns]
+    return [run for run in runs if run is not None]
+
+
+def test_moving_the_slider_keeps_the_result_and_offers_to_measure(page: AppTest) -> None:
+    opened(page)
+    before = [metric.value for metric in page.metric]
+    page.slider(key="sparsity").set_value(23).run()
+    assert [metric.value for metric in page.metric] == before
+    assert "measured at 20 %, the slider is at 23 %" in texts(page)
+    assert [button for button in page.button if button.label == "Measure accuracy"]
+    assert not shared_queue().listing(), "nothing may be computed before the button is pressed"
+    page.button(key="prune_mark_20").click().run()
+    assert page.slider(key="sparsity").value == 20
+    assert "slider is at" not in texts(page)
+
+
+def test_the_link_sets_every_control(page: AppTest) -> None:
+    opened(page, criterion="magnitude", against="wanda_oneshot", sparsity="35", scope="mlp", kv="max")
+    assert page.selectbox(key="criterion").value == "magnitude"
+    assert page.selectbox(key="against").value == "wanda_oneshot"
+    assert page.slider(key="sparsity").value == 35
+    assert page.selectbox(key="kv").value == "max"
+    assert [metric.value for metric in page.metric][1:] == ["–", "–"]
+    assert "untouched" in page.table[0].value.to_string()
+
+
+def test_a_link_with_nonsense_says_so_and_shows_the_default(page: AppTest) -> None:
+    opened(page, criterion="magic", sparsity="99")
+    shown = texts(page)
+    assert "criterion “magic”" in shown
+    assert "a sparsity of “99”" in shown
+    assert page.slider(key="sparsity").value == 20
+
+
+def test_measuring_computes_what_the_library_computes(world: World, page: AppTest) -> None:
+    opened(page, sparsity="40")
+    page.button(key="prune_measure").click().run()
+    wait_for_jobs()
+    page.run()
+    asked = replace(world.setting, sparsity=0.4)
+    for place, name in enumerate(asked.columns):
+        run = finish(run_steps(eval_spec(asked, name), world.model, world.store))
+        assert page.metric[place].value == f"{100 * read_report(world.store, run).acc:.1f} %"
+
+
+def test_zeros_nobody_has_counted_are_counted_by_a_small_job(page: AppTest) -> None:
+    opened(page, criterion="global_magnitude")
+    jobs = shared_queue().listing()
+    assert [type(job.spec) for job in jobs] == [ProfileSpec]
+    wait_for_jobs()
+    page.run()
+    assert "Global magnitude stored profile" in texts(page)
+    assert len(shared_queue().listing()) == 1
+
+
+def test_a_failed_count_is_told_and_not_started_again_by_itself(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model_id: str) -> ReasoningModel:
+        raise CapVizError("The weights have gone.")
+
+    monkeypatch.setattr(shared_queue(), "load_model", fail)
+    opened(page, criterion="global_magnitude")
+    wait_for_jobs()
+    page.run()
+    page.run()
+    assert "The weights have gone." in texts(page)
+    assert len(shared_queue().listing()) == 1
+
+
+def test_a_damaged_accuracy_is_told_in_its_place(world: World, page: AppTest) -> None:
+    run = next(run for run in Store().runs() if run.key == spec_key(eval_spec(world.setting, "cap")))
+    (run.folder / "options.parquet").write_bytes(b"not a table")
+    opened(page)
+    assert "does not match its checksum" in texts(page)
+    assert page.metric[1].value == "–"
+
+
+def test_without_head_scores_the_page_points_to_heads(world: World, page: AppTest) -> None:
+    assert world.setting.scores is not None
+    run = next(run for run in Store().runs() if run.spec == world.setting.scores)
+    shutil.rmtree(run.folder)
+    opened(page)
+    assert "score the heads first" in texts(page)
+    assert [button for button in page.button if button.label == "Score the heads"]
+
+
+def test_a_task_whose_data_is_not_here_says_how_to_get_it(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAP_VIZ_DATA", raising=False)
+    opened(page, task="arc_easy")
+    assert "CAP_VIZ_DATA" in texts(page)
+
+
+def test_items_table_shows_the_questions(world: World, page: AppTest) -> None:
+    opened(page)
+    table: pd.DataFrame = page.dataframe[0].value
+    questions = {example.question for example in load_task(TASK).evaluation(N_ITEMS)}
+    assert set(table["Question"]) <= questions
+    assert list(table.columns)[-4:] == ["Dense", "CAP", "Wanda", "Id"]
+
+
+def test_two_sessions_at_different_sparsities_keep_their_own(page: AppTest) -> None:
+    opened(page, sparsity="20")
+    other = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    for key in ("model", "n"):
+        other.query_params[key] = page.query_params[key]
+    opened(other, sparsity="50")
+    page.run()
+    assert page.slider(key="sparsity").value == 20
+    assert page.metric[1].value != "–"
+    assert other.slider(key="sparsity").value == 50
+    assert other.metric[1].value == "–"
+
+
+def test_the_page_opens_without_torch() -> None:
+    script = (
+        "import sys\n"
+        "from streamlit.testing.v1 import AppTest\n"
+        "test = AppTest.from_file('app.py', default_timeout=60).run()\n"
+        "test.switch_page('pages/prune.py').run()\n"
+        "assert not test.exception, test.exception\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, timeout=120)
+
+
+def test_shares_carry_wilson_s_interval() -> None:
+    share = share_of([True, True, False])
+    assert (share.right, share.n) == (2, 3)
+    assert share.ci == wilson(2, 3)
