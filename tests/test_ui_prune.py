@@ -102,10 +102,9 @@ def page(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("CAP_VIZ_CACHE", str(cache))
     monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: world.shipped)
     shared_queue.cache_clear()
-    test = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
-    test.query_params["model"] = world.id
-    test.query_params["n"] = str(N_ITEMS)
-    yield test
+    yield AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    for job in shared_queue().listing():
+        shared_queue().cancel(job)
     wait_for_jobs()
     shared_queue.cache_clear()
 
@@ -116,11 +115,12 @@ def wait_for_jobs() -> None:
         time.sleep(0.05)
 
 
-def opened(test: AppTest, **query: str) -> AppTest:
-    for key, value in query.items():
+def opened(test: AppTest, world: World, **query: str) -> AppTest:
+    """A deep link: the page is the first thing the session runs."""
+    test.switch_page("pages/prune.py")
+    for key, value in {"model": world.id, "n": str(N_ITEMS), **query}.items():
         test.query_params[key] = value
     test.run()
-    test.switch_page("pages/prune.py").run()
     assert not test.exception
     return test
 
@@ -188,17 +188,22 @@ def test_a_global_threshold_has_no_rule(world: World) -> None:
     assert zeros_by_rule(mask_spec(world.setting, "cap"), matrix_sizes(world.model.shape, "both")) is None
 
 
-def test_zeros_come_from_the_profile_then_the_measured_run_then_the_rule(world: World) -> None:
+def test_zeros_come_from_the_measured_run_then_the_profile_then_the_rule(world: World) -> None:
     store, runs, ref = world.store, world.store.runs(), world.model.ref
     assert shape_from(runs, ref) == world.model.shape
-    masks = [mask_spec(world.setting, name) for name in ("cap", "wanda", "magnitude")]
+    masks = [
+        mask_spec(world.setting, "cap"),
+        mask_spec(world.setting, "cap", 0.37),
+        mask_spec(world.setting, "magnitude"),
+    ]
     found = [zeros_of(store, runs, mask, ref) for mask in masks]
-    assert [one.source for one in found if one] == ["stored profile", "measured run", "exact rule"]
-    for one, mask in zip(found[:2], masks, strict=False):
-        run = store.get(EvalSpec(ref, world.setting.evaluation, mask))
-        assert run is not None
-        assert one is not None
-        np.testing.assert_array_equal(one.counts.zeros, read_zeros(store, run).zeros)
+    assert [one.source for one in found if one] == ["measured run", "stored profile", "exact rule"]
+    run = store.get(EvalSpec(ref, world.setting.evaluation, masks[0]))
+    assert run is not None
+    assert found[0] is not None
+    np.testing.assert_array_equal(found[0].counts.zeros, read_zeros(store, run).zeros)
+    assert found[1] is not None
+    assert found[1].reached == pytest.approx(0.37, abs=1e-4)
     assert zeros_of(store, runs, mask_spec(world.setting, "global_magnitude"), ref) is None
 
 
@@ -425,12 +430,12 @@ def test_files_hold_items_intervals_and_specs(world: World) -> None:
 
 
 def test_the_page_shows_stored_accuracies_at_once(world: World, page: AppTest) -> None:
-    opened(page)
+    opened(page, world)
     reports = [read_report(world.store, run) for run in stored_evaluations(world)]
     shown = [metric.value for metric in page.metric]
     assert shown == [f"{100 * report.acc:.1f} %" for report in reports]
     assert len(page.get("plotly_chart")) == 3
-    assert "Counted from: CAP stored profile, Wanda measured run" in texts(page)
+    assert "Counted from: CAP measured run, Wanda measured run" in texts(page)
     assert not [button for button in page.button if button.label == "Measure accuracy"]
     assert not shared_queue().listing()
 
@@ -440,8 +445,8 @@ def stored_evaluations(world: World) -> list:
     return [run for run in runs if run is not None]
 
 
-def test_moving_the_slider_keeps_the_result_and_offers_to_measure(page: AppTest) -> None:
-    opened(page)
+def test_moving_the_slider_keeps_the_result_and_offers_to_measure(world: World, page: AppTest) -> None:
+    opened(page, world)
     before = [metric.value for metric in page.metric]
     page.slider(key="sparsity").set_value(23).run()
     assert [metric.value for metric in page.metric] == before
@@ -453,8 +458,8 @@ def test_moving_the_slider_keeps_the_result_and_offers_to_measure(page: AppTest)
     assert "slider is at" not in texts(page)
 
 
-def test_the_link_sets_every_control(page: AppTest) -> None:
-    opened(page, criterion="magnitude", against="wanda_oneshot", sparsity="35", scope="mlp", kv="max")
+def test_the_link_sets_every_control(world: World, page: AppTest) -> None:
+    opened(page, world, criterion="magnitude", against="wanda_oneshot", sparsity="35", scope="mlp", kv="max")
     assert page.selectbox(key="criterion").value == "magnitude"
     assert page.selectbox(key="against").value == "wanda_oneshot"
     assert page.slider(key="sparsity").value == 35
@@ -463,8 +468,8 @@ def test_the_link_sets_every_control(page: AppTest) -> None:
     assert "untouched" in page.table[0].value.to_string()
 
 
-def test_a_link_with_nonsense_says_so_and_shows_the_default(page: AppTest) -> None:
-    opened(page, criterion="magic", sparsity="99")
+def test_a_link_with_nonsense_says_so_and_shows_the_default(world: World, page: AppTest) -> None:
+    opened(page, world, criterion="magic", sparsity="99")
     shown = texts(page)
     assert "criterion “magic”" in shown
     assert "a sparsity of “99”" in shown
@@ -472,7 +477,7 @@ def test_a_link_with_nonsense_says_so_and_shows_the_default(page: AppTest) -> No
 
 
 def test_measuring_computes_what_the_library_computes(world: World, page: AppTest) -> None:
-    opened(page, sparsity="40")
+    opened(page, world, sparsity="40")
     page.button(key="prune_measure").click().run()
     wait_for_jobs()
     page.run()
@@ -482,8 +487,8 @@ def test_measuring_computes_what_the_library_computes(world: World, page: AppTes
         assert page.metric[place].value == f"{100 * read_report(world.store, run).acc:.1f} %"
 
 
-def test_zeros_nobody_has_counted_are_counted_by_a_small_job(page: AppTest) -> None:
-    opened(page, criterion="global_magnitude")
+def test_zeros_nobody_has_counted_are_counted_by_a_small_job(world: World, page: AppTest) -> None:
+    opened(page, world, criterion="global_magnitude")
     jobs = shared_queue().listing()
     assert [type(job.spec) for job in jobs] == [ProfileSpec]
     wait_for_jobs()
@@ -492,12 +497,14 @@ def test_zeros_nobody_has_counted_are_counted_by_a_small_job(page: AppTest) -> N
     assert len(shared_queue().listing()) == 1
 
 
-def test_a_failed_count_is_told_and_not_started_again_by_itself(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_count_is_told_and_not_started_again_by_itself(
+    world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(model_id: str) -> ReasoningModel:
         raise CapVizError("The weights have gone.")
 
     monkeypatch.setattr(shared_queue(), "load_model", fail)
-    opened(page, criterion="global_magnitude")
+    opened(page, world, criterion="global_magnitude")
     wait_for_jobs()
     page.run()
     page.run()
@@ -508,7 +515,7 @@ def test_a_failed_count_is_told_and_not_started_again_by_itself(page: AppTest, m
 def test_a_damaged_accuracy_is_told_in_its_place(world: World, page: AppTest) -> None:
     run = next(run for run in Store().runs() if run.key == spec_key(eval_spec(world.setting, "cap")))
     (run.folder / "options.parquet").write_bytes(b"not a table")
-    opened(page)
+    opened(page, world)
     assert "does not match its checksum" in texts(page)
     assert page.metric[1].value == "–"
 
@@ -517,31 +524,30 @@ def test_without_head_scores_the_page_points_to_heads(world: World, page: AppTes
     assert world.setting.scores is not None
     run = next(run for run in Store().runs() if run.spec == world.setting.scores)
     shutil.rmtree(run.folder)
-    opened(page)
+    opened(page, world)
     assert "score the heads first" in texts(page)
     assert [button for button in page.button if button.label == "Score the heads"]
 
 
-def test_a_task_whose_data_is_not_here_says_how_to_get_it(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_whose_data_is_not_here_says_how_to_get_it(
+    world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CAP_VIZ_DATA", raising=False)
-    opened(page, task="arc_easy")
+    opened(page, world, task="arc_easy")
     assert "CAP_VIZ_DATA" in texts(page)
 
 
 def test_items_table_shows_the_questions(world: World, page: AppTest) -> None:
-    opened(page)
+    opened(page, world)
     table: pd.DataFrame = page.dataframe[0].value
     questions = {example.question for example in load_task(TASK).evaluation(N_ITEMS)}
     assert set(table["Question"]) <= questions
     assert list(table.columns)[-4:] == ["Dense", "CAP", "Wanda", "Id"]
 
 
-def test_two_sessions_at_different_sparsities_keep_their_own(page: AppTest) -> None:
-    opened(page, sparsity="20")
-    other = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
-    for key in ("model", "n"):
-        other.query_params[key] = page.query_params[key]
-    opened(other, sparsity="50")
+def test_two_sessions_at_different_sparsities_keep_their_own(world: World, page: AppTest) -> None:
+    opened(page, world, sparsity="20")
+    other = opened(AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60), world, sparsity="50")
     page.run()
     assert page.slider(key="sparsity").value == 20
     assert page.metric[1].value != "–"

@@ -1,0 +1,155 @@
+"""The frame every page draws first: page settings, sidebar with navigation and selection, status line.
+
+    view = frame("Heads")
+    runs = score_runs(view.runs, view.model, view.task.name)
+
+Native pages draw the frame themselves, so that a deep link to a fresh server needs nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from cap_viz.errors import CapVizError
+from cap_viz.finding import model_ref
+from cap_viz.jobs import Job, shared_queue
+from cap_viz.models import CATALOGUE, DEFAULT_MODEL, is_available
+from cap_viz.settings import ASSETS, PROJECT, start_logging
+from cap_viz.spec import ModelRef
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import TASKS, Task, load_task
+from cap_viz.ui.loading import stored_runs
+from cap_viz.ui.panels import GLOSSARY, note, problem
+from cap_viz.ui.state import bad_choice, keep_valid
+
+PAGES = (
+    ("Overview", "app.py", ":material/dashboard:"),
+    ("Heads", "pages/heads.py", ":material/grid_on:"),
+    ("Prune", "pages/prune.py", ":material/content_cut:"),
+)
+SIZES = ("100", "200", "300", "600")
+DEFAULT_SIZE = "300"
+STATUS_SECONDS = 3.0
+# Streamlit's wide layout keeps 5 rem free on both sides and 6 above, with no setting for it: an eighth of a laptop
+# screen. 4.2 rem clear the header bar.
+ROOM = """<style>
+@media (min-width: 768px) { [data-testid="stMainBlockContainer"] { padding: 4.2rem 2.5rem 3rem; } }
+</style>"""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the sidebar says, and the stored runs as they are now.
+
+    `installed` tells whether live runs are possible; if not, `install_hint` is the sentence that says how.
+    """
+
+    store: Store
+    runs: list[StoredRun]
+    model: ModelRef
+    task: Task
+    n: int
+    installed: bool
+    install_hint: str
+
+
+def frame(title: str) -> Frame:
+    """Draw the frame and return the selection; ends the page with a sentence when the model cannot be identified."""
+    st.set_page_config(page_title=f"{title} · CAP Viz", page_icon=str(ASSETS / "mark.svg"), layout="wide")
+    st.html(ROOM)
+    start_logging()
+    store = Store()
+    runs = stored_runs(store)
+    st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
+    with st.sidebar:
+        navigation()
+        model_id, task_name, size, notes = selection(runs)
+        status()
+    for sentence in notes:
+        note(sentence)
+    try:
+        model = identified(store, runs, model_id)
+    except CapVizError as error:
+        problem(str(error))
+        st.stop()
+    installed, hint = readiness(model_id)
+    return Frame(store, runs, model, load_task(task_name), int(size), installed, hint)
+
+
+def navigation() -> None:
+    with st.container(gap="xxsmall"):
+        for label, file, icon in PAGES:
+            if Path(PROJECT, file).is_file():
+                st.page_link(file, label=label, icon=icon, width="stretch")
+
+
+def selection(runs: list[StoredRun]) -> tuple[str, str, str, list[str]]:
+    """Model, task and evaluation size from the bound widgets, and notes about values the URL had wrong."""
+    models, tasks = model_ids(runs), list(TASKS)
+    notes = [
+        bad_choice("model", models, DEFAULT_MODEL, "model"),
+        bad_choice("task", tasks, tasks[0], "task"),
+        bad_choice("n", SIZES, DEFAULT_SIZE, "an evaluation size of"),
+    ]
+    keep_valid("model", models)
+    model_id = st.selectbox(
+        "Model",
+        models,
+        key="model",
+        bind="query-params",
+        help="Other models appear here once they have been scored: python -m cap_viz score --model FOLDER_OR_HUB_ID",
+    )
+    task = st.selectbox("Task", tasks, key="task", bind="query-params", help="Where the questions come from.")
+    size = st.selectbox(
+        "Evaluation size", SIZES, SIZES.index(DEFAULT_SIZE), key="n", bind="query-params", help=GLOSSARY["n"]
+    )
+    return model_id, task, size, [sentence for sentence in notes if sentence]
+
+
+def model_ids(runs: list[StoredRun]) -> list[str]:
+    return list(dict.fromkeys([*CATALOGUE, *(run.spec.model.id for run in runs)]))
+
+
+def identified(store: Store, runs: list[StoredRun], model_id: str) -> ModelRef:
+    """The weights behind an id. A hub id is taken from its newest run: asking the hub could block the page."""
+    if model_id in CATALOGUE or Path(model_id).is_dir():
+        return model_ref(store, model_id)
+    return next(run.spec.model for run in runs if run.spec.model.id == model_id)
+
+
+def readiness(model_id: str) -> tuple[bool, str]:
+    entry = CATALOGUE.get(model_id)
+    if entry is None or is_available(entry):
+        return True, ""
+    return False, f"Live runs need the weights of {entry.title}, which are not installed. Run: {entry.install}"
+
+
+def status() -> None:
+    """The status line; remembers which jobs this run of the page has seen, so that its ticks notice a change."""
+    st.session_state["frame_seen_jobs"] = job_states()
+    status_line()
+
+
+@st.fragment(run_every=STATUS_SECONDS)
+def status_line() -> None:
+    if st.session_state.get("frame_seen_jobs") != job_states():
+        st.rerun()
+    queue = shared_queue()
+    held = "model in memory" if queue.model is not None else "no model in memory"
+    st.caption(f"CPU · float32 · {held}  \n{queue_sentence(queue.listing())}")
+
+
+def job_states() -> list[tuple[int, str]]:
+    return [(job.number, job.state) for job in shared_queue().listing()]
+
+
+def queue_sentence(jobs: list[Job]) -> str:
+    running = next((job for job in jobs if job.state == "running"), None)
+    waiting = sum(job.state == "queued" for job in jobs)
+    if running is None:
+        return "Queue: idle" if not waiting else f"Queue: {waiting} waiting"
+    tail = f", {waiting} waiting" if waiting else ""
+    return f"Queue: {running.title}, {running.progress.share:.0%}{tail}"

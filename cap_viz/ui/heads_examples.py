@@ -1,0 +1,182 @@
+"""The questions a head matters for: a table sorted by effect, and one question before and after."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from jaxtyping import Float
+from scipy.special import softmax
+
+from cap_viz.results import EvalReport, HeadScores
+from cap_viz.tasks import Example
+from cap_viz.ui.frame import Frame
+from cap_viz.ui.loading import texts_of
+from cap_viz.ui.panels import escaped, percent, signed
+from cap_viz.ui.state import bad_choice, keep_valid
+
+EXTREMES = ("most_hurt", "most_helped")
+SHOWN_EACH = 4
+
+
+def example_panel(
+    frame: Frame,
+    scores: HeadScores,
+    effects: Float[np.ndarray, "layer head example"],
+    unit: str,
+    layer: int,
+    head: int,
+) -> None:
+    """Most hurt and most helped examples of a head; one of them in full."""
+    st.markdown("#### Examples")
+    ids = scores.questions.ids
+    texts = texts_of(frame.task.name, ids)
+    order = sorted_by_effect(effects[layer, head])
+    before, after = answers(scores, layer, head)
+    chosen = choose_example(ids, order)
+    extremes = list(dict.fromkeys([*order[:SHOWN_EACH].tolist(), *order[-SHOWN_EACH:].tolist()]))
+    example_table(scores, effects[layer, head], extremes, before, after, texts, unit, f"{layer}_{head}")
+    if texts is None:
+        st.caption(
+            f"The texts of {frame.task.title} are not on this machine, so only ids are shown. Set CAP_VIZ_DATA to a "
+            f"folder that holds {frame.task.name}/ to see them."
+        )
+    option_table(scores, layer, head, chosen, None if texts is None else texts.get(ids[chosen]))
+
+
+def answers(scores: HeadScores, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
+    """The option the model chose for every example, intact and with the head removed."""
+    before = EvalReport(scores.questions, scores.dense).chosen
+    after = EvalReport(scores.questions, scores.ablated[layer, head]).chosen
+    return before, after
+
+
+def choose_example(ids: tuple[str, ...], order: np.ndarray) -> int:
+    options = [*EXTREMES, *ids]
+    sentence = bad_choice("example", options, "the most hurt one", "the example")
+    keep_valid("example", options)
+    if sentence:
+        st.caption(sentence)
+    asked = st.selectbox(
+        "Example shown below",
+        options,
+        key="example",
+        bind="query-params",
+        help="Follows the selected head (most_hurt, most_helped) or stays on one id. A click in the table sets it too.",
+    )
+    return place_of(asked, ids, order)
+
+
+def place_of(asked: str, ids: tuple[str, ...], order: np.ndarray) -> int:
+    if asked in EXTREMES:
+        return int(order[0] if asked == EXTREMES[0] else order[-1])
+    return ids.index(asked)
+
+
+def shown_example(ids: tuple[str, ...], effects: Float[np.ndarray, " example"]) -> int:
+    """The number of the example the selector stands on, for figures drawn before it."""
+    asked = st.session_state.get("example") or st.query_params.get("example") or EXTREMES[0]
+    known = asked if asked in (*EXTREMES, *ids) else EXTREMES[0]
+    return place_of(known, ids, sorted_by_effect(effects))
+
+
+def sorted_by_effect(effects: Float[np.ndarray, " example"]) -> np.ndarray:
+    """Example numbers, most hurt first."""
+    return np.argsort(-effects, kind="stable")
+
+
+def take_example(key: str, ids: tuple[str, ...]) -> None:
+    """Copy a clicked point into the selector; a cleared selection changes nothing."""
+    event = st.session_state.get(key) or {}
+    points = event.get("selection", {}).get("points", [])
+    if points and "customdata" in points[0]:
+        st.session_state["example"] = ids[int(points[0]["customdata"]["0"])]
+
+
+def example_table(
+    scores: HeadScores,
+    effects: Float[np.ndarray, " example"],
+    rows: list[int],
+    before: np.ndarray,
+    after: np.ndarray,
+    texts: dict[str, Example] | None,
+    unit: str,
+    suffix: str,
+) -> None:
+    gold, ids = scores.questions.gold, scores.questions.ids
+    table = pd.DataFrame(
+        {
+            "effect": [effects[i] for i in rows],
+            "answer": [outcome(before[i], after[i], gold[i]) for i in rows],
+            "question": [ids[i] if texts is None else texts[ids[i]].question for i in rows],
+        }
+    )
+    key = f"heads_examples_{suffix}"
+
+    def take_row() -> None:
+        chosen = st.session_state[key]["selection"]["rows"]
+        if chosen:
+            st.session_state["example"] = ids[rows[chosen[0]]]
+
+    st.dataframe(
+        table,
+        key=key,
+        on_select=take_row,
+        selection_mode="single-row",
+        hide_index=True,
+        column_config={
+            "effect": st.column_config.NumberColumn("Effect", format="%+.2f", width=70, help=f"In {unit}."),
+            "answer": st.column_config.TextColumn("Answer", width=120, help="Intact, then with the head removed."),
+            "question": st.column_config.TextColumn("Question"),
+        },
+    )
+
+
+def outcome(before: int, after: int, gold: int) -> str:
+    words = {True: "right", False: "wrong"}
+    first, second = words[bool(before == gold)], words[bool(after == gold)]
+    if first != second:
+        return f"{first} → {second}"
+    return f"stays {first}" if before == after else "other wrong one"
+
+
+def option_table(scores: HeadScores, layer: int, head: int, row: int, example: Example | None) -> None:
+    """One question with the probability of every option, intact and with the head removed."""
+    count = int(scores.questions.n_options[row])
+    dense, ablated = (
+        softmax(values[row, :count].astype(np.float64)) for values in (scores.dense, scores.ablated[layer, head])
+    )
+    gold = int(scores.questions.gold[row])
+    names = [f"Option {i + 1}" for i in range(count)] if example is None else [o.strip() for o in example.options]
+    lines = ["| | option | intact | head removed | change |", "|:-|:-|-:|-:|-:|"]
+    for i, name in enumerate(names):
+        shares = [
+            f"**{percent(values[i])}**" if i == int(np.argmax(values)) else percent(values[i])
+            for values in (dense, ablated)
+        ]
+        mark = ":material/check:" if i == gold else ""
+        change = signed(100 * (ablated[i] - dense[i]), 1)
+        lines.append(f"| {mark} | {escaped(name)} | {shares[0]} | {shares[1]} | {change} |")
+    with st.container(border=True):
+        st.markdown(f"**{escaped(scores.questions.ids[row] if example is None else example.question)}**")
+        st.markdown("\n".join(lines))
+        st.caption("Share of each option (softmax of the options' log-likelihoods); bold: chosen; tick: right answer.")
+
+
+def strip_hover(frame: Frame, scores: HeadScores, effects: Float[np.ndarray, " example"], unit: str) -> list[str]:
+    texts = texts_of(frame.task.name, scores.questions.ids)
+    return [
+        f"{signed(effect)} {unit}<br>{name if texts is None else wrapped(texts[name].question)}"
+        for name, effect in zip(scores.questions.ids, effects, strict=True)
+    ]
+
+
+def wrapped(text: str, width: int = 60) -> str:
+    """Broken into lines for a hover label, with the signs HTML would take for its own replaced."""
+    lines, line = [], ""
+    for word in text.replace("&", "&amp;").replace("<", "&lt;").split():
+        if line and len(line) + len(word) > width:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".strip()
+    return "<br>".join([*lines, line])

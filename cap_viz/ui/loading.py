@@ -1,0 +1,134 @@
+"""Stored runs for pages: read once per process, since a finished run never changes.
+
+Caches are keyed by folder and checksums, so a run that was replaced is read again. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from cap_viz.errors import CapVizError
+from cap_viz.results import EvalReport, HeadScores
+from cap_viz.runs import read_report, read_scores
+from cap_viz.stats import (
+    Discoveries,
+    MeanEstimate,
+    RankIntervals,
+    Reliability,
+    bootstrap_rank_intervals,
+    false_discovery,
+    mean_with_ci,
+    split_half,
+)
+from cap_viz.store import MANIFEST, Store, StoredRun
+from cap_viz.tasks import Example, load_task
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """What is known about every head from one run and metric. `reliability` is None below 4 examples."""
+
+    effects: Float[np.ndarray, "layer head example"]
+    estimate: MeanEstimate
+    found: Discoveries
+    ranks: RankIntervals
+    reliability: Reliability | None
+
+    @property
+    def unclear(self) -> Bool[np.ndarray, "layer head"]:
+        """Heads whose interval includes zero, or that have none because there is a single example."""
+        return ~((self.estimate.low > 0) | (self.estimate.high < 0))
+
+
+def stored_runs(store: Store) -> list[StoredRun]:
+    """All readable runs, newest first; manifests are parsed again only when a file was added or changed."""
+    stamps = tuple((str(folder), (folder / MANIFEST).stat().st_mtime_ns) for folder in store.folders())
+    return list(listed(stamps, store.shipped, store.local.parent))
+
+
+@lru_cache(maxsize=4)
+def listed(stamps: tuple[tuple[str, int], ...], shipped: Path, local: Path) -> tuple[StoredRun, ...]:
+    return tuple(Store(shipped=shipped, local=local).runs())
+
+
+def scores_of(store: Store, run: StoredRun) -> HeadScores:
+    """Raises `DamagedRun` with its sentence."""
+    return cached_scores(*address(store, run))
+
+
+def report_of(store: Store, run: StoredRun) -> EvalReport:
+    """Raises `DamagedRun` with its sentence."""
+    return cached_report(*address(store, run))
+
+
+def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
+    """Raises `DamagedRun` with its sentence."""
+    return cached_statistics(*address(store, run), metric)
+
+
+Address = tuple[Path, Path, Path, tuple[tuple[str, str], ...]]
+
+
+def address(store: Store, run: StoredRun) -> Address:
+    return store.shipped, store.local.parent, run.folder, tuple(sorted(run.checksums.items()))
+
+
+@lru_cache(maxsize=16)
+def cached_scores(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> HeadScores:
+    store = Store(shipped=shipped, local=local)
+    return read_scores(store, store.open(folder))
+
+
+@lru_cache(maxsize=128)
+def cached_report(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> EvalReport:
+    store = Store(shipped=shipped, local=local)
+    return read_report(store, store.open(folder))
+
+
+@lru_cache(maxsize=32)
+def cached_statistics(
+    shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...], metric: str
+) -> HeadStatistics:
+    return head_statistics(cached_scores(shipped, local, folder, checksums).effects(metric))
+
+
+def head_statistics(effects: Float[np.ndarray, "layer head example"]) -> HeadStatistics:
+    estimate = mean_with_ci(effects)
+    return HeadStatistics(
+        effects=effects,
+        estimate=estimate,
+        found=false_discovery(estimate.p_value),
+        ranks=bootstrap_rank_intervals(effects),
+        reliability=reliability_of(effects),
+    )
+
+
+def reliability_of(effects: Float[np.ndarray, "layer head example"]) -> Reliability | None:
+    try:
+        return split_half(effects)
+    except CapVizError:
+        return None
+
+
+def arrived_effects(scores: HeadScores, metric: str) -> Float[np.ndarray, "layer head example"]:
+    """Effects of an unfinished run: NaN for the examples a layer has not seen yet."""
+    gold = scores.questions.gold
+    missing = np.isnan(scores.ablated[..., np.arange(len(gold)), gold])
+    with np.errstate(all="ignore"):
+        return np.where(missing, np.nan, scores.effects(metric))
+
+
+def texts_of(task: str, ids: tuple[str, ...]) -> dict[str, Example] | None:
+    """The questions by id, or None where the task's texts are not on this machine. Never downloads."""
+    chosen = load_task(task)
+    if not chosen.is_local():
+        return None
+    try:
+        return {example.id: example for example in chosen.by_ids(ids)}
+    except CapVizError:
+        return None

@@ -1,0 +1,191 @@
+"""The Overview's rows: one per task, the same three columns in each so that the eye can compare down the page."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from cap_viz.settings import PROJECT
+from cap_viz.ui.figures import CONFIG, Grid, accuracy_by_sparsity, colour_limit, grid_width, head_grid
+from cap_viz.ui.frame import Frame
+from cap_viz.ui.loading import HeadStatistics
+from cap_viz.ui.overview_data import TaskSummary, accuracy_points, best_sentences
+from cap_viz.ui.panels import (
+    GLOSSARY,
+    METRIC_UNITS,
+    age,
+    caution,
+    empty,
+    percent,
+    percent_interval,
+    problem,
+    provenance,
+    signed,
+    tile,
+)
+from cap_viz.ui.state import go_button
+
+TALLEST = 372
+
+
+def overview(view: Frame, summaries: list[TaskSummary], metric: str) -> None:
+    for sentence in dict.fromkeys(sentence for summary in summaries for sentence in summary.problems):
+        problem(sentence)
+    if all(summary.is_empty for summary in summaries):
+        nothing_stored(view)
+        return
+    provenance(facts(view, summaries, metric), origin=origins(summaries))
+    limit = colour_limit(*(summary.heads.estimate.mean for summary in summaries if summary.heads is not None))
+    for summary in summaries:
+        task_row(view, summary, metric, limit)
+    st.caption(
+        "● survives the false-discovery control · ▲ beyond the colour scale, which both maps share · faded: interval "
+        "includes zero · hollow marks: within noise of dense (paired McNemar p ≥ 0.05) · whiskers: 95 % intervals"
+    )
+
+
+def facts(view: Frame, summaries: list[TaskSummary], metric: str) -> list[str]:
+    runs = [run for summary in summaries for run in (summary.dense_run, summary.score_run) if run is not None]
+    newest = max((run.provenance["created"] for run in runs), default="")
+    return [view.model.id, "exact", "zero ablation", f"{metric}, {METRIC_UNITS[metric]}", f"newest {age(newest)}"]
+
+
+def origins(summaries: list[TaskSummary]) -> str:
+    runs = [run for summary in summaries for run in (summary.dense_run, summary.score_run) if run is not None]
+    kinds = sorted({run.origin for run in runs}, reverse=True)
+    return " and ".join(kinds)
+
+
+def nothing_stored(view: Frame) -> None:
+    empty(
+        f"Nothing is stored yet for {view.model.id}",
+        "Open Heads and start a run there, or compute in the shell: "
+        f"python -m cap_viz score --model {view.model.id} --task {view.task.name} --n 16",
+    )
+    go_button("Start on the Heads page", "pages/heads.py", key="overview_start", icon=":material/arrow_forward:")
+
+
+def task_row(view: Frame, summary: TaskSummary, metric: str, limit: float) -> None:
+    with st.container(border=True):
+        numbers, grid, pruning = st.columns([5, 8, 9], gap="medium")
+        with numbers:
+            st.markdown(f"#### {summary.task.title}", help=summary.task.summary)
+            dense_tile(summary)
+            reliability_tile(summary.heads)
+            with st.container(gap=None):
+                links(summary)
+        with grid:
+            head_map(summary, metric, limit)
+        with pruning:
+            pruning_figure(view, summary)
+
+
+def dense_tile(summary: TaskSummary) -> None:
+    test = summary.dense
+    if test is None:
+        tile("Accuracy (dense)", "–", "not evaluated yet", term="dense")
+        return
+    tile("Accuracy (dense)", percent(test.accuracy), percent_interval(test.ci), term="dense")
+    if test.clearly_above:
+        st.caption(f"{test.n} questions; clearly above chance ({percent(test.chance)}).")
+    else:
+        caution(f"Not clearly above chance ({percent(test.chance)}): pruning results say little here.")
+
+
+def reliability_tile(heads: HeadStatistics | None) -> None:
+    if heads is None:
+        return
+    found, n = heads.reliability, heads.estimate.n
+    if found is None:
+        tile("Ranking reliability", "–", f"n = {n} is too few", term="reliability")
+        return
+    tile("Ranking reliability", f"{found.full:.2f}", f"n = {n}", term="reliability")
+    layer, head = np.unravel_index(int(np.argmin(heads.ranks.rank)), heads.ranks.rank.shape)
+    st.caption(
+        f"{int(heads.found.survives.sum())} of {heads.found.survives.size} heads survive; largest effect: "
+        f"layer {layer}, head {head} ({signed(float(heads.estimate.mean[layer, head]), 2)})."
+    )
+
+
+def links(summary: TaskSummary) -> None:
+    task = summary.task.name
+    chosen = {"task": task}
+    if summary.heads is not None:
+        layer, head = np.unravel_index(int(np.argmin(summary.heads.ranks.rank)), summary.heads.ranks.rank.shape)
+        go_button(
+            "Inspect its heads",
+            "pages/heads.py",
+            key=f"overview_heads_{task}",
+            selection=chosen,
+            params={"layer": str(layer), "head": str(head)},
+            icon=":material/grid_on:",
+        )
+    if (PROJECT / "pages" / "prune.py").is_file():
+        go_button(
+            "Prune by them",
+            "pages/prune.py",
+            key=f"overview_prune_{task}",
+            selection=chosen,
+            icon=":material/content_cut:",
+        )
+
+
+def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
+    if summary.heads is None:
+        empty("No head scores yet", "Measure them on the Heads page.")
+        go_button(
+            "Start a run",
+            "pages/heads.py",
+            key=f"overview_run_{summary.task.name}",
+            selection={"task": summary.task.name},
+            icon=":material/arrow_forward:",
+        )
+        return
+    estimate = summary.heads.estimate
+    grid = Grid(
+        mean=estimate.mean,
+        limit=limit,
+        hover=hover(summary.heads, METRIC_UNITS[metric]),
+        faded=summary.heads.unclear,
+        marked=summary.heads.found.survives,
+    )
+    st.plotly_chart(
+        head_grid(grid, unit="nats", tallest=TALLEST),
+        key=f"overview_grid_{summary.task.name}",
+        width=grid_width(*grid.shape, TALLEST),
+        config=CONFIG,
+        alt=f"Effect of removing each head on {summary.task.title}",
+    )
+
+
+def hover(heads: HeadStatistics, unit: str) -> list[list[str]]:
+    mean, low, high = heads.estimate.mean, heads.estimate.low, heads.estimate.high
+    return [
+        [
+            f"<b>Layer {layer}, head {head}</b><br>{signed(mean[layer, head])} {unit} "
+            f"[{signed(low[layer, head])}, {signed(high[layer, head])}]"
+            for head in range(mean.shape[1])
+        ]
+        for layer in range(mean.shape[0])
+    ]
+
+
+def pruning_figure(view: Frame, summary: TaskSummary) -> None:
+    if summary.dense is None or not summary.pruned:
+        empty("No pruned accuracies yet", "Compare CAP with Wanda on the Prune page; finished evaluations appear here.")
+        return
+    test = summary.dense
+    figure = accuracy_by_sparsity(
+        accuracy_points(summary.pruned),
+        dense=(test.accuracy, test.ci.low, test.ci.high),
+        chance=test.chance,
+        height=TALLEST - 72,
+    )
+    st.plotly_chart(
+        figure,
+        key=f"overview_pruned_{summary.task.name}",
+        config=CONFIG,
+        alt=f"Accuracy after pruning on {summary.task.title}, by criterion and sparsity",
+    )
+    st.caption("Best criterion at each sparsity", help=GLOSSARY["best"])
+    st.caption("  \n".join(best_sentences(summary.pruned)))

@@ -1,0 +1,167 @@
+"""Small pieces every page uses: heading, provenance row, tiles with intervals, the boxes for each state, glossary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import streamlit as st
+
+from cap_viz.spec import ExampleSet
+from cap_viz.stats import Interval
+from cap_viz.store import StoredRun
+
+GLOSSARY = {
+    "effect": "How much the loss on the right answer changes when the head's output is replaced. "
+    "Positive: the model does worse without the head.",
+    "head": "One attention head, named by its layer and its number within the layer, both from 0.",
+    "ablation": "What replaces a head's output: zeros, or its mean over the calibration tokens.",
+    "calibration": "The questions on which heads are measured; accuracy is always taken on other questions.",
+    "ci": "95 % confidence interval: from Student's t over the examples for effects, Wilson's for accuracies.",
+    "rank": "Position among all heads by mean effect, 1 for the largest. The interval resamples the examples.",
+    "fdr": "Benjamini-Hochberg over all heads: of those called non-zero, at most 5 % should be false finds.",
+    "reliability": "Agreement of the ranking of heads between two random halves of the examples (Spearman correlation, "
+    "median of 200 splits), projected to all examples.",
+    "kv_group": "Heads that share one set of keys and values (grouped-query attention).",
+    "dense": "The model as it is, with no weight removed; 95 % Wilson interval. None of these questions was used to "
+    "measure heads.",
+    "chance": "Accuracy a guesser would reach: the mean of 1 / number of options.",
+    "sparsity": "Share of the weights in attention and MLP projections that are set to zero.",
+    "criterion": "The rule that decides which weights go first.",
+    "best": "Highest accuracy. Tied: the paired McNemar test does not tell the two apart (p ≥ 0.05). In brackets: "
+    "points of accuracy against dense on the same questions.",
+    "estimator": "How effects are computed. Exact: each head is removed in turn and the rest of the model run again.",
+    "nll": "Answer loss: mean surprise per token of the right answer, in nats (negative log-likelihood).",
+    "choice_nll": "Choice loss: surprise at the right option among the options offered, in nats.",
+    "logit_diff": "Margin loss: all other options against the right one (log-sum-exp difference), in nats.",
+    "accuracy": "Errors: 1 where another option is more likely than the right one. Coarse; not used for ranking heads.",
+    "n": "Number of evaluation questions behind accuracies, the first n of the task.",
+}
+
+METRIC_NAMES = {
+    "nll": "answer loss (nll)",
+    "choice_nll": "choice loss (choice_nll)",
+    "logit_diff": "margin loss (logit_diff)",
+    "accuracy": "error rate (accuracy)",
+}
+METRIC_UNITS = {"nll": "nats per token", "choice_nll": "nats", "logit_diff": "nats", "accuracy": "errors per question"}
+
+
+def heading(title: str, sentence: str) -> None:
+    """The page's name and the one sentence that says what it answers."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        st.title(title, anchor=False, width="content")
+        st.markdown(sentence, width="content")
+
+
+def provenance(facts: Sequence[str], *, origin: str | None = None) -> None:
+    """One quiet line of facts; `origin` ("precomputed", "live", "running", "stale") becomes a badge in front."""
+    colour = {"precomputed": "blue", "live": "violet", "running": "orange", "stale": "orange"}
+    badge = f":{colour.get(origin, 'gray')}-badge[{origin}] " if origin else ""
+    st.caption(badge + " · ".join(escaped(fact) for fact in facts))
+
+
+def run_facts(run: StoredRun) -> list[str]:
+    """Model, task, examples and age of a stored run, for `provenance`."""
+    made = run.provenance
+    return [
+        run.spec.model.id,
+        run.spec.examples.task,
+        examples_fact(run.spec.examples),
+        age(made["created"]),
+    ]
+
+
+def making_of(run: StoredRun) -> str:
+    """How a stored run was computed, in one line: machine, time, versions, key."""
+    made = run.provenance
+    versions = ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items())
+    return (
+        f"{made.get('machine', '?')}, {made.get('device', '?')}, {made.get('dtype', '?')}, "
+        f"{made.get('threads', '?')} threads, {made.get('seconds', 0):,.0f} s; {versions}; key {run.key}."
+    )
+
+
+def examples_fact(examples: ExampleSet) -> str:
+    seed = "" if examples.seed is None else f", seed {examples.seed}"
+    kind = {"calibration": "calibration", "evaluation": "evaluation"}.get(examples.split, "chosen")
+    return f"{len(examples.ids)} {kind} examples{seed}"
+
+
+def tile(label: str, value: str, note: str = "", *, term: str | None = None) -> None:
+    """A number with its interval or comment beneath; `term` adds the glossary's help."""
+    st.metric(
+        label,
+        value,
+        delta=note or None,
+        delta_color="off",
+        delta_arrow="off",
+        help=GLOSSARY[term] if term else None,
+    )
+
+
+def empty(title: str, text: str) -> None:
+    """Nothing here yet, and what would change that."""
+    with st.container(border=True):
+        st.markdown(f"**{title}**")
+        st.caption(text)
+
+
+def problem(sentence: str) -> None:
+    """Something went wrong here: one sentence with what to do."""
+    st.error(escaped(sentence), icon=":material/error:")
+
+
+def note(sentence: str) -> None:
+    """Something the user should know but need not act on."""
+    st.info(escaped(sentence), icon=":material/info:")
+
+
+def caution(sentence: str) -> None:
+    """The numbers below should be read with care."""
+    st.warning(escaped(sentence), icon=":material/warning:")
+
+
+def stale(sentence: str) -> None:
+    """The result below belongs to other settings than the controls show."""
+    st.caption(f":orange-badge[stale] {escaped(sentence)}")
+
+
+def escaped(text: str) -> str:
+    """Plain text for Markdown: file names and model output must not turn into formatting."""
+    for sign in "\\`*_~[]$<>":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def percent_interval(interval: Interval) -> str:
+    return f"{100 * interval.low:.1f} – {100 * interval.high:.1f} %"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """With a true minus sign, which has the width of the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def age(created: str) -> str:
+    """How long ago an ISO time was, in words."""
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+    except (ValueError, TypeError):
+        return created
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return "just now"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,110 @@
+"""What the Prune page's controls say, and the specs that follow from it.
+
+Nothing here or in its neighbours `prune_zeros` and `prune_accuracy` imports torch or Streamlit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cap_viz.errors import CapVizError
+from cap_viz.finding import profile_spec
+from cap_viz.pruning import CRITERIA, check_sparsity, criterion_named
+from cap_viz.pruning.masks import Scope
+from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, ScoreSpec
+from cap_viz.store import StoredRun
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the controls say: two criteria at one sparsity, and what they are built on and measured with.
+
+    `scores` are the head scores behind CAP; None when the task has none. `calibration` are the examples whose
+    activations Wanda measures: those of the head scores where there are any.
+    """
+
+    model: ModelRef
+    evaluation: ExampleSet
+    criteria: tuple[str, str]
+    sparsity: float
+    scope: Scope
+    metric: str
+    kv_combine: str
+    scores: ScoreSpec | None
+    calibration: ExampleSet | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Dense and the criteria, each once."""
+        return tuple(dict.fromkeys((DENSE, *self.criteria)))
+
+
+def title_of(column: str) -> str:
+    return "Dense" if column == DENSE else CRITERIA[column].title
+
+
+def mask_spec(setting: Setting, criterion: str, sparsity: float | None = None) -> MaskSpec:
+    """The mask of a criterion, with the fields it does not need left out, as `runs.mask_spec_for` does.
+
+    Raises `CapVizError` when the criterion needs head scores or calibration examples and there are none.
+    """
+    sparsity = setting.sparsity if sparsity is None else sparsity
+    check_sparsity(sparsity)
+    needs = criterion_named(criterion)
+    if needs.needs_scores and setting.scores is None:
+        raise CapVizError(
+            f"{needs.title} is built on head scores and {setting.evaluation.task} has none yet: score the heads first."
+        )
+    if needs.needs_calibration and setting.calibration is None:
+        raise CapVizError(f"{needs.title} measures activations on calibration examples, and none are on this machine.")
+    return MaskSpec(
+        criterion=criterion,
+        sparsity=sparsity,
+        scope=setting.scope,
+        scores=setting.scores if needs.needs_scores else None,
+        metric=setting.metric if needs.needs_scores else None,
+        kv_combine=setting.kv_combine if needs.needs_scores else None,
+        calibration=setting.calibration if needs.needs_calibration else None,
+    )
+
+
+def eval_spec(setting: Setting, column: str) -> EvalSpec:
+    """The measurement behind a column: dense, or a criterion at the asked sparsity."""
+    mask = None if column == DENSE else mask_spec(setting, column)
+    return EvalSpec(model=setting.model, examples=setting.evaluation, mask=mask)
+
+
+def counting_spec(setting: Setting, criterion: str) -> ProfileSpec | None:
+    """The small run that counts a criterion's zeros at every sparsity; None where there is none."""
+    if not criterion_named(criterion).fixed_score:
+        return None
+    mask = mask_spec(setting, criterion, 0.0)
+    if setting.scores is not None:
+        return profile_spec(mask, setting.scores)
+    return ProfileSpec(model=setting.model, examples=setting.calibration or setting.evaluation, mask=mask)
+
+
+def measured_percents(
+    runs: Sequence[StoredRun], setting: Setting, *, lowest: int = 0, highest: int = 90
+) -> dict[int, set[str]]:
+    """Whole-percent sparsities with a stored evaluation on these items -> the criteria measured there."""
+    found: dict[int, set[str]] = {}
+    for criterion in setting.criteria:
+        try:
+            wanted = mask_spec(setting, criterion, 0.0)
+        except CapVizError:
+            continue
+        for run in runs:
+            spec = run.spec
+            if not isinstance(spec, EvalSpec) or spec.mask is None or spec.mask.criterion != criterion:
+                continue
+            if (spec.model, spec.examples) == (setting.model, setting.evaluation) and replace(
+                spec.mask, sparsity=0.0
+            ) == wanted:
+                percent = round(100 * spec.mask.sparsity)
+                if lowest <= percent <= highest and abs(percent / 100 - spec.mask.sparsity) < 1e-9:
+                    found.setdefault(percent, set()).add(criterion)
+    return dict(sorted(found.items()))

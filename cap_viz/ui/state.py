@@ -1,0 +1,78 @@
+"""The selection lives in the URL: `model`, `task`, `n` (sidebar), and each page's own keys.
+
+Widgets are bound with `key=name, bind="query-params"`; Streamlit then keeps URL and widget together. Three facts of
+Streamlit 1.67 shape this module:
+
+- The URL holds an option's label, not its value: bound selects use plain names (`nll`, `arc_easy`) as labels, so
+  that a link reads like the command line.
+- A value the widget does not know is dropped without a word: `bad_choice` and `bad_number`, called before the widget,
+  say so.
+- `page_link` and `switch_page` cannot change a bound key: `go_button` sets it in a callback, then switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlencode
+
+import streamlit as st
+
+
+def bad_choice(key: str, options: Sequence[str], fallback: str, what: str) -> str:
+    """A sentence when the URL asks for an option there is not, else "". Call it before the bound widget."""
+    asked = st.query_params.get(key)
+    if asked is None or asked in options:
+        return ""
+    return f"The link asks for {what} “{asked[:60]}”, which is not available here; showing {fallback} instead."
+
+
+def bad_number(key: str, low: int, high: int, what: str) -> str:
+    """A sentence when the URL asks for a number out of range, else "". Call it before the bound widget."""
+    asked = st.query_params.get(key)
+    if asked is None:
+        return ""
+    try:
+        fits = low <= int(asked) <= high
+    except ValueError:
+        fits = False
+    return (
+        "" if fits else f"The link asks for {what} “{asked[:20]}”; it goes from {low} to {high}. Showing {low} instead."
+    )
+
+
+def keep_valid(key: str, options: Sequence[object]) -> None:
+    """Forget a bound select's value when its options no longer hold it, so that its default shows."""
+    if key in st.session_state and st.session_state[key] not in options:
+        del st.session_state[key]
+
+
+def keep_in_range(key: str, low: int, high: int) -> None:
+    """Move a bound number into its range, which follows the model."""
+    if isinstance(value := st.session_state.get(key), int) and not low <= value <= high:
+        st.session_state[key] = min(max(value, low), high)
+
+
+def choose(selection: Mapping[str, object]) -> None:
+    """Set bound keys; for callbacks, where widgets may still be changed."""
+    for key, value in selection.items():
+        st.session_state[key] = value
+
+
+def go_button(
+    label: str,
+    page: str,
+    *,
+    key: str,
+    selection: Mapping[str, object] | None = None,
+    params: Mapping[str, str] | None = None,
+    icon: str | None = None,
+) -> None:
+    """A link to another page that carries state: `selection` for the sidebar's keys, `params` for the page's own."""
+    if st.button(label, key=key, icon=icon, type="tertiary", on_click=choose, args=(selection or {},)):
+        st.switch_page(page, query_params=dict(params or {}))
+
+
+def link_here(keys: Sequence[str]) -> str:
+    """The address of this very view, with the named keys as they stand (defaults are spelt out)."""
+    values = {key: st.session_state[key] for key in keys if st.session_state.get(key) is not None}
+    return f"{st.context.url or ''}?{urlencode(values)}"

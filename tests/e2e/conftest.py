@@ -1,0 +1,163 @@
+"""A real server on a free port and a real browser.
+
+All tests of a session share one cache folder (converting the model takes 20 s) and one server; `start_server`
+gives a test a server of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+PROJECT = Path(__file__).resolve().parents[2]
+QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+START_SECONDS = 60
+# Slow, since two cores may be shared with a job.
+PATIENCE_MS = 60_000
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running_server(cache: Path) -> Iterator[str]:
+    """The address of a dashboard that keeps its runs in `cache`."""
+    port = free_port()
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
+    environment = {**os.environ, "CAP_VIZ_CACHE": str(cache), "CAP_VIZ_LOG": str(cache / "cap_viz.log")}
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "server.txt").open("ab") as log:
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_healthy(address, process)
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=20)
+
+
+def wait_until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            pytest.fail(f"The server stopped with exit code {process.returncode}.")
+        try:
+            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"The server did not answer within {START_SECONDS} s.")
+
+
+@pytest.fixture(scope="session")
+def cache_folder() -> Path:
+    """The session's cache (see tests/conftest.py), with the converted model once a job has run."""
+    return Path(os.environ["CAP_VIZ_CACHE"])
+
+
+@pytest.fixture(scope="session")
+def server(cache_folder: Path) -> Iterator[str]:
+    """The address of the server all tests of the session share."""
+    with running_server(cache_folder) as address:
+        yield address
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[str]:
+    """The address of a fresh server of this test's own, with an empty cache."""
+    with running_server(tmp_path / "cache") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *QUIET])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Tab:
+    """A page with what went wrong in it: console errors and failed requests, without the two 404s of deep links."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+
+    def goto(self, address: str) -> None:
+        self.page.goto(address)
+        self.page.locator("[data-testid=stMainBlockContainer] h1").first.wait_for(timeout=PATIENCE_MS)
+
+    def settle(self) -> None:
+        """Wait until the script has run to its end and every figure is painted."""
+        self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+
+    def cell(self, layer: int, head: int) -> tuple[float, float]:
+        """Where a cell of the first heatmap is on the screen."""
+        self.page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=PATIENCE_MS)
+        x, y = self.page.evaluate(CELL_PLACE, [layer, head])
+        return float(x), float(y)
+
+
+SETTLED = """() => document.querySelector('[data-test-script-state="notRunning"]') !== null
+  && ![...document.querySelectorAll('[data-testid="stPlotlyChart"]')].some(c => !c.querySelector('.main-svg'))"""
+CELL_PLACE = """([layer, head]) => {
+  const figure = document.querySelector('.js-plotly-plot'), {xaxis, yaxis} = figure._fullLayout;
+  const box = figure.getBoundingClientRect();
+  return [box.left + xaxis._offset + xaxis.l2p(head), box.top + yaxis._offset + yaxis.l2p(layer)];
+}"""
+
+
+OpenTab = Callable[..., Tab]
+
+
+@pytest.fixture
+def open_tab(browser: Browser) -> Iterator[OpenTab]:
+    """`open_tab(address, dark=False, size=(1280, 800))`: a tab with cookies and storage of its own."""
+    contexts = []
+
+    def open_one(address: str, *, dark: bool = False, size: tuple[int, int] = (1280, 800)) -> Tab:
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
+        )
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
+        tab = Tab(context.new_page())
+        # The message of a failed request does not name its address, so addresses are taken from the responses.
+        tab.page.on(
+            "console", lambda m: tab.errors.append(m.text) if m.type == "error" and "404" not in m.text else None
+        )
+        tab.page.on("pageerror", lambda error: tab.errors.append(str(error)))
+        tab.page.on(
+            "response", lambda r: tab.errors.append(r.url) if r.status >= 400 and not tolerated(r.url) else None
+        )
+        tab.goto(address)
+        return tab
+
+    yield open_one
+    for context in contexts:
+        context.close()
+
+
+def tolerated(address: str) -> bool:
+    """On a deep link Streamlit asks for these below the page's own path first."""
+    return address.endswith(("/_stcore/health", "/_stcore/host-config"))

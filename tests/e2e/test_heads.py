@@ -1,0 +1,121 @@
+"""Overview and Heads in a real browser: deep links, clicking a head, live runs, both themes."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.conftest import PATIENCE_MS, OpenTab
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+RUN_MS = 300_000
+
+
+def test_heads_opens_by_deep_link_on_a_fresh_server(start_server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{start_server}/heads?task=mini_science&metric=choice_nll&layer=11&head=2")
+    expect(tab.page.get_by_text("head 2 of layer 11")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_role("heading", name="Heads", exact=True)).to_be_visible()
+    expect(tab.page.locator("[data-testid=stSidebar]").get_by_role("link", name="Overview")).to_be_visible()
+    tab.settle()
+    assert "metric=choice_nll" in tab.page.url
+    assert "layer=11" in tab.page.url
+    assert tab.errors == []
+
+
+def test_a_click_on_a_cell_shows_that_head_and_goes_into_the_url(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science")
+    tab.settle()
+    click_cell(tab.page, tab.cell(24, 6))
+    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page).to_have_url(re.compile("layer=24&head=6|head=6&layer=24"))
+    expect(tab.page.get_by_role("spinbutton", name="Layer")).to_have_value("24")
+
+
+def test_number_inputs_select_a_head_and_the_same_cell_can_be_clicked_again(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science")
+    tab.settle()
+    click_cell(tab.page, tab.cell(24, 6))
+    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
+    layer = tab.page.get_by_role("spinbutton", name="Layer")
+    layer.fill("3")
+    layer.press("Enter")
+    expect(tab.page.get_by_text("head 6 of layer 3")).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    click_cell(tab.page, tab.cell(24, 6))
+    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
+
+
+def test_a_live_run_shows_progress_and_stops_soon_after_cancel(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science")
+    tab.settle()
+    start_run(tab.page, n=2, seed=7)
+    expect(tab.page.get_by_text("Head scores, mini_science, n = 2").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text("scoring heads").first).to_be_visible(timeout=RUN_MS)
+    asked = time.monotonic()
+    tab.page.get_by_role("button", name="Cancel").click()
+    expect(tab.page.get_by_text("was cancelled")).to_be_visible(timeout=20_000)
+    # Two seconds are promised; the rest is room for a machine that also runs the browser.
+    assert time.monotonic() - asked < 10
+    expect(tab.page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
+
+
+def test_a_live_run_fills_the_grid_and_becomes_the_run_shown(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science&layer=1&head=3")
+    tab.settle()
+    start_run(tab.page, n=1, seed=3)
+    expect(tab.page.get_by_text("after 1 example")).to_be_visible(timeout=RUN_MS)
+    expect(tab.page.get_by_text("1 examples: too few")).to_be_visible(timeout=RUN_MS)
+    expect(tab.page).to_have_url(re.compile("run=n1-seed3-zero"))
+    expect(tab.page.get_by_text("live", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (1720, 1000), (420, 900)], ids=["laptop", "desktop", "phone"])
+@pytest.mark.parametrize("path", ["/", "/heads?layer=1&head=3"], ids=["overview", "heads"])
+def test_pages_paint_without_errors(
+    server: str, open_tab: OpenTab, path: str, size: tuple[int, int], dark: bool
+) -> None:
+    tab = open_tab(f"{server}{path}", dark=dark, size=size)
+    tab.settle()
+    assert tab.page.locator("[data-testid=stException]").count() == 0
+    assert tab.errors == []
+    # Nothing may be wider than the screen.
+    assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_main_figure_is_in_the_first_screen(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science")
+    tab.settle()
+    _, bottom_row = tab.cell(29, 0)
+    assert bottom_row < 800
+
+
+def test_overview_links_carry_the_task_and_the_head(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/")
+    tab.settle()
+    tab.page.get_by_role("button", name="Inspect its heads").first.click()
+    expect(tab.page.get_by_role("heading", name="Heads", exact=True)).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page).to_have_url(re.compile("head=3"))
+
+
+def click_cell(page: Page, place: tuple[float, float]) -> None:
+    # Plotly reports a click on what the pointer hovers over, so the pointer has to arrive first.
+    page.mouse.move(place[0] + 3, place[1] + 1)
+    page.mouse.move(*place)
+    page.wait_for_timeout(300)
+    page.mouse.click(*place)
+
+
+def start_run(page: Page, n: int, seed: int) -> None:
+    page.get_by_role("button", name="New run").click()
+    for label, value in (("Examples", n), ("Seed of the draw", seed)):
+        field = page.get_by_role("spinbutton", name=label)
+        field.fill(str(value))
+        field.press("Tab")
+    page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Start", exact=True).click()

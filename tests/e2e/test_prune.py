@@ -1,0 +1,136 @@
+"""The Prune page in a real browser, on the real model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from cap_viz.finding import model_ref, score_runs
+from cap_viz.models import DEFAULT_MODEL, load, resolve
+from cap_viz.progress import finish
+from cap_viz.runs import evaluation_set, mask_spec_for, read_report, run_steps
+from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.store import Store
+from cap_viz.ui.prune_controls import DEFAULT_PERCENT
+from tests.e2e.conftest import PATIENCE_MS, OpenTab
+
+pytestmark = pytest.mark.e2e
+
+TASK = "mini_science"
+SMALLEST = 100
+COMPUTING_MS = 240_000
+
+
+def numbers(page: Page) -> list[str]:
+    """The accuracies on the tiles: dense, first criterion, second criterion."""
+    return page.get_by_test_id("stMetricValue").all_inner_texts()
+
+
+def measure(page: Page) -> None:
+    page.get_by_role("button", name="Measure accuracy").click()
+
+
+def expect_quiet(page: Page) -> None:
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0, timeout=COMPUTING_MS)
+
+
+def test_a_deep_link_to_a_fresh_server_shows_its_state(start_server: str, open_tab: OpenTab) -> None:
+    link = f"{start_server}/prune?sparsity=50&against=global_magnitude&kv=max"
+    tab = open_tab(link)
+    page = tab.page
+    expect(page.get_by_role("slider")).to_have_attribute("aria-valuenow", "50")
+    expect(page.get_by_test_id("stTable").first).to_contain_text("Global magnitude", timeout=PATIENCE_MS)
+    assert "sparsity=50" in page.url
+    assert "against=global_magnitude" in page.url
+    assert not tab.errors
+
+
+def test_shipped_accuracies_are_there_at_once(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/prune")
+    tab.settle()
+    store = Store()
+    ref = model_ref(store, DEFAULT_MODEL)
+    expected = []
+    for criterion in (None, "cap", "wanda"):
+        mask = None if criterion is None else mask_spec_for(ref, criterion, DEFAULT_PERCENT / 100, task=TASK, n=48)
+        run = store.get(EvalSpec(model=ref, examples=evaluation_set(TASK, 300), mask=mask))
+        assert run is not None
+        expected.append(f"{100 * read_report(store, run).acc:.1f} %")
+    assert numbers(tab.page) == expected
+    assert not tab.errors
+
+
+def test_pruning_at_20_percent_shows_what_the_library_computes(
+    server: str, open_tab: OpenTab, cache_folder: Path
+) -> None:
+    tab = open_tab(f"{server}/prune?n={SMALLEST}&against=magnitude")
+    page = tab.page
+    measure(page)
+    expect(page.get_by_text(re.compile(rf"\d+ of {SMALLEST} so far")).first).to_be_visible(timeout=COMPUTING_MS)
+    expect_quiet(page)
+    tab.settle()
+    store = Store(local=cache_folder)
+    ref = model_ref(store, DEFAULT_MODEL)
+    scores = score_runs(store.runs(), ref, TASK)[0].spec
+    assert isinstance(scores, ScoreSpec)
+    model = load(resolve(DEFAULT_MODEL))
+    expected = []
+    for criterion in (None, "cap", "magnitude"):
+        mask = None
+        if criterion is not None:
+            mask = mask_spec_for(ref, criterion, DEFAULT_PERCENT / 100, task=TASK, n=48, scores=scores)
+        spec = EvalSpec(model=ref, examples=evaluation_set(TASK, SMALLEST), mask=mask)
+        assert store.get(spec) is not None, "the page has measured exactly this"
+        expected.append(f"{100 * read_report(store, finish(run_steps(spec, model, store))).acc:.1f} %")
+    assert numbers(page) == expected
+    assert not tab.errors
+
+
+def test_measuring_can_be_cancelled_and_sessions_keep_their_own_numbers(server: str, open_tab: OpenTab) -> None:
+    first, second = open_tab(f"{server}/prune?sparsity=20"), open_tab(f"{server}/prune?sparsity=61")
+    second.settle()
+    first.settle()
+    theirs = numbers(first.page)
+    assert numbers(second.page)[1:] == ["–", "–"]
+    measure(second.page)
+    cancel = second.page.get_by_role("button", name="Cancel")
+    expect(cancel).to_have_count(2, timeout=PATIENCE_MS)
+    # A cancelled job takes its button away; the second button is the first one then.
+    cancel.nth(1).click()
+    expect(cancel).to_have_count(1, timeout=PATIENCE_MS)
+    cancel.first.click()
+    expect_quiet(second.page)
+    expect(second.page.get_by_text("was cancelled").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(second.page.get_by_role("button", name="Measure accuracy")).to_be_visible()
+    assert numbers(second.page)[1:] == ["–", "–"]
+    assert numbers(first.page) == theirs
+    assert "–" not in theirs
+
+
+def test_moving_the_slider_marks_the_result_stale(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/prune")
+    page = tab.page
+    tab.settle()
+    before = numbers(page)
+    slider = page.get_by_role("slider")
+    slider.focus()
+    slider.press("ArrowRight")
+    expect(page.get_by_text("measured at 20 %, the slider is at 21 %").first).to_be_visible(timeout=PATIENCE_MS)
+    assert numbers(page) == before
+    page.get_by_role("button", name="50 %", exact=True).click()
+    expect(slider).to_have_attribute("aria-valuenow", "50")
+    expect(page.get_by_text("the slider is at")).to_have_count(0)
+    assert "sparsity=50" in page.url
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("size", [(1280, 800), (420, 900)])
+def test_no_figure_is_wider_than_the_window(server: str, open_tab: OpenTab, dark: bool, size: tuple[int, int]) -> None:
+    tab = open_tab(f"{server}/prune", dark=dark, size=size)
+    tab.settle()
+    widths = tab.page.evaluate("() => [document.documentElement.scrollWidth, window.innerWidth]")
+    assert widths[0] <= widths[1]
+    assert not tab.errors

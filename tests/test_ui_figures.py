@@ -1,0 +1,159 @@
+"""Figures hold the numbers they were given, in the right cells, and their colours mean what the texts say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from cap_viz.ui.figures import (
+    DIVERGING,
+    GRID_MARGINS,
+    HELPS,
+    HURTS,
+    AccuracyPoint,
+    Bars,
+    Grid,
+    accuracy_by_sparsity,
+    colour_limit,
+    example_strip,
+    grid_height,
+    grid_width,
+    head_grid,
+    ranked_bars,
+    spread,
+    ticks,
+)
+
+MEAN = np.array([[0.5, -0.2, 0.0], [0.1, np.nan, -3.0]])
+
+
+def grid(**changes: Any) -> Grid:
+    hover = [[f"{layer},{head}" for head in range(3)] for layer in range(2)]
+    return Grid(**{"mean": MEAN, "limit": 1.0, "hover": hover, **changes})
+
+
+def heatmaps(figure: go.Figure) -> list[Any]:
+    return [trace for trace in figure.data if isinstance(trace, go.Heatmap)]
+
+
+def scatters(figure: go.Figure) -> list[Any]:
+    return [trace for trace in figure.data if isinstance(trace, go.Scatter)]
+
+
+def test_colour_limit_is_shared_and_leaves_only_outliers_out() -> None:
+    first, second = np.full((10, 10), 0.1), np.full((10, 10), 0.2)
+    second[0, 0] = 50.0
+    assert colour_limit(first, second) == pytest.approx(0.2)
+    assert colour_limit(np.zeros((2, 2))) == 1.0
+    assert colour_limit(np.full((2, 2), np.nan)) == 1.0
+
+
+def test_scale_is_symmetric_and_neutral_at_zero() -> None:
+    places = [place for place, _ in DIVERGING]
+    assert places == pytest.approx([1 - place for place in reversed(places)])
+    assert dict(DIVERGING)[0.5].endswith(",0)")
+    for cells in heatmaps(head_grid(grid(), unit="nats"))[1:]:
+        assert (cells.zmin, cells.zmid, cells.zmax) == (-1.0, 0, 1.0)
+
+
+def test_faded_and_clear_cells_share_the_grid_between_them() -> None:
+    faded = np.array([[True, False, False], [False, False, True]])
+    _, clear_cells, faded_cells = heatmaps(head_grid(grid(faded=faded), unit="nats"))
+    np.testing.assert_array_equal(np.isfinite(clear_cells.z), ~faded & np.isfinite(MEAN))
+    np.testing.assert_array_equal(np.isfinite(faded_cells.z), faded & np.isfinite(MEAN))
+    assert faded_cells.opacity < clear_cells.opacity
+
+
+def test_clipped_cells_carry_a_triangle_and_survivors_a_dot() -> None:
+    marked = np.array([[True, True, False], [False, False, True]])
+    clipped, strong, weak, _ = scatters(head_grid(grid(marked=marked, limit=0.8), unit="nats"))
+    assert (clipped.marker.symbol, list(clipped.y), list(clipped.x)) == ("triangle-up", [1], [2])
+    assert (list(strong.y), list(strong.x)) == ([0], [0])
+    assert (list(weak.y), list(weak.x)) == ([0], [1])
+
+
+def test_every_cell_can_be_clicked_and_says_which_head_it_is() -> None:
+    targets = scatters(head_grid(grid(), unit="nats"))[-1]
+    assert targets.marker.opacity == 0
+    for x, y, address, text in zip(targets.x, targets.y, targets.customdata, targets.text, strict=True):
+        assert (y, x) == tuple(address)
+        assert text == f"{y},{x}"
+
+
+def test_selected_cell_is_framed() -> None:
+    layout: Any = head_grid(grid(selected=(1, 2)), unit="nats").layout
+    shapes = layout.shapes
+    assert [(shape.x0, shape.x1, shape.y0, shape.y1) for shape in shapes] == [(1.5, 2.5, 0.5, 1.5)]
+
+
+@pytest.mark.parametrize(("n_layers", "n_heads"), [(3, 4), (30, 9), (32, 32), (80, 64)])
+def test_cells_are_at_most_four_to_one_and_the_map_at_most_480_high(n_layers: int, n_heads: int) -> None:
+    height, width = grid_height(n_layers), grid_width(n_layers, n_heads)
+    assert height <= 480
+    if width > 260:
+        assert (width - 60) / n_heads <= 4 * (height - GRID_MARGINS) / n_layers + 1
+
+
+def test_layer_labels_never_collide() -> None:
+    for n_layers in (2, 30, 48, 126):
+        labels = ticks(n_layers, (grid_height(n_layers) - GRID_MARGINS) // 13)
+        room = (grid_height(n_layers) - GRID_MARGINS) / n_layers * (labels[1] - labels[0])
+        assert labels[0] == 0
+        assert room >= 13
+
+
+def test_ranked_bars_show_intervals_around_the_mean() -> None:
+    bars = Bars(
+        labels=["L0 H1", "L2 H0"],
+        mean=np.array([0.4, -0.1]),
+        low=np.array([0.3, -0.3]),
+        high=np.array([0.6, 0.1]),
+        address=np.array([[0, 1], [2, 0]]),
+        selected=1,
+    )
+    figure = ranked_bars(bars, unit="nats")
+    trace: Any = figure.data[0]
+    np.testing.assert_allclose(np.asarray(trace.error_x.array), [0.2, 0.2])
+    np.testing.assert_allclose(np.asarray(trace.error_x.arrayminus), [0.1, 0.2])
+    assert list(trace.marker.color) == [HURTS, HELPS]
+    assert [list(address) for address in trace.customdata] == [[0, 1], [2, 0]]
+
+
+def test_example_strip_numbers_its_points_in_the_order_given() -> None:
+    effects = np.array([0.2, -0.1, 0.05])
+    figure = example_strip(effects, list("abc"), list("abc"), mean=0.05, low=-0.3, high=0.4, unit="nats", selected=2)
+    points = scatters(figure)[0]
+    np.testing.assert_array_equal(np.asarray(points.x), effects)
+    assert [int(number[0]) for number in points.customdata] == [0, 1, 2]
+    assert points.marker.color[1] == HELPS
+    assert points.marker.line.width[2] > points.marker.line.width[0]
+
+
+def test_a_single_example_has_no_interval_to_draw() -> None:
+    nan = float("nan")
+    figure = example_strip(np.array([0.2]), ["a"], ["a"], mean=0.2, low=nan, high=nan, unit="nats")
+    assert all(trace.mode != "lines" for trace in scatters(figure))
+
+
+def test_spread_is_the_same_every_time_and_stays_in_its_band() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    np.testing.assert_array_equal(spread(values), spread(values))
+    assert np.abs(spread(values)).max() <= 1
+
+
+def test_hollow_marks_mean_within_noise_of_dense() -> None:
+    points = [
+        AccuracyPoint("cap", 0.1, 0.6, 0.55, 0.65, differs=False, hover="a"),
+        AccuracyPoint("cap", 0.5, 0.3, 0.25, 0.35, differs=True, hover="b"),
+        AccuracyPoint("wanda", 0.5, 0.4, 0.35, 0.45, differs=True, hover="c"),
+    ]
+    figure = accuracy_by_sparsity(points, dense=(0.62, 0.57, 0.67), chance=0.25)
+    cap, wanda = scatters(figure)
+    assert list(cap.marker.symbol) == ["circle-open", "circle"]
+    assert cap.marker.color == "#0072B2"
+    assert wanda.marker.color == "#E69F00"
+    np.testing.assert_allclose(np.asarray(cap.y), [60, 30])
+    np.testing.assert_allclose(np.asarray(cap.error_y.array), [5, 5])

@@ -1,0 +1,243 @@
+"""Overview and Heads as scripts: what they show for stored runs, and that they survive what can go wrong.
+
+The runs are computed by the real library on the tiny model. What needs a browser is in tests/e2e.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.errors import CapVizError
+from cap_viz.jobs import shared_queue
+from cap_viz.models import ReasoningModel
+from cap_viz.progress import finish
+from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, read_scores, run_steps
+from cap_viz.settings import PROJECT
+from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.stats import mean_with_ci
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import TASKS, Task
+from cap_viz.ui.loading import arrived_effects
+from cap_viz.ui.panels import signed
+
+TIMEOUT = 60
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """An empty store in place of the project's, and a queue that writes into it."""
+    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    shared_queue.cache_clear()
+    yield Store()
+    for job in shared_queue().listing():
+        shared_queue().cancel(job)
+    shared_queue.cache_clear()
+
+
+@pytest.fixture
+def scores(store: Store, tiny_model: ReasoningModel, tiny_task: Task) -> StoredRun:
+    """Head scores of the tiny model on 8 examples."""
+    return computed(store, tiny_model, ScoreSpec(model=tiny_model.ref, examples=calibration_set(tiny_task.name, 8)))
+
+
+def computed(store: Store, model: ReasoningModel, spec: RunSpec) -> StoredRun:
+    return finish(run_steps(spec, model, store))
+
+
+def opened(page: str, **params: str) -> AppTest:
+    """A page by deep link, in a new session. Pages are found from app.py, which does not run."""
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=TIMEOUT)
+    if page != "app.py":
+        at.switch_page(page)
+    for name, value in params.items():
+        at.query_params[name] = value
+    return at.run()
+
+
+def opened_heads(run: StoredRun, **params: str) -> AppTest:
+    return opened("pages/heads.py", model=run.spec.model.id, task=run.spec.examples.task, **params)
+
+
+def text(at: AppTest) -> str:
+    """Everything readable on the page, in one string."""
+    elements = [*at.markdown, *at.caption, *at.info, *at.warning, *at.error, *at.title]
+    return "\n".join(str(element.value) for element in elements)
+
+
+def test_overview_without_runs_says_how_to_start(store: Store) -> None:
+    at = opened("app.py")
+    assert not at.exception
+    assert "Nothing is stored yet" in text(at)
+    assert "python -m cap\\_viz score" in text(at) or "python -m cap_viz score" in text(at)
+
+
+def test_overview_shows_accuracy_heads_and_pruning(store: Store, scores: StoredRun, tiny_model: ReasoningModel) -> None:
+    evaluation = evaluation_set("tiny", 20)
+    dense = computed(store, tiny_model, EvalSpec(model=tiny_model.ref, examples=evaluation))
+    for criterion in ("cap", "wanda"):
+        mask = mask_spec_for(tiny_model.ref, criterion, 0.5, task="tiny", n=8)
+        computed(store, tiny_model, EvalSpec(model=tiny_model.ref, examples=evaluation, mask=mask))
+    at = opened("app.py", model=tiny_model.ref.id)
+    assert not at.exception
+    shown = [metric.value for metric in at.metric if metric.label == "Accuracy (dense)"]
+    assert f"{100 * read_report(store, dense).acc:.1f} %" in shown
+    assert len(at.get("plotly_chart")) == 2
+    assert "50 %" in text(at)
+    assert "dense" in text(at)
+
+
+def test_heads_says_in_a_sentence_what_was_measured(store: Store, scores: StoredRun) -> None:
+    at = opened_heads(scores, layer="1", head="2")
+    estimate = mean_with_ci(read_scores(store, scores).effects("nll"))
+    assert not at.exception
+    assert "head 2 of layer 1" in text(at)
+    assert signed(float(estimate.mean[1, 2])) in text(at)
+    assert at.metric[0].value == signed(float(estimate.mean[1, 2]))
+    assert f"n{8}-seed0-zero" in at.selectbox(key="run").options
+
+
+def test_the_grid_holds_the_mean_effects(store: Store, scores: StoredRun) -> None:
+    at = opened_heads(scores, metric="choice_nll")
+    figure = json.loads(at.get("plotly_chart")[0].proto.spec)
+    cells = [trace for trace in figure["data"] if trace["type"] == "heatmap"][1:]
+    drawn = sum(np.nan_to_num(matrix(trace["z"])) for trace in cells)
+    np.testing.assert_allclose(drawn, read_scores(store, scores).mean_effect("choice_nll"), rtol=1e-6)
+
+
+def matrix(encoded: object) -> np.ndarray:
+    """A Plotly array, plain or as base64 with type and shape."""
+    if isinstance(encoded, dict):
+        import base64
+
+        raw = np.frombuffer(base64.b64decode(encoded["bdata"]), dtype=encoded["dtype"])
+        return raw.reshape([int(size) for size in encoded["shape"].split(",")])
+    return np.array(encoded, dtype=float)
+
+
+def test_unknown_names_in_the_url_get_a_note_and_a_fallback(store: Store, scores: StoredRun) -> None:
+    at = opened("app.py", model="no-such-model", task="no_such_task")
+    assert not at.exception
+    assert "no-such-model" in text(at)
+    assert "no\\_such\\_task" in text(at)
+
+
+def test_a_head_out_of_range_gets_a_note(store: Store, scores: StoredRun) -> None:
+    at = opened_heads(scores, layer="99", head="x")
+    assert not at.exception
+    assert "layer “99”" in text(at)
+    assert "head “x”" in text(at)
+    assert "head 0 of layer 0" in text(at)
+
+
+def test_accuracy_is_shown_but_ranks_nothing(store: Store, scores: StoredRun) -> None:
+    at = opened_heads(scores, metric="accuracy")
+    assert not at.exception
+    assert "not used to rank heads" in text(at)
+    assert "not for ranking" in [metric.delta for metric in at.metric]
+
+
+def test_a_damaged_run_is_a_sentence(store: Store, scores: StoredRun) -> None:
+    (scores.folder / "ablated.parquet").write_bytes(b"broken")
+    at = opened_heads(scores)
+    assert not at.exception
+    assert "does not match its checksum" in text(at)
+
+
+def test_without_the_texts_ids_are_shown(
+    store: Store, scores: StoredRun, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS, "tiny", replace(tiny_task, is_local=lambda: False))
+    at = opened_heads(scores)
+    assert not at.exception
+    assert "are not on this machine" in text(at)
+    assert "heads_start" not in [button.key for button in at.button]
+
+
+def test_without_the_weights_the_page_says_how_to_get_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cap_viz.models.packaged_file", lambda entry: None)
+    at = opened("pages/heads.py")
+    assert not at.exception
+    assert "not installed" in text(at)
+
+
+def test_a_run_started_on_the_page_becomes_the_run_shown(store: Store, scores: StoredRun) -> None:
+    at = opened_heads(scores)
+    at.number_input(key="heads_n").set_value(2).run()
+    at.button(key="heads_start").click().run()
+    end = time.monotonic() + TIMEOUT
+    while any(job.active for job in shared_queue().listing()) and time.monotonic() < end:
+        time.sleep(0.1)
+    at.run()
+    assert not at.exception
+    assert at.selectbox(key="run").value == "n2-seed0-zero"
+    assert "2 examples: too few" in text(at)
+
+
+def test_a_failed_job_is_a_sentence(store: Store, scores: StoredRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: object) -> None:
+        raise CapVizError("The tiny model needs 99 GiB of memory, and 1 GiB is free.")
+
+    monkeypatch.setattr("cap_viz.models.load", refuse)
+    at = opened_heads(scores)
+    at.number_input(key="heads_n").set_value(3).run()
+    at.button(key="heads_start").click().run()
+    end = time.monotonic() + TIMEOUT
+    while any(job.active for job in shared_queue().listing()) and time.monotonic() < end:
+        time.sleep(0.1)
+    at.run()
+    assert not at.exception
+    assert "needs 99 GiB of memory" in text(at)
+    assert at.selectbox(key="run").value == "n8-seed0-zero"
+
+
+def test_effects_of_an_unfinished_run_are_missing_where_nothing_arrived(store: Store, scores: StoredRun) -> None:
+    whole = read_scores(store, scores)
+    ablated = whole.ablated.copy()
+    ablated[2:] = np.nan
+    ablated[:, :, 5:] = np.nan
+    for metric in ("nll", "choice_nll", "logit_diff", "accuracy"):
+        effects = arrived_effects(replace(whole, ablated=ablated), metric)
+        np.testing.assert_array_equal(effects[:2, :, :5], whole.effects(metric)[:2, :, :5])
+        assert np.isnan(effects[2:]).all()
+        assert np.isnan(effects[:, :, 5:]).all()
+
+
+PAGE_SCRIPT = """
+import sys, time
+from streamlit.testing.v1 import AppTest
+started = time.process_time()
+at = AppTest.from_file("app.py", default_timeout=60).run()
+if {page!r} != "app.py":
+    at.switch_page({page!r}).run()
+assert not at.exception, at.exception
+assert at.title[0].value == {title!r}
+heavy = sorted(set(sys.modules) & {{"torch", "transformers", "transformer_lens"}})
+print(heavy, time.process_time() - started)
+"""
+
+
+@pytest.mark.parametrize(("page", "title"), [("app.py", "Overview"), ("pages/heads.py", "Heads")])
+def test_pages_open_quickly_and_without_torch(page: str, title: str) -> None:
+    """From the shipped runs, in a process of its own.
+
+    Alone on a machine this takes 1 to 2 s of processor time, imports included; two cores shared with other work
+    lose caches and turbo to it, hence the room.
+    """
+    script = PAGE_SCRIPT.format(page=page, title=title)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    heavy, seconds = done.stdout.strip().splitlines()[-1].rsplit(" ", 1)
+    assert heavy == "[]"
+    assert float(seconds) < 5
