@@ -34,7 +34,8 @@ def accuracy_text(report: EvalReport) -> str:
 
 def difference_text(first: EvalReport, second: EvalReport) -> str:
     paired = compare_paired(first.correct, second.correct)
-    return f"{100 * paired.difference:+.1f} [{100 * paired.ci.low:+.1f}, {100 * paired.ci.high:+.1f}], p = {paired.p_value:.2g}"
+    low, high = 100 * paired.ci.low, 100 * paired.ci.high
+    return f"{100 * paired.difference:+.1f} [{low:+.1f}, {high:+.1f}], p = {paired.p_value:.2g}"
 
 
 def results_table(store: Store) -> str:

@@ -25,9 +25,7 @@ def main(env: Mapping[str, str]) -> None:
     shown = "127.0.0.1" if host in EVERYWHERE else host
     print(f"CAP Viz: http://{f'[{shown}]' if ':' in shown else shown}:{port}  (Ctrl+C stops it)", flush=True)
     if host not in ("127.0.0.1", "localhost", "::1"):
-        print(
-            "There is no password: anyone who can reach this machine's port can start jobs on it.", flush=True
-        )
+        print("There is no password: anyone who can reach this machine's port can start jobs on it.", flush=True)
     os.chdir(Path(__file__).resolve().parent.parent)
     os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", "app.py", *options(host, port, env)])
 
