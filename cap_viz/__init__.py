@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cap_viz.evaluate import compare, evaluate
+    from cap_viz.evaluation import compare, evaluate
     from cap_viz.models import load_model
     from cap_viz.pruning import prune_mask
     from cap_viz.scoring import score_heads
@@ -21,8 +21,8 @@ HOMES = {
     "load_task": "cap_viz.tasks",
     "score_heads": "cap_viz.scoring",
     "prune_mask": "cap_viz.pruning",
-    "evaluate": "cap_viz.evaluate",
-    "compare": "cap_viz.evaluate",
+    "evaluate": "cap_viz.evaluation",
+    "compare": "cap_viz.evaluation",
     "load_model": "cap_viz.models",
 }
 

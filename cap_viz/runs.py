@@ -190,7 +190,7 @@ def score_run(spec: ScoreSpec, model: ReasoningModel, store: Store, checkpoints:
 
 
 def eval_run(spec: EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
-    from cap_viz.evaluate import EvalArrays, eval_steps, make_eval_plan
+    from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
 
     started, examples = time.perf_counter(), examples_of(spec.examples)
     weights, tables = {}, {}

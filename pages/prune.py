@@ -3,10 +3,12 @@
 import streamlit as st
 
 from cap_viz.errors import CapVizError
-from cap_viz.ui import prune_view
 from cap_viz.ui.frame import frame
 from cap_viz.ui.panels import heading, problem
+from cap_viz.ui.prune_accuracy_view import accuracy_section, current_columns
 from cap_viz.ui.prune_controls import controls
+from cap_viz.ui.prune_view import flips_section, importance_section, notes_section, provenance_row
+from cap_viz.ui.prune_zeros_view import zeros_section
 
 view = frame("Prune")
 heading(
@@ -20,17 +22,17 @@ except CapVizError as error:
     problem(str(error))
     st.stop()
 
-columns = prune_view.current_columns(view, setting)
+columns = current_columns(view, setting)
 with facts:
-    prune_view.provenance_row(view, setting, columns)
+    provenance_row(view, setting, columns)
 removed, cost = st.columns([6, 7], gap="medium")
 with removed:
-    prune_view.zeros_section(view, setting)
+    zeros_section(view, setting)
 with cost:
-    prune_view.accuracy_section(view, setting, columns)
-prune_view.flips_section(setting, columns)
+    accuracy_section(view, setting, columns)
+flips_section(setting, columns)
 scale, notes = st.columns([6, 7], gap="medium")
 with scale:
-    prune_view.importance_section(view, setting)
+    importance_section(view, setting)
 with notes:
-    prune_view.notes_section(setting)
+    notes_section(setting)

@@ -29,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before anything is imported: huggingface_hub reads these only once.
     scratch = config.stash[SCRATCH] = tempfile.TemporaryDirectory(prefix="cap-viz-tests-")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # As `cap_viz.models.load` sets it; tests import torch before that.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HF_HOME"] = str(Path(scratch.name, "huggingface"))
     os.environ["CAP_VIZ_CACHE"] = str(Path(scratch.name, "cache"))
     os.environ["CAP_VIZ_LOG"] = str(Path(scratch.name, "cap_viz.log"))

@@ -12,7 +12,7 @@ import pytest
 
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluate import compare, evaluate
+from cap_viz.evaluation import compare, evaluate
 from cap_viz.finding import eval_runs, model_ref, score_runs
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
@@ -115,7 +115,7 @@ def test_interrupted_scoring_resumes_to_the_same_bits(
 def test_interrupted_evaluation_resumes_to_the_same_bits(
     tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.evaluate.TOKENS_PER_FORWARD", 60)
+    monkeypatch.setattr("cap_viz.evaluation.TOKENS_PER_FORWARD", 60)
     mask = mask_spec_for(tiny_model.ref, "wanda", 0.5, task="tiny", n=4)
     spec = EvalSpec(model=tiny_model.ref, examples=evaluation_set("tiny", 12), mask=mask)
     steps = run_steps(spec, tiny_model, store)

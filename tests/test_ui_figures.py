@@ -69,8 +69,9 @@ def test_faded_and_clear_cells_share_the_grid_between_them() -> None:
 
 def test_clipped_cells_carry_a_triangle_and_survivors_a_dot() -> None:
     marked = np.array([[True, True, False], [False, False, True]])
-    clipped, strong, weak, _ = scatters(head_grid(grid(marked=marked, limit=0.8), unit="nats"))
+    clipped, unsure, strong, weak, _ = scatters(head_grid(grid(marked=marked, limit=0.8), unit="nats"))
     assert (clipped.marker.symbol, list(clipped.y), list(clipped.x)) == ("triangle-up", [1], [2])
+    assert len(unsure.x) == 0
     assert (list(strong.y), list(strong.x)) == ([0], [0])
     assert (list(weak.y), list(weak.x)) == ([0], [1])
 

@@ -136,7 +136,18 @@ def test_a_head_out_of_range_gets_a_note(store: Store, scores: StoredRun) -> Non
     assert not at.exception
     assert "layer “99”" in text(at)
     assert "head “x”" in text(at)
-    assert "head 0 of layer 0" in text(at)
+    at.selectbox(key="n").set_value("100").run()
+    assert "layer “99”" in text(at)
+    layer = at.number_input(key="layer").value
+    at.number_input(key="layer").set_value(0 if layer else 1).run()
+    assert "layer “99”" not in text(at)
+
+
+def test_heads_opens_with_the_head_of_rank_one(store: Store, scores: StoredRun) -> None:
+    mean = read_scores(store, scores).mean_effect("nll")
+    layer, head = np.unravel_index(int(np.argmax(mean)), mean.shape)
+    at = opened_heads(scores)
+    assert f"head {head} of layer {layer}" in text(at)
 
 
 def test_accuracy_is_shown_but_ranks_nothing(store: Store, scores: StoredRun) -> None:

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -28,7 +30,7 @@ from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_re
 from cap_viz.settings import PROJECT
 from cap_viz.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.stats import compare_paired, wilson
-from cap_viz.store import Store
+from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.figures import criterion_colour
 from cap_viz.ui.prune_accuracy import (
@@ -126,8 +128,13 @@ def opened(test: AppTest, world: World, **query: str) -> AppTest:
 
 
 def texts(test: AppTest) -> str:
-    kinds = ("markdown", "caption", "info", "warning", "error")
-    return "\n".join(element.value for kind in kinds for element in test.get(kind)).replace("\\", "")
+    elements = [*test.markdown, *test.caption, *test.info, *test.warning, *test.error]
+    return "\n".join(str(element.value) for element in elements).replace("\\", "")
+
+
+def traces(figure: go.Figure) -> list[Any]:
+    """A figure's traces, as one of the many kinds they may have."""
+    return list(cast(Any, figure.data))
 
 
 def report_of(correct: list[bool], ids: list[str] | None = None) -> EvalReport:
@@ -353,13 +360,14 @@ def test_zeros_per_layer_are_drawn_per_part_in_the_criterion_s_colour(world: Wor
     found = [zeros_of(world.store, runs, mask_spec(world.setting, name), world.model.ref) for name in ("cap", "wanda")]
     zeros = [one for one in found if one is not None]
     figure = zeros_by_layer(zeros, 0.2)
-    assert [trace.line.color for trace in figure.data] == [criterion_colour("cap"), criterion_colour("wanda")] * 2
-    np.testing.assert_allclose(figure.data[0].x, 100 * zeros[0].by_layer("attention"))
-    np.testing.assert_allclose(figure.data[3].x, 100 * zeros[1].by_layer("mlp"))
-    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]
+    assert [trace.line.color for trace in traces(figure)] == [criterion_colour("cap"), criterion_colour("wanda")] * 2
+    np.testing.assert_allclose(traces(figure)[0].x, 100 * zeros[0].by_layer("attention"))
+    np.testing.assert_allclose(traces(figure)[3].x, 100 * zeros[1].by_layer("mlp"))
+    top, bottom = cast(Any, figure.layout).yaxis.range
+    assert top > bottom
     grid = zeros_by_matrix(zeros)
-    assert list(grid.data[0].x) == ["q", "k", "v", "o", "gate", "up", "down"]
-    np.testing.assert_allclose(np.asarray(grid.data[0].z).ravel(), 100 * zeros[0].counts.share[0])
+    assert list(traces(grid)[0].x) == ["q", "k", "v", "o", "gate", "up", "down"]
+    np.testing.assert_allclose(np.asarray(traces(grid)[0].z).ravel(), 100 * zeros[0].counts.share[0])
 
 
 def test_a_scope_without_attention_draws_one_panel(world: World) -> None:
@@ -367,23 +375,23 @@ def test_a_scope_without_attention_draws_one_panel(world: World) -> None:
     zeros = zeros_of(world.store, world.store.runs(), mask_spec(setting, "wanda"), world.model.ref)
     assert zeros is not None
     assert list(zeros.parts) == ["mlp"]
-    assert len(zeros_by_layer([zeros], 0.2).data) == 1
+    assert len(traces(zeros_by_layer([zeros], 0.2))) == 1
 
 
 def test_accuracy_whiskers_are_wilson_s_and_hollow_while_items_arrive() -> None:
     dense = column("dense", [True, True, False, True])
     arriving = column("cap", [True, False], partial=True)
     figure = accuracy_whiskers([dense, arriving, column("wanda", [True], report=None)], chance=0.5)
-    assert [trace.marker.symbol for trace in figure.data] == ["circle", "circle-open"]
+    assert [trace.marker.symbol for trace in traces(figure)] == ["circle", "circle-open"]
     interval = wilson(3, 4)
-    assert figure.data[0].error_x.arrayminus[0] == pytest.approx(100 * (0.75 - interval.low))
-    assert list(figure.layout.yaxis.ticktext) == ["Dense", "CAP", "Wanda"]
+    assert traces(figure)[0].error_x.arrayminus[0] == pytest.approx(100 * (0.75 - interval.low))
+    assert list(cast(Any, figure.layout).yaxis.ticktext) == ["Dense", "CAP", "Wanda"]
 
 
 def test_the_histogram_counts_every_head() -> None:
     scaled = np.array([[1.0, 10.0, 4.0], [4.1, 4.2, 3.9]])
     figure = importance_histogram(scaled, widest_outlier(scaled))
-    assert sum(figure.data[0].y) == scaled.size
+    assert sum(traces(figure)[0].y) == scaled.size
 
 
 # Flips and files -------------------------------------------------------------------------------------------------
@@ -440,7 +448,7 @@ def test_the_page_shows_stored_accuracies_at_once(world: World, page: AppTest) -
     assert not shared_queue().listing()
 
 
-def stored_evaluations(world: World) -> list:
+def stored_evaluations(world: World) -> list[StoredRun]:
     runs = [world.store.get(eval_spec(world.setting, name)) for name in world.setting.columns]
     return [run for run in runs if run is not None]
 

@@ -37,7 +37,7 @@ CRITERION_NAMES = {
     "wanda": "Wanda",
     "wanda_oneshot": "Wanda, one shot",
     "magnitude": "Magnitude per row",
-    "global_magnitude": "Magnitude, global",
+    "global_magnitude": "Global magnitude",
 }
 OTHER_CRITERION = "#6F7685"
 # Signed head effects: teal where removing the head hurts, brown where it helps.
@@ -219,17 +219,19 @@ def label_scale(figure: go.Figure, limit: float, unit: str) -> None:
 
 
 def marks(grid: Grid) -> list[go.Scatter]:
-    """Dots on heads that survive the false-discovery control, triangles on cells beyond the colour scale.
+    """Dots on heads that survive the false-discovery control; triangles, open on the others, beyond the colour scale.
 
     White on strong colour, grey on weak colour: both hold on a light and on a dark page.
     """
     size = np.abs(np.nan_to_num(grid.mean))
     clipped, strong = size > grid.limit * (1 + 1e-9), size > grid.limit / 2
-    marked = np.zeros(grid.mean.shape, dtype=bool) if grid.marked is None else grid.marked & ~clipped
+    marked = np.zeros(grid.mean.shape, dtype=bool) if grid.marked is None else grid.marked
+    dots = marked & ~clipped
     return [
-        mark_cells(clipped, "triangle-up", 7, "#ffffff"),
-        mark_cells(marked & strong, "circle", 4, "#ffffff"),
-        mark_cells(marked & ~strong, "circle", 4, NEUTRAL),
+        mark_cells(clipped & marked, "triangle-up", 7, "#ffffff"),
+        mark_cells(clipped & ~marked, "triangle-up-open", 7, "#ffffff"),
+        mark_cells(dots & strong, "circle", 4, "#ffffff"),
+        mark_cells(dots & ~strong, "circle", 4, NEUTRAL),
     ]
 
 
@@ -241,7 +243,12 @@ def mark_cells(cells: Bool[np.ndarray, "layer head"], symbol: str, size: int, co
         y=layers,
         mode="markers",
         hoverinfo="skip",
-        marker={"symbol": symbol, "size": size, "color": colour, "line": {"width": 0}},
+        marker={
+            "symbol": symbol,
+            "size": size,
+            "color": colour,
+            "line": {"width": 1 if symbol.endswith("open") else 0},
+        },
         selected=always,
         unselected=always,
     )
@@ -434,8 +441,15 @@ def accuracy_by_sparsity(
         title="sparsity (share of weights set to zero)",
         ticks="",
     )
-    figure.update_yaxes(ticksuffix=" %", showgrid=True, gridcolor=FAINT, nticks=6)
+    lowest = min([chance, dense[1], *(point.low for point in points)])
+    highest = max([dense[2], *(point.high for point in points)])
+    figure.update_yaxes(
+        ticksuffix=" %", showgrid=True, gridcolor=FAINT, nticks=6, range=[100 * lowest - 3, 100 * highest + 2]
+    )
     figure.update_layout(showlegend=True, legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"})
+    if all(len(criterion_name(name)) <= 8 for name in criteria[:-1]):
+        # Entries are spaced by the longest name; where only the last one is long it may run over.
+        figure.update_layout(legend={"entrywidth": 46, "itemwidth": 30})
     return figure
 
 

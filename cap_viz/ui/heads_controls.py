@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from cap_viz.errors import CapVizError
 from cap_viz.metrics import METRICS
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_source import Source, new_run, pick_source, sources, submit_problem, watched_end
 from cap_viz.ui.jobs_view import ended_view
-from cap_viz.ui.loading import HeadStatistics, scores_of, statistics_of
+from cap_viz.ui.loading import HeadStatistics, statistics_of
 from cap_viz.ui.panels import (
     GLOSSARY,
     METRIC_NAMES,
@@ -104,22 +103,18 @@ def no_runs(view: Frame) -> None:
 
 
 def export(view: Frame, source: Source, metric: str) -> None:
-    with st.popover("Share", icon=":material/ios_share:", width="stretch"):
+    with st.popover("Share", icon=":material/ios_share:", width="stretch"), st.container(width=360):
         st.caption("Link to this view")
         st.code(link_here(LINK_KEYS), language=None, wrap_lines=True)
         if source.run is None:
             st.caption("Numbers can be exported when the run is complete.")
             return
         st.caption(escaped(making_of(source.run)))
-        try:
-            stats = statistics_of(view.store, source.run, metric)
-            ids = scores_of(view.store, source.run).questions.ids
-        except CapVizError:
-            return  # The page shows the sentence where the grid would be.
-        name = f"heads-{source.spec.examples.task}-{metric}-{source.name}"
+        # Read when asked for, not now: a damaged run gets its sentence where the grid would be.
+        run, name = source.run, f"heads-{source.spec.examples.task}-{metric}-{source.name}"
         st.download_button(
             "Heads as CSV",
-            lambda: head_table(stats).to_csv(index=False),
+            lambda: head_table(statistics_of(view.store, run, metric)).to_csv(index=False),
             f"{name}.csv",
             "text/csv",
             key="heads_csv",
@@ -128,7 +123,7 @@ def export(view: Frame, source: Source, metric: str) -> None:
         )
         st.download_button(
             "Everything as JSON",
-            lambda: head_json(source, metric, stats, ids),
+            lambda: head_json(source, metric, statistics_of(view.store, run, metric), run.spec.examples.ids),
             f"{name}.json",
             "application/json",
             key="heads_json",

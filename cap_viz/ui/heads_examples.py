@@ -148,19 +148,24 @@ def option_table(scores: HeadScores, layer: int, head: int, row: int, example: E
     )
     gold = int(scores.questions.gold[row])
     names = [f"Option {i + 1}" for i in range(count)] if example is None else [o.strip() for o in example.options]
-    lines = ["| | option | intact | head removed | change |", "|:-|:-|-:|-:|-:|"]
+    lines = ["| | option | intact | removed | change |", "|:-|:-|-:|-:|-:|"]
     for i, name in enumerate(names):
         shares = [
             f"**{percent(values[i])}**" if i == int(np.argmax(values)) else percent(values[i])
             for values in (dense, ablated)
         ]
         mark = ":material/check:" if i == gold else ""
+        # No line break between a number and its unit.
+        shares = [share.replace(" %", "\u00a0%") for share in shares]
         change = signed(100 * (ablated[i] - dense[i]), 1)
         lines.append(f"| {mark} | {escaped(name)} | {shares[0]} | {shares[1]} | {change} |")
     with st.container(border=True):
         st.markdown(f"**{escaped(scores.questions.ids[row] if example is None else example.question)}**")
         st.markdown("\n".join(lines))
-        st.caption("Share of each option (softmax of the options' log-likelihoods); bold: chosen; tick: right answer.")
+        st.caption(
+            "Share of each option with the head intact and removed (softmax of the log-likelihoods), change in points; "
+            "bold: chosen; tick: right answer."
+        )
 
 
 def strip_hover(frame: Frame, scores: HeadScores, effects: Float[np.ndarray, " example"], unit: str) -> list[str]:

@@ -39,8 +39,9 @@ def overview(view: Frame, summaries: list[TaskSummary], metric: str) -> None:
     for summary in summaries:
         task_row(view, summary, metric, limit)
     st.caption(
-        "● survives the false-discovery control · ▲ beyond the colour scale, which both maps share · faded: interval "
-        "includes zero · hollow marks: within noise of dense (paired McNemar p ≥ 0.05) · whiskers: 95 % intervals"
+        "● survives the false-discovery control · ▲ △ beyond the shared colour scale (filled: survives) · "
+        "faded: interval includes zero · hollow marks: within noise of dense (paired McNemar p ≥ 0.05) · "
+        "whiskers: 95 % intervals"
     )
 
 

@@ -19,25 +19,41 @@ import streamlit as st
 
 
 def bad_choice(key: str, options: Sequence[str], fallback: str, what: str) -> str:
-    """A sentence when the URL asks for an option there is not, else "". Call it before the bound widget."""
+    """A sentence when the URL asked for an option there is not, else "". Call it before the bound widget."""
     asked = st.query_params.get(key)
     if asked is None or asked in options:
-        return ""
-    return f"The link asks for {what} “{asked[:60]}”, which is not available here; showing {fallback} instead."
+        return kept_note(key)
+    sentence = f"The link asks for {what} “{asked[:60]}”, which is not available here; showing {fallback} instead."
+    return keep_note(key, sentence, fallback)
 
 
 def bad_number(key: str, low: int, high: int, what: str) -> str:
-    """A sentence when the URL asks for a number out of range, else "". Call it before the bound widget."""
+    """A sentence when the URL asked for a number out of range, else "". Call it before the bound widget."""
     asked = st.query_params.get(key)
-    if asked is None:
+    if asked is None or (asked.isdecimal() and low <= int(asked) <= high):
+        return kept_note(key)
+    sentence = f"The link asks for {what} “{asked[:20]}”, which is not available: there are {low} to {high}."
+    return keep_note(key, sentence, "")
+
+
+def keep_note(key: str, sentence: str, fallback: str) -> str:
+    """Remember a note: Streamlit cleans the URL at once, and the next run would no longer know of it."""
+    st.session_state[f"url_note_{key}"] = (sentence, fallback)
+    return sentence
+
+
+def kept_note(key: str) -> str:
+    """The note about a key, until something else than the fallback is chosen."""
+    sentence, fallback = st.session_state.get(f"url_note_{key}", ("", ""))
+    if sentence and not fallback:
+        # The fallback of a number is what its widget then showed first.
+        if key in st.session_state:
+            st.session_state[f"url_note_{key}"] = (sentence, str(st.session_state[key]))
+        return sentence
+    if sentence and str(st.session_state.get(key, fallback)) != fallback:
+        del st.session_state[f"url_note_{key}"]
         return ""
-    try:
-        fits = low <= int(asked) <= high
-    except ValueError:
-        fits = False
-    return (
-        "" if fits else f"The link asks for {what} “{asked[:20]}”; it goes from {low} to {high}. Showing {low} instead."
-    )
+    return sentence
 
 
 def keep_valid(key: str, options: Sequence[object]) -> None:

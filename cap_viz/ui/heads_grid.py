@@ -1,0 +1,63 @@
+"""The clickable grid, the number inputs beside it, and how a click gets from one to the other."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from cap_viz.ui.figures import CONFIG, Grid, grid_width, head_grid
+from cap_viz.ui.panels import GLOSSARY
+from cap_viz.ui.state import keep_in_range
+
+
+def show_grid(grid: Grid, unit: str, alt: str) -> None:
+    # A new key after each use of the number inputs: Plotly would take a click on the cell it still holds as selected
+    # for an unselect, and the click would be lost.
+    turn = st.session_state.get("heads_turn", 0)
+    key = f"heads_grid_{turn}"
+    st.plotly_chart(
+        head_grid(grid, unit=unit),
+        key=key,
+        width=grid_width(*grid.shape),
+        config=CONFIG,
+        on_select=lambda: take_click(key),
+        selection_mode="points",
+        alt=f"{alt}: {grid.mean.shape[0]} layers by {grid.mean.shape[1]} heads. The number inputs select one, too.",
+    )
+
+
+def take_click(key: str) -> None:
+    """Copy a clicked head into the bound inputs; a cleared selection changes nothing."""
+    event = st.session_state.get(key) or {}
+    points = event.get("selection", {}).get("points", [])
+    if points:
+        address = points[0]["customdata"]
+        st.session_state["layer"], st.session_state["head"] = int(address["0"]), int(address["1"])
+
+
+def selected_head() -> tuple[int, int]:
+    return int(st.session_state.get("layer") or 0), int(st.session_state.get("head") or 0)
+
+
+def head_inputs(n_layers: int, n_heads: int, start: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """The keyboard's way to a head, at `start` unless the URL or a click says otherwise; both are bound to the URL."""
+    keep_in_range("layer", 0, n_layers - 1)
+    keep_in_range("head", 0, n_heads - 1)
+    first, second = st.columns(2)
+    layer = first.number_input(
+        f"Layer (0 to {n_layers - 1})", 0, n_layers - 1, start[0], key="layer", bind="query-params", on_change=next_turn
+    )
+    head = second.number_input(
+        f"Head (0 to {n_heads - 1})",
+        0,
+        n_heads - 1,
+        start[1],
+        key="head",
+        bind="query-params",
+        on_change=next_turn,
+        help=GLOSSARY["head"],
+    )
+    return int(layer), int(head)
+
+
+def next_turn() -> None:
+    st.session_state["heads_turn"] = st.session_state.get("heads_turn", 0) + 1

@@ -1,0 +1,19 @@
+"""Wording the Prune page's sections share: criteria with their colour, intervals."""
+
+from __future__ import annotations
+
+from cap_viz.ui.prune_figures import colour_of
+from cap_viz.ui.prune_setting import title_of
+
+
+def swatch(name: str) -> str:
+    """The criterion's colour as a dot for Markdown."""
+    return f':color[●]{{foreground="{colour_of(name)}"}}'
+
+
+def named(name: str) -> str:
+    return f"{swatch(name)} **{title_of(name)}**"
+
+
+def limits(low: float, high: float) -> str:
+    return f"{100 * low:.1f}–{100 * high:.1f} %"

@@ -1,0 +1,148 @@
+"""What pruning removes: zeros per layer and matrix, shown before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from cap_viz.errors import CapVizError
+from cap_viz.jobs import Job, shared_queue
+from cap_viz.pruning import CRITERIA
+from cap_viz.spec import ProfileSpec, RunSpec
+from cap_viz.ui.figures import CONFIG
+from cap_viz.ui.frame import Frame
+from cap_viz.ui.jobs_view import ended_view, job_sentence, ticking
+from cap_viz.ui.panels import (
+    empty,
+    escaped,
+    percent,
+    problem,
+)
+from cap_viz.ui.prune_figures import (
+    zeros_by_layer,
+    zeros_by_matrix,
+)
+from cap_viz.ui.prune_setting import Setting, counting_spec, mask_spec, title_of
+from cap_viz.ui.prune_words import named
+from cap_viz.ui.prune_zeros import Zeros, zeros_of
+from cap_viz.ui.state import go_button
+
+
+def zeros_section(view: Frame, setting: Setting) -> None:
+    """Which weights go, before anything is measured."""
+    jobs = counting_jobs(view, setting)
+    ticking(lambda: draw_zeros(view, setting, len(jobs)), live=bool(jobs))
+
+
+def draw_zeros(view: Frame, setting: Setting, n_active: int) -> None:
+    title, switch = st.columns([3, 2], vertical_alignment="center")
+    title.markdown(
+        "##### What is removed", help="Zeros are counted from stored tables or from the rule, without a run."
+    )
+    with switch:
+        detail = st.segmented_control(
+            "Detail",
+            ["layers", "matrices"],
+            default="layers",
+            required=True,
+            key="prune_detail",
+            label_visibility="collapsed",
+            width="stretch",
+        )
+    jobs = counting_jobs(view, setting)
+    if len(jobs) != n_active:
+        st.rerun()
+    found = [zeros for name in dict.fromkeys(setting.criteria) if (zeros := zeros_or_sentence(view, setting, name))]
+    for job in jobs:
+        st.progress(job.progress.share, text=f"{escaped(job.title)}: {job_sentence(job)}")
+    if not found:
+        return
+    by_layer = detail != "matrices"
+    figure = zeros_by_layer(found, setting.sparsity) if by_layer else zeros_by_matrix(found)
+    st.plotly_chart(figure, config=CONFIG, key="prune_zeros_figure", alt=zeros_in_words(found, setting))
+    st.table(zeros_table(found), border="horizontal", hide_index=True)
+    sources = ", ".join(f"{title_of(one.criterion)} {one.source}" for one in found)
+    st.caption(f"Dotted: {percent(setting.sparsity, 0)} asked. Counted from: {sources}.")
+
+
+def counting_jobs(view: Frame, setting: Setting) -> list[Job]:
+    """Jobs that count zeros nobody has counted yet. They are started here: a few seconds each."""
+    jobs: list[Job] = []
+    for name in dict.fromkeys(setting.criteria):
+        spec = missing_count(view, setting, name)
+        if spec is None or not view.installed:
+            continue
+        job = shared_queue().find(spec) or started(spec, f"Counting the zeros of {title_of(name)}")
+        if job is not None and job.active:
+            jobs.append(job)
+    return jobs
+
+
+def started(spec: RunSpec, title: str) -> Job | None:
+    """The job, or None while the queue is full."""
+    try:
+        return shared_queue().submit(spec, title)
+    except CapVizError:
+        return None
+
+
+def missing_count(view: Frame, setting: Setting, name: str) -> ProfileSpec | None:
+    """The run that would count a criterion's zeros, if nothing else can."""
+    try:
+        if zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model) is not None:
+            return None
+        spec = counting_spec(setting, name)
+    except CapVizError:
+        return None
+    return None if spec is None or view.store.get(spec) is not None else spec
+
+
+def zeros_or_sentence(view: Frame, setting: Setting, name: str) -> Zeros | None:
+    """Zeros of a criterion, or in their place why they are not there."""
+    try:
+        zeros = zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model)
+        spec = counting_spec(setting, name) if zeros is None else None
+    except CapVizError as error:
+        problem(str(error))
+        if CRITERIA[name].needs_scores and setting.scores is None:
+            go_button("Score the heads", "pages/heads.py", key=f"prune_to_heads_{name}", icon=":material/grid_on:")
+        return None
+    if zeros is not None:
+        return zeros
+    job = None if spec is None else shared_queue().find(spec)
+    if not view.installed:
+        empty(f"Zeros of {title_of(name)} are not stored", view.install_hint)
+    elif job is not None and not job.active:
+        ended_view(job)
+        if st.button("Count again", key=f"prune_recount_{name}"):
+            started(job.spec, job.title)
+            st.rerun()
+    elif spec is None:
+        empty(f"Zeros of {title_of(name)}", "They appear with the first measurement of this model.")
+    elif job is None:
+        empty(f"Zeros of {title_of(name)}", "The queue is full; they are counted when there is room.")
+    return None
+
+
+def zeros_in_words(found: Sequence[Zeros], setting: Setting) -> str:
+    said = [f"{title_of(one.criterion)} reaches {percent(one.reached)} zeros" for one in found]
+    return f"Zeros per layer at {percent(setting.sparsity, 0)} asked: {', '.join(said)}."
+
+
+def zeros_table(found: Sequence[Zeros]) -> pd.DataFrame:
+    """Reached sparsity and the split between attention and MLP; cells are Markdown."""
+    return pd.DataFrame(
+        {
+            "": [named(one.criterion) for one in found],
+            "Reached": [percent(one.reached, 2) for one in found],
+            "Attention": [part_words(one, "attention") for one in found],
+            "MLP": [part_words(one, "mlp") for one in found],
+            "Zeros in attention": [percent(one.attention_share_of_zeros, 0) for one in found],
+        }
+    )
+
+
+def part_words(zeros: Zeros, part: str) -> str:
+    return percent(zeros.parts[part]) if part in zeros.parts else "untouched"
