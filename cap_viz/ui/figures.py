@@ -14,6 +14,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float, Int
 
+from cap_viz.pruning import CRITERIA
+
 # Okabe-Ito, fixed per criterion on every page; controls are greys.
 CRITERION_COLOURS = {
     "cap": "#0072B2",
@@ -31,13 +33,6 @@ CRITERION_SYMBOLS = {
     "wanda_oneshot": "square",
     "magnitude": "triangle-up",
     "global_magnitude": "diamond",
-}
-CRITERION_NAMES = {
-    "cap": "CAP",
-    "wanda": "Wanda",
-    "wanda_oneshot": "Wanda, one shot",
-    "magnitude": "Magnitude per row",
-    "global_magnitude": "Global magnitude",
 }
 OTHER_CRITERION = "#6F7685"
 # Signed head effects: teal where removing the head hurts, brown where it helps.
@@ -66,7 +61,7 @@ def criterion_colour(name: str) -> str:
 
 
 def criterion_name(name: str) -> str:
-    return CRITERION_NAMES.get(name, name)
+    return CRITERIA[name].title if name in CRITERIA else name
 
 
 def blank(*, height: int, left: int = 40, right: int = 12, top: int = 12, bottom: int = 34) -> go.Figure:
