@@ -8,11 +8,13 @@ keeps a web page elsewhere from talking to the dashboard through a name of its o
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +29,22 @@ def main(env: Mapping[str, str]) -> None:
     if host not in ("127.0.0.1", "localhost", "::1"):
         print("There is no password: anyone who can reach this machine's port can start jobs on it.", flush=True)
     os.chdir(Path(__file__).resolve().parent.parent)
-    os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", "app.py", *options(host, port, env)])
+    run_streamlit(["run", "app.py", *options(host, port, env)])
+
+
+def run_streamlit(arguments: list[str]) -> None:
+    """Serve in this process, so that what the pages import can be loaded before the first visitor comes."""
+    sys.path.insert(0, os.getcwd())
+    threading.Thread(target=warm_up, daemon=True).start()
+    sys.argv = ["streamlit", *arguments]
+    from streamlit.web.cli import main as streamlit
+
+    streamlit()
+
+
+def warm_up() -> None:
+    """The slow imports of a first page view (pandas, scipy, plotly): about a second."""
+    importlib.import_module("cap_viz.ui.overview_view")
 
 
 def options(host: str, port: int, env: Mapping[str, str]) -> list[str]:

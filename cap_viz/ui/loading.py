@@ -18,9 +18,11 @@ from cap_viz.runs import read_report, read_scores
 from cap_viz.stats import (
     Discoveries,
     MeanEstimate,
+    PairedComparison,
     RankIntervals,
     Reliability,
     bootstrap_rank_intervals,
+    compare_paired,
     false_discovery,
     mean_with_ci,
     split_half,
@@ -71,6 +73,11 @@ def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
     return cached_statistics(*address(store, run), metric)
 
 
+def paired_of(store: Store, first: StoredRun, second: StoredRun) -> PairedComparison:
+    """The accuracy of one run minus another's on the same items. Raises `DamagedRun` with its sentence."""
+    return cached_pair(address(store, first), address(store, second))
+
+
 Address = tuple[Path, Path, Path, tuple[tuple[str, str], ...]]
 
 
@@ -88,6 +95,11 @@ def cached_scores(shipped: Path, local: Path, folder: Path, checksums: tuple[tup
 def cached_report(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> EvalReport:
     store = Store(shipped=shipped, local=local)
     return read_report(store, store.open(folder))
+
+
+@lru_cache(maxsize=256)
+def cached_pair(first: Address, second: Address) -> PairedComparison:
+    return compare_paired(cached_report(*first).correct, cached_report(*second).correct)
 
 
 @lru_cache(maxsize=32)

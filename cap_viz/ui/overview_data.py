@@ -13,7 +13,7 @@ from cap_viz.store import StoredRun
 from cap_viz.tasks import Task
 from cap_viz.ui.figures import AccuracyPoint, criterion_name
 from cap_viz.ui.frame import Frame
-from cap_viz.ui.loading import HeadStatistics, report_of, statistics_of
+from cap_viz.ui.loading import HeadStatistics, paired_of, report_of, statistics_of
 from cap_viz.ui.panels import percent, signed
 
 CLEAR = 0.05
@@ -66,7 +66,7 @@ def summarise(view: Frame, task: Task, metric: str) -> TaskSummary:
         dense=None if report is None else above_chance(report.correct, report.questions.n_options),
         score_run=score_run,
         heads=heads,
-        pruned=() if report is None or dense_run is None else pruned_of(view, task, dense_run, report, problems),
+        pruned=() if report is None or dense_run is None else pruned_of(view, task, dense_run, problems),
         problems=tuple(problems),
     )
 
@@ -96,9 +96,7 @@ def default_scores(view: Frame, task: Task) -> StoredRun | None:
     return next(iter(zero or found), None)
 
 
-def pruned_of(
-    view: Frame, task: Task, dense_run: StoredRun, dense: EvalReport, problems: list[str]
-) -> tuple[Pruned, ...]:
+def pruned_of(view: Frame, task: Task, dense_run: StoredRun, problems: list[str]) -> tuple[Pruned, ...]:
     """Pruned evaluations on the very questions of the dense one, newest per criterion and sparsity."""
     found: dict[tuple[str, float], Pruned] = {}
     for run in eval_runs(view.runs, view.model, task.name):
@@ -109,7 +107,7 @@ def pruned_of(
             continue
         report = readable(view, run, problems)
         if report is not None:
-            against = compare_paired(report.correct, dense.correct)
+            against = paired_of(view.store, run, dense_run)
             found[mask.criterion, mask.sparsity] = Pruned(mask, report, against)
     return tuple(found[key] for key in sorted(found, key=lambda key: (key[1], key[0])))
 
