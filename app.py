@@ -1,8 +1,7 @@
 """Overview: what the model does on each task, from stored runs alone."""
 
-from cap_viz.tasks import TASKS
 from cap_viz.ui.frame import frame
-from cap_viz.ui.overview_data import summarise
+from cap_viz.ui.overview_data import summaries
 from cap_viz.ui.overview_view import overview
 from cap_viz.ui.panels import heading
 
@@ -13,4 +12,4 @@ heading(
     "Overview",
     "How well does the model answer each task, which attention heads does it need, and what does pruning cost?",
 )
-overview(view, [summarise(view, task, METRIC) for task in TASKS.values()], METRIC)
+overview(view, summaries(view, METRIC), METRIC)

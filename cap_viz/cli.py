@@ -27,10 +27,12 @@ from cap_viz.models import CATALOGUE, DEFAULT_MODEL, is_available
 from cap_viz.progress import Progress
 from cap_viz.settings import start_logging
 from cap_viz.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
-from cap_viz.tasks import TASKS, load_task
+from cap_viz.tasks import TASKS, check_has_options, check_metric, load_task
 
 if TYPE_CHECKING:
     from cap_viz.models import ReasoningModel
+    from cap_viz.results import EvalReport
+    from cap_viz.spec import ModelRef
     from cap_viz.store import StoredRun
 
 app = typer.Typer(
@@ -76,11 +78,10 @@ def tasks(as_json: JsonOption = False) -> None:
         return
     table = Table("task", "calibration", "evaluation", "chance", "source", "licence")
     for row in rows:
-        sizes = (
-            (str(row["calibration"]), str(row["evaluation"]), f"{row['chance']:.1%}")
-            if row["available"]
-            else ("not on this machine", "", "")
-        )
+        sizes = ("not on this machine", "", "")
+        if row["available"]:
+            chance = "no options" if row["chance"] is None else f"{row['chance']:.1%}"
+            sizes = (str(row["calibration"]), str(row["evaluation"]), chance)
         table.add_row(row["task"], *sizes, row["source"], row["licence"])
     out.print(table)
 
@@ -105,6 +106,7 @@ def score(
 
     metric_named(metric)
     examples = calibration_set(task, n, seed) if ids is None else named_set(task, read_ids(ids))
+    check_metric(load_task(task), metric)
     check_choice("estimator", estimator, ("exact",))
     check_choice("ablation", ablation, ("zero", "mean"))
     store = Store()
@@ -210,11 +212,12 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure accuracy, dense or pruned."""
+    from cap_viz.accuracy import against_guessing
     from cap_viz.runs import evaluation_set, mask_spec_for, read_report
-    from cap_viz.spec import ModelRef
-    from cap_viz.stats import above_chance, wilson
+    from cap_viz.stats import wilson
     from cap_viz.store import Store
 
+    check_has_options(load_task(task))
     examples, store = evaluation_set(task, n), Store()
 
     def spec(ref: ModelRef) -> EvalSpec:
@@ -227,7 +230,7 @@ def evaluate(
 
     run = stored_run(spec, model, store)
     report = read_report(store, run)
-    test = above_chance(report.correct, report.questions.n_options)
+    test = against_guessing(load_task(task), report)
     ci_norm = wilson(int(report.correct_norm.sum()), len(report))
     content = {
         **run_facts(run),
@@ -254,37 +257,134 @@ def evaluate(
 
 
 @app.command()
-def runs(as_json: JsonOption = False) -> None:
+def compare(
+    task: TaskOption = "mini_science",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 300,
+    criteria: Annotated[str, typer.Option(help="Criteria, separated by commas.")] = "cap,wanda,global_magnitude",
+    sparsities: Annotated[str, typer.Option(help="Sparsities, separated by commas.")] = "0.1,0.2,0.5",
+    against: Annotated[str, typer.Option(help="The criterion the others are compared with.")] = "wanda",
+    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criteria.")] = 48,
+    seed: SeedOption = 0,
+    metric: Annotated[str, typer.Option(help="Metric behind CAP's head scores.")] = "nll",
+    as_json: JsonOption = False,
+) -> None:
+    """Accuracy of several criteria at several sparsities on the same items, paired with one of them."""
+    from cap_viz.comparison import comparison_rows, comparison_specs
+    from cap_viz.store import Store
+
+    names = tuple(dict.fromkeys([*split_list(criteria), against]))
+    shares = tuple(number(text) for text in split_list(sparsities))
+    store = Store()
+
+    def specs(ref: ModelRef) -> dict[tuple[str, float], EvalSpec]:
+        return comparison_specs(ref, task, names, shares, n=n, n_calibration=n_calibration, seed=seed, metric=metric)
+
+    reports = stored_reports(specs, model, store)
+    rows = comparison_rows(load_task(task), reports, against)
+    if as_json:
+        print_json({"task": task, "model": model, "n": n, "against": against, "rows": rows})
+        return
+    table = Table("criterion", "sparsity", "acc", "95 % interval", f"minus {against}, points", "McNemar p", title=task)
+    for row in rows:
+        low, high = row["acc_ci"]
+        cells = [row["criterion"], f"{row['sparsity']:.0%}", f"{row['acc']:.1%}", f"{low:.1%} … {high:.1%}"]
+        paired = row["against"]
+        if paired is not None:
+            low, high = paired["ci"]
+            cells += [f"{100 * paired['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", f"{paired['p']:.2g}"]
+        table.add_row(*cells)
+    out.print(table)
+
+
+runs_app = typer.Typer(help="Stored runs: list, show, verify, export, import.", invoke_without_command=True)
+app.add_typer(runs_app, name="runs")
+KeyArgument = Annotated[str, typer.Argument(help="The run's key, or the beginning of it.")]
+
+
+@runs_app.callback()
+def runs(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List stored runs, shipped and local; with a command: show, verify, export, import."""
+    if context.invoked_subcommand is None:
+        list_runs(as_json)
+
+
+@runs_app.command("list")
+def list_runs(as_json: JsonOption = False) -> None:
     """List stored runs, shipped and local, and name damaged ones."""
     from cap_viz.store import Store
 
     store = Store()
     found, damaged = store.runs(), store.damaged()
     if as_json:
-        print_json(
-            {
-                "runs": [run_facts(run) | {"n": len(run.spec.examples.ids)} for run in found],
-                "damaged": damaged,
-            }
-        )
+        print_json({"runs": [run_facts(run) | {"n": len(run.spec.examples.ids)} for run in found], "damaged": damaged})
         return
     table = Table("key", "kind", "model", "task", "n", "what", "created", "origin")
     for run in found:
         what, created = describe(run.spec), run.provenance["created"][:10]
         examples = run.spec.examples
         table.add_row(
-            run.key,
-            run.kind,
-            run.spec.model.id,
-            examples.task,
-            str(len(examples.ids)),
-            what,
-            created,
-            run.origin,
+            run.key, run.kind, run.spec.model.id, examples.task, str(len(examples.ids)), what, created, run.origin
         )
     out.print(table)
     for sentence in damaged:
         err.print(f"damaged: {sentence}")
+
+
+@runs_app.command("show")
+def show_run(key: KeyArgument) -> None:
+    """Print a run's spec and provenance as JSON."""
+    from cap_viz.spec import spec_dict
+    from cap_viz.store import Store
+
+    run = Store().by_key(key)
+    print_json(run_facts(run) | {"spec": spec_dict(run.spec), "provenance": run.provenance, "files": run.checksums})
+
+
+@runs_app.command("verify")
+def verify_runs(as_json: JsonOption = False) -> None:
+    """Check every stored run against its checksums; exit code 1 if one is damaged."""
+    from cap_viz.store import DamagedRun, Store
+
+    store = Store()
+    sound, damaged = 0, []
+    for run in store.runs():
+        try:
+            store.verify(run)
+            sound += 1
+        except DamagedRun as error:
+            damaged.append(str(error))
+    damaged += store.damaged()
+    if as_json:
+        print_json({"sound": sound, "damaged": damaged})
+    else:
+        out.print(f"{sound} runs are sound, {len(damaged)} damaged.")
+        for sentence in damaged:
+            err.print(f"damaged: {sentence}")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@runs_app.command("export")
+def export(
+    key: KeyArgument,
+    to: Annotated[Path, typer.Option(help="A file, or a folder that gets RUN.zip.")] = Path(),
+) -> None:
+    """Write a run as one zip file."""
+    from cap_viz.archive import export_run
+    from cap_viz.store import Store
+
+    out.print(f"Wrote {export_run(Store().by_key(key), to)}")
+
+
+@runs_app.command("import")
+def import_file(file: Annotated[Path, typer.Argument(help="A zip file written by `runs export`.")]) -> None:
+    """Bring an exported run into the local store, after checking it."""
+    from cap_viz.archive import import_run
+    from cap_viz.store import Store
+
+    run = import_run(Store(), file)
+    out.print(f"Imported {run.key} ({describe(run.spec)}, {len(run.spec.examples.ids)} examples)")
 
 
 @app.command()
@@ -318,6 +418,33 @@ def stored_run(spec_for: Any, model_id: str, store: Any) -> StoredRun:
         return stored
     loaded: ReasoningModel = load(source)
     return shown(run_steps(spec, loaded, store))
+
+
+def stored_reports(specs_for: Any, model_id: str, store: Any) -> dict[Any, EvalReport]:
+    """Reports of many specs on one loaded model; the model is loaded only if one of them is missing."""
+    from cap_viz.models import load, resolve
+    from cap_viz.runs import read_report, run_steps
+
+    source, loaded = resolve(model_id), None
+    found = {}
+    for name, spec in specs_for(source.ref).items():
+        run = store.get(spec)
+        if run is None:
+            loaded = loaded or load(source)
+            run = shown(run_steps(spec, loaded, store))
+        found[name] = read_report(store, run)
+    return found
+
+
+def split_list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a number; give sparsities such as 0.1,0.2,0.5.") from error
 
 
 def shown(steps: Generator[Progress, None, Result]) -> Result:
@@ -363,7 +490,7 @@ def task_row(name: str) -> dict[str, Any]:
         row |= {
             "calibration": len(task.splits.calibration),
             "evaluation": len(task.splits.evaluation),
-            "chance": chance_level(task.splits.evaluation),
+            "chance": None if task.kind == "text" else chance_level(task, task.splits.evaluation),
         }
     return row
 

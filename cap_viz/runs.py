@@ -29,7 +29,7 @@ from cap_viz.results import EvalReport, HeadScores
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tables import ablated_table, options_table, report_from, scores_from, zeros_from, zeros_table
-from cap_viz.tasks import Example, load_task
+from cap_viz.tasks import Example, check_has_options, load_task
 
 if TYPE_CHECKING:
     from cap_viz.models import ReasoningModel
@@ -192,6 +192,7 @@ def score_run(spec: ScoreSpec, model: ReasoningModel, store: Store, checkpoints:
 def eval_run(spec: EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
     from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
 
+    check_has_options(load_task(spec.examples.task))
     started, examples = time.perf_counter(), examples_of(spec.examples)
     weights, tables = {}, {}
     if spec.mask is not None:

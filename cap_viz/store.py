@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from cap_viz.errors import CapVizError
+from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import replace_folder, write_bytes, write_json
 from cap_viz.settings import local_folder, shipped_folder
 from cap_viz.spec import ENGINE_VERSION, SCHEMA_VERSION, RunSpec, spec_dict, spec_from_dict, spec_key
@@ -138,6 +138,20 @@ class Store:
         if hashlib.sha256(content).hexdigest() != run.checksums.get(file):
             raise self.damage(run, f"Run {run.title}: {file} does not match its checksum.")
         return pd.read_parquet(io.BytesIO(content))
+
+    def verify(self, run: StoredRun) -> None:
+        """Check every file of a run against its checksum. Raises `DamagedRun`; moves nothing."""
+        for file, checksum in run.checksums.items():
+            if hashlib.sha256((run.folder / file).read_bytes()).hexdigest() != checksum:
+                raise DamagedRun(f"Run {run.title}: {file} does not match its checksum.")
+
+    def by_key(self, key: str) -> StoredRun:
+        """The run whose key starts with `key`. Raises `CapVizError` when there is none or more than one."""
+        found = [run for run in self.runs() if run.key.startswith(key)]
+        if len(found) != 1:
+            many = "no stored run" if not found else f"{len(found)} stored runs"
+            raise UsageError(f"There is {many} with a key that starts with {key!r}; `runs list` shows them.")
+        return found[0]
 
     def damage(self, run: StoredRun, sentence: str) -> DamagedRun:
         if run.origin == "live":

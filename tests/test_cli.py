@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cap_viz import __version__
+from cap_viz import __version__, settings
 from cap_viz.cli import main
 from cap_viz.models import ReasoningModel
 from cap_viz.scoring import score_heads
@@ -173,3 +177,85 @@ def test_python_m_cap_viz() -> None:
         [sys.executable, "-m", "cap_viz", "tasks", "--json"], capture_output=True, text=True, check=True, timeout=120
     )
     assert json.loads(done.stdout)["tasks"]
+
+
+def test_compare_pairs_every_criterion_with_wanda(shell: Shell, tiny: list[str]) -> None:
+    answer = shell.json(
+        "compare", *tiny, "--n", "8", "--criteria", "cap", "--sparsities", "0.3,0.5", "--n-calibration", "3"
+    )
+    rows = {(row["criterion"], row["sparsity"]): row for row in answer["rows"]}
+    assert set(rows) == {("dense", 0.0), ("cap", 0.3), ("cap", 0.5), ("wanda", 0.3), ("wanda", 0.5)}
+    assert rows["wanda", 0.3]["against"] is None
+    paired = rows["cap", 0.3]["against"]
+    assert paired["difference"] == pytest.approx(rows["cap", 0.3]["acc"] - rows["wanda", 0.3]["acc"])
+    assert (paired["only_first"] - paired["only_second"]) / 8 == pytest.approx(paired["difference"])
+    code, out, _ = shell(
+        "compare", *tiny, "--n", "8", "--criteria", "cap", "--sparsities", "0.3", "--n-calibration", "3"
+    )
+    assert code == 0
+    assert "McNemar" in out
+
+
+def test_running_text_is_scored_by_token_loss_only(shell: Shell, tiny_folder: Path) -> None:
+    model = ["--model", str(tiny_folder), "--task", "mini_text"]
+    answer = shell.json("score", *model, "--n", "2")
+    assert answer["metric"] == "nll"
+    assert any(abs(effect) > 1e-4 for layer in answer["mean_effect"] for effect in layer)
+    for arguments in (["score", *model, "--metric", "choice_nll"], ["eval", *model], ["compare", *model]):
+        code, _, err = shell(*arguments)
+        assert code == 2
+        assert "mini_text" in err
+
+
+def test_runs_show_verify_export_import(shell: Shell, tiny: list[str], tmp_path: Path) -> None:
+    key = shell.json("eval", *tiny, "--n", "3")["key"]
+    code, out, _ = shell("runs", "show", key[:8])
+    assert code == 0
+    shown = json.loads(out)
+    assert (shown["key"], shown["spec"]["kind"], len(shown["spec"]["examples"]["ids"])) == (key, "eval", 3)
+    assert shell.json("runs", "verify")["damaged"] == []
+    assert shell("runs", "export", key, "--to", str(tmp_path))[0] == 0
+    (archive,) = tmp_path.glob("*.zip")
+    shutil.rmtree(settings.local_folder() / "runs")
+    assert key not in [run["key"] for run in shell.json("runs", "list")["runs"]]
+    assert shell("runs", "import", str(archive))[0] == 0
+    assert key in [run["key"] for run in shell.json("runs")["runs"]]
+    code, _, err = shell("runs", "show", "zz")
+    assert code == 2
+    assert "no stored run with a key that starts with 'zz'" in err
+
+
+def rewritten(archive: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> Path:
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as result:
+        for name in source.namelist():
+            result.writestr(*change(name, source.read(name)))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda name, data: (name, data[:-1] if name.endswith("options.parquet") else data), "checksum"),
+        (lambda name, data: (f"../{name}", data), "not an exported run"),
+        (lambda name, data: (f"deep/{name}", data), "not an exported run"),
+        (lambda name, data: (name, b"{}" if name.endswith("manifest.json") else data), "no readable manifest"),
+    ],
+)
+def test_foreign_archives_are_not_imported(
+    shell: Shell, tiny: list[str], tmp_path: Path, change: Callable[[str, bytes], tuple[str, bytes]], sentence: str
+) -> None:
+    key = shell.json("eval", *tiny, "--n", "3")["key"]
+    shell("runs", "export", key, "--to", str(tmp_path))
+    (archive,) = tmp_path.glob("*.zip")
+    shutil.rmtree(settings.local_folder() / "runs")
+    code, _, err = shell("runs", "import", str(rewritten(archive, tmp_path / "changed.zip", change)))
+    assert code == 2
+    assert re.search(sentence, err)
+    assert not list((settings.local_folder() / "runs").glob("[!.]*"))
+
+
+def test_something_else_than_an_archive(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_text("hello")
+    code, _, err = shell("runs", "import", str(tmp_path / "x.zip"))
+    assert code == 2
+    assert "not a readable zip archive" in err

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from cap_viz.errors import UsageError
-from cap_viz.tasks.arc import ARC_EASY
-from cap_viz.tasks.base import Example, Splits, Task, chance_level
-from cap_viz.tasks.mini_science import TASK as MINI_SCIENCE
+from cap_viz.tasks import generic_text, gsm8k, mini_math, mini_science, mini_strategy, mini_text, strategyqa
+from cap_viz.tasks.arc import ARC_CHALLENGE, ARC_EASY
+from cap_viz.tasks.base import Example, Splits, Task, chance_level, check_has_options, check_metric
 
-TASKS: dict[str, Task] = {task.name: task for task in (MINI_SCIENCE, ARC_EASY)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        mini_science.TASK,
+        mini_math.TASK,
+        mini_strategy.TASK,
+        mini_text.TASK,
+        ARC_EASY,
+        ARC_CHALLENGE,
+        strategyqa.TASK,
+        gsm8k.TASK,
+        generic_text.TASK,
+    )
+}
 
 
 def load_task(name: str) -> Task:
@@ -17,4 +30,4 @@ def load_task(name: str) -> Task:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "Example", "Splits", "Task", "chance_level", "load_task"]
+__all__ = ["TASKS", "Example", "Splits", "Task", "chance_level", "check_has_options", "check_metric", "load_task"]

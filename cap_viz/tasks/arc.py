@@ -47,15 +47,22 @@ def load(name: str, subset: str) -> Splits:
     return Splits(calibration=split("train"), evaluation=split("test"))
 
 
-ARC_EASY = Task(
-    name="arc_easy",
-    title="ARC-Easy",
-    summary="Grade-school science exam questions from AI2; from the hub or the folder named by CAP_VIZ_DATA.",
-    version=1,
-    source="allenai/ai2_arc, ARC-Easy",
-    licence="CC BY-SA 4.0",
-    prompt_format="Question: {question}\\nAnswer: {option}",
-    public_texts=False,
-    load=lambda: load("arc_easy", "ARC-Easy"),
-    is_local=lambda: rows_are_local("arc_easy", hub_files("ARC-Easy")),
+def arc_task(name: str, subset: str, title: str, summary: str) -> Task:
+    return Task(
+        name=name,
+        title=title,
+        summary=f"{summary} From the hub or the folder named by CAP_VIZ_DATA.",
+        version=1,
+        source=f"allenai/ai2_arc, {subset}",
+        licence="CC BY-SA 4.0",
+        prompt_format="Question: {question}\\nAnswer: {option}",
+        public_texts=False,
+        load=lambda: load(name, subset),
+        is_local=lambda: rows_are_local(name, hub_files(subset)),
+    )
+
+
+ARC_EASY = arc_task("arc_easy", "ARC-Easy", "ARC-Easy", "Grade-school science exam questions from AI2.")
+ARC_CHALLENGE = arc_task(
+    "arc_challenge", "ARC-Challenge", "ARC-Challenge", "Science exam questions that simple methods got wrong."
 )

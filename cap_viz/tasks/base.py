@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from cap_viz.errors import UsageError
 
@@ -35,9 +37,14 @@ def example_id(question: str) -> str:
     return hashlib.sha1(question.encode("utf-8")).hexdigest()[:12]
 
 
+# choice: options differ from question to question. yes_no: the same two options throughout, so that always giving
+# the commoner one is the floor to beat. text: one given continuation, scored by its token loss; no accuracy.
+Kind = Literal["choice", "yes_no", "text"]
+
+
 @dataclass(frozen=True)
 class Task:
-    """A multiple-choice task.
+    """A set of examples, how they are asked, and which may be used for what.
 
     `load` reads the splits; it runs once, when examples are first asked for. `is_local` tells, without any
     download, whether `load` needs no network. `public_texts` says whether texts come with the project. `version`
@@ -54,11 +61,12 @@ class Task:
     public_texts: bool
     load: Callable[[], Splits] = field(repr=False, compare=False)
     is_local: Callable[[], bool] = field(repr=False, compare=False)
+    kind: Kind = "choice"
 
     @cached_property
     def splits(self) -> Splits:
         splits = self.load()
-        check_splits(self.name, splits)
+        check_splits(self.name, splits, min_options=1 if self.kind == "text" else 2)
         return splits
 
     def calibration(self, n: int, seed: int = 0) -> tuple[Example, ...]:
@@ -94,10 +102,23 @@ class Task:
         return tuple(known[i] for i in ids)
 
 
-def chance_level(examples: Iterable[Example]) -> float:
-    """Expected accuracy of a uniform guess: the mean of 1/K over the examples."""
-    shares = [1 / len(example.options) for example in examples]
-    return sum(shares) / len(shares)
+def chance_level(task: Task, examples: Sequence[Example]) -> float:
+    """Accuracy of guessing: the mean of 1/K, or the share of the commoner answer for yes/no questions."""
+    if task.kind == "yes_no":
+        return max(Counter(example.gold for example in examples).values()) / len(examples)
+    return sum(1 / len(example.options) for example in examples) / len(examples)
+
+
+def check_has_options(task: Task) -> None:
+    """Raise `UsageError` for a task without options: there is no accuracy to measure."""
+    if task.kind == "text":
+        raise UsageError(f"Task {task.name} has no options to choose from, so there is no accuracy; score its heads.")
+
+
+def check_metric(task: Task, metric: str) -> None:
+    """Raise `UsageError` when a metric compares options that the task does not have."""
+    if task.kind == "text" and metric != "nll":
+        raise UsageError(f"Metric {metric!r} compares options, which task {task.name} does not have; use nll.")
 
 
 def check_count(task: str, split: str, n: int, available: int) -> None:
@@ -107,7 +128,7 @@ def check_count(task: str, split: str, n: int, available: int) -> None:
         raise UsageError(f"n = {n} is more than the {available} {split} examples of {task}; ask for fewer.")
 
 
-def check_splits(task: str, splits: Splits) -> None:
+def check_splits(task: str, splits: Splits, *, min_options: int) -> None:
     """Raise when a split is empty, ids repeat, or an example has no proper gold option."""
     for split, examples in (("calibration", splits.calibration), ("evaluation", splits.evaluation)):
         if not examples:
@@ -117,9 +138,9 @@ def check_splits(task: str, splits: Splits) -> None:
     if repeated is not None:
         raise UsageError(f"Example id {repeated!r} occurs twice in task {task}; ids must be unique.")
     for example in every:
-        if len(example.options) < 2 or not 0 <= example.gold < len(example.options):
+        if len(example.options) < min_options or not 0 <= example.gold < len(example.options):
             raise UsageError(
-                f"Example {example.id!r} of {task} needs at least two options and a gold index among them."
+                f"Example {example.id!r} of {task} needs at least {min_options} options and a gold index among them."
             )
 
 

@@ -88,7 +88,9 @@ def navigation() -> None:
 
 def selection(runs: list[StoredRun]) -> tuple[str, str, str, list[str]]:
     """Model, task and evaluation size from the bound widgets, and notes about values the URL had wrong."""
-    models, tasks = model_ids(runs), list(TASKS)
+    models = model_ids(runs)
+    # The pages show answers to questions; running text is scored from the shell so far.
+    tasks = [task.name for task in TASKS.values() if task.kind != "text"]
     notes = [
         bad_choice("model", models, DEFAULT_MODEL, "model"),
         bad_choice("task", tasks, tasks[0], "task"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
+from cap_viz.accuracy import against_guessing
 from cap_viz.errors import CapVizError
 from cap_viz.results import EvalReport
-from cap_viz.stats import above_chance
 from cap_viz.ui.figures import CONFIG, Bars, Grid, colour_limit, ranked_bars
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_detail import HeadView, count, detail, interval
@@ -58,7 +58,7 @@ def baseline_banner(view: HeadView) -> None:
     report = EvalReport(view.scores.questions, view.scores.dense)
     if run is not None:
         report = report_of(view.frame.store, run)
-    test = above_chance(report.correct, report.questions.n_options)
+    test = against_guessing(view.frame.task, report)
     if not test.clearly_above and test.n >= FEWEST_FOR_BANNER:
         caution(
             f"The intact model is right on {test.accuracy:.0%} of {test.n} questions, not clearly above guessing "

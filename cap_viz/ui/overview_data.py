@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cap_viz.accuracy import against_guessing
 from cap_viz.errors import CapVizError
 from cap_viz.finding import eval_runs, score_runs
 from cap_viz.results import EvalReport
 from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec
-from cap_viz.stats import ChanceTest, PairedComparison, above_chance, compare_paired, wilson
+from cap_viz.stats import ChanceTest, PairedComparison, compare_paired, wilson
 from cap_viz.store import StoredRun
-from cap_viz.tasks import Task
+from cap_viz.tasks import TASKS, Task
 from cap_viz.ui.figures import AccuracyPoint, criterion_name
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.loading import HeadStatistics, paired_of, report_of, statistics_of
@@ -49,6 +50,12 @@ class TaskSummary:
         return self.dense is None and self.heads is None and not self.problems
 
 
+def summaries(view: Frame, metric: str) -> list[TaskSummary]:
+    """The tasks with stored results, and the chosen one whether it has some or not."""
+    found = [summarise(view, task, metric) for task in TASKS.values() if task.kind != "text"]
+    return [summary for summary in found if not summary.is_empty or summary.task == view.task]
+
+
 def summarise(view: Frame, task: Task, metric: str) -> TaskSummary:
     problems: list[str] = []
     dense_run = dense_evaluation(view, task)
@@ -63,7 +70,7 @@ def summarise(view: Frame, task: Task, metric: str) -> TaskSummary:
     return TaskSummary(
         task=task,
         dense_run=dense_run,
-        dense=None if report is None else above_chance(report.correct, report.questions.n_options),
+        dense=None if report is None else against_guessing(task, report),
         score_run=score_run,
         heads=heads,
         pruned=() if report is None or dense_run is None else pruned_of(view, task, dense_run, problems),

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
+from cap_viz.accuracy import against_guessing
 from cap_viz.errors import CapVizError
 from cap_viz.jobs import shared_queue
 from cap_viz.spec import EvalSpec
-from cap_viz.stats import above_chance
+from cap_viz.tasks import Task
 from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import ended_view, job_view, ticking
@@ -87,7 +88,7 @@ def draw_accuracy(view: Frame, setting: Setting, active: Sequence[str]) -> None:
         st.table(difference_table(found), border="horizontal", hide_index=True)
         badge = ":orange-badge[stale] " if any(column.stale for column in columns) else ""
         st.caption(badge + reading(found))
-    below_chance(columns)
+    below_chance(view.task, columns)
 
 
 def accuracy_tile(setting: Setting, column: Column) -> None:
@@ -246,12 +247,12 @@ def reading(found: Sequence[Difference]) -> str:
     )
 
 
-def below_chance(columns: Sequence[Column]) -> None:
+def below_chance(task: Task, columns: Sequence[Column]) -> None:
     """The banner: accuracy that guessing could reach says nothing about pruning."""
     for column in columns:
         if column.report is None or column.partial:
             continue
-        test = above_chance(column.report.correct, column.report.questions.n_options)
+        test = against_guessing(task, column.report)
         if not test.clearly_above:
             whose = "The dense model" if column.name == DENSE else column.title
             caution(

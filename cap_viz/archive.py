@@ -1,0 +1,73 @@
+"""Runs as single files: export a stored run as a zip, import one after checking everything in it.
+
+An imported archive is somebody else's file: only the names its manifest lists are read, sizes are bounded, and the
+run must match its key and checksums before it enters the local store.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.files import replace_folder, write_bytes
+from cap_viz.store import MANIFEST, DamagedRun, Store, StoredRun
+
+MAX_BYTES = 256 * 2**20
+MAX_FILES = 16
+
+
+def export_run(run: StoredRun, target: Path) -> Path:
+    """Write a run as `target` (a folder gets `<run>.zip`); returns the file."""
+    file = target / f"{run.title}.zip" if target.is_dir() else target
+    building = file.with_name(f".{file.name}.part")
+    try:
+        with zipfile.ZipFile(building, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in (MANIFEST, *sorted(run.checksums)):
+                archive.write(run.folder / name, f"{run.title}/{name}")
+        building.replace(file)
+    except OSError as error:
+        raise CapVizError(f"{file} cannot be written ({error.strerror}); choose another place.") from error
+    finally:
+        building.unlink(missing_ok=True)
+    return file
+
+
+def import_run(store: Store, file: Path) -> StoredRun:
+    """Bring an exported run into the local store. Raises `CapVizError` for anything that is not one."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            folder, content = checked_content(file, archive)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{file} is not a readable zip archive ({error}); export one with: runs export KEY."
+        ) from error
+    building = store.local / f".{folder}.importing"
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        for name, data in content.items():
+            write_bytes(building / folder / name, data)
+        run = store.open(building / folder)
+        store.verify(run)
+        replace_folder(building / folder, store.local / folder)
+    except DamagedRun as error:
+        raise UsageError(f"{file} was not imported: {error}") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return store.open(store.local / folder)
+
+
+def checked_content(file: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, bytes]]:
+    """The archive's one folder and its files. Nothing is unpacked before names and sizes are known to be right."""
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    folders = {entry.filename.split("/")[0] for entry in entries}
+    plain = all(
+        entry.filename.count("/") == 1 and "\\" not in entry.filename and ".." not in entry.filename
+        for entry in entries
+    )
+    if len(folders) != 1 or not plain or len(entries) > MAX_FILES:
+        raise UsageError(f"{file} is not an exported run: it should hold one folder with a manifest and tables.")
+    if sum(entry.file_size for entry in entries) > MAX_BYTES:
+        raise UsageError(f"{file} unpacks to more than {MAX_BYTES >> 20} MiB; it was not read.")
+    return folders.pop(), {entry.filename.split("/")[1]: archive.read(entry) for entry in entries}

@@ -1,0 +1,37 @@
+"""mini_text: plain prose on many subjects, written for this project; the offline stand-in for generic_text.
+
+Every paragraph of 43 short pieces gives one window. Whole pieces go to one split.
+"""
+
+from __future__ import annotations
+
+from cap_viz.settings import ASSETS
+from cap_viz.tasks.base import Splits, Task
+from cap_viz.tasks.sources import read_json_lines
+from cap_viz.tasks.windows import windows
+
+CALIBRATION_PIECES = 28
+
+
+def load() -> Splits:
+    pieces = [row["text"].split("\n\n") for row in read_json_lines(ASSETS / "mini_text" / "pieces.jsonl")]
+    first, rest = pieces[:CALIBRATION_PIECES], pieces[CALIBRATION_PIECES:]
+    return Splits(
+        calibration=windows([paragraph for piece in first for paragraph in piece]),
+        evaluation=windows([paragraph for piece in rest for paragraph in piece]),
+    )
+
+
+TASK = Task(
+    name="mini_text",
+    title="Mini text",
+    summary="Plain prose on many subjects, written for CAP Viz: a control that needs no reasoning; works offline.",
+    version=1,
+    source="written for CAP Viz",
+    licence="Apache-2.0",
+    prompt_format="{opening} {rest}",
+    public_texts=True,
+    kind="text",
+    load=load,
+    is_local=lambda: True,
+)
