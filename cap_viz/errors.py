@@ -9,7 +9,3 @@ class CapVizError(Exception):
 
 class UsageError(CapVizError):
     """The request itself is wrong (unknown name, value out of range); the CLI exits with 2."""
-
-
-class Cancelled(CapVizError):
-    """The work was stopped on request."""

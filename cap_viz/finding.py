@@ -48,11 +48,6 @@ def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | No
     ]
 
 
-def profile_for(store: Store, mask: MaskSpec, scores: ScoreSpec) -> StoredRun | None:
-    """The zeros of a criterion at every sparsity, if they are stored."""
-    return store.get(profile_spec(mask, scores))
-
-
 def profile_spec(mask: MaskSpec, scores: ScoreSpec) -> ProfileSpec:
     """The profile that belongs to a mask: the same description at sparsity 0."""
     return ProfileSpec(model=scores.model, examples=scores.examples, mask=replace(mask, sparsity=0.0))

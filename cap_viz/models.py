@@ -27,7 +27,7 @@ from filelock import FileLock
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import replace_folder, write_json
-from cap_viz.settings import local_folder, thread_count
+from cap_viz.settings import limit_hub_waiting, local_folder, thread_count
 from cap_viz.spec import ModelRef
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HUB_TIMEOUT_SECONDS = 5
 # Room for activations, the tokenizer and Python itself, on top of the weights.
 WORKING_MEMORY_BYTES = 1 << 30
 DEFAULT_MODEL = "smollm2-135m-instruct-q4_1"
@@ -262,8 +261,7 @@ def folder_source(model_id: str, title: str, folder: Path) -> ModelSource:
 
 def hub_folder(model_id: str) -> Path:
     """The model's files from the hub cache, downloaded if need be; gives up quickly without network."""
-    # The hub library reads its timeouts when it is first imported.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_SECONDS))
+    patience = limit_hub_waiting()
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -280,8 +278,8 @@ def hub_folder(model_id: str) -> Path:
     except ValueError as error:
         raise UsageError(f"{model_id!r} is not a valid hub id: {error}") from error
     try:
-        HfApi().model_info(model_id, timeout=HUB_TIMEOUT_SECONDS)
-        return Path(snapshot_download(model_id, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_SECONDS))
+        HfApi().model_info(model_id, timeout=patience)
+        return Path(snapshot_download(model_id, allow_patterns=patterns, etag_timeout=patience))
     except GatedRepoError as error:
         raise CapVizError(
             f"{model_id} is gated: accept its licence on the hub and set HF_TOKEN, then try again."

@@ -14,6 +14,7 @@ from pathlib import Path
 from cap_viz.errors import UsageError
 
 PROJECT = Path(__file__).resolve().parent.parent
+HUB_TIMEOUT_SECONDS = 5
 ASSETS = Path(__file__).resolve().parent / "assets"
 
 
@@ -41,6 +42,12 @@ def thread_count() -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise UsageError(f"CAP_VIZ_THREADS={value!r} is not a whole number of at least 1; correct or unset it.")
     return int(value)
+
+
+def limit_hub_waiting() -> float:
+    """Seconds to wait for the model hub; call before the hub library is first imported, which reads it only then."""
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_SECONDS))
+    return HUB_TIMEOUT_SECONDS
 
 
 def log_file() -> Path:

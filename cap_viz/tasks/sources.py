@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.settings import data_folder
-
-HUB_TIMEOUT_SECONDS = 5
+from cap_viz.settings import data_folder, limit_hub_waiting
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,7 @@ def rows_are_local(name: str, hub: HubFiles) -> bool:
 
 def hub_rows(name: str, split: str, hub: HubFiles) -> list[dict[str, Any]]:
     """Rows from the hub's Parquet file, cached by the hub library; gives up quickly without network."""
-    # The hub library reads its timeouts when it is first imported.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_SECONDS))
+    patience = limit_hub_waiting()
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -81,7 +77,7 @@ def hub_rows(name: str, split: str, hub: HubFiles) -> list[dict[str, Any]]:
         path = file(local_files_only=True)
     except LocalEntryNotFoundError:
         try:
-            HfApi().dataset_info(hub.repository, revision=hub.revision, timeout=HUB_TIMEOUT_SECONDS)
+            HfApi().dataset_info(hub.repository, revision=hub.revision, timeout=patience)
             path = file()
         except Exception as error:
             # Connection, proxy, offline and hub errors share no base class; all mean the same to the user.
