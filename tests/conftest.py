@@ -115,7 +115,6 @@ def tiny_task(monkeypatch: pytest.MonkeyPatch) -> Task:
         source="tests",
         licence="Apache-2.0",
         prompt_format="Question: {question}\\nAnswer: {option}",
-        public_texts=True,
         load=lambda: Splits(calibration=examples[:12], evaluation=examples[12:]),
         is_local=lambda: True,
     )

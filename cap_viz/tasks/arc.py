@@ -56,7 +56,6 @@ def arc_task(name: str, subset: str, title: str, summary: str) -> Task:
         source=f"allenai/ai2_arc, {subset}",
         licence="CC BY-SA 4.0",
         prompt_format="Question: {question}\\nAnswer: {option}",
-        public_texts=False,
         load=lambda: load(name, subset),
         is_local=lambda: rows_are_local(name, hub_files(subset)),
     )

@@ -47,8 +47,8 @@ class Task:
     """A set of examples, how they are asked, and which may be used for what.
 
     `load` reads the splits; it runs once, when examples are first asked for. `is_local` tells, without any
-    download, whether `load` needs no network. `public_texts` says whether texts come with the project. `version`
-    is part of every run key and changes whenever texts, ids or the prompt format change.
+    download, whether `load` needs no network. `version` is part of every run key and changes whenever texts, ids or
+    the prompt format change.
     """
 
     name: str
@@ -58,7 +58,6 @@ class Task:
     source: str
     licence: str
     prompt_format: str
-    public_texts: bool
     load: Callable[[], Splits] = field(repr=False, compare=False)
     is_local: Callable[[], bool] = field(repr=False, compare=False)
     kind: Kind = "choice"

@@ -66,7 +66,6 @@ TASK = Task(
     source="Salesforce/wikitext, wikitext-2-raw-v1",
     licence="CC BY-SA 3.0",
     prompt_format="{opening} {rest}",
-    public_texts=False,
     kind="text",
     load=load,
     is_local=lambda: rows_are_local(LOCAL, HUB),

@@ -47,7 +47,6 @@ TASK = Task(
     source="openai/gsm8k",
     licence="MIT",
     prompt_format="Question: {question}\\nAnswer: {solution}",
-    public_texts=False,
     kind="text",
     load=load,
     is_local=lambda: rows_are_local("gsm8k", HUB),

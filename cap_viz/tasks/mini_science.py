@@ -43,7 +43,6 @@ TASK = Task(
     source="written for CAP Viz",
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: {option}",
-    public_texts=True,
     load=load,
     is_local=lambda: True,
 )

@@ -36,7 +36,6 @@ TASK = Task(
     source="written for CAP Viz",
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: yes | no",
-    public_texts=True,
     kind="yes_no",
     load=lambda: Splits(read_split(FOLDER / "calibration.jsonl"), read_split(FOLDER / "evaluation.jsonl")),
     is_local=lambda: True,

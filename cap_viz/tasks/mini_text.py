@@ -30,7 +30,6 @@ TASK = Task(
     source="written for CAP Viz",
     licence="Apache-2.0",
     prompt_format="{opening} {rest}",
-    public_texts=True,
     kind="text",
     load=load,
     is_local=lambda: True,

@@ -47,7 +47,6 @@ TASK = Task(
     source="eladsegal/strategyqa, by way of njf/StrategyQA on the hub",
     licence="MIT",
     prompt_format="Question: {question}\\nAnswer: yes | no",
-    public_texts=False,
     kind="yes_no",
     load=load,
     is_local=lambda: rows_are_local("strategyqa", HUB),
