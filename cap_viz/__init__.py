@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cap_viz.estimators import score_heads
     from cap_viz.evaluation import compare, evaluate
     from cap_viz.models import load_model
     from cap_viz.pruning import prune_mask
-    from cap_viz.scoring import score_heads
+    from cap_viz.scoring import score_blocks
     from cap_viz.tasks import load_task
 
 HOMES = {
     "load_task": "cap_viz.tasks",
-    "score_heads": "cap_viz.scoring",
+    "score_heads": "cap_viz.estimators",
+    "score_blocks": "cap_viz.scoring",
     "prune_mask": "cap_viz.pruning",
     "evaluate": "cap_viz.evaluation",
     "compare": "cap_viz.evaluation",
     "load_model": "cap_viz.models",
 }
 
-__all__ = ["__version__", "compare", "evaluate", "load_model", "load_task", "prune_mask", "score_heads"]
+__all__ = ["__version__", "compare", "evaluate", "load_model", "load_task", "prune_mask", "score_blocks", "score_heads"]
 
 
 def __getattr__(name: str) -> Any:

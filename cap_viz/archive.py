@@ -6,8 +6,10 @@ run must match its key and checksums before it enters the local store.
 
 from __future__ import annotations
 
+import io
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 from cap_viz.errors import CapVizError, UsageError
@@ -21,11 +23,13 @@ MAX_FILES = 16
 def export_run(run: StoredRun, target: Path) -> Path:
     """Write a run as `target` (a folder gets `<run>.zip`); returns the file."""
     file = target / f"{run.title}.zip" if target.is_dir() else target
+    if not file.parent.is_dir():
+        raise UsageError(
+            f"{file.parent} is not a folder, so {file.name} cannot be written there; choose another place."
+        )
     building = file.with_name(f".{file.name}.part")
     try:
-        with zipfile.ZipFile(building, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in (MANIFEST, *sorted(run.checksums)):
-                archive.write(run.folder / name, f"{run.title}/{name}")
+        building.write_bytes(archive_bytes(run))
         building.replace(file)
     except OSError as error:
         raise CapVizError(f"{file} cannot be written ({error.strerror}); choose another place.") from error
@@ -34,14 +38,25 @@ def export_run(run: StoredRun, target: Path) -> Path:
     return file
 
 
+def archive_bytes(run: StoredRun) -> bytes:
+    """The zip file of a run: one folder with its manifest and tables."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in (MANIFEST, *sorted(run.checksums)):
+            archive.write(run.folder / name, f"{run.title}/{name}")
+    return content.getvalue()
+
+
 def import_run(store: Store, file: Path) -> StoredRun:
     """Bring an exported run into the local store. Raises `CapVizError` for anything that is not one."""
     try:
         with zipfile.ZipFile(file) as archive:
             folder, content = checked_content(file, archive)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError is zipfile's way to refuse.
+        reason = "encrypted, or packed in an unknown way" if isinstance(error, RuntimeError) else error
         raise UsageError(
-            f"{file} is not a readable zip archive ({error}); export one with: runs export KEY."
+            f"{file} is not a readable zip archive ({reason}); export one with: runs export KEY."
         ) from error
     building = store.local / f".{folder}.importing"
     shutil.rmtree(building, ignore_errors=True)
@@ -49,10 +64,14 @@ def import_run(store: Store, file: Path) -> StoredRun:
         for name, data in content.items():
             write_bytes(building / folder / name, data)
         run = store.open(building / folder)
+        if set(content) != {MANIFEST, *run.checksums} or not run.checksums:
+            raise DamagedRun(f"Run {folder} holds other files than its manifest lists.")
         store.verify(run)
         replace_folder(building / folder, store.local / folder)
     except DamagedRun as error:
         raise UsageError(f"{file} was not imported: {error}") from error
+    except OSError as error:
+        raise CapVizError(f"{file} was not imported: {store.local} cannot be written ({error.strerror}).") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return store.open(store.local / folder)
@@ -66,7 +85,8 @@ def checked_content(file: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str
         entry.filename.count("/") == 1 and "\\" not in entry.filename and ".." not in entry.filename
         for entry in entries
     )
-    if len(folders) != 1 or not plain or len(entries) > MAX_FILES:
+    has_manifest = any(entry.filename.endswith(f"/{MANIFEST}") for entry in entries)
+    if len(folders) != 1 or not plain or not has_manifest or len(entries) > MAX_FILES:
         raise UsageError(f"{file} is not an exported run: it should hold one folder with a manifest and tables.")
     if sum(entry.file_size for entry in entries) > MAX_BYTES:
         raise UsageError(f"{file} unpacks to more than {MAX_BYTES >> 20} MiB; it was not read.")

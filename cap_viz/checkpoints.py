@@ -36,7 +36,8 @@ class Checkpoints:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return BatchPlan(tuple(tuple(batch) for batch in content["batches"]), packed=content["packed"])
+            batches = tuple(tuple(batch) for batch in content["batches"])
+            return BatchPlan(batches, packed=content["packed"], direct=content["direct"])
         except (ValueError, KeyError, TypeError) as error:
             log.warning("unreadable plan in %s (%s): starting over", self.folder, error)
             self.discard()

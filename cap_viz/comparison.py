@@ -1,19 +1,48 @@
-"""Several criteria at several sparsities on the same items: what to evaluate, and the table that follows."""
+"""Several criteria at several sparsities on the same items: what to evaluate, and the paired table that follows.
+
+A cell is a criterion at a sparsity. A contrast is one cell minus another on the same items. All contrasts of a table
+are one family: their p-values are adjusted together (Holm), so that a table with many rows does not find differences
+by their number alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
 
 from cap_viz.accuracy import against_guessing
+from cap_viz.measures import ACC, Measure, Paired, level_of, paired
 from cap_viz.results import EvalReport
 from cap_viz.runs import evaluation_set, mask_spec_for
 from cap_viz.spec import EvalSpec, ModelRef
-from cap_viz.stats import compare_paired
+from cap_viz.stats import PairedComparison, holm
 from cap_viz.tasks import Task, check_has_options, load_task
 
 Cell = tuple[str, float]
 DENSE: Cell = ("dense", 0.0)
+# CAP with every head equally important: the difference between the two is what the causal scores add.
+SUBJECT, CONTROL = "cap", "global_magnitude"
+CLEAR = 0.05
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """`first` minus `second`; `p_holm` is adjusted over the family this contrast was computed with."""
+
+    first: Cell
+    second: Cell
+    result: Paired
+    p_holm: float
+
+    @property
+    def evidence(self) -> Literal["clear", "alone", "noise"]:
+        """Clear after adjustment, only when looked at alone, or within noise."""
+        if self.p_holm < CLEAR:
+            return "clear"
+        return "alone" if self.result.p_value < CLEAR else "noise"
 
 
 def comparison_specs(
@@ -26,6 +55,7 @@ def comparison_specs(
     n_calibration: int,
     seed: int = 0,
     metric: str = "nll",
+    calibration_task: str | None = None,
 ) -> dict[Cell, EvalSpec]:
     """(criterion, sparsity) -> evaluation, the dense model first. Raises `UsageError` for unknown names."""
     check_has_options(load_task(task))
@@ -33,38 +63,82 @@ def comparison_specs(
     specs = {DENSE: EvalSpec(model=model, examples=examples)}
     for criterion in criteria:
         for sparsity in sparsities:
-            mask = mask_spec_for(model, criterion, sparsity, task=task, n=n_calibration, seed=seed, metric=metric)
+            mask = mask_spec_for(
+                model,
+                criterion,
+                sparsity,
+                task=task,
+                n=n_calibration,
+                seed=seed,
+                metric=metric,
+                calibration_task=calibration_task,
+            )
             specs[criterion, sparsity] = EvalSpec(model=model, examples=examples, mask=mask)
     return specs
 
 
-def comparison_rows(task: Task, reports: Mapping[Cell, EvalReport], against: str) -> list[dict[str, Any]]:
-    """One row per report: accuracy with interval, and the paired difference to `against` at the same sparsity."""
-    return [comparison_row(task, cell, reports, against) for cell in reports]
+def reference_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cell]]:
+    """Every pruned cell with the reference at its sparsity (or with dense), where both are there."""
+    pairs = [(cell, DENSE if against == DENSE[0] else (against, cell[1])) for cell in cells if cell != DENSE]
+    return [(first, second) for first, second in pairs if first != second and second in cells]
 
 
-def comparison_row(task: Task, cell: Cell, reports: Mapping[Cell, EvalReport], against: str) -> dict[str, Any]:
-    (criterion, sparsity), report = cell, reports[cell]
-    test = against_guessing(task, report)
-    other = None if criterion == against else reports.get((against, sparsity))
+def control_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cell]]:
+    """CAP with the control without causal scores, where `reference_pairs` does not already pair the two."""
+    if against in (SUBJECT, CONTROL):
+        return []
+    pairs = [((SUBJECT, sparsity), (CONTROL, sparsity)) for criterion, sparsity in cells if criterion == SUBJECT]
+    return [(first, second) for first, second in pairs if second in cells]
+
+
+def contrasts(pairs: Sequence[tuple[Cell, Cell]], compare: Callable[[Cell, Cell], Paired]) -> tuple[Contrast, ...]:
+    """The contrasts of one table, in the order of `pairs`; the pairs are the family of the adjustment."""
+    results = [compare(first, second) for first, second in pairs]
+    adjusted = holm(np.array([result.p_value for result in results], dtype=np.float64))
+    return tuple(
+        Contrast(first, second, result, float(p))
+        for (first, second), result, p in zip(pairs, results, adjusted, strict=True)
+    )
+
+
+def comparison_rows(
+    task: Task, reports: Mapping[Cell, EvalReport], against: str, measure: Measure = ACC
+) -> list[dict[str, Any]]:
+    """One row per report: accuracy, the measure with interval, its paired difference to `against` at that sparsity."""
+    found = contrasts(reference_pairs(reports, against), lambda a, b: paired(reports[a], reports[b], measure))
+    by_cell = {contrast.first: contrast for contrast in found}
+    return [comparison_row(task, cell, report, by_cell.get(cell), measure) for cell, report in reports.items()]
+
+
+def comparison_row(
+    task: Task, cell: Cell, report: EvalReport, contrast: Contrast | None, measure: Measure
+) -> dict[str, Any]:
+    criterion, sparsity = cell
+    test, level = against_guessing(task, report), level_of(report, measure)
     return {
         "criterion": criterion,
         "sparsity": sparsity,
         "acc": report.acc,
         "acc_ci": [test.ci.low, test.ci.high],
         "acc_norm": report.acc_norm,
+        "value": level.value,
+        "value_ci": [level.ci.low, level.ci.high],
         "chance": test.chance,
         "p_above_chance": test.p_value,
-        "against": None if other is None else paired_facts(report, other),
+        "against": None if contrast is None else contrast_facts(contrast),
     }
 
 
-def paired_facts(first: EvalReport, second: EvalReport) -> dict[str, Any]:
-    paired = compare_paired(first.correct, second.correct)
-    return {
-        "difference": paired.difference,
-        "ci": [paired.ci.low, paired.ci.high],
-        "p": paired.p_value,
-        "only_first": paired.only_a,
-        "only_second": paired.only_b,
+def contrast_facts(contrast: Contrast) -> dict[str, Any]:
+    """A contrast as plain JSON types, differences as shares or nats; flips only where answers are right or wrong."""
+    result = contrast.result
+    facts = {
+        "difference": result.difference,
+        "ci": [result.ci.low, result.ci.high],
+        "p": result.p_value,
+        "p_holm": contrast.p_holm,
+        "minimum_detectable": result.minimum_detectable,
     }
+    if isinstance(result, PairedComparison):
+        facts |= {"only_first": result.only_a, "only_second": result.only_b}
+    return facts

@@ -15,11 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cap_viz.engine.capture import dense_pass, read_logliks
+from cap_viz.engine.checks import batch_of, dense_logliks
 from cap_viz.engine.packing import PackedBatch
+from cap_viz.engine.replacement import heads_site, zeros
 from cap_viz.engine.replay import ablate_layer
 from cap_viz.errors import CapVizError
 from cap_viz.models import ReasoningModel
-from cap_viz.scoring import batch_of, dense_logliks, encode_all
+from cap_viz.scoring import encode_all
 from cap_viz.tasks import load_task
 
 TOLERANCE = 1e-4
@@ -161,7 +163,7 @@ def without_head(z: Tensor, model: ReasoningModel, head: int) -> Tensor:
 
 def replayed(subject: Subject, layer: int) -> Float[Tensor, "head example option"]:
     model = subject.model
-    value = torch.zeros(model.shape.n_heads, model.shape.d_head, dtype=model.dtype, device=model.device)
+    value = zeros(model, heads_site(model.shape))[layer]
     return ablate_layer(model, subject.batch, dense_pass(model, subject.batch), layer, value)
 
 

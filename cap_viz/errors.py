@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CapVizError(Exception):
     """A problem the user can act on. The message is one clear sentence."""
@@ -9,3 +11,9 @@ class CapVizError(Exception):
 
 class UsageError(CapVizError):
     """The request itself is wrong (unknown name, value out of range); the CLI exits with 2."""
+
+
+def check_choice(what: str, name: str, choices: Sequence[str]) -> None:
+    """Raise `UsageError` with the known names where `name` is none of them."""
+    if name not in choices:
+        raise UsageError(f"Unknown {what} {name!r}; choose one of {', '.join(choices)}.")

@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from cap_viz.engine.checks import dense_logliks, packing_is_valid
 from cap_viz.engine.packing import EncodedExample
 from cap_viz.errors import UsageError
 from cap_viz.models import ReasoningModel
 from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.pruning.masks import Mask
 from cap_viz.results import EvalReport, questions_of
-from cap_viz.scoring import dense_logliks, encode_all, packing_is_valid
+from cap_viz.scoring import encode_all
 from cap_viz.stats.paired import PairedComparison, compare_paired
 from cap_viz.tasks.base import Example
 
@@ -105,7 +106,7 @@ def evaluate(model: ReasoningModel, examples: Sequence[Example], *, mask: Mask |
     """Accuracy of the model on `examples`, pruned by `mask` if one is given; the weights are left as they were."""
     plan = make_eval_plan(model, examples)
     with model.lease:
-        weights = {} if mask is None else model.pruned_weights(mask.keep)
+        weights = {} if mask is None else model.pruned_weights(mask.keep, mask.updated)
     arrays = EvalArrays(plan)
     for block in eval_steps(model, plan, weights):
         arrays.add(block)

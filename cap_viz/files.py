@@ -27,7 +27,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Move a finished folder into place, replacing what is there."""
+    """Move a finished folder into place; what was there before goes after it is replaced, never before."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        shutil.rmtree(target)
+        target.rename(old)
     source.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

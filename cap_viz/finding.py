@@ -10,6 +10,9 @@ from cap_viz.models import resolve
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 
+# Texts that ask for no reasoning, the better control first.
+CONTROL_TEXTS = ("generic_text", "mini_text")
+
 
 def model_ref(store: Store, model_id: str) -> ModelRef:
     """The weights meant by a model id: those on this machine, else those of the newest stored run.
@@ -25,14 +28,47 @@ def model_ref(store: Store, model_id: str) -> ModelRef:
         raise
 
 
-def score_runs(runs: Sequence[StoredRun], model: ModelRef, task: str) -> list[StoredRun]:
-    """Head scores of these weights on a task, most examples first."""
+def score_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact") -> list[StoredRun]:
+    """Head scores of these weights on a task by one estimator, most examples first."""
     found = [
         run
         for run in runs
-        if isinstance(run.spec, ScoreSpec) and run.spec.model == model and run.spec.examples.task == task
+        if isinstance(run.spec, ScoreSpec)
+        and run.spec.model == model
+        and run.spec.examples.task == task
+        and run.spec.estimator == estimator
+        and run.spec.parts is None
     ]
     return sorted(found, key=lambda run: len(run.spec.examples.ids), reverse=True)
+
+
+def block_run(store: Store, spec: ScoreSpec) -> StoredRun | None:
+    """The run of whole attention layers and MLPs on the examples and with the ablation of these head scores."""
+    return store.get(block_spec(spec))
+
+
+def block_spec(spec: ScoreSpec) -> ScoreSpec:
+    """The spec that ablates whole attention layers and MLPs where `spec` ablates heads, by whatever estimator."""
+    return replace(spec, estimator="exact", metric=None, parts="blocks")
+
+
+def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, StoredRun]:
+    """Head scores on generic text measured as `spec` measures its task, by the text's name; most examples each."""
+    found: dict[str, StoredRun] = {}
+    for text in CONTROL_TEXTS:
+        like = [
+            run
+            for run in score_runs(runs, spec.model, text)
+            if isinstance(run.spec, ScoreSpec) and alike(run.spec, spec)
+        ]
+        if like:
+            found[text] = like[0]
+    return found
+
+
+def alike(first: ScoreSpec, second: ScoreSpec) -> bool:
+    """Whether two runs differ in their examples only."""
+    return replace(first, examples=second.examples) == second
 
 
 def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | None = None) -> list[StoredRun]:
@@ -46,6 +82,13 @@ def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | No
         and run.spec.examples.split == "evaluation"
         and n in (None, len(run.spec.examples.ids))
     ]
+
+
+def dense_run(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int) -> StoredRun | None:
+    """The dense accuracy on at most n items, the most of them stored; where all are on more, on the largest number."""
+    dense = [run for run in eval_runs(runs, model, task) if isinstance(run.spec, EvalSpec) and run.spec.mask is None]
+    within = [run for run in dense if len(run.spec.examples.ids) <= n]
+    return max(within or dense, key=lambda run: len(run.spec.examples.ids), default=None)
 
 
 def profile_spec(mask: MaskSpec, scores: ScoreSpec) -> ProfileSpec:

@@ -1,5 +1,6 @@
 """The job queue: one worker thread that owns the models and computes runs one after another.
 
+Evaluations of the same questions that wait in a row take turns, so that dense and pruned accuracies fill in together.
 Long jobs advance step by step; between steps the worker serves interactive requests and looks at the cancel
 flag. Two people asking for the same run share one job. Closing a page loses nothing: the job goes on, and its
 result is stored.
@@ -13,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cap_viz.errors import CapVizError
 from cap_viz.progress import Progress
-from cap_viz.spec import RunSpec, spec_key
+from cap_viz.spec import EvalSpec, RunSpec, spec_key
 from cap_viz.store import Store, StoredRun
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 KEEP_ENDED = 50
 MAX_QUEUED = 64
+# Each holds a pruned copy of the weights.
+MOST_TOGETHER = 3
 
 Answer = TypeVar("Answer")
 
@@ -163,13 +166,21 @@ class JobQueue:
             self.wake.clear()
             while True:
                 self.answer_requests()
-                with self.lock:
-                    job = self.waiting.popleft() if self.waiting else None
-                    if job is not None:
-                        job.state, job.started = "running", time.monotonic()
-                if job is None:
+                jobs = self.next_jobs()
+                if not jobs:
                     break
-                self.compute(job)
+                self.compute(jobs)
+
+    def next_jobs(self) -> list[Job]:
+        """The next job, with those behind it that answer the same questions: they take turns, so that results that
+        are to be compared fill in together."""
+        with self.lock:
+            jobs = [self.waiting.popleft()] if self.waiting else []
+            while jobs and self.waiting and len(jobs) < MOST_TOGETHER and side_by_side(jobs[0], self.waiting[0]):
+                jobs.append(self.waiting.popleft())
+            for job in jobs:
+                job.state, job.started = "running", time.monotonic()
+        return jobs
 
     def answer_requests(self) -> None:
         while True:
@@ -184,35 +195,32 @@ class JobQueue:
             except BaseException as error:
                 future.set_exception(error)
 
-    def compute(self, job: Job) -> None:
-        try:
-            state = self.steps_of(job)
-        except Exception as error:
-            job.error = sentence(error)
-            log.exception("job %d (%s) failed", job.number, job.title)
-            state = "failed"
-        job.ended = time.monotonic()
-        job.state = state
+    def compute(self, jobs: Sequence[Job]) -> None:
+        """Take steps of the jobs in turn until all have ended: `next_turn` says whose."""
+        running = {job.number: (job, self.steps_of(job)) for job in jobs}
+        spent = dict.fromkeys(running, 0.0)
+        while running:
+            # Between any two steps, so that a cancelled job does not wait for the others.
+            for number, (job, steps) in list(running.items()):
+                if job.cancel_asked.is_set():
+                    end(job, steps, "cancelled")
+                    del running[number]
+            if running:
+                number = next_turn([job for job, _ in running.values()], spent)
+                job, steps = running[number]
+                started = time.monotonic()
+                if (state := advance(job, steps)) is not None:
+                    end(job, steps, state)
+                    del running[number]
+                spent[number] += time.monotonic() - started
+            self.answer_requests()
 
-    def steps_of(self, job: Job) -> State:
+    def steps_of(self, job: Job) -> Generator[Progress, None, StoredRun]:
         from cap_viz.runs import run_steps
 
         job.progress = Progress(0, 1, "loading the model")
-        steps = run_steps(job.spec, self.model_for(job.spec.model.id), self.store)
-        first = True
-        try:
-            while not job.cancel_asked.is_set():
-                try:
-                    job.progress = next(steps)
-                except StopIteration as stop:
-                    job.result = stop.value
-                    return "done"
-                if first or job.progress.partial is None:
-                    job.start_share, job.started, first = job.progress.share, time.monotonic(), False
-                self.answer_requests()
-            return "cancelled"
-        finally:
-            steps.close()
+        # Loading is the first step, so that a failure is this job's alone.
+        return (yield from run_steps(job.spec, self.model_for(job.spec.model.id), self.store))
 
     def model_for(self, model_id: str) -> ReasoningModel:
         """The loaded model, or the asked one in its place: one model is held at a time."""
@@ -220,6 +228,44 @@ class JobQueue:
             self.model = None
             self.model = self.load_model(model_id)
         return self.model
+
+
+def side_by_side(first: Job, second: Job) -> bool:
+    """Whether two jobs evaluate the same weights, differently pruned, on the same questions."""
+    one, other = first.spec, second.spec
+    if not isinstance(one, EvalSpec) or not isinstance(other, EvalSpec):
+        return False
+    return (one.model, one.examples) == (other.model, other.examples)
+
+
+def next_turn(jobs: Sequence[Job], spent: Mapping[int, float]) -> int:
+    """The first job that has shown nothing yet, so that there soon is something to compare; else the one that has had
+    the least time."""
+    silent = [job.number for job in jobs if not job.progress.partial]
+    return silent[0] if silent else min((job.number for job in jobs), key=lambda number: spent[number])
+
+
+def advance(job: Job, steps: Generator[Progress, None, StoredRun]) -> State | None:
+    """One step; the state the job ends with, or None while it goes on."""
+    first = job.progress.note == "loading the model"
+    try:
+        job.progress = next(steps)
+    except StopIteration as stop:
+        job.result = stop.value
+        return "done"
+    except Exception as error:
+        job.error = sentence(error)
+        log.exception("job %d (%s) failed", job.number, job.title)
+        return "failed"
+    if first or job.progress.partial is None:
+        job.start_share, job.started = job.progress.share, time.monotonic()
+    return None
+
+
+def end(job: Job, steps: Generator[Progress, None, StoredRun], state: State) -> None:
+    steps.close()
+    job.ended = time.monotonic()
+    job.state = state
 
 
 @cache

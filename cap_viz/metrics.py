@@ -52,11 +52,25 @@ METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
 }
 
+# Metrics that a gradient can be taken of (on torch tensors: `engine/losses.py`), and those that need a second option.
+DIFFERENTIABLE = ("nll", "choice_nll", "logit_diff")
+COMPARES_OPTIONS = ("choice_nll", "logit_diff", "accuracy")
+
 
 def metric_named(name: str) -> Metric:
     if name not in METRICS:
         raise UsageError(f"Unknown metric {name!r}; choose one of {', '.join(METRICS)}.")
     return METRICS[name]
+
+
+def check_differentiable(name: str) -> None:
+    """Raise `UsageError` for an unknown metric and for one without a useful gradient."""
+    metric_named(name)
+    if name not in DIFFERENTIABLE:
+        raise UsageError(
+            f"Metric {name!r} has no gradient to estimate effects from; choose one of {', '.join(DIFFERENTIABLE)}, "
+            "or the exact estimator."
+        )
 
 
 def filled(logliks: Logliks) -> Logliks:

@@ -25,14 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from cap_viz.conversion import convert_apart
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import replace_folder, write_json
-from cap_viz.settings import limit_hub_waiting, local_folder, thread_count
+from cap_viz.hub import hub_snapshot
+from cap_viz.settings import local_folder, thread_count
 from cap_viz.spec import ModelRef
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Bool
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -123,6 +125,7 @@ class ReasoningModel:
     """
 
     def __init__(self, *, source: ModelSource, bridge: Any, tokenizer: Any, shape: ModelShape) -> None:
+        self.source = source
         self.ref = source.ref
         self.title = source.title
         self.bridge = bridge
@@ -150,13 +153,23 @@ class ReasoningModel:
         """
         return tuple(matrix for layer in range(self.shape.n_layers) for matrix in block_matrices(self, layer))
 
-    def pruned_weights(self, keep: Mapping[str, Bool[Tensor, "output input"]]) -> dict[str, Tensor]:
-        """Copies of the named matrices with every weight outside `keep` set to zero."""
+    def pruned_weights(
+        self,
+        keep: Mapping[str, Bool[Tensor, "output input"]],
+        updated: Mapping[str, Float[Tensor, "output input"]] | None = None,
+    ) -> dict[str, Tensor]:
+        """Copies of the named matrices with every weight outside `keep` set to zero.
+
+        `updated` holds new values for whole matrices, used in place of the model's own.
+        """
         by_name = {matrix.name: matrix for matrix in self.matrices()}
         unknown = sorted(set(keep) - set(by_name))
         if unknown:
             raise UsageError(f"The mask names {unknown[0]!r}, which {self.ref.id} does not have.")
-        return {name: by_name[name].weight.detach() * kept.to(self.device) for name, kept in keep.items()}
+        weights = {name: by_name[name].weight.detach() for name in keep}
+        for name, values in (updated or {}).items():
+            weights[name] = values.to(weights[name])
+        return {name: weights[name] * kept.to(self.device) for name, kept in keep.items()}
 
     @contextmanager
     def swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -177,9 +190,13 @@ class ReasoningModel:
                     by_name[name].weight.data = data
 
     @contextmanager
-    def masked(self, keep: Mapping[str, Bool[Tensor, "output input"]]) -> Iterator[None]:
-        """Hold the lease with the weights outside `keep` (matrix name -> kept weights) set to zero."""
-        with self.lease, self.swapped(self.pruned_weights(keep)):
+    def masked(
+        self,
+        keep: Mapping[str, Bool[Tensor, "output input"]],
+        updated: Mapping[str, Float[Tensor, "output input"]] | None = None,
+    ) -> Iterator[None]:
+        """Hold the lease with a mask applied, as `pruned_weights` describes it."""
+        with self.lease, self.swapped(self.pruned_weights(keep, updated)):
             yield
 
 
@@ -260,44 +277,12 @@ def folder_source(model_id: str, title: str, folder: Path) -> ModelSource:
 
 
 def hub_folder(model_id: str) -> Path:
-    """The model's files from the hub cache, downloaded if need be; gives up quickly without network."""
-    patience = limit_hub_waiting()
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-    try:
-        return Path(snapshot_download(model_id, allow_patterns=patterns, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    except ValueError as error:
-        raise UsageError(f"{model_id!r} is not a valid hub id: {error}") from error
-    try:
-        HfApi().model_info(model_id, timeout=patience)
-        return Path(snapshot_download(model_id, allow_patterns=patterns, etag_timeout=patience))
-    except GatedRepoError as error:
-        raise CapVizError(
-            f"{model_id} is gated: accept its licence on the hub and set HF_TOKEN, then try again."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UsageError(f"The hub has no model {model_id!r}; check the name (private ones need HF_TOKEN).") from error
-    except (OSError, HfHubHTTPError) as error:
-        raise unreachable(model_id) from error
-    except Exception as error:
-        # The hub's HTTP client raises its own connection errors, which share no base class with OSError.
-        if type(error).__module__.split(".")[0].startswith("httpx") or "Offline" in type(error).__name__:
-            raise unreachable(model_id) from error
-        raise
-
-
-def unreachable(model_id: str) -> CapVizError:
-    return CapVizError(
-        f"{model_id} is not on this machine and the model hub cannot be reached; use {DEFAULT_MODEL} or a local folder."
+    """The model's files from the hub cache, downloaded if need be."""
+    return hub_snapshot(
+        "model",
+        model_id,
+        patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"],
+        instead=f"use {DEFAULT_MODEL} or a local folder",
     )
 
 
@@ -453,23 +438,11 @@ def converted(source: ModelSource) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
-            building = target.with_name(target.name + ".building")
-            shutil.rmtree(building, ignore_errors=True)
-            convert_gguf(source.folder, source.gguf, building)
-            replace_folder(building, target)
+            # A name of this process's own: a child whose parent was killed may still be writing.
+            building = target.with_name(f"{target.name}.{os.getpid()}.building")
+            try:
+                convert_apart(source.folder, source.gguf, building)
+                replace_folder(building, target)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
     return target
-
-
-def convert_gguf(folder: Path, file: str, target: Path) -> None:
-    """Dequantise to float32 and save without `quantization_config`, which would make the copy refuse to save."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as hf_logging
-
-    hf_logging.disable_progress_bar()
-    quantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-    settings = {k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "model_type")}
-    clean = type(quantised)(type(quantised.config)(**settings)).float()
-    clean.load_state_dict(quantised.state_dict())
-    clean.save_pretrained(target)
-    AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)

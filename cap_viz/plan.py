@@ -12,10 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """`batches` holds example numbers; `packed` says whether an example's options share a row."""
+    """`batches` holds example numbers; `packed` says whether an example's options share a row.
+
+    `direct`: heads are scored by `engine/direct.py` instead of the model's own blocks.
+    """
 
     batches: tuple[tuple[int, ...], ...]
     packed: bool
+    direct: bool = False
 
 
 def plan_batches(

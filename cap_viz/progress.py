@@ -30,3 +30,12 @@ def finish(steps: Generator[Any, None, Result]) -> Result:
             next(steps)
         except StopIteration as stop:
             return stop.value
+
+
+def duration(seconds: float) -> str:
+    """A length of time in words, no finer than one reads it: 45 s, 12 min, 1.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

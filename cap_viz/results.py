@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cap_viz.errors import UsageError
 from cap_viz.metrics import metric_named
 from cap_viz.tasks.base import Example
 
@@ -60,30 +61,95 @@ def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[
     )
 
 
+# What one layer consists of, in the order of `BlockScores`.
+BLOCK_PARTS = ("attention", "mlp")
+
+
 @dataclass(frozen=True)
-class HeadScores:
-    """Log-likelihood of every option, dense and with each head ablated; NaN where an option does not exist."""
+class Losses:
+    """A metric per example, with each part ablated and of the untouched model."""
+
+    ablated: Float[np.ndarray, "layer part example"]
+    dense: Float[np.ndarray, " example"]
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """Log-likelihood of every option, dense and with each part ablated; NaN where an option does not exist."""
 
     questions: Questions
     dense: Float[np.ndarray, "example option"]
-    ablated: Float[np.ndarray, "layer head example option"]
+    ablated: Float[np.ndarray, "layer part example option"]
 
     @property
     def n_layers(self) -> int:
         return self.ablated.shape[0]
 
+    def effects(self, metric: str = "nll") -> Float[np.ndarray, "layer part example"]:
+        """`metric(ablated) - metric(dense)` per example: positive means the part helps. In nats, or errors."""
+        losses = self.losses(metric)
+        return losses.ablated - losses.dense
+
+    def losses(self, metric: str = "nll") -> Losses:
+        """The metric itself, for statistics that need more than differences (`stats.median_of_k`)."""
+        loss = metric_named(metric)
+        gold, tokens = self.questions.gold, self.questions.tokens
+        return Losses(ablated=loss(self.ablated, gold, tokens), dense=loss(self.dense, gold, tokens))
+
+    def mean_effect(self, metric: str = "nll") -> Float[np.ndarray, "layer part"]:
+        """The mean effect over the examples: of a head, its score."""
+        return self.effects(metric).mean(axis=-1)
+
+
+@dataclass(frozen=True)
+class HeadScores(Ablations):
+    """Every attention head ablated in turn: `ablated[l, h, i, k]` belongs to head h of layer l."""
+
     @property
     def n_heads(self) -> int:
         return self.ablated.shape[1]
 
-    def effects(self, metric: str = "nll") -> Float[np.ndarray, "layer head example"]:
-        """`metric(ablated) - metric(dense)` per example: positive means the head helps. In nats, or errors."""
-        loss = metric_named(metric)
-        gold, tokens = self.questions.gold, self.questions.tokens
-        return loss(self.ablated, gold, tokens) - loss(self.dense, gold, tokens)
 
-    def mean_effect(self, metric: str = "nll") -> Float[np.ndarray, "layer head"]:
-        """Head score: the mean effect over the examples."""
+@dataclass(frozen=True)
+class BlockScores(Ablations):
+    """The whole attention and the whole MLP of every layer ablated in turn: the parts are those of `BLOCK_PARTS`."""
+
+
+@dataclass(frozen=True)
+class GradientEffects:
+    """First-order effects of every head on one metric, with the untouched model's log-likelihoods behind that metric.
+
+    `known_logliks` is NaN for options that do not exist and, where the metric is nll, for all but the gold one: it is
+    no basis for accuracies. `per_example[l, h, i]` estimates `metric(ablated) - metric(dense)` on example i, in nats:
+    positive means the head helps. `units[l, u]` estimates the mean effect of silencing hidden unit u of the MLP of
+    layer l; None where it was not asked for, or where the model's MLPs do not show their units.
+    """
+
+    questions: Questions
+    known_logliks: Float[np.ndarray, "example option"]
+    per_example: Float[np.ndarray, "layer head example"]
+    metric: str
+    units: Float[np.ndarray, "layer unit"] | None = None
+
+    @property
+    def n_layers(self) -> int:
+        return self.per_example.shape[0]
+
+    @property
+    def n_heads(self) -> int:
+        return self.per_example.shape[1]
+
+    def effects(self, metric: str) -> Float[np.ndarray, "layer head example"]:
+        """Estimated effect per example. Raises `UsageError` for another metric than the one differentiated."""
+        if metric != self.metric:
+            raise UsageError(
+                f"These gradient effects are about metric {self.metric!r}, not {metric!r}; a gradient run is made for "
+                "one metric, so start one for the other."
+            )
+        return self.per_example
+
+    def mean_effect(self, metric: str) -> Float[np.ndarray, "layer head"]:
+        """Head score: the mean estimated effect over the examples."""
         return self.effects(metric).mean(axis=-1)
 
 

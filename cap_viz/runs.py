@@ -10,25 +10,44 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Generator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from jaxtyping import Float
 
 from cap_viz import __version__
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.files import write_json
 from cap_viz.metrics import metric_named
+from cap_viz.perplexity import PROTOCOL, length_of, perplexity_plan
 from cap_viz.plan import BatchPlan
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
-from cap_viz.pruning.base import check_kv_combine
+from cap_viz.pruning.base import check_kv_combine, check_pattern_sparsity, check_spread
+from cap_viz.pruning.head_zeros import HeadZeros, head_profile_steps, mask_head_zeros
 from cap_viz.pruning.masks import Mask, ZeroCounts, check_scope, check_sparsity
-from cap_viz.results import EvalReport, HeadScores
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec
-from cap_viz.store import Store, StoredRun
-from cap_viz.tables import ablated_table, options_table, report_from, scores_from, zeros_from, zeros_table
+from cap_viz.results import BlockScores, EvalReport, GradientEffects, HeadScores
+from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, spec_dict
+from cap_viz.store import SPEC, Store, StoredRun
+from cap_viz.tables import (
+    ablated_table,
+    blocks_from,
+    blocks_table,
+    effects_table,
+    gradient_from,
+    head_zeros_from,
+    head_zeros_table,
+    options_table,
+    report_from,
+    scores_from,
+    units_table,
+    zeros_from,
+    zeros_table,
+)
 from cap_viz.tasks import Example, check_has_options, load_task
 
 if TYPE_CHECKING:
@@ -71,17 +90,67 @@ def mask_spec_for(
     kv_combine: str = "mean",
     scope: str = "both",
     scores: ScoreSpec | None = None,
+    calibration_task: str | None = None,
+    control_seed: int = 0,
+    allocation: str | None = None,
+    pattern: str | None = None,
 ) -> MaskSpec:
     """The mask a criterion makes from `n` calibration examples of a task; fields it does not need stay None.
 
-    `scores` names other head scores to build on. Raises `UsageError` for an unknown name or sparsity.
+    `scores` names other head scores to build on. `calibration_task` names another source of the text whose
+    activations and gradients are measured (generic_text, say); head scores stay on `task`. Raises `UsageError` for
+    an unknown name, a sparsity out of range, options that do not go together, or scores of another model.
     """
-    check_sparsity(sparsity)
-    check_scope(scope)
     metric_named(metric)
     needs = criterion_named(criterion)
     if needs.needs_scores and scores is None:
         scores = ScoreSpec(model=model, examples=calibration_set(task, n, seed))
+    calibration = None
+    if needs.needs_calibration or allocation is not None:
+        calibration = calibration_set(calibration_task or task, n, seed)
+    spec = mask_spec_from(
+        criterion,
+        sparsity,
+        scope=scope,
+        scores=scores,
+        metric=metric,
+        kv_combine=kv_combine,
+        calibration=calibration,
+        control_seed=control_seed,
+        allocation=allocation,
+        pattern=pattern,
+    )
+    if spec.scores is not None and spec.scores.model != model:
+        raise UsageError(
+            f"The head scores are of {spec.scores.model.id} with fingerprint {spec.scores.model.fingerprint}, the mask "
+            f"is for {model.id} with {model.fingerprint}; score the heads of this model."
+        )
+    return spec
+
+
+def mask_spec_from(
+    criterion: str,
+    sparsity: float,
+    *,
+    scope: str,
+    scores: ScoreSpec | None,
+    metric: str,
+    kv_combine: str,
+    calibration: ExampleSet | None,
+    control_seed: int = 0,
+    allocation: str | None = None,
+    pattern: str | None = None,
+) -> MaskSpec:
+    """The mask described by what its criterion needs: every other field stays None, and so out of its key.
+
+    Raises `UsageError` for an unknown name, a sparsity out of range or options that do not go together.
+    """
+    check_sparsity(sparsity)
+    check_scope(scope)
+    needs = criterion_named(criterion)
+    check_spread(needs, allocation=allocation, pattern=pattern)
+    if pattern is not None:
+        check_pattern_sparsity(pattern, sparsity)
     return MaskSpec(
         criterion=criterion,
         sparsity=sparsity,
@@ -89,22 +158,60 @@ def mask_spec_for(
         scores=scores if needs.needs_scores else None,
         metric=metric if needs.needs_scores else None,
         kv_combine=kv_combine if needs.needs_scores else None,
-        calibration=calibration_set(task, n, seed) if needs.needs_calibration else None,
+        calibration=calibration if needs.needs_calibration or allocation is not None else None,
+        control_seed=control_seed if needs.needs_seed else None,
+        allocation=allocation,
+        pattern=pattern,
     )
 
 
 def examples_of(wanted: ExampleSet) -> tuple[Example, ...]:
     """The examples a spec names. Raises `UsageError` when the task has changed since."""
+    check_version(wanted)
+    return load_task(wanted.task).by_ids(wanted.ids)
+
+
+def check_version(wanted: ExampleSet) -> None:
     task = load_task(wanted.task)
     if task.version != wanted.version:
         raise UsageError(
             f"The run needs version {wanted.version} of task {wanted.task}, this program has version {task.version}."
         )
-    return task.by_ids(wanted.ids)
 
 
 def read_scores(store: Store, run: StoredRun) -> HeadScores:
+    """Exact head scores. A gradient run holds no ablated log-likelihoods: see `read_gradient`.
+
+    Raises `UsageError` for a run of whole blocks: see `read_blocks`.
+    """
+    if parts_of(run) == "blocks":
+        raise UsageError(f"Run {run.key} is of whole attention layers and MLPs, not of heads.")
     return scores_from(store.table(run, "options"), store.table(run, "ablated"))
+
+
+def read_blocks(store: Store, run: StoredRun) -> BlockScores:
+    """Exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
+    if parts_of(run) != "blocks":
+        raise UsageError(f"Run {run.key} is of heads, not of whole attention layers and MLPs.")
+    return blocks_from(store.table(run, "options"), store.table(run, "blocks"))
+
+
+def parts_of(run: StoredRun) -> str:
+    return (isinstance(run.spec, ScoreSpec) and run.spec.parts) or "heads"
+
+
+def read_gradient(store: Store, run: StoredRun) -> GradientEffects:
+    """The first-order effects of a gradient run."""
+    units = store.table(run, "units") if "units.parquet" in run.checksums else None
+    metric = run.spec.metric if isinstance(run.spec, ScoreSpec) else None
+    return gradient_from(store.table(run, "options"), store.table(run, "effects"), units, metric or "nll")
+
+
+def read_mean_effect(store: Store, run: StoredRun, metric: str) -> Float[np.ndarray, "layer head"]:
+    """Head scores of a run, exact or gradient. Raises `UsageError` for a metric that a gradient run is not about."""
+    if isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient":
+        return read_gradient(store, run).mean_effect(metric)
+    return read_scores(store, run).mean_effect(metric)
 
 
 def read_report(store: Store, run: StoredRun) -> EvalReport:
@@ -114,6 +221,11 @@ def read_report(store: Store, run: StoredRun) -> EvalReport:
 def read_zeros(store: Store, run: StoredRun) -> ZeroCounts:
     """Zeros per matrix: at one sparsity for a pruned evaluation, at many for a profile."""
     return zeros_from(store.table(run, "zeros"))
+
+
+def read_head_zeros(store: Store, run: StoredRun) -> HeadZeros:
+    """Zeros per head: at one sparsity for a pruned evaluation, at many for a profile of heads."""
+    return head_zeros_from(store.table(run, "heads"))
 
 
 def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
@@ -137,6 +249,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
         # The process waited for may have finished this very run.
         stored = store.get(spec)
         if stored is None:
+            write_json(folder / SPEC, spec_dict(spec))
             stored = yield from computed(spec, model, store, Checkpoints(folder))
         Checkpoints(folder).discard()
     finally:
@@ -150,71 +263,177 @@ def acquired(lock: FileLock) -> Generator[Progress, None, None]:
             lock.acquire(timeout=0)
             return
         except Timeout:
-            yield Progress(0, 1, "another process is computing this run; waiting for it")
-            time.sleep(0.5)
+            yield Progress(0, 1, "this run is being computed elsewhere; waiting for it")
+            # Short: another job of this process may hold the lock and needs its turn.
+            time.sleep(0.05)
 
 
 def computed(spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
     if isinstance(spec, ScoreSpec):
-        return (yield from score_run(spec, model, store, checkpoints))
+        return (yield from SCORE_RUNS[known_estimator(spec)](spec, model, store, checkpoints))
     if isinstance(spec, EvalSpec):
         return (yield from eval_run(spec, model, store, checkpoints))
     return (yield from profile_run(spec, model, store))
 
 
 def score_run(spec: ScoreSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
-    from cap_viz.scoring import ScoreArrays, check_estimator, make_score_plan, score_steps
+    from cap_viz.scoring import ScoreArrays, make_score_plan, score_steps
 
-    check_estimator(spec.estimator)
     started, examples = time.perf_counter(), examples_of(spec.examples)
-    plan = make_score_plan(model, examples, ablation=spec.ablation, batches=checkpoints.plan())
+    plan = make_score_plan(
+        model, examples, **ablation_options(spec), parts=spec.parts or "heads", batches=checkpoints.plan()
+    )
     checkpoints.start(plan.batches)
     arrays = ScoreArrays(plan, model.shape.n_layers, model.shape.n_heads)
     finished = checkpoints.finished()
     for batch, content in finished.items():
         arrays.restore(batch, content)
-    last_layer = model.shape.n_layers - 1
     total = plan.total_work(model.shape.n_layers)
     done = sum(plan.batch_work(batch, model.shape.n_layers) for batch in finished)
+    note = "scoring heads" if spec.parts is None else "scoring whole layers"
     # A resumed run starts part-way; the first step tells, so that the remaining time is judged from here.
-    yield Progress(done, total, "scoring heads", arrays.scores())
+    yield Progress(done, total, note, arrays.result())
     for block in score_steps(model, plan, skip=finished):
         arrays.add(block)
         done += block.work
-        if block.layer == last_layer:
+        if block.last:
             checkpoints.add(block.batch, arrays.batch(block.batch))
-        yield Progress(done, total, "scoring heads", arrays.scores())
-    scores = arrays.scores()
-    tables = {"options": options_table(scores.questions, scores.dense), "ablated": ablated_table(scores)}
-    return store.save(spec, tables, provenance(model, plan.batches, started, resumed_batches=len(finished)))
+        yield Progress(done, total, note, arrays.result())
+    result = arrays.result()
+    blocks = isinstance(result, BlockScores)
+    name, table = ("blocks", blocks_table(result)) if blocks else ("ablated", ablated_table(result))
+    tables = {"options": options_table(result.questions, result.dense), name: table}
+    return store.save(spec, tables, provenance(spec, model, plan.batches, started, resumed_batches=len(finished)))
+
+
+def gradient_run(spec: ScoreSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
+    from cap_viz.estimators.gradient import GradientArrays, gradient_steps, make_gradient_plan
+
+    metric = spec.metric or "nll"
+    started, examples = time.perf_counter(), examples_of(spec.examples)
+    plan = make_gradient_plan(model, examples, metric=metric, **ablation_options(spec), batches=checkpoints.plan())
+    checkpoints.start(plan.batches)
+    arrays = GradientArrays(plan, metric, model.shape.n_layers, model.shape.n_heads)
+    finished = checkpoints.finished()
+    for batch, content in finished.items():
+        arrays.restore(batch, content)
+    done = sum(len(plan.batches.batches[batch]) for batch in finished)
+    yield Progress(done, len(examples), "gradients of all heads", arrays.result())
+    for block in gradient_steps(model, plan, metric=metric, units=True, skip=finished):
+        arrays.add(block)
+        checkpoints.add(block.batch, arrays.batch(block.batch))
+        done += block.work
+        yield Progress(done, len(examples), "gradients of all heads", arrays.result())
+    result = arrays.result()
+    tables = {"options": options_table(result.questions, result.known_logliks), "effects": effects_table(result)}
+    if result.units is not None:
+        tables["units"] = units_table(result.units)
+    return store.save(spec, tables, provenance(spec, model, plan.batches, started, resumed_batches=len(finished)))
+
+
+def ablation_options(spec: ScoreSpec) -> dict[str, Any]:
+    """What of a spec says by what outputs are replaced, as arguments of the plans."""
+    reference = None if spec.reference is None else examples_of(spec.reference)
+    seed = (spec.reference or spec.examples).seed or 0
+    return {"ablation": spec.ablation, "reference": reference, "seed": seed}
+
+
+SCORE_RUNS = {"exact": score_run, "gradient": gradient_run}
+
+
+def known_estimator(spec: ScoreSpec) -> str:
+    """The estimator, when it can be stored; raises `UsageError` where the spec contradicts itself."""
+    if spec.estimator == "hybrid":
+        raise UsageError("Hybrid scores are not stored: run exact and gradient, and combine them (`hybrid_scores`).")
+    if spec.estimator not in SCORE_RUNS:
+        raise UsageError(f"Unknown estimator {spec.estimator!r}; choose one of {', '.join(SCORE_RUNS)}.")
+    if (spec.estimator == "exact") != (spec.metric is None):
+        raise UsageError(
+            "Exact scores hold every metric, so their spec names none; a gradient run is about one metric and names it."
+        )
+    if spec.parts is not None and (spec.parts != "blocks" or spec.estimator != "exact"):
+        raise UsageError(
+            f'Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and "blocks" '
+            "with the exact estimator for whole attention layers and MLPs."
+        )
+    if spec.ablation == "zero" and spec.reference is not None:
+        raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
+    return spec.estimator
 
 
 def eval_run(spec: EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
     from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
 
-    check_has_options(load_task(spec.examples.task))
-    started, examples = time.perf_counter(), examples_of(spec.examples)
+    started = time.perf_counter()
+    longer = longer_run(spec, store)
+    if longer is not None:
+        return first_of(longer, spec, store)
+    about_text = spec.protocol is not None
+    if about_text:
+        check_protocol(spec)
+    else:
+        check_has_options(load_task(spec.examples.task))
     weights, tables = {}, {}
     if spec.mask is not None:
         mask = yield from mask_steps(spec.mask, model, store)
         with model.lease:
-            weights = model.pruned_weights(mask.keep)
+            weights = model.pruned_weights(mask.keep, mask.updated)
         tables["zeros"] = zeros_table(mask.counts)
+        if mask.scope != "mlp":
+            tables["heads"] = head_zeros_table(mask_head_zeros(model, mask))
         del mask
-    plan = make_eval_plan(model, examples, checkpoints.plan())
+    if about_text:
+        plan, doing = perplexity_plan(model, spec), "reading text"
+    else:
+        plan, doing = make_eval_plan(model, examples_of(spec.examples), checkpoints.plan()), "answering questions"
     checkpoints.start(plan.batches)
-    arrays = EvalArrays(plan)
+    arrays, n = EvalArrays(plan), len(plan.examples)
     finished = checkpoints.finished()
     for batch, content in finished.items():
         arrays.restore(batch, content)
-    yield Progress(len(arrays.arrived), len(examples), "answering questions", arrays.report())
+    yield Progress(len(arrays.arrived), n, doing, arrays.report())
     for block in eval_steps(model, plan, weights, skip=finished):
         arrays.add(block)
         checkpoints.add(block.batch, arrays.batch(block.batch))
-        yield Progress(len(arrays.arrived), len(examples), "answering questions", arrays.report())
+        yield Progress(len(arrays.arrived), n, doing, arrays.report())
     report = arrays.report()
     tables["options"] = options_table(report.questions, report.logliks)
-    return store.save(spec, tables, provenance(model, plan.batches, started, resumed_batches=len(finished)))
+    return store.save(spec, tables, provenance(spec, model, plan.batches, started, resumed_batches=len(finished)))
+
+
+def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:
+    """A stored evaluation of more items that begin with these, the same in everything else."""
+    ids = spec.examples.ids
+    for run in store.runs():
+        if not isinstance(run.spec, EvalSpec) or len(run.spec.examples.ids) <= len(ids):
+            continue
+        if replace(run.spec, examples=replace(run.spec.examples, ids=run.spec.examples.ids[: len(ids)])) == spec:
+            return run
+    return None
+
+
+def first_of(longer: StoredRun, spec: EvalSpec, store: Store) -> StoredRun:
+    """The first items of a stored evaluation as a run of their own: what was answered is not asked again.
+
+    Its seconds are the share of these items, so that estimates made from it hold for items that have to be asked.
+    """
+    report, n = read_report(store, longer), len(spec.examples.ids)
+    tables = {
+        file.removesuffix(".parquet"): store.table(longer, file.removesuffix(".parquet"))
+        for file in longer.checksums
+        if file != "options.parquet"
+    }
+    tables["options"] = options_table(report.questions.take(range(n)), report.logliks[:n])
+    seconds = round(longer.provenance["seconds"] * n / len(report), 2)
+    made = {**longer.provenance, "taken_from": longer.key, "seconds": seconds}
+    return store.save(spec, tables, made)
+
+
+def check_protocol(spec: EvalSpec) -> None:
+    """Raise `UsageError` for a protocol this program does not know, or for text of another version."""
+    if length_of(spec) is None:
+        raise UsageError(f"Unknown evaluation protocol {spec.protocol!r}; this program knows {PROTOCOL}.")
+    check_version(spec.examples)
 
 
 def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store) -> RunSteps:
@@ -222,10 +441,18 @@ def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store) -> RunSt
     criterion = criterion_named(spec.mask.criterion)
     if criterion.rank is None:
         raise UsageError(f"Criterion {criterion.name!r} ranks weights anew for every sparsity; it has no profile.")
+    if spec.mask.pattern is not None:
+        raise UsageError(f"The pattern {spec.mask.pattern!r} has one sparsity; it has no profile over many.")
+    if spec.parts not in (None, "heads"):
+        raise UsageError(f'Parts {spec.parts!r}: a profile names none for matrices, or "heads".')
     request = yield from mask_request(spec.mask, model, store)
     ranking = yield from criterion.rank(model, request)
-    counts = ranking.profile(PROFILE_SPARSITIES)
-    return store.save(spec, {"zeros": zeros_table(counts)}, provenance(model, None, started))
+    if spec.parts == "heads":
+        heads = yield from head_profile_steps(model, ranking, request.scope, PROFILE_SPARSITIES)
+        tables = {"heads": head_zeros_table(heads)}
+    else:
+        tables = {"zeros": zeros_table(ranking.profile(PROFILE_SPARSITIES))}
+    return store.save(spec, tables, provenance(spec, model, None, started))
 
 
 def mask_steps(spec: MaskSpec, model: ReasoningModel, store: Store) -> Generator[Progress, None, Mask]:
@@ -238,18 +465,21 @@ def mask_request(spec: MaskSpec, model: ReasoningModel, store: Store) -> Generat
     effect = None
     if spec.scores is not None:
         run = yield from run_steps(spec.scores, model, store)
-        effect = read_scores(store, run).mean_effect(spec.metric or "nll")
+        effect = read_mean_effect(store, run, spec.metric or "nll")
     return MaskRequest(
         sparsity=spec.sparsity,
         scope=check_scope(spec.scope),
         effect=effect,
         kv_combine=check_kv_combine(spec.kv_combine or "mean"),
         calibration=None if spec.calibration is None else examples_of(spec.calibration),
+        control_seed=spec.control_seed or 0,
+        allocation=spec.allocation,
+        pattern=spec.pattern,
     )
 
 
 def provenance(
-    model: ReasoningModel, batches: BatchPlan | None, started: float, resumed_batches: int = 0
+    spec: RunSpec, model: ReasoningModel, batches: BatchPlan | None, started: float, resumed_batches: int = 0
 ) -> dict[str, Any]:
     """How a run came about: what its numbers may depend on beyond the spec."""
     import torch
@@ -258,6 +488,7 @@ def provenance(
     return {
         "seconds": round(time.perf_counter() - started, 2),
         "resumed_batches": resumed_batches,
+        "data": load_task(spec.examples.task).splits.origin,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

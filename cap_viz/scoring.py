@@ -2,64 +2,94 @@
 
 The exact estimator, in order:
 1. Encode the examples and fix the batch plan.
-2. For each batch, one dense pass; for each layer, suffix replay with all heads at once (`engine/replay.py`).
-3. Yield a block after every layer; a batch is complete when all its layers are.
+2. For each batch, one dense pass; for each layer, suffix replay with all heads at once: by `engine/direct.py` where
+   it gives what the model's own blocks give, else by those (`engine/replay.py`).
+3. Yield a block after every layer, or after some heads of it where examples are long; a batch is complete when all
+   its layers are.
+
+With `parts="blocks"` it is the whole attention and the whole MLP of every layer that are ablated, one after the other.
 
 Nothing here is averaged and nothing is stored: `runs.py` stores, `stats/` judges.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
+from math import ceil
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.engine.capture import dense_pass, read_logliks
-from cap_viz.engine.packing import EncodedExample, PackedBatch, encode, lay_out, packed_rows, separate_rows
-from cap_viz.engine.replay import ablate_layer, replay_dense
-from cap_viz.errors import CapVizError, UsageError
+from cap_viz.engine.capture import DensePass, dense_pass, read_logliks
+from cap_viz.engine.checks import batch_of, check_replay, checked, direct_is_valid, packing_is_valid
+from cap_viz.engine.direct import DirectModel, ablate_blocks_direct, ablate_layer_direct, direct_model
+from cap_viz.engine.packing import EncodedExample, PackedBatch, encode
+from cap_viz.engine.replacement import Site, heads_site, means, mlp_site, resampled, with_options, zeros
+from cap_viz.engine.replay import ablate_blocks, ablate_layer
+from cap_viz.errors import UsageError, check_choice
 from cap_viz.models import ReasoningModel
 from cap_viz.plan import BatchPlan, plan_batches
-from cap_viz.results import HeadScores, questions_of
+from cap_viz.results import BLOCK_PARTS, BlockScores, HeadScores, Questions, questions_of
+from cap_viz.spec import ABLATIONS, PARTS
 from cap_viz.tasks.base import Example
 
-ESTIMATORS = ("exact",)
-ABLATIONS = ("zero", "mean")
 # Rows x positions of one replayed forward. Large enough to keep the matrix products busy, small enough that a
 # step stays near one second on two laptop cores.
 TOKENS_PER_FORWARD = 768
-# Packed and separate rows agree within 5e-5 where packing is valid; anything near this bound means it is not.
-PACKING_TOLERANCE = 1e-3
-# Relative to the largest activation; float32 leaves about 1e-6.
-REPLAY_TOLERANCE = 1e-4
+# A single example may be longer than that: then only some heads go through at a time, so that a step stays short.
+MOST_TOKENS_PER_STEP = 1152
 
 
 @dataclass(frozen=True)
 class ScoreBlock:
-    """One layer of one batch: `ablated[h, i, k]` belongs to head h and the i-th example of the batch.
+    """Parts of one layer of one batch: `ablated[p, i, k]` belongs to the p-th of `parts` (heads, or the two halves of
+    the block) and the i-th example of the batch.
 
-    `work` is the share of the whole job in units of block x token forwards.
+    `work` is the share of the whole job in units of block x token forwards; `last` says that the batch is complete.
     """
 
     batch: int
     layer: int
+    parts: range
     dense: Float[np.ndarray, "example option"]
-    ablated: Float[np.ndarray, "head example option"]
-    work: int
+    ablated: Float[np.ndarray, "part example option"]
+    work: float
+    last: bool
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The examples that mean and resample ablation take values from, and how they are batched for it.
+
+    `partners[i]` is the one that stands in for the plan's example i in resample ablation.
+    """
+
+    encoded: tuple[EncodedExample, ...]
+    batches: tuple[tuple[int, ...], ...]
+    partners: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """Everything fixed before the first forward."""
+    """Everything fixed before the first forward. `asked[i]` are the options of example i that `encoded[i]` holds."""
 
     examples: tuple[Example, ...]
+    questions: Questions
     encoded: tuple[EncodedExample, ...]
+    asked: tuple[tuple[int, ...], ...]
     batches: BatchPlan
     ablation: str
+    reference: Reference
+    parts: str = "heads"
+
+    def n_parts(self, n_heads: int) -> int:
+        """How many parts of a layer are ablated in turn."""
+        return n_heads if self.parts == "heads" else len(BLOCK_PARTS)
 
     def work(self, batch: int, layer: int, n_layers: int) -> int:
         members = self.batches.batches[batch]
@@ -77,21 +107,73 @@ def make_score_plan(
     examples: Sequence[Example],
     *,
     ablation: str = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
+    parts: str = "heads",
     batches: BatchPlan | None = None,
 ) -> ScorePlan:
     """Encode the examples and fix the batches (or follow `batches`, when a run is resumed).
 
-    Raises `UsageError` for no examples, an unknown ablation, or an example that does not fit the context.
+    `reference`, by default the examples themselves, is what mean and resample ablation take their values from; `seed`
+    draws the partners of resample. Raises `UsageError` for no examples, unknown names, resample without another
+    example, or an example that does not fit the context.
     """
-    if ablation not in ABLATIONS:
-        raise UsageError(f"Unknown ablation {ablation!r}; choose one of {', '.join(ABLATIONS)}.")
+    check_choice("ablation", ablation, ABLATIONS)
+    check_choice("part of the model", parts, PARTS)
     encoded = encode_all(model, examples)
     if batches is None:
-        budget = max(1, TOKENS_PER_FORWARD // model.shape.n_heads)
+        versions = model.shape.n_heads if parts == "heads" else len(BLOCK_PARTS)
+        budget = max(1, TOKENS_PER_FORWARD // versions)
         lengths = [example.row_length for example in encoded]
-        batches = BatchPlan(plan_batches(lengths, budget), packed=packing_is_valid(model, encoded))
-        check_replay(model, encoded, packed=batches.packed)
-    return ScorePlan(examples=tuple(examples), encoded=encoded, batches=batches, ablation=ablation)
+        packed = packing_is_valid(model, encoded)
+        check_replay(model, encoded, packed=packed)
+        direct = direct_is_valid(model, encoded, packed=packed)
+        batches = BatchPlan(plan_batches(lengths, budget), packed=packed, direct=direct)
+    return ScorePlan(
+        examples=tuple(examples),
+        questions=questions_of(examples, [example.answer_lengths for example in encoded]),
+        encoded=encoded,
+        asked=tuple(tuple(range(len(example.options))) for example in examples),
+        batches=batches,
+        ablation=ablation,
+        reference=reference_of(model, examples, encoded, batches, ablation, reference, seed),
+        parts=parts,
+    )
+
+
+def reference_of(
+    model: ReasoningModel,
+    examples: Sequence[Example],
+    encoded: tuple[EncodedExample, ...],
+    batches: BatchPlan,
+    ablation: str,
+    reference: Sequence[Example] | None,
+    seed: int,
+) -> Reference:
+    """The reference examples encoded and batched; the plan's own examples and batches where none are named."""
+    others, encoded_others, members = examples, encoded, batches.batches
+    if reference is not None and ablation != "zero":
+        others, encoded_others = reference, encode_all(model, reference)
+        members = plan_batches([example.row_length for example in encoded_others], TOKENS_PER_FORWARD)
+    partners = partners_of(examples, others, seed) if ablation == "resample" else ()
+    return Reference(encoded_others, members, partners)
+
+
+def partners_of(examples: Sequence[Example], reference: Sequence[Example], seed: int) -> tuple[int, ...]:
+    """A random reference example for every example, never itself.
+
+    Drawn by the example's id, so that it has the same partner whatever other examples are scored with it.
+    """
+    partners = []
+    for example in examples:
+        others = [i for i, other in enumerate(reference) if other.id != example.id]
+        if not others:
+            raise UsageError(
+                f"Resample ablation puts in values from another example, but there is none beside {example.id!r}; "
+                "use at least two examples."
+            )
+        partners.append(random.Random(f"{seed} {example.id}").choice(others))
+    return tuple(partners)
 
 
 def encode_all(model: ReasoningModel, examples: Sequence[Example]) -> tuple[EncodedExample, ...]:
@@ -101,45 +183,6 @@ def encode_all(model: ReasoningModel, examples: Sequence[Example]) -> tuple[Enco
         return tuple(encode(model.tokenizer, example, model.shape.n_ctx) for example in examples)
 
 
-def batch_of(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> PackedBatch:
-    rows = packed_rows(encoded) if packed else separate_rows(encoded)
-    return lay_out(rows, model.device, model.dtype)
-
-
-def dense_logliks(
-    model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool
-) -> Float[np.ndarray, "example option"]:
-    """Log-likelihood of every option under the weights as they are."""
-    batch = batch_of(model, encoded, packed=packed)
-    with model.lease, torch.inference_mode():
-        final = dense_pass(model, batch, keep_calls=False).final
-        return checked(model, read_logliks(model, batch, final[:, None])[0])
-
-
-def packing_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample]) -> bool:
-    """Whether packed rows give the same log-likelihoods as separate rows, tried on the longest example."""
-    probe = [max(encoded, key=lambda example: example.row_length)]
-    difference = dense_logliks(model, probe, packed=True) - dense_logliks(model, probe, packed=False)
-    return bool(np.abs(difference).max() < PACKING_TOLERANCE)
-
-
-def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> None:
-    """Raise when running the blocks one after the other is not what the model itself computes.
-
-    Some families do more between their blocks than pass the residual stream on; their scores would be wrong.
-    """
-    batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
-    with model.lease, torch.inference_mode():
-        dense = dense_pass(model, batch)
-        difference = float((replay_dense(model, dense) - dense.final).abs().max())
-        scale = float(dense.final.abs().max())
-    if not difference <= REPLAY_TOLERANCE * scale:
-        raise CapVizError(
-            f"The blocks of {model.ref.id} cannot be run one by one (difference {difference:.1e}); this family is "
-            "not supported for head scores."
-        )
-
-
 def score_steps(
     model: ReasoningModel, plan: ScorePlan, *, skip: Collection[int] = ()
 ) -> Generator[ScoreBlock, None, None]:
@@ -147,75 +190,94 @@ def score_steps(
 
     The lease is held within a step only, never across a yield.
     """
-    value = ablation_value(model, plan)
+    z_of = replacing(model, plan, heads_site(model.shape))
+    mlp_of = replacing(model, plan, mlp_site(model.shape)) if plan.parts == "blocks" else None
+    direct = direct_model(model) if plan.batches.direct else None
     for number, members in enumerate(plan.batches.batches):
         if number in skip:
             continue
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
+        z, mlp = z_of(members), None if mlp_of is None else mlp_of(members)
         with model.lease, torch.inference_mode():
             dense = dense_pass(model, batch)
-            dense_values = checked(model, read_logliks(model, batch, dense.final[:, None])[0])
-        for layer in range(model.shape.n_layers):
+            dense_values = checked(model, batch, read_logliks(model, batch, dense.final[:, None])[0])
+        n_parts = plan.n_parts(model.shape.n_heads)
+        groups = [range(n_parts)] if mlp is not None else head_groups(n_parts, batch.tokens.numel())
+        for layer, parts in product(range(model.shape.n_layers), groups):
             with model.lease, torch.inference_mode():
-                ablated = checked(model, ablate_layer(model, batch, dense, layer, value[layer]))
+                if mlp is None:
+                    logliks = ablated_heads(model, direct, batch, dense, layer, z[layer], parts)
+                else:
+                    logliks = ablated_blocks(model, direct, batch, dense, layer, z[layer], mlp[layer])
+                ablated = checked(model, batch, logliks)
             yield ScoreBlock(
                 batch=number,
                 layer=layer,
+                parts=parts,
                 dense=dense_values,
                 ablated=ablated,
-                work=plan.work(number, layer, model.shape.n_layers),
+                work=plan.work(number, layer, model.shape.n_layers) * len(parts) / n_parts,
+                last=layer == model.shape.n_layers - 1 and parts == groups[-1],
             )
 
 
-def ablation_value(model: ReasoningModel, plan: ScorePlan) -> Float[Tensor, "layer head d_head"]:
-    """What replaces z: zeros, or the mean of z over all tokens of the plan's examples (each token counted once)."""
-    shape = model.shape
-    total = torch.zeros(shape.n_layers, shape.n_heads, shape.d_head, dtype=torch.float64, device=model.device)
+def head_groups(n_heads: int, n_tokens: int) -> list[range]:
+    """Heads that go through together, as evenly as can be: all of a layer unless that would take seconds."""
+    n_groups = min(n_heads, ceil(n_heads * n_tokens / MOST_TOKENS_PER_STEP))
+    edges = [n_heads * i // n_groups for i in range(n_groups + 1)]
+    return [range(*edge) for edge in pairwise(edges)]
+
+
+def ablated_heads(
+    model: ReasoningModel,
+    direct: DirectModel | None,
+    batch: PackedBatch,
+    dense: DensePass,
+    layer: int,
+    z: Tensor,
+    heads: range,
+) -> Float[Tensor, "head example option"]:
+    if direct is None:
+        return ablate_layer(model, batch, dense, layer, z, heads)
+    return ablate_layer_direct(direct, batch, dense, layer, z, heads)
+
+
+def ablated_blocks(
+    model: ReasoningModel,
+    direct: DirectModel | None,
+    batch: PackedBatch,
+    dense: DensePass,
+    layer: int,
+    z: Tensor,
+    mlp: Tensor,
+) -> Float[Tensor, "part example option"]:
+    if direct is None:
+        return ablate_blocks(model, batch, dense, layer, z, mlp)
+    return ablate_blocks_direct(direct, batch, dense, layer, z, mlp)
+
+
+def replacing(model: ReasoningModel, plan: ScorePlan, site: Site) -> Callable[[Sequence[int]], Tensor]:
+    """What replaces an output [layer, row, position, ...] in a batch of the plan's examples, given by their numbers.
+
+    For zero and mean it is computed here and the same for all; for resample by one forward of their partners each time.
+    """
+    reference, packed = plan.reference, plan.batches.packed
+
+    def laid_out(encoded: Sequence[EncodedExample]) -> PackedBatch:
+        return batch_of(model, encoded, packed=packed)
+
+    def from_partners(members: Sequence[int]) -> Float[Tensor, "layer row position ..."]:
+        own = [plan.encoded[i] for i in members]
+        others = [with_options(reference.encoded[reference.partners[i]], plan.asked[i]) for i in members]
+        return resampled(model, laid_out(own), laid_out(others), site)
+
+    if plan.ablation == "resample":
+        return from_partners
     if plan.ablation == "zero":
-        return total.to(model.dtype)
-    n_tokens = 0
-    for members in plan.batches.batches:
-        batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
-        with model.lease, torch.inference_mode(), capturing_z(model) as captured:
-            dense_pass(model, batch, keep_calls=False)
-            for layer, z in captured.items():
-                heads = z.reshape(*batch.tokens.shape, shape.n_heads, shape.d_head)
-                total[layer] += heads[batch.is_real].double().sum(dim=0)
-        n_tokens += int(batch.is_real.sum())
-    return (total / n_tokens).to(model.dtype)
-
-
-class capturing_z:
-    """Collects hook_z of every layer during one forward."""
-
-    def __init__(self, model: ReasoningModel) -> None:
-        self.captured: dict[int, Tensor] = {}
-        self.hooks = model.bridge.hooks(
-            fwd_hooks=[(f"blocks.{layer}.attn.hook_z", self.keep(layer)) for layer in range(model.shape.n_layers)]
-        )
-
-    def keep(self, layer: int) -> Callable[[Tensor, object], None]:
-        def hook(z: Tensor, hook: object) -> None:
-            self.captured[layer] = z
-
-        return hook
-
-    def __enter__(self) -> dict[int, Tensor]:
-        self.hooks.__enter__()
-        return self.captured
-
-    def __exit__(self, *exc: object) -> None:
-        self.hooks.__exit__(*exc)
-
-
-def checked(model: ReasoningModel, logliks: Float[Tensor, ...]) -> np.ndarray:
-    """As numpy; raises when a log-likelihood is infinite. NaN marks absent options and broken numbers alike."""
-    values = logliks.cpu().numpy()
-    if not np.isfinite(values[..., 0]).all() or np.isinf(values).any():
-        raise CapVizError(
-            f"{model.ref.id} gave log-likelihoods that are not finite; its weights or dtype are broken, run doctor."
-        )
-    return values
+        constant = zeros(model, site)
+    else:
+        constant = means(model, (laid_out([reference.encoded[i] for i in m]) for m in reference.batches), site)
+    return lambda members: constant
 
 
 class ScoreArrays:
@@ -223,16 +285,17 @@ class ScoreArrays:
 
     def __init__(self, plan: ScorePlan, n_layers: int, n_heads: int) -> None:
         self.plan = plan
-        self.questions = questions_of(plan.examples, [example.answer_lengths for example in plan.encoded])
+        self.questions = plan.questions
         n, k = self.questions.tokens.shape
         self.dense = np.full((n, k), np.nan, dtype=np.float32)
-        self.ablated = np.full((n_layers, n_heads, n, k), np.nan, dtype=np.float32)
+        self.ablated = np.full((n_layers, plan.n_parts(n_heads), n, k), np.nan, dtype=np.float32)
 
     def add(self, block: ScoreBlock) -> None:
         members = list(self.plan.batches.batches[block.batch])
         width = block.dense.shape[1]
         self.dense[members, :width] = block.dense
-        self.ablated[block.layer, :, members, :width] = block.ablated.swapaxes(0, 1)
+        parts = slice(block.parts.start, block.parts.stop)
+        self.ablated[block.layer, parts, members, :width] = block.ablated.swapaxes(0, 1)
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
         """The part of the arrays that belongs to one batch."""
@@ -244,34 +307,51 @@ class ScoreArrays:
         members = list(self.plan.batches.batches[number])
         self.dense[members], self.ablated[:, :, members] = content["dense"], content["ablated"]
 
+    def result(self) -> HeadScores | BlockScores:
+        return self.scores() if self.plan.parts == "heads" else self.blocks()
+
     def scores(self) -> HeadScores:
         return HeadScores(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
 
+    def blocks(self) -> BlockScores:
+        return BlockScores(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
 
-def score_heads(
+
+def exact_scores(
     model: ReasoningModel,
     examples: Sequence[Example],
     *,
-    estimator: str = "exact",
-    metric: str = "nll",
     ablation: str = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
 ) -> HeadScores:
-    """Log-likelihoods of all options with each head ablated in turn.
+    """Log-likelihoods of all options with each head ablated in turn; every metric follows from them.
 
-    Every metric follows from the result (`HeadScores.effects(metric)`); `metric` is only checked here, so that a
-    misspelt one fails before the work. Raises `UsageError` for unknown names or no examples.
+    Arguments and errors are those of `make_score_plan`.
     """
-    from cap_viz.metrics import metric_named
+    plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
+    return collected(model, plan).scores()
 
-    check_estimator(estimator)
-    metric_named(metric)
-    plan = make_score_plan(model, examples, ablation=ablation)
+
+def score_blocks(
+    model: ReasoningModel,
+    examples: Sequence[Example],
+    *,
+    ablation: str = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
+) -> BlockScores:
+    """Log-likelihoods of all options with the whole attention, then the whole MLP of each layer ablated.
+
+    The attention is ablated by replacing z of all its heads, the MLP by replacing its output. Arguments and errors are
+    those of `make_score_plan`.
+    """
+    plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="blocks")
+    return collected(model, plan).blocks()
+
+
+def collected(model: ReasoningModel, plan: ScorePlan) -> ScoreArrays:
     arrays = ScoreArrays(plan, model.shape.n_layers, model.shape.n_heads)
     for block in score_steps(model, plan):
         arrays.add(block)
-    return arrays.scores()
-
-
-def check_estimator(estimator: str) -> None:
-    if estimator not in ESTIMATORS:
-        raise UsageError(f"Unknown estimator {estimator!r}; choose one of {', '.join(ESTIMATORS)}.")
+    return arrays

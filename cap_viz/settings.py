@@ -31,7 +31,7 @@ def local_folder() -> Path:
 def data_folder() -> Path | None:
     """Local copies of public data sets (one folder each, JSON lines in the hub's field names)."""
     value = os.environ.get("CAP_VIZ_DATA")
-    return Path(value) if value else None
+    return Path(value).expanduser() if value else None
 
 
 def thread_count() -> int | None:
@@ -60,7 +60,13 @@ def start_logging() -> logging.Logger:
     path = log_file()
     if any(getattr(handler, "baseFilename", None) == str(path.absolute()) for handler in logger.handlers):
         return logger
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        # With no handler of its own, logging puts this on stderr.
+        logger.warning("No log is written: %s cannot be written (%s).", path, error.strerror)
+        return logger
     handler = RotatingFileHandler(path, maxBytes=2_000_000, backupCount=2, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)

@@ -8,41 +8,92 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cap_viz.errors import CapVizError
 from cap_viz.files import replace_folder
-from cap_viz.models import DEFAULT_MODEL, load, resolve
+from cap_viz.finding import block_spec
+from cap_viz.models import DEFAULT_MODEL, ModelShape, ReasoningModel, load, resolve
+from cap_viz.progress import duration
+from cap_viz.pruning import criterion_named
+from cap_viz.results import BLOCK_PARTS
 from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, run_steps
 from cap_viz.settings import shipped_folder
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import load_task
 
-TASKS = ("mini_science", "arc_easy")
 N_CALIBRATION = 48
-N_EVALUATION = 300
+N_TEXTS = 16
 SEED = 0
-CRITERIA = ("cap", "wanda", "global_magnitude")
+CRITERIA = ("cap", "wanda", "magnitude", "global_magnitude")
 SPARSITIES = (0.1, 0.2, 0.5)
 
 
+@dataclass(frozen=True)
+class Shipment:
+    """What is shipped for a task.
+
+    Head scores on `n_scores` calibration examples (0: none) and with `blocks` those of whole attention layers and MLPs,
+    the dense accuracy on the first `n_evaluation` evaluation examples (0: none), and the accuracy on those under each
+    of `criteria`.
+    """
+
+    task: str
+    n_scores: int = 0
+    n_evaluation: int = 0
+    criteria: tuple[str, ...] = ()
+    blocks: bool = False
+
+
+SHIPMENTS = (
+    Shipment("mini_science", N_CALIBRATION, 600, CRITERIA, blocks=True),
+    Shipment("arc_easy", N_CALIBRATION, 600, CRITERIA, blocks=True),
+    Shipment("arc_challenge", N_CALIBRATION, 600),
+    Shipment("strategyqa", N_CALIBRATION, 229),
+    Shipment("mini_strategy", N_CALIBRATION, 236),
+    Shipment("mini_math", N_CALIBRATION, 236),
+    Shipment("mini_text", N_TEXTS),
+    Shipment("generic_text", N_TEXTS),
+    Shipment("gsm8k", N_TEXTS),
+)
+
+
 def shipped_specs(model: ModelRef) -> Iterator[RunSpec]:
-    """Every run the project ships, cheapest first within a task."""
-    for task in TASKS:
-        evaluation = evaluation_set(task, N_EVALUATION)
-        yield EvalSpec(model=model, examples=evaluation)
-        yield ScoreSpec(model=model, examples=calibration_set(task, N_CALIBRATION, SEED))
-        for criterion in CRITERIA:
-            for sparsity in SPARSITIES:
-                yield EvalSpec(model=model, examples=evaluation, mask=mask(model, task, criterion, sparsity))
-        for criterion in ("cap", "global_magnitude"):
-            calibration = calibration_set(task, N_CALIBRATION, SEED)
-            yield ProfileSpec(model=model, examples=calibration, mask=mask(model, task, criterion, 0.0))
+    """Every run the project ships."""
+    for shipment in SHIPMENTS:
+        if shipment.n_evaluation:
+            yield from evaluations(model, shipment)
+        if shipment.n_scores:
+            yield from scores_and_profiles(model, shipment)
 
 
-def mask(model: ModelRef, task: str, criterion: str, sparsity: float) -> MaskSpec:
-    return mask_spec_for(model, criterion, sparsity, task=task, n=N_CALIBRATION, seed=SEED)
+def evaluations(model: ModelRef, shipment: Shipment) -> Iterator[EvalSpec]:
+    examples = evaluation_set(shipment.task, shipment.n_evaluation)
+    yield EvalSpec(model=model, examples=examples)
+    for criterion in shipment.criteria:
+        for sparsity in SPARSITIES:
+            mask = calibrated_mask(model, shipment, criterion, sparsity)
+            yield EvalSpec(model=model, examples=examples, mask=mask)
+
+
+def scores_and_profiles(model: ModelRef, shipment: Shipment) -> Iterator[ScoreSpec | ProfileSpec]:
+    examples = calibration_set(shipment.task, shipment.n_scores, SEED)
+    heads = ScoreSpec(model=model, examples=examples)
+    yield heads
+    if shipment.blocks:
+        yield block_spec(heads)
+    for criterion in shipment.criteria:
+        if criterion_named(criterion).fixed_score:
+            mask = calibrated_mask(model, shipment, criterion, 0.0)
+            yield ProfileSpec(model=model, examples=examples, mask=mask)
+
+
+def calibrated_mask(model: ModelRef, shipment: Shipment, criterion: str, sparsity: float) -> MaskSpec:
+    return mask_spec_for(model, criterion, sparsity, task=shipment.task, n=shipment.n_scores, seed=SEED)
 
 
 def publish(run: StoredRun, folder: Path) -> None:
@@ -53,18 +104,45 @@ def publish(run: StoredRun, folder: Path) -> None:
     replace_folder(building, folder / run.folder.name)
 
 
-def main() -> None:
-    """Compute and publish every missing run, with progress on stderr."""
+def work(spec: RunSpec, shape: ModelShape) -> float:
+    """What a run costs, in characters that pass through the whole model; only ratios between runs mean something.
+
+    Removing a head (or a part) of layer l runs the layers from l on: (n_layers + 1) / 2 of n_layers on average.
+    """
+    texts = load_task(spec.examples.task).by_ids(spec.examples.ids)
+    characters = sum(len(example.prompt) + sum(map(len, example.options)) for example in texts)
+    if not isinstance(spec, ScoreSpec):
+        return float(characters)
+    parts = shape.n_heads if spec.parts is None else len(BLOCK_PARTS)
+    return characters * (1 + parts * (shape.n_layers + 1) / 2)
+
+
+def rebuild(specs: Sequence[RunSpec], model: ReasoningModel, store: Store) -> Iterator[str]:
+    """Compute and publish runs; after each a line that says how long it took and how long the rest may take."""
     from cap_viz.cli import describe, shown
 
-    source = resolve(DEFAULT_MODEL)
-    model, store = load(source), Store()
-    for spec in shipped_specs(source.ref):
-        run = shown(run_steps(spec, model, store))
-        if run.origin == "live":
-            publish(run, shipped_folder())
-        seconds = run.provenance["seconds"]
-        print(f"{spec.examples.task}: {describe(spec)} ({run.origin}, {seconds:.0f} s)", flush=True)
+    left = {spec: work(spec, model.shape) for spec in specs}
+    done, start = 0.0, time.monotonic()
+    for spec in specs:
+        size, found = left.pop(spec), store.get(spec)
+        run = found or shown(run_steps(spec, model, store))
+        publish(run, shipped_folder())
+        done += 0 if found else size
+        to_go = duration((time.monotonic() - start) / done * sum(left.values())) if done and left else ""
+        took = "computed before" if found else duration(run.provenance["seconds"])
+        yield f"{spec.examples.task}: {describe(spec)} ({took}){to_go and f', about {to_go} to go'}"
+    yield f"{len(specs)} runs in {duration(time.monotonic() - start)}."
+
+
+def main() -> None:
+    """Compute and publish every missing run. Progress goes to stderr, what is done and how long it takes to stdout."""
+    source, store = resolve(DEFAULT_MODEL), Store()
+    specs = list(shipped_specs(source.ref))
+    missing = [spec for spec in specs if (run := store.get(spec)) is None or run.origin == "live"]
+    print(f"{len(specs) - len(missing)} of {len(specs)} runs are there, {len(missing)} are missing.", flush=True)
+    if missing:
+        for line in rebuild(missing, load(source), store):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

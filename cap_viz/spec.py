@@ -2,7 +2,7 @@
 
 A spec names everything that can change a number. Its key is the SHA-256 of its canonical JSON together with
 `ENGINE_VERSION` (bumped when numbers change) and `SCHEMA_VERSION` (bumped when stored files change).
-The metric is not part of a `ScoreSpec`: a run stores raw log-likelihoods from which every metric follows.
+Fields that are None are left out of both, so that a new optional field changes no key.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 
 ENGINE_VERSION = 1
 SCHEMA_VERSION = 1
+# What a head's output is replaced by (`engine/replacement.py`), and what is ablated one after the other.
+ABLATIONS = ("zero", "mean", "resample")
+PARTS = ("heads", "blocks")
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,20 @@ class ExampleSet:
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """Head scores of a model on a set of examples."""
+    """Head scores of a model on a set of examples.
+
+    `metric` is None for exact scores: they store raw log-likelihoods from which every metric follows.
+    `reference` are the examples that mean and resample ablation take values from, None for `examples` themselves; their
+    seed also draws the partners of resample. `parts` is None for heads, "blocks" for whole attention layers and MLPs.
+    """
 
     model: ModelRef
     examples: ExampleSet
     estimator: str = "exact"
     ablation: str = "zero"
+    metric: str | None = None
+    reference: ExampleSet | None = None
+    parts: str | None = None
 
     kind = "score"
 
@@ -54,7 +65,8 @@ class MaskSpec:
 
     `criterion` ranks weights, `sparsity` is the asked share of zeros, `scope` the matrices that take part.
     `scores`, `metric` and `kv_combine` matter to criteria built on head scores; `calibration` to those built
-    on activations; both are None elsewhere.
+    on activations; both are None elsewhere. `control_seed` is the draw of a random control; `allocation` ("owl") and
+    `pattern` ("2:4") say how the zeros are spread, None leaves it to the criterion.
     """
 
     criterion: str
@@ -64,26 +76,38 @@ class MaskSpec:
     metric: str | None = None
     kv_combine: str | None = None
     calibration: ExampleSet | None = None
+    control_seed: int | None = None
+    allocation: str | None = None
+    pattern: str | None = None
 
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """Accuracy of a model, dense (`mask` is None) or pruned, on a set of examples."""
+    """Accuracy of a model, dense (`mask` is None) or pruned, on a set of examples.
+
+    `protocol` is None where options are compared by their log-likelihoods; "perplexity-1024" scores windows of running
+    text of so many tokens (`cap_viz/perplexity.py`).
+    """
 
     model: ModelRef
     examples: ExampleSet
     mask: MaskSpec | None = None
+    protocol: str | None = None
 
     kind = "eval"
 
 
 @dataclass(frozen=True)
 class ProfileSpec:
-    """Zeros per matrix at every sparsity for a criterion with a fixed score (`mask.sparsity` is 0 by convention)."""
+    """Zeros at every sparsity for a criterion with a fixed score (`mask.sparsity` is 0 by convention).
+
+    `parts` is None for zeros per matrix, "heads" for zeros per head.
+    """
 
     model: ModelRef
     examples: ExampleSet
     mask: MaskSpec
+    parts: str | None = None
 
     kind = "profile"
 
@@ -92,8 +116,17 @@ RunSpec = ScoreSpec | EvalSpec | ProfileSpec
 
 
 def spec_dict(spec: RunSpec) -> dict[str, Any]:
-    """The spec as plain JSON types, with its kind."""
-    return {"kind": spec.kind, **json.loads(json.dumps(asdict(spec)))}
+    """The spec as plain JSON types, with its kind and without the fields that are None."""
+    return {"kind": spec.kind, **json.loads(json.dumps(asdict(spec, dict_factory=present)))}
+
+
+def mask_dict(mask: MaskSpec) -> dict[str, Any]:
+    """The recipe of a mask as plain JSON types, without the fields that are None."""
+    return json.loads(json.dumps(asdict(mask, dict_factory=present)))
+
+
+def present(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in pairs if value is not None}
 
 
 def spec_key(spec: RunSpec) -> str:
@@ -109,27 +142,22 @@ def spec_from_dict(data: dict[str, Any]) -> RunSpec:
     if data["kind"] == "score":
         return score_spec(body)
     model, examples = ModelRef(**body["model"]), example_set(body["examples"])
-    mask = None if body["mask"] is None else mask_spec(body["mask"])
+    mask = mask_spec(body["mask"]) if "mask" in body else None
     if data["kind"] == "eval":
-        return EvalSpec(model=model, examples=examples, mask=mask)
+        return EvalSpec(model=model, examples=examples, mask=mask, protocol=body.get("protocol"))
     if data["kind"] == "profile" and mask is not None:
-        return ProfileSpec(model=model, examples=examples, mask=mask)
+        return ProfileSpec(model=model, examples=examples, mask=mask, parts=body.get("parts"))
     raise KeyError(data["kind"])
 
 
 def score_spec(body: dict[str, Any]) -> ScoreSpec:
-    return ScoreSpec(**{**body, "model": ModelRef(**body["model"]), "examples": example_set(body["examples"])})
+    readers = {"model": lambda value: ModelRef(**value), "examples": example_set, "reference": example_set}
+    return ScoreSpec(**{name: readers[name](value) if name in readers else value for name, value in body.items()})
 
 
 def mask_spec(body: dict[str, Any]) -> MaskSpec:
-    scores, calibration = body["scores"], body["calibration"]
-    return MaskSpec(
-        **{
-            **body,
-            "scores": None if scores is None else score_spec(scores),
-            "calibration": None if calibration is None else example_set(calibration),
-        }
-    )
+    readers = {"scores": score_spec, "calibration": example_set}
+    return MaskSpec(**{name: readers[name](value) if name in readers else value for name, value in body.items()})
 
 
 def example_set(body: dict[str, Any]) -> ExampleSet:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import re
 import shutil
 import time
@@ -26,6 +27,11 @@ from cap_viz.settings import local_folder, shipped_folder
 from cap_viz.spec import ENGINE_VERSION, SCHEMA_VERSION, RunSpec, spec_dict, spec_from_dict, spec_key
 
 MANIFEST = "manifest.json"
+# Beside the parts of an unfinished run: what it will be.
+SPEC = "spec.json"
+
+
+log = logging.getLogger(__name__)
 
 
 class DamagedRun(CapVizError):
@@ -82,7 +88,8 @@ class Store:
     def folders(self) -> Iterator[Path]:
         for root in (self.shipped, self.local):
             if root.is_dir():
-                yield from sorted(path for path in root.iterdir() if (path / MANIFEST).is_file())
+                # A name with a dot in front is a run that is being written, imported or deleted by some process.
+                yield from sorted(path for path in root.glob("[!.]*") if (path / MANIFEST).is_file())
 
     def damaged(self) -> list[str]:
         """One sentence per run in the quarantine or damaged among the shipped ones."""
@@ -111,14 +118,14 @@ class Store:
             provenance, checksums, key = manifest["provenance"], manifest["files"], manifest["key"]
             readable = manifest["schema"] == SCHEMA_VERSION
             current = manifest["engine"] == ENGINE_VERSION
-            created = provenance["created"]
+            created, seconds = provenance["created"], provenance["seconds"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedRun(
                 f"Run {folder.name} has no readable manifest ({type(error).__name__}: {error})."
             ) from error
         if not readable:
             raise DamagedRun(f"Run {folder.name} has schema {manifest['schema']}, this program reads {SCHEMA_VERSION}.")
-        if not isinstance(created, str) or not isinstance(checksums, dict):
+        if not isinstance(created, str) or not isinstance(seconds, int | float) or not isinstance(checksums, dict):
             raise DamagedRun(f"Run {folder.name} has a manifest with fields of the wrong kind.")
         if (current and key != spec_key(spec)) or not folder.name.endswith(key):
             raise DamagedRun(f"Run {folder.name} does not match its key: its spec was changed by hand or damaged.")
@@ -148,9 +155,10 @@ class Store:
     def by_key(self, key: str) -> StoredRun:
         """The run whose key starts with `key`. Raises `CapVizError` when there is none or more than one."""
         found = [run for run in self.runs() if run.key.startswith(key)]
-        if len(found) != 1:
-            many = "no stored run" if not found else f"{len(found)} stored runs"
-            raise UsageError(f"There is {many} with a key that starts with {key!r}; `runs list` shows them.")
+        if not found:
+            raise UsageError(f"There is no stored run with a key that starts with {key!r}; `runs list` shows them.")
+        if len(found) > 1:
+            raise UsageError(f"{len(found)} stored runs have a key that starts with {key!r}; give more of it.")
         return found[0]
 
     def damage(self, run: StoredRun, sentence: str) -> DamagedRun:
@@ -181,19 +189,54 @@ class Store:
         replace_folder(building, target)
         return self.open(target)
 
+    def delete(self, run: StoredRun) -> None:
+        """Remove a local run. Raises `UsageError` for a shipped one, `CapVizError` where it cannot be removed."""
+        if self.local not in run.folder.parents:
+            raise UsageError(f"Run {run.title} came with CAP Viz and is only read; it cannot be deleted.")
+        try:
+            # Renamed first: a folder without some of its files would look damaged to others.
+            doomed = run.folder.with_name(f".{run.title}.deleted")
+            run.folder.rename(doomed)
+            shutil.rmtree(doomed)
+        except FileNotFoundError:
+            return  # Another process deleted it first.
+        except OSError as error:
+            raise CapVizError(f"Run {run.title} cannot be deleted ({error.strerror}).") from error
+
     def workshop(self, spec: RunSpec) -> Path:
         """Where an unfinished run keeps its plan and blocks; removed when the run is saved."""
-        return self.local.parent / "unfinished" / folder_name(spec)
+        return self.workshops / folder_name(spec)
+
+    @property
+    def workshops(self) -> Path:
+        """The unfinished runs of all processes."""
+        return self.local.parent / "unfinished"
+
+    def unfinished(self) -> list[RunSpec]:
+        """Runs that were begun and neither finished nor given up, oldest first; some may be running right now."""
+        found: list[RunSpec] = []
+        files = sorted(self.workshops.glob(f"*/{SPEC}"), key=lambda path: path.stat().st_mtime)
+        for file in files:
+            try:
+                spec = spec_from_dict(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # Of another version, or just removed: it can be neither shown nor resumed.
+            if file.parent == self.workshop(spec) and self.get(spec) is None:
+                found.append(spec)
+        return found
 
     def set_aside(self, folder: Path, reason: str) -> None:
         """Move a damaged run to the quarantine, with the reason in `reason.txt`."""
         target = self.quarantine / f"{folder.name}-{time.time_ns()}"
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(target)
+            write_bytes(target / "reason.txt", f"{reason}\n".encode())
         except FileNotFoundError:
             return  # Another process set it aside first.
-        write_bytes(target / "reason.txt", f"{reason}\n".encode())
+        except OSError as error:
+            # A full or read-only disk: the run is not used all the same, and the others can be read.
+            log.warning("%s cannot be set aside (%s)", folder, error)
 
 
 def folder_name(spec: RunSpec) -> str:

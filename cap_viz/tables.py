@@ -1,18 +1,24 @@
 """Results as tables and back: the Parquet layout of stored runs.
 
-`options`  one row per example and option: example (number), id, gold, option, tokens, chars, loglik (dense or pruned)
-`ablated`  one row per layer, head, example and option: loglik with that head ablated
+`options`  one row per example and option: example (number), id, gold, option, tokens, chars, loglik (dense or pruned;
+           NaN where a gradient run did not need the option)
+`ablated`  one row per layer, head, example and option: loglik with that head ablated (exact runs)
+`blocks`   one row per layer, part (attention or mlp), example and option: loglik with that part ablated (block runs)
+`effects`  one row per layer, head and example: first-order effect on the run's metric (gradient runs)
+`units`    one row per layer and MLP hidden unit: mean first-order effect (gradient runs)
 `zeros`    one row per sparsity and matrix, in ascending sparsity: layer, kind, part, rows, columns, zeros
+`heads`    one row per sparsity, layer and head, in that order: zeros among the `size` weights that are the head's own
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from cap_viz.pruning.head_zeros import HeadZeros
 from cap_viz.pruning.masks import MatrixSize, ZeroCounts
-from cap_viz.results import EvalReport, HeadScores, Questions
+from cap_viz.results import BLOCK_PARTS, BlockScores, EvalReport, GradientEffects, HeadScores, Questions
 
 
 def options_table(questions: Questions, logliks: Float[np.ndarray, "example option"]) -> pd.DataFrame:
@@ -45,14 +51,25 @@ def report_from(table: pd.DataFrame) -> EvalReport:
 
 
 def ablated_table(scores: HeadScores) -> pd.DataFrame:
-    layer, head, example, option = np.nonzero(~np.isnan(scores.ablated))
+    return ablations_table(scores.ablated, "head", np.arange(scores.n_heads, dtype=np.int16))
+
+
+def blocks_table(scores: BlockScores) -> pd.DataFrame:
+    return ablations_table(scores.ablated, "part", np.array(BLOCK_PARTS, dtype=object))
+
+
+def ablations_table(
+    ablated: Float[np.ndarray, "layer part example option"], column: str, names: np.ndarray
+) -> pd.DataFrame:
+    """One row per value that is there; `names` says what the parts are called in their column."""
+    layer, part, example, option = np.nonzero(~np.isnan(ablated))
     return pd.DataFrame(
         {
             "layer": layer.astype(np.int16),
-            "head": head.astype(np.int16),
+            column: names[part],
             "example": example.astype(np.int32),
             "option": option.astype(np.int16),
-            "loglik": scores.ablated[layer, head, example, option].astype(np.float32),
+            "loglik": ablated[layer, part, example, option].astype(np.float32),
         }
     )
 
@@ -60,10 +77,66 @@ def ablated_table(scores: HeadScores) -> pd.DataFrame:
 def scores_from(options: pd.DataFrame, ablated: pd.DataFrame) -> HeadScores:
     """The inverse of `options_table` and `ablated_table`."""
     dense = report_from(options)
-    layer, head, example, option = (ablated[name].to_numpy() for name in ("layer", "head", "example", "option"))
-    values = np.full((layer.max() + 1, head.max() + 1, *dense.logliks.shape), np.nan, dtype=np.float32)
-    values[layer, head, example, option] = ablated["loglik"]
+    values = ablations_from(ablated, ablated["head"].to_numpy(), dense.logliks.shape)
     return HeadScores(questions=dense.questions, dense=dense.logliks, ablated=values)
+
+
+def blocks_from(options: pd.DataFrame, blocks: pd.DataFrame) -> BlockScores:
+    """The inverse of `options_table` and `blocks_table`."""
+    dense = report_from(options)
+    part = np.array([BLOCK_PARTS.index(name) for name in blocks["part"]])
+    values = ablations_from(blocks, part, dense.logliks.shape)
+    return BlockScores(questions=dense.questions, dense=dense.logliks, ablated=values)
+
+
+def ablations_from(
+    table: pd.DataFrame, part: Int[np.ndarray, " row"], shape: tuple[int, ...]
+) -> Float[np.ndarray, "layer part example option"]:
+    layer, example, option = (table[name].to_numpy() for name in ("layer", "example", "option"))
+    values = np.full((layer.max() + 1, part.max() + 1, *shape), np.nan, dtype=np.float32)
+    values[layer, part, example, option] = table["loglik"]
+    return values
+
+
+def effects_table(gradient: GradientEffects) -> pd.DataFrame:
+    layer, head, example = np.indices(gradient.per_example.shape).reshape(3, -1)
+    return pd.DataFrame(
+        {
+            "layer": layer.astype(np.int16),
+            "head": head.astype(np.int16),
+            "example": example.astype(np.int32),
+            "effect": gradient.per_example.reshape(-1).astype(np.float32),
+        }
+    )
+
+
+def units_table(units: Float[np.ndarray, "layer unit"]) -> pd.DataFrame:
+    layer, unit = np.indices(units.shape).reshape(2, -1)
+    return pd.DataFrame(
+        {"layer": layer.astype(np.int16), "unit": unit.astype(np.int32), "effect": units.reshape(-1).astype(np.float32)}
+    )
+
+
+def gradient_from(
+    options: pd.DataFrame, effects: pd.DataFrame, units: pd.DataFrame | None, metric: str
+) -> GradientEffects:
+    """The inverse of `options_table`, `effects_table` and `units_table`."""
+    dense = report_from(options)
+    return GradientEffects(
+        questions=dense.questions,
+        known_logliks=dense.logliks,
+        per_example=array_from(effects, "layer", "head", "example"),
+        metric=metric,
+        units=None if units is None else array_from(units, "layer", "unit"),
+    )
+
+
+def array_from(table: pd.DataFrame, *axes: str) -> Float[np.ndarray, ...]:
+    """Column `effect` as an array with the named columns as axes."""
+    place = tuple(table[axis].to_numpy() for axis in axes)
+    values = np.full([index.max() + 1 for index in place], np.nan, dtype=np.float32)
+    values[place] = table["effect"]
+    return values
 
 
 def zeros_table(counts: ZeroCounts) -> pd.DataFrame:
@@ -94,3 +167,26 @@ def zeros_from(table: pd.DataFrame) -> ZeroCounts:
     )
     zeros = table["zeros"].to_numpy().reshape(len(sparsities), len(matrices))
     return ZeroCounts(sparsities=sparsities, matrices=matrices, zeros=zeros)
+
+
+def head_zeros_table(counts: HeadZeros) -> pd.DataFrame:
+    sparsity, layer, head = np.indices(counts.zeros.shape).reshape(3, -1)
+    return pd.DataFrame(
+        {
+            "sparsity": counts.sparsities[sparsity],
+            "layer": layer.astype(np.int16),
+            "head": head.astype(np.int16),
+            "zeros": counts.zeros.reshape(-1).astype(np.int32),
+            "size": np.int32(counts.size),
+        }
+    )
+
+
+def head_zeros_from(table: pd.DataFrame) -> HeadZeros:
+    """The inverse of `head_zeros_table`."""
+    n_layers, n_heads = (1 + int(table[name].to_numpy().max()) for name in ("layer", "head"))
+    return HeadZeros(
+        sparsities=table["sparsity"].to_numpy()[:: n_layers * n_heads],
+        zeros=table["zeros"].to_numpy(dtype=np.int64).reshape(-1, n_layers, n_heads),
+        size=int(table["size"].iloc[0]),
+    )

@@ -5,13 +5,11 @@ import streamlit as st
 from cap_viz.ui.frame import frame
 from cap_viz.ui.heads_controls import controls
 from cap_viz.ui.heads_view import body
-from cap_viz.ui.jobs_view import ticking
 from cap_viz.ui.panels import heading
 
 view = frame("Heads")
-heading("Heads", "Which attention heads does the model need to answer this task, and how sure are we?")
+heading("Heads", "Which attention heads does the model need on this task, and how sure are we?")
 chosen = controls(view)
 if chosen is None:
     st.stop()
-source, metric = chosen
-ticking(lambda: body(view, source, metric), live=source.job is not None)
+body(view, chosen)

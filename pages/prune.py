@@ -7,8 +7,22 @@ from cap_viz.ui.frame import frame
 from cap_viz.ui.panels import heading, problem
 from cap_viz.ui.prune_accuracy_view import accuracy_section, current_columns
 from cap_viz.ui.prune_controls import controls
-from cap_viz.ui.prune_view import flips_section, importance_section, notes_section, provenance_row
+from cap_viz.ui.prune_view import (
+    flips_section,
+    importance_section,
+    no_accuracy_section,
+    notes_section,
+    provenance_row,
+)
 from cap_viz.ui.prune_zeros_view import zeros_section
+
+# Streamlit stacks columns below 640 px only; beside the sidebar these two need more.
+STACKED = """<style>
+@media (max-width: 1000px) {
+  .st-key-prune_body > * > [data-testid="stHorizontalBlock"] { flex-wrap: wrap; }
+  .st-key-prune_body > * > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] { min-width: 100%; }
+}
+</style>"""
 
 view = frame("Prune")
 heading(
@@ -22,15 +36,22 @@ except CapVizError as error:
     problem(str(error))
     st.stop()
 
-columns = current_columns(view, setting)
+has_accuracy = view.task.kind != "text"
+columns = current_columns(view, setting) if has_accuracy else []
 with facts:
     provenance_row(view, setting, columns)
-removed, cost = st.columns([6, 7], gap="medium")
+st.html(STACKED)
+with st.container(key="prune_body"):
+    removed, cost = st.columns([6, 7], gap="medium")
 with removed:
     zeros_section(view, setting)
 with cost:
-    accuracy_section(view, setting, columns)
-flips_section(setting, columns)
+    if has_accuracy:
+        accuracy_section(view, setting, columns)
+    else:
+        no_accuracy_section(setting)
+if has_accuracy:
+    flips_section(setting, columns)
 scale, notes = st.columns([6, 7], gap="medium")
 with scale:
     importance_section(view, setting)

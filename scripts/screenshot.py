@@ -1,10 +1,11 @@
-"""Take the README's pictures from the running code and the shipped runs:  python -m scripts.screenshot
+"""Take the documents' pictures from the running code and the shipped runs:  python -m scripts.screenshot
 
 Needs Chromium (the variable CHROMIUM names another one). Starts its own server on a free port with an empty cache.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import socket
@@ -13,13 +14,31 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
+from PIL import Image
 from playwright.sync_api import ViewportSize, sync_playwright
 
 PROJECT = Path(__file__).resolve().parent.parent
-TARGET = PROJECT / "docs" / "images"
-PICTURES = {"heads": "heads?task=mini_science", "overview": "", "prune": "prune?task=mini_science&sparsity=20"}
+TARGET = PROJECT / "docs" / "screenshots"
+PICTURES = {
+    "overview": "",
+    "heads": "heads?task=mini_science",
+    "tasks": "tasks?task=arc_easy&layer=24&head=6",
+    "prune": "prune?task=mini_science&sparsity=20",
+    "compare": "compare?task=mini_science&measure=choice_nll",
+    "playground": "playground",
+    "runs": "runs?kind=scores",
+}
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+# A page loads faster with small pictures, and these have few colours.
+COLOURS, MOST_BYTES = 256, 150_000
+# The script has run to its end and every figure is painted.
+SETTLED = """() => document.querySelector('[data-test-script-state="notRunning"]') !== null
+  && ![...document.querySelectorAll('[data-testid="stPlotlyChart"]')].some(c => !c.querySelector('.main-svg'))"""
 SIZE = ViewportSize(width=1280, height=800)
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
@@ -40,35 +59,58 @@ def wait_until_healthy(address: str) -> None:
     sys.exit("The dashboard did not start within 30 s.")
 
 
-def take(address: str, folder: Path) -> None:
+def chromium() -> str:
+    """The browser to use."""
     executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if executable is None:
-        sys.exit("Screenshots need Chromium: apt install chromium, or CHROMIUM=/path/to/it.")
+        sys.exit("This needs Chromium: apt install chromium, or CHROMIUM=/path/to/it.")
+    return executable
+
+
+def take(address: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_OPTIONS)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
         for name, path in PICTURES.items():
-            page = browser.new_page(viewport=SIZE, device_scale_factor=1.5, color_scheme="light")
-            page.goto(f"{address}/{path}")
-            page.locator(".js-plotly-plot").first.wait_for(timeout=60_000)
-            page.wait_for_timeout(4_000)  # Plotly and the fonts settle after the first paint.
-            page.screenshot(path=folder / f"{name}.png")
-            page.close()
+            for scheme in SCHEMES:
+                page = browser.new_page(viewport=SIZE, color_scheme=scheme)
+                page.goto(f"{address}/{path}")
+                page.locator("[data-testid=stMainBlockContainer] h1").first.wait_for(timeout=60_000)
+                page.wait_for_function(SETTLED, timeout=60_000)
+                page.wait_for_timeout(4_000)  # Plotly and the fonts settle after the first paint.
+                save(page.screenshot(), folder / f"{name}-{scheme}.png")
+                page.close()
         browser.close()
 
 
-def main() -> None:
+def save(picture: bytes, file: Path) -> None:
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS).save(file, optimize=True)
+    if file.stat().st_size > MOST_BYTES:
+        sys.exit(f"{file} has {file.stat().st_size:,} bytes, more than {MOST_BYTES:,}.")
+
+
+@contextmanager
+def server(cache: Path) -> Iterator[str]:
+    """The address of a dashboard of our own that keeps its runs, log and output in `cache`."""
     port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as cache:
-        command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
-        server = subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"CAP_VIZ_CACHE": cache})
-        try:
-            wait_until_healthy(address)
-            take(address, TARGET)
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
+    environment = os.environ | {"CAP_VIZ_CACHE": str(cache), "CAP_VIZ_LOG": str(cache / "log")}
+    # The browser on the same machine needs a core as well.
+    environment.setdefault("CAP_VIZ_THREADS", "1")
+    with (cache / "server.txt").open("wb") as log:
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_healthy(address)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as cache, server(Path(cache)) as address:
+        take(address, TARGET)
 
 
 if __name__ == "__main__":

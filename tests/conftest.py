@@ -15,6 +15,7 @@ import pytest
 
 from cap_viz.models import ReasoningModel, load, resolve
 from cap_viz.tasks import TASKS, Splits, Task
+from tests.shell import Shell
 from tests.tiny import tiny_examples, write_tiny_model
 
 SCRATCH = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
@@ -29,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before anything is imported: huggingface_hub reads these only once.
     scratch = config.stash[SCRATCH] = tempfile.TemporaryDirectory(prefix="cap-viz-tests-")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    if "PYTEST_XDIST_WORKER" in os.environ:  # One core each: torch's threads would only wait for each other.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # As `cap_viz.models.load` sets it; tests import torch before that.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HF_HOME"] = str(Path(scratch.name, "huggingface"))
@@ -42,13 +45,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def own_folders(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty cache and log for each test.
+    """An empty cache and log for each test, and no data folder, so that tests see the same tasks everywhere.
 
-    Tests on the real model and in the browser share one folder per session: converting the model takes 20 s.
+    Tests on the real model and in the browser share one cache folder (converting the model takes 20 s) and may use
+    the public data sets.
     """
     if not any(request.node.get_closest_marker(name) for name in ("model", "e2e")):
         monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("CAP_VIZ_LOG", str(tmp_path / "cap_viz.log"))
+        monkeypatch.delenv("CAP_VIZ_DATA", raising=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -120,6 +125,17 @@ def tiny_task(monkeypatch: pytest.MonkeyPatch) -> Task:
     )
     monkeypatch.setitem(TASKS, task.name, task)
     return task
+
+
+@pytest.fixture
+def shell(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(capfd, monkeypatch)
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path, tiny_task: Task) -> list[str]:
+    """Command line options for the tiny model and the tiny task."""
+    return ["--model", str(tiny_folder), "--task", "tiny"]
 
 
 @pytest.fixture(scope="session")

@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cap_viz import __version__, settings
-from cap_viz.cli import main
+from cap_viz import __version__
+from cap_viz.estimators import score_heads
 from cap_viz.models import ReasoningModel
-from cap_viz.scoring import score_heads
-from cap_viz.tasks import Task
-
-
-class Shell:
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.capfd, self.monkeypatch = capfd, monkeypatch
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        self.monkeypatch.setattr(sys, "argv", ["cap_viz", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = self.capfd.readouterr()
-        code = stop.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    def json(self, *arguments: str) -> Any:
-        code, out, err = self(*arguments, "--json")
-        assert code == 0, err
-        assert out.count("\n") == 1, "one JSON object on stdout and nothing else"
-        return json.loads(out)
-
-
-@pytest.fixture
-def shell(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    return Shell(capfd, monkeypatch)
-
-
-@pytest.fixture
-def tiny(tiny_folder: Path, tiny_task: Task) -> list[str]:
-    return ["--model", str(tiny_folder), "--task", "tiny"]
+from cap_viz.tasks import TASKS, Task
+from tests.shell import Shell
 
 
 def test_version_and_help(shell: Shell) -> None:
@@ -98,14 +63,41 @@ def test_score_prints_a_table(shell: Shell, tiny: list[str]) -> None:
     assert code == 0
     assert "L0 H" in out or "L1 H" in out
     assert "removing the head hurts" in out
+    _, one, _ = shell("score", *tiny, "--n", "1")
+    assert "needs more examples" in one
+    assert "nan" not in one.split("removing")[0]
 
 
-@pytest.mark.parametrize("criterion", ["cap", "wanda", "wanda_oneshot", "magnitude", "global_magnitude"])
+@pytest.mark.parametrize("criterion", ["cap", "wanda", "wanda_oneshot", "magnitude", "global_magnitude", "random"])
 def test_prune(shell: Shell, tiny: list[str], criterion: str) -> None:
     answer = shell.json("prune", *tiny, "--criterion", criterion, "--sparsity", "0.5", "--n", "4")
     assert answer["reached"] == pytest.approx(0.5, abs=1e-2)
     assert sum(m["zeros"] for m in answer["matrices"]) == pytest.approx(answer["reached"] * 3 * 7680, abs=1)
     assert len(answer["matrices"]) == 21
+
+
+def test_prune_options_reach_the_mask(shell: Shell, tiny: list[str]) -> None:
+    def digest(*options: str) -> str:
+        return shell.json("prune", *tiny, "--sparsity", "0.5", "--n", "4", *options)["digest"]
+
+    plain = digest("--criterion", "wanda")
+    assert digest("--criterion", "wanda", "--pattern", "2:4") != plain
+    assert digest("--criterion", "wanda", "--allocation", "owl") != plain
+    assert digest("--criterion", "wanda", "--calibration-task", "mini_text") != plain
+    assert digest("--criterion", "random") != digest("--criterion", "random", "--control-seed", "1")
+    heads = shell.json("prune", *tiny, "--criterion", "head", "--sparsity", "0.5", "--n", "4")
+    assert heads["parameters_saved"] == sum(matrix["zeros"] for matrix in heads["matrices"]) > 0
+    assert "parameters fewer" in shell("prune", *tiny, "--criterion", "head", "--sparsity", "0.5", "--n", "4")[1]
+
+
+def test_export_writes_a_model_and_a_mask_and_overwrites_neither(shell: Shell, tiny: list[str], tmp_path: Path) -> None:
+    options = [*tiny, "--criterion", "magnitude", "--sparsity", "0.5", "--to"]
+    assert shell("export", *options, str(tmp_path / "model"))[0] == 0
+    assert {path.name for path in (tmp_path / "model").iterdir()} > {"config.json", "model.safetensors", "README.md"}
+    assert shell("export", *options, str(tmp_path / "mask"), "--mask-only")[0] == 0
+    code, _, err = shell("export", *options, str(tmp_path / "model"))
+    assert code == 2
+    assert "exists already and is not overwritten" in err
 
 
 def test_eval_dense_and_pruned(shell: Shell, tiny: list[str]) -> None:
@@ -117,16 +109,6 @@ def test_eval_dense_and_pruned(shell: Shell, tiny: list[str]) -> None:
     code, out, _ = shell("eval", *tiny, "--n", "10")
     assert code == 0
     assert "acc_norm" in out
-
-
-def test_runs_lists_what_was_computed(shell: Shell, tiny: list[str]) -> None:
-    key = shell.json("eval", *tiny, "--n", "3")["key"]
-    listed = shell.json("runs")
-    assert key in [run["key"] for run in listed["runs"]]
-    assert listed["damaged"] == []
-    code, out, _ = shell("runs")
-    assert code == 0
-    assert key in out
 
 
 def test_doctor_line_by_line(shell: Shell, tiny_folder: Path) -> None:
@@ -196,6 +178,21 @@ def test_compare_pairs_every_criterion_with_wanda(shell: Shell, tiny: list[str])
     assert "McNemar" in out
 
 
+def test_compare_against_the_dense_model(shell: Shell, tiny: list[str]) -> None:
+    options = ["--n", "8", "--criteria", "cap", "--sparsities", "0.3,0.5", "--n-calibration", "3", "--against", "dense"]
+    rows = {(row["criterion"], row["sparsity"]): row for row in shell.json("compare", *tiny, *options)["rows"]}
+    assert set(rows) == {("dense", 0.0), ("cap", 0.3), ("cap", 0.5)}
+    assert rows["dense", 0.0]["against"] is None
+    pairs = [rows["cap", sparsity]["against"] for sparsity in (0.3, 0.5)]
+    for pair, sparsity in zip(pairs, (0.3, 0.5), strict=True):
+        assert pair["difference"] == pytest.approx(rows["cap", sparsity]["acc"] - rows["dense", 0.0]["acc"])
+    # Holm over two: the smaller p twice, the larger never below that.
+    smaller, larger = sorted(pair["p"] for pair in pairs)
+    assert sorted(pair["p_holm"] for pair in pairs) == pytest.approx(
+        [min(1, 2 * smaller), min(1, max(2 * smaller, larger))]
+    )
+
+
 def test_running_text_is_scored_by_token_loss_only(shell: Shell, tiny_folder: Path) -> None:
     model = ["--model", str(tiny_folder), "--task", "mini_text"]
     answer = shell.json("score", *model, "--n", "2")
@@ -207,55 +204,74 @@ def test_running_text_is_scored_by_token_loss_only(shell: Shell, tiny_folder: Pa
         assert "mini_text" in err
 
 
-def test_runs_show_verify_export_import(shell: Shell, tiny: list[str], tmp_path: Path) -> None:
-    key = shell.json("eval", *tiny, "--n", "3")["key"]
-    code, out, _ = shell("runs", "show", key[:8])
-    assert code == 0
-    shown = json.loads(out)
-    assert (shown["key"], shown["spec"]["kind"], len(shown["spec"]["examples"]["ids"])) == (key, "eval", 3)
-    assert shell.json("runs", "verify")["damaged"] == []
-    assert shell("runs", "export", key, "--to", str(tmp_path))[0] == 0
-    (archive,) = tmp_path.glob("*.zip")
-    shutil.rmtree(settings.local_folder() / "runs")
-    assert key not in [run["key"] for run in shell.json("runs", "list")["runs"]]
-    assert shell("runs", "import", str(archive))[0] == 0
-    assert key in [run["key"] for run in shell.json("runs")["runs"]]
-    code, _, err = shell("runs", "show", "zz")
+def test_ids_may_hold_line_separators(
+    shell: Shell, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: ReasoningModel
+) -> None:
+    odd = "q\u2028\u00851\u2028"
+    choices = {"text": ["sun\u2028moon", "rock", "leaf"], "label": ["A", "B", "C"]}
+    rows = [{"id": i, "question": "what is\u2028a plant ?", "choices": choices, "answerKey": "C"} for i in (odd, "q2")]
+    (tmp_path / "arc_easy").mkdir()
+    for split, row in zip(("train", "test"), rows, strict=True):
+        line = json.dumps(row, ensure_ascii=False)
+        (tmp_path / "arc_easy" / f"{split}.jsonl").write_text(line, encoding="utf-8")
+    monkeypatch.setenv("CAP_VIZ_DATA", str(tmp_path))
+    monkeypatch.setitem(TASKS, "arc_easy", replace(TASKS["arc_easy"]))
+    ids = tmp_path / "ids.txt"
+    ids.write_bytes(f"\ufeff{odd}\r\nq2\r\n".encode())
+    answer = shell.json("score", "--model", str(tiny_folder), "--task", "arc_easy", "--ids", str(ids), "--full")
+    assert answer["example_ids"] == [odd, "q2"]
+    assert answer["gold"] == [2, 2]
+    scores = score_heads(tiny_model, TASKS["arc_easy"].by_ids([odd, "q2"]))
+    assert answer["effects"] == scores.effects("nll").tolist()
+
+
+def test_ids_that_are_not_text(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes(b"ab\xff")
+    code, _, err = shell("score", "--ids", str(tmp_path / "ids"))
     assert code == 2
-    assert "no stored run with a key that starts with 'zz'" in err
-
-
-def rewritten(archive: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> Path:
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as result:
-        for name in source.namelist():
-            result.writestr(*change(name, source.read(name)))
-    return target
+    assert "ids is not text in UTF-8 (invalid start byte at byte 3)" in err
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("options", "sentence"),
     [
-        (lambda name, data: (name, data[:-1] if name.endswith("options.parquet") else data), "checksum"),
-        (lambda name, data: (f"../{name}", data), "not an exported run"),
-        (lambda name, data: (f"deep/{name}", data), "not an exported run"),
-        (lambda name, data: (name, b"{}" if name.endswith("manifest.json") else data), "no readable manifest"),
+        (["--criteria", "luck"], "Unknown criterion 'luck'"),
+        (["--criteria", " , "], "' , ' names no criterion; give at least one"),
+        (["--criteria", "dense"], "Unknown criterion 'dense'"),
+        (["--against", "luck"], "Unknown criterion 'luck'"),
+        (["--sparsities", ""], "'' names no sparsity; give at least one"),
+        (["--sparsities", "0.2,1.0"], "The sparsity is 1"),
+        (["--sparsities", "-0.1"], "The sparsity is -0.1"),
+        (["--sparsities", "nan"], "The sparsity is nan"),
+        (["--sparsities", "abc"], "'abc' is not a number"),
+        (["--n", "0"], "n = 0: ask for at least one example"),
+        (["--n", "21"], "n = 21 is more than the 20 evaluation examples of tiny"),
+        (["--n-calibration", "0"], "n = 0: ask for at least one example"),
     ],
 )
-def test_foreign_archives_are_not_imported(
-    shell: Shell, tiny: list[str], tmp_path: Path, change: Callable[[str, bytes], tuple[str, bytes]], sentence: str
+def test_compare_is_asked_for_what_cannot_be(shell: Shell, tiny: list[str], options: list[str], sentence: str) -> None:
+    code, out, err = shell("compare", *tiny, "--n", "3", "--n-calibration", "3", *options)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_sparsities_that_differ_little_are_told_apart(shell: Shell, tiny: list[str]) -> None:
+    code, out, _ = shell(
+        "compare", *tiny, "--n", "3", "--n-calibration", "2", "--criteria", "magnitude", "--against", "magnitude",
+        "--sparsities", "0.2,0.50,0.5,0.504",
+    )  # fmt: skip
+    assert code == 0
+    assert [line.split()[3] for line in out.splitlines() if " magnitude " in line] == ["20%", "50%", "50.4%"]
+
+
+def test_a_cache_that_cannot_be_written(
+    shell: Shell, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = shell.json("eval", *tiny, "--n", "3")["key"]
-    shell("runs", "export", key, "--to", str(tmp_path))
-    (archive,) = tmp_path.glob("*.zip")
-    shutil.rmtree(settings.local_folder() / "runs")
-    code, _, err = shell("runs", "import", str(rewritten(archive, tmp_path / "changed.zip", change)))
-    assert code == 2
-    assert re.search(sentence, err)
-    assert not list((settings.local_folder() / "runs").glob("[!.]*"))
-
-
-def test_something_else_than_an_archive(shell: Shell, tmp_path: Path) -> None:
-    (tmp_path / "x.zip").write_text("hello")
-    code, _, err = shell("runs", "import", str(tmp_path / "x.zip"))
-    assert code == 2
-    assert "not a readable zip archive" in err
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "file"))
+    monkeypatch.delenv("CAP_VIZ_LOG")
+    assert shell("runs", "list")[0] == 0
+    code, _, err = shell("eval", *tiny, "--n", "3")
+    assert code == 1
+    assert "set CAP_VIZ_CACHE to a folder you may write to" in err

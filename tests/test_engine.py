@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cap_viz.doctor import checks, weights_digest
+from cap_viz.engine import packing
 from cap_viz.engine.capture import dense_pass, read_logliks
-from cap_viz.models import ReasoningModel
-from cap_viz.scoring import ablation_value, batch_of, make_score_plan, score_heads
+from cap_viz.engine.checks import batch_of
+from cap_viz.engine.replacement import heads_site
+from cap_viz.estimators.gradient import gradient_effects
+from cap_viz.models import ModelSource, ReasoningModel, boot
+from cap_viz.scoring import exact_scores, head_groups, make_score_plan, replacing, score_steps
+from cap_viz.spec import ABLATIONS
+from cap_viz.tasks import Example
 from tests.tiny import tiny_examples
 
 
@@ -40,15 +48,21 @@ def slow_effects(model: ReasoningModel, n: int, value: Tensor) -> np.ndarray:
     return result
 
 
+def mean_z(model: ReasoningModel, examples: tuple[Example, ...]) -> Tensor:
+    """[layer, head, d_head]."""
+    plan = make_score_plan(model, examples, ablation="mean")
+    return replacing(model, plan, heads_site(model.shape))([0])[:, 0, 0]
+
+
 def test_zero_ablation_equals_full_forward(tiny_model: ReasoningModel) -> None:
-    scores = score_heads(tiny_model, tiny_examples(5))
+    scores = exact_scores(tiny_model, tiny_examples(5))
     zeros = torch.zeros(tiny_model.shape.n_layers, tiny_model.shape.n_heads, tiny_model.shape.d_head)
     np.testing.assert_allclose(scores.ablated, slow_effects(tiny_model, 5, zeros), atol=5e-5)
 
 
 def test_mean_ablation_equals_full_forward(tiny_model: ReasoningModel) -> None:
-    value = ablation_value(tiny_model, make_score_plan(tiny_model, tiny_examples(5), ablation="mean"))
-    scores = score_heads(tiny_model, tiny_examples(5), ablation="mean")
+    value = mean_z(tiny_model, tiny_examples(5))
+    scores = exact_scores(tiny_model, tiny_examples(5), ablation="mean")
     np.testing.assert_allclose(scores.ablated, slow_effects(tiny_model, 5, value), atol=5e-5)
 
 
@@ -62,24 +76,24 @@ def test_mean_value_counts_every_real_token_once(tiny_model: ReasoningModel) -> 
         with torch.inference_mode(), tiny_model.bridge.hooks(fwd_hooks=hooks):
             dense_pass(tiny_model, batch, keep_calls=False)
     tokens = torch.cat([z.reshape(-1, 4, 8) for z in seen])
-    torch.testing.assert_close(ablation_value(tiny_model, plan)[1], tokens.mean(dim=0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mean_z(tiny_model, tiny_examples(5))[1], tokens.mean(dim=0), atol=1e-5, rtol=1e-5)
 
 
 def test_ablation_has_an_effect_on_every_head(tiny_model: ReasoningModel) -> None:
-    effects = score_heads(tiny_model, tiny_examples(4)).effects("nll")
+    effects = exact_scores(tiny_model, tiny_examples(4)).effects("nll")
     assert (np.abs(effects).max(axis=-1) > 1e-3).all()
 
 
 def test_batching_does_not_change_scores(tiny_model: ReasoningModel) -> None:
-    together = score_heads(tiny_model, tiny_examples(6))
+    together = exact_scores(tiny_model, tiny_examples(6))
     for i, example in enumerate(tiny_examples(6)):
-        alone = score_heads(tiny_model, [example])
+        alone = exact_scores(tiny_model, [example])
         width = alone.ablated.shape[-1]
         np.testing.assert_allclose(together.ablated[:, :, i, :width], alone.ablated[:, :, 0], atol=5e-5)
 
 
 def test_options_of_different_number(tiny_model: ReasoningModel) -> None:
-    scores = score_heads(tiny_model, (*tiny_examples(2, n_options=2), tiny_examples(3, n_options=5)[2]))
+    scores = exact_scores(tiny_model, (*tiny_examples(2, n_options=2), tiny_examples(3, n_options=5)[2]))
     assert np.isnan(scores.dense[0, 2:]).all()
     assert np.isfinite(scores.dense[2]).all()
     assert np.isfinite(scores.effects("choice_nll")).all()
@@ -87,9 +101,9 @@ def test_options_of_different_number(tiny_model: ReasoningModel) -> None:
 
 def test_scoring_leaves_weights_and_hooks_alone(tiny_model: ReasoningModel) -> None:
     before = weights_digest(tiny_model)
-    first = score_heads(tiny_model, tiny_examples(2))
+    first = exact_scores(tiny_model, tiny_examples(2))
     assert weights_digest(tiny_model) == before
-    np.testing.assert_array_equal(first.ablated, score_heads(tiny_model, tiny_examples(2)).ablated)
+    np.testing.assert_array_equal(first.ablated, exact_scores(tiny_model, tiny_examples(2)).ablated)
 
 
 def test_doctor_passes_on_a_sound_model(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,3 +121,105 @@ def test_doctor_notices_a_wrong_engine(tiny_model: ReasoningModel, monkeypatch: 
     failed = [r.name for r in checks(tiny_model) if not r.passed]
     assert "engine equals a full forward with the head zeroed" in failed
     assert "engine equals zeroed columns of the output projection" in failed
+
+
+def test_direct_blocks_are_used_and_equal_the_models_own(
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = tiny_examples(6)
+    assert make_score_plan(tiny_model, examples).batches.direct
+    direct = exact_scores(tiny_model, examples, ablation="mean")
+    monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+    assert not make_score_plan(tiny_model, examples).batches.direct
+    np.testing.assert_allclose(direct.ablated, exact_scores(tiny_model, examples, ablation="mean").ablated, atol=5e-5)
+
+
+def test_models_own_blocks_equal_full_forward(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+    scores = exact_scores(tiny_model, tiny_examples(3))
+    zeros = torch.zeros(tiny_model.shape.n_layers, tiny_model.shape.n_heads, tiny_model.shape.d_head)
+    np.testing.assert_allclose(scores.ablated, slow_effects(tiny_model, 3, zeros), atol=5e-5)
+
+
+def test_direct_blocks_see_swapped_weights(tiny_model: ReasoningModel) -> None:
+    """Pruned weights count: the MLP of the last block zeroed, against the plain way under the same mask."""
+    examples = tiny_examples(3)
+    plan = make_score_plan(tiny_model, examples)
+    keep = {m.name: torch.zeros_like(m.weight, dtype=torch.bool) for m in tiny_model.matrices() if m.name == "2.down"}
+    zeros = torch.zeros(tiny_model.shape.n_layers, tiny_model.shape.n_heads, tiny_model.shape.d_head)
+    dense = exact_scores(tiny_model, examples).ablated
+    with tiny_model.masked(keep):
+        pruned = [block.ablated for block in score_steps(tiny_model, plan)]
+        expected = slow_effects(tiny_model, 3, zeros)
+    members = list(plan.batches.batches[0])
+    np.testing.assert_allclose(pruned[1], expected[1][:, members], atol=5e-5)
+    assert np.abs(pruned[1] - dense[1][:, members]).max() > 1e-3
+
+
+def test_wrong_direct_blocks_are_not_used(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cap_viz.engine.direct as direct
+
+    right = direct.rms_norm
+    monkeypatch.setattr(direct, "rms_norm", lambda norm, x: right(norm, x) * 1.01)
+    assert not make_score_plan(tiny_model, tiny_examples(3)).batches.direct
+    monkeypatch.setattr(direct, "rms_norm", lambda norm, x: right(norm, x) * float("nan"))
+    assert not make_score_plan(tiny_model, tiny_examples(3)).batches.direct
+
+
+def test_double_precision_models(tiny_model: ReasoningModel, tiny_folder: Path) -> None:
+    network = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float64).eval()
+    source = ModelSource(id="double", title="double", folder=tiny_folder, fingerprint="double")
+    double = boot(source, network, AutoTokenizer.from_pretrained(tiny_folder))
+    examples = tiny_examples(3)
+    assert double.dtype == torch.float64
+    assert make_score_plan(double, examples).batches.direct
+    for ablation in ABLATIONS:
+        found = exact_scores(double, examples, ablation=ablation).ablated
+        np.testing.assert_allclose(found, exact_scores(tiny_model, examples, ablation=ablation).ablated, atol=2e-5)
+    found = gradient_effects(double, examples).per_example
+    np.testing.assert_allclose(found, gradient_effects(tiny_model, examples).per_example, atol=2e-5)
+
+
+def test_head_groups_by_hand() -> None:
+    assert head_groups(9, 85) == [range(9)], "a batch of usual examples goes through at once"
+    assert head_groups(9, 384) == [range(3), range(3, 6), range(6, 9)]
+    assert head_groups(9, 400) == [range(2), range(2, 4), range(4, 6), range(6, 9)]
+    assert head_groups(4, 10**6) == [range(1), range(1, 2), range(2, 3), range(3, 4)]
+
+
+@pytest.mark.parametrize("own_blocks", [False, True])
+def test_long_examples_go_through_some_heads_at_a_time(
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, own_blocks: bool
+) -> None:
+    if own_blocks:
+        monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+    examples = tiny_examples(3)
+    whole = exact_scores(tiny_model, examples, ablation="mean")
+    monkeypatch.setattr("cap_viz.scoring.MOST_TOKENS_PER_STEP", 64)
+    plan = make_score_plan(tiny_model, examples, ablation="mean")
+    blocks = list(score_steps(tiny_model, plan))
+    assert len(blocks) > 3 * len(plan.batches.batches)
+    assert sum(block.last for block in blocks) == len(plan.batches.batches)
+    assert sum(block.work for block in blocks) == pytest.approx(plan.total_work(3))
+    parted = exact_scores(tiny_model, examples, ablation="mean")
+    np.testing.assert_allclose(parted.ablated, whole.ablated, atol=5e-5)
+
+
+def test_where_packing_is_not_valid_options_get_rows_of_their_own(
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a mask that lets options see each other, packing is wrong; the scores stay right and the log says why."""
+    examples = tiny_examples(3)
+    expected = exact_scores(tiny_model, examples)
+    assert make_score_plan(tiny_model, examples).batches.packed
+    assert "a row for each option" not in caplog.text
+    right = packing.attention_mask
+
+    def leaky(segments: Tensor, dtype: torch.dtype) -> Tensor:
+        return right(segments.clamp(max=0), dtype)
+
+    monkeypatch.setattr(packing, "attention_mask", leaky)
+    assert not make_score_plan(tiny_model, examples).batches.packed
+    assert "packed options differ by" in caplog.text
+    assert "a row for each option" in caplog.text
+    np.testing.assert_allclose(exact_scores(tiny_model, examples).ablated, expected.ablated, atol=5e-5)

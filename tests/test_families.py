@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ from transformers import (
 )
 
 from cap_viz.doctor import checks
+from cap_viz.engine.capture import removed
+from cap_viz.engine.checks import dense_logliks
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.models import ModelSource, ReasoningModel, boot
-from cap_viz.scoring import dense_logliks, encode_all, score_heads
+from cap_viz.scoring import encode_all, exact_scores, score_blocks
 from tests.test_engine import slow_effects
+from tests.test_gradient import derivative, moved_z
 from tests.tiny import tiny_examples
 
 SMALL: dict[str, Any] = {
@@ -71,7 +76,24 @@ def family(request: pytest.FixtureRequest, tiny_folder: Path) -> ReasoningModel:
 
 def test_scores_equal_full_forwards(family: ReasoningModel) -> None:
     zeros = torch.zeros(3, 4, family.shape.d_head)
-    np.testing.assert_allclose(score_heads(family, tiny_examples(4)).ablated, slow_effects(family, 4, zeros), atol=1e-4)
+    np.testing.assert_allclose(
+        exact_scores(family, tiny_examples(4)).ablated, slow_effects(family, 4, zeros), atol=1e-4
+    )
+
+
+def test_whole_blocks_equal_full_forwards(family: ReasoningModel) -> None:
+    """With hooks on the original modules: zeros into the output projection, zeros out of the MLP."""
+    examples, block = tiny_examples(3), family.blocks[1]
+    blocks = score_blocks(family, examples).ablated[1]
+    projection, mlp = block.attn.o.original_component, block.mlp.original_component
+    handles = (
+        lambda: projection.register_forward_pre_hook(lambda module, args: (torch.zeros_like(args[0]),)),
+        lambda: mlp.register_forward_hook(lambda module, args, output: torch.zeros_like(output)),
+    )
+    for part, register in enumerate(handles):
+        with removed(register()):
+            expected = dense_logliks(family, encode_all(family, examples), packed=False)
+        np.testing.assert_allclose(blocks[part], expected, atol=1e-4)
 
 
 def test_doctor_passes(family: ReasoningModel) -> None:
@@ -92,6 +114,15 @@ def test_packed_rows_equal_the_plain_model(family: ReasoningModel) -> None:
         )
 
 
+def test_gradient_is_the_derivative_of_shrinking_a_head(family: ReasoningModel) -> None:
+    examples, nothing = tiny_examples(1), torch.zeros(family.shape.d_head)
+    found = gradient_effects(family, examples, metric="nll", units=True)
+    expected = derivative(family, examples, partial(moved_z, family, 1, 2, nothing))[0]
+    np.testing.assert_allclose(found.per_example[1, 2], expected, atol=3e-4)
+    assert found.units is not None
+    assert found.units.shape == (3, family.shape.d_mlp)
+
+
 def test_examples_beyond_the_window_are_refused(family: ReasoningModel) -> None:
     """Our masks know no sliding window, so longer examples would silently get another attention."""
     windowed = family.ref.id in ("mistral", "gemma3")
@@ -100,12 +131,12 @@ def test_examples_beyond_the_window_are_refused(family: ReasoningModel) -> None:
         (example,) = tiny_examples(1)
         longer = type(example)(example.id, example.question, example.prompt + " sun" * WINDOW, example.options, 0)
         with pytest.raises(UsageError, match=f"more than the {WINDOW} that every layer"):
-            score_heads(family, [longer])
+            exact_scores(family, [longer])
 
 
 def test_a_family_that_cannot_be_replayed_is_refused(
     tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.scoring.replay_dense", lambda model, dense: dense.final * 1.1)
+    monkeypatch.setattr("cap_viz.engine.checks.replay_dense", lambda model, dense: dense.final * 1.1)
     with pytest.raises(CapVizError, match="cannot be run one by one"):
-        score_heads(tiny_model, tiny_examples(2))
+        exact_scores(tiny_model, tiny_examples(2))

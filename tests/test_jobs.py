@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cap_viz.doctor import weights_digest
 from cap_viz.errors import CapVizError
-from cap_viz.jobs import Job, JobQueue
+from cap_viz.jobs import Job, JobQueue, State, advance, next_turn
 from cap_viz.models import ReasoningModel
-from cap_viz.progress import Progress
-from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report
+from cap_viz.progress import Progress, finish
+from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, run_steps
 from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Task
@@ -123,7 +124,7 @@ def test_a_failing_job_says_why_and_the_next_one_runs(queue: JobQueue, tiny_mode
     good = queue.submit(EvalSpec(tiny_model.ref, evaluation_set("tiny", 2)), "good")
     wait_for(good, "done")
     assert bad.state == "failed"
-    assert bad.error == "Unknown estimator 'guess'; choose one of exact."
+    assert bad.error == "Unknown estimator 'guess'; choose one of exact, gradient."
 
 
 @pytest.mark.parametrize(
@@ -169,3 +170,64 @@ def test_a_full_queue_refuses(queue: JobQueue, tiny_model: ReasoningModel, monke
         queue.cancel(job)
     gate.open.release()
     wait_for(running, "cancelled")
+
+
+def test_evaluations_of_the_same_questions_take_turns(
+    queue: JobQueue, tiny_model: ReasoningModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = evaluation_set("tiny", 20)
+    mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.5, task="tiny", n=2)
+    found = [
+        Job(0, EvalSpec(tiny_model.ref, examples), "dense"),
+        Job(1, EvalSpec(tiny_model.ref, examples, mask=mask), "pruned"),
+    ]
+    order: list[int] = []
+
+    def watched(job: Job, steps: Generator[Progress, None, StoredRun]) -> State | None:
+        order.append(job.number)
+        return advance(job, steps)
+
+    monkeypatch.setattr("cap_viz.jobs.advance", watched)
+    queue.waiting.extend(found)
+    together = queue.next_jobs()
+    assert together == found
+    queue.compute(together)
+    # The second begins before the first has ended, and each is stepped to its own end.
+    assert order.index(1) < len(order) - 1 - order[::-1].index(0)
+    alone = Store(shipped=tmp_path / "none", local=tmp_path / "alone")
+    for job in found:
+        assert job.state == "done"
+        assert job.result is not None
+        assert job.result.checksums == finish(run_steps(job.spec, tiny_model, alone)).checksums
+
+
+def test_one_of_two_side_by_side_can_be_cancelled_or_fail_alone(queue: JobQueue, tiny_model: ReasoningModel) -> None:
+    examples = evaluation_set("tiny", 20)
+    foreign = replace(tiny_model.ref, fingerprint="other")
+    good, cancelled = (Job(number, EvalSpec(tiny_model.ref, examples), str(number)) for number in range(2))
+    broken = Job(2, EvalSpec(foreign, examples), "2")
+    cancelled.cancel_asked.set()
+    queue.compute([good, cancelled, broken])
+    assert [job.state for job in (good, cancelled, broken)] == ["done", "cancelled", "failed"]
+    assert "fingerprint other" in broken.error
+
+
+def test_other_jobs_keep_their_order(queue: JobQueue, tiny_model: ReasoningModel) -> None:
+    examples = evaluation_set("tiny", 4)
+    score = Job(0, ScoreSpec(tiny_model.ref, calibration_set("tiny", 2)), "score")
+    first, second = (Job(n, EvalSpec(tiny_model.ref, examples), "eval") for n in (1, 2))
+    other = Job(3, EvalSpec(tiny_model.ref, evaluation_set("tiny", 5)), "others")
+    queue.waiting.extend([score, first, second, other])
+    assert [queue.next_jobs() for _ in range(4)] == [[score], [first, second], [other], []]
+
+
+def test_who_has_shown_nothing_goes_first_then_who_had_least_time(tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    spec = EvalSpec(tiny_model.ref, evaluation_set("tiny", 4))
+    first, second, third = (Job(number, spec, "") for number in range(3))
+    spent = {0: 3.0, 1: 1.0, 2: 2.0}
+    first.progress = replace(first.progress, partial="some")
+    second.progress = replace(first.progress, partial="")
+    assert next_turn([first, second, third], spent) == 1
+    second.progress = third.progress = first.progress
+    assert next_turn([first, second, third], spent) == 1
+    assert next_turn([first, third], spent) == 2

@@ -12,10 +12,10 @@ import torch
 from cap_viz.errors import UsageError
 from cap_viz.pruning import CRITERIA, check_sparsity, importance, region_importance
 from cap_viz.pruning.cap import RegionImportance, cap_score
-from cap_viz.pruning.magnitude import keep_largest
+from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, local_profile
 from cap_viz.pruning.masks import MatrixSize, zero_counts
 from cap_viz.pruning.threshold import kept_above, split
-from cap_viz.pruning.wanda import keep_largest_per_row, row_profile, wanda_score
+from cap_viz.pruning.wanda import wanda_score
 
 WEIGHT = torch.tensor([[1.0, -2.0, 3.0], [-4.0, 5.0, -6.0], [7.0, 0.5, -0.25]])
 
@@ -69,11 +69,11 @@ def test_wanda_by_hand():
     # ||X|| = 10, 1, 2 turns row 0 into 10, 2, 6, row 1 into 40, 5, 12, row 2 into 70, .5, .5: a tie, left goes.
     score = wanda_score(WEIGHT, torch.tensor([10.0, 1.0, 2.0]))
     torch.testing.assert_close(score, torch.tensor([[10.0, 2, 6], [40, 5, 12], [70, 0.5, 0.5]]))
-    keep = keep_largest_per_row(score, 0.4)  # int(3 * 0.4) = 1
+    keep = PER_ROW.keep(score, 0.4)  # int(3 * 0.4) = 1
     assert keep.tolist() == [[True, False, True], [True, False, True], [True, False, True]]
-    keep = keep_largest_per_row(score, 0.7)  # int(3 * 0.7) = 2
+    keep = PER_ROW.keep(score, 0.7)  # int(3 * 0.7) = 2
     assert keep.tolist() == [[True, False, False]] * 3
-    assert keep_largest_per_row(score, 0.3).all()  # int(3 * 0.3) = 0
+    assert PER_ROW.keep(score, 0.3).all()  # int(3 * 0.3) = 0
 
 
 def test_wanda_selection_equals_a_stable_sort_with_many_ties():
@@ -82,13 +82,13 @@ def test_wanda_selection_equals_a_stable_sort_with_many_ties():
         expected = torch.ones_like(score, dtype=torch.bool)
         lowest = torch.sort(score, dim=-1, stable=True).indices[:, : int(30 * sparsity)]
         expected.scatter_(1, lowest, False)
-        assert torch.equal(keep_largest_per_row(score, sparsity), expected)
+        assert torch.equal(PER_ROW.keep(score, sparsity), expected)
 
 
 def test_magnitude_by_hand():
-    keep = keep_largest(WEIGHT.abs(), 0.5)  # int(9 * 0.5) = 4: 0.25, 0.5, 1, 2
+    keep = PER_MATRIX.keep(WEIGHT.abs(), 0.5)  # int(9 * 0.5) = 4: 0.25, 0.5, 1, 2
     assert keep.tolist() == [[False, False, True], [True, True, True], [True, False, False]]
-    assert keep_largest(WEIGHT.abs(), 0.0).all()
+    assert PER_MATRIX.keep(WEIGHT.abs(), 0.0).all()
 
 
 def test_ties_are_spread_evenly():
@@ -111,7 +111,7 @@ def test_zero_counts_add_up_by_matrix_and_layer():
 
 def test_row_profile_floors_like_the_reference():
     # 10 % of 576 columns is 57.6: 57 go, 9.9 %.
-    counts = row_profile([MatrixSize(0, "q", "attention", 576, 576)], [0.1])
+    counts = local_profile(PER_ROW, [MatrixSize(0, "q", "attention", 576, 576)], [0.1])
     assert counts.zeros.tolist() == [[576 * 57]]
 
 
@@ -122,11 +122,13 @@ def test_a_sparsity_out_of_range_is_named(sparsity: float):
 
 
 def test_criteria_describe_themselves():
-    assert list(CRITERIA) == ["cap", "global_magnitude", "magnitude", "wanda", "wanda_oneshot"]
+    local = ["magnitude", "wanda", "wanda_oneshot", "ria", "sparsegpt"]
+    others = ["taylor", "gblm", "shuffled_cap", "random", "head"]
+    assert list(CRITERIA) == ["cap", "global_magnitude", *local, *others]
     for name, criterion in CRITERIA.items():
         assert criterion.name == name
         assert criterion.summary.endswith(".")
-        assert criterion.fixed_score == (name != "wanda")
+        assert criterion.fixed_score == (name not in ("wanda", "ria", "sparsegpt", "gblm"))
 
 
 def test_importing_the_criteria_needs_no_torch():

@@ -12,6 +12,7 @@ import pytest
 
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.estimators import score_heads
 from cap_viz.evaluation import compare, evaluate
 from cap_viz.finding import eval_runs, model_ref, score_runs
 from cap_viz.models import ReasoningModel
@@ -27,7 +28,6 @@ from cap_viz.runs import (
     read_zeros,
     run_steps,
 )
-from cap_viz.scoring import score_heads
 from cap_viz.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.store import DamagedRun, Store, StoredRun
 from cap_viz.tasks import Task
@@ -70,6 +70,7 @@ def test_a_stored_run_is_found_not_computed(score_run: StoredRun, tiny_model: Re
     [
         lambda s: replace(s, ablation="mean"),
         lambda s: replace(s, estimator="other"),
+        lambda s: replace(s, metric="nll"),
         lambda s: replace(s, model=replace(s.model, fingerprint="other")),
         lambda s: replace(s, examples=replace(s.examples, version=2)),
         lambda s: replace(s, examples=replace(s.examples, ids=s.examples.ids[::-1])),
@@ -285,3 +286,35 @@ def test_named_examples_from_any_split(tiny_task: Task) -> None:
 def test_sparsity_out_of_range(tiny_model: ReasoningModel, tiny_task: Task, sparsity: float) -> None:
     with pytest.raises(UsageError, match=r"sparsity is .*; give a share of at least 0 and below 1"):
         mask_spec_for(tiny_model.ref, "cap", sparsity, task="tiny", n=4)
+
+
+def test_the_first_items_of_a_longer_evaluation_are_not_asked_again(
+    tiny_model: ReasoningModel, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(shipped=tmp_path / "none", local=tmp_path / "local")
+    mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.5, task="tiny", n=2)
+    many, few = (EvalSpec(tiny_model.ref, evaluation_set("tiny", n), mask=mask) for n in (20, 7))
+    longer = finish(run_steps(many, tiny_model, store))
+    with monkeypatch.context() as patch:
+        patch.setattr("cap_viz.evaluation.eval_steps", None)  # Nothing may be computed.
+        run = finish(run_steps(few, tiny_model, store))
+    assert run.provenance["taken_from"] == longer.key
+    report, whole = read_report(store, run), read_report(store, longer)
+    assert report.questions.ids == few.examples.ids
+    np.testing.assert_array_equal(report.logliks, whole.logliks[:7])
+    assert store.table(run, "zeros").equals(store.table(longer, "zeros"))
+    alone = Store(shipped=tmp_path / "none", local=tmp_path / "alone")
+    computed = read_report(alone, finish(run_steps(few, tiny_model, alone)))
+    np.testing.assert_allclose(report.logliks, computed.logliks, atol=1e-4)
+
+
+def test_other_items_or_another_mask_are_computed(tiny_model: ReasoningModel, tiny_task: Task, tmp_path: Path) -> None:
+    store = Store(shipped=tmp_path / "none", local=tmp_path / "local")
+    finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 20)), tiny_model, store))
+    mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.5, task="tiny", n=2)
+    ids = evaluation_set("tiny", 20).ids
+    for spec in (
+        EvalSpec(tiny_model.ref, evaluation_set("tiny", 7), mask=mask),
+        EvalSpec(tiny_model.ref, replace(evaluation_set("tiny", 3), ids=ids[1:4])),
+    ):
+        assert "taken_from" not in finish(run_steps(spec, tiny_model, store)).provenance

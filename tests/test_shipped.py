@@ -5,13 +5,15 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from cap_viz.runs import read_report, read_scores, read_zeros
+from cap_viz.runs import read_blocks, read_report, read_scores, read_zeros
 from cap_viz.settings import shipped_folder
+from cap_viz.shipped import SHIPMENTS
 from cap_viz.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.store import Store
-from cap_viz.tasks import load_task
+from cap_viz.tasks import TASKS, load_task
 
 STORE = Store()
+SHIPPED = {shipment.task: shipment for shipment in SHIPMENTS}
 RUNS = [run for run in STORE.runs() if run.origin == "precomputed"]
 
 
@@ -21,18 +23,24 @@ def test_nothing_shipped_is_damaged() -> None:
     assert STORE.damaged() == []
 
 
+def test_every_task_has_its_head_scores() -> None:
+    assert {run.spec.examples.task for run in RUNS if run.kind == "score"} == set(SHIPPED) == set(TASKS)
+    for name, shipment in SHIPPED.items():
+        assert shipment.n_scores >= (16 if TASKS[name].kind == "text" else 48)
+
+
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.title)
 def test_run_matches_the_code(run) -> None:
     assert run.folder.name.endswith(spec_key(run.spec)), "rebuild the shipped runs: make runs"
     assert run.spec.examples.version == load_task(run.spec.examples.task).version
     if isinstance(run.spec, ScoreSpec):
-        scores = read_scores(STORE, run)
+        scores = read_scores(STORE, run) if run.spec.parts is None else read_blocks(STORE, run)
         assert scores.questions.ids == run.spec.examples.ids
-        assert scores.effects("choice_nll").shape[2] >= 48
+        assert scores.effects("nll").shape[2] == SHIPPED[run.spec.examples.task].n_scores
     elif isinstance(run.spec, EvalSpec):
         report = read_report(STORE, run)
         assert report.questions.ids == run.spec.examples.ids
-        assert len(report) >= 300
+        assert len(report) == SHIPPED[run.spec.examples.task].n_evaluation
         if run.spec.mask is not None:
             assert abs(float(read_zeros(STORE, run).reached[0]) - run.spec.mask.sparsity) < 2e-3
     else:

@@ -1,20 +1,19 @@
-"""Tasks: the written set keeps its promises, and bad data gets one clear sentence."""
+"""Tasks: the written sets keep their promises, and examples are drawn as said."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from cap_viz.errors import CapVizError, UsageError
+from cap_viz.errors import UsageError
 from cap_viz.settings import ASSETS
-from cap_viz.tasks import TASKS, Splits, Task, chance_level, load_task
+from cap_viz.tasks import Splits, Task, chance_level, load_task
 from cap_viz.tasks.base import example_id
 from cap_viz.tasks.generic_text import passages, plain
+from cap_viz.tasks.rows import Row
 from cap_viz.tasks.sources import read_json_lines
 
 
@@ -51,7 +50,7 @@ def test_gold_is_not_given_away_by_length() -> None:
 
 def test_mini_math_answers_follow_from_their_expressions() -> None:
     rows = [
-        row
+        row.fields
         for split in ("calibration", "evaluation")
         for row in read_json_lines(ASSETS / "mini_math" / f"{split}.jsonl")
     ]
@@ -69,7 +68,8 @@ def test_mini_math_answers_follow_from_their_expressions() -> None:
 
 def test_mini_strategy_is_balanced_and_shares_no_fact_between_splits() -> None:
     rows = {
-        split: read_json_lines(ASSETS / "mini_strategy" / f"{split}.jsonl") for split in ("calibration", "evaluation")
+        split: [row.fields for row in read_json_lines(ASSETS / "mini_strategy" / f"{split}.jsonl")]
+        for split in ("calibration", "evaluation")
     }
     for split in rows.values():
         assert sum(row["answer"] for row in split) * 2 == len(split)
@@ -90,10 +90,10 @@ def test_written_tasks_have_no_near_duplicates(name: str) -> None:
 
 
 def test_mini_text_is_long_enough_and_continues_its_opening() -> None:
-    rows = read_json_lines(ASSETS / "mini_text" / "pieces.jsonl")
-    assert sum(len(row["text"].split()) for row in rows) >= 10_000
+    texts = [row.text("text") for row in read_json_lines(ASSETS / "mini_text" / "pieces.jsonl")]
+    assert sum(len(text.split()) for text in texts) >= 10_000
     splits = load_task("mini_text").splits
-    whole = " ".join(" ".join(row["text"].split()) for row in rows)
+    whole = " ".join(" ".join(text.split()) for text in texts)
     for example in (*splits.calibration, *splits.evaluation):
         (rest,) = example.options
         assert example.prompt + rest in whole
@@ -112,8 +112,8 @@ def test_wikitext_tokens_are_undone() -> None:
     assert plain("a well @-@ known ( old ) song , isn 't it ? It 's 1 @,@ 000 .") == (
         "a well-known (old) song, isn 't it? It's 1,000."
     )
-    rows = [{"text": " = Title = "}, {"text": "The <unk> went home . They came to the long river bend ."}, {"text": ""}]
-    assert passages(rows, "test") == ["They came to the long river bend."]
+    texts = [" = Title = ", "The <unk> went home . They came to the long river bend .", ""]
+    assert passages([Row({"text": text}, "here") for text in texts]) == ["They came to the long river bend."]
 
 
 def test_calibration_is_nested_seeded_and_apart_from_evaluation() -> None:
@@ -146,84 +146,9 @@ def test_unknown_task_and_ids() -> None:
         task.by_ids([])
 
 
-def arc_row(number: int, **changes: Any) -> dict[str, Any]:
-    choices = {"text": ["one", "two", "three"], "label": ["1", "2", "3"]}
-    return {"id": f"q{number}", "question": f"Question {number}?", "choices": choices, "answerKey": "2"} | changes
-
-
-def write_arc(folder: Path, train: list[Any], test: list[Any]) -> None:
-    (folder / "arc_easy").mkdir(parents=True)
-    for split, rows in (("train", train), ("test", test)):
-        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-        (folder / "arc_easy" / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-@pytest.fixture
-def arc_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder; the cached splits of arc_easy are forgotten around the test."""
-    monkeypatch.setenv("CAP_VIZ_DATA", str(tmp_path))
-    monkeypatch.setitem(TASKS, "arc_easy", Task(**{**vars_of(TASKS["arc_easy"])}))
-    return tmp_path
-
-
-def vars_of(task: Task) -> dict[str, Any]:
-    return {name: getattr(task, name) for name in task.__dataclass_fields__}
-
-
-def test_arc_from_a_data_folder(arc_folder: Path) -> None:
-    # U+2028 inside a text must not end the line.
-    write_arc(arc_folder, [arc_row(1), arc_row(2, question="two\u2028lines")], [arc_row(3)])
-    task = load_task("arc_easy")
-    assert task.is_local()
-    assert [e.id for e in task.splits.calibration] == ["q1", "q2"]
-    example = task.splits.evaluation[0]
-    assert (example.prompt, example.options, example.gold) == (
-        "Question: Question 3?\nAnswer:",
-        (" one", " two", " three"),
-        1,
-    )
-
-
-@pytest.mark.parametrize(
-    ("train", "sentence"),
-    [
-        ([], "train.jsonl is empty"),
-        (['{"id": 1'], r"train.jsonl, line 1: not valid JSON"),
-        ([arc_row(1), "[1]"], r"train.jsonl, line 2: expected a JSON object"),
-        ([{"id": "q1", "question": "?"}], "Row 'q1' of arc_easy lacks a proper 'choices'"),
-        ([arc_row(1, answerKey="Z")], "Row 'q1' of arc_easy"),
-        ([arc_row(1), arc_row(1)], "'q1' occurs twice"),
-    ],
-)
-def test_bad_data_names_the_place(arc_folder: Path, train: list[Any], sentence: str) -> None:
-    write_arc(arc_folder, train, [arc_row(9)])
-    with pytest.raises(UsageError, match=sentence):
-        load_task("arc_easy").calibration(1)
-
-
-def test_missing_split_file(arc_folder: Path) -> None:
-    (arc_folder / "arc_easy").mkdir()
-    with pytest.raises(UsageError, match=r"train.jsonl does not exist; check CAP_VIZ_DATA"):
-        load_task("arc_easy").calibration(1)
-
-
-def test_no_data_and_no_network(arc_folder: Path) -> None:
-    task = load_task("arc_easy")
-    assert not task.is_local()
-    with pytest.raises(CapVizError, match=r"set CAP_VIZ_DATA to a folder .* or use the offline task mini_science"):
-        task.calibration(1)
-
-
 def test_a_task_with_a_broken_example_is_refused(tiny_task: Task) -> None:
     good = tiny_task.evaluation(1)
     lonely = type(good[0])(id="x", question="q", prompt="p", options=(" a",), gold=0)
-    broken = Task(**{**vars_of(tiny_task), "load": lambda: Splits(calibration=(lonely,), evaluation=good)})
+    broken = replace(tiny_task, load=lambda: Splits(calibration=(lonely,), evaluation=good))
     with pytest.raises(UsageError, match="'x' of tiny needs at least 2 options"):
         broken.calibration(1)
-
-
-def test_json_lines_with_wrong_encoding(tmp_path: Path) -> None:
-    path = tmp_path / "latin.jsonl"
-    path.write_bytes(b'{"a": "\xff"}\n')
-    with pytest.raises(UsageError, match="not valid JSON"):
-        read_json_lines(path)

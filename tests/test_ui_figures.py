@@ -26,6 +26,8 @@ from cap_viz.ui.figures import (
     spread,
     ticks,
 )
+from cap_viz.ui.overview_figures import small_map
+from cap_viz.ui.specificity_figures import effect_scatter
 
 MEAN = np.array([[0.5, -0.2, 0.0], [0.1, np.nan, -3.0]])
 
@@ -158,3 +160,31 @@ def test_hollow_marks_mean_within_noise_of_dense() -> None:
     assert wanda.marker.color == "#E69F00"
     np.testing.assert_allclose(np.asarray(cap.y), [60, 30])
     np.testing.assert_allclose(np.asarray(cap.error_y.array), [5, 5])
+
+
+def test_the_ends_of_the_scale_say_what_they_mean() -> None:
+    texts = [note.text for note in head_grid(grid(ends=("more there", "more here")), unit="SD").layout.annotations]
+    assert [texts[0], texts[-1]] == ["more there  −1", "+1  more here"]
+
+
+def test_a_small_map_holds_the_same_cells_as_the_grid() -> None:
+    faded = MEAN > 0.2
+    small = heatmaps(small_map(grid(faded=faded)))
+    np.testing.assert_array_equal(small[1].z, np.where(faded, np.nan, MEAN))
+    np.testing.assert_array_equal(small[2].z, np.where(faded, MEAN, np.nan))
+    assert {cells.zmax for cells in small[1:]} == {1.0}
+    assert not any(cells.showscale for cells in small)
+
+
+def test_the_scatter_puts_every_head_once_and_colours_what_survives() -> None:
+    task, control = np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[1.0, 0.0], [4.0, -1.0]])
+    survives = np.array([[False, True], [True, False]])
+    hover = [["a", "b"], ["c", "d"]]
+    figure = effect_scatter(task, control, survives, hover, names=("Task", "Text"), selected=(1, 0))
+    _, noise, above, below, ring = scatters(figure)
+    assert list(zip(above.x, above.y, above.text, strict=True)) == [(0.0, 2.0, "b")]
+    assert list(zip(below.x, below.y, below.text, strict=True)) == [(4.0, 3.0, "c")]
+    assert sorted(noise.text) == ["a", "d"]
+    assert above.customdata.tolist() == [[0, 1]]
+    assert (above.marker.color, below.marker.color) == (HURTS, HELPS)
+    assert (ring.x[0], ring.y[0]) == (4.0, 3.0)

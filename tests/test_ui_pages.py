@@ -224,31 +224,24 @@ def test_effects_of_an_unfinished_run_are_missing_where_nothing_arrived(store: S
 
 
 PAGE_SCRIPT = """
-import sys, time
+import sys
 from streamlit.testing.v1 import AppTest
-started = time.process_time()
 at = AppTest.from_file("app.py", default_timeout=60).run()
 if {page!r} != "app.py":
     at.switch_page({page!r}).run()
 assert not at.exception, at.exception
 assert at.title[0].value == {title!r}
 heavy = sorted(set(sys.modules) & {{"torch", "transformers", "transformer_lens"}})
-print(heavy, time.process_time() - started)
+print(heavy)
 """
 
 
 @pytest.mark.parametrize(("page", "title"), [("app.py", "Overview"), ("pages/heads.py", "Heads")])
-def test_pages_open_quickly_and_without_torch(page: str, title: str) -> None:
-    """From the shipped runs, in a process of its own.
-
-    Alone on a machine this takes 1 to 2 s of processor time, imports included; two cores shared with other work
-    lose caches and turbo to it, hence the room.
-    """
+def test_pages_open_without_torch(page: str, title: str) -> None:
+    """From the shipped runs, in a process of its own: importing torch would cost seconds before the first paint."""
     script = PAGE_SCRIPT.format(page=page, title=title)
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    heavy, seconds = done.stdout.strip().splitlines()[-1].rsplit(" ", 1)
-    assert heavy == "[]"
-    assert float(seconds) < 5
+    assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -32,7 +32,7 @@ from cap_viz.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec,
 from cap_viz.stats import compare_paired, wilson
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
-from cap_viz.ui.figures import criterion_colour
+from cap_viz.ui.figures import criterion_colour, criterion_glyph, criterion_symbol
 from cap_viz.ui.prune_accuracy import (
     Column,
     aligned,
@@ -44,10 +44,16 @@ from cap_viz.ui.prune_accuracy import (
     share_of,
 )
 from cap_viz.ui.prune_export import comparison_json, items_csv
-from cap_viz.ui.prune_figures import accuracy_whiskers, importance_histogram, zeros_by_layer, zeros_by_matrix
+from cap_viz.ui.prune_figures import (
+    accuracy_whiskers,
+    importance_histogram,
+    zeros_by_head,
+    zeros_by_layer,
+    zeros_by_matrix,
+)
 from cap_viz.ui.prune_flips import filters_of, flip_table, flips_of
 from cap_viz.ui.prune_setting import Setting, counting_spec, eval_spec, mask_spec, measured_percents
-from cap_viz.ui.prune_zeros import matrix_sizes, shape_from, widest_outlier, zeros_by_rule, zeros_of
+from cap_viz.ui.prune_zeros import head_zeros_of, matrix_sizes, shape_from, widest_outlier, zeros_by_rule, zeros_of
 from tests.tiny import tiny_examples, write_tiny_model
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 100, 4
@@ -434,6 +440,23 @@ def test_files_hold_items_intervals_and_specs(world: World) -> None:
     assert len(content["differences"]) == 3
 
 
+def test_every_criterion_has_a_colour_and_a_shape_of_its_own() -> None:
+    assert len({criterion_colour(name) for name in CRITERIA}) == len(CRITERIA)
+    assert len({criterion_symbol(name) for name in CRITERIA}) == len(CRITERIA)
+    assert len({criterion_glyph(name) for name in CRITERIA}) == len(CRITERIA)
+
+
+def test_zeros_of_heads_come_from_the_measured_run_or_the_profile_of_heads(world: World) -> None:
+    runs = list(world.store.runs())
+    mask = mask_spec(world.setting, "cap")
+    measured = head_zeros_of(world.store, runs, mask, world.model.ref)
+    assert measured is not None
+    assert measured.shape == (3, 4)
+    assert head_zeros_of(world.store, runs, replace(mask, sparsity=0.3), world.model.ref) is None
+    figure = zeros_by_head({"cap": measured, "wanda": measured})
+    np.testing.assert_allclose(traces(figure)[0].z, 100 * measured)
+
+
 # The page --------------------------------------------------------------------------------------------------------
 
 
@@ -467,9 +490,9 @@ def test_moving_the_slider_keeps_the_result_and_offers_to_measure(world: World, 
 
 
 def test_the_link_sets_every_control(world: World, page: AppTest) -> None:
-    opened(page, world, criterion="magnitude", against="wanda_oneshot", sparsity="35", scope="mlp", kv="max")
-    assert page.selectbox(key="criterion").value == "magnitude"
-    assert page.selectbox(key="against").value == "wanda_oneshot"
+    opened(page, world, criterion="wanda_oneshot", against="cap", sparsity="35", scope="mlp", kv="max")
+    assert page.selectbox(key="criterion").value == "wanda_oneshot"
+    assert page.selectbox(key="against").value == "cap"
     assert page.slider(key="sparsity").value == 35
     assert page.selectbox(key="kv").value == "max"
     assert [metric.value for metric in page.metric][1:] == ["–", "–"]
@@ -503,6 +526,17 @@ def test_zeros_nobody_has_counted_are_counted_by_a_small_job(world: World, page:
     page.run()
     assert "Global magnitude stored profile" in texts(page)
     assert len(shared_queue().listing()) == 1
+
+
+def test_zeros_of_heads_are_counted_by_a_small_job(world: World, page: AppTest) -> None:
+    opened(page, world, criterion="global_magnitude", against="random")
+    wait_for_jobs()
+    page.segmented_control(key="prune_detail").set_value("heads").run()
+    wait_for_jobs()
+    page.run()
+    assert [job.spec.parts for job in shared_queue().listing() if isinstance(job.spec, ProfileSpec)].count("heads") == 2
+    assert "Of a head’s own weights" in texts(page)
+    assert not page.exception
 
 
 def test_a_failed_count_is_told_and_not_started_again_by_itself(
@@ -579,3 +613,36 @@ def test_shares_carry_wilson_s_interval() -> None:
     share = share_of([True, True, False])
     assert (share.right, share.n) == (2, 3)
     assert share.ci == wilson(2, 3)
+
+
+# How zeros are spread, and what activations are measured on --------------------------------------------------------
+
+
+def test_a_pattern_is_taken_at_half_the_weights_by_those_who_can(world: World) -> None:
+    setting = replace(world.setting, spread="2:4", sparsity=0.5)
+    assert mask_spec(setting, "wanda").pattern == "2:4"
+    assert mask_spec(setting, "cap").pattern is None
+    assert mask_spec(replace(setting, sparsity=0.2), "wanda").pattern is None
+
+
+def test_owl_goes_to_criteria_that_take_the_same_share_everywhere(world: World) -> None:
+    setting = replace(world.setting, spread="owl")
+    assert mask_spec(setting, "magnitude").allocation == "owl"
+    assert mask_spec(setting, "magnitude").calibration == setting.calibration
+    assert mask_spec(setting, "cap").allocation is None
+
+
+def test_the_link_sets_spread_text_and_control_seed(world: World, page: AppTest) -> None:
+    opened(page, world, task=TASK, criterion="random", against="wanda", spread="4:8", sparsity="50")
+    assert page.selectbox(key="spread").value == "4:8"
+    page.selectbox(key="calibration").set_value("mini_text").run()
+    page.number_input(key="control_seed").set_value(7).run()
+    assert not page.exception
+    assert "Random decides itself where zeros go" in texts(page)
+
+
+def test_a_pattern_at_another_sparsity_is_said_not_to_apply(world: World, page: AppTest) -> None:
+    opened(page, world, task=TASK, spread="2:4", sparsity="20")
+    assert "has a sparsity of 50 %" in texts(page)
+    opened(page, world, task=TASK, spread="sideways")
+    assert "sideways" in texts(page)

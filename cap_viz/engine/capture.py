@@ -90,15 +90,21 @@ def read_logliks(
     computed once per distinct place that predicts an answer token.
     """
     read = final[batch.read_row, :, batch.read_position]
-    logits = model.bridge.unembed(model.bridge.ln_final(read)).float()
+    logits = model.bridge.unembed(model.bridge.ln_final(read))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_norm = logits.logsumexp(dim=-1)
     variants = torch.arange(final.shape[1], device=final.device)
     picked = logits[batch.answer_read[:, None], variants, batch.answer_token[:, None]]
-    token_logliks = picked - log_norm[batch.answer_read]
+    return loglik_sums(batch, picked - log_norm[batch.answer_read])
+
+
+def loglik_sums(
+    batch: PackedBatch, token_logliks: Float[Tensor, "answer variant"]
+) -> Float[Tensor, "variant example option"]:
+    """The sum over each option's tokens; NaN where there is no such option."""
+    n_variants = token_logliks.shape[1]
     slot = batch.answer_example * batch.n_options + batch.answer_option
-    total = torch.zeros(batch.n_examples * batch.n_options, final.shape[1], device=final.device)
+    total = token_logliks.new_zeros(batch.n_examples * batch.n_options, n_variants)
     total.index_add_(0, slot, token_logliks)
-    present = torch.zeros(batch.n_examples * batch.n_options, dtype=torch.bool, device=final.device)
-    present[slot] = True
-    total[~present] = torch.nan
-    return total.T.reshape(final.shape[1], batch.n_examples, batch.n_options)
+    total[batch.answer_tokens.flatten() == 0] = torch.nan
+    return total.T.reshape(n_variants, batch.n_examples, batch.n_options)

@@ -42,6 +42,7 @@ class EncodedExample:
 class PackedBatch:
     """Packed rows ready for a forward pass, and where in them the answers are read.
 
+    `segments`: -1 is padding, 0 the prefix, k + 1 the branch of the row's option k.
     `read_row`, `read_position`: the distinct places whose next-token distribution is needed.
     `answer_*`: one entry per scored token: its place (index into the reads), token id, example and option.
     """
@@ -49,7 +50,7 @@ class PackedBatch:
     tokens: Int[Tensor, "row position"]
     positions: Int[Tensor, "row position"]
     mask: Float[Tensor, "row 1 position position"]
-    is_real: Bool[Tensor, "row position"]
+    segments: Int[Tensor, "row position"]
     read_row: Int[Tensor, " read"]
     read_position: Int[Tensor, " read"]
     answer_read: Int[Tensor, " answer"]
@@ -59,11 +60,22 @@ class PackedBatch:
     n_examples: int
     n_options: int
 
+    @property
+    def is_real(self) -> Bool[Tensor, "row position"]:
+        return self.segments >= 0
+
+    @property
+    def answer_tokens(self) -> Int[Tensor, "example option"]:
+        """Number of scored tokens of each option; 0 where an example has no such option."""
+        slot = self.answer_example * self.n_options + self.answer_option
+        return slot.bincount(minlength=self.n_examples * self.n_options).view(self.n_examples, self.n_options)
+
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int) -> EncodedExample:
     """Tokenise prompt and options together, as `_encode_pair` of lm-evaluation-harness does.
 
-    Raises `UsageError` when an option adds no token or the example does not fit into `max_length` tokens.
+    Raises `UsageError` when an option adds no token, two options are the same, or the example does not fit into
+    `max_length` tokens.
     """
     context = tokenizer.encode(example.prompt)
     wholes = [tokenizer.encode(example.prompt + option) for option in example.options]
@@ -74,6 +86,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int
             raise UsageError(
                 f"Example {example.id!r} has {len(whole)} tokens, more than the {max_length} that every layer of the "
                 "model sees at once; leave it out or use a model with a longer context."
+            )
+    for k, option in enumerate(example.options):
+        if option in example.options[:k]:
+            raise UsageError(
+                f"Options {example.options.index(option) + 1} and {k + 1} of example {example.id!r} are the same "
+                f"({option!r}), so no answer can be told from the other; correct the example or leave it out."
             )
     shared = shared_length(wholes)
     return EncodedExample(
@@ -120,7 +138,6 @@ def lay_out(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> Pa
     width = max(row.encoded.row_length for row in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
     positions = torch.zeros(len(rows), width, dtype=torch.long)
-    # Segment -1 is padding, 0 the prefix, k + 1 the branch of option k.
     segments = torch.full((len(rows), width), -1, dtype=torch.long)
     reads: dict[tuple[int, int], int] = {}
     answers: list[tuple[int, int, int, int]] = []
@@ -148,7 +165,7 @@ def lay_out(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> Pa
         tokens=tokens.to(device),
         positions=positions.to(device),
         mask=attention_mask(segments, dtype).to(device),
-        is_real=(segments >= 0).to(device),
+        segments=segments.to(device),
         read_row=read_row,
         read_position=read_position,
         answer_read=answer[0],

@@ -9,6 +9,7 @@ The result equals a full forward with the head's hook_z overwritten (tested agai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from cap_viz.engine.capture import BlockCall, DensePass, first_tensor, read_logliks
 from cap_viz.engine.packing import PackedBatch
+from cap_viz.engine.replacement import heads_site, mlp_site
 from cap_viz.models import ReasoningModel
 
 
@@ -25,26 +27,64 @@ def ablate_layer(
     batch: PackedBatch,
     dense: DensePass,
     layer: int,
-    value: Float[Tensor, "head d_head"],
+    value: Float[Tensor, "row position head d_head"],
+    heads: range | None = None,
 ) -> Float[Tensor, "head example option"]:
-    """Option log-likelihoods with each head of `layer` ablated in turn: `value[h]` replaces z of head h."""
-    n_heads = model.shape.n_heads
-    n_rows, n_positions, d_model = dense.calls[layer].hidden.shape
+    """Option log-likelihoods with heads of `layer` ablated in turn (all of them, or a range): `value` replaces z."""
+    n_rows, n_positions = batch.tokens.shape
+    ablated = torch.arange(model.shape.n_heads, device=value.device)
+    ablated = ablated if heads is None else ablated[heads.start : heads.stop]
+    versions = torch.arange(len(ablated), device=value.device)
 
     def ablate(z: Tensor, hook: Any) -> Tensor:
-        # Rows are example-major: row e * H + h is example e with head h ablated.
+        # Rows are example-major: row e * V + v is example e with the v-th of the heads ablated.
         shape = z.shape
-        z = z.reshape(n_rows, n_heads, n_positions, n_heads, -1)
-        heads = torch.arange(n_heads, device=z.device)
-        z[:, heads, :, heads] = value[:, None, None]
+        z = z.reshape(n_rows, len(versions), n_positions, model.shape.n_heads, -1)
+        z[:, versions, :, ablated] = value[:, :, ablated].permute(2, 0, 1, 3)
         return z.reshape(shape)
 
-    calls = [repeated(call, n_rows, n_heads) for call in dense.calls[layer:]]
-    with model.bridge.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_z", ablate)]):
+    return replayed(model, batch, dense, layer, len(versions), [(heads_site(model.shape).name(layer), ablate)])
+
+
+def ablate_blocks(
+    model: ReasoningModel,
+    batch: PackedBatch,
+    dense: DensePass,
+    layer: int,
+    z: Float[Tensor, "row position head d_head"],
+    mlp: Float[Tensor, "row position d_model"],
+) -> Float[Tensor, "2 example option"]:
+    """Option log-likelihoods with z of all heads of `layer` replaced by `z`, and with its MLP's output by `mlp`."""
+
+    def replacing(version: int, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
+        def replace(output: Tensor, hook: Any) -> Tensor:
+            by_version = output.reshape(len(batch.tokens), 2, batch.tokens.shape[1], *value.shape[2:]).clone()
+            by_version[:, version] = value
+            return by_version.reshape(output.shape)
+
+        return replace
+
+    sites = (heads_site(model.shape), z), (mlp_site(model.shape), mlp)
+    hooks = [(site.name(layer), replacing(version, value)) for version, (site, value) in enumerate(sites)]
+    return replayed(model, batch, dense, layer, 2, hooks)
+
+
+def replayed(
+    model: ReasoningModel,
+    batch: PackedBatch,
+    dense: DensePass,
+    layer: int,
+    versions: int,
+    hooks: list[tuple[str, Callable[[Tensor, Any], Tensor]]],
+) -> Float[Tensor, "version example option"]:
+    """Option log-likelihoods from block `layer` on, run with the hooks; each row goes through in `versions` copies."""
+    n_rows, n_positions, d_model = dense.calls[layer].hidden.shape
+    calls = [repeated(call, n_rows, versions) for call in dense.calls[layer:]]
+    with model.bridge.hooks(fwd_hooks=hooks):
         hidden = run_block(model, layer, calls[0], calls[0].hidden)
     for offset, call in enumerate(calls[1:], start=1):
         hidden = run_block(model, layer + offset, call, hidden)
-    return read_logliks(model, batch, hidden.reshape(n_rows, n_heads, n_positions, d_model))
+    return read_logliks(model, batch, hidden.reshape(n_rows, versions, n_positions, d_model))
 
 
 def replay_dense(model: ReasoningModel, dense: DensePass) -> Float[Tensor, "row position d_model"]:

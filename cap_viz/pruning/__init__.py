@@ -7,7 +7,7 @@ Importing this package does not import torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Float
@@ -23,9 +23,16 @@ from cap_viz.pruning.base import (
     check_request,
 )
 from cap_viz.pruning.cap import CAP, RegionImportance, importance, region_importance
+from cap_viz.pruning.gblm import GBLM
 from cap_viz.pruning.global_magnitude import GLOBAL_MAGNITUDE
+from cap_viz.pruning.head import HEAD
 from cap_viz.pruning.magnitude import MAGNITUDE
 from cap_viz.pruning.masks import Mask, MatrixSize, Scope, ZeroCounts, check_sparsity
+from cap_viz.pruning.random_weights import RANDOM
+from cap_viz.pruning.ria import RIA
+from cap_viz.pruning.shuffled_cap import SHUFFLED_CAP
+from cap_viz.pruning.sparsegpt import SPARSEGPT
+from cap_viz.pruning.taylor import TAYLOR
 from cap_viz.pruning.wanda import WANDA, WANDA_ONESHOT
 
 if TYPE_CHECKING:
@@ -51,8 +58,23 @@ __all__ = [
     "region_importance",
 ]
 
+# In the order lists show them: ours, peers, what measures them, structured removal.
 CRITERIA: dict[str, Criterion] = {
-    criterion.name: criterion for criterion in (CAP, GLOBAL_MAGNITUDE, MAGNITUDE, WANDA, WANDA_ONESHOT)
+    criterion.name: criterion
+    for criterion in (
+        CAP,
+        GLOBAL_MAGNITUDE,
+        MAGNITUDE,
+        WANDA,
+        WANDA_ONESHOT,
+        RIA,
+        SPARSEGPT,
+        TAYLOR,
+        GBLM,
+        SHUFFLED_CAP,
+        RANDOM,
+        HEAD,
+    )
 }
 
 
@@ -69,50 +91,35 @@ def criterion_named(name: str) -> Criterion:
     return CRITERIA[name]
 
 
-def prune_mask(
-    model: ReasoningModel,
-    criterion_name: str,
-    *,
-    sparsity: float,
-    effect: Float[np.ndarray, "layer head"] | None = None,
-    scores: HeadScoresLike | None = None,
-    metric: str = "nll",
-    kv_combine: KvCombine = "mean",
-    calibration: Sequence[Example] | None = None,
-    scope: Scope = "both",
-) -> Mask:
+class MaskInputs(TypedDict, total=False):
+    """What a mask may be built from. Criteria ignore what they do not need.
+
+    Head scores come as `scores` (read at `metric`) or directly as `effect`, positive where the head helps. The
+    others are described at `MaskRequest`.
+    """
+
+    effect: Float[np.ndarray, "layer head"] | None
+    scores: HeadScoresLike | None
+    metric: str
+    kv_combine: KvCombine
+    calibration: Sequence[Example] | None
+    scope: Scope
+    control_seed: int
+    allocation: str | None
+    pattern: str | None
+
+
+def prune_mask(model: ReasoningModel, criterion_name: str, *, sparsity: float, **inputs: Unpack[MaskInputs]) -> Mask:
     """The weights `criterion_name` keeps when the share `sparsity` of the weights in `scope` goes.
 
-    Head scores come as `scores` (read at `metric`) or directly as `effect`, positive where the head helps;
-    they and `calibration` are ignored by criteria that do not need them.
-
-    Raises `UsageError` for an unknown criterion, a value out of range or a missing input.
+    `inputs` are those of `MaskInputs`. Raises `UsageError` for an unknown criterion, a value out of range or a
+    missing input.
     """
     criterion = criterion_named(criterion_name)
-    request = mask_request(
-        criterion,
-        sparsity=sparsity,
-        effect=effect,
-        scores=scores,
-        metric=metric,
-        kv_combine=kv_combine,
-        calibration=calibration,
-        scope=scope,
-    )
-    return finish(criterion.steps(model, request))
+    return finish(criterion.steps(model, mask_request(criterion, sparsity=sparsity, **inputs)))
 
 
-def rank_weights(
-    model: ReasoningModel,
-    criterion_name: str,
-    *,
-    effect: Float[np.ndarray, "layer head"] | None = None,
-    scores: HeadScoresLike | None = None,
-    metric: str = "nll",
-    kv_combine: KvCombine = "mean",
-    calibration: Sequence[Example] | None = None,
-    scope: Scope = "both",
-) -> Ranking:
+def rank_weights(model: ReasoningModel, criterion_name: str, **inputs: Unpack[MaskInputs]) -> Ranking:
     """Rank the weights once; then `ranking.profile(sparsities)` counts zeros and `mask_steps` makes masks.
 
     Raises `UsageError` as `prune_mask` does, and for criteria whose score depends on the sparsity.
@@ -124,29 +131,22 @@ def rank_weights(
             f"The criterion {criterion_name!r} scores weights anew for every sparsity and cannot rank them "
             f"once; these can: {fixed}."
         )
-    request = mask_request(
-        criterion,
-        sparsity=0.0,
-        effect=effect,
-        scores=scores,
-        metric=metric,
-        kv_combine=kv_combine,
-        calibration=calibration,
-        scope=scope,
-    )
-    return finish(criterion.rank(model, request))
+    return finish(criterion.rank(model, mask_request(criterion, sparsity=0.0, **inputs)))
 
 
 def mask_request(
     criterion: Criterion,
     *,
     sparsity: float,
-    effect: Float[np.ndarray, "layer head"] | None,
-    scores: HeadScoresLike | None,
-    metric: str,
-    kv_combine: KvCombine,
-    calibration: Sequence[Example] | None,
-    scope: Scope,
+    effect: Float[np.ndarray, "layer head"] | None = None,
+    scores: HeadScoresLike | None = None,
+    metric: str = "nll",
+    kv_combine: KvCombine = "mean",
+    calibration: Sequence[Example] | None = None,
+    scope: Scope = "both",
+    control_seed: int = 0,
+    allocation: str | None = None,
+    pattern: str | None = None,
 ) -> MaskRequest:
     """The request, with the effects read from the scores where the criterion needs them."""
     if effect is not None and scores is not None:
@@ -159,4 +159,7 @@ def mask_request(
         effect=None if effect is None else np.asarray(effect, dtype=np.float64),
         kv_combine=kv_combine,
         calibration=None if calibration is None else tuple(calibration),
+        control_seed=control_seed,
+        allocation=allocation,
+        pattern=pattern,
     )

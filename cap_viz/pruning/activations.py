@@ -6,20 +6,19 @@ Rows are padded on the right, and padding is left out of the statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 
-from cap_viz.engine.capture import BlockCall, dense_pass, removed
-from cap_viz.engine.packing import EncodedExample, PackedBatch, encode, lay_out, packed_rows
-
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from cap_viz.engine.capture import BlockCall
+    from cap_viz.engine.packing import PackedBatch
     from cap_viz.models import Matrix, ReasoningModel
     from cap_viz.tasks.base import Example
 
@@ -30,6 +29,8 @@ MAX_ROW_TOKENS = 2048
 
 def calibration_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[tuple[int, ...]]:
     """Token ids of prompt and gold option, cut to 2,048; `UsageError` if they exceed the model's context."""
+    from cap_viz.engine.packing import encode
+
     rows: list[tuple[int, ...]] = []
     for example in examples:
         gold_only = replace(example, options=(example.options[example.gold],), gold=0)
@@ -52,6 +53,8 @@ def calibration_batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int,
 
 def plain_batch(model: ReasoningModel, rows: Sequence[tuple[int, ...]]) -> PackedBatch:
     """The rows as ordinary padded ones. Packing never feeds a branch's last token, so that one is a dummy."""
+    from cap_viz.engine.packing import EncodedExample, lay_out, packed_rows
+
     plain = [EncodedExample(prefix=row, branches=((0,),), answer_lengths=(1,)) for row in rows]
     return lay_out(packed_rows(plain), model.device, model.dtype)
 
@@ -62,6 +65,8 @@ def block_calls(model: ReasoningModel, batch: PackedBatch) -> tuple[BlockCall, .
     Masks and positions do not depend on the residual stream, so the later blocks need not run: they hand on
     what block 0 returned, which keeps whatever type the family returns and saves a forward pass.
     """
+    from cap_viz.engine.capture import dense_pass, removed
+
     first, *others = model.blocks
     returned: list[Any] = []
 
@@ -80,15 +85,36 @@ def block_calls(model: ReasoningModel, batch: PackedBatch) -> tuple[BlockCall, .
         return dense_pass(model, batch).calls
 
 
-class InputSquares:
-    """Sum over real tokens of the squared inputs of each matrix, in float64: `sums[name]` is [input]."""
+# What is summed over tokens: from the inputs of a matrix at some tokens [token, input] to their sum, in float64.
+Measure = Callable[["Float[Tensor, 'token input']"], "Tensor"]
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Float[Tensor, " input"]] = {}
+
+def squares(inputs: Float[Tensor, "token input"]) -> Float[Tensor, " input"]:
+    """Sum of squares of each input feature."""
+    import torch
+
+    # float64 only where it counts, in the sum over tokens.
+    return inputs.float().square().sum(dim=0, dtype=torch.float64)
+
+
+def products(inputs: Float[Tensor, "token input"]) -> Float[Tensor, "input input"]:
+    """Sum over tokens of x x^T, the inputs' second moments."""
+    inputs = inputs.float()
+    return (inputs.T @ inputs).double()
+
+
+class InputSums:
+    """A measure of each matrix's inputs summed over all real tokens, by the matrix's name."""
+
+    def __init__(self, measure: Measure) -> None:
+        self.measure = measure
+        self.sums: dict[str, Tensor] = {}
 
     @contextmanager
     def collected(self, matrices: Sequence[Matrix], batch: PackedBatch) -> Iterator[None]:
         """While open, forwards of `batch` are added. Hold the lease."""
+        from cap_viz.engine.capture import removed
+
         real = batch.is_real.bool()
         with ExitStack() as stack:
             for matrix in matrices:
@@ -100,16 +126,18 @@ class InputSquares:
         """A forward pre-hook that adds what flows into the matrix at real tokens."""
 
         def add(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-            import torch
-
             inputs = args[0].detach()
-            inputs = inputs.reshape(*real.shape, inputs.shape[-1])[real]
-            # float64 only where it counts, in the sum over tokens.
-            squares = inputs.float().square().sum(dim=0, dtype=torch.float64)
-            self.sums[name] = self.sums[name] + squares if name in self.sums else squares
+            measured = self.measure(inputs.reshape(*real.shape, inputs.shape[-1])[real])
+            self.sums[name] = self.sums[name] + measured if name in self.sums else measured
 
         return add
 
-    def norms(self) -> dict[str, Float[Tensor, " input"]]:
-        """L2 norm over all tokens of each input feature, float32."""
-        return {name: total.sqrt().float() for name, total in self.sums.items()}
+
+def input_norm(squares: Float[Tensor, " input"]) -> Float[Tensor, " input"]:
+    """L2 norm over all tokens of each input feature, float32, from the sum of squares."""
+    return squares.sqrt().float()
+
+
+def wanda_score(weight: Float[Tensor, "output input"], norm: Float[Tensor, " input"]) -> Float[Tensor, "output input"]:
+    """|W_ij| * ||X_j||_2."""
+    return weight.detach().float().abs().mul_(norm)

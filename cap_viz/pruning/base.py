@@ -13,19 +13,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from cap_viz.errors import UsageError
 from cap_viz.progress import Progress
 from cap_viz.pruning.masks import Mask, Scope, ZeroCounts, check_scope, check_sparsity
 
 if TYPE_CHECKING:
-    from cap_viz.models import ModelShape, ReasoningModel
+    from torch import Tensor
+
+    from cap_viz.models import Matrix, ModelShape, ReasoningModel
     from cap_viz.tasks.base import Example
 
-Threshold = Literal["global", "per matrix", "per row"]
+Threshold = Literal["global", "per matrix", "per row", "per column block", "per head"]
 KvCombine = Literal["mean", "max"]
 KV_COMBINES: tuple[KvCombine, ...] = ("mean", "max")
+ALLOCATIONS = ("owl",)
+PATTERNS = ("2:4", "4:8")
 
 Result = TypeVar("Result")
 
@@ -38,7 +42,9 @@ class MaskRequest:
     """What a criterion is asked for. Fields a criterion does not need are ignored by it.
 
     `effect`: head scores, positive where the head helps. `kv_combine`: how the query heads of a KV group make
-    one importance. `calibration`: the examples whose activations are measured.
+    one importance. `calibration`: the examples whose activations or gradients are measured. `control_seed`: the
+    draw of the random controls. `allocation`: how the sparsity is spread over layers, None for the criterion's
+    own way. `pattern`: "2:4" or "4:8" for n zeros in every m neighbouring weights of a row.
     """
 
     sparsity: float
@@ -46,6 +52,9 @@ class MaskRequest:
     effect: Float[np.ndarray, "layer head"] | None = field(default=None, compare=False)
     kv_combine: KvCombine = "mean"
     calibration: tuple[Example, ...] | None = None
+    control_seed: int = 0
+    allocation: str | None = None
+    pattern: str | None = None
 
 
 class Ranking(Protocol):
@@ -59,13 +68,22 @@ class Ranking(Protocol):
         """The mask at one sparsity."""
         ...
 
+    def order(self, matrix: Matrix, sparsities: Sequence[float]) -> tuple[Int[Tensor, "output input"], list[int]]:
+        """The place of each weight of a matrix in the order they go, and below which place they go at each sparsity.
+
+        Hold the lease.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Criterion:
     """A way to rank weights.
 
     `threshold`: among which weights the lowest scores are found. `rank` is there where the score does not
-    depend on the sparsity. `steps` and `rank` rely on `check_request` having passed.
+    depend on the sparsity. `steps` and `rank` rely on `check_request` having passed. `needs_seed`: its draw is
+    random. `allocations`, `patterns`: whether it can be told how to spread its zeros over layers (OWL) or over
+    neighbouring weights (n:m).
     """
 
     name: str
@@ -79,6 +97,9 @@ class Criterion:
     rank: Callable[[ReasoningModel, MaskRequest], Steps[Ranking]] | None = field(
         default=None, repr=False, compare=False
     )
+    needs_seed: bool = False
+    allocations: bool = False
+    patterns: bool = False
 
     @property
     def fixed_score(self) -> bool:
@@ -115,6 +136,7 @@ def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape)
     """Raise `UsageError` for a value out of range or an input the criterion needs and does not have."""
     check_sparsity(request.sparsity)
     check_scope(request.scope)
+    check_spread(criterion, allocation=request.allocation, pattern=request.pattern)
     if criterion.needs_scores:
         check_effect(criterion.name, request, shape)
     if criterion.needs_calibration and not request.calibration:
@@ -122,6 +144,55 @@ def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape)
             f"The criterion {criterion.name!r} measures activations: give calibration examples, "
             "such as task.calibration(64)."
         )
+    if request.allocation is not None and not request.calibration:
+        raise UsageError(
+            f"The allocation {request.allocation!r} measures activations: give calibration examples, "
+            "such as task.calibration(64)."
+        )
+
+
+def check_spread(criterion: Criterion, *, allocation: str | None, pattern: str | None) -> None:
+    """Raise `UsageError` for an allocation or pattern that does not exist or makes no sense with the criterion."""
+    if allocation is not None:
+        check_known("allocation", allocation, ALLOCATIONS)
+        if not criterion.allocations:
+            raise UsageError(
+                f"The allocation {allocation!r} sets a sparsity for every layer, and the criterion "
+                f"{criterion.name!r} decides itself how much each layer loses; use it with wanda, magnitude or "
+                "another criterion that takes the same share everywhere."
+            )
+        if pattern is not None:
+            raise UsageError(
+                f"The pattern {pattern!r} takes the same share of every layer, the allocation {allocation!r} a "
+                "different one; choose either."
+            )
+    if pattern is not None:
+        check_known("pattern", pattern, PATTERNS)
+        if not criterion.patterns:
+            raise UsageError(
+                f"The criterion {criterion.name!r} defines no n:m patterns; use {pattern} with wanda, magnitude, "
+                "ria or sparsegpt."
+            )
+
+
+def pattern_sparsity(pattern: str) -> float:
+    """The one sparsity a pattern has: n / m of "n:m"."""
+    zeros_in, length = pattern.split(":")
+    return int(zeros_in) / int(length)
+
+
+def check_pattern_sparsity(pattern: str, sparsity: float) -> None:
+    """Raise `UsageError` when a pattern is asked for another sparsity than its own."""
+    share = pattern_sparsity(pattern)
+    if sparsity != share:
+        raise UsageError(
+            f"The pattern {pattern} has a sparsity of {share:g}, and {sparsity:g} is asked for; give {share:g}."
+        )
+
+
+def check_known(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise UsageError(f"Unknown {what} {name!r}; choose one of {', '.join(known)}.")
 
 
 def check_kv_combine(kv_combine: str) -> KvCombine:

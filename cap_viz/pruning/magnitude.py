@@ -7,78 +7,36 @@ many, ties spread evenly in row-major order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
 from cap_viz.progress import Progress
+from cap_viz.pruning.allocation import allocated
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
-from cap_viz.pruning.masks import (
-    Mask,
-    MatrixSize,
-    Scope,
-    ZeroCounts,
-    check_sparsity,
-    layer_groups,
-    mask_from,
-    matrix_size,
-    scoped_matrices,
-    zero_counts,
-)
-from cap_viz.pruning.threshold import kept_above
+from cap_viz.pruning.groups import PER_MATRIX, Allocation, LocalRanking, group_for, local_ranking
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
     from torch import Tensor
 
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models import Matrix, ReasoningModel
 
 
-@dataclass(frozen=True)
-class MagnitudeRanking:
-    """Nothing needs to be remembered: each matrix is cut on its own."""
-
-    scope: Scope
-    matrices: tuple[MatrixSize, ...]
-
-    def profile(self, sparsities: Sequence[float]) -> ZeroCounts:
-        """Zeros per matrix at each sparsity; exact."""
-        for sparsity in sparsities:
-            check_sparsity(sparsity)
-        zeros = [[int(matrix.size * sparsity) for matrix in self.matrices] for sparsity in sparsities]
-        return zero_counts(sparsities, self.matrices, zeros)
-
-    def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
-        """The mask at one sparsity, from the weights themselves."""
-        check_sparsity(sparsity)
-        keep: dict[str, Bool[Tensor, "output input"]] = {}
-        groups = layer_groups(scoped_matrices(model, self.scope))
-        for index, group in enumerate(groups):
-            with model.lease:
-                for matrix in group:
-                    keep[matrix.name] = keep_largest(matrix.weight.detach().float().abs(), sparsity)
-            yield Progress(index + 1, len(groups), "building the mask")
-        return mask_from(criterion="magnitude", sparsity=sparsity, scope=self.scope, matrices=self.matrices, keep=keep)
+def magnitude(matrix: Matrix) -> Float[Tensor, "output input"]:
+    """|W| in float32."""
+    return matrix.weight.detach().float().abs()
 
 
-def keep_largest(score: Float[Tensor, "output input"], sparsity: float) -> Bool[Tensor, "output input"]:
-    """All but the `int(size * sparsity)` lowest scores of the matrix."""
-    n_zeros = int(score.numel() * sparsity)
-    if n_zeros == 0:
-        return kept_above(score, -1.0, 0)
-    threshold = float(score.reshape(-1).kthvalue(n_zeros).values)
-    n_over = int((score <= threshold).count_nonzero()) - n_zeros
-    return kept_above(score, threshold, n_over)
-
-
-def rank_magnitude(model: ReasoningModel, request: MaskRequest) -> Steps[MagnitudeRanking]:
-    """Only the matrices' sizes: the weights are their own scores."""
+def rank_magnitude(model: ReasoningModel, request: MaskRequest) -> Steps[LocalRanking]:
+    """Nothing to compute: the weights are their own scores."""
     check_request(MAGNITUDE, request, model.shape)
-    sizes = tuple(matrix_size(matrix) for matrix in scoped_matrices(model, request.scope))
-    yield Progress(1, 1, "ranking weights")
-    return MagnitudeRanking(scope=request.scope, matrices=sizes)
+    group = group_for(request.pattern, PER_MATRIX)
+
+    def ranked(allocation: Allocation) -> Steps[LocalRanking]:
+        yield Progress(1, 1, "ranking weights")
+        return local_ranking(model, request, criterion="magnitude", group=group, score=magnitude, allocation=allocation)
+
+    return (yield from allocated(model, request, ranked))
 
 
 MAGNITUDE = Criterion(
@@ -91,4 +49,6 @@ MAGNITUDE = Criterion(
     threshold="per matrix",
     rank=rank_magnitude,
     steps=fixed_score_steps(rank_magnitude),
+    allocations=True,
+    patterns=True,
 )

@@ -1,6 +1,7 @@
 """Masks: which weights stay, and how many zeros that makes where. No torch is needed to read the counts.
 
-A mask only says what to keep. `ReasoningModel.masked(mask.keep)` applies it and restores the dense weights.
+A mask only says what to keep, and which new values the kept weights get where a criterion updates them.
+`ReasoningModel.masked(mask.keep, mask.updated)` applies it and restores the dense weights.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 Scope = Literal["both", "attention", "mlp"]
 SCOPES: tuple[Scope, ...] = ("both", "attention", "mlp")
 Keep = Mapping[str, "Bool[Tensor, 'output input']"]
+Updated = Mapping[str, "Float[Tensor, 'output input']"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ class Mask:
     """The weights a criterion keeps at a sparsity. Matrices outside the scope are not in `keep`.
 
     `counts` has one row, at the sparsity asked for; its matrices are those of the scope. A weight outside
-    `keep` counts as a zero, one that is zero anyway does not.
+    `keep` counts as a zero, one that is zero anyway does not. `updated` holds whole matrices to use in place of the
+    model's own (SparseGPT); matrices it does not name keep their weights. `structured`: the zeros fill whole rows and
+    columns.
     """
 
     criterion: str
@@ -96,19 +101,28 @@ class Mask:
     scope: Scope
     keep: Keep = field(repr=False, compare=False)
     counts: ZeroCounts = field(repr=False, compare=False)
+    updated: Updated = field(default_factory=dict, repr=False, compare=False)
+    structured: bool = False
 
     @property
     def reached(self) -> float:
         """The sparsity over all weights of the scope; `sparsity` is what was asked for."""
         return float(self.counts.reached[0])
 
+    @property
+    def parameters_saved(self) -> int:
+        """Weights a smaller model with the same output can leave out: all zeros of a structured mask, else none."""
+        return int(self.counts.zeros.sum()) if self.structured else 0
+
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over the kept weights: equal for equal masks, whatever criterion made them."""
+        """16 hex digits over what is kept and updated: equal for equal masks, whatever criterion made them."""
         digest = hashlib.sha256()
         for name, kept in self.keep.items():
             digest.update(f"{name} {tuple(kept.shape)} ".encode())
             digest.update(np.packbits(kept.cpu().numpy()).tobytes())
+            if name in self.updated:
+                digest.update(self.updated[name].cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -132,11 +146,28 @@ def layer_groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
     return list(groups.values())
 
 
-def mask_from(*, criterion: str, sparsity: float, scope: Scope, matrices: Sequence[MatrixSize], keep: Keep) -> Mask:
+def mask_from(
+    *,
+    criterion: str,
+    sparsity: float,
+    scope: Scope,
+    matrices: Sequence[MatrixSize],
+    keep: Keep,
+    updated: Updated | None = None,
+    structured: bool = False,
+) -> Mask:
     """The mask with its zeros counted from `keep`."""
     zeros = [matrix.size - int(keep[matrix.name].count_nonzero()) for matrix in matrices]
     counts = zero_counts([sparsity], matrices, [zeros])
-    return Mask(criterion=criterion, sparsity=sparsity, scope=scope, keep=keep, counts=counts)
+    return Mask(
+        criterion=criterion,
+        sparsity=sparsity,
+        scope=scope,
+        keep=keep,
+        counts=counts,
+        updated=updated or {},
+        structured=structured,
+    )
 
 
 def zero_counts(
@@ -160,6 +191,8 @@ def check_scope(scope: str) -> Scope:
 
 def check_sparsity(sparsity: float) -> None:
     """Raise `UsageError` unless 0 <= sparsity < 1."""
+    if not isinstance(sparsity, Real):
+        raise UsageError(f"The sparsity is {sparsity!r}, which is not a number; give a share such as 0.2 for 20 %.")
     # A percentage (20 for 0.2) is the usual slip; NaN fails the comparison as well.
     if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
         raise UsageError(f"The sparsity is {sparsity:g}; give a share of at least 0 and below 1, such as 0.2 for 20 %.")

@@ -110,6 +110,17 @@ class GlobalRanking:
             criterion=self.criterion, sparsity=sparsity, scope=self.scope, matrices=self.matrices, keep=keep
         )
 
+    def order(self, matrix: Matrix, sparsities: Sequence[float]) -> tuple[Int[Tensor, "output input"], list[int]]:
+        """The scores' bit patterns, and those of the thresholds, which are interpolated inside the bin that is cut."""
+        limits: list[int] = []
+        for sparsity in sparsities:
+            check_sparsity(sparsity)
+            wanted = round(sparsity * self.total)
+            at, below = locate(self.before, wanted)
+            inside = ((wanted - int(below.sum())) << LOW_BITS) // int(self.histogram[:, at].sum())
+            limits.append((int(self.bins[at]) << LOW_BITS) + inside)
+        return score_bits(self.score(matrix)).reshape(matrix.weight.shape), limits
+
     def cut_steps(self, model: ReasoningModel, sparsity: float) -> Steps[GlobalCut]:
         """The exact threshold for `round(sparsity * total)` zeros, and how many of them each matrix gets."""
         check_sparsity(sparsity)

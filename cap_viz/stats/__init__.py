@@ -4,29 +4,69 @@ Pure numpy and scipy, so that notebooks and pages that only read stored runs nee
 """
 
 from cap_viz.stats.chance import ChanceTest, above_chance
+from cap_viz.stats.circuits import CircuitAreas, circuit_areas, faithfulness, michel_scores
+from cap_viz.stats.hybrid import HybridEstimate, hybrid_mean
 from cap_viz.stats.intervals import Interval, MeanEstimate, bootstrap_mean_ci, mean_with_ci, wilson
+from cap_viz.stats.joint import JointEffect, joint_effect, random_sets
+from cap_viz.stats.medians import median_of_k, paired_median_of_k
 from cap_viz.stats.multiple import Discoveries, false_discovery, holm
 from cap_viz.stats.paired import PairedComparison, compare_paired
+from cap_viz.stats.paired_means import PairedMeans, compare_means
+from cap_viz.stats.power import examples_needed, minimum_detectable_effect
 from cap_viz.stats.ranking import RankIntervals, bootstrap_rank_intervals, rank_heads
 from cap_viz.stats.reliability import Reliability, spearman_brown, split_half
+from cap_viz.stats.specificity import (
+    RankAgreement,
+    Specificity,
+    TopOverlap,
+    rank_agreement,
+    specificity,
+    top_overlap,
+    true_spread,
+)
+from cap_viz.stats.stability import RankStability, rank_stability
 
 __all__ = [
     "ChanceTest",
+    "CircuitAreas",
     "Discoveries",
+    "HybridEstimate",
     "Interval",
+    "JointEffect",
     "MeanEstimate",
     "PairedComparison",
+    "PairedMeans",
+    "RankAgreement",
     "RankIntervals",
+    "RankStability",
     "Reliability",
+    "Specificity",
+    "TopOverlap",
     "above_chance",
     "bootstrap_mean_ci",
     "bootstrap_rank_intervals",
+    "circuit_areas",
+    "compare_means",
     "compare_paired",
+    "examples_needed",
+    "faithfulness",
     "false_discovery",
     "holm",
+    "hybrid_mean",
+    "joint_effect",
     "mean_with_ci",
+    "median_of_k",
+    "michel_scores",
+    "minimum_detectable_effect",
+    "paired_median_of_k",
+    "random_sets",
+    "rank_agreement",
     "rank_heads",
+    "rank_stability",
     "spearman_brown",
+    "specificity",
     "split_half",
+    "top_overlap",
+    "true_spread",
     "wilson",
 ]

@@ -6,48 +6,35 @@ Calibration uses the train split, evaluation the test split. Prompt and options 
 
 from __future__ import annotations
 
-from typing import Any
-
-from cap_viz.errors import UsageError
-from cap_viz.tasks.base import Example, Splits, Task
-from cap_viz.tasks.sources import HubFiles, public_rows, rows_are_local
+from cap_viz.tasks.base import Example, Task
+from cap_viz.tasks.rows import Row, choice_example
+from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
 
 REVISION = "210d026faf9955653af8916fad021475a3f00453"
 
 
-def hub_files(subset: str) -> HubFiles:
-    return HubFiles(
+def public_data(name: str, subset: str) -> PublicData:
+    return PublicData(
+        folder=name,
         repository="allenai/ai2_arc",
         revision=REVISION,
-        files={split: f"{subset}/{split}-00000-of-00001.parquet" for split in ("train", "test")},
+        calibration=SplitFile("train.jsonl", f"{subset}/train-00000-of-00001.parquet"),
+        evaluation=SplitFile("test.jsonl", f"{subset}/test-00000-of-00001.parquet"),
     )
 
 
-def to_example(name: str, row: dict[str, Any]) -> Example:
-    try:
-        labels, texts = list(row["choices"]["label"]), list(row["choices"]["text"])
-        return Example(
-            id=row["id"],
-            question=row["question"],
-            prompt=f"Question: {row['question']}\nAnswer:",
-            options=tuple(f" {text}" for text in texts),
-            gold=labels.index(row["answerKey"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"Row {row.get('id', '?')!r} of {name} lacks a proper {error}; expected the fields id, question, "
-            "choices {text, label} and answerKey."
-        ) from error
-
-
-def load(name: str, subset: str) -> Splits:
-    def split(source: str) -> tuple[Example, ...]:
-        return tuple(to_example(name, row) for row in public_rows(name, source, hub_files(subset)))
-
-    return Splits(calibration=split("train"), evaluation=split("test"))
+def to_example(row: Row) -> Example:
+    choices = row.record("choices")
+    labels, texts, answer = choices.texts("label"), choices.texts("text"), row.text("answerKey")
+    if len(labels) != len(texts):
+        raise row.mistake(f"choices has {len(labels)} labels for {len(texts)} texts")
+    if labels.count(answer) != 1:
+        raise row.mistake(f"answerKey {answer!r} should be one of the labels {', '.join(labels)}")
+    return choice_example(row, texts, labels.index(answer), id=row.text("id"))
 
 
 def arc_task(name: str, subset: str, title: str, summary: str) -> Task:
+    data = public_data(name, subset)
     return Task(
         name=name,
         title=title,
@@ -56,8 +43,8 @@ def arc_task(name: str, subset: str, title: str, summary: str) -> Task:
         source=f"allenai/ai2_arc, {subset}",
         licence="CC BY-SA 4.0",
         prompt_format="Question: {question}\\nAnswer: {option}",
-        load=lambda: load(name, subset),
-        is_local=lambda: rows_are_local(name, hub_files(subset)),
+        load=lambda: public_splits(data, to_example),
+        is_local=lambda: rows_are_local(data),
     )
 
 

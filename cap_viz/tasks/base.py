@@ -26,10 +26,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Splits:
-    """The examples of a task, in source order. Calibration and evaluation never share an example."""
+    """The examples of a task, in source order. Calibration and evaluation never share an example.
+
+    `origin` says which copy of a public data set they are from; it is recorded with a run and is no part of its key.
+    """
 
     calibration: tuple[Example, ...]
     evaluation: tuple[Example, ...]
+    origin: str | None = None
 
 
 def example_id(question: str) -> str:
@@ -48,7 +52,7 @@ class Task:
 
     `load` reads the splits; it runs once, when examples are first asked for. `is_local` tells, without any
     download, whether `load` needs no network. `version` is part of every run key and changes whenever texts, ids or
-    the prompt format change.
+    the prompt format change. `running_text` gives the whole evaluation text where perplexity can be measured on it.
     """
 
     name: str
@@ -61,6 +65,13 @@ class Task:
     load: Callable[[], Splits] = field(repr=False, compare=False)
     is_local: Callable[[], bool] = field(repr=False, compare=False)
     kind: Kind = "choice"
+    folder: str = ""
+    running_text: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def data_folder(self) -> str:
+        """The folder under `CAP_VIZ_DATA` that holds a local copy."""
+        return self.folder or self.name
 
     @cached_property
     def splits(self) -> Splits:

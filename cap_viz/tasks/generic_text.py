@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import re
 
-from cap_viz.errors import UsageError
-from cap_viz.tasks.base import Example, Splits, Task
-from cap_viz.tasks.sources import HubFiles, public_rows, rows_are_local
+from cap_viz.tasks.base import Splits, Task
+from cap_viz.tasks.rows import Row
+from cap_viz.tasks.sources import PublicData, SplitFile, public_rows, rows_are_local
 from cap_viz.tasks.windows import windows
 
-NAME = "generic_text"
-LOCAL = "wikitext2"
-HUB = HubFiles(
+DATA = PublicData(
+    folder="wikitext2",
     repository="Salesforce/wikitext",
     revision="b08601e04326c79dfdd32d625aee71d232d685c3",
-    files={
-        "calibration": "wikitext-2-raw-v1/validation-00000-of-00001.parquet",
-        "test": "wikitext-2-raw-v1/test-00000-of-00001.parquet",
-    },
+    calibration=SplitFile("calibration.jsonl", "wikitext-2-raw-v1/validation-00000-of-00001.parquet"),
+    evaluation=SplitFile("test.jsonl", "wikitext-2-raw-v1/test-00000-of-00001.parquet"),
 )
 
 
@@ -34,12 +31,10 @@ def plain(text: str) -> str:
     return re.sub(r'" ([^"]*) "', r'"\1"', text).strip()
 
 
-def passages(rows: list[dict[str, str]], split: str) -> list[str]:
+def passages(rows: list[Row]) -> list[str]:
     """Paragraphs without headings; of those with unknown words the longest run of sentences between two of them."""
-    try:
-        texts = [row["text"].strip() for row in rows]
-    except (KeyError, AttributeError) as error:
-        raise UsageError(f"A row of {LOCAL}/{split} lacks {error}; expected the field text.") from error
+    # Blank lines are part of the format, so an empty text is no mistake here.
+    texts = [row.field("text", str).strip() for row in rows]
     return [plain(longest_known(text)) for text in texts if text and not text.startswith("=")]
 
 
@@ -50,16 +45,20 @@ def longest_known(text: str) -> str:
 
 
 def load() -> Splits:
-    def split(source: str) -> tuple[Example, ...]:
-        return windows(passages(public_rows(LOCAL, source, HUB), source))
-
-    calibration, evaluation = split("calibration"), split("test")
+    rows = public_rows(DATA)
+    calibration, evaluation = windows(passages(rows.calibration)), windows(passages(rows.evaluation))
     known = {example.id for example in calibration}
-    return Splits(calibration, tuple(example for example in evaluation if example.id not in known))
+    return Splits(calibration, tuple(example for example in evaluation if example.id not in known), rows.origin)
+
+
+def running_text() -> str:
+    """The test split with its own tokenisation. Blank rows are left out: not every copy has them."""
+    texts = [row.field("text", str) for row in public_rows(DATA).evaluation]
+    return "\n\n".join(text for text in texts if text.strip())
 
 
 TASK = Task(
-    name=NAME,
+    name="generic_text",
     title="Generic text",
     summary="Passages of WikiText-2: the control that needs no reasoning. From the hub or CAP_VIZ_DATA.",
     version=1,
@@ -67,6 +66,8 @@ TASK = Task(
     licence="CC BY-SA 3.0",
     prompt_format="{opening} {rest}",
     kind="text",
+    folder=DATA.folder,
     load=load,
-    is_local=lambda: rows_are_local(LOCAL, HUB),
+    is_local=lambda: rows_are_local(DATA),
+    running_text=running_text,
 )

@@ -6,37 +6,21 @@ Calibration uses the train split, evaluation the test split. The source gives no
 
 from __future__ import annotations
 
-from typing import Any
+from cap_viz.tasks.base import Example, Task
+from cap_viz.tasks.rows import Row, question_example
+from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
 
-from cap_viz.errors import UsageError
-from cap_viz.tasks.base import Example, Splits, Task, example_id
-from cap_viz.tasks.sources import HubFiles, public_rows, rows_are_local
-
-HUB = HubFiles(
+DATA = PublicData(
+    folder="gsm8k",
     repository="openai/gsm8k",
     revision="740312add88f781978c0658806c59bc2815b9866",
-    files={split: f"main/{split}-00000-of-00001.parquet" for split in ("train", "test")},
+    calibration=SplitFile("train.jsonl", "main/train-00000-of-00001.parquet"),
+    evaluation=SplitFile("test.jsonl", "main/test-00000-of-00001.parquet"),
 )
 
 
-def to_example(row: dict[str, Any]) -> Example:
-    try:
-        return Example(
-            id=example_id(row["question"]),
-            question=row["question"],
-            prompt=f"Question: {row['question']}\nAnswer:",
-            options=(f" {row['answer']}",),
-            gold=0,
-        )
-    except (KeyError, AttributeError) as error:
-        raise UsageError(f"A row of gsm8k lacks {error}; expected the fields question and answer.") from error
-
-
-def load() -> Splits:
-    def split(source: str) -> tuple[Example, ...]:
-        return tuple(to_example(row) for row in public_rows("gsm8k", source, HUB))
-
-    return Splits(calibration=split("train"), evaluation=split("test"))
+def to_example(row: Row) -> Example:
+    return question_example(row, (f" {row.text('answer')}",), 0)
 
 
 TASK = Task(
@@ -48,6 +32,6 @@ TASK = Task(
     licence="MIT",
     prompt_format="Question: {question}\\nAnswer: {solution}",
     kind="text",
-    load=load,
-    is_local=lambda: rows_are_local("gsm8k", HUB),
+    load=lambda: public_splits(DATA, to_example),
+    is_local=lambda: rows_are_local(DATA),
 )

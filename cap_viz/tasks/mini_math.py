@@ -6,11 +6,9 @@ the gold's rank by size among the options are balanced.
 
 from __future__ import annotations
 
-from cap_viz.settings import ASSETS
-from cap_viz.tasks.base import Splits, Task
-from cap_viz.tasks.mini_science import read_split
-
-FOLDER = ASSETS / "mini_math"
+from cap_viz.tasks.base import Task
+from cap_viz.tasks.mini_science import to_example
+from cap_viz.tasks.sources import written_splits
 
 TASK = Task(
     name="mini_math",
@@ -20,6 +18,6 @@ TASK = Task(
     source="written for CAP Viz",
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: {option}",
-    load=lambda: Splits(read_split(FOLDER / "calibration.jsonl"), read_split(FOLDER / "evaluation.jsonl")),
+    load=lambda: written_splits("mini_math", to_example),
     is_local=lambda: True,
 )

@@ -6,33 +6,13 @@ no two questions share more than 60 % of their words. Asked like ARC in lm-evalu
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from cap_viz.settings import ASSETS
-from cap_viz.tasks.base import Example, Splits, Task, example_id
-from cap_viz.tasks.sources import read_json_lines
-
-FOLDER = ASSETS / "mini_science"
+from cap_viz.tasks.base import Example, Task
+from cap_viz.tasks.rows import Row, choice_example
+from cap_viz.tasks.sources import written_splits
 
 
-def read_split(path: Path) -> tuple[Example, ...]:
-    return tuple(
-        Example(
-            id=example_id(row["question"]),
-            question=row["question"],
-            prompt=f"Question: {row['question']}\nAnswer:",
-            options=tuple(f" {option}" for option in row["options"]),
-            gold=row["gold"],
-        )
-        for row in read_json_lines(path)
-    )
-
-
-def load() -> Splits:
-    return Splits(
-        calibration=read_split(FOLDER / "calibration.jsonl"),
-        evaluation=read_split(FOLDER / "evaluation.jsonl"),
-    )
+def to_example(row: Row) -> Example:
+    return choice_example(row, row.texts("options"), row.number("gold"))
 
 
 TASK = Task(
@@ -43,6 +23,6 @@ TASK = Task(
     source="written for CAP Viz",
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: {option}",
-    load=load,
+    load=lambda: written_splits("mini_science", to_example),
     is_local=lambda: True,
 )

@@ -13,13 +13,22 @@ from cap_viz.tasks.windows import windows
 CALIBRATION_PIECES = 28
 
 
+def pieces() -> list[str]:
+    return [row.text("text") for row in read_json_lines(ASSETS / "mini_text" / "pieces.jsonl")]
+
+
 def load() -> Splits:
-    pieces = [row["text"].split("\n\n") for row in read_json_lines(ASSETS / "mini_text" / "pieces.jsonl")]
-    first, rest = pieces[:CALIBRATION_PIECES], pieces[CALIBRATION_PIECES:]
+    paragraphs = [piece.split("\n\n") for piece in pieces()]
+    first, rest = paragraphs[:CALIBRATION_PIECES], paragraphs[CALIBRATION_PIECES:]
     return Splits(
         calibration=windows([paragraph for piece in first for paragraph in piece]),
         evaluation=windows([paragraph for piece in rest for paragraph in piece]),
     )
+
+
+def running_text() -> str:
+    """The evaluation pieces, one after the other."""
+    return "\n\n".join(pieces()[CALIBRATION_PIECES:])
 
 
 TASK = Task(
@@ -33,4 +42,5 @@ TASK = Task(
     kind="text",
     load=load,
     is_local=lambda: True,
+    running_text=running_text,
 )

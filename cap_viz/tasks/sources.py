@@ -3,89 +3,159 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from cap_viz.errors import CapVizError, UsageError
-from cap_viz.settings import data_folder, limit_hub_waiting
+from cap_viz.errors import UsageError
+from cap_viz.hub import hub_snapshot
+from cap_viz.settings import ASSETS, data_folder
+from cap_viz.tasks.base import Example, Splits
+from cap_viz.tasks.rows import Row, splits_from
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HubFiles:
-    """Where a public data set lives: `files` maps a split to its Parquet file in the hub repository."""
+class SplitFile:
+    """One split: its file in a data folder, and the file of the hub repository with the same rows."""
 
+    local: str
+    hub: str
+
+
+@dataclass(frozen=True)
+class PublicData:
+    """A public data set: its folder under `CAP_VIZ_DATA`, and where the hub has it."""
+
+    folder: str
     repository: str
     revision: str
-    files: dict[str, str]
+    calibration: SplitFile
+    evaluation: SplitFile
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """One JSON object a line; lines end at "\\n" only, since U+2028 and its like occur inside texts.
+@dataclass(frozen=True)
+class PublicRows:
+    """The rows of both splits; `origin` says which copy they are from."""
 
-    Raises `UsageError` naming the file and line when the file is missing, empty or malformed.
+    calibration: list[Row]
+    evaluation: list[Row]
+    origin: str
+
+
+def read_json_lines(path: Path) -> list[Row]:
+    r"""One JSON object a line; lines end at "\n" only, since U+2028 and its like occur inside texts.
+
+    A byte-order mark, Windows line ends and blank lines are accepted. Raises `UsageError` naming the file and line
+    when the file is missing, empty or malformed.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     try:
-        with path.open(encoding="utf-8", newline="\n") as stream:
+        with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise UsageError(f"{path}, line {number}: expected a JSON object.")
-                rows.append(row)
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    place = f"{path}, line {number}"
+                    rows.append(Row(parsed_object(line, place), place))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist; check CAP_VIZ_DATA.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path}, line {len(rows) + 1}: not valid JSON ({error}).") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); check CAP_VIZ_DATA.") from error
     if not rows:
         raise UsageError(f"{path} is empty; every line should hold one example as JSON.")
     return rows
 
 
-def public_rows(name: str, split: str, hub: HubFiles) -> list[dict[str, Any]]:
-    """Rows of a public data set: the folder `CAP_VIZ_DATA` first, then the hub."""
+def parsed_object(line: bytes, place: str) -> dict[str, Any]:
+    def refused(literal: str) -> NoReturn:
+        raise ValueError(f"{literal} is no JSON value")
+
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=refused)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{place}: not valid JSON in UTF-8 ({error.reason} at byte {error.start + 1}).") from error
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{place}: not valid JSON ({error.msg} at character {error.pos + 1}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{place}: not valid JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{place}: expected a JSON object.")
+    return value
+
+
+def written_splits(name: str, to_example: Callable[[Row], Example]) -> Splits:
+    """The splits of a task written for this project."""
+    folder = ASSETS / name
+    return splits_from(
+        read_json_lines(folder / "calibration.jsonl"), read_json_lines(folder / "evaluation.jsonl"), to_example
+    )
+
+
+def public_splits(data: PublicData, to_example: Callable[[Row], Example]) -> Splits:
+    """The splits of a public data set, one example a row."""
+    rows = public_rows(data)
+    return splits_from(rows.calibration, rows.evaluation, to_example, rows.origin)
+
+
+def public_rows(data: PublicData) -> PublicRows:
+    """Rows of a public data set: the folder named by `CAP_VIZ_DATA` first, then the hub.
+
+    Raises `UsageError` when that folder does not exist, and `CapVizError` when the hub does not deliver either.
+    """
     folder = data_folder()
-    if folder is not None and (folder / name).is_dir():
-        return read_json_lines(folder / name / f"{split}.jsonl")
-    return hub_rows(name, split, hub)
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"CAP_VIZ_DATA={str(folder)!r} is not a folder; correct or unset it.")
+    if folder is not None and (folder / data.folder).is_dir():
+        return PublicRows(
+            calibration=read_json_lines(folder / data.folder / data.calibration.local),
+            evaluation=read_json_lines(folder / data.folder / data.evaluation.local),
+            origin="the folder named by CAP_VIZ_DATA",
+        )
+    return hub_rows(data)
 
 
-def rows_are_local(name: str, hub: HubFiles) -> bool:
+def rows_are_local(data: PublicData) -> bool:
     """Whether `public_rows` needs no network: the data folder has the task, or the hub's files are cached."""
     folder = data_folder()
-    if folder is not None and (folder / name).is_dir():
+    if folder is not None and not folder.is_dir():
+        return False
+    if folder is not None and (folder / data.folder).is_dir():
         return True
     from huggingface_hub import try_to_load_from_cache
 
     return all(
-        isinstance(try_to_load_from_cache(hub.repository, file, revision=hub.revision, repo_type="dataset"), str)
-        for file in hub.files.values()
+        isinstance(try_to_load_from_cache(data.repository, name, revision=data.revision, repo_type="dataset"), str)
+        for name in (data.calibration.hub, data.evaluation.hub)
     )
 
 
-def hub_rows(name: str, split: str, hub: HubFiles) -> list[dict[str, Any]]:
-    """Rows from the hub's Parquet file, cached by the hub library; gives up quickly without network."""
-    patience = limit_hub_waiting()
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def hub_rows(data: PublicData) -> PublicRows:
+    """Rows from the hub, both splits from the same commit."""
+    files = (data.calibration.hub, data.evaluation.hub)
+    local, own = f"{data.folder}/{data.calibration.local} and {data.evaluation.local}", data_folder()
+    lacking = "" if own is None else f" ({own} has no folder {data.folder})"
+    folder = hub_snapshot(
+        "dataset",
+        data.repository,
+        revision=data.revision,
+        patterns=files,
+        needed=files,
+        instead=f"set CAP_VIZ_DATA to a folder with {local}{lacking}, or use the offline task mini_science",
+    )
+    origin = f"{data.repository}@{folder.name}"
+    log.info("Read %s", origin)
+    calibration, evaluation = (read_hub_file(folder / file) for file in files)
+    return PublicRows(calibration, evaluation, origin)
 
-    file = partial(hf_hub_download, hub.repository, hub.files[split], repo_type="dataset", revision=hub.revision)
-    try:
-        path = file(local_files_only=True)
-    except LocalEntryNotFoundError:
-        try:
-            HfApi().dataset_info(hub.repository, revision=hub.revision, timeout=patience)
-            path = file()
-        except Exception as error:
-            # Connection, proxy, offline and hub errors share no base class; all mean the same to the user.
-            raise CapVizError(
-                f"Task {name} needs data that is not on this machine and the hub did not deliver it "
-                f"({type(error).__name__}); set CAP_VIZ_DATA to a folder with {name}/{split}.jsonl, "
-                "or use the offline task mini_science."
-            ) from error
+
+def read_hub_file(path: Path) -> list[Row]:
+    if path.suffix == ".jsonl":
+        return read_json_lines(path)
     from datasets import Dataset
 
-    return [dict(row) for row in Dataset.from_parquet(str(path)).to_list()]
+    rows = Dataset.from_parquet(str(path)).to_list()
+    return [Row(dict(row), f"{path}, row {number}") for number, row in enumerate(rows, start=1)]

@@ -2,41 +2,30 @@
 
 Calibration uses the train split, evaluation the dev split (the test split has no public answers). Scored as the
 likelihood of " yes" against " no"; the floor to beat is the majority answer, not one half.
+
+The authors have no repository on the hub. Of the copies there, njf/StrategyQA is the one with the authors' split (files
+train.jsonl and dev.jsonl) and their ids; others split the questions anew (ChilleD/StrategyQA), hold a loading script
+(wics/strategy-qa) or have one file (tasksource/strategy-qa). Its commit could not be verified when this was written, so
+nothing is pinned: the branch means the commit of the first download from then on, and every run records that commit.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from cap_viz.tasks.base import Example, Task
+from cap_viz.tasks.rows import Row, yes_no_example
+from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
 
-from cap_viz.errors import UsageError
-from cap_viz.tasks.base import Example, Splits, Task
-from cap_viz.tasks.sources import HubFiles, public_rows, rows_are_local
-
-HUB = HubFiles(repository="njf/StrategyQA", revision="main", files={"train": "train.jsonl", "dev": "dev.jsonl"})
-YES_NO = (" yes", " no")
-
-
-def to_example(row: dict[str, Any]) -> Example:
-    try:
-        return Example(
-            id=row["qid"],
-            question=row["question"],
-            prompt=f"Question: {row['question']}\nAnswer:",
-            options=YES_NO,
-            gold=0 if row["answer"] is True else {False: 1}[row["answer"]],
-        )
-    except (KeyError, TypeError) as error:
-        raise UsageError(
-            f"Row {row.get('qid', '?')!r} of strategyqa lacks a proper {error}; expected the fields qid, question "
-            "and answer (true or false)."
-        ) from error
+DATA = PublicData(
+    folder="strategyqa",
+    repository="njf/StrategyQA",
+    revision="main",
+    calibration=SplitFile("train.jsonl", "train.jsonl"),
+    evaluation=SplitFile("dev.jsonl", "dev.jsonl"),
+)
 
 
-def load() -> Splits:
-    def split(source: str) -> tuple[Example, ...]:
-        return tuple(to_example(row) for row in public_rows("strategyqa", source, HUB))
-
-    return Splits(calibration=split("train"), evaluation=split("dev"))
+def to_example(row: Row) -> Example:
+    return yes_no_example(row, id=row.text("qid"))
 
 
 TASK = Task(
@@ -48,6 +37,6 @@ TASK = Task(
     licence="MIT",
     prompt_format="Question: {question}\\nAnswer: yes | no",
     kind="yes_no",
-    load=load,
-    is_local=lambda: rows_are_local("strategyqa", HUB),
+    load=lambda: public_splits(DATA, to_example),
+    is_local=lambda: rows_are_local(DATA),
 )

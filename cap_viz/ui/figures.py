@@ -6,7 +6,7 @@ without running the page again. Show them with `st.plotly_chart(figure, config=C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -24,19 +24,50 @@ CRITERION_COLOURS = {
     "cap_fine": "#D55E00",
     "sparsegpt": "#009E73",
     "ria": "#CC79A7",
+    "taylor": "#56B4E9",
+    "gblm": "#C4B000",
+    "head": "#004C7A",
+    "shuffled_cap": "#8D7B6E",
+    "random": "#B4B8C0",
     "magnitude": "#9AA0AC",
     "global_magnitude": "#6F7685",
 }
+# A shape of its own for each, since greys and neighbouring hues are hard to tell apart.
 CRITERION_SYMBOLS = {
     "cap": "circle",
+    "cap_fine": "diamond-wide",
     "wanda": "square",
-    "wanda_oneshot": "square",
+    "wanda_oneshot": "square-cross",
+    "sparsegpt": "pentagon",
+    "ria": "triangle-down",
+    "taylor": "star",
+    "gblm": "hexagon",
+    "head": "circle-x",
+    "shuffled_cap": "cross",
+    "random": "x",
     "magnitude": "triangle-up",
     "global_magnitude": "diamond",
+}
+# The same shapes as characters, for legends in text.
+SYMBOL_GLYPHS = {
+    "circle": "●",
+    "square": "■",
+    "square-cross": "⊞",
+    "pentagon": "⬟",
+    "triangle-down": "▼",
+    "star": "★",
+    "hexagon": "⬢",
+    "circle-x": "⊗",
+    "cross": "✚",
+    "x": "✖",
+    "triangle-up": "▲",
+    "diamond": "◆",
+    "diamond-wide": "◆",
 }
 OTHER_CRITERION = "#6F7685"
 # Signed head effects: teal where removing the head hurts, brown where it helps.
 HURTS, HELPS = "#12887B", "#B5691C"
+EFFECT_ENDS = ("removing it helps", "removing it hurts")
 ACCENT = "#6164F0"
 NEUTRAL = "#808694"
 FAINT = "rgba(128,134,148,0.28)"
@@ -45,7 +76,15 @@ CLEAR = "rgba(0,0,0,0)"
 FADED_OPACITY = 0.38
 GRID_MARGINS = 72
 
-CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": False}
+# The one button, shown on hover, saves a figure as SVG: sharp in a paper, and editable.
+CONFIG = {
+    "displayModeBar": "hover",
+    "modeBarButtons": [["toImage"]],
+    "displaylogo": False,
+    "toImageButtonOptions": {"format": "svg", "filename": "cap-viz"},
+    "scrollZoom": False,
+    "doubleClick": False,
+}
 
 DIVERGING = (
     (0.0, "rgba(181,105,28,1)"),
@@ -60,8 +99,23 @@ def criterion_colour(name: str) -> str:
     return CRITERION_COLOURS.get(name, OTHER_CRITERION)
 
 
+def criterion_symbol(name: str) -> str:
+    return CRITERION_SYMBOLS.get(name, "circle")
+
+
+def criterion_glyph(name: str) -> str:
+    """A criterion's mark as text, for legends outside a figure."""
+    return SYMBOL_GLYPHS[criterion_symbol(name)]
+
+
 def criterion_name(name: str) -> str:
     return CRITERIA[name].title if name in CRITERIA else name
+
+
+def display_order(names: Collection[str]) -> list[str]:
+    """Criteria in the order of their fixed colours, then those without one by name."""
+    known = [name for name in CRITERION_COLOURS if name in names]
+    return [*known, *sorted(set(names) - set(known))]
 
 
 def blank(*, height: int, left: int = 40, right: int = 12, top: int = 12, bottom: int = 34) -> go.Figure:
@@ -95,7 +149,10 @@ def colour_limit(*means: Float[np.ndarray, "layer head"]) -> float:
 
 @dataclass(frozen=True)
 class Grid:
-    """A layer x head map of signed effects. NaN cells are empty; `faded` and `marked` may be left out."""
+    """A layer x head map of signed effects. NaN cells are empty; `faded` and `marked` may be left out.
+
+    `ends` says what the negative and the positive end of the colour scale mean.
+    """
 
     mean: Float[np.ndarray, "layer head"]
     limit: float
@@ -103,6 +160,7 @@ class Grid:
     faded: Bool[np.ndarray, "layer head"] | None = None
     marked: Bool[np.ndarray, "layer head"] | None = None
     selected: tuple[int, int] | None = None
+    ends: tuple[str, str] = EFFECT_ENDS
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -143,7 +201,7 @@ def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
         tickfont={"size": 10},
     )
     figure.update_layout(hoverdistance=80)
-    label_scale(figure, grid.limit, unit if n_heads * 4 > 60 or tallest > 400 else "")
+    label_scale(figure, grid.limit, grid.ends, unit if n_heads * 4 > 60 or tallest > 400 else "")
     return figure
 
 
@@ -191,12 +249,12 @@ def signed_cells(
     return cells
 
 
-def label_scale(figure: go.Figure, limit: float, unit: str) -> None:
+def label_scale(figure: go.Figure, limit: float, meanings: tuple[str, str], unit: str) -> None:
     """Both ends of the colour bar in words and numbers, zero and the unit in its middle."""
     ends = (
-        (0.0, "left", f"removing it helps  −{limit:.2g}", HELPS),
+        (0.0, "left", f"{meanings[0]}  −{limit:.2g}", HELPS),
         (0.5, "center", f"0 {unit}".strip(), None),
-        (1.0, "right", f"+{limit:.2g}  removing it hurts", HURTS),
+        (1.0, "right", f"+{limit:.2g}  {meanings[1]}", HURTS),
     )
     for x, anchor, text, colour in ends:
         figure.add_annotation(
@@ -213,7 +271,7 @@ def label_scale(figure: go.Figure, limit: float, unit: str) -> None:
         )
 
 
-def marks(grid: Grid) -> list[go.Scatter]:
+def marks(grid: Grid, scale: float = 1.0) -> list[go.Scatter]:
     """Dots on heads that survive the false-discovery control; triangles, open on the others, beyond the colour scale.
 
     White on strong colour, grey on weak colour: both hold on a light and on a dark page.
@@ -223,14 +281,14 @@ def marks(grid: Grid) -> list[go.Scatter]:
     marked = np.zeros(grid.mean.shape, dtype=bool) if grid.marked is None else grid.marked
     dots = marked & ~clipped
     return [
-        mark_cells(clipped & marked, "triangle-up", 7, "#ffffff"),
-        mark_cells(clipped & ~marked, "triangle-up-open", 7, "#ffffff"),
-        mark_cells(dots & strong, "circle", 4, "#ffffff"),
-        mark_cells(dots & ~strong, "circle", 4, NEUTRAL),
+        mark_cells(clipped & marked, "triangle-up", 7 * scale, "#ffffff"),
+        mark_cells(clipped & ~marked, "triangle-up-open", 7 * scale, "#ffffff"),
+        mark_cells(dots & strong, "circle", 4 * scale, "#ffffff"),
+        mark_cells(dots & ~strong, "circle", 4 * scale, NEUTRAL),
     ]
 
 
-def mark_cells(cells: Bool[np.ndarray, "layer head"], symbol: str, size: int, colour: str) -> go.Scatter:
+def mark_cells(cells: Bool[np.ndarray, "layer head"], symbol: str, size: float, colour: str) -> go.Scatter:
     layers, heads = np.nonzero(cells)
     always = {"marker": {"opacity": 1}}
     return go.Scatter(
@@ -266,14 +324,14 @@ def click_targets(grid: Grid) -> go.Scatter:
     )
 
 
-def frame_cell(figure: go.Figure, layer: int, head: int) -> None:
+def frame_cell(figure: go.Figure, layer: int, head: int, *, width: float = 2.5) -> None:
     figure.add_shape(
         type="rect",
         x0=head - 0.5,
         x1=head + 0.5,
         y0=layer - 0.5,
         y1=layer + 0.5,
-        line={"color": ACCENT, "width": 2.5},
+        line={"color": ACCENT, "width": width},
     )
 
 
@@ -289,7 +347,7 @@ class Bars:
     selected: int | None = None
 
 
-def ranked_bars(bars: Bars, *, unit: str) -> go.Figure:
+def ranked_bars(bars: Bars, *, unit: str, quantity: str = "effect") -> go.Figure:
     """Horizontal bars from zero, largest on top, coloured by sign; a click on one reports its layer and head."""
     figure = blank(height=54 + 19 * max(3, len(bars.labels)), left=64, top=6, bottom=40)
     always = {"marker": {"opacity": 1}}
@@ -334,7 +392,7 @@ def ranked_bars(bars: Bars, *, unit: str) -> go.Figure:
             layer="below",
         )
     figure.update_yaxes(type="category", autorange="reversed", ticks="", tickfont={"size": 11})
-    figure.update_xaxes(title=f"effect, {unit}", showgrid=True, gridcolor=FAINT)
+    figure.update_xaxes(title=f"{quantity}, {unit}", showgrid=True, gridcolor=FAINT)
     return figure
 
 
@@ -419,9 +477,9 @@ def accuracy_by_sparsity(
 
     `dense` is accuracy with its limits, drawn as a dashed line in its band; `chance` a dotted line.
     """
-    figure = blank(height=height, left=46, right=54, top=34, bottom=40)
+    figure = blank(height=height, left=46, right=54, top=10, bottom=40)
     sparsities = sorted({point.sparsity for point in points})
-    criteria = [name for name in CRITERION_COLOURS if any(point.criterion == name for point in points)]
+    criteria = display_order({point.criterion for point in points})
     figure.add_hrect(y0=100 * dense[1], y1=100 * dense[2], fillcolor=NEUTRAL, opacity=0.13, line_width=0)
     horizontal(figure, 100 * dense[0], "dash", "dense")
     horizontal(figure, 100 * chance, "dot", "chance")
@@ -441,10 +499,6 @@ def accuracy_by_sparsity(
     figure.update_yaxes(
         ticksuffix=" %", showgrid=True, gridcolor=FAINT, nticks=6, range=[100 * lowest - 3, 100 * highest + 2]
     )
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"})
-    if all(len(criterion_name(name)) <= 8 for name in criteria[:-1]):
-        # Entries are spaced by the longest name; where only the last one is long it may run over.
-        figure.update_layout(legend={"entrywidth": 46, "itemwidth": 30})
     return figure
 
 
@@ -457,28 +511,55 @@ def horizontal(figure: go.Figure, y: float, dash: str, label: str) -> None:
 
 
 def whiskers(points: Sequence[AccuracyPoint], x: Sequence[float]) -> go.Scatter:
-    name = points[0].criterion
-    colour, symbol = criterion_colour(name), CRITERION_SYMBOLS.get(name, "circle")
+    marks = Marks(
+        criterion=points[0].criterion,
+        x=x,
+        value=[100 * point.accuracy for point in points],
+        low=[100 * point.low for point in points],
+        high=[100 * point.high for point in points],
+        hover=[point.hover for point in points],
+        hollow=[not point.differs for point in points],
+    )
+    return whisker_marks(marks)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marks of one criterion, in the units of the axes; `hollow` marks are all False where it is left out."""
+
+    criterion: str
+    x: Sequence[float]
+    value: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    hover: Sequence[str]
+    hollow: Sequence[bool] = ()
+
+
+def whisker_marks(marks: Marks) -> go.Scatter:
+    """A criterion's marks with their 95 % whiskers, in its colour and symbol."""
+    colour, symbol = criterion_colour(marks.criterion), criterion_symbol(marks.criterion)
+    hollow = marks.hollow or [False] * len(marks.x)
     return go.Scatter(
-        name=criterion_name(name),
-        x=list(x),
-        y=[100 * point.accuracy for point in points],
+        name=criterion_name(marks.criterion),
+        x=list(marks.x),
+        y=list(marks.value),
         mode="markers",
         marker={
             "size": 10,
-            "symbol": [symbol if point.differs else f"{symbol}-open" for point in points],
+            "symbol": [f"{symbol}-open" if empty else symbol for empty in hollow],
             "color": colour,
             "line": {"width": 2, "color": colour},
         },
         error_y={
             "type": "data",
             "symmetric": False,
-            "array": [100 * (point.high - point.accuracy) for point in points],
-            "arrayminus": [100 * (point.accuracy - point.low) for point in points],
+            "array": [high - value for high, value in zip(marks.high, marks.value, strict=True)],
+            "arrayminus": [value - low for low, value in zip(marks.low, marks.value, strict=True)],
             "color": colour,
             "thickness": 1.5,
             "width": 0,
         },
-        text=[point.hover for point in points],
+        text=list(marks.hover),
         hovertemplate="%{text}<extra></extra>",
     )

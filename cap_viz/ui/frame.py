@@ -28,10 +28,14 @@ from cap_viz.ui.state import bad_choice, keep_valid
 PAGES = (
     ("Overview", "app.py", ":material/dashboard:"),
     ("Heads", "pages/heads.py", ":material/grid_on:"),
+    ("Tasks", "pages/tasks.py", ":material/view_module:"),
     ("Prune", "pages/prune.py", ":material/content_cut:"),
+    ("Compare", "pages/compare.py", ":material/show_chart:"),
+    ("Playground", "pages/playground.py", ":material/science:"),
+    ("Runs", "pages/runs.py", ":material/history:"),
 )
 SIZES = ("100", "200", "300", "600")
-DEFAULT_SIZE = "300"
+DEFAULT_SIZE = "600"
 STATUS_SECONDS = 3.0
 # Streamlit's wide layout keeps 5 rem free on both sides and 6 above, with no setting for it: an eighth of a laptop
 # screen. 4.2 rem clear the header bar.
@@ -44,7 +48,8 @@ ROOM = """<style>
 class Frame:
     """What the sidebar says, and the stored runs as they are now.
 
-    `installed` tells whether live runs are possible; if not, `install_hint` is the sentence that says how.
+    `at_most` is the evaluation size asked for; `n` what the chosen task has of it, where its questions are on this
+    machine. `installed` tells whether live runs are possible; if not, `install_hint` is the sentence that says how.
     """
 
     store: Store
@@ -52,6 +57,7 @@ class Frame:
     model: ModelRef
     task: Task
     n: int
+    at_most: int
     installed: bool
     install_hint: str
 
@@ -66,7 +72,11 @@ def frame(title: str) -> Frame:
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
     with st.sidebar:
         navigation()
-        model_id, task_name, size, notes = selection(runs)
+        model_id, task_name, at_most, notes = selection(runs)
+        task = load_task(task_name)
+        n = evaluation_size(task, at_most)
+        if sentence := size_sentence(task, n, at_most):
+            st.caption(sentence)
         status()
     for sentence in notes:
         note(sentence)
@@ -76,7 +86,7 @@ def frame(title: str) -> Frame:
         problem(str(error))
         st.stop()
     installed, hint = readiness(model_id)
-    return Frame(store, runs, model, load_task(task_name), int(size), installed, hint)
+    return Frame(store, runs, model, task, n, at_most, installed, hint)
 
 
 def navigation() -> None:
@@ -86,11 +96,10 @@ def navigation() -> None:
                 st.page_link(file, label=label, icon=icon, width="stretch")
 
 
-def selection(runs: list[StoredRun]) -> tuple[str, str, str, list[str]]:
+def selection(runs: list[StoredRun]) -> tuple[str, str, int, list[str]]:
     """Model, task and evaluation size from the bound widgets, and notes about values the URL had wrong."""
     models = model_ids(runs)
-    # The pages show answers to questions; running text is scored from the shell so far.
-    tasks = [task.name for task in TASKS.values() if task.kind != "text"]
+    tasks = list(TASKS)
     notes = [
         bad_choice("model", models, DEFAULT_MODEL, "model"),
         bad_choice("task", tasks, tasks[0], "task"),
@@ -104,11 +113,32 @@ def selection(runs: list[StoredRun]) -> tuple[str, str, str, list[str]]:
         bind="query-params",
         help="Other models appear here once they have been scored: python -m cap_viz score --model FOLDER_OR_HUB_ID",
     )
-    task = st.selectbox("Task", tasks, key="task", bind="query-params", help="Where the questions come from.")
+    task = st.selectbox("Task", tasks, key="task", bind="query-params", help=task_help())
     size = st.selectbox(
-        "Evaluation size", SIZES, SIZES.index(DEFAULT_SIZE), key="n", bind="query-params", help=GLOSSARY["n"]
+        "Evaluation size (at most)", SIZES, SIZES.index(DEFAULT_SIZE), key="n", bind="query-params", help=GLOSSARY["n"]
     )
-    return model_id, task, size, [sentence for sentence in notes if sentence]
+    return model_id, task, int(size), [sentence for sentence in notes if sentence]
+
+
+def task_help() -> str:
+    return "\n".join(f"- `{task.name}` {task.summary}" for task in TASKS.values())
+
+
+def evaluation_size(task: Task, at_most: int) -> int:
+    """The number of evaluation questions to use: all of them where the task has fewer than asked for."""
+    if task.kind == "text" or not task.is_local():
+        return at_most
+    try:
+        return min(at_most, len(task.splits.evaluation))
+    except CapVizError:
+        # Malformed files: the page that needs the questions says so where it needs them.
+        return at_most
+
+
+def size_sentence(task: Task, n: int, at_most: int) -> str:
+    if task.kind == "text":
+        return f"{task.title} has no options to choose from, so there is no accuracy; the size is not used."
+    return "" if n == at_most else f"{task.title} has {n} evaluation questions; all are used."
 
 
 def model_ids(runs: list[StoredRun]) -> list[str]:

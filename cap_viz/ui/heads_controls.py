@@ -1,62 +1,73 @@
-"""The top of the Heads page: provenance, export, metric and run, and the states without a grid."""
+"""The top of the Heads page: provenance, export, view, metric and run, and the state without a run."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
+from cap_viz.finding import CONTROL_TEXTS
 from cap_viz.metrics import METRICS
+from cap_viz.tasks import Task, load_task
 from cap_viz.ui.frame import Frame
-from cap_viz.ui.heads_source import Source, new_run, pick_source, sources, submit_problem, watched_end
+from cap_viz.ui.heads_control import TASK_EFFECT, View, best_control, pick_control, views_of
+from cap_viz.ui.heads_export import export
+from cap_viz.ui.heads_new_run import new_run
+from cap_viz.ui.heads_source import Source, applicable_metrics, pick_source, sources, submit_problem, watched_end
 from cap_viz.ui.jobs_view import ended_view
-from cap_viz.ui.loading import HeadStatistics, statistics_of
 from cap_viz.ui.panels import (
     GLOSSARY,
-    METRIC_NAMES,
-    METRIC_UNITS,
     empty,
-    escaped,
     examples_fact,
-    making_of,
+    metric_name,
     note,
     provenance,
     run_facts,
 )
-from cap_viz.ui.state import bad_choice, bad_number, link_here
+from cap_viz.ui.state import bad_choice, bad_number, keep_valid
 
-LINK_KEYS = ("model", "task", "metric", "run", "layer", "head", "example")
+VIEW_WIDTH, METRIC_WIDTH, NEW_RUN_WIDTH = 272, 296, 122
 
 
-def controls(view: Frame) -> tuple[Source, str] | None:
-    """Everything above the grid. Returns the run and metric to show, or None when there is nothing yet."""
-    available = sources(view)
+@dataclass(frozen=True)
+class Chosen:
+    """What the controls say: a run, the metric and the view of it."""
+
+    source: Source
+    metric: str
+    view: View
+
+
+def controls(frame: Frame) -> Chosen | None:
+    """Everything above the grid. Returns what to show, or None when there is nothing yet."""
+    available = sources(frame)
     facts, share = st.columns([6, 1], vertical_alignment="center")
-    metric_place, run_place, new_place = st.columns([4, 3, 1.6], vertical_alignment="bottom")
+    view_place, metric_place, run_place, new_place = control_places()
     notes = [bad_choice("metric", list(METRICS), "nll", "the metric")]
-    with metric_place:
-        metric = st.segmented_control(
-            "Metric",
-            list(METRICS),
-            default="nll",
-            required=True,
-            key="metric",
-            bind="query-params",
-            help="  \n".join(f"`{name}` {GLOSSARY[name]}" for name in METRICS),
-        )
     with run_place:
         source, missing = pick_source(available)
-    with new_place:
-        new_run(view)
     notes.append(missing)
+    with view_place:
+        name, unknown = pick_view(frame.task, "exact" if source is None else source.estimator)
+    notes.append(unknown)
+    with metric_place:
+        if name == TASK_EFFECT:
+            metric, control = pick_metric(frame.task, source), best_control(frame, source)
+        else:
+            # Text has no options, so nothing but nll is known of the control.
+            metric = "nll"
+            control, gone = pick_control(frame, source)
+            notes.append(gone)
+    view = View(name, control)
+    with new_place:
+        new_run(frame)
     if source is not None:
-        notes += range_notes(view, source)
+        notes += range_notes(source)
         with facts:
-            provenance(source_facts(source, str(metric)), origin=origin(source))
+            provenance(source_facts(source, metric, view), origin=origin(source))
         with share:
-            export(view, source, str(metric))
+            export(frame, source, metric, view)
     for sentence in filter(None, notes):
         note(sentence)
     submit_problem()
@@ -64,26 +75,84 @@ def controls(view: Frame) -> tuple[Source, str] | None:
     if ended is not None:
         ended_view(ended)
     if source is None:
-        no_runs(view)
+        no_runs(frame)
         return None
-    return source, str(metric)
+    return Chosen(source, metric, view)
+
+
+def control_places() -> tuple[DeltaGenerator, DeltaGenerator, DeltaGenerator, DeltaGenerator]:
+    """Places side by side that wrap where the screen is narrow: columns would cut the segmented controls."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        view, metric = st.container(width=VIEW_WIDTH), st.container(width=METRIC_WIDTH)
+        return view, metric, st.container(width="stretch"), st.container(width=NEW_RUN_WIDTH)
+
+
+def pick_view(task: Task, estimator: str) -> tuple[str, str]:
+    """The view selector, and a note when the link named one there is not."""
+    views = views_of(task.name, estimator)
+    sentence = bad_choice("view", views, TASK_EFFECT, "the view")
+    keep_valid("view", views)
+    if task.name in CONTROL_TEXTS:
+        st.caption("This text is itself a control: it asks for no reasoning, and other tasks are compared with it.")
+        return TASK_EFFECT, sentence
+    if len(views) == 1:
+        st.caption(f"Estimator: `{estimator}`. The comparison with generic text is made from exact runs.")
+        return TASK_EFFECT, sentence
+    name = st.segmented_control(
+        "View",
+        views,
+        default=TASK_EFFECT,
+        required=True,
+        key="view",
+        bind="query-params",
+        help=GLOSSARY["view"],
+    )
+    return str(name), sentence
+
+
+def pick_metric(task: Task, source: Source | None) -> str:
+    if source is not None and source.metric is not None:
+        st.caption(f"Metric: `{source.metric}`, the one this {source.estimator} run is about.")
+        return source.metric
+    offered = applicable_metrics(task)
+    keep_valid("metric", offered)
+    if len(offered) == 1:
+        others = ", ".join(name for name in METRICS if name not in offered)
+        st.caption(f"Metric: `{offered[0]}`. {others} compare options, which {task.title} does not have.")
+        return offered[0]
+    metric = st.segmented_control(
+        "Metric",
+        offered,
+        default="nll",
+        required=True,
+        key="metric",
+        bind="query-params",
+        help="  \n".join(f"`{name}` {GLOSSARY[name]}" for name in offered),
+    )
+    return str(metric)
 
 
 def origin(source: Source) -> str:
     return "running" if source.run is None else source.run.origin
 
 
-def source_facts(source: Source, metric: str) -> list[str]:
+def source_facts(source: Source, metric: str, view: View) -> list[str]:
     facts = (
         run_facts(source.run)
         if source.run is not None
         else [source.spec.model.id, source.spec.examples.task, examples_fact(source.spec.examples)]
     )
-    method = f"{source.spec.estimator}, {source.spec.ablation} ablation"
-    return [*facts[:3], method, METRIC_NAMES[metric], *facts[3:]]
+    method = f"{source.estimator}, {source.spec.ablation} ablation"
+    if source.gradient is not None:
+        method += f", gradients of {len(source.gradient.spec.examples.ids)}"
+    said = [*facts[:3], method, metric_name(load_task(source.spec.examples.task), metric)]
+    if view.needs_control and view.control is not None:
+        examples = view.control.spec.examples
+        said.append(f"control {examples.task}, {examples_fact(examples)} ({view.control.origin})")
+    return [*said, *facts[3:]]
 
 
-def range_notes(view: Frame, source: Source) -> list[str]:
+def range_notes(source: Source) -> list[str]:
     """Notes about a layer or head the model does not have. Before the inputs, which drop such values silently."""
     if source.run is None:
         return []
@@ -94,79 +163,9 @@ def range_notes(view: Frame, source: Source) -> list[str]:
     ]
 
 
-def no_runs(view: Frame) -> None:
+def no_runs(frame: Frame) -> None:
     empty(
-        f"No head scores of {view.model.id} on {view.task.name} yet",
+        f"No head scores of {frame.model.id} on {frame.task.name} yet",
         "Start one with “New run” above, or from the shell: python -m cap_viz score "
-        f"--model {view.model.id} --task {view.task.name} --n 16",
+        f"--model {frame.model.id} --task {frame.task.name} --n 16",
     )
-
-
-def export(view: Frame, source: Source, metric: str) -> None:
-    with st.popover("Share", icon=":material/ios_share:", width="stretch"), st.container(width=360):
-        st.caption("Link to this view")
-        st.code(link_here(LINK_KEYS), language=None, wrap_lines=True)
-        if source.run is None:
-            st.caption("Numbers can be exported when the run is complete.")
-            return
-        st.caption(escaped(making_of(source.run)))
-        # Read when asked for, not now: a damaged run gets its sentence where the grid would be.
-        run, name = source.run, f"heads-{source.spec.examples.task}-{metric}-{source.name}"
-        st.download_button(
-            "Heads as CSV",
-            lambda: head_table(statistics_of(view.store, run, metric)).to_csv(index=False),
-            f"{name}.csv",
-            "text/csv",
-            key="heads_csv",
-            on_click="ignore",
-            width="stretch",
-        )
-        st.download_button(
-            "Everything as JSON",
-            lambda: head_json(source, metric, statistics_of(view.store, run, metric), run.spec.examples.ids),
-            f"{name}.json",
-            "application/json",
-            key="heads_json",
-            on_click="ignore",
-            width="stretch",
-        )
-
-
-def head_table(stats: HeadStatistics) -> pd.DataFrame:
-    """One row per head, in rank order."""
-    estimate, layer_head = stats.estimate, np.indices(stats.estimate.mean.shape)
-    table = pd.DataFrame(
-        {
-            "layer": layer_head[0].ravel(),
-            "head": layer_head[1].ravel(),
-            "mean_effect": estimate.mean.ravel(),
-            "ci_low": estimate.low.ravel(),
-            "ci_high": estimate.high.ravel(),
-            "p_value": estimate.p_value.ravel(),
-            "q_value": stats.found.adjusted.ravel(),
-            "survives_fdr": stats.found.survives.ravel(),
-            "rank": stats.ranks.rank.ravel(),
-            "rank_low": stats.ranks.low.ravel(),
-            "rank_high": stats.ranks.high.ravel(),
-        }
-    )
-    return table.sort_values("rank")
-
-
-def head_json(source: Source, metric: str, stats: HeadStatistics, ids: tuple[str, ...]) -> str:
-    """The table with its provenance and the effect of every head on every example."""
-    assert source.run is not None
-    content = {
-        "run": source.run.title,
-        "model": source.spec.model.id,
-        "fingerprint": source.spec.model.fingerprint,
-        "task": source.spec.examples.task,
-        "estimator": source.spec.estimator,
-        "ablation": source.spec.ablation,
-        "metric": metric,
-        "unit": METRIC_UNITS[metric],
-        "example_ids": list(ids),
-        "heads": json.loads(head_table(stats).to_json(None, orient="records") or "[]"),
-        "effects": np.round(stats.effects, 6).tolist(),
-    }
-    return json.dumps(content, allow_nan=False)

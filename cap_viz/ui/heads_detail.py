@@ -12,6 +12,7 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.results import HeadScores
+from cap_viz.tasks import Task, load_task
 from cap_viz.ui.figures import CONFIG, example_strip
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_examples import shown_example, strip_hover, take_example
@@ -19,8 +20,9 @@ from cap_viz.ui.heads_source import Source, shape_of
 from cap_viz.ui.loading import HeadStatistics
 from cap_viz.ui.panels import GLOSSARY, METRIC_UNITS, signed, tile
 
+# What a positive and a negative effect mean on text, and by metric on questions.
+TEXT_MEANING = ("makes the given text less likely", "makes the given text more likely")
 NOT_FOR_RANKING = ("accuracy",)
-# What a positive and a negative effect mean, by metric.
 MEANINGS = {
     "nll": ("makes the right answer less likely", "makes the right answer more likely"),
     "choice_nll": (
@@ -41,6 +43,11 @@ class HeadView:
     metric: str
     scores: HeadScores
     stats: HeadStatistics
+
+    @property
+    def task(self) -> Task:
+        """The task the run is about: the control text's where that is what is shown."""
+        return load_task(self.source.spec.examples.task)
 
     @property
     def unit(self) -> str:
@@ -91,7 +98,7 @@ def detail(view: HeadView, layer: int, head: int) -> None:
     figure = example_strip(
         effects,
         ids,
-        strip_hover(view.frame, view.scores, effects, view.unit),
+        strip_hover(view.task, view.scores, effects, view.unit),
         mean=float(estimate.mean[layer, head]),
         low=float(estimate.low[layer, head]),
         high=float(estimate.high[layer, head]),
@@ -126,7 +133,8 @@ def plain_sentence(view: HeadView, layer: int, head: int) -> str:
     number = f"**{signed(mean)} {view.unit}** {interval(low, high)}"
     if view.stats.unclear[layer, head]:
         return f"{subject} has no clear effect on {count(view.n)}: {number}."
-    meaning = MEANINGS[view.metric][0 if mean > 0 else 1]
+    meanings = TEXT_MEANING if view.task.kind == "text" else MEANINGS[view.metric]
+    meaning = meanings[0 if mean > 0 else 1]
     return f"{subject} {meaning}: {number}{odds(view.metric, mean)}, mean of {count(view.n)}."
 
 
@@ -149,5 +157,9 @@ def group_sentence(view: HeadView, layer: int, head: int) -> str:
     return f"Shares keys and values with {effects}: group {head // size + 1} of {shape.n_kv_heads} in this layer."
 
 
-def interval(low: float, high: float) -> str:
-    return f"[{signed(low)}, {signed(high)}]" if np.isfinite(low) and np.isfinite(high) else "(no interval at n = 1)"
+def interval(low: float, high: float, digits: int = 3) -> str:
+    return (
+        f"[{signed(low, digits)}, {signed(high, digits)}]"
+        if np.isfinite(low) and np.isfinite(high)
+        else "(no interval at n = 1)"
+    )

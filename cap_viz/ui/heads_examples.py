@@ -1,4 +1,4 @@
-"""The questions a head matters for: a table sorted by effect, and one question before and after."""
+"""The examples a head matters for: a table sorted by effect, and one of them before and after."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from cap_viz.results import EvalReport, HeadScores
-from cap_viz.tasks import Example
-from cap_viz.ui.frame import Frame
+from cap_viz.tasks import Example, Task
+from cap_viz.ui.heads_passage import loss_cells, passage
 from cap_viz.ui.loading import texts_of
 from cap_viz.ui.panels import escaped, percent, signed
-from cap_viz.ui.state import bad_choice, keep_valid
+from cap_viz.ui.state import bad_choice, clicked, keep_valid
 
 EXTREMES = ("most_hurt", "most_helped")
 SHOWN_EACH = 4
 
 
 def example_panel(
-    frame: Frame,
+    task: Task,
     scores: HeadScores,
     effects: Float[np.ndarray, "layer head example"],
     unit: str,
@@ -30,18 +30,36 @@ def example_panel(
     """Most hurt and most helped examples of a head; one of them in full."""
     st.markdown("#### Examples")
     ids = scores.questions.ids
-    texts = texts_of(frame.task.name, ids)
+    texts = texts_of(task.name, ids)
     order = sorted_by_effect(effects[layer, head])
-    before, after = answers(scores, layer, head)
     chosen = choose_example(ids, order)
     extremes = list(dict.fromkeys([*order[:SHOWN_EACH].tolist(), *order[-SHOWN_EACH:].tolist()]))
-    example_table(scores, effects[layer, head], extremes, before, after, texts, unit, f"{layer}_{head}")
+    cells = loss_cells if task.kind == "text" else answer_cells
+    table = pd.DataFrame(
+        {
+            "effect": effects[layer, head][extremes],
+            **cells(scores, layer, head, extremes),
+            "question": [ids[i] if texts is None else texts[ids[i]].question for i in extremes],
+        }
+    )
+    example_table(table, [ids[i] for i in extremes], unit, f"{task.name}_{layer}_{head}")
     if texts is None:
         st.caption(
-            f"The texts of {frame.task.title} are not on this machine, so only ids are shown. Set CAP_VIZ_DATA to a "
-            f"folder that holds {frame.task.name}/ to see them."
+            f"The texts of {task.title} are not on this machine, so only ids are shown. Set CAP_VIZ_DATA to a "
+            f"folder that holds {task.data_folder}/ to see them."
         )
-    option_table(scores, layer, head, chosen, None if texts is None else texts.get(ids[chosen]))
+    example = None if texts is None else texts.get(ids[chosen])
+    if task.kind == "text":
+        passage(scores, layer, head, chosen, example)
+    else:
+        option_table(scores, layer, head, chosen, example)
+
+
+def answer_cells(scores: HeadScores, layer: int, head: int, rows: list[int]) -> dict[str, list[str]]:
+    """What became of the answer when the head was removed."""
+    before, after = answers(scores, layer, head)
+    gold = scores.questions.gold
+    return {"answer": [outcome(before[i], after[i], gold[i]) for i in rows]}
 
 
 def answers(scores: HeadScores, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,36 +105,19 @@ def sorted_by_effect(effects: Float[np.ndarray, " example"]) -> np.ndarray:
 
 def take_example(key: str, ids: tuple[str, ...]) -> None:
     """Copy a clicked point into the selector; a cleared selection changes nothing."""
-    event = st.session_state.get(key) or {}
-    points = event.get("selection", {}).get("points", [])
-    if points and "customdata" in points[0]:
-        st.session_state["example"] = ids[int(points[0]["customdata"]["0"])]
+    point = clicked(key)
+    if point is not None and "customdata" in point:
+        st.session_state["example"] = ids[int(point["customdata"]["0"])]
 
 
-def example_table(
-    scores: HeadScores,
-    effects: Float[np.ndarray, " example"],
-    rows: list[int],
-    before: np.ndarray,
-    after: np.ndarray,
-    texts: dict[str, Example] | None,
-    unit: str,
-    suffix: str,
-) -> None:
-    gold, ids = scores.questions.gold, scores.questions.ids
-    table = pd.DataFrame(
-        {
-            "effect": [effects[i] for i in rows],
-            "answer": [outcome(before[i], after[i], gold[i]) for i in rows],
-            "question": [ids[i] if texts is None else texts[ids[i]].question for i in rows],
-        }
-    )
+def example_table(table: pd.DataFrame, ids: list[str], unit: str, suffix: str) -> None:
+    """One row per example; a click on one chooses it."""
     key = f"heads_examples_{suffix}"
 
     def take_row() -> None:
         chosen = st.session_state[key]["selection"]["rows"]
         if chosen:
-            st.session_state["example"] = ids[rows[chosen[0]]]
+            st.session_state["example"] = ids[chosen[0]]
 
     st.dataframe(
         table,
@@ -127,7 +128,9 @@ def example_table(
         column_config={
             "effect": st.column_config.NumberColumn("Effect", format="%+.2f", width=70, help=f"In {unit}."),
             "answer": st.column_config.TextColumn("Answer", width=120, help="Intact, then with the head removed."),
-            "question": st.column_config.TextColumn("Question"),
+            "intact": st.column_config.NumberColumn("Loss", format="%.2f", width=60, help="Intact, nats per token."),
+            "removed": st.column_config.NumberColumn("Without", format="%.2f", width=70, help="With the head removed."),
+            "question": st.column_config.TextColumn("Passage" if "intact" in table else "Question"),
         },
     )
 
@@ -168,8 +171,8 @@ def option_table(scores: HeadScores, layer: int, head: int, row: int, example: E
         )
 
 
-def strip_hover(frame: Frame, scores: HeadScores, effects: Float[np.ndarray, " example"], unit: str) -> list[str]:
-    texts = texts_of(frame.task.name, scores.questions.ids)
+def strip_hover(task: Task, scores: HeadScores, effects: Float[np.ndarray, " example"], unit: str) -> list[str]:
+    texts = texts_of(task.name, scores.questions.ids)
     return [
         f"{signed(effect)} {unit}<br>{name if texts is None else wrapped(texts[name].question)}"
         for name, effect in zip(scores.questions.ids, effects, strict=True)

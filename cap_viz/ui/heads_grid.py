@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import plotly.graph_objects as go
 import streamlit as st
 
 from cap_viz.ui.figures import CONFIG, Grid, grid_width, head_grid
 from cap_viz.ui.panels import GLOSSARY
-from cap_viz.ui.state import keep_in_range
+from cap_viz.ui.state import clicked, keep_in_range
 
 
-def show_grid(grid: Grid, unit: str, alt: str) -> None:
-    # A new key after each use of the number inputs: Plotly would take a click on the cell it still holds as selected
-    # for an unselect, and the click would be lost.
-    turn = st.session_state.get("heads_turn", 0)
-    key = f"heads_grid_{turn}"
+def show_grid(grid: Grid, unit: str, alt: str, more: Callable[[go.Figure], None] | None = None) -> None:
+    """The grid; `more` may add to the figure."""
+    key = turned("heads_grid")
+    figure = head_grid(grid, unit=unit)
+    if more is not None:
+        more(figure)
     st.plotly_chart(
-        head_grid(grid, unit=unit),
+        figure,
         key=key,
         width=grid_width(*grid.shape),
         config=CONFIG,
@@ -25,12 +29,19 @@ def show_grid(grid: Grid, unit: str, alt: str) -> None:
     )
 
 
+def turned(key: str) -> str:
+    """The key of a clickable figure, a new one after each use of the number inputs.
+
+    Plotly would take a click on the cell it still holds as selected for an unselect, and the click would be lost.
+    """
+    return f"{key}_{st.session_state.get('heads_turn', 0)}"
+
+
 def take_click(key: str) -> None:
     """Copy a clicked head into the bound inputs; a cleared selection changes nothing."""
-    event = st.session_state.get(key) or {}
-    points = event.get("selection", {}).get("points", [])
-    if points:
-        address = points[0]["customdata"]
+    point = clicked(key)
+    if point is not None:
+        address = point["customdata"]
         st.session_state["layer"], st.session_state["head"] = int(address["0"]), int(address["1"])
 
 

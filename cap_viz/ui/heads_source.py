@@ -5,51 +5,83 @@ The name (`n48-seed0-zero`) says how the run was made, stands in the URL, and st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
-from cap_viz.errors import CapVizError
 from cap_viz.finding import score_runs
 from cap_viz.jobs import Job, shared_queue
+from cap_viz.metrics import METRICS
 from cap_viz.models import ModelShape
-from cap_viz.runs import calibration_set
 from cap_viz.spec import ScoreSpec, spec_key
+from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.store import StoredRun
+from cap_viz.tasks import Task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import active_jobs
-from cap_viz.ui.panels import GLOSSARY, duration, problem
+from cap_viz.ui.panels import problem
 from cap_viz.ui.state import bad_choice, keep_valid
 
-WATCHED_JOB, SUBMIT_PROBLEM, NEW_RUN_OPEN = "heads_job", "heads_problem", "heads_new_run"
-ABLATIONS = ("zero", "mean")
+WATCHED_JOB, SUBMIT_PROBLEM = "heads_job", "heads_problem"
+# A run to show as soon as it is there: a hybrid one waits for both of its parts.
+WANTED_RUN = "heads_wanted"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run by its name; exactly one of `run` and `job` is there."""
+    """A run by its name; exactly one of `run` and `job` is there.
+
+    A hybrid source is a combination: `run` is its exact part and `gradient` the other.
+    """
 
     name: str
     spec: ScoreSpec
     run: StoredRun | None = None
     job: Job | None = None
+    gradient: StoredRun | None = None
+
+    @property
+    def estimator(self) -> str:
+        return "hybrid" if self.gradient is not None else self.spec.estimator
+
+    @property
+    def metric(self) -> str | None:
+        """The only metric the source is about; None where it holds all."""
+        spec = self.spec if self.gradient is None else self.gradient.spec
+        return spec.metric if isinstance(spec, ScoreSpec) else None
 
 
 def run_name(spec: ScoreSpec) -> str:
     n, seed = len(spec.examples.ids), spec.examples.seed
     drawn = f"seed{seed}" if spec.examples.split == "calibration" else f"{spec.examples.split}-{spec_key(spec)[:6]}"
-    estimator = "" if spec.estimator == "exact" else f"-{spec.estimator}"
-    return f"n{n}-{drawn}-{spec.ablation}{estimator}"
+    estimator = "" if spec.estimator == "exact" else f"-{spec.estimator}-{spec.metric}"
+    reference = "" if spec.reference is None else f"-ref{len(spec.reference.ids)}"
+    return f"n{n}-{drawn}-{spec.ablation}{reference}{estimator}"
+
+
+def hybrid_name(exact: ScoreSpec, gradient: ScoreSpec) -> str:
+    return f"n{len(exact.examples.ids)}of{run_name(replace(gradient, estimator='hybrid'))[1:]}"
 
 
 def sources(view: Frame) -> list[Source]:
-    """Stored runs of this model and task, most examples first and zero ablation before others, then active jobs."""
+    """Stored runs of this model and task, then active jobs.
+
+    Exact ones first, then hybrid combinations and gradients; most examples and zero ablation before others.
+    """
+    exact, gradient = (
+        [
+            Source(run_name(run.spec), run.spec, run=run)
+            for run in score_runs(view.runs, view.model, view.task.name, estimator=estimator)
+            if isinstance(run.spec, ScoreSpec)
+        ]
+        for estimator in ("exact", "gradient")
+    )
     found = [
-        Source(run_name(run.spec), run.spec, run=run)
-        for run in score_runs(view.runs, view.model, view.task.name)
-        if isinstance(run.spec, ScoreSpec)
+        source
+        for group in (exact, combinations(exact, gradient), gradient)
+        for source in sorted(group, key=lambda source: source.spec.ablation != "zero")
     ]
-    found.sort(key=lambda source: source.spec.ablation != "zero")
     found += [
         Source(run_name(job.spec), job.spec, job=job)
         for job in active_jobs(lambda spec: concerns(view, spec))
@@ -58,8 +90,30 @@ def sources(view: Frame) -> list[Source]:
     return list({source.name: source for source in reversed(found)}.values())[::-1]
 
 
+def combinations(exact: Sequence[Source], gradient: Sequence[Source]) -> list[Source]:
+    """Pairs whose exact examples are part of the gradient's, with the same values in place of a head's output."""
+    return [
+        Source(hybrid_name(few.spec, many.spec), few.spec, run=few.run, gradient=many.run)
+        for many in gradient
+        for few in exact
+        if can_combine(few.spec, many.spec)
+    ]
+
+
+def can_combine(exact: ScoreSpec, gradient: ScoreSpec) -> bool:
+    few, many = exact.examples.ids, gradient.examples.ids
+    values = exact.reference if exact.ablation == "zero" else exact.reference or exact.examples
+    alike = exact.ablation == gradient.ablation and gradient.reference == values
+    return alike and FEWEST_EXACT <= len(few) < len(many) and set(few) <= set(many)
+
+
 def concerns(view: Frame, spec: object) -> bool:
-    return isinstance(spec, ScoreSpec) and spec.model == view.model and spec.examples.task == view.task.name
+    return (
+        isinstance(spec, ScoreSpec)
+        and spec.model == view.model
+        and spec.examples.task == view.task.name
+        and spec.parts is None
+    )
 
 
 def pick_source(available: list[Source]) -> tuple[Source | None, str]:
@@ -67,6 +121,8 @@ def pick_source(available: list[Source]) -> tuple[Source | None, str]:
     names = [source.name for source in available]
     if not names:
         return None, ""
+    if st.session_state.get(WANTED_RUN) in names:
+        st.session_state["run"] = st.session_state.pop(WANTED_RUN)
     sentence = bad_choice("run", names, names[0], "the run")
     keep_valid("run", names)
     chosen = st.selectbox(
@@ -74,7 +130,8 @@ def pick_source(available: list[Source]) -> tuple[Source | None, str]:
         names,
         key="run",
         bind="query-params",
-        help="Stored and running measurements: number of examples, seed of their draw, what replaces a head's output.",
+        help="Stored and running measurements: number of examples, seed of their draw, what replaces a head's output, "
+        "and the estimator where it is not exact. n16of128: 16 exactly, corrected by the gradients of 128.",
     )
     return available[names.index(chosen)], sentence
 
@@ -86,99 +143,15 @@ def watched_end() -> Job | None:
     return job if job is not None and job.state in ("failed", "cancelled") else None
 
 
-def new_run(view: Frame) -> None:
-    """The popover that starts a run: settings, what it will cost, the button or the reason why there is none."""
-    popover = st.popover("New run", icon=":material/play_arrow:", width="stretch", key=NEW_RUN_OPEN, on_change="rerun")
-    with popover, st.container(width=340):
-        if not view.installed:
-            st.markdown(view.install_hint)
-            return
-        if not view.task.is_local():
-            st.markdown(missing_texts(view))
-            return
-        most = len(view.task.splits.calibration)
-        n = st.number_input("Examples", 1, most, min(16, most), key="heads_n", help=GLOSSARY["calibration"])
-        seed = st.number_input("Seed of the draw", 0, 9999, 0, key="heads_seed")
-        ablation = st.segmented_control(
-            "Replace a head's output by",
-            ABLATIONS,
-            default="zero",
-            required=True,
-            key="heads_ablation",
-            help=GLOSSARY["ablation"],
-        )
-        st.caption(cost_sentence(view, int(n)))
-        st.button(
-            "Start",
-            type="primary",
-            width="stretch",
-            key="heads_start",
-            on_click=submit,
-            args=(view, int(n), int(seed), str(ablation)),
-        )
-
-
-def missing_texts(view: Frame) -> str:
-    name = view.task.name
-    return (
-        f"The questions of {view.task.title} are not on this machine. Set CAP_VIZ_DATA to a folder that holds "
-        f"{name}/train.jsonl and {name}/test.jsonl, or choose the task mini_science, which works offline."
-    )
-
-
-def submit(view: Frame, n: int, seed: int, ablation: str) -> None:
-    """Queue the run and show it; runs as a callback, so that the bound run selector may be set."""
-    st.session_state[NEW_RUN_OPEN] = False
-    try:
-        spec = ScoreSpec(
-            model=view.model, examples=calibration_set(view.task.name, n, seed), estimator="exact", ablation=ablation
-        )
-        if view.store.get(spec) is None:
-            title = f"Head scores, {view.task.name}, n = {n}"
-            st.session_state[WATCHED_JOB] = shared_queue().submit(spec, title).number
-        st.session_state["run"] = run_name(spec)
-    except CapVizError as error:
-        st.session_state[SUBMIT_PROBLEM] = str(error)
+def applicable_metrics(task: Task) -> list[str]:
+    """Running text has no options, and so only its token loss."""
+    return ["nll"] if task.kind == "text" else list(METRICS)
 
 
 def submit_problem() -> None:
     sentence = st.session_state.pop(SUBMIT_PROBLEM, "")
     if sentence:
         problem(sentence)
-
-
-def cost_sentence(view: Frame, n: int) -> str:
-    """Forwards and time, and what the estimate rests on."""
-    basis = timed_run(view)
-    if basis is None:
-        return "Every head is removed in turn on every example. No run has been timed here yet, so the time is unknown."
-    shape = shape_of(basis)
-    seconds = basis.provenance["seconds"] / len(basis.spec.examples.ids)
-    forwards = n * shape.n_layers * shape.n_heads
-    return (
-        f"{forwards:,} ablated passes ({n} × {shape.n_layers * shape.n_heads} heads), "
-        f"about **{duration(n * seconds)}**, "
-        f"judged from {seconds:.1f} s per example in the stored run of {len(basis.spec.examples.ids)} on "
-        f"{basis.spec.examples.task} ({basis.provenance.get('threads', '?')} threads; other machines differ)."
-    )
-
-
-def timed_run(view: Frame) -> StoredRun | None:
-    """The run that tells the pace best: uninterrupted, of this task, made on this machine, with most examples."""
-    timed = [
-        run
-        for run in view.runs
-        if isinstance(run.spec, ScoreSpec) and run.spec.model == view.model and not run.provenance["resumed_batches"]
-    ]
-    return max(
-        timed,
-        key=lambda run: (
-            run.spec.examples.task == view.task.name,
-            run.origin == "live",
-            len(run.spec.examples.ids),
-        ),
-        default=None,
-    )
 
 
 def shape_of(run: StoredRun) -> ModelShape:

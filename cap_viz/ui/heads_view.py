@@ -2,58 +2,123 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
+
 import streamlit as st
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import CapVizError
 from cap_viz.results import EvalReport
-from cap_viz.ui.figures import CONFIG, Bars, Grid, colour_limit, ranked_bars
+from cap_viz.spec import ScoreSpec
+from cap_viz.store import StoredRun
+from cap_viz.ui.figures import colour_limit
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.heads_blocks import add_blocks, block_effects, offer_blocks
+from cap_viz.ui.heads_control import GENERIC_TEXT, SPECIFICITY, View, control_jobs, no_control
+from cap_viz.ui.heads_controls import Chosen
 from cap_viz.ui.heads_detail import HeadView, count, detail, interval
+from cap_viz.ui.heads_estimates import estimate_body
 from cap_viz.ui.heads_examples import example_panel
-from cap_viz.ui.heads_grid import head_inputs, selected_head, show_grid, take_click
+from cap_viz.ui.heads_grid import head_inputs, selected_head
 from cap_viz.ui.heads_live import live_body
-from cap_viz.ui.heads_source import Source
+from cap_viz.ui.heads_map import HeadMap, draw_bars, draw_grid
+from cap_viz.ui.heads_source import Source, run_name
+from cap_viz.ui.heads_specificity import overlap_sentence, specificity_body
+from cap_viz.ui.heads_stability import stability_sentence
+from cap_viz.ui.jobs_view import ticking
 from cap_viz.ui.loading import report_of, scores_of, statistics_of
 from cap_viz.ui.overview_data import dense_evaluation
-from cap_viz.ui.panels import GLOSSARY, METRIC_NAMES, caution, problem, signed
+from cap_viz.ui.panels import GLOSSARY, caution, metric_name, problem, signed
 
 TARGET_RELIABILITY = 0.8
-MOST_BARS = 60
 FEWEST_FOR_BANNER = 8
 
 
-def body(frame: Frame, source: Source, metric: str) -> None:
-    """Grid and detail of a stored run, or the filling grid of a running one. Meant for `ticking`."""
+def is_live(source: Source, view: View) -> bool:
+    """Whether the body has to follow a job: the run's own, or one that measures the control it waits for."""
+    waiting = view.needs_control and view.control is None
+    return source.job is not None or (waiting and bool(control_jobs(source)))
+
+
+def body(frame: Frame, chosen: Chosen) -> None:
+    """Grid and detail of a stored run, or the filling grid of a running one; follows jobs while they run."""
+    ticking(lambda: content(frame, chosen.source, chosen.metric, chosen.view), live=is_live(chosen.source, chosen.view))
+
+
+def content(frame: Frame, source: Source, metric: str, view: View) -> None:
     if source.job is not None:
         live_body(frame, source, metric)
         return
     assert source.run is not None
+    if view.needs_control and view.control is None:
+        no_control(frame, source)
+        return
     try:
-        scores = scores_of(frame.store, source.run)
-        view = HeadView(frame, source, metric, scores, statistics_of(frame.store, source.run, metric))
-        baseline_banner(view)
+        if source.estimator != "exact":
+            estimate_body(frame, source, source.run)
+        else:
+            draw(frame, source, source.run, metric, view)
     except CapVizError as error:
         problem(str(error))
-        return
+
+
+def draw(frame: Frame, source: Source, run: StoredRun, metric: str, view: View) -> None:
+    """The chosen view. Raises `CapVizError` with its sentence when a run cannot be read."""
+    shown = head_view(frame, source, run, metric)
+    control = None if view.control is None else control_view(frame, view.control)
+    baseline_banner(shown)
+    if view.name == SPECIFICITY and control is not None:
+        specificity_body(shown, control)
+    elif view.name == GENERIC_TEXT and control is not None:
+        effect_body(control, shown, above=overlap_sentence(shown, control))
+    else:
+        effect_body(shown, control)
+
+
+def head_view(frame: Frame, source: Source, run: StoredRun, metric: str) -> HeadView:
+    return HeadView(frame, source, metric, scores_of(frame.store, run), statistics_of(frame.store, run, metric))
+
+
+def control_view(frame: Frame, control: StoredRun) -> HeadView:
+    assert isinstance(control.spec, ScoreSpec)
+    return head_view(frame, Source(run_name(control.spec), control.spec, run=control), control, "nll")
+
+
+def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> None:
+    """Effects of removing heads on one text; `other` is the text it may be compared with, on the same colour scale."""
+    alike = [view] if other is None or other.metric != view.metric else [view, other]
+    # The wider of the two scales, so that neither text has more heads beyond it than on its own.
+    shown = effect_map(view, max(colour_limit(one.stats.estimate.mean) for one in alike))
     left, right = st.columns([11, 10], gap="medium")
     # The inputs come first: the grid frames the head they hold.
     with right:
-        layer, head = head_inputs(view.scores.n_layers, view.scores.n_heads, top_head(view))
+        layer, head = head_inputs(view.scores.n_layers, view.scores.n_heads, shown.top)
         detail(view, layer, head)
     with left:
+        if above:
+            st.markdown(above, help=GLOSSARY["ceiling"])
         st.markdown(reliability_sentence(view), help=GLOSSARY["reliability"])
-        draw_grid(view, (layer, head))
+        spec = view.source.spec
+        blocks = block_effects(view.frame.store, spec, view.metric)
+        draw_grid(
+            shown, (layer, head), None if blocks is None else partial(add_blocks, estimate=blocks, unit=view.unit)
+        )
+        offer_blocks(view.frame, spec)
+        if view.ranks_heads:
+            st.caption(stability_sentence(view), help=GLOSSARY["ablation"])
+        if not above and other is not None and other.metric == view.metric:
+            st.caption(overlap_sentence(view, other), help=GLOSSARY["ceiling"])
     lower_left, lower_right = st.columns([11, 10], gap="medium")
     with lower_left:
-        ranking(view)
+        draw_bars(shown, ranks=view.ranks_heads)
     with lower_right:
-        example_panel(view.frame, view.scores, view.stats.effects, view.unit, *selected_head())
+        example_panel(view.task, view.scores, view.stats.effects, view.unit, *selected_head())
 
 
 def baseline_banner(view: HeadView) -> None:
     """Say when the intact model does no better than guessing, judged by its stored accuracy, else on these examples."""
+    if view.task.kind == "text":
+        return
     run = dense_evaluation(view.frame, view.frame.task)
     report = EvalReport(view.scores.questions, view.scores.dense)
     if run is not None:
@@ -82,22 +147,18 @@ def reliability_sentence(view: HeadView) -> str:
     return f"Ranking reliability **{found.full:.2f}** at n = {view.n}: {outlook}."
 
 
-def draw_grid(view: HeadView, selected: tuple[int, int]) -> None:
+def effect_map(view: HeadView, limit: float) -> HeadMap:
     estimate = view.stats.estimate
-    grid = Grid(
+    return HeadMap(
         mean=estimate.mean,
-        limit=colour_limit(estimate.mean),
+        low=estimate.low,
+        high=estimate.high,
+        survives=view.stats.found.survives,
+        rank=view.stats.rank,
         hover=hover_sentences(view),
-        faded=view.stats.unclear,
-        marked=view.stats.found.survives,
-        selected=selected,
-    )
-    show_grid(grid, view.unit, f"Effect of removing each head, {METRIC_NAMES[view.metric]}")
-    survivors = int(view.stats.found.survives.sum())
-    st.caption(
-        f"● {survivors} of {view.n_heads} heads survive the false-discovery control · ▲ △ beyond the colour scale · "
-        "faded: the interval includes zero",
-        help=GLOSSARY["fdr"],
+        limit=limit,
+        unit=view.unit,
+        title=f"Effect of removing each head on {view.task.title}, {metric_name(view.task, view.metric)}",
     )
 
 
@@ -107,49 +168,11 @@ def hover_sentences(view: HeadView) -> list[list[str]]:
 
 
 def hover_sentence(view: HeadView, layer: int, head: int) -> str:
-    estimate, ranks = view.stats.estimate, view.stats.ranks
+    estimate = view.stats.estimate
     verb = "hurts" if estimate.mean[layer, head] > 0 else "helps"
     clear = "no clear effect" if view.stats.unclear[layer, head] else f"removing it {verb}"
-    rank = f"<br>rank {ranks.rank[layer, head]} of {view.n_heads}" if view.ranks_heads else ""
+    rank = f"<br>rank {view.stats.rank[layer, head]} of {view.n_heads}" if view.ranks_heads else ""
     return (
         f"<b>Layer {layer}, head {head}</b>: {clear}<br>{signed(estimate.mean[layer, head])} {view.unit} "
         f"{interval(estimate.low[layer, head], estimate.high[layer, head])}{rank}"
-    )
-
-
-def top_head(view: HeadView) -> tuple[int, int]:
-    """The head of rank 1, which the page opens with."""
-    layer, head = np.unravel_index(int(np.argmin(view.stats.ranks.rank)), view.stats.ranks.rank.shape)
-    return int(layer), int(head)
-
-
-def ranking(view: HeadView) -> None:
-    """The heads with the largest effects, as bars with whiskers."""
-    title, slider = st.columns([1, 1], vertical_alignment="center")
-    title.markdown("#### Ranked heads", help=GLOSSARY["rank"])
-    if not view.ranks_heads:
-        st.caption("Choose another metric to rank heads: errors are too coarse for it.")
-        return
-    most = min(MOST_BARS, view.n_heads)
-    top = most if most <= 5 else slider.slider("Heads shown", 5, most, min(25, most), key="heads_top")
-    order = np.argsort(view.stats.ranks.rank, axis=None)[: int(top)]
-    layers, heads = np.unravel_index(order, view.stats.ranks.rank.shape)
-    address = np.stack([layers, heads], axis=1)
-    chosen = [i for i, pair in enumerate(address.tolist()) if tuple(pair) == selected_head()]
-    estimate = view.stats.estimate
-    bars = Bars(
-        labels=[f"L{layer} H{head}" for layer, head in address],
-        mean=estimate.mean[layers, heads],
-        low=estimate.low[layers, heads],
-        high=estimate.high[layers, heads],
-        address=address,
-        selected=chosen[0] if chosen else None,
-    )
-    st.plotly_chart(
-        ranked_bars(bars, unit=view.unit),
-        key="heads_ranked",
-        config=CONFIG,
-        on_select=lambda: take_click("heads_ranked"),
-        selection_mode="points",
-        alt="Heads with the largest effects, with 95 % confidence intervals",
     )

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import streamlit as st
 
 from cap_viz.jobs import Job, shared_queue
+from cap_viz.progress import duration
 from cap_viz.spec import RunSpec
-from cap_viz.ui.panels import duration, escaped, problem
+from cap_viz.ui.panels import escaped, problem
 
 TICK_SECONDS = 1.0
 

@@ -6,13 +6,14 @@ Caches are keyed by folder and checksums, so a run that was replaced is read aga
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import CapVizError
+from cap_viz.measures import ACC, Level, Measure, Paired, level_of, paired
 from cap_viz.results import EvalReport, HeadScores
 from cap_viz.runs import read_report, read_scores
 from cap_viz.stats import (
@@ -21,10 +22,12 @@ from cap_viz.stats import (
     PairedComparison,
     RankIntervals,
     Reliability,
+    Specificity,
     bootstrap_rank_intervals,
-    compare_paired,
     false_discovery,
     mean_with_ci,
+    rank_heads,
+    specificity,
     split_half,
 )
 from cap_viz.store import MANIFEST, Store, StoredRun
@@ -33,13 +36,27 @@ from cap_viz.tasks import Example, load_task
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """What is known about every head from one run and metric. `reliability` is None below 4 examples."""
+    """What is known about every head from one run and metric.
+
+    What resamples or splits the examples is computed when first asked for: the Overview shows nine tasks at once.
+    """
 
     effects: Float[np.ndarray, "layer head example"]
     estimate: MeanEstimate
     found: Discoveries
-    ranks: RankIntervals
-    reliability: Reliability | None
+
+    @cached_property
+    def rank(self) -> Int[np.ndarray, "layer head"]:
+        return rank_heads(self.estimate.mean)
+
+    @cached_property
+    def ranks(self) -> RankIntervals:
+        return bootstrap_rank_intervals(self.effects)
+
+    @cached_property
+    def reliability(self) -> Reliability | None:
+        """None below 4 examples."""
+        return reliability_of(self.effects)
 
     @property
     def unclear(self) -> Bool[np.ndarray, "layer head"]:
@@ -73,9 +90,26 @@ def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
     return cached_statistics(*address(store, run), metric)
 
 
+def level_in(store: Store, run: StoredRun, measure: Measure) -> Level:
+    """The measure of a run with its interval. Raises `DamagedRun` with its sentence."""
+    return cached_level(address(store, run), measure)
+
+
+def paired_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> Paired:
+    """The measure of one run minus another's on the same items. Raises `DamagedRun` with its sentence."""
+    return cached_pair(address(store, first), address(store, second), measure)
+
+
+def specificity_of(store: Store, run: StoredRun, control: StoredRun) -> Specificity:
+    """Effects on the run's task against those on a control text. Raises `CapVizError` where there is too little."""
+    return cached_specificity(address(store, run), address(store, control))
+
+
 def paired_of(store: Store, first: StoredRun, second: StoredRun) -> PairedComparison:
     """The accuracy of one run minus another's on the same items. Raises `DamagedRun` with its sentence."""
-    return cached_pair(address(store, first), address(store, second))
+    found = paired_in(store, first, second, ACC)
+    assert isinstance(found, PairedComparison)
+    return found
 
 
 Address = tuple[Path, Path, Path, tuple[tuple[str, str], ...]]
@@ -85,7 +119,7 @@ def address(store: Store, run: StoredRun) -> Address:
     return store.shipped, store.local.parent, run.folder, tuple(sorted(run.checksums.items()))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def cached_scores(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> HeadScores:
     store = Store(shipped=shipped, local=local)
     return read_scores(store, store.open(folder))
@@ -97,9 +131,14 @@ def cached_report(shipped: Path, local: Path, folder: Path, checksums: tuple[tup
     return read_report(store, store.open(folder))
 
 
-@lru_cache(maxsize=256)
-def cached_pair(first: Address, second: Address) -> PairedComparison:
-    return compare_paired(cached_report(*first).correct, cached_report(*second).correct)
+@lru_cache(maxsize=512)
+def cached_level(run: Address, measure: Measure) -> Level:
+    return level_of(cached_report(*run), measure)
+
+
+@lru_cache(maxsize=1024)
+def cached_pair(first: Address, second: Address, measure: Measure) -> Paired:
+    return paired(cached_report(*first), cached_report(*second), measure)
 
 
 @lru_cache(maxsize=32)
@@ -109,14 +148,17 @@ def cached_statistics(
     return head_statistics(cached_scores(shipped, local, folder, checksums).effects(metric))
 
 
+@lru_cache(maxsize=16)
+def cached_specificity(run: Address, control: Address) -> Specificity:
+    return specificity(cached_statistics(*run, "nll").effects, cached_statistics(*control, "nll").effects)
+
+
 def head_statistics(effects: Float[np.ndarray, "layer head example"]) -> HeadStatistics:
     estimate = mean_with_ci(effects)
     return HeadStatistics(
         effects=effects,
         estimate=estimate,
         found=false_discovery(estimate.p_value),
-        ranks=bootstrap_rank_intervals(effects),
-        reliability=reliability_of(effects),
     )
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cap_viz.accuracy import against_guessing
+from cap_viz.basis import groups_of
 from cap_viz.errors import CapVizError
-from cap_viz.finding import eval_runs, score_runs
-from cap_viz.results import EvalReport
+from cap_viz.finding import dense_run, score_runs
+from cap_viz.metrics import nll
+from cap_viz.results import EvalReport, HeadScores
 from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec
-from cap_viz.stats import ChanceTest, PairedComparison, compare_paired, wilson
+from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, compare_paired, mean_with_ci, wilson
 from cap_viz.store import StoredRun
 from cap_viz.tasks import TASKS, Task
 from cap_viz.ui.figures import AccuracyPoint, criterion_name
 from cap_viz.ui.frame import Frame
-from cap_viz.ui.loading import HeadStatistics, paired_of, report_of, statistics_of
+from cap_viz.ui.loading import HeadStatistics, paired_of, report_of, scores_of, statistics_of
 from cap_viz.ui.panels import percent, signed
 
 CLEAR = 0.05
@@ -35,11 +37,15 @@ class Pruned:
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """Parts are None or empty where nothing is stored; `problems` holds a sentence per run that cannot be read."""
+    """Parts are None or empty where nothing is stored; `problems` holds a sentence per run that cannot be read.
+
+    `loss` stands for accuracy where a task has none: the dense loss per token on the examples of the head scores.
+    """
 
     task: Task
     dense_run: StoredRun | None
     dense: ChanceTest | None
+    loss: MeanEstimate | None
     score_run: StoredRun | None
     heads: HeadStatistics | None
     pruned: tuple[Pruned, ...]
@@ -49,33 +55,48 @@ class TaskSummary:
     def is_empty(self) -> bool:
         return self.dense is None and self.heads is None and not self.problems
 
+    @property
+    def place(self) -> int:
+        """Order on the page: clearly above chance, other accuracies, losses, nothing to judge by."""
+        if self.dense is not None:
+            return 0 if self.dense.clearly_above else 1
+        return 2 if self.loss is not None else 3
+
 
 def summaries(view: Frame, metric: str) -> list[TaskSummary]:
-    """The tasks with stored results, and the chosen one whether it has some or not."""
-    found = [summarise(view, task, metric) for task in TASKS.values() if task.kind != "text"]
-    return [summary for summary in found if not summary.is_empty or summary.task == view.task]
+    """The tasks with stored results, and the chosen one whether it has some or not; clearly above chance first."""
+    found = [summarise(view, task, metric) for task in TASKS.values()]
+    shown = [summary for summary in found if not summary.is_empty or summary.task == view.task]
+    return sorted(shown, key=lambda summary: summary.place)
 
 
 def summarise(view: Frame, task: Task, metric: str) -> TaskSummary:
     problems: list[str] = []
-    dense_run = dense_evaluation(view, task)
-    report = None if dense_run is None else readable(view, dense_run, problems)
+    dense = dense_evaluation(view, task)
+    report = None if dense is None else readable(view, dense, problems)
     score_run = default_scores(view, task)
-    heads = None
+    heads, loss = None, None
     if score_run is not None:
         try:
             heads = statistics_of(view.store, score_run, metric)
+            loss = dense_loss(scores_of(view.store, score_run)) if task.kind == "text" else None
         except CapVizError as error:
             problems.append(str(error))
     return TaskSummary(
         task=task,
-        dense_run=dense_run,
+        dense_run=dense,
         dense=None if report is None else against_guessing(task, report),
+        loss=loss,
         score_run=score_run,
         heads=heads,
-        pruned=() if report is None or dense_run is None else pruned_of(view, task, dense_run, problems),
+        pruned=() if report is None or dense is None else pruned_of(view, dense, problems),
         problems=tuple(problems),
     )
+
+
+def dense_loss(scores: HeadScores) -> MeanEstimate:
+    """Mean loss per token of the intact model in nats, with its interval over the examples."""
+    return mean_with_ci(nll(scores.dense, scores.questions.gold, scores.questions.tokens))
 
 
 def readable(view: Frame, run: StoredRun, problems: list[str]) -> EvalReport | None:
@@ -87,14 +108,8 @@ def readable(view: Frame, run: StoredRun, problems: list[str]) -> EvalReport | N
 
 
 def dense_evaluation(view: Frame, task: Task) -> StoredRun | None:
-    """The dense accuracy at the chosen size, else at the largest size stored."""
-    dense = [
-        run
-        for run in eval_runs(view.runs, view.model, task.name)
-        if isinstance(run.spec, EvalSpec) and run.spec.mask is None
-    ]
-    exact = [run for run in dense if len(run.spec.examples.ids) == view.n]
-    return next(iter(exact), max(dense, key=lambda run: len(run.spec.examples.ids), default=None))
+    """The dense accuracy on the most questions that are not more than asked for, else on the most stored."""
+    return dense_run(view.runs, view.model, task.name, view.at_most)
 
 
 def default_scores(view: Frame, task: Task) -> StoredRun | None:
@@ -103,20 +118,15 @@ def default_scores(view: Frame, task: Task) -> StoredRun | None:
     return next(iter(zero or found), None)
 
 
-def pruned_of(view: Frame, task: Task, dense_run: StoredRun, problems: list[str]) -> tuple[Pruned, ...]:
-    """Pruned evaluations on the very questions of the dense one, newest per criterion and sparsity."""
-    found: dict[tuple[str, float], Pruned] = {}
-    for run in eval_runs(view.runs, view.model, task.name):
-        if not isinstance(run.spec, EvalSpec) or run.spec.mask is None or run.spec.examples != dense_run.spec.examples:
-            continue
-        mask = run.spec.mask
-        if mask.scope != "both" or (mask.criterion, mask.sparsity) in found:
-            continue
+def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Pruned, ...]:
+    """Pruned evaluations on the very questions of the dense one, of the largest group built on the same things."""
+    found: list[Pruned] = []
+    group = next((group for group in groups_of(view.runs, dense) if group.basis.get("scope") == "both"), None)
+    for run in () if group is None else group.runs.values():
         report = readable(view, run, problems)
-        if report is not None:
-            against = paired_of(view.store, run, dense_run)
-            found[mask.criterion, mask.sparsity] = Pruned(mask, report, against)
-    return tuple(found[key] for key in sorted(found, key=lambda key: (key[1], key[0])))
+        if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
+            found.append(Pruned(run.spec.mask, report, paired_of(view.store, run, dense)))
+    return tuple(found)
 
 
 def accuracy_points(pruned: tuple[Pruned, ...]) -> list[AccuracyPoint]:
@@ -144,6 +154,11 @@ def best_sentences(pruned: tuple[Pruned, ...]) -> list[str]:
     return [best_sentence([item for item in pruned if item.mask.sparsity == sparsity]) for sparsity in sparsities]
 
 
+def listed(names: list[str]) -> str:
+    """a, b and c."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
 def best_sentence(items: list[Pruned]) -> str:
     best = max(items, key=lambda item: item.report.acc)
     tied = [
@@ -151,7 +166,7 @@ def best_sentence(items: list[Pruned]) -> str:
         for item in items
         if item is not best and compare_paired(best.report.correct, item.report.correct).p_value >= CLEAR
     ]
-    company = f", tied with {' and '.join(tied)}" if tied else ""
+    company = f", tied with {listed(tied)}" if tied else ""
     distance = signed(100 * best.against_dense.difference, 1)
     verdict = "differs from dense" if best.differs else "within noise of dense"
     name = criterion_name(best.mask.criterion)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
 import streamlit as st
 
 from cap_viz.settings import PROJECT
-from cap_viz.ui.figures import CONFIG, Grid, accuracy_by_sparsity, colour_limit, grid_width, head_grid
+from cap_viz.ui.figures import (
+    CONFIG,
+    Grid,
+    accuracy_by_sparsity,
+    colour_limit,
+    criterion_colour,
+    criterion_glyph,
+    criterion_name,
+    display_order,
+    grid_width,
+    head_grid,
+)
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.loading import HeadStatistics
+from cap_viz.ui.overview_cards import coloured, hover, task_cards, top_head
 from cap_viz.ui.overview_data import TaskSummary, accuracy_points, best_sentences
 from cap_viz.ui.panels import (
     GLOSSARY,
@@ -26,6 +37,8 @@ from cap_viz.ui.panels import (
 from cap_viz.ui.state import go_button
 
 TALLEST = 372
+# Pixels, so that the three parts fit beside each other from 1,280 on; the last takes what is left.
+NUMBERS_WIDTH, MAP_WIDTH = 220, 336
 
 
 def overview(view: Frame, summaries: list[TaskSummary], metric: str) -> None:
@@ -36,8 +49,12 @@ def overview(view: Frame, summaries: list[TaskSummary], metric: str) -> None:
         return
     provenance(facts(view, summaries, metric), origin=origins(summaries))
     limit = colour_limit(*(summary.heads.estimate.mean for summary in summaries if summary.heads is not None))
-    for summary in summaries:
+    full = [summary for summary in summaries if summary.pruned]
+    for summary in full:
         task_row(view, summary, metric, limit)
+    small = [summary for summary in summaries if not summary.pruned]
+    if small:
+        task_cards(small, limit, heading="Other tasks" if full else "Tasks")
     st.caption(
         "● survives the false-discovery control · ▲ △ beyond the shared colour scale (filled: survives) · "
         "faded: interval includes zero · hollow marks: within noise of dense (paired McNemar p ≥ 0.05) · "
@@ -67,17 +84,17 @@ def nothing_stored(view: Frame) -> None:
 
 
 def task_row(view: Frame, summary: TaskSummary, metric: str, limit: float) -> None:
-    with st.container(border=True):
-        numbers, grid, pruning = st.columns([5, 8, 9], gap="medium")
-        with numbers:
+    """Side by side on a laptop; on a narrow screen the parts go below each other instead of shrinking."""
+    with st.container(border=True, horizontal=True, gap="medium"):
+        with st.container(width=NUMBERS_WIDTH):
             st.markdown(f"#### {summary.task.title}", help=summary.task.summary)
             dense_tile(summary)
             reliability_tile(summary.heads)
             with st.container(gap=None):
                 links(summary)
-        with grid:
+        with st.container(width=MAP_WIDTH):
             head_map(summary, metric, limit)
-        with pruning:
+        with st.container(width="stretch"):
             pruning_figure(view, summary)
 
 
@@ -101,7 +118,7 @@ def reliability_tile(heads: HeadStatistics | None) -> None:
         tile("Ranking reliability", "–", f"n = {n} is too few", term="reliability")
         return
     tile("Ranking reliability", f"{found.full:.2f}", f"n = {n}", term="reliability")
-    layer, head = np.unravel_index(int(np.argmin(heads.ranks.rank)), heads.ranks.rank.shape)
+    layer, head = top_head(heads)
     st.caption(
         f"{int(heads.found.survives.sum())} of {heads.found.survives.size} heads survive; largest effect: "
         f"layer {layer}, head {head} ({signed(float(heads.estimate.mean[layer, head]), 2)})."
@@ -112,7 +129,7 @@ def links(summary: TaskSummary) -> None:
     task = summary.task.name
     chosen = {"task": task}
     if summary.heads is not None:
-        layer, head = np.unravel_index(int(np.argmin(summary.heads.ranks.rank)), summary.heads.ranks.rank.shape)
+        layer, head = top_head(summary.heads)
         go_button(
             "Inspect its heads",
             "pages/heads.py",
@@ -159,25 +176,14 @@ def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
     )
 
 
-def hover(heads: HeadStatistics, unit: str) -> list[list[str]]:
-    mean, low, high = heads.estimate.mean, heads.estimate.low, heads.estimate.high
-    return [
-        [
-            f"<b>Layer {layer}, head {head}</b><br>{signed(mean[layer, head])} {unit} "
-            f"[{signed(low[layer, head])}, {signed(high[layer, head])}]"
-            for head in range(mean.shape[1])
-        ]
-        for layer in range(mean.shape[0])
-    ]
-
-
 def pruning_figure(view: Frame, summary: TaskSummary) -> None:
     if summary.dense is None or not summary.pruned:
         empty("No pruned accuracies yet", "Compare CAP with Wanda on the Prune page; finished evaluations appear here.")
         return
-    test = summary.dense
+    test, points = summary.dense, accuracy_points(summary.pruned)
+    st.caption(legend({point.criterion for point in points}))
     figure = accuracy_by_sparsity(
-        accuracy_points(summary.pruned),
+        points,
         dense=(test.accuracy, test.ci.low, test.ci.high),
         chance=test.chance,
         height=TALLEST - 72,
@@ -190,3 +196,11 @@ def pruning_figure(view: Frame, summary: TaskSummary) -> None:
     )
     st.caption("Best criterion at each sparsity", help=GLOSSARY["best"])
     st.caption("  \n".join(best_sentences(summary.pruned)))
+
+
+def legend(criteria: set[str]) -> str:
+    """Above the figure rather than in it: Plotly cuts long names where the page is narrow."""
+    return " · ".join(
+        f"{coloured(criterion_colour(name), criterion_glyph(name))} {criterion_name(name)}"
+        for name in display_order(criteria)
+    )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import isnan
 
 import streamlit as st
 
 from cap_viz.spec import ExampleSet
 from cap_viz.stats import Interval
 from cap_viz.store import StoredRun
+from cap_viz.tasks import Task
 
 GLOSSARY = {
-    "effect": "How much the loss on the right answer changes when the head's output is replaced. "
+    "effect": "How much the loss on the right answer (or the given text) changes when the head's output is replaced. "
     "Positive: the model does worse without the head.",
     "head": "One attention head, named by its layer and its number within the layer, both from 0.",
-    "ablation": "What replaces a head's output: zeros, or its mean over the calibration tokens.",
+    "ablation": "What replaces a head's output: zeros, its mean over the calibration tokens, or its output on "
+    "another example (resample). They ask different questions, so rankings may differ.",
     "calibration": "The questions on which heads are measured; accuracy is always taken on other questions.",
     "ci": "95 % confidence interval: from Student's t over the examples for effects, Wilson's for accuracies.",
     "rank": "Position among all heads by mean effect, 1 for the largest. The interval resamples the examples.",
@@ -35,7 +38,20 @@ GLOSSARY = {
     "choice_nll": "Choice loss: surprise at the right option among the options offered, in nats.",
     "logit_diff": "Margin loss: all other options against the right one (log-sum-exp difference), in nats.",
     "accuracy": "Errors: 1 where another option is more likely than the right one. Coarse; not used for ranking heads.",
-    "n": "Number of evaluation questions behind accuracies, the first n of the task.",
+    "n": "How many evaluation questions accuracies are taken on: the first n of the task, all of them where it has "
+    "fewer.",
+    "loss": "Mean surprise per token of the given text, in nats, with no weight removed; averaged over the calibration "
+    "examples, with Student's t interval.",
+    "view": "`task effect` what removing a head does to this task  \n`generic text` what it does to text that asks "
+    "for no reasoning  \n`specificity` the first minus the second, each in standard deviations over heads",
+    "specificity": "Effect on this task minus effect on generic text, each divided by how much heads truly differ in "
+    "that run (standard deviation over heads, noise taken out). 0: as important to any text as to this task.",
+    "scale": "`standardised` each effect divided by how much heads truly differ on that task, so that tasks of "
+    "different difficulty share a scale  \n`nats` the change of the loss per token itself",
+    "difference": "Effect on the first task minus effect on the second, each divided by how much heads truly differ in "
+    "that run (standard deviation over heads, noise taken out).",
+    "ceiling": "Spearman correlation of the two rankings of all heads. Noise ceiling: what two identical true rankings "
+    "would reach with so many examples, the root of the product of their reliabilities.",
 }
 
 METRIC_NAMES = {
@@ -44,7 +60,13 @@ METRIC_NAMES = {
     "logit_diff": "margin loss (logit_diff)",
     "accuracy": "error rate (accuracy)",
 }
+TEXT_LOSS = "token loss (nll)"
 METRIC_UNITS = {"nll": "nats per token", "choice_nll": "nats", "logit_diff": "nats", "accuracy": "errors per question"}
+
+
+def metric_name(task: Task, metric: str) -> str:
+    """Text has no answer: there the loss is on every token of the given continuation."""
+    return TEXT_LOSS if task.kind == "text" else METRIC_NAMES[metric]
 
 
 def heading(title: str, sentence: str) -> None:
@@ -142,6 +164,13 @@ def percent_interval(interval: Interval) -> str:
     return f"{100 * interval.low:.1f} – {100 * interval.high:.1f} %"
 
 
+def p_words(p: float) -> str:
+    """A p-value with sensible digits; a dash where there is none."""
+    if isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
 def signed(value: float, digits: int = 3) -> str:
     """With a true minus sign, which has the width of the plus."""
     return f"{value:+.{digits}f}".replace("-", "−")
@@ -157,11 +186,3 @@ def age(created: str) -> str:
         if seconds >= size:
             return f"{int(seconds // size)} {unit} ago"
     return "just now"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"

@@ -10,7 +10,7 @@ import numpy as np
 from cap_viz.errors import CapVizError
 from cap_viz.jobs import Job, JobQueue
 from cap_viz.results import EvalReport
-from cap_viz.spec import EvalSpec
+from cap_viz.spec import EvalSpec, MaskSpec
 from cap_viz.stats import Interval, PairedComparison, compare_paired, wilson
 from cap_viz.store import DamagedRun, Store, StoredRun
 from cap_viz.ui.loading import report_of
@@ -124,9 +124,18 @@ def difference(shown: EvalSpec, wanted: EvalSpec) -> str:
             said.append("built on other head scores")
         elif old.calibration != new.calibration:
             said.append("built on other calibration examples")
+        if (old.allocation, old.pattern) != (new.allocation, new.pattern):
+            said.append(f"zeros were spread {spread_words(old)}, now {spread_words(new)}")
+        if old.control_seed != new.control_seed:
+            said.append(f"draw {old.control_seed}, now {new.control_seed}")
     if shown.examples != wanted.examples:
         said.append(f"measured on {len(shown.examples.ids)} items, {len(wanted.examples.ids)} are asked for")
     return "; ".join(said)
+
+
+def spread_words(mask: MaskSpec) -> str:
+    """How a mask's zeros are spread, where it is not the criterion's own way."""
+    return mask.pattern or (mask.allocation or "evenly").replace("owl", "by OWL")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import streamlit as st
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import CapVizError
 from cap_viz.jobs import shared_queue
+from cap_viz.progress import duration
 from cap_viz.spec import EvalSpec
 from cap_viz.tasks import Task
 from cap_viz.ui.figures import CONFIG
@@ -18,9 +19,9 @@ from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import ended_view, job_view, ticking
 from cap_viz.ui.panels import (
     caution,
-    duration,
     escaped,
     note,
+    p_words,
     percent,
     problem,
     signed,
@@ -222,10 +223,6 @@ def points_words(one: Difference) -> str:
     so_far = f", {result.n} items" if one.provisional else ""
     interval = f"{signed(100 * result.ci.low, 1)} to {signed(100 * result.ci.high, 1)}"
     return f"**{signed(100 * result.difference, 1)}** ({interval}{so_far})"
-
-
-def p_words(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def reading(found: Sequence[Difference]) -> str:

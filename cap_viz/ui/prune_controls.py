@@ -10,23 +10,23 @@ import streamlit as st
 from cap_viz.errors import CapVizError
 from cap_viz.finding import eval_runs, score_runs
 from cap_viz.pruning import CRITERIA
-from cap_viz.pruning.base import KV_COMBINES
 from cap_viz.pruning.masks import SCOPES, Scope
-from cap_viz.runs import calibration_set, evaluation_set
-from cap_viz.shipped import N_CALIBRATION, SEED
-from cap_viz.spec import ExampleSet, ScoreSpec
+from cap_viz.runs import evaluation_set
+from cap_viz.spec import ExampleSet
 from cap_viz.store import StoredRun
+from cap_viz.tasks import load_task
 from cap_viz.ui.frame import Frame
-from cap_viz.ui.panels import GLOSSARY, METRIC_NAMES, note
+from cap_viz.ui.panels import GLOSSARY, note
+from cap_viz.ui.prune_basis import KEYS as BASIS_KEYS
+from cap_viz.ui.prune_basis import basis_controls, calibration_items, spread_note, wrong_basis
 from cap_viz.ui.prune_setting import Setting, measured_percents, title_of
 from cap_viz.ui.state import bad_choice, choose, keep_valid
 
-KEYS = ("model", "task", "n", "criterion", "against", "sparsity", "scope", "metric", "kv", "scores")
-DEFAULTS = {"criterion": "cap", "against": "wanda", "scope": "both", "metric": "nll", "kv": "mean"}
+KEYS = ("model", "task", "n", "criterion", "against", "sparsity", "scope", *BASIS_KEYS)
+DEFAULTS = {"criterion": "cap", "against": "wanda", "scope": "both"}
+ROW_PIXELS = (180, 180, 270, 270, 110)
 DEFAULT_PERCENT, HIGHEST_PERCENT = 20, 90
 PERCENTS = {str(percent) for percent in range(HIGHEST_PERCENT + 1)}
-# Accuracy effects of single heads are too coarse to rank heads by.
-METRICS = ("nll", "choice_nll", "logit_diff")
 
 
 def controls(view: Frame) -> Setting:
@@ -35,15 +35,17 @@ def controls(view: Frame) -> Setting:
         note(sentence)
     evaluation = evaluation_items(view)
     runs = usable_scores(view)
-    first, second, slider, scope_place, more = st.columns([2.2, 2.2, 3.6, 3.6, 1.5], vertical_alignment="bottom")
+    # A row that wraps: beside the sidebar of a narrow window it takes two or three lines.
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        first, second, slider, scope_place, more = (st.container(width=width) for width in ROW_PIXELS)
     with first:
-        criterion = pick("Criterion", "criterion", list(CRITERIA), criterion_help())
+        criterion = pick("Criterion", "criterion", criterion_help())
     with second:
-        against = pick("Compared with", "against", list(CRITERIA), "A second rule, at the same sparsity.")
+        against = pick("Compared with", "against", "A second rule, at the same sparsity.")
     with scope_place:
         scope = scope_control()
-    with more, st.popover("More", width="stretch", help="What CAP is built on"):
-        metric, kv_combine, scores = cap_options(runs)
+    with more, st.popover("More", width="stretch", help="What the criteria are built on, and how zeros are spread"):
+        basis = basis_controls(runs, (criterion, against))
     with slider:
         percent = st.slider(
             "Sparsity",
@@ -62,11 +64,14 @@ def controls(view: Frame) -> Setting:
         criteria=(criterion, against),
         sparsity=round(percent / 100, 2),
         scope=scope,
-        metric=metric,
-        kv_combine=kv_combine,
-        scores=scores,
-        calibration=calibration_items(view, scores),
+        metric=basis.metric,
+        kv_combine=basis.kv_combine,
+        scores=basis.scores,
+        calibration=calibration_items(view.task, basis),
+        spread=basis.spread,
+        control_seed=basis.control_seed,
     )
+    spread_note(setting)
     measured_marks(view.runs, setting, percent)
     return setting
 
@@ -78,8 +83,7 @@ def wrong_in_link() -> list[str]:
         bad_choice("against", list(CRITERIA), DEFAULTS["against"], "criterion"),
         wrong_sparsity(),
         bad_choice("scope", SCOPES, DEFAULTS["scope"], "scope"),
-        bad_choice("metric", METRICS, DEFAULTS["metric"], "metric"),
-        bad_choice("kv", KV_COMBINES, DEFAULTS["kv"], "KV combination"),
+        *wrong_basis(),
     ]
     return [sentence for sentence in said if sentence]
 
@@ -94,13 +98,14 @@ def wrong_sparsity() -> str:
     )
 
 
-def pick(label: str, key: str, options: list[str], help_text: str) -> str:
-    """A bound select with plain names, which is what the URL holds."""
-    keep_valid(key, options)
+def pick(label: str, key: str, help_text: str) -> str:
+    """A bound select of a criterion by its plain name, which is what the URL holds."""
+    names = list(CRITERIA)
+    keep_valid(key, names)
     return st.selectbox(
         label,
-        options,
-        options.index(DEFAULTS[key]),
+        names,
+        names.index(DEFAULTS[key]),
         key=key,
         bind="query-params",
         persist_state="session",
@@ -130,40 +135,6 @@ def scope_control() -> Scope:
     return cast(Scope, chosen)
 
 
-def cap_options(runs: Sequence[StoredRun]) -> tuple[str, str, ScoreSpec | None]:
-    """Metric, KV combination and head scores behind CAP."""
-    st.caption("These change CAP only. Accuracy is measured in the same way whatever stands here.")
-    meanings = "\n".join(f"- `{name}`: {METRIC_NAMES[name]}" for name in METRICS)
-    metric = pick("Metric of the head scores", "metric", list(METRICS), f"Effects are differences of:\n\n{meanings}")
-    kv_combine = pick(
-        "Key-value groups combined by",
-        "kv",
-        list(KV_COMBINES),
-        "Several query heads share one set of key and value weights (grouped-query attention). Their importance is the "
-        "mean or the maximum of these heads' importances; the paper leaves it open.",
-    )
-    labels = {score_label(run): run for run in runs}
-    if not labels:
-        return metric, kv_combine, None
-    keep_valid("scores", list(labels))
-    chosen = st.selectbox(
-        "Head scores",
-        list(labels),
-        key="scores",
-        bind="query-params",
-        persist_state="session",
-        help="The stored run CAP is built on: examples, estimator, ablation, key. Wanda measures activations on the "
-        "same examples.",
-    )
-    spec = labels[chosen].spec
-    return metric, kv_combine, spec if isinstance(spec, ScoreSpec) else None
-
-
-def score_label(run: StoredRun) -> str:
-    spec = cast(ScoreSpec, run.spec)
-    return f"{len(spec.examples.ids)}-{spec.estimator}-{spec.ablation}-{run.key[:8]}"
-
-
 def usable_scores(view: Frame) -> list[StoredRun]:
     """Head scores from calibration examples only: pruning must not have seen the evaluation items.
 
@@ -177,22 +148,17 @@ def usable_scores(view: Frame) -> list[StoredRun]:
 
 def evaluation_items(view: Frame) -> ExampleSet:
     """The first n items of the task; from a stored run where the task's data is not on this machine."""
-    if view.task.is_local():
-        return evaluation_set(view.task.name, view.n)
-    for run in eval_runs(view.runs, view.model, view.task.name):
-        ids = run.spec.examples.ids
-        if len(ids) >= view.n and run.spec.examples.version == view.task.version:
-            return ExampleSet(view.task.name, view.task.version, ids[: view.n], "evaluation")
+    task = view.task
+    if task.is_local():
+        return evaluation_set(task.name, None if task.kind == "text" else view.n)
+    stored = [run for run in eval_runs(view.runs, view.model, task.name) if run.spec.examples.version == task.version]
+    if stored:
+        ids = max((run.spec.examples.ids for run in stored), key=len)
+        return ExampleSet(task.name, task.version, ids[: view.at_most], "evaluation")
     raise CapVizError(
-        f"The questions of {view.task.title} are not on this machine, and no stored run has {view.n} of them; "
-        "set CAP_VIZ_DATA to a folder with its files, or choose the offline task mini_science."
+        f"The examples of {task.title} are not on this machine, and no stored run names them; set CAP_VIZ_DATA to a "
+        f"folder that holds {task.data_folder}/, or choose the offline task mini_science."
     )
-
-
-def calibration_items(view: Frame, scores: ScoreSpec | None) -> ExampleSet | None:
-    if scores is not None:
-        return scores.examples
-    return calibration_set(view.task.name, N_CALIBRATION, SEED) if view.task.is_local() else None
 
 
 def measured_marks(runs: Sequence[StoredRun], setting: Setting, percent: int) -> None:
@@ -212,6 +178,8 @@ def measured_marks(runs: Sequence[StoredRun], setting: Setting, percent: int) ->
 
 def marks_words(setting: Setting, any_measured: bool) -> str:
     same = " (both are the same criterion: choose another to compare)" if len(set(setting.criteria)) == 1 else ""
+    if load_task(setting.evaluation.task).kind == "text":
+        return "Text has no accuracy to store: only what is removed can be shown."
     if any_measured:
         return f"Stored accuracies{same} at"
     return f"No stored accuracies on these {len(setting.evaluation.ids)} items yet{same}."

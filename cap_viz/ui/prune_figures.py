@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from cap_viz.ui.figures import FAINT, NEUTRAL, blank, criterion_colour, ticks
+from cap_viz.ui.figures import FAINT, NEUTRAL, blank, criterion_colour, criterion_symbol, ticks
 from cap_viz.ui.prune_accuracy import Column, Share, share_of
 from cap_viz.ui.prune_setting import DENSE, title_of
 from cap_viz.ui.prune_zeros import Outlier, Zeros
@@ -29,6 +29,10 @@ SEQUENTIAL = [[0.0, "rgba(97,100,240,0.05)"], [1.0, "rgba(97,100,240,1)"]]
 ZEROS_HEIGHT = 350
 ROW_PIXELS = 34
 LABEL = {"color": NEUTRAL, "size": 11}
+
+
+def symbol_of(column: str) -> str:
+    return "circle" if column == DENSE else criterion_symbol(column)
 
 
 def colour_of(column: str) -> str:
@@ -63,7 +67,7 @@ def layer_line(zeros: Zeros, part: str) -> go.Scatter:
         mode="lines+markers",
         name=title,
         line={"color": colour, "width": 1.5},
-        marker={"color": colour, "size": 5},
+        marker={"color": colour, "size": 6, "symbol": symbol_of(zeros.criterion)},
         hovertemplate=(
             f"{title} sets %{{x:.1f}} % of the {PART_TITLES[part]} weights of layer %{{y}} to zero<extra></extra>"
         ),
@@ -76,9 +80,37 @@ def zeros_by_matrix(zeros: Sequence[Zeros]) -> go.Figure:
     grids = [matrix_grid(one) for one in zeros]
     for place, (one, grid) in enumerate(zip(zeros, grids, strict=True), start=1):
         figure.add_trace(matrix_cells(title_of(one.criterion), grid), row=1, col=place)
-    highest = max(float(np.nanmax(grid.share)) for grid in grids)
     layers_down(figure, max(len(grid.share) for grid in grids))
     figure.update_xaxes(ticks="", tickfont={"size": 11}, tickangle=-45)
+    common_scale(figure, max(float(np.nanmax(grid.share)) for grid in grids))
+    return figure
+
+
+def zeros_by_head(zeros: Mapping[str, Float[np.ndarray, "layer head"]]) -> go.Figure:
+    """Share of zeros in the weights of every head: layers by heads, one panel per criterion, one common scale."""
+    figure = panels(len(zeros), [title_of(name) for name in zeros], right=58)
+    for place, (name, share) in enumerate(zeros.items(), start=1):
+        figure.add_trace(head_cells(title_of(name), 100 * share), row=1, col=place)
+    n_layers, n_heads = next(iter(zeros.values())).shape
+    layers_down(figure, n_layers)
+    figure.update_xaxes(title="head", title_standoff=2, tickvals=ticks(n_heads, 12), ticks="", tickfont={"size": 11})
+    figure.update_layout(margin={"b": 48})
+    common_scale(figure, max(100 * float(share.max()) for share in zeros.values()))
+    return figure
+
+
+def head_cells(title: str, percent: Float[np.ndarray, "layer head"]) -> go.Heatmap:
+    return go.Heatmap(
+        z=percent,
+        coloraxis="coloraxis",
+        xgap=1,
+        ygap=1,
+        hovertemplate=f"{title} sets %{{z:.1f}} % of the weights of layer %{{y}}, head %{{x}} to zero<extra></extra>",
+    )
+
+
+def common_scale(figure: go.Figure, highest: float) -> None:
+    """One colour scale of percentages for all panels."""
     figure.update_layout(
         coloraxis={
             "colorscale": SEQUENTIAL,
@@ -87,7 +119,6 @@ def zeros_by_matrix(zeros: Sequence[Zeros]) -> go.Figure:
             "colorbar": {"ticksuffix": " %", "thickness": 8, "outlinewidth": 0, "nticks": 5, "ticks": "", "xpad": 6},
         }
     )
-    return figure
 
 
 def matrix_cells(title: str, grid: MatrixGrid) -> go.Heatmap:
@@ -195,7 +226,7 @@ def whisker(column: Column, share: Share, row: int) -> go.Scatter:
         marker={
             "color": colour,
             "size": 10,
-            "symbol": "circle-open" if state else "circle",
+            "symbol": f"{symbol_of(column.name)}-open" if state else symbol_of(column.name),
             "line": {"width": 2, "color": colour},
         },
         opacity=0.6 if column.stale else 1.0,

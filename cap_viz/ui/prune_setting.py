@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 
 from cap_viz.errors import CapVizError
 from cap_viz.finding import profile_spec
-from cap_viz.pruning import CRITERIA, check_sparsity, criterion_named
+from cap_viz.pruning import CRITERIA, criterion_named
+from cap_viz.pruning.base import ALLOCATIONS, PATTERNS, Criterion
 from cap_viz.pruning.masks import Scope
+from cap_viz.runs import mask_spec_from
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, ScoreSpec
 from cap_viz.store import StoredRun
 
 DENSE = "dense"
+SPREADS = ("uniform", *ALLOCATIONS, *PATTERNS)
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Setting:
     """What the controls say: two criteria at one sparsity, and what they are built on and measured with.
 
     `scores` are the head scores behind CAP; None when the task has none. `calibration` are the examples whose
-    activations Wanda measures: those of the head scores where there are any.
+    activations Wanda measures: those of the head scores where there are any, unless another text is chosen. `spread`
+    says how zeros are shared out (one of `SPREADS`); criteria that cannot be told so keep their own way.
     """
 
     model: ModelRef
@@ -35,6 +39,8 @@ class Setting:
     kv_combine: str
     scores: ScoreSpec | None
     calibration: ExampleSet | None
+    spread: str = "uniform"
+    control_seed: int = 0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -47,28 +53,36 @@ def title_of(column: str) -> str:
 
 
 def mask_spec(setting: Setting, criterion: str, sparsity: float | None = None) -> MaskSpec:
-    """The mask of a criterion, with the fields it does not need left out, as `runs.mask_spec_for` does.
+    """The mask of a criterion, with the fields it does not need left out.
 
     Raises `CapVizError` when the criterion needs head scores or calibration examples and there are none.
     """
     sparsity = setting.sparsity if sparsity is None else sparsity
-    check_sparsity(sparsity)
     needs = criterion_named(criterion)
     if needs.needs_scores and setting.scores is None:
         raise CapVizError(
             f"{needs.title} is built on head scores and {setting.evaluation.task} has none yet: score the heads first."
         )
-    if needs.needs_calibration and setting.calibration is None:
+    allocation = setting.spread if needs.allocations and setting.spread in ALLOCATIONS else None
+    if (needs.needs_calibration or allocation) and setting.calibration is None:
         raise CapVizError(f"{needs.title} measures activations on calibration examples, and none are on this machine.")
-    return MaskSpec(
-        criterion=criterion,
-        sparsity=sparsity,
+    return mask_spec_from(
+        criterion,
+        sparsity,
         scope=setting.scope,
-        scores=setting.scores if needs.needs_scores else None,
-        metric=setting.metric if needs.needs_scores else None,
-        kv_combine=setting.kv_combine if needs.needs_scores else None,
-        calibration=setting.calibration if needs.needs_calibration else None,
+        scores=setting.scores,
+        metric=setting.metric,
+        kv_combine=setting.kv_combine,
+        calibration=setting.calibration,
+        control_seed=setting.control_seed,
+        allocation=allocation,
+        pattern=setting.spread if takes_pattern(needs, setting.spread, sparsity) else None,
     )
+
+
+def takes_pattern(criterion: Criterion, spread: str, sparsity: float) -> bool:
+    """Both patterns zero half of the weights, so that they are a way of spreading zeros at 50 % only."""
+    return criterion.patterns and spread in PATTERNS and abs(sparsity - 0.5) < 1e-9
 
 
 def eval_spec(setting: Setting, column: str) -> EvalSpec:
@@ -77,14 +91,19 @@ def eval_spec(setting: Setting, column: str) -> EvalSpec:
     return EvalSpec(model=setting.model, examples=setting.evaluation, mask=mask)
 
 
-def counting_spec(setting: Setting, criterion: str) -> ProfileSpec | None:
-    """The small run that counts a criterion's zeros at every sparsity; None where there is none."""
-    if not criterion_named(criterion).fixed_score:
+def counting_spec(setting: Setting, criterion: str, parts: str | None = None) -> ProfileSpec | None:
+    """The small run that counts a criterion's zeros at every sparsity, of matrices or of `parts` "heads".
+
+    None where there is none: scores that depend on the sparsity, and patterns, which have only one.
+    """
+    needs = criterion_named(criterion)
+    if not needs.fixed_score or takes_pattern(needs, setting.spread, setting.sparsity):
         return None
     mask = mask_spec(setting, criterion, 0.0)
     if setting.scores is not None:
-        return profile_spec(mask, setting.scores)
-    return ProfileSpec(model=setting.model, examples=setting.calibration or setting.evaluation, mask=mask)
+        return replace(profile_spec(mask, setting.scores), parts=parts)
+    examples = setting.calibration or setting.evaluation
+    return ProfileSpec(model=setting.model, examples=examples, mask=mask, parts=parts)
 
 
 def measured_percents(

@@ -8,7 +8,9 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.pruning import CRITERIA, importance
+from cap_viz.pruning.base import ALLOCATIONS
 from cap_viz.store import DamagedRun
+from cap_viz.tasks import load_task
 from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.loading import scores_of, texts_of
@@ -28,13 +30,17 @@ from cap_viz.ui.prune_figures import (
     importance_histogram,
 )
 from cap_viz.ui.prune_flips import filters_of, flip_table, flips_of
-from cap_viz.ui.prune_setting import DENSE, Setting
+from cap_viz.ui.prune_setting import DENSE, Setting, takes_pattern
 from cap_viz.ui.prune_words import named
 from cap_viz.ui.prune_zeros import widest_outlier
-from cap_viz.ui.state import link_here
+from cap_viz.ui.state import choose, link_here
 
 # An outlier is worth a note when the other heads share less than this part of the scale of I.
 NARROW = 0.6
+ACCURACY_NOTES = (
+    "At 10 and 20 % most differences are within noise on a few hundred items: look at the interval, not the bar.",
+    "Items come in the task's order and took no part in scoring heads or measuring activations.",
+)
 
 
 def provenance_row(view: Frame, setting: Setting, columns: Sequence[Column]) -> None:
@@ -58,18 +64,65 @@ def origin_of(columns: Sequence[Column]) -> str | None:
 
 
 def prune_facts(setting: Setting, columns: Sequence[Column]) -> list[str]:
-    facts = [setting.model.id, setting.evaluation.task, f"accuracy on {len(setting.evaluation.ids)} items"]
+    measured = "no accuracy" if is_text(setting) else f"accuracy on {len(setting.evaluation.ids)} items"
+    facts = [setting.model.id, setting.evaluation.task, measured]
     if setting.scores is not None and any(CRITERIA[name].needs_scores for name in setting.criteria):
         scores = setting.scores
         facts.append(
             f"head scores from {examples_fact(scores.examples)} ({scores.estimator}, {scores.ablation} ablation, "
             f"{setting.metric})"
         )
+    facts += [words for words in mask_facts(setting) if words]
     newest = [column.run.provenance["created"] for column in columns if column.run is not None]
     return [*facts, age(max(newest))] if newest else facts
 
 
+def mask_facts(setting: Setting) -> list[str]:
+    """What else than criterion, sparsity and scope makes the masks, where it is not the usual."""
+    needs = [CRITERIA[name] for name in setting.criteria]
+    allocated = setting.spread in ALLOCATIONS and any(one.allocations for one in needs)
+    patterned = any(takes_pattern(one, setting.spread, setting.sparsity) for one in needs)
+    measured = allocated or any(one.needs_calibration for one in needs)
+    other_text = setting.calibration is not None and setting.calibration.task != setting.evaluation.task
+    return [
+        "OWL allocation" if allocated else "",
+        f"pattern {setting.spread}" if patterned else "",
+        f"activations on {setting.calibration.task}" if measured and other_text and setting.calibration else "",
+        f"control seed {setting.control_seed}" if any(one.needs_seed for one in needs) else "",
+    ]
+
+
+def is_text(setting: Setting) -> bool:
+    return load_task(setting.evaluation.task).kind == "text"
+
+
+def no_accuracy_section(setting: Setting) -> None:
+    """In place of accuracies, for a task that has none: why, and where to find some."""
+    task = load_task(setting.evaluation.task)
+    st.markdown("##### What it costs")
+    with st.container(border=True):
+        st.markdown(f"**{task.title} has no accuracy**")
+        st.markdown(
+            "Each of its examples has one given continuation, so there are no options a pruned model could get right "
+            "or wrong. What is removed is shown beside this and needs no answers: masks built on the head scores and "
+            "activations of these examples."
+        )
+        st.caption("To see what pruning costs, choose a task with options:")
+        for name in ("mini_science", "arc_easy"):
+            st.button(
+                load_task(name).title,
+                key=f"prune_task_{name}",
+                type="tertiary",
+                icon=":material/arrow_forward:",
+                on_click=choose,
+                args=({"task": name},),
+            )
+
+
 def downloads(setting: Setting, columns: Sequence[Column]) -> None:
+    if is_text(setting):
+        st.caption("There are no accuracies to hand out for text.")
+        return
     ready = [column for column in columns if column.report is not None and not column.partial]
     if not ready:
         st.caption("Nothing measured yet.")
@@ -178,8 +231,7 @@ def notes_section(setting: Setting) -> None:
     said = [
         "Zeros are scattered over the matrices (unstructured). File size and speed stay the same; only formats and "
         "kernels made for sparse weights would gain.",
-        "At 10 and 20 % most differences are within noise on a few hundred items: look at the interval, not the bar.",
-        "Items come in the task's order and took no part in scoring heads or measuring activations.",
+        *(() if is_text(setting) else ACCURACY_NOTES),
     ]
     if any(CRITERIA[name].threshold == "per row" for name in setting.criteria):
         said.insert(
@@ -192,4 +244,5 @@ def notes_section(setting: Setting) -> None:
         f"{named(name)}: {CRITERIA[name].summary} *{CRITERIA[name].source}*" for name in dict.fromkeys(setting.criteria)
     ]
     st.markdown("  \n".join(rules))
-    st.caption(f"Chance: {GLOSSARY['chance']}")
+    if not is_text(setting):
+        st.caption(f"Chance: {GLOSSARY['chance']}")

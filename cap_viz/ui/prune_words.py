@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from cap_viz.ui.figures import criterion_glyph
 from cap_viz.ui.prune_figures import colour_of
-from cap_viz.ui.prune_setting import title_of
+from cap_viz.ui.prune_setting import DENSE, title_of
 
 
 def swatch(name: str) -> str:
-    """The criterion's colour as a dot for Markdown."""
-    return f':color[●]{{foreground="{colour_of(name)}"}}'
+    """The criterion's colour and shape for Markdown; a dot for the dense model."""
+    glyph = "●" if name == DENSE else criterion_glyph(name)
+    return f':color[{glyph}]{{foreground="{colour_of(name)}"}}'
 
 
 def named(name: str) -> str:

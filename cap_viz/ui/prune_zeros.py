@@ -19,9 +19,9 @@ from jaxtyping import Float
 
 from cap_viz.models import ModelShape
 from cap_viz.pruning import MatrixSize, ZeroCounts, criterion_named
-from cap_viz.pruning.magnitude import MagnitudeRanking
-from cap_viz.pruning.wanda import row_profile
-from cap_viz.runs import read_zeros
+from cap_viz.pruning.groups import LOCAL_GROUPS, group_for, local_profile
+from cap_viz.pruning.head_zeros import HeadZeros
+from cap_viz.runs import read_head_zeros, read_zeros
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec
 from cap_viz.store import DamagedRun, Store, StoredRun
 from cap_viz.ui.loading import address
@@ -103,11 +103,36 @@ def zero_sources(runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> 
     for run in runs:
         if run.spec.model != model:
             continue
-        if isinstance(run.spec, ProfileSpec) and run.spec.mask == every:
+        if isinstance(run.spec, ProfileSpec) and run.spec.parts is None and run.spec.mask == every:
             profiles.append((run, "stored profile"))
         if isinstance(run.spec, EvalSpec) and run.spec.mask == mask:
             measured.append((run, "measured run"))
     return measured + profiles
+
+
+def head_zeros_of(
+    store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef
+) -> Float[np.ndarray, "layer head"] | None:
+    """The share of zeros in each head's own weights under a mask; None when it has to be counted by a job.
+
+    From the stored evaluation under the mask (exact), or from a stored profile of heads. Raises `DamagedRun`.
+    """
+    every = replace(mask, sparsity=0.0)
+    like = [run for run in runs if run.spec.model == model and "heads.parquet" in run.checksums]
+    exact = [run for run in like if isinstance(run.spec, EvalSpec) and run.spec.mask == mask]
+    profiles = [run for run in like if isinstance(run.spec, ProfileSpec) and run.spec.mask == every]
+    for run in exact + profiles:
+        counts = cached_head_zeros(*address(store, run))
+        found = np.flatnonzero(np.isclose(counts.sparsities, mask.sparsity, atol=1e-9))
+        if len(found):
+            return counts.share[found[0]]
+    return None
+
+
+@lru_cache(maxsize=64)
+def cached_head_zeros(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> HeadZeros:
+    store = Store(shipped=shipped, local=local)
+    return read_head_zeros(store, store.open(folder))
 
 
 def at_sparsity(counts: ZeroCounts, sparsity: float) -> ZeroCounts | None:
@@ -119,13 +144,11 @@ def at_sparsity(counts: ZeroCounts, sparsity: float) -> ZeroCounts | None:
 
 
 def zeros_by_rule(mask: MaskSpec, matrices: Sequence[MatrixSize]) -> ZeroCounts | None:
-    """Zeros that follow from the sizes alone: the same share of every row, or of every matrix."""
-    threshold = criterion_named(mask.criterion).threshold
-    if threshold == "per row":
-        return row_profile(matrices, [mask.sparsity])
-    if threshold == "per matrix":
-        return MagnitudeRanking(scope="both", matrices=tuple(matrices)).profile([mask.sparsity])
-    return None
+    """Zeros that follow from the sizes alone: the same share of every row, matrix or block of columns."""
+    group = LOCAL_GROUPS.get(criterion_named(mask.criterion).threshold)
+    if group is None or mask.allocation is not None:
+        return None
+    return local_profile(group_for(mask.pattern, group), matrices, [mask.sparsity])
 
 
 def shape_from(runs: Sequence[StoredRun], model: ModelRef) -> ModelShape | None:

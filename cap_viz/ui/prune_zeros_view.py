@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
+from jaxtyping import Float
 
 from cap_viz.errors import CapVizError
 from cap_viz.jobs import Job, shared_queue
@@ -20,38 +23,47 @@ from cap_viz.ui.panels import (
     percent,
     problem,
 )
+from cap_viz.ui.prune_cost import cost_sentence
 from cap_viz.ui.prune_figures import (
+    zeros_by_head,
     zeros_by_layer,
     zeros_by_matrix,
 )
 from cap_viz.ui.prune_setting import Setting, counting_spec, mask_spec, title_of
 from cap_viz.ui.prune_words import named
-from cap_viz.ui.prune_zeros import Zeros, zeros_of
+from cap_viz.ui.prune_zeros import Zeros, head_zeros_of, zeros_of
 from cap_viz.ui.state import go_button
+
+DETAIL = "prune_detail"
 
 
 def zeros_section(view: Frame, setting: Setting) -> None:
     """Which weights go, before anything is measured."""
-    jobs = counting_jobs(view, setting)
+    jobs = counting_jobs(view, setting, parts_of(st.session_state.get(DETAIL)))
     ticking(lambda: draw_zeros(view, setting, len(jobs)), live=bool(jobs))
 
 
+def parts_of(detail: str | None) -> str | None:
+    """What the profiles behind a detail count: heads, or matrices (None)."""
+    return "heads" if detail == "heads" else None
+
+
 def draw_zeros(view: Frame, setting: Setting, n_active: int) -> None:
-    title, switch = st.columns([3, 2], vertical_alignment="center")
+    title, switch = st.columns([2, 3], vertical_alignment="center")
     title.markdown(
         "##### What is removed", help="Zeros are counted from stored tables or from the rule, without a run."
     )
     with switch:
         detail = st.segmented_control(
             "Detail",
-            ["layers", "matrices"],
+            ["layers", "matrices", "heads"],
             default="layers",
             required=True,
-            key="prune_detail",
+            key=DETAIL,
             label_visibility="collapsed",
             width="stretch",
         )
-    jobs = counting_jobs(view, setting)
+    jobs = counting_jobs(view, setting, parts_of(detail))
     if len(jobs) != n_active:
         st.rerun()
     found = [zeros for name in dict.fromkeys(setting.criteria) if (zeros := zeros_or_sentence(view, setting, name))]
@@ -59,19 +71,46 @@ def draw_zeros(view: Frame, setting: Setting, n_active: int) -> None:
         st.progress(job.progress.share, text=f"{escaped(job.title)}: {job_sentence(job)}")
     if not found:
         return
-    by_layer = detail != "matrices"
-    figure = zeros_by_layer(found, setting.sparsity) if by_layer else zeros_by_matrix(found)
-    st.plotly_chart(figure, config=CONFIG, key="prune_zeros_figure", alt=zeros_in_words(found, setting))
+    figure = zeros_figure(view, setting, found, detail)
+    if figure is not None:
+        st.plotly_chart(figure, config=CONFIG, key="prune_zeros_figure", alt=zeros_in_words(found, setting))
     st.table(zeros_table(found), border="horizontal", hide_index=True)
     sources = ", ".join(f"{title_of(one.criterion)} {one.source}" for one in found)
-    st.caption(f"Dotted: {percent(setting.sparsity, 0)} asked. Counted from: {sources}.")
+    dotted = "" if detail in ("matrices", "heads") else f"Dotted: {percent(setting.sparsity, 0)} asked. "
+    st.caption(f"{dotted}Counted from: {sources}.")
+    st.caption(cost_sentence(setting.criteria))
 
 
-def counting_jobs(view: Frame, setting: Setting) -> list[Job]:
+def zeros_figure(view: Frame, setting: Setting, found: Sequence[Zeros], detail: str | None) -> go.Figure | None:
+    """The zeros in the detail chosen; None, with a sentence in its place, where no heads are counted."""
+    if detail == "matrices":
+        return zeros_by_matrix(found)
+    if detail != "heads":
+        return zeros_by_layer(found, setting.sparsity)
+    if setting.scope == "mlp":
+        st.caption("Only MLP weights are pruned, so heads keep all of theirs.")
+        return None
+    shares: dict[str, Float[np.ndarray, "layer head"]] = {}
+    for name in (one.criterion for one in found):
+        share = head_zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model)
+        if share is not None:
+            shares[name] = share
+        elif counting_spec(setting, name, "heads") is None:
+            st.caption(
+                f"{named(name)} decides anew at every sparsity: its zeros per head are counted when its accuracy is "
+                "measured."
+            )
+    if not shares:
+        return None
+    st.caption("Of a head’s own weights: its rows of the query matrix and its columns of the output matrix.")
+    return zeros_by_head(shares)
+
+
+def counting_jobs(view: Frame, setting: Setting, parts: str | None) -> list[Job]:
     """Jobs that count zeros nobody has counted yet. They are started here: a few seconds each."""
     jobs: list[Job] = []
     for name in dict.fromkeys(setting.criteria):
-        spec = missing_count(view, setting, name)
+        spec = missing_count(view, setting, name, parts)
         if spec is None or not view.installed:
             continue
         job = shared_queue().find(spec) or started(spec, f"Counting the zeros of {title_of(name)}")
@@ -88,12 +127,15 @@ def started(spec: RunSpec, title: str) -> Job | None:
         return None
 
 
-def missing_count(view: Frame, setting: Setting, name: str) -> ProfileSpec | None:
-    """The run that would count a criterion's zeros, if nothing else can."""
+def missing_count(view: Frame, setting: Setting, name: str, parts: str | None) -> ProfileSpec | None:
+    """The run that would count a criterion's zeros, per matrix or per head, if nothing else can."""
+    count = zeros_of if parts is None else head_zeros_of
     try:
-        if zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model) is not None:
+        if parts == "heads" and setting.scope == "mlp":
             return None
-        spec = counting_spec(setting, name)
+        if count(view.store, view.runs, mask_spec(setting, name), setting.model) is not None:
+            return None
+        spec = counting_spec(setting, name, parts)
     except CapVizError:
         return None
     return None if spec is None or view.store.get(spec) is not None else spec

@@ -13,6 +13,7 @@ Streamlit 1.67 shape this module:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -25,6 +26,17 @@ def bad_choice(key: str, options: Sequence[str], fallback: str, what: str) -> st
         return kept_note(key)
     sentence = f"The link asks for {what} “{asked[:60]}”, which is not available here; showing {fallback} instead."
     return keep_note(key, sentence, fallback)
+
+
+def bad_choices(key: str, options: Sequence[str], what: str) -> str:
+    """As `bad_choice`, for a bound multiselect, which keeps the options it knows and drops the others."""
+    asked = st.query_params.get_all(key)
+    unknown = [one for one in asked if one and one not in options]
+    if not unknown:
+        return kept_note(key)
+    known = [one for one in asked if one in options]
+    sentence = f"The link asks for {what} “{unknown[0][:60]}”, which is not available here and left out."
+    return keep_note(key, sentence, str(known or list(options)))
 
 
 def bad_number(key: str, low: int, high: int, what: str) -> str:
@@ -62,6 +74,18 @@ def keep_valid(key: str, options: Sequence[object]) -> None:
         del st.session_state[key]
 
 
+def keep_valid_ones(key: str, options: Sequence[object]) -> None:
+    """Take the values its options no longer hold out of a bound multiselect; its default shows when none is left."""
+    values = st.session_state.get(key)
+    if not values or all(value in options for value in values):
+        return
+    kept = [value for value in values if value in options]
+    if kept:
+        st.session_state[key] = kept
+    else:
+        del st.session_state[key]
+
+
 def keep_in_range(key: str, low: int, high: int) -> None:
     """Move a bound number into its range, which follows the model."""
     if isinstance(value := st.session_state.get(key), int) and not low <= value <= high:
@@ -72,6 +96,12 @@ def choose(selection: Mapping[str, object]) -> None:
     """Set bound keys; for callbacks, where widgets may still be changed."""
     for key, value in selection.items():
         st.session_state[key] = value
+
+
+def clicked(key: str) -> dict[str, Any] | None:
+    """The point of a figure that was clicked; None where the selection was cleared."""
+    points = (st.session_state.get(key) or {}).get("selection", {}).get("points", [])
+    return points[0] if points else None
 
 
 def go_button(
@@ -91,4 +121,4 @@ def go_button(
 def link_here(keys: Sequence[str]) -> str:
     """The address of this very view, with the named keys as they stand (defaults are spelt out)."""
     values = {key: st.session_state[key] for key in keys if st.session_state.get(key) is not None}
-    return f"{st.context.url or ''}?{urlencode(values)}"
+    return f"{st.context.url or ''}?{urlencode(values, doseq=True)}"

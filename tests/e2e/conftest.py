@@ -25,6 +25,8 @@ QUIET = ("--disable-background-networking", "--disable-component-update", "--dis
 START_SECONDS = 60
 # Slow, since two cores may be shared with a job.
 PATIENCE_MS = 60_000
+# A layout that has not moved for so long has settled.
+STILL_MS = 400
 
 
 def free_port() -> int:
@@ -113,19 +115,22 @@ class Tab:
         """Wait until the script has run to its end and every figure is painted."""
         self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
 
-    def cell(self, layer: int, head: int) -> tuple[float, float]:
-        """Where a cell of the first heatmap is on the screen."""
+    def cell(self, row: int, column: int, *, figure: int = 0) -> tuple[float, float]:
+        """Where a cell of a heatmap is on the screen, once it stays there: a note above may still push it."""
         self.page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=PATIENCE_MS)
-        x, y = self.page.evaluate(CELL_PLACE, [layer, head])
-        return float(x), float(y)
+        place, before = self.page.evaluate(CELL_PLACE, [row, column, figure]), None
+        while place != before:
+            self.page.wait_for_timeout(STILL_MS)
+            place, before = self.page.evaluate(CELL_PLACE, [row, column, figure]), place
+        return float(place[0]), float(place[1])
 
 
 SETTLED = """() => document.querySelector('[data-test-script-state="notRunning"]') !== null
   && ![...document.querySelectorAll('[data-testid="stPlotlyChart"]')].some(c => !c.querySelector('.main-svg'))"""
-CELL_PLACE = """([layer, head]) => {
-  const figure = document.querySelector('.js-plotly-plot'), {xaxis, yaxis} = figure._fullLayout;
+CELL_PLACE = """([row, column, number]) => {
+  const figure = document.querySelectorAll('.js-plotly-plot')[number], {xaxis, yaxis} = figure._fullLayout;
   const box = figure.getBoundingClientRect();
-  return [box.left + xaxis._offset + xaxis.l2p(head), box.top + yaxis._offset + yaxis.l2p(layer)];
+  return [box.left + xaxis._offset + xaxis.l2p(column), box.top + yaxis._offset + yaxis.l2p(row)];
 }"""
 
 

@@ -54,7 +54,7 @@ def test_a_live_run_shows_progress_and_stops_soon_after_cancel(server: str, open
     tab = open_tab(f"{server}/heads?task=mini_science")
     tab.settle()
     start_run(tab.page, n=2, seed=7)
-    expect(tab.page.get_by_text("Head scores, mini_science, n = 2").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text("Head scores, mini_science, exact, n = 2").first).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page.get_by_text("after 1 example").or_(tab.page.get_by_text("after 2 examples"))).to_be_visible(
         timeout=RUN_MS
     )
@@ -80,7 +80,9 @@ def test_a_live_run_fills_the_grid_and_becomes_the_run_shown(server: str, open_t
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [(1280, 800), (1720, 1000), (420, 900)], ids=["laptop", "desktop", "phone"])
-@pytest.mark.parametrize("path", ["/", "/heads?layer=1&head=3"], ids=["overview", "heads"])
+@pytest.mark.parametrize(
+    "path", ["/", "/heads?layer=1&head=3", "/heads?view=specificity"], ids=["overview", "heads", "specificity"]
+)
 def test_pages_paint_without_errors(
     server: str, open_tab: OpenTab, path: str, size: tuple[int, int], dark: bool
 ) -> None:
@@ -97,6 +99,28 @@ def test_the_main_figure_is_in_the_first_screen(server: str, open_tab: OpenTab) 
     tab.settle()
     _, bottom_row = tab.cell(29, 0)
     assert bottom_row < 800
+
+
+def test_the_view_is_in_the_link_and_can_be_switched(server: str, open_tab: OpenTab) -> None:
+    """With a stored control the differences, without one the offer to measure it; either way back to the effects."""
+    tab = open_tab(f"{server}/heads?task=mini_science&view=specificity")
+    page = tab.page
+    compared = page.get_by_text("noise ceiling").or_(page.get_by_text("No generic text has been measured"))
+    expect(compared.first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Ranking reliability")).to_have_count(0)
+    tab.settle()
+    assert "view=specificity" in page.url
+    page.get_by_role("radio", name="task effect").or_(page.get_by_role("button", name="task effect")).first.click()
+    expect(page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page).not_to_have_url(re.compile("view=specificity"))
+    assert tab.errors == []
+
+
+def test_a_text_task_opens_by_link_with_its_only_metric(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_text&metric=choice_nll")
+    expect(tab.page.get_by_text("which Mini text does not have")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_role("button", name="New run")).to_be_visible()
+    assert tab.errors == []
 
 
 def test_a_wrong_link_gets_a_note_that_stays_until_the_choice_changes(server: str, open_tab: OpenTab) -> None:

@@ -12,6 +12,7 @@ from cap_viz.finding import model_ref, score_runs
 from cap_viz.models import DEFAULT_MODEL, load, resolve
 from cap_viz.progress import finish
 from cap_viz.runs import evaluation_set, mask_spec_for, read_report, run_steps
+from cap_viz.shipped import SHIPMENTS
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.store import Store
 from cap_viz.ui.prune_controls import DEFAULT_PERCENT
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.e2e
 
 TASK = "mini_science"
 SMALLEST = 100
+N_SHIPPED = max(one.n_evaluation for one in SHIPMENTS if one.task == TASK)
+SHIPPED = f"/prune?n={N_SHIPPED}"
 COMPUTING_MS = 240_000
 
 
@@ -51,14 +54,14 @@ def test_a_deep_link_to_a_fresh_server_shows_its_state(start_server: str, open_t
 
 
 def test_shipped_accuracies_are_there_at_once(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/prune")
+    tab = open_tab(f"{server}{SHIPPED}")
     tab.settle()
     store = Store()
     ref = model_ref(store, DEFAULT_MODEL)
     expected = []
     for criterion in (None, "cap", "wanda"):
         mask = None if criterion is None else mask_spec_for(ref, criterion, DEFAULT_PERCENT / 100, task=TASK, n=48)
-        run = store.get(EvalSpec(model=ref, examples=evaluation_set(TASK, 300), mask=mask))
+        run = store.get(EvalSpec(model=ref, examples=evaluation_set(TASK, N_SHIPPED), mask=mask))
         assert run is not None
         expected.append(f"{100 * read_report(store, run).acc:.1f} %")
     assert numbers(tab.page) == expected
@@ -66,10 +69,10 @@ def test_shipped_accuracies_are_there_at_once(server: str, open_tab: OpenTab) ->
 
 
 @pytest.mark.timeout(600)
-def test_pruning_at_20_percent_shows_what_the_library_computes(
-    server: str, open_tab: OpenTab, cache_folder: Path
-) -> None:
-    tab = open_tab(f"{server}/prune?n={SMALLEST}&against=magnitude")
+def test_live_accuracies_are_what_the_library_computes(server: str, open_tab: OpenTab, cache_folder: Path) -> None:
+    # Shipped are other sparsities: those would be read, not computed.
+    sparsity = 33
+    tab = open_tab(f"{server}/prune?n={SMALLEST}&against=magnitude&sparsity={sparsity}")
     page = tab.page
     measure(page)
     expect(page.get_by_text(re.compile(rf"\d+ of {SMALLEST} so far")).first).to_be_visible(timeout=COMPUTING_MS)
@@ -84,7 +87,7 @@ def test_pruning_at_20_percent_shows_what_the_library_computes(
     for criterion in (None, "cap", "magnitude"):
         mask = None
         if criterion is not None:
-            mask = mask_spec_for(ref, criterion, DEFAULT_PERCENT / 100, task=TASK, n=48, scores=scores)
+            mask = mask_spec_for(ref, criterion, sparsity / 100, task=TASK, n=48, scores=scores)
         spec = EvalSpec(model=ref, examples=evaluation_set(TASK, SMALLEST), mask=mask)
         assert store.get(spec) is not None, "the page has measured exactly this"
         expected.append(f"{100 * read_report(store, finish(run_steps(spec, model, store))).acc:.1f} %")
@@ -93,7 +96,7 @@ def test_pruning_at_20_percent_shows_what_the_library_computes(
 
 
 def test_measuring_can_be_cancelled_and_sessions_keep_their_own_numbers(server: str, open_tab: OpenTab) -> None:
-    first, second = open_tab(f"{server}/prune?sparsity=20"), open_tab(f"{server}/prune?sparsity=61")
+    first, second = (open_tab(f"{server}{SHIPPED}&sparsity={percent}") for percent in (20, 61))
     second.settle()
     first.settle()
     theirs = numbers(first.page)
@@ -116,7 +119,7 @@ def test_measuring_can_be_cancelled_and_sessions_keep_their_own_numbers(server: 
 
 
 def test_moving_the_slider_marks_the_result_stale(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/prune")
+    tab = open_tab(f"{server}{SHIPPED}")
     page = tab.page
     tab.settle()
     before = numbers(page)
@@ -129,6 +132,18 @@ def test_moving_the_slider_marks_the_result_stale(server: str, open_tab: OpenTab
     expect(slider).to_have_value("50", timeout=PATIENCE_MS)
     expect(page.get_by_text("the slider is at")).to_have_count(0)
     assert "sparsity=50" in page.url
+
+
+def test_a_text_task_says_that_it_has_no_accuracy(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/prune?task=mini_text&criterion=global_magnitude")
+    expect(tab.page.get_by_text("Mini text has no accuracy")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_role("button", name="Measure accuracy")).to_have_count(0)
+    tab.settle()
+    tab.page.get_by_role("button", name="Mini science").click()
+    expect(
+        tab.page.get_by_role("button", name="Measure accuracy").or_(tab.page.get_by_test_id("stMetricValue").first)
+    ).to_be_visible(timeout=PATIENCE_MS)
+    assert not tab.errors
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -12,11 +12,13 @@ from torch import Tensor
 
 import cap_viz as cv
 from cap_viz.doctor import checks, weights_digest
+from cap_viz.estimators import score_heads
 from cap_viz.models import DEFAULT_MODEL, ReasoningModel
-from cap_viz.runs import examples_of, read_report, read_scores
-from cap_viz.scoring import score_heads
+from cap_viz.runs import calibration_set, examples_of, read_blocks, read_report, read_scores
+from cap_viz.scoring import exact_scores, score_blocks
 from cap_viz.shipped import shipped_specs
 from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.stats.reliability import spearman_rows
 from cap_viz.store import Store
 from cap_viz.tasks import Example
 
@@ -101,8 +103,9 @@ def test_shipped_numbers_come_out_again(model: ReasoningModel) -> None:
         if isinstance(spec, ScoreSpec):
             batch = run.provenance["plan"]["batches"][0]
             wanted = [examples_of(spec.examples)[i] for i in batch]
-            fresh = score_heads(model, wanted, ablation=spec.ablation)
-            stored = read_scores(store, run).ablated[:, :, batch]
+            plain = spec.parts is None
+            fresh = (exact_scores if plain else score_blocks)(model, wanted, ablation=spec.ablation)
+            stored = (read_scores if plain else read_blocks)(store, run).ablated[:, :, batch]
             np.testing.assert_allclose(fresh.ablated, stored, atol=1e-4)
         elif isinstance(spec, EvalSpec) and spec.mask is None:
             fresh_report = cv.evaluate(model, examples_of(spec.examples)[:32])
@@ -114,3 +117,15 @@ def test_mini_science_is_clearly_above_chance(model: ReasoningModel) -> None:
 
     report = cv.evaluate(model, cv.load_task("mini_science").evaluation(100))
     assert above_chance(report.correct, report.questions.n_options).clearly_above
+
+
+def test_gradients_rank_heads_nearly_as_exact_effects_do(model: ReasoningModel) -> None:
+    """Same questions, so the examples' noise is shared: measured 0.93 to 0.94 on ARC-Easy."""
+    store = Store()
+    examples = calibration_set("mini_science", 48)
+    run = store.get(ScoreSpec(model=model.ref, examples=examples))
+    assert run is not None
+    exact = read_scores(store, run).effects("nll")[..., :8].mean(axis=-1)
+    gradient = cv.score_heads(model, examples_of(examples)[:8], estimator="gradient", metric="nll")
+    correlation = spearman_rows(exact.reshape(1, -1), gradient.mean_effect("nll").reshape(1, -1))
+    assert correlation[0] > 0.85

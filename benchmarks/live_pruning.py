@@ -1,0 +1,91 @@
+"""How soon live accuracies are there: python -m benchmarks.live_pruning [--json]
+
+What the Prune page does when its button is pressed: dense, CAP and Wanda at one sparsity go to the job queue. Stored
+are the shipped runs, which hold the dense answers to these questions and the head scores. The model is loaded
+beforehand.
+
+first_interval_s   until two of the three have answered 2 common questions, so that a paired interval can be drawn
+first_three_s      until all three have
+all_s              until all have answered `--items` questions (bar 25 for 100)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cap_viz.finding import score_runs
+from cap_viz.jobs import Job, JobQueue
+from cap_viz.models import DEFAULT_MODEL, load_model
+from cap_viz.results import EvalReport
+from cap_viz.runs import evaluation_set, mask_spec_for
+from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.store import Store
+
+TASK = "mini_science"
+BARS = {"first_interval_s": 5.0, "all_s": 25.0}
+ENOUGH = 2
+
+
+def answered(job: Job) -> int:
+    partial = job.progress.partial
+    return len(partial) if isinstance(partial, EvalReport) else 0
+
+
+def measure(model_id: str, items: int, sparsity: float) -> dict[str, float]:
+    model = load_model(model_id)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(local=Path(folder))
+        scores = score_runs(store.runs(), model.ref, TASK)[0].spec
+        assert isinstance(scores, ScoreSpec)
+        n, examples = len(scores.examples.ids), evaluation_set(TASK, items)
+        masks = [mask_spec_for(model.ref, name, sparsity, task=TASK, n=n, scores=scores) for name in ("cap", "wanda")]
+        jobs_queue = JobQueue(store, lambda _: model)
+        started = time.perf_counter()
+        jobs = [
+            jobs_queue.submit(EvalSpec(model.ref, examples, mask=mask), name)
+            for mask, name in zip((None, *masks), ("dense", "cap", "wanda"), strict=True)
+        ]
+        first = three = 0.0
+        while any(job.active for job in jobs):
+            counts = sorted(items if job.state == "done" else answered(job) for job in jobs)
+            if counts[1] >= ENOUGH and not first:
+                first = time.perf_counter() - started
+            if counts[0] >= ENOUGH and not three:
+                three = time.perf_counter() - started
+            time.sleep(0.02)
+        done = time.perf_counter() - started
+    failed = [job.error for job in jobs if job.state != "done"]
+    if failed:
+        raise SystemExit("; ".join(failed))
+    return {
+        "first_interval_s": round(first, 2),
+        "first_three_s": round(three, 2),
+        "all_s": round(done, 2),
+        "items": items,
+        "sparsity": sparsity,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--items", type=int, default=100)
+    parser.add_argument("--sparsity", type=float, default=0.3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = measure(options.model, options.items, options.sparsity)
+    passed = all(found[name] <= bar for name, bar in BARS.items())
+    if options.json:
+        print(json.dumps({**found, "bars": BARS, "passed": passed}))
+    else:
+        print("\n".join(f"{name:17} {value:g}" for name, value in found.items()))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

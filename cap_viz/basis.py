@@ -1,0 +1,138 @@
+"""What masks were built on, so that only criteria built on the same things are compared.
+
+Stored evaluations of one criterion at one sparsity can differ in calibration examples, head-score metric, scope and so
+on. Each mask has a `Basis`: its spec without criterion and sparsity, and without the fields it does not use. Bases that
+do not contradict each other belong together: Wanda on 48 examples goes with CAP on the same 48, whatever CAP's metric,
+and magnitude goes with everything of its scope. A `Group` is all evaluations that go with one of the fullest bases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from cap_viz.comparison import Cell
+from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ScoreSpec
+from cap_viz.store import StoredRun
+
+# Values that go without saying in a group's name.
+USUAL = {"scope": "both", "metric": "nll", "kv_combine": "mean", "estimator": "exact", "ablation": "zero"}
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Pairs of a field and its value, sorted by field; `examples` are the calibration examples."""
+
+    facts: frozenset[tuple[str, object]]
+
+    def covers(self, other: Basis) -> bool:
+        """Whether everything the other one is built on is among the facts of this one."""
+        return other.facts <= self.facts
+
+    def get(self, field: str) -> object:
+        return dict(self.facts).get(field)
+
+    @property
+    def examples(self) -> ExampleSet | None:
+        found = self.get("examples")
+        return found if isinstance(found, ExampleSet) else None
+
+    @property
+    def unusual(self) -> dict[str, str]:
+        """The options that differ from the usual ones, in words."""
+        said = {name: str(value) for name, value in self.facts if not isinstance(value, ExampleSet)}
+        return {name: said[name] for name in sorted(said) if USUAL.get(name) != said[name]}
+
+
+def basis_of(mask: MaskSpec) -> Basis:
+    facts: dict[str, object] = {
+        field.name: getattr(mask, field.name)
+        for field in fields(mask)
+        if field.name not in ("criterion", "sparsity", "scores", "calibration")
+    }
+    if mask.calibration is not None:
+        facts["examples"] = mask.calibration
+    if mask.scores is not None:
+        facts |= score_facts(mask.scores)
+        if mask.calibration not in (None, mask.scores.examples):
+            facts["activations"] = mask.calibration
+    return Basis(frozenset((name, value) for name, value in facts.items() if value is not None))
+
+
+def score_facts(scores: ScoreSpec) -> dict[str, object]:
+    """The options of head scores. Their own metric is None for exact scores, which serve every metric."""
+    facts: dict[str, object] = {
+        field.name: getattr(scores, field.name) for field in fields(scores) if field.name not in ("model", "metric")
+    }
+    return facts if scores.metric is None else {**facts, "score_metric": scores.metric}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Evaluations whose masks are built on the same things; `name` is plain enough for a URL."""
+
+    name: str
+    basis: Basis
+    runs: dict[Cell, StoredRun]
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(criterion for criterion, _ in self.runs))
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        return tuple(sorted({sparsity for _, sparsity in self.runs}))
+
+
+def groups_of(runs: Sequence[StoredRun], dense: StoredRun) -> tuple[Group, ...]:
+    """The stored pruned evaluations on exactly the items of the dense one, largest group first, then newest.
+
+    `runs` come newest first; of two runs of the same criterion and sparsity in a group the newest counts.
+    """
+    pruned = [(run, mask) for run in runs if (mask := comparable_mask(run, dense)) is not None]
+    bases = {basis_of(mask): None for _, mask in pruned}
+    fullest = [basis for basis in bases if not any(other != basis and other.covers(basis) for other in bases)]
+    names = dict(zip(fullest, unique_names(fullest), strict=True))
+    groups = [Group(names[basis], basis, members(pruned, basis)) for basis in fullest]
+    # `fullest` is in the order of the newest run, and sorting keeps the order of equals.
+    return tuple(sorted(groups, key=lambda group: len(group.runs), reverse=True))
+
+
+def comparable_mask(run: StoredRun, dense: StoredRun) -> MaskSpec | None:
+    """The mask of a pruned evaluation of the dense run's weights on its very items, else None."""
+    spec = run.spec
+    if not isinstance(spec, EvalSpec) or (spec.model, spec.examples) != (dense.spec.model, dense.spec.examples):
+        return None
+    return spec.mask
+
+
+def members(pruned: Sequence[tuple[StoredRun, MaskSpec]], basis: Basis) -> dict[Cell, StoredRun]:
+    found: dict[Cell, StoredRun] = {}
+    for run, mask in pruned:
+        if basis.covers(basis_of(mask)):
+            found.setdefault((mask.criterion, mask.sparsity), run)
+    return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0])))
+
+
+def unique_names(bases: Sequence[Basis]) -> list[str]:
+    """Names that say what is unusual; where two would be the same, the examples' ids tell them apart."""
+    names = [basis_name(basis) for basis in bases]
+    return [
+        name if names.count(name) == 1 else f"{name}-{digest(basis)}" for name, basis in zip(names, bases, strict=True)
+    ]
+
+
+def basis_name(basis: Basis) -> str:
+    examples = basis.examples
+    parts = ["no-calibration"] if examples is None else [examples.task, f"n{len(examples.ids)}"]
+    if examples is not None:
+        parts.append(examples.split if examples.seed is None else f"seed{examples.seed}")
+    activations = basis.get("activations")
+    if isinstance(activations, ExampleSet):
+        parts.append(f"activations-{activations.task}-n{len(activations.ids)}")
+    return "-".join([*parts, *(f"{name}-{value}" for name, value in basis.unusual.items())])
+
+
+def digest(basis: Basis) -> str:
+    return hashlib.sha256(repr(sorted(basis.facts, key=lambda fact: fact[0])).encode()).hexdigest()[:6]

@@ -1,0 +1,93 @@
+"""The shell: `python -m cap_viz …`.
+
+Progress and tables go to stderr or to the terminal; with `--json` stdout holds one JSON object and nothing else.
+Exit codes: 0 ok, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from cap_viz import __version__
+from cap_viz.cli import accuracy, catalogue, perplexity, pruning, scoring, stability
+from cap_viz.cli.output import err, shown
+from cap_viz.cli.runs import runs_app
+from cap_viz.describe import describe
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.settings import local_folder, start_logging
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+__all__ = ["app", "describe", "main", "shown"]
+
+app = typer.Typer(
+    help="Which attention heads carry a task, and what happens when a model is pruned by that knowledge.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# In the order of the help page.
+app.command()(catalogue.models)
+app.command()(catalogue.tasks)
+app.command()(scoring.score)
+app.command()(stability.stability)
+app.command()(pruning.prune)
+app.command()(pruning.export)
+app.command(name="eval")(accuracy.evaluate)
+app.command()(accuracy.compare)
+app.command()(perplexity.perplexity)
+app.add_typer(runs_app, name="runs")
+app.command()(catalogue.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    start_logging()
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: our errors become one sentence on stderr and an exit code."""
+    try:
+        raise SystemExit(app(standalone_mode=False))
+    except TyperException as error:
+        # Its own sentence may leave out the value it is about.
+        reason = error.format_message().strip().rstrip(".")
+        if not reason:
+            raise SystemExit(0) from error
+        typed = shlex.join(sys.argv[1:])
+        err.print(f"{reason}. You typed: {typed}. See --help.", style="red", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from error
+    except UsageError as error:
+        err.print(str(error), style="red", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from error
+    except CapVizError as error:
+        err.print(str(error), style="red", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            sentence = (
+                "The disk is full; finished parts are kept. Free some space, or set CAP_VIZ_CACHE to a folder with "
+            )
+            err.print(f"{sentence}room, and give the command again.", style="red", highlight=False, soft_wrap=True)
+            raise SystemExit(1) from error
+        if error.filename is None or not Path(error.filename).is_relative_to(local_folder()):
+            raise
+        reason = f"{error.filename} cannot be used ({error.strerror}); set CAP_VIZ_CACHE to a folder you may write to."
+        err.print(reason, style="red", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt as error:
+        err.print("Stopped; the same command goes on where it was.")
+        raise SystemExit(1) from error

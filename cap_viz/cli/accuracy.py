@@ -1,0 +1,150 @@
+"""`eval` and `compare`: accuracy, dense or pruned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from cap_viz.cli.computing import stored_reports, stored_run
+from cap_viz.cli.masking import MaskOptions, takes_mask
+from cap_viz.cli.options import (
+    CalibrationTaskOption,
+    JsonOption,
+    MetricOption,
+    ModelOption,
+    SeedOption,
+    TaskOption,
+    number,
+    split_list,
+)
+from cap_viz.cli.output import out, print_json, run_facts
+from cap_viz.describe import percent
+from cap_viz.models import DEFAULT_MODEL
+from cap_viz.spec import EvalSpec
+from cap_viz.tasks import check_has_options, load_task
+
+if TYPE_CHECKING:
+    from cap_viz.measures import Measure
+    from cap_viz.spec import ModelRef
+
+
+@takes_mask
+def evaluate(
+    task: TaskOption = "mini_science",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 200,
+    criterion: Annotated[str, typer.Option(help="Prune by this criterion first; dense if left out.")] = "",
+    sparsity: Annotated[float, typer.Option(help="Share of weights set to zero.")] = 0.2,
+    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = 48,
+    as_json: JsonOption = False,
+    *,
+    mask: MaskOptions,
+) -> None:
+    """Measure accuracy, dense or pruned."""
+    from cap_viz.accuracy import against_guessing
+    from cap_viz.runs import evaluation_set, read_report
+    from cap_viz.stats import wilson
+    from cap_viz.store import Store
+
+    check_has_options(load_task(task))
+    examples, store = evaluation_set(task, n), Store()
+
+    def spec(ref: ModelRef) -> EvalSpec:
+        pruned = mask.spec(ref, criterion, sparsity, task=task, n=n_calibration) if criterion else None
+        return EvalSpec(model=ref, examples=examples, mask=pruned)
+
+    run = stored_run(spec, model, store)
+    report = read_report(store, run)
+    test = against_guessing(load_task(task), report)
+    ci_norm = wilson(int(report.correct_norm.sum()), len(report))
+    content = {
+        **run_facts(run),
+        "task": task,
+        "n": len(report),
+        "criterion": criterion or "dense",
+        "sparsity": sparsity if criterion else 0.0,
+        "acc": report.acc,
+        "acc_ci": [test.ci.low, test.ci.high],
+        "acc_norm": report.acc_norm,
+        "acc_norm_ci": [ci_norm.low, ci_norm.high],
+        "chance": test.chance,
+        "p_above_chance": test.p_value,
+    }
+    if as_json:
+        print_json(content)
+        return
+    label = f"{criterion} at {percent(sparsity)}" if criterion else "dense"
+    out.print(f"{task}, {len(report)} examples, {label}")
+    out.print(f"acc      {report.acc:.1%}  [{test.ci.low:.1%}, {test.ci.high:.1%}]")
+    out.print(f"acc_norm {report.acc_norm:.1%}  [{ci_norm.low:.1%}, {ci_norm.high:.1%}]")
+    verdict = "clearly above" if test.clearly_above else "not clearly above"
+    out.print(f"chance   {test.chance:.1%}  (accuracy is {verdict} it, p = {test.p_value:.2g})")
+
+
+def compare(
+    task: TaskOption = "mini_science",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 600,
+    criteria: Annotated[
+        str, typer.Option(help="Criteria, separated by commas.")
+    ] = "cap,wanda,magnitude,global_magnitude",
+    sparsities: Annotated[str, typer.Option(help="Sparsities, separated by commas.")] = "0.1,0.2,0.5",
+    against: Annotated[str, typer.Option(help="The criterion the others are compared with, or dense.")] = "wanda",
+    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criteria.")] = 48,
+    seed: SeedOption = 0,
+    metric: MetricOption = "nll",
+    calibration_task: CalibrationTaskOption = None,
+    measure: Annotated[str, typer.Option(help="What to compare: acc, acc_norm or choice_nll (a loss).")] = "acc",
+    as_json: JsonOption = False,
+) -> None:
+    """Several criteria at several sparsities on the same items, paired with one of them."""
+    from cap_viz.comparison import DENSE, comparison_rows, comparison_specs
+    from cap_viz.measures import measure_named
+    from cap_viz.store import Store
+
+    # The dense model is in every comparison; as a reference it is no criterion to prune by.
+    reference, wanted = [] if against == DENSE[0] else [against], measure_named(measure)
+    names = tuple(dict.fromkeys([*split_list("criterion", criteria), *reference]))
+    shares = tuple(dict.fromkeys(number(text) for text in split_list("sparsity", sparsities)))
+    store = Store()
+
+    def specs(ref: ModelRef) -> dict[tuple[str, float], EvalSpec]:
+        return comparison_specs(
+            ref,
+            task,
+            names,
+            shares,
+            n=n,
+            n_calibration=n_calibration,
+            seed=seed,
+            metric=metric,
+            calibration_task=calibration_task,
+        )
+
+    reports = stored_reports(specs, model, store)
+    rows = comparison_rows(load_task(task), reports, against, wanted)
+    if as_json:
+        print_json({"task": task, "model": model, "n": n, "against": against, "measure": measure, "rows": rows})
+        return
+    out.print(comparison_table(rows, wanted, f"{task}, {n} items", against))
+    out.print("Holm p: adjusted over all comparisons of this table.")
+
+
+def comparison_table(rows: list[dict[str, Any]], measure: Measure, title: str, against: str) -> Table:
+    """For people: `measure.scale` makes percent of shares."""
+    paired = f"minus {against}, {measure.steps}"
+    test = "McNemar p" if measure.is_share else "paired p"
+    table = Table("criterion", "sparsity", measure.name, "95 % interval", paired, test, "Holm p", title=title)
+    scale, unit = measure.scale, measure.unit if measure.is_share else ""
+    digits = 1 if measure.is_share else 3
+    for row in rows:
+        value, low, high = (f"{scale * number:.{digits}f}{unit}" for number in (row["value"], *row["value_ci"]))
+        cells = [row["criterion"], percent(row["sparsity"]), value, f"{low} … {high}"]
+        found = row["against"]
+        if found is not None:
+            step, low, high = (f"{scale * number:+.{digits}f}" for number in (found["difference"], *found["ci"]))
+            cells += [f"{step} [{low}, {high}]", f"{found['p']:.2g}", f"{found['p_holm']:.2g}"]
+        table.add_row(*cells)
+    return table

@@ -1,0 +1,85 @@
+"""What is there: `models`, `tasks`, and `doctor`, which checks that it works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from cap_viz.cli.options import JsonOption, ModelOption
+from cap_viz.cli.output import out, print_json
+from cap_viz.models import CATALOGUE, DEFAULT_MODEL, is_available
+from cap_viz.tasks import TASKS, load_task
+
+
+def models(as_json: JsonOption = False) -> None:
+    """List the models that need no hub, and say which are installed."""
+    rows = [
+        {"id": entry.id, "title": entry.title, "installed": is_available(entry), "install": entry.install}
+        for entry in CATALOGUE.values()
+    ]
+    if as_json:
+        print_json({"models": rows})
+        return
+    table = Table("id", "title", "installed")
+    for row in rows:
+        table.add_row(row["id"], row["title"], "yes" if row["installed"] else f"no: {row['install']}")
+    out.print(table)
+    out.print("Any Hugging Face id or local folder with safetensors of a supported family works as well.")
+
+
+def tasks(as_json: JsonOption = False) -> None:
+    """List the tasks with their sizes, sources and licences."""
+    rows = [task_row(name) for name in TASKS]
+    if as_json:
+        print_json({"tasks": rows})
+        return
+    table = Table("task", "calibration", "evaluation", "chance", "source", "licence")
+    for row in rows:
+        sizes = ("not on this machine", "", "")
+        if row["available"]:
+            chance = "no options" if row["chance"] is None else f"{row['chance']:.1%}"
+            sizes = (str(row["calibration"]), str(row["evaluation"]), chance)
+        table.add_row(row["task"], *sizes, row["source"], row["licence"])
+    out.print(table)
+
+
+def doctor(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
+    """Check that ablation, replay, masks and restore are right on this machine, line by line."""
+    from cap_viz.doctor import checks
+    from cap_viz.models import load_model
+
+    results = []
+    for check in checks(load_model(model)):
+        results.append({"check": check.name, "passed": check.passed, "detail": check.detail})
+        if not as_json:
+            out.print(
+                f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}", highlight=False, soft_wrap=True
+            )
+    if as_json:
+        print_json({"model": model, "checks": results, "passed": all(r["passed"] for r in results)})
+    if not all(result["passed"] for result in results):
+        raise typer.Exit(1)
+
+
+def task_row(name: str) -> dict[str, Any]:
+    from cap_viz.tasks import chance_level
+
+    task = load_task(name)
+    row: dict[str, Any] = {
+        "task": name,
+        "title": task.title,
+        "version": task.version,
+        "source": task.source,
+        "licence": task.licence,
+        "prompt": task.prompt_format,
+        "available": task.is_local(),
+    }
+    if row["available"]:
+        row |= {
+            "calibration": len(task.splits.calibration),
+            "evaluation": len(task.splits.evaluation),
+            "chance": None if task.kind == "text" else chance_level(task, task.splits.evaluation),
+        }
+    return row

@@ -1,0 +1,39 @@
+"""Runs for a command: from the store if they are there, else computed with progress on stderr."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cap_viz.cli.output import shown
+
+if TYPE_CHECKING:
+    from cap_viz.results import EvalReport
+    from cap_viz.store import StoredRun
+
+
+def stored_run(spec_for: Any, model_id: str, store: Any) -> StoredRun:
+    """The run of a spec: from the store if it is there, else computed with progress on stderr."""
+    return stored_runs(lambda ref: {"run": spec_for(ref)}, model_id, store)["run"]
+
+
+def stored_runs(specs_for: Any, model_id: str, store: Any) -> dict[Any, StoredRun]:
+    """The runs of many specs on one model, which is loaded only if one of them is missing."""
+    from cap_viz.models import load, resolve
+    from cap_viz.runs import run_steps
+
+    source, loaded = resolve(model_id), None
+    found: dict[Any, StoredRun] = {}
+    for name, spec in specs_for(source.ref).items():
+        run = store.get(spec)
+        if run is None:
+            loaded = loaded or load(source)
+            run = shown(run_steps(spec, loaded, store))
+        found[name] = run
+    return found
+
+
+def stored_reports(specs_for: Any, model_id: str, store: Any) -> dict[Any, EvalReport]:
+    """Reports of many specs on one model."""
+    from cap_viz.runs import read_report
+
+    return {name: read_report(store, run) for name, run in stored_runs(specs_for, model_id, store).items()}

@@ -1,0 +1,56 @@
+"""Options that several commands share, and reading what was typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cap_viz.errors import UsageError
+from cap_viz.pruning import CRITERIA
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, local folder or hub id.")]
+TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task name; see `tasks`.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the draw of calibration examples.")]
+CriterionOption = Annotated[str, typer.Option(help=f"One of {', '.join(CRITERIA)}.")]
+SparsityOption = Annotated[float, typer.Option(help="Share of weights set to zero, 0 ≤ s < 1.")]
+MetricOption = Annotated[str, typer.Option(help="Metric behind CAP's head scores.")]
+ScopeOption = Annotated[str, typer.Option(help="attention, mlp or both.")]
+CalibrationTaskOption = Annotated[
+    str | None, typer.Option(help="Measure activations and gradients on this task's text, say generic_text.")
+]
+ControlSeedOption = Annotated[int, typer.Option(help="Draw of the controls random and shuffled_cap.")]
+AllocationOption = Annotated[str | None, typer.Option(help="owl: sparsity by each layer's share of outliers.")]
+PatternOption = Annotated[str | None, typer.Option(help="2:4 or 4:8: so many zeros in every 4 or 8 neighbours.")]
+
+
+def split_list(what: str, text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UsageError(f"{text!r} names no {what}; give at least one, separated by commas.")
+    return parts
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a number; give sparsities such as 0.1,0.2,0.5.") from error
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """One id a line; only line feeds end a line, since U+2028 and its like may be part of an id."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start + 1}).") from error
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}); give a file with one example id a line."
+        ) from error
+    ids = tuple(line.strip(" \t\r") for line in text.split("\n") if line.strip())
+    if not ids:
+        raise UsageError(f"{path} names no example id; put one on each line.")
+    return ids

@@ -1,0 +1,97 @@
+"""`prune` and `export`: a mask and where its zeros are, and the pruned model or the mask as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cap_viz.cli.masking import MaskOptions, takes_mask
+from cap_viz.cli.options import (
+    CriterionOption,
+    JsonOption,
+    ModelOption,
+    SparsityOption,
+    TaskOption,
+)
+from cap_viz.cli.output import out, print_json, shown
+from cap_viz.describe import percent
+from cap_viz.models import DEFAULT_MODEL
+
+
+@takes_mask
+def prune(
+    criterion: CriterionOption = "cap",
+    sparsity: SparsityOption = 0.2,
+    task: TaskOption = "mini_science",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = 48,
+    as_json: JsonOption = False,
+    *,
+    mask: MaskOptions,
+) -> None:
+    """Build a mask and say where its zeros are."""
+    from cap_viz.models import load, resolve
+    from cap_viz.runs import mask_steps
+    from cap_viz.store import Store
+
+    source = resolve(model)
+    spec = mask.spec(source.ref, criterion, sparsity, task=task, n=n)
+    found = shown(mask_steps(spec, load(source), Store()))
+    counts = found.counts
+    if as_json:
+        print_json(
+            {
+                "criterion": criterion,
+                "sparsity": sparsity,
+                "reached": found.reached,
+                "digest": found.digest,
+                "parameters_saved": found.parameters_saved,
+                "matrices": [
+                    {"layer": m.layer, "kind": m.kind, "part": m.part, "zeros": zeros, "size": m.size}
+                    for m, zeros in zip(counts.matrices, counts.zeros[0].tolist(), strict=True)
+                ],
+            }
+        )
+        return
+    table = Table("layer", "attention", "MLP", "both", title=f"{criterion} at {percent(sparsity)}: share of zeros")
+    parts = [counts.by_layer(part)[0] for part in ("attention", "mlp", None)]
+    for layer, shares in enumerate(zip(*parts, strict=True)):
+        table.add_row(str(layer), *(f"{share:.1%}" for share in shares))
+    out.print(table)
+    out.print(f"Reached {found.reached:.3%} of {counts.sizes.sum():,} weights.")
+    if found.parameters_saved:
+        out.print(f"A model rebuilt without these heads has {found.parameters_saved:,} parameters fewer.")
+    else:
+        out.print("Zeros alone change neither file size nor latency.")
+
+
+@takes_mask
+def export(
+    to: Annotated[Path, typer.Option(help="A new folder, or with --mask-only a new file.")],
+    criterion: CriterionOption = "cap",
+    sparsity: SparsityOption = 0.2,
+    task: TaskOption = "mini_science",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = 48,
+    mask_only: Annotated[bool, typer.Option("--mask-only", help="Write the mask as one safetensors file.")] = False,
+    *,
+    mask: MaskOptions,
+) -> None:
+    """Write the pruned model as a Hugging Face folder with its recipe, or the mask alone."""
+    from cap_viz.export import check_absent, export_mask, export_model
+    from cap_viz.models import load, resolve
+    from cap_viz.runs import mask_steps
+    from cap_viz.store import Store
+
+    check_absent(to)
+    source, store = resolve(model), Store()
+    spec = mask.spec(source.ref, criterion, sparsity, task=task, n=n)
+    loaded = load(source)
+    found = shown(mask_steps(spec, loaded, store))
+    if mask_only:
+        out.print(f"Wrote {export_mask(found, spec, source.ref, to)}")
+    else:
+        out.print(f"Wrote {export_model(loaded, found, spec, to, store)}")

@@ -1,0 +1,123 @@
+"""`runs`: stored runs, and moving them from one machine to another as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cap_viz.cli.options import JsonOption
+from cap_viz.cli.output import err, out, print_json, run_facts
+from cap_viz.describe import describe
+from cap_viz.errors import UsageError
+
+runs_app = typer.Typer(help="Stored runs: list, show, verify, repair, export, import.", invoke_without_command=True)
+KeyArgument = Annotated[str, typer.Argument(help="The run's key, or the beginning of it.")]
+
+
+@runs_app.callback()
+def runs(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List stored runs, shipped and local; with a command: show, verify, repair, export, import."""
+    if context.invoked_subcommand is None:
+        list_runs(as_json)
+    elif as_json:
+        raise UsageError(f"--json comes after the command: runs {context.invoked_subcommand} --json.")
+
+
+@runs_app.command("list")
+def list_runs(as_json: JsonOption = False) -> None:
+    """List stored runs, shipped and local, and name damaged ones."""
+    from cap_viz.store import Store
+
+    store = Store()
+    found, damaged = store.runs(), store.damaged()
+    if as_json:
+        print_json({"runs": [run_facts(run) | {"n": len(run.spec.examples.ids)} for run in found], "damaged": damaged})
+        return
+    table = Table("key", "kind", "model", "task", "n", "what", "created", "origin")
+    for run in found:
+        what, created = describe(run.spec), run.provenance["created"][:10]
+        examples = run.spec.examples
+        table.add_row(
+            run.key, run.kind, run.spec.model.id, examples.task, str(len(examples.ids)), what, created, run.origin
+        )
+    out.print(table)
+    for sentence in damaged:
+        err.print(f"damaged: {sentence}")
+
+
+@runs_app.command("show")
+def show_run(key: KeyArgument) -> None:
+    """Print a run's spec and provenance as JSON."""
+    from cap_viz.spec import spec_dict
+    from cap_viz.store import Store
+
+    run = Store().by_key(key)
+    print_json(run_facts(run) | {"spec": spec_dict(run.spec), "provenance": run.provenance, "files": run.checksums})
+
+
+@runs_app.command("verify")
+def verify_runs(as_json: JsonOption = False) -> None:
+    """Check every stored run against its checksums; exit code 1 if one is damaged."""
+    from cap_viz.store import DamagedRun, Store
+
+    store = Store()
+    sound, damaged = 0, []
+    for run in store.runs():
+        try:
+            store.verify(run)
+            sound += 1
+        except DamagedRun as error:
+            damaged.append(str(error))
+    damaged += store.damaged()
+    if as_json:
+        print_json({"sound": sound, "damaged": damaged})
+    else:
+        out.print(f"{sound} runs are sound, {len(damaged)} damaged.")
+        for sentence in damaged:
+            err.print(f"damaged: {sentence}")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@runs_app.command("repair")
+def repair_runs(as_json: JsonOption = False) -> None:
+    """Set damaged runs aside and clean up what dead processes left; unfinished runs stay, to be resumed."""
+    from cap_viz.repair import repair
+    from cap_viz.store import Store
+
+    store = Store()
+    done = repair(store)
+    unfinished = [f"{spec.kind} {spec.examples.task}: {describe(spec)}" for spec in store.unfinished()]
+    if as_json:
+        print_json({"set_aside": done.set_aside, "removed": done.removed, "unfinished": unfinished})
+        return
+    out.print(f"{len(done.set_aside)} runs set aside, {len(done.removed)} left-overs removed.")
+    for sentence in done.set_aside:
+        err.print(f"set aside: {sentence}")
+    for sentence in unfinished:
+        out.print(f"unfinished, to be resumed by the same command: {sentence}")
+
+
+@runs_app.command("export")
+def export(
+    key: KeyArgument,
+    to: Annotated[Path, typer.Option(help="A file, or a folder that gets RUN.zip.")] = Path(),
+) -> None:
+    """Write a run as one zip file."""
+    from cap_viz.archive import export_run
+    from cap_viz.store import Store
+
+    out.print(f"Wrote {export_run(Store().by_key(key), to)}")
+
+
+@runs_app.command("import")
+def import_file(file: Annotated[Path, typer.Argument(help="A zip file written by `runs export`.")]) -> None:
+    """Bring an exported run into the local store, after checking it."""
+    from cap_viz.archive import import_run
+    from cap_viz.store import Store
+
+    run = import_run(Store(), file)
+    out.print(f"Imported {run.key} ({describe(run.spec)}, {len(run.spec.examples.ids)} examples)")

@@ -1,0 +1,268 @@
+"""`score`: the causal effect of every head."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from cap_viz.cli.computing import stored_runs
+from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, read_ids
+from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
+from cap_viz.errors import UsageError, check_choice
+from cap_viz.metrics import METRICS, check_differentiable, metric_named
+from cap_viz.models import DEFAULT_MODEL
+from cap_viz.spec import ABLATIONS, PARTS, ScoreSpec
+from cap_viz.tasks import check_metric, load_task
+
+if TYPE_CHECKING:
+    from cap_viz.spec import ModelRef
+    from cap_viz.stats.budget import HybridPlan
+    from cap_viz.stats.hybrid import HybridEstimate
+    from cap_viz.stats.intervals import MeanEstimate
+    from cap_viz.store import Store, StoredRun
+
+
+def score(
+    task: TaskOption = "mini_science",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Number of calibration examples.")] = 16,
+    seed: SeedOption = 0,
+    estimator: Annotated[str, typer.Option(help="How effects are computed: exact, gradient or hybrid.")] = "exact",
+    big_n: Annotated[int, typer.Option("--big-n", help="hybrid: examples measured by their gradient.")] = 128,
+    slope: Annotated[str, typer.Option(help="hybrid: fitted to each head, or one (exactly unbiased).")] = "fitted",
+    minutes: Annotated[
+        float | None, typer.Option(help="hybrid: choose n and big-n for this time, by a pilot of 16 examples.")
+    ] = None,
+    half_width: Annotated[
+        float | None, typer.Option(help="hybrid: choose them for this median half-width of the interval.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
+    ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    reference_n: Annotated[
+        int | None,
+        typer.Option(help="mean, resample: take values from so many calibration examples, not from the n."),
+    ] = None,
+    reference_seed: Annotated[int, typer.Option(help="Seed of the draw of reference examples and partners.")] = 0,
+    parts: Annotated[str, typer.Option(help="heads, or blocks: whole attention layers and MLPs, exactly.")] = "heads",
+    ids: Annotated[Path | None, typer.Option(help="Score exactly these example ids (one a line, any split).")] = None,
+    full: Annotated[bool, typer.Option("--full", help="With --json: add effects per example and raw values.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the causal effect of every attention head on a task.
+
+    exact removes every head in turn; gradient judges all heads at once, to first order; hybrid measures n examples
+    exactly and big-n by their gradient. Its two runs are stored, their combination is computed anew each time. With
+    --minutes or --half-width a pilot of 16 examples chooses both numbers, which are then kept.
+    """
+    from cap_viz.estimators import ESTIMATORS
+    from cap_viz.runs import calibration_set, named_set
+    from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
+    from cap_viz.store import Store
+
+    store, planned = Store(), None
+
+    metric_named(metric)
+    check_choice("estimator", estimator, ESTIMATORS)
+    check_choice("ablation", ablation, ABLATIONS)
+    check_choice("part of the model", parts, PARTS)
+    if parts == "blocks" and estimator != "exact":
+        raise UsageError("Whole attention layers and MLPs are measured by the exact estimator only.")
+    if ablation == "zero" and reference_n is not None:
+        raise UsageError("Zero ablation takes no values from other examples; leave out --reference-n.")
+    check_metric(load_task(task), metric)
+    hybrid = estimator == "hybrid"
+    if estimator == "gradient":
+        check_differentiable(metric)
+    if not hybrid and (minutes is not None or half_width is not None):
+        raise UsageError("--minutes and --half-width plan a hybrid run; add --estimator hybrid or leave them out.")
+    if hybrid:
+        check_combinable(metric)
+        slope_named(slope)
+        if ids is not None:
+            raise UsageError("The hybrid estimator draws its examples at random; leave out --ids.")
+        if minutes is not None or half_width is not None:
+            planned = plan_by_pilot(store, model, task, seed, metric, ablation, minutes, half_width)
+            n, big_n = planned.n, planned.n_gradient
+        check_sizes(n, big_n)
+    examples = calibration_set(task, n, seed) if ids is None else named_set(task, read_ids(ids))
+    many = calibration_set(task, big_n, seed) if hybrid else examples
+    reference = None if reference_n is None else calibration_set(task, reference_n, reference_seed)
+    if reference == examples:
+        reference = None
+
+    def specs(ref: ModelRef) -> dict[str, ScoreSpec]:
+        exact = ScoreSpec(
+            model=ref,
+            examples=examples,
+            ablation=ablation,
+            reference=reference,
+            parts=None if parts == "heads" else parts,
+        )
+        # Both parts of hybrid replace an example's values by the same.
+        same = examples if hybrid and ablation != "zero" else None
+        gradient = ScoreSpec(
+            model=ref,
+            examples=many,
+            estimator="gradient",
+            ablation=ablation,
+            metric=metric,
+            reference=reference or same,
+        )
+        return {name: spec for name, spec in (("exact", exact), ("gradient", gradient)) if hybrid or name == estimator}
+
+    found = stored_runs(specs, model, store)
+    if parts == "blocks":
+        block_report(store, found["exact"], metric, ablation, as_json=as_json)
+        return
+    if hybrid:
+        estimate, content = hybrid_content(store, found, slope)
+    else:
+        estimate, content = single_content(store, found[estimator], metric, full)
+    if as_json:
+        about = {"task": task, "metric": metric, "estimator": estimator, "ablation": ablation}
+        limits = {"ci_low": none_for_nan(estimate.low), "ci_high": none_for_nan(estimate.high)}
+        content |= {} if planned is None else {"planned": asdict(planned)}
+        print_json(content | about | {"mean_effect": estimate.mean.tolist()} | limits)
+        return
+    counted = f"{estimate.n} examples" + (f" exactly and {big_n} by gradient" if hybrid else "")
+    print_top_heads(estimate, metric, f"{task}, {counted}")
+
+
+def plan_by_pilot(
+    store: Store,
+    model: str,
+    task: str,
+    seed: int,
+    metric: str,
+    ablation: str,
+    minutes: float | None,
+    half_width: float | None,
+) -> HybridPlan:
+    """Sizes of a hybrid run from 16 examples measured both ways; their stored runs say what an example costs."""
+    from cap_viz.estimators.hybrid import plan_hybrid
+    from cap_viz.progress import duration
+    from cap_viz.runs import calibration_set, read_gradient, read_scores
+    from cap_viz.stats.budget import Cost
+    from cap_viz.stats.hybrid import FEWEST_EXACT
+
+    pilot = calibration_set(task, FEWEST_EXACT, seed)
+
+    def specs(ref: ModelRef) -> dict[str, ScoreSpec]:
+        exact = ScoreSpec(model=ref, examples=pilot, ablation=ablation)
+        return {"exact": exact, "gradient": replace(exact, estimator="gradient", metric=metric)}
+
+    found = stored_runs(specs, model, store)
+    # Runs note hundredths of a second; a tiny model can round to nothing.
+    seconds = (max(0.01, found[name].provenance["seconds"]) for name in ("exact", "gradient"))
+    cost = Cost(*(taken / FEWEST_EXACT for taken in seconds))
+    plan = plan_hybrid(
+        read_scores(store, found["exact"]),
+        read_gradient(store, found["gradient"]),
+        cost,
+        available=len(load_task(task).splits.calibration),
+        seconds=None if minutes is None else 60 * minutes,
+        half_width=half_width,
+    )
+    err.print(
+        f"Planned: {plan.n} examples exactly and {plan.n_gradient} by gradient, about {duration(plan.seconds)} for a "
+        f"median interval of ± {plan.half_width:.3g}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return plan
+
+
+def single_content(
+    store: Store, run: StoredRun, metric: str, full: bool
+) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
+    """Mean effects with intervals from one run, and what else `score --json` says about it."""
+    from cap_viz.results import GradientEffects
+    from cap_viz.runs import read_gradient, read_scores
+    from cap_viz.stats import mean_with_ci
+
+    by_gradient = isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient"
+    scores = read_gradient(store, run) if by_gradient else read_scores(store, run)
+    effects = scores.effects(metric)
+    content = run_facts(run) | {"n": len(scores.questions), "example_ids": list(scores.questions.ids)}
+    if full:
+        content["effects"] = effects.tolist()
+        content["gold"] = scores.questions.gold.tolist()
+        if isinstance(scores, GradientEffects):
+            content["known_loglik"] = none_for_nan(scores.known_logliks)
+            content["unit_effect"] = None if scores.units is None else scores.units.tolist()
+        else:
+            content["dense_loglik"] = none_for_nan(scores.dense)
+            content["ablated_loglik"] = none_for_nan(scores.ablated)
+    return mean_with_ci(effects), content
+
+
+def hybrid_content(
+    store: Store, found: dict[str, StoredRun], slope: str
+) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
+    """The combination of an exact and a gradient run, and what else `score --json` says about it."""
+    from cap_viz.estimators.hybrid import hybrid_scores
+    from cap_viz.runs import read_gradient, read_scores
+    from cap_viz.stats.hybrid import slope_named
+
+    gradient = read_gradient(store, found["gradient"])
+    estimate = hybrid_scores(read_scores(store, found["exact"]), gradient, slope=slope_named(slope)).estimate
+    content = {
+        "model": found["exact"].spec.model.id,
+        "runs": {name: run_facts(run) for name, run in found.items()},
+        "n": estimate.n,
+        "n_gradient": estimate.n_gradient,
+        "example_ids": list(gradient.questions.ids),
+        "slope": estimate.slope.tolist(),
+    }
+    return estimate, content
+
+
+def block_report(store: Store, run: StoredRun, metric: str, ablation: str, *, as_json: bool) -> None:
+    """Print the effects of whole attention layers and MLPs."""
+    from cap_viz.results import BLOCK_PARTS
+    from cap_viz.runs import read_blocks
+    from cap_viz.stats import mean_with_ci
+
+    scores = read_blocks(store, run)
+    estimate, task = mean_with_ci(scores.effects(metric)), run.spec.examples.task
+    if as_json:
+        print_json(
+            run_facts(run)
+            | {"n": estimate.n, "task": task, "metric": metric, "estimator": "exact", "ablation": ablation}
+            | {"parts": list(BLOCK_PARTS), "example_ids": list(scores.questions.ids)}
+            | {"mean_effect": estimate.mean.tolist()}
+            | {"ci_low": none_for_nan(estimate.low), "ci_high": none_for_nan(estimate.high)}
+        )
+        return
+    title = f"{task}, {estimate.n} examples: effect on {metric} with 95 % interval"
+    table = Table("layer", "whole attention", "MLP", title=title)
+    for layer in range(scores.n_layers):
+        cells = [
+            f"{estimate.mean[layer, part]:+.4f}  {interval(estimate.low[layer, part], estimate.high[layer, part])}"
+            for part in range(len(BLOCK_PARTS))
+        ]
+        table.add_row(str(layer), *cells)
+    out.print(table)
+    out.print("Positive: removing the part hurts.")
+
+
+def interval(low: float, high: float) -> str:
+    return "needs more examples" if isnan(low) else f"{low:+.4f} … {high:+.4f}"
+
+
+def print_top_heads(estimate: MeanEstimate | HybridEstimate, metric: str, title: str) -> None:
+    from cap_viz.stats import rank_heads
+
+    rank = rank_heads(estimate.mean)
+    table = Table("rank", "head", f"effect on {metric}", "95 % interval", title=title)
+    for place in range(1, min(10, rank.size) + 1):
+        layer, head = divmod(int((rank == place).argmax()), rank.shape[1])
+        low, high = estimate.low[layer, head], estimate.high[layer, head]
+        table.add_row(str(place), f"L{layer} H{head}", f"{estimate.mean[layer, head]:+.4f}", interval(low, high))
+    out.print(table)
+    out.print("Positive: removing the head hurts. The full grid: the dashboard's Heads page, or --json.")

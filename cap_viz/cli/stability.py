@@ -1,0 +1,74 @@
+"""`stability`: does the ranking of heads depend on what replaces them?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from cap_viz.cli.computing import stored_runs
+from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, split_list
+from cap_viz.cli.output import none_for_nan, out, print_json, run_facts
+from cap_viz.errors import UsageError, check_choice
+from cap_viz.metrics import METRICS, metric_named
+from cap_viz.models import DEFAULT_MODEL
+from cap_viz.spec import ABLATIONS, ScoreSpec
+from cap_viz.tasks import check_metric, load_task
+
+if TYPE_CHECKING:
+    from cap_viz.spec import ModelRef
+
+
+def stability(
+    task: TaskOption = "mini_science",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Number of calibration examples.")] = 16,
+    seed: SeedOption = 0,
+    ablations: Annotated[str, typer.Option(help="At least two, separated by commas.")] = ",".join(ABLATIONS),
+    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the rankings of heads by zero, mean and resample ablation on the same examples.
+
+    Two rankings agree no better than each repeats itself: its own reliability stands on the diagonal.
+    """
+    from cap_viz.runs import calibration_set, read_scores
+    from cap_viz.stats import rank_stability, split_half
+    from cap_viz.store import Store
+
+    metric_named(metric)
+    check_metric(load_task(task), metric)
+    names = tuple(dict.fromkeys(split_list("ablation", ablations)))
+    for name in names:
+        check_choice("ablation", name, ABLATIONS)
+    if len(names) < 2:
+        raise UsageError(f"{ablations!r} is a single ablation; name at least two to compare.")
+    examples, store = calibration_set(task, n, seed), Store()
+
+    def specs(ref: ModelRef) -> dict[str, ScoreSpec]:
+        return {name: ScoreSpec(model=ref, examples=examples, ablation=name) for name in names}
+
+    found = stored_runs(specs, model, store)
+    scores = {name: read_scores(store, run) for name, run in found.items()}
+    agreement = rank_stability({name: read.mean_effect(metric) for name, read in scores.items()})
+    reliability = {name: split_half(read.effects(metric)).full for name, read in scores.items()}
+    if as_json:
+        print_json(
+            {"task": task, "metric": metric, "n": n, "ablations": list(names)}
+            | {"runs": {name: run_facts(run) for name, run in found.items()}}
+            | {"spearman": none_for_nan(agreement.spearman), "overlap": agreement.overlap.tolist()}
+            | {"top": agreement.top, "overlap_by_chance": agreement.overlap_by_chance, "reliability": reliability}
+        )
+        return
+    table = Table("", *names, title=f"{task}, {n} examples, {metric}: rank correlation (overlap of the top)")
+    for i, name in enumerate(names):
+        cells = [
+            f"reliability {reliability[name]:.2f}"
+            if i == j
+            else f"{agreement.spearman[i, j]:.2f} ({agreement.overlap[i, j]:.0%})"
+            for j in range(len(names))
+        ]
+        table.add_row(name, *cells)
+    out.print(table)
+    out.print(f"Top {agreement.top} heads; unrelated rankings share {agreement.overlap_by_chance:.0%} of them.")

@@ -1,0 +1,21 @@
+"""What a run is about, in a few words: for lists in the shell and on the Runs page."""
+
+from __future__ import annotations
+
+from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
+
+
+def describe(spec: RunSpec) -> str:
+    if isinstance(spec, ScoreSpec):
+        about = "" if spec.metric is None else f" of {spec.metric}"
+        what = "" if spec.parts is None else f"{spec.parts}, "
+        return f"{what}{spec.estimator}{about}, {spec.ablation} ablation"
+    if isinstance(spec, EvalSpec):
+        what = "dense" if spec.mask is None else f"{spec.mask.criterion} at {percent(spec.mask.sparsity)}"
+        return what if spec.protocol is None else f"{spec.protocol.replace('-', ' on ')} tokens, {what}"
+    return f"{spec.mask.criterion}, all sparsities"
+
+
+def percent(share: float) -> str:
+    """As many digits as tell two asked sparsities apart: 50 %, 50.1 %."""
+    return f"{100 * share:.6g}%"

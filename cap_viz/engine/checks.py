@@ -1,0 +1,110 @@
+"""Whether the engine's short cuts hold for a model, tried on an example before they are used.
+
+1. Packed options give what a row for each option gives; else options get rows of their own.
+2. The blocks run one after the other are the model itself; else its heads cannot be scored.
+3. The direct blocks (`direct.py`) give what the model's own blocks give; else those are used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cap_viz.engine.capture import dense_pass, read_logliks
+from cap_viz.engine.direct import ablate_layer_direct, dense_logliks_direct, direct_model
+from cap_viz.engine.packing import EncodedExample, PackedBatch, lay_out, packed_rows, separate_rows
+from cap_viz.engine.replacement import heads_site, zeros
+from cap_viz.engine.replay import ablate_layer, replay_dense
+from cap_viz.errors import CapVizError
+from cap_viz.models import ReasoningModel
+
+log = logging.getLogger(__name__)
+
+# Packed and separate rows agree within 5e-5 where packing is valid; anything near this bound means it is not.
+PACKING_TOLERANCE = 1e-3
+# Relative to the largest activation; float32 leaves about 1e-6.
+REPLAY_TOLERANCE = 1e-4
+
+
+def batch_of(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> PackedBatch:
+    rows = packed_rows(encoded) if packed else separate_rows(encoded)
+    return lay_out(rows, model.device, model.dtype)
+
+
+def checked(model: ReasoningModel, batch: PackedBatch, logliks: Float[Tensor, ...]) -> np.ndarray:
+    """As numpy; raises `CapVizError` when the log-likelihood of an option that is there is not finite."""
+    if not bool(logliks[..., batch.answer_tokens > 0].isfinite().all()):
+        raise CapVizError(
+            f"{model.ref.id} gave log-likelihoods that are not finite; its weights or dtype are broken, run doctor."
+        )
+    return logliks.cpu().numpy()
+
+
+def dense_logliks(
+    model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool
+) -> Float[np.ndarray, "example option"]:
+    """Log-likelihood of every option under the weights as they are."""
+    batch = batch_of(model, encoded, packed=packed)
+    with model.lease, torch.inference_mode():
+        final = dense_pass(model, batch, keep_calls=False).final
+        return checked(model, batch, read_logliks(model, batch, final[:, None])[0])
+
+
+def packing_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample]) -> bool:
+    """Whether packed rows give the same log-likelihoods as separate rows, tried on the longest example."""
+    probe = [max(encoded, key=lambda example: example.row_length)]
+    differences = dense_logliks(model, probe, packed=True) - dense_logliks(model, probe, packed=False)
+    worst = float(np.abs(differences).max())
+    if not worst < PACKING_TOLERANCE:
+        log.warning("%s: packed options differ by %.1e; using a row for each option", model.ref.id, worst)
+        return False
+    return True
+
+
+def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> None:
+    """Raise when running the blocks one after the other is not what the model itself computes.
+
+    Some families do more between their blocks than pass the residual stream on; their scores would be wrong.
+    """
+    batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
+    with model.lease, torch.inference_mode():
+        dense = dense_pass(model, batch)
+        difference = float((replay_dense(model, dense) - dense.final).abs().max())
+        scale = float(dense.final.abs().max())
+    if not difference <= REPLAY_TOLERANCE * scale:
+        raise CapVizError(
+            f"The blocks of {model.ref.id} cannot be run one by one (difference {difference:.1e}); this family is "
+            "not supported for head scores."
+        )
+
+
+def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
+    """Whether the direct blocks give the model's own log-likelihoods, dense and ablated, on the shortest example."""
+    direct = direct_model(model)
+    if direct is None:
+        return False
+    batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
+    layer = max(0, model.shape.n_layers - 2)
+    value = zeros(model, heads_site(model.shape))[layer]
+    with model.lease, torch.inference_mode():
+        dense = dense_pass(model, batch)
+        pairs = (
+            (dense_logliks_direct(direct, batch, dense), read_logliks(model, batch, dense.final[:, None])[0]),
+            (ablate_layer_direct(direct, batch, dense, layer, value), ablate_layer(model, batch, dense, layer, value)),
+        )
+        worst = max(relative_difference(ours, own) for ours, own in pairs)
+    valid = worst <= REPLAY_TOLERANCE
+    if not valid:
+        log.warning("%s: direct blocks differ from the model's own by %.1e; using its own", model.ref.id, worst)
+    return valid
+
+
+def relative_difference(ours: Tensor, own: Tensor) -> float:
+    """Largest difference relative to log-likelihoods beyond 1 nat; options absent from `own` left out, NaN kept."""
+    difference = (ours - own).abs() / own.abs().clamp(min=1)
+    return float(difference[~own.isnan()].max())

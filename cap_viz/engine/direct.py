@@ -1,0 +1,353 @@
+"""Suffix replay for models built like Llama, on the weights themselves and without TransformerLens in between.
+
+The result is that of `replay.ablate_layer`; what is saved is nearly all that is not a matrix product:
+
+1. In block l only z of one head differs, so the attention is computed once for all heads, and head h's residual
+   stream is the dense one plus `(value_h - z_h) W_O[h]`.
+2. Blocks after l run on all heads' versions at once; the residual sums are part of the matrix products, and the
+   MLP goes through in slices that stay in the processor's cache.
+3. Of the last block only the positions where an answer is read are computed (keys and values for all).
+
+Families: blocks with RMS norms before attention and MLP, rotary positions, grouped queries, a SiLU-gated MLP (Llama,
+Mistral, Qwen2, Qwen3). `scoring.py` compares it with the model's own blocks before it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from cap_viz.engine.capture import DensePass, loglik_sums
+from cap_viz.engine.packing import PackedBatch
+from cap_viz.models import ReasoningModel
+
+LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+# Activations of one slice of the MLP: gate and up together take 4 MB in float32.
+MLP_VALUES = 1 << 19
+# Attention scores in memory at a time (64 MB in float32); one version of the rows at least.
+ATTENTION_VALUES = 1 << 24
+# Words whose logits are in memory at a time.
+VOCABULARY_SLICE = 4096
+
+
+@dataclass(frozen=True)
+class DirectBlock:
+    """The modules of one block. Weights are read when used, so that swapped-in (pruned) weights count."""
+
+    norm_attention: Any
+    q: Any
+    k: Any
+    v: Any
+    o: Any
+    norm_q: Any
+    norm_k: Any
+    norm_mlp: Any
+    gate: Any
+    up: Any
+    down: Any
+
+
+@dataclass(frozen=True)
+class DirectModel:
+    """The blocks and head shape of a model that can be run directly."""
+
+    blocks: tuple[DirectBlock, ...]
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    norm: Any
+    unembed: Any
+
+
+def direct_model(model: ReasoningModel) -> DirectModel | None:
+    """The model's modules, or None where its family is not one of these."""
+    layers = [block.original_component for block in model.blocks]
+    if any(type(layer).__name__ not in LAYERS for layer in layers):
+        return None
+    unembed = model.bridge.unembed.original_component
+    if any(type(layer.mlp.original_component.act_fn).__name__ not in ("SiLU", "SiLUActivation") for layer in layers):
+        return None
+    return DirectModel(
+        blocks=tuple(direct_block(layer) for layer in layers),
+        n_heads=model.shape.n_heads,
+        n_kv_heads=model.shape.n_kv_heads,
+        d_head=model.shape.d_head,
+        norm=model.bridge.ln_final.original_component,
+        unembed=unembed,
+    )
+
+
+def direct_block(layer: Any) -> DirectBlock:
+    attention, mlp = layer.self_attn.original_component, layer.mlp.original_component
+    plain = partial(original, attention)
+    return DirectBlock(
+        norm_attention=original(layer, "input_layernorm"),
+        q=plain("q_proj"),
+        k=plain("k_proj"),
+        v=plain("v_proj"),
+        o=plain("o_proj"),
+        norm_q=plain("q_norm"),
+        norm_k=plain("k_norm"),
+        norm_mlp=original(layer, "post_attention_layernorm"),
+        gate=original(mlp, "gate_proj"),
+        up=original(mlp, "up_proj"),
+        down=original(mlp, "down_proj"),
+    )
+
+
+def original(owner: Any, name: str) -> Any:
+    """The Hugging Face module of that name, out of TransformerLens' wrapper; None where there is none."""
+    module = getattr(owner, name, None)
+    return getattr(module, "original_component", module)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Cosines and sines of the positions, halves of a head's dimensions (the other half repeats them)."""
+
+    cos: Float[Tensor, "row position half"]
+    sin: Float[Tensor, "row position half"]
+
+    def at(self, index: Int[Tensor, "row query"]) -> Rotary:
+        wide = index[:, :, None].expand(-1, -1, self.cos.shape[-1])
+        return Rotary(self.cos.gather(1, wide), self.sin.gather(1, wide))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The positions of each row where an answer is read, padded by repeating position 0; `place` finds read i."""
+
+    index: Int[Tensor, "row query"]
+    place: Int[Tensor, " read"]
+
+
+def queries_of(batch: PackedBatch) -> Queries:
+    n_rows, device = batch.tokens.shape[0], batch.tokens.device
+    read_here = batch.read_row[:, None] == torch.arange(n_rows, device=device)
+    width = int(read_here.sum(dim=0).max())
+    # How many earlier reads the same row has: the read's column.
+    column = (read_here.cumsum(dim=0) - 1).gather(1, batch.read_row[:, None]).squeeze(1)
+    index = torch.zeros(n_rows, width, dtype=torch.long, device=device)
+    index[batch.read_row, column] = batch.read_position
+    return Queries(index=index, place=batch.read_row * width + column)
+
+
+def ablate_layer_direct(
+    direct: DirectModel,
+    batch: PackedBatch,
+    dense: DensePass,
+    layer: int,
+    value: Float[Tensor, "row position head d_head"],
+    heads: range | None = None,
+) -> Float[Tensor, "head example option"]:
+    """Option log-likelihoods with heads of `layer` ablated in turn (all of them, or a range): `value` replaces z."""
+    rotary, queries = rotary_of(direct, dense), queries_of(batch)
+    chosen = range(direct.n_heads) if heads is None else heads
+    block, before = direct.blocks[layer], dense.calls[layer].hidden
+    hidden = ablated_attention(direct, block, before, rotary, batch.mask, value, chosen)
+    if layer == len(direct.blocks) - 1:
+        hidden = gathered(hidden, queries.index)
+        add_mlp(direct.blocks[layer], hidden)
+        return read_answers(direct, batch, hidden, queries)
+    add_mlp(direct.blocks[layer], hidden)
+    return rest(direct, batch, hidden, layer + 1, rotary, queries)
+
+
+def ablate_blocks_direct(
+    direct: DirectModel,
+    batch: PackedBatch,
+    dense: DensePass,
+    layer: int,
+    z: Float[Tensor, "row position head d_head"],
+    mlp: Float[Tensor, "row position d_model"],
+) -> Float[Tensor, "2 example option"]:
+    """Option log-likelihoods with z of all heads of `layer` replaced by `z`, and with its MLP's output by `mlp`."""
+    rotary, queries = rotary_of(direct, dense), queries_of(batch)
+    block, before = direct.blocks[layer], dense.calls[layer].hidden
+    without_attention = before + block.o(z.flatten(-2))
+    add_mlp(block, without_attention[None])
+    without_mlp = before + block.o(heads_output(direct, block, before[None], rotary, batch.mask)[0]) + mlp
+    hidden = torch.stack([without_attention, without_mlp])
+    if layer == len(direct.blocks) - 1:
+        return read_answers(direct, batch, gathered(hidden, queries.index), queries)
+    return rest(direct, batch, hidden, layer + 1, rotary, queries)
+
+
+def dense_logliks_direct(direct: DirectModel, batch: PackedBatch, dense: DensePass) -> Float[Tensor, "example option"]:
+    """Option log-likelihoods of the dense model by the direct blocks alone: the recorded pass gives only the start."""
+    hidden = dense.calls[0].hidden[None].clone()
+    return rest(direct, batch, hidden, 0, rotary_of(direct, dense), queries_of(batch))[0]
+
+
+def rest(
+    direct: DirectModel,
+    batch: PackedBatch,
+    hidden: Float[Tensor, "version row position d_model"],
+    start: int,
+    rotary: Rotary,
+    queries: Queries,
+) -> Float[Tensor, "version example option"]:
+    """Option log-likelihoods from the residual stream before block `start`, which is overwritten."""
+    for block in direct.blocks[start:-1]:
+        add_linear(block.o, heads_output(direct, block, hidden, rotary, batch.mask), hidden)
+        add_mlp(block, hidden)
+    chosen = last_block(direct, hidden, rotary, batch.mask, queries.index)
+    return read_answers(direct, batch, chosen, queries)
+
+
+def read_answers(
+    direct: DirectModel, batch: PackedBatch, chosen: Float[Tensor, "version row query d_model"], queries: Queries
+) -> Float[Tensor, "version example option"]:
+    return answer_logliks(direct, batch, chosen.flatten(1, 2)[:, queries.place].transpose(0, 1))
+
+
+def rotary_of(direct: DirectModel, dense: DensePass) -> Rotary:
+    """The rotary factors the model itself made for this batch."""
+    cos, sin = dense.calls[0].kwargs["position_embeddings"]
+    half = direct.d_head // 2
+    return Rotary(cos[..., :half], sin[..., :half])
+
+
+def ablated_attention(
+    direct: DirectModel,
+    block: DirectBlock,
+    hidden: Float[Tensor, "row position d_model"],
+    rotary: Rotary,
+    mask: Tensor,
+    value: Float[Tensor, "row position head d_head"],
+    heads: range,
+) -> Float[Tensor, "head row position d_model"]:
+    """The residual stream after the attention of `block`, one version per ablated head."""
+    part = slice(heads.start, heads.stop)
+    z = heads_output(direct, block, hidden[None], rotary, mask)[0]
+    dense = hidden + block.o(z)
+    change = (value - z.unflatten(-1, (direct.n_heads, direct.d_head)))[:, :, part].permute(2, 0, 1, 3).flatten(1, 2)
+    output = block.o.weight.view(-1, direct.n_heads, direct.d_head)[:, part].permute(1, 2, 0)
+    return torch.baddbmm(dense.flatten(0, 1)[None], change, output).view(len(heads), *dense.shape)
+
+
+def last_block(
+    direct: DirectModel,
+    hidden: Float[Tensor, "version row position d_model"],
+    rotary: Rotary,
+    mask: Tensor,
+    index: Int[Tensor, "row query"],
+) -> Float[Tensor, "version row query d_model"]:
+    """The residual stream after the last block, at the chosen positions only."""
+    block, chosen = direct.blocks[-1], gathered(hidden, index)
+    add_linear(block.o, heads_output(direct, block, hidden, rotary, mask, index), chosen)
+    add_mlp(block, chosen)
+    return chosen
+
+
+def heads_output(
+    direct: DirectModel,
+    block: DirectBlock,
+    hidden: Float[Tensor, "version row position d_model"],
+    rotary: Rotary,
+    mask: Float[Tensor, "row 1 position position"],
+    index: Int[Tensor, "row query"] | None = None,
+) -> Float[Tensor, "version row query width"]:
+    """z of all heads side by side (hook_z), for all positions or those of `index`."""
+    normed = rms_norm(block.norm_attention, hidden)
+    asking, asking_rotary = normed, rotary
+    if index is not None:
+        asking, asking_rotary = gathered(normed, index), rotary.at(index)
+        mask = mask.gather(2, index[:, None, :, None].expand(-1, -1, -1, mask.shape[-1]))
+    q = rotated(split_heads(block.q(asking), direct.d_head, block.norm_q), asking_rotary)
+    k = rotated(split_heads(block.k(normed), direct.d_head, block.norm_k), rotary)
+    v = split_heads(block.v(normed), direct.d_head, None)
+    versions, rows, n_queries, n_heads, _ = q.shape
+    group = n_heads // direct.n_kv_heads
+    # [version, row, kv_head, group and query, d_head]: the queries of a group share keys and values.
+    q = q.unflatten(3, (direct.n_kv_heads, group)).permute(0, 1, 3, 4, 2, 5).flatten(3, 4)
+    k, v = k.permute(0, 1, 3, 4, 2), v.permute(0, 1, 3, 2, 4)
+    step = max(1, ATTENTION_VALUES // (rows * n_heads * n_queries * k.shape[-1]))
+    parts = zip(q.split(step), k.split(step), v.split(step), strict=True)
+    z = torch.cat([attended(*part, mask, direct.d_head**-0.5) for part in parts])
+    return z.unflatten(3, (group, n_queries)).permute(0, 1, 4, 2, 3, 5).reshape(versions, rows, n_queries, -1)
+
+
+def attended(
+    q: Float[Tensor, "version row kv_head group_query d_head"],
+    k: Float[Tensor, "version row kv_head d_head position"],
+    v: Float[Tensor, "version row kv_head position d_head"],
+    mask: Float[Tensor, "row 1 query position"],
+    scale: float,
+) -> Float[Tensor, "version row kv_head group_query d_head"]:
+    """Softmax attention; the mask is the same for all queries of a group."""
+    scores = torch.matmul(q, k).mul_(scale)
+    n_queries = mask.shape[2]
+    scores.unflatten(3, (-1, n_queries)).add_(mask[:, :, None])
+    return torch.matmul(torch.softmax(scores, dim=-1), v)
+
+
+def split_heads(x: Float[Tensor, "version row position width"], d_head: int, norm: Any) -> Tensor:
+    heads = x.unflatten(-1, (-1, d_head))
+    return heads if norm is None else rms_norm(norm, heads)
+
+
+def rotated(x: Float[Tensor, "version row position head d_head"], rotary: Rotary) -> Tensor:
+    """Rotary positions: each pair (i, i + d_head / 2) turned by its angle (Su et al. 2021)."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = rotary.cos[:, :, None], rotary.sin[:, :, None]
+    turned = torch.empty_like(x)
+    left, right = turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=right).addcmul_(first, sin)
+    return turned
+
+
+def add_mlp(block: DirectBlock, hidden: Float[Tensor, "version row position d_model"]) -> None:
+    """Add the MLP's output to the residual stream, in slices that stay in the cache."""
+    flat = hidden.view(-1, hidden.shape[-1])
+    step = max(1, MLP_VALUES // block.gate.weight.shape[0])
+    for part in flat.split(step):
+        normed = rms_norm(block.norm_mlp, part)
+        gate = F.silu(block.gate(normed), inplace=True)
+        add_linear(block.down, gate.mul_(block.up(normed)), part)
+
+
+def add_linear(linear: Any, x: Tensor, total: Tensor) -> None:
+    """`total += linear(x)` as one matrix product."""
+    flat = total.view(-1, total.shape[-1])
+    flat.addmm_(x.reshape(-1, x.shape[-1]), linear.weight.T)
+    if linear.bias is not None:
+        flat += linear.bias
+
+
+def rms_norm(norm: Any, x: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
+
+
+def gathered(
+    hidden: Float[Tensor, "version row position d_model"], index: Int[Tensor, "row query"]
+) -> Float[Tensor, "version row query d_model"]:
+    rows = torch.arange(index.shape[0], device=index.device)[:, None]
+    return hidden[:, rows, index]
+
+
+def answer_logliks(
+    direct: DirectModel, batch: PackedBatch, read: Float[Tensor, "read version d_model"]
+) -> Float[Tensor, "version example option"]:
+    """Summed log-likelihood of each option, with the vocabulary's logits a slice at a time."""
+    read = rms_norm(direct.norm, read)
+    weight, bias = direct.unembed.weight, direct.unembed.bias
+    flat = read.reshape(-1, read.shape[-1])
+    sums = []
+    for start in range(0, weight.shape[0], VOCABULARY_SLICE):
+        part = slice(start, start + VOCABULARY_SLICE)
+        logits = F.linear(flat, weight[part], None if bias is None else bias[part])
+        highest = logits.amax(dim=-1, keepdim=True)
+        sums.append(highest.squeeze(-1) + logits.sub_(highest).exp_().sum(dim=-1).log())
+    log_norm = torch.stack(sums).logsumexp(dim=0).view(read.shape[:2])
+    picked = (read[batch.answer_read] * weight[batch.answer_token][:, None]).sum(dim=-1)
+    if bias is not None:
+        picked += bias[batch.answer_token][:, None]
+    return loglik_sums(batch, picked - log_norm[batch.answer_read])

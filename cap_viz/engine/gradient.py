@@ -1,0 +1,144 @@
+"""First-order effects: what removing each head would do to a metric, from one forward and one backward pass.
+
+1. The input of block 0 is made to require a gradient and the weights are not, so that the backward pass computes
+   no weight gradient; hook_z of every layer is kept.
+2. The examples' metrics are added up and differentiated with respect to every kept z at once. Examples do not see
+   each other, so each row's gradient belongs to its own example.
+3. Effect of head h on example x: the inner product of (value - z) with the gradient, summed over positions.
+   Padding has no influence on any answer and contributes exactly zero.
+
+This is attribution patching towards the ablation value (Nanda 2023; AtP*, arXiv 2403.00745); with zero ablation it is
+the signed head importance of Michel et al. 2019 (arXiv 1905.10650). It is the derivative of the metric along the
+straight way from z to the ablation value (tested against finite differences), not the effect itself: the exact
+estimator says how far the two are apart.
+
+The same backward pass gives the effect of every hidden unit of every MLP, minus the sum over positions of a times its
+gradient, where a is the unit's activation before the down projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cap_viz.engine.capture import dense_pass, read_logliks, removed
+from cap_viz.engine.losses import LOSSES
+from cap_viz.engine.packing import PackedBatch
+from cap_viz.models import ReasoningModel
+
+
+@dataclass(frozen=True)
+class GradientPass:
+    """`effects[l, h, i]` belongs to the i-th example of the batch; `units` is summed over the examples."""
+
+    logliks: Float[Tensor, "example option"]
+    effects: Float[Tensor, "layer head example"]
+    units: Float[Tensor, "layer unit"] | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Tensors of one forward that the backward pass differentiates by, in layer order."""
+
+    z: list[Tensor] = field(default_factory=list)
+    units: list[Tensor] = field(default_factory=list)
+
+
+def gradient_pass(
+    model: ReasoningModel,
+    batch: PackedBatch,
+    *,
+    metric: str,
+    gold: Int[Tensor, " example"],
+    value: Float[Tensor, "layer row position head d_head"],
+    units: bool = False,
+) -> GradientPass:
+    """First-order effects of replacing z of each head by `value`, in the metric's unit (nats).
+
+    `metric` is one of `LOSSES`. With `units` the MLPs' hidden units come along (None where `has_units` is false).
+    """
+    n_layers = model.shape.n_layers
+    with torch.enable_grad(), weights_frozen(model), keeping(model, units=units and has_units(model)) as kept:
+        final = dense_pass(model, batch, keep_calls=False).final
+        logliks = read_logliks(model, batch, final[:, None])[0]
+        total = LOSSES[metric](logliks, gold, batch.answer_tokens).sum()
+        gradients = torch.autograd.grad(total, [*kept.z, *kept.units])
+    z = torch.stack([tensor.detach().reshape(*batch.tokens.shape, *value.shape[3:]) for tensor in kept.z])
+    slope = torch.stack([gradient.reshape(z.shape[1:]) for gradient in gradients[:n_layers]])
+    by_row = torch.einsum("lrphd,lrphd->lhr", value - z, slope)
+    effects = by_row.new_zeros(*by_row.shape[:2], batch.n_examples).index_add_(2, example_of_row(batch), by_row)
+    return GradientPass(
+        logliks=logliks.detach(),
+        effects=effects,
+        units=unit_effects(kept.units, gradients[n_layers:]) if kept.units else None,
+    )
+
+
+def unit_effects(activations: list[Tensor], gradients: tuple[Tensor, ...]) -> Float[Tensor, "layer unit"]:
+    return torch.stack(
+        [-(a.detach() * slope).flatten(0, -2).sum(dim=0) for a, slope in zip(activations, gradients, strict=True)]
+    )
+
+
+def has_units(model: ReasoningModel) -> bool:
+    """Whether every MLP of the model shows its hidden units (mixtures of experts do not)."""
+    hooks = model.bridge.hook_dict
+    return all(units_hook(layer) in hooks for layer in range(model.shape.n_layers))
+
+
+def units_hook(layer: int) -> str:
+    return f"blocks.{layer}.mlp.hook_post"
+
+
+def example_of_row(batch: PackedBatch) -> Int[Tensor, " row"]:
+    """Which example a row belongs to: an example has one packed row, or one row per option."""
+    owner = torch.zeros(len(batch.tokens), dtype=torch.long, device=batch.tokens.device)
+    owner[batch.read_row[batch.answer_read]] = batch.answer_example
+    return owner
+
+
+@contextmanager
+def weights_frozen(model: ReasoningModel) -> Iterator[None]:
+    """Weights require no gradient inside; afterwards each has its own setting again."""
+    trained = [parameter for parameter in model.bridge.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def keeping(model: ReasoningModel, *, units: bool) -> Iterator[Kept]:
+    """Keep z of every layer (and the MLPs' units) of the forward inside, as parts of its graph."""
+    kept = Kept()
+    layers = range(model.shape.n_layers)
+    hooks = [(f"blocks.{layer}.attn.hook_z", keep_in(kept.z)) for layer in layers]
+    if units:
+        hooks += [(units_hook(layer), keep_in(kept.units)) for layer in layers]
+    start = model.blocks[0].register_forward_pre_hook(start_of_graph, with_kwargs=True)
+    with removed(start), model.bridge.hooks(fwd_hooks=hooks):
+        yield kept
+
+
+def keep_in(tensors: list[Tensor]) -> Callable[[Tensor, object], Tensor]:
+    def hook(tensor: Tensor, hook: object) -> Tensor:
+        # What is returned goes on through the model: a hook may be handed a reshaped copy.
+        tensors.append(tensor)
+        return tensor
+
+    return hook
+
+
+def start_of_graph(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (args[0].detach().requires_grad_(), *args[1:]), kwargs

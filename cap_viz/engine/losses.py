@@ -1,0 +1,47 @@
+"""The differentiable metrics on torch tensors, for the backward pass of the gradient estimator.
+
+The definitions are those of `cap_viz.metrics` (numpy), which says what each one means; a test compares the two on
+random values. `accuracy` is a step function, whose gradient says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Logliks = Float[Tensor, "example option"]
+Loss = Callable[[Logliks, Int[Tensor, " example"], Int[Tensor, "example option"]], Float[Tensor, " example"]]
+
+
+def nll(
+    logliks: Logliks, gold: Int[Tensor, " example"], tokens: Int[Tensor, "example option"]
+) -> Float[Tensor, " example"]:
+    return -at_gold(logliks, gold) / at_gold(tokens, gold)
+
+
+def choice_nll(
+    logliks: Logliks, gold: Int[Tensor, " example"], tokens: Int[Tensor, "example option"]
+) -> Float[Tensor, " example"]:
+    return filled(logliks).logsumexp(dim=-1) - at_gold(logliks, gold)
+
+
+def logit_diff(
+    logliks: Logliks, gold: Int[Tensor, " example"], tokens: Int[Tensor, "example option"]
+) -> Float[Tensor, " example"]:
+    others = filled(logliks).scatter(-1, gold[:, None], -torch.inf)
+    return others.logsumexp(dim=-1) - at_gold(logliks, gold)
+
+
+LOSSES: dict[str, Loss] = {"nll": nll, "choice_nll": choice_nll, "logit_diff": logit_diff}
+
+
+def filled(logliks: Logliks) -> Logliks:
+    """Absent options (NaN) can never win, and pass no gradient on."""
+    return torch.where(logliks.isnan(), -torch.inf, logliks)
+
+
+def at_gold(values: Tensor, gold: Int[Tensor, " example"]) -> Float[Tensor, " example"]:
+    return values.gather(-1, gold[:, None])[:, 0]

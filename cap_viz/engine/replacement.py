@@ -1,0 +1,107 @@
+"""Where an output inside the model is replaced, and by what.
+
+A site is an output that every block has: z of its heads (hook_z, before the output projection) or what its MLP gives.
+What replaces it is a tensor per layer with axes row and position, both of length 1 where all tokens get the same:
+
+zero      nothing
+mean      the output's mean over all tokens of a set of reference examples
+resample  the output on another example, token by token (Chan et al. 2022, Causal Scrubbing): the token of the same
+          segment (question, option k) with the nearest position, since indices into packed rows do not correspond.
+          Where the other example feeds no token of an option, the last of its question serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cap_viz.engine.capture import dense_pass
+from cap_viz.engine.packing import EncodedExample, PackedBatch
+from cap_viz.models import ModelShape, ReasoningModel
+
+# Beyond every distance between positions: a token of the question, and one that cannot be taken.
+SECOND_CHOICE, IMPOSSIBLE = 1 << 30, 1 << 40
+
+
+@dataclass(frozen=True)
+class Site:
+    """An output of every block, by the end of its hook's name; `shape` is that of one token's output."""
+
+    hook: str
+    shape: tuple[int, ...]
+
+    def name(self, layer: int) -> str:
+        return f"blocks.{layer}.{self.hook}"
+
+
+def heads_site(shape: ModelShape) -> Site:
+    """z of all heads of a layer."""
+    return Site("attn.hook_z", (shape.n_heads, shape.d_head))
+
+
+def mlp_site(shape: ModelShape) -> Site:
+    """What the MLP of a layer gives, its bias included (where a norm follows, before it)."""
+    return Site("mlp.hook_out", (shape.d_model,))
+
+
+def dense_outputs(model: ReasoningModel, batch: PackedBatch, site: Site) -> list[Float[Tensor, "row position ..."]]:
+    """The untouched model's output at the site, by layer."""
+    found: list[Tensor] = []
+
+    def keep(output: Tensor, hook: object) -> None:
+        found.append(output.reshape(*batch.tokens.shape, *site.shape))
+
+    hooks: list[tuple[str, Callable[[Tensor, object], None]]] = [
+        (site.name(layer), keep) for layer in range(model.shape.n_layers)
+    ]
+    with model.bridge.hooks(fwd_hooks=hooks):
+        dense_pass(model, batch, keep_calls=False)
+    return found
+
+
+def zeros(model: ReasoningModel, site: Site) -> Float[Tensor, "layer row position ..."]:
+    return torch.zeros(model.shape.n_layers, 1, 1, *site.shape, dtype=model.dtype, device=model.device)
+
+
+def means(model: ReasoningModel, batches: Iterable[PackedBatch], site: Site) -> Float[Tensor, "layer row position ..."]:
+    """Mean output over the batches' tokens, each counted once; the lease is held for a batch at a time."""
+    total, n_tokens = zeros(model, site).double(), 0
+    for batch in batches:
+        with model.lease, torch.inference_mode():
+            for layer, output in enumerate(dense_outputs(model, batch, site)):
+                total[layer, 0, 0] += output[batch.is_real].double().sum(dim=0)
+        n_tokens += int(batch.is_real.sum())
+    return (total / n_tokens).to(model.dtype)
+
+
+def resampled(
+    model: ReasoningModel, batch: PackedBatch, others: PackedBatch, site: Site
+) -> Float[Tensor, "layer row position ..."]:
+    """Outputs on the rows of `others`, brought to the tokens of `batch`; both are laid out alike, row by row."""
+    index = counterparts(batch, others)
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    with model.lease, torch.inference_mode():
+        return torch.stack([output[rows, index] for output in dense_outputs(model, others, site)])
+
+
+def counterparts(batch: PackedBatch, others: PackedBatch) -> Int[Tensor, "row position"]:
+    """For each token the position in the same row of `others` that its replacement is taken from."""
+    own, other = batch.segments[:, :, None], others.segments[:, None, :]
+    distance = (batch.positions[:, :, None] - others.positions[:, None, :]).abs()
+    # The question's last token comes first among the second choices: it is the nearest to any option.
+    distance = torch.where(other == own, distance, torch.where(other == 0, distance + SECOND_CHOICE, IMPOSSIBLE))
+    return distance.argmin(dim=-1)
+
+
+def with_options(encoded: EncodedExample, options: Sequence[int]) -> EncodedExample:
+    """The example with these of its options alone; beyond its last one it starts again with the first."""
+    order = [k % len(encoded.branches) for k in options]
+    return EncodedExample(
+        prefix=encoded.prefix,
+        branches=tuple(encoded.branches[k] for k in order),
+        answer_lengths=tuple(encoded.answer_lengths[k] for k in order),
+    )

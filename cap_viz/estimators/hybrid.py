@@ -1,0 +1,76 @@
+"""The hybrid estimator on results: exact scores of n examples with gradient effects of N that contain them.
+
+It runs nothing and is not stored: both parts are runs of their own, each of use alone, and the combination
+(`stats.hybrid`) takes milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from cap_viz.errors import UsageError
+from cap_viz.results import GradientEffects, HeadScores
+from cap_viz.stats.budget import Cost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
+from cap_viz.stats.hybrid import HybridEstimate, Slope, check_combinable, hybrid_mean
+
+
+@dataclass(frozen=True)
+class HybridScores:
+    """Mean effect of every head on `metric`, with its interval."""
+
+    estimate: HybridEstimate
+    metric: str
+
+    def mean_effect(self, metric: str) -> Float[np.ndarray, "layer head"]:
+        """Head score. Raises `UsageError` for another metric than the one combined."""
+        if metric != self.metric:
+            raise UsageError(f"These hybrid scores are about metric {self.metric!r}, not {metric!r}.")
+        return self.estimate.mean
+
+
+def hybrid_scores(
+    exact: HeadScores, gradient: GradientEffects, *, level: float = 0.95, slope: Slope = "fitted"
+) -> HybridScores:
+    """Combine the two on the gradient's metric.
+
+    With mean and resample ablation both should take their values from the same reference examples. Raises
+    `UsageError` where the exact examples are not among the gradient's, or there are fewer than 16.
+    """
+    check_combinable(gradient.metric)
+    place = {name: i for i, name in enumerate(gradient.questions.ids)}
+    missing = [name for name in exact.questions.ids if name not in place]
+    if missing:
+        raise UsageError(
+            f"Example {missing[0]!r} was measured exactly but not by its gradient ({len(missing)} of "
+            f"{len(exact.questions)}); draw both sets with the same seed, the exact one smaller."
+        )
+    everything = gradient.effects(gradient.metric)
+    shared = everything[..., [place[name] for name in exact.questions.ids]]
+    estimate = hybrid_mean(exact.effects(gradient.metric), shared, everything, level=level, slope=slope)
+    return HybridScores(estimate=estimate, metric=gradient.metric)
+
+
+def plan_hybrid(
+    exact: HeadScores,
+    gradient: GradientEffects,
+    cost: Cost,
+    *,
+    available: int,
+    seconds: float | None = None,
+    half_width: float | None = None,
+) -> HybridPlan:
+    """Sizes of a hybrid run from a pilot of at least 16 examples measured both ways, which are then to be kept.
+
+    Either within a time budget (`seconds`) or for a median half-width of the interval (in the metric's unit). Raises
+    `UsageError` where not exactly one of them is given, or it cannot be met with the `available` examples.
+    """
+    if (seconds is None) == (half_width is None):
+        raise UsageError("Plan a hybrid run for a time or for a half-width of the interval: give one of the two.")
+    pilot = pilot_of(exact.effects(gradient.metric), gradient.effects(gradient.metric))
+    if seconds is not None:
+        return plan_for_seconds(pilot, cost, seconds, available=available)
+    assert half_width is not None
+    return plan_for_half_width(pilot, cost, half_width, available=available)

@@ -1,0 +1,119 @@
+"""Effects of whole sets of heads on examples: the measurements behind `stats.joint_effect`.
+
+Yields one block a batch and set, like the other estimators; `joint_effects` collects them for notebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from cap_viz.engine.checks import batch_of, checked, packing_is_valid
+from cap_viz.engine.joint import ablate_set
+from cap_viz.engine.replacement import heads_site
+from cap_viz.errors import UsageError
+from cap_viz.metrics import metric_named
+from cap_viz.models import ModelShape, ReasoningModel
+from cap_viz.plan import BatchPlan, plan_batches
+from cap_viz.results import Questions
+from cap_viz.scoring import TOKENS_PER_FORWARD, ScorePlan, encode_all, make_score_plan, replacing
+from cap_viz.stats.joint import HeadSet
+from cap_viz.tasks.base import Example
+
+
+@dataclass(frozen=True)
+class JointBlock:
+    """Log-likelihoods of one batch with the heads of set number `number` removed."""
+
+    batch: int
+    number: int
+    logliks: Float[np.ndarray, "example option"]
+
+
+@dataclass(frozen=True)
+class JointScores:
+    """Log-likelihood of every option with each set of heads removed; NaN where an option does not exist.
+
+    The empty set stands for the untouched model.
+    """
+
+    questions: Questions
+    sets: tuple[HeadSet, ...]
+    ablated: Float[np.ndarray, "set example option"]
+
+    def losses(self, metric: str) -> Float[np.ndarray, "set example"]:
+        return metric_named(metric)(self.ablated, self.questions.gold, self.questions.tokens)
+
+    def effects(self, metric: str) -> Float[np.ndarray, "set example"]:
+        """Loss with the set removed minus the untouched model's: positive means the set helps."""
+        losses = self.losses(metric)
+        return losses - losses[self.sets.index(())]
+
+
+def make_joint_plan(
+    model: ReasoningModel,
+    examples: Sequence[Example],
+    *,
+    ablation: str = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
+    batches: BatchPlan | None = None,
+) -> ScorePlan:
+    """Encode the examples and fix the batches. Raises `UsageError` for no examples or an unknown ablation."""
+    if batches is None:
+        encoded = encode_all(model, examples)
+        lengths = [example.row_length for example in encoded]
+        batches = BatchPlan(plan_batches(lengths, TOKENS_PER_FORWARD), packed=packing_is_valid(model, encoded))
+    return make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, batches=batches)
+
+
+def joint_steps(model: ReasoningModel, plan: ScorePlan, sets: Sequence[HeadSet]) -> Generator[JointBlock, None, None]:
+    """One block a batch and set. The lease is held within a step only."""
+    check_sets(sets, model.shape)
+    value_of = replacing(model, plan, heads_site(model.shape))
+    for batch_number, members in enumerate(plan.batches.batches):
+        batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
+        value = value_of(members)
+        for number, heads in enumerate(sets):
+            with model.lease, torch.inference_mode():
+                logliks = checked(model, batch, ablate_set(model, batch, heads, value))
+            yield JointBlock(batch=batch_number, number=number, logliks=logliks)
+
+
+def joint_effects(
+    model: ReasoningModel,
+    examples: Sequence[Example],
+    sets: Sequence[HeadSet],
+    *,
+    ablation: str = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
+) -> JointScores:
+    """Remove each set of (layer, head) as a whole; the untouched model comes along as the empty set.
+
+    The examples should not be those that ranked the heads. Raises `UsageError` for a head the model does not have, a
+    head listed twice in a set, no examples or an unknown ablation.
+    """
+    wanted = tuple(dict.fromkeys([(), *(tuple(heads) for heads in sets)]))
+    plan = make_joint_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
+    ablated = np.full((len(wanted), *plan.questions.tokens.shape), np.nan, dtype=np.float32)
+    for block in joint_steps(model, plan, wanted):
+        members = list(plan.batches.batches[block.batch])
+        ablated[block.number, members, : block.logliks.shape[1]] = block.logliks
+    return JointScores(questions=plan.questions, sets=wanted, ablated=ablated)
+
+
+def check_sets(sets: Sequence[HeadSet], shape: ModelShape) -> None:
+    for heads in sets:
+        for layer, head in heads:
+            if not (0 <= layer < shape.n_layers and 0 <= head < shape.n_heads):
+                raise UsageError(
+                    f"There is no head {head} in layer {layer}: the model has layers 0 to {shape.n_layers - 1} with "
+                    f"heads 0 to {shape.n_heads - 1}."
+                )
+        if len(set(heads)) < len(heads):
+            raise UsageError(f"A set of heads lists one twice: {heads}.")

@@ -1,0 +1,235 @@
+"""Pruned models and masks as files that need no CAP Viz.
+
+A model becomes a folder in Hugging Face layout: weights in safetensors (float32, as they were computed with), config,
+tokenizer, and a model card README.md with the recipe and the accuracies stored for it. The mask alone becomes one
+safetensors file: per matrix the kept weights as bits, row-major, most significant first (`numpy.packbits`), and in the
+metadata the recipe, the shapes and the share of zeros reached.
+
+Both are written under a temporary name and renamed; what exists is never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models import check_memory, converted, float32_bytes
+from cap_viz.perplexity import perplexity_of
+from cap_viz.pruning import criterion_named
+from cap_viz.pruning.masks import Mask
+from cap_viz.runs import read_report
+from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
+from cap_viz.stats import wilson
+from cap_viz.store import Store, StoredRun
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models import ReasoningModel
+
+MASK_FORMAT = "cap-viz mask 1"
+# Config, tokenizer and card, generously.
+OTHER_BYTES = 64 << 20
+
+
+def export_model(model: ReasoningModel, mask: Mask, spec: MaskSpec, target: Path, store: Store) -> Path:
+    """Write the pruned model as a folder that `AutoModelForCausalLM.from_pretrained` loads.
+
+    The model in memory is left alone: the weights come from its source files, with the pruned matrices in place of
+    their own. Raises `UsageError` when the folder exists and `CapVizError` when disk or memory do not suffice.
+    """
+    source = converted(model.source) if model.source.gguf else model.source.folder
+    check_absent(target)
+    check_memory(model.ref.id, source)
+    check_disk(target, float32_bytes(source) + OTHER_BYTES)
+    with model.lease:
+        names = parameter_names(model)
+        weights = {names[name]: data for name, data in model.pruned_weights(mask.keep, mask.updated).items()}
+    card = model_card(model, mask, spec, store)
+
+    def write(building: Path) -> None:
+        building.mkdir()
+        write_network(source, weights, building)
+        model.tokenizer.save_pretrained(building)
+        (building / "README.md").write_text(card, encoding="utf-8")
+
+    return written_whole(target, write)
+
+
+def export_mask(mask: Mask, spec: MaskSpec, model: ModelRef, target: Path) -> Path:
+    """Write the kept weights as bits with their recipe. Raises as `export_model` does."""
+    from safetensors.numpy import save_file
+
+    check_absent(target)
+    check_disk(target, sum(kept.numel() for kept in mask.keep.values()) // 8 + OTHER_BYTES)
+    bits = {name: np.packbits(kept.cpu().numpy()) for name, kept in mask.keep.items()}
+    metadata = {
+        "format": MASK_FORMAT,
+        "model": json.dumps({"id": model.id, "fingerprint": model.fingerprint}),
+        "spec": json.dumps(mask_dict(spec)),
+        "shapes": json.dumps({name: list(kept.shape) for name, kept in mask.keep.items()}),
+        "reached": repr(mask.reached),
+    }
+    return written_whole(target, lambda building: save_file(bits, building, metadata=metadata))
+
+
+def read_mask(file: Path) -> tuple[dict[str, Bool[np.ndarray, "output input"]], dict[str, Any]]:
+    """The kept weights of each matrix, and the recipe. Raises `UsageError` for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as content:
+            metadata = content.metadata() or {}
+            if metadata.get("format") != MASK_FORMAT:
+                raise UsageError(f"{file} is not a mask written by CAP Viz; write one with: export --mask-only.")
+            shapes = json.loads(metadata["shapes"])
+            keep = {
+                name: np.unpackbits(content.get_tensor(name), count=rows * columns).astype(bool).reshape(rows, columns)
+                for name, (rows, columns) in shapes.items()
+            }
+            return keep, json.loads(metadata["spec"])
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{file} cannot be read as a mask: {error}") from error
+
+
+def parameter_names(model: ReasoningModel) -> dict[str, str]:
+    """Matrix name -> name of its weight in the plain Hugging Face model. Hold the lease."""
+    # TransformerBridge wraps modules in place and adds its own level to every name.
+    plain = {
+        id(parameter): name.replace("_original_component.", "")
+        for name, parameter in model.bridge.original_model.named_parameters()
+    }
+    return {matrix.name: plain[id(matrix.weight)] for matrix in model.matrices()}
+
+
+def write_network(source: Path, weights: dict[str, Tensor], building: Path) -> None:
+    """The source's network with some weights replaced: a fresh copy, since a wrapped one refuses to be saved."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, local_files_only=True)
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, data in weights.items():
+            parameters[name].copy_(data)
+    network.save_pretrained(building)
+
+
+def written_whole(target: Path, write: Callable[[Path], None]) -> Path:
+    """Call `write` with a temporary name beside the target and rename; nothing is left behind when it fails."""
+    from safetensors import SafetensorError
+
+    building = target.with_name(f".{target.name}.building")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove(building)
+        write(building)
+        building.rename(target)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CapVizError(
+            f"{target} cannot be written ({reason}); nothing was left behind, choose another place or free some disk."
+        ) from error
+    finally:
+        remove(building)
+    return target
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_absent(target: Path) -> None:
+    if target.exists():
+        raise UsageError(f"{target} exists already and is not overwritten; choose a new name.")
+
+
+def check_disk(target: Path, needed: int) -> None:
+    """Raise `CapVizError` when the disk clearly has no room."""
+    place = next(parent for parent in target.absolute().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise CapVizError(
+            f"{target} needs about {needed / 2**20:,.0f} MiB and only {free / 2**20:,.0f} MiB are free on its disk; "
+            "choose another place or free some disk."
+        )
+
+
+def model_card(model: ReasoningModel, mask: Mask, spec: MaskSpec, store: Store) -> str:
+    """README.md: what was done to which weights, and what was measured."""
+    criterion = criterion_named(spec.criterion)
+    update = "The weights that stay were adjusted." if mask.updated else "The other weights are unchanged."
+    saved = (
+        f"The zeros fill whole rows and columns: {mask.parameters_saved:,} parameters a smaller model can leave out."
+        if mask.structured
+        else "Zeros alone make neither the file smaller nor the model faster."
+    )
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags:",
+            "- pruned",
+            f"- {spec.criterion}",
+            "---",
+            "",
+            f"# {model.title}, pruned: {criterion.title} at {spec.sparsity:.0%}",
+            "",
+            f"{mask.reached:.3%} of {int(mask.counts.sizes.sum()):,} weights in the scope “{spec.scope}” are zero. "
+            f"{update} {saved}",
+            "",
+            f"Source weights: `{model.ref.id}`, fingerprint `{model.ref.fingerprint}`. The licence of the source model "
+            "applies.",
+            "",
+            f"Criterion: {criterion.summary} ({criterion.source})",
+            "",
+            "## Accuracy",
+            "",
+            *accuracy_lines(model.ref, spec, store),
+            "",
+            "## Recipe",
+            "",
+            "```json",
+            json.dumps(mask_dict(spec), indent=1),
+            "```",
+            "",
+        ]
+    )
+
+
+def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
+    """A table of the stored evaluations of this very mask, each beside the dense model on the same questions."""
+    rows: list[str] = []
+    for run in store.runs():
+        if not isinstance(run.spec, EvalSpec) or run.spec.model != model or run.spec.mask != spec:
+            continue
+        dense = store.get(replace(run.spec, mask=None))
+        cells = [run.spec.examples.task, str(len(run.spec.examples.ids)), measured(store, run)]
+        cells.append("not measured" if dense is None else measured(store, dense))
+        rows.append(f"| {' | '.join(cells)} |")
+    if not rows:
+        return ["Not measured. `python -m cap_viz eval` with the same options measures it."]
+    return ["| task | questions | accuracy, 95 % interval | dense |", "|---|---|---|---|", *rows]
+
+
+def measured(store: Store, run: StoredRun) -> str:
+    """Accuracy with its interval, or perplexity where the evaluation is about running text."""
+    report = read_report(store, run)
+    if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
+        found = perplexity_of(report)
+        return f"perplexity {found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]"
+    ci = wilson(int(report.correct.sum()), len(report))
+    return f"{report.acc:.1%} [{ci.low:.1%}, {ci.high:.1%}]"

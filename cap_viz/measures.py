@@ -1,0 +1,118 @@
+"""What a comparison of evaluations is about: accuracy, length-normalised accuracy or choice loss.
+
+Needs no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from cap_viz.accuracy import against_guessing
+from cap_viz.errors import UsageError
+from cap_viz.results import EvalReport
+from cap_viz.stats import (
+    Interval,
+    PairedComparison,
+    PairedMeans,
+    bootstrap_mean_ci,
+    compare_means,
+    compare_paired,
+    wilson,
+)
+from cap_viz.tasks import Task
+
+Paired = PairedComparison | PairedMeans
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number every evaluation has. Values times `scale` are in `unit`, differences times `scale` in `steps`.
+
+    `is_share` tells shares of right answers (higher is better) from losses (lower is better).
+    """
+
+    name: str
+    title: str
+    summary: str
+    is_share: bool
+    scale: float
+    unit: str
+    steps: str
+
+
+ACC = Measure(
+    "acc",
+    "Accuracy",
+    "share of questions whose right option has the highest log-likelihood",
+    is_share=True,
+    scale=100,
+    unit="%",
+    steps="points",
+)
+ACC_NORM = Measure(
+    "acc_norm",
+    "Normalised accuracy",
+    "the same with log-likelihood per character of the option, as in lm-evaluation-harness",
+    is_share=True,
+    scale=100,
+    unit="%",
+    steps="points",
+)
+CHOICE_LOSS = Measure(
+    "choice_nll",
+    "Choice loss",
+    "mean surprise at the right option among those offered; lower is better, and finer than right or wrong",
+    is_share=False,
+    scale=1,
+    unit="nats",
+    steps="nats",
+)
+MEASURES = {measure.name: measure for measure in (ACC, ACC_NORM, CHOICE_LOSS)}
+
+
+@dataclass(frozen=True)
+class Level:
+    """The measure of one evaluation with its 95 % interval, before scaling."""
+
+    value: float
+    ci: Interval
+
+
+def measure_named(name: str) -> Measure:
+    if name not in MEASURES:
+        raise UsageError(f"Unknown measure {name!r}; choose one of {', '.join(MEASURES)}.")
+    return MEASURES[name]
+
+
+def per_question(report: EvalReport, measure: Measure) -> Float[np.ndarray, " example"]:
+    """1 or 0 for right and wrong, or the loss of every question."""
+    if measure == ACC:
+        return report.correct.astype(np.float64)
+    if measure == ACC_NORM:
+        return report.correct_norm.astype(np.float64)
+    return report.losses(measure.name)
+
+
+def level_of(report: EvalReport, measure: Measure) -> Level:
+    """Wilson's interval for a share, a bootstrap interval for a mean loss."""
+    values = per_question(report, measure)
+    ci = wilson(int(values.sum()), values.size) if measure.is_share else bootstrap_mean_ci(values)
+    return Level(float(values.mean()), ci)
+
+
+def paired(first: EvalReport, second: EvalReport, measure: Measure) -> Paired:
+    """First minus second on the same items. Raises `UsageError` when the items differ."""
+    if first.questions.ids != second.questions.ids:
+        raise UsageError("The two evaluations are about different items; evaluate both on the same examples.")
+    a, b = per_question(first, measure), per_question(second, measure)
+    return compare_paired(a > 0, b > 0) if measure.is_share else compare_means(a, b)
+
+
+def guessing(task: Task, report: EvalReport, measure: Measure) -> float:
+    """What a guesser reaches on these questions; for the loss, one that spreads its bets evenly over the options."""
+    if measure.is_share:
+        return against_guessing(task, report).chance
+    return float(np.log(report.questions.n_options).mean())

@@ -1,0 +1,110 @@
+"""A stored run as a Jupyter notebook that looks its numbers up, or computes them again, and checks them.
+
+The notebook format is plain JSON (nbformat 4.5); nothing of Jupyter is needed to write it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from cap_viz import __version__
+from cap_viz.describe import describe
+from cap_viz.numbers import numbers_of
+from cap_viz.spec import ScoreSpec, spec_dict
+from cap_viz.store import Store, StoredRun
+
+# Another machine adds up float32 products in another order.
+TOLERANCE = 1e-3
+
+LOOK_UP = """\
+import json
+
+from cap_viz.numbers import numbers_of
+from cap_viz.spec import spec_from_dict
+from cap_viz.store import Store
+
+spec = spec_from_dict(json.loads({spec!r}))
+store = Store()
+run = store.get(spec)
+"""
+COMPUTE = """\
+# Not stored on this machine: compute it. The model and the task's data must be there (README, "Your own model").
+if run is None:
+    from cap_viz.models import load_model
+    from cap_viz.progress import finish
+    from cap_viz.runs import run_steps
+
+    run = finish(run_steps(spec, load_model(spec.model.id), store))
+
+numbers = numbers_of(store, run)
+numbers.head(20)
+"""
+CHECK = """\
+expected = json.loads({means!r})
+for column, mean in expected.items():
+    assert abs(numbers[column].mean() - mean) <= {tolerance} * max(1, abs(mean)), (column, numbers[column].mean(), mean)
+print(f"{{len(numbers)}} rows; the means of {{len(expected)}} columns are those that were exported.")
+"""
+PLOT = """\
+import plotly.express as px
+
+chosen = numbers[numbers["metric"] == numbers["metric"].iloc[0]]
+grid = chosen.pivot(index="layer", columns={columns!r}, values="mean_effect")
+px.imshow(grid, color_continuous_scale="BrBG", color_continuous_midpoint=0, aspect="auto",
+          title={title!r})
+"""
+
+
+def notebook_of(store: Store, run: StoredRun) -> bytes:
+    """The notebook's file. Raises `DamagedRun` when the run's numbers cannot be read."""
+    table = numbers_of(store, run)
+    spec = run.spec
+    what = f"{run.kind} of {spec.model.id} on {spec.examples.task}: {describe(spec)}"
+    cells = [
+        markdown(introduction(run, what)),
+        code(LOOK_UP.format(spec=json.dumps(spec_dict(spec)))),
+        code(COMPUTE),
+        code(CHECK.format(means=json.dumps(means_of(table)), tolerance=TOLERANCE)),
+    ]
+    if isinstance(spec, ScoreSpec):
+        title = f"Effect of removing each {'block' if spec.parts else 'head'}, {spec.examples.task}"
+        cells.append(code(PLOT.format(columns="part" if spec.parts else "head", title=title)))
+    content = {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        },
+        "cells": [{"id": f"cell-{number}", **cell} for number, cell in enumerate(cells)],
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def introduction(run: StoredRun, what: str) -> str:
+    made = run.provenance
+    return (
+        f"# CAP Viz run {run.key}\n\n{what}.\n\n"
+        f"{len(run.spec.examples.ids)} examples; computed {made['created']} in {made['seconds']:,.0f} s. "
+        f"Written by CAP Viz {__version__}.\n\n"
+        "The next cells look the run up in the local store or compute it, and check that its numbers are those that "
+        "were exported."
+    )
+
+
+def means_of(table: pd.DataFrame) -> dict[str, float]:
+    """Mean of every column of numbers: what a second computation has to reproduce."""
+    numbers = table.select_dtypes("number")
+    return {str(name): float(column.mean()) for name, column in numbers.items() if column.notna().any()}
+
+
+def markdown(text: str) -> dict[str, Any]:
+    return {"cell_type": "markdown", "metadata": {}, "source": text.splitlines(keepends=True)}
+
+
+def code(text: str) -> dict[str, Any]:
+    source = text.rstrip("\n").splitlines(keepends=True)
+    return {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "source": source}

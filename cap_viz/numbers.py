@@ -1,0 +1,98 @@
+"""The numbers of a stored run as one flat table, for CSV, Parquet, JSON and notebooks. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from cap_viz.metrics import METRICS
+from cap_viz.perplexity import window_losses
+from cap_viz.results import BLOCK_PARTS
+from cap_viz.runs import read_blocks, read_gradient, read_head_zeros, read_report, read_scores, read_zeros
+from cap_viz.spec import EvalSpec, ProfileSpec, ScoreSpec
+from cap_viz.stats import false_discovery, mean_with_ci
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import load_task
+
+
+def numbers_of(store: Store, run: StoredRun) -> pd.DataFrame:
+    """Scores: a row per metric, layer and head (or block). Evaluations: a row per question. Profiles: zeros per matrix.
+
+    Raises `DamagedRun` when a file of the run cannot be trusted.
+    """
+    spec = run.spec
+    if isinstance(spec, ScoreSpec):
+        return score_numbers(store, run, spec)
+    if isinstance(spec, EvalSpec):
+        return evaluation_numbers(store, run)
+    return profile_numbers(store, run, spec)
+
+
+def score_numbers(store: Store, run: StoredRun, spec: ScoreSpec) -> pd.DataFrame:
+    if spec.estimator == "gradient":
+        metric = spec.metric or "nll"
+        return effect_rows(metric, read_gradient(store, run).effects(metric))
+    metrics = ["nll"] if load_task(spec.examples.task).kind == "text" else list(METRICS)
+    if spec.parts == "blocks":
+        blocks = read_blocks(store, run)
+        return pd.concat([effect_rows(metric, blocks.effects(metric), parts=BLOCK_PARTS) for metric in metrics])
+    scores = read_scores(store, run)
+    return pd.concat([effect_rows(metric, scores.effects(metric)) for metric in metrics], ignore_index=True)
+
+
+def effect_rows(
+    metric: str, effects: Float[np.ndarray, "layer part example"], *, parts: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Mean effect of every head (or named part) with its t interval, p and q, in nats or errors."""
+    estimate = mean_with_ci(effects)
+    layers, places = (axis.ravel() for axis in np.indices(estimate.mean.shape))
+    return pd.DataFrame(
+        {
+            "metric": metric,
+            "layer": layers,
+            **({"head": places} if parts is None else {"part": [parts[place] for place in places.tolist()]}),
+            "mean_effect": estimate.mean.ravel(),
+            "ci_low": estimate.low.ravel(),
+            "ci_high": estimate.high.ravel(),
+            "p_value": estimate.p_value.ravel(),
+            "q_value": false_discovery(estimate.p_value).adjusted.ravel(),
+            "n": estimate.n,
+        }
+    )
+
+
+def evaluation_numbers(store: Store, run: StoredRun) -> pd.DataFrame:
+    """Per question its answers, choice loss and log-likelihoods; per window of running text its loss."""
+    report = read_report(store, run)
+    if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
+        return pd.DataFrame(
+            {
+                "id": report.questions.ids,
+                "tokens": report.questions.tokens[:, 0],
+                "loglik": report.logliks[:, 0],
+                "nll": window_losses(report),
+            }
+        )
+    return pd.DataFrame(
+        {
+            "id": report.questions.ids,
+            "gold": report.questions.gold,
+            "chosen": report.chosen,
+            "right": report.correct,
+            "chosen_norm": report.chosen_norm,
+            "right_norm": report.correct_norm,
+            "choice_nll": report.losses("choice_nll"),
+            **{f"loglik_{k}": report.logliks[:, k] for k in range(report.logliks.shape[1])},
+        }
+    )
+
+
+def profile_numbers(store: Store, run: StoredRun, spec: ProfileSpec) -> pd.DataFrame:
+    if spec.parts == "heads":
+        read_head_zeros(store, run)
+        return store.table(run, "heads")
+    read_zeros(store, run)
+    return store.table(run, "zeros")

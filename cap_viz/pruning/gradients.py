@@ -1,0 +1,196 @@
+"""Weight gradients of a loss, example by example: the sum of their squares, in bounded memory.
+
+1. One forward and one backward pass per example (the gradients of different examples must not be added up before
+   squaring), in float32 on the dense model.
+2. A weight's gradient is squared and added as soon as autograd has it, and dropped: beside the sums there is never
+   more than one matrix' gradient.
+3. Sums are kept in float32 while they grow, for as many layers at once as `SUM_BYTES` holds, then as roots in half
+   precision with one scale per matrix: 2 bytes per weight.
+
+Only the matrices asked for collect gradients, and only while the lease is held: between steps every parameter is as
+it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.progress import Progress
+from cap_viz.pruning.activations import MAX_ROW_TOKENS, plain_batch
+from cap_viz.pruning.base import Steps
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.tasks.base import Example
+
+SUM_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """Token ids of one sequence; the loss is the mean cross-entropy of those from `first` on."""
+
+    tokens: tuple[int, ...]
+    first: int
+
+
+@dataclass(frozen=True)
+class HalfMatrix:
+    """A matrix in half precision: `values * scale`, with the largest value at 1."""
+
+    values: Float[Tensor, "output input"]
+    scale: float
+
+    def full(self) -> Float[Tensor, "output input"]:
+        """The matrix in float32."""
+        return self.values.float().mul_(self.scale)
+
+
+def answer_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[ScoredRow]:
+    """Prompt and gold option, with the option's tokens scored: the metric nll.
+
+    Raises `UsageError` when an answer lies beyond the 2,048 tokens a row is cut to.
+    """
+    from cap_viz.engine.packing import encode
+
+    rows: list[ScoredRow] = []
+    for example in examples:
+        gold_only = replace(example, options=(example.options[example.gold],), gold=0)
+        encoded = encode(model.tokenizer, gold_only, model.shape.n_ctx)
+        tokens = (*encoded.prefix, *encoded.branches[0])
+        first = max(1, len(tokens) - encoded.answer_lengths[0])
+        if first >= MAX_ROW_TOKENS:
+            raise UsageError(
+                f"Example {example.id!r} has {len(tokens)} tokens and is cut to {MAX_ROW_TOKENS}, which leaves "
+                "nothing of its answer; leave it out."
+            )
+        rows.append(ScoredRow(tokens[:MAX_ROW_TOKENS], first))
+    return rows
+
+
+def whole_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[ScoredRow]:
+    """Prompt and gold option as plain text, with every token but the first scored: the language-modelling loss."""
+    return [replace(row, first=1) for row in answer_rows(model, examples)]
+
+
+def root_square_sums(
+    model: ReasoningModel, matrices: Sequence[Matrix], rows: Sequence[ScoredRow]
+) -> Steps[dict[str, HalfMatrix]]:
+    """The root of the summed squared gradients of each weight; one row a step."""
+    portions = portions_of(matrices)
+    found: dict[str, HalfMatrix] = {}
+    for index, portion in enumerate(portions):
+        sums: dict[str, Tensor] = {}
+        for number, row in enumerate(rows):
+            add_squares(model, portion, row, sums)
+            yield Progress(index + (number + 1) / len(rows), len(portions), "measuring gradients")
+        for matrix in portion:
+            found[matrix.name] = halved(sums.pop(matrix.name).sqrt_())
+    return found
+
+
+def portions_of(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
+    """Consecutive matrices whose float32 sums fit into `SUM_BYTES`; a larger one is alone."""
+    portions: list[list[Matrix]] = []
+    room = 0
+    for matrix in matrices:
+        size = 4 * matrix.weight.numel()
+        if not portions or size > room:
+            portions.append([])
+            room = SUM_BYTES
+        portions[-1].append(matrix)
+        room -= size
+    return portions
+
+
+def add_squares(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, sums: dict[str, Tensor]) -> None:
+    """One forward and backward pass; raises `CapVizError` when a gradient is not finite."""
+    import torch
+
+    def add(matrix: Matrix, gradient: Tensor) -> None:
+        squared = gradient.float().square()
+        if matrix.name in sums:
+            sums[matrix.name] += squared
+        else:
+            sums[matrix.name] = squared
+
+    with model.lease, torch.enable_grad(), gradients_of(model, matrices, add):
+        loss = row_loss(model, row)
+        loss.backward()
+    if not all(bool(total.isfinite().all()) for total in sums.values()):
+        raise CapVizError(
+            f"{model.ref.id} gave gradients that are not finite; its weights or dtype are broken, run doctor."
+        )
+
+
+def row_loss(model: ReasoningModel, row: ScoredRow) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the scored tokens, in nats. Hold the lease."""
+    import torch
+
+    from cap_viz.engine.capture import dense_pass
+
+    batch = plain_batch(model, [row.tokens])
+    final = dense_pass(model, batch, keep_calls=False).final
+    logits = model.bridge.unembed(model.bridge.ln_final(final[0, row.first - 1 : -1])).float()
+    return torch.nn.functional.cross_entropy(logits, batch.tokens[0, row.first :])
+
+
+@contextmanager
+def gradients_of(
+    model: ReasoningModel, matrices: Sequence[Matrix], add: Callable[[Matrix, Tensor], None]
+) -> Iterator[None]:
+    """While open, gradients reach these weights and no other parameter; each is handed to `add` and dropped."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.bridge.parameters()]
+    kept = {matrix.name: matrix.weight.grad for matrix in matrices}
+    with ExitStack() as stack:
+        try:
+            for parameter, _ in before:
+                parameter.requires_grad_(False)
+            for matrix in matrices:
+                matrix.weight.requires_grad_(True)
+                matrix.weight.grad = None
+                stack.callback(matrix.weight.register_post_accumulate_grad_hook(taker(matrix, add)).remove)
+            yield
+        finally:
+            for matrix in matrices:
+                matrix.weight.grad = kept[matrix.name]
+            for parameter, required in before:
+                parameter.requires_grad_(required)
+
+
+def taker(matrix: Matrix, add: Callable[[Matrix, Tensor], None]) -> Callable[[torch.Tensor], None]:
+    """A hook that hands a matrix' gradient on and frees it."""
+
+    def take(weight: torch.Tensor) -> None:
+        assert weight.grad is not None
+        add(matrix, weight.grad.detach())
+        weight.grad = None
+
+    return take
+
+
+def halved(values: Float[Tensor, "output input"]) -> HalfMatrix:
+    """In half precision; a matrix of zeros has scale 1."""
+    scale = float(values.max()) or 1.0
+    return HalfMatrix((values / scale).half(), scale)
+
+
+def gradient_steps(
+    model: ReasoningModel,
+    matrices: Sequence[Matrix],
+    examples: Sequence[Example],
+    rows_of: Callable[[ReasoningModel, Sequence[Example]], list[ScoredRow]],
+) -> Steps[Mapping[str, HalfMatrix]]:
+    """Tokenise the examples and measure: the root of the summed squared gradients of each weight."""
+    with model.lease:
+        rows = rows_of(model, examples)
+    return (yield from root_square_sums(model, matrices, rows))

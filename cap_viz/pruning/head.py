@@ -1,0 +1,150 @@
+"""Whole heads: the heads with the lowest scores go entirely, rows and columns, over the whole model.
+
+1. Sparsity is the share of heads: the `round(heads * sparsity)` heads with the lowest mean effect go; of equal ones
+   the first (layer by layer).
+2. A head that goes takes its rows of W_Q and its columns of W_O, so that its output z counts for nothing, exactly as
+   in zero ablation. Rows of W_K and W_V go when all query heads of their KV group do.
+
+These zeros fill whole rows and columns: a model rebuilt without them computes the same with that many weights fewer.
+Structured removal by head score as in Michel et al. 2019 (arXiv 1905.10650), who rank by a gradient score and prune
+step by step; here once, by the scores given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from cap_viz.errors import UsageError
+from cap_viz.progress import Progress
+from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.pruning.masks import (
+    Mask,
+    MatrixSize,
+    Scope,
+    ZeroCounts,
+    check_sparsity,
+    layer_groups,
+    mask_from,
+    matrix_size,
+    scoped_matrices,
+    zero_counts,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models import Matrix, ReasoningModel
+
+HEAD_KINDS = ("q", "k", "v", "o")
+
+
+@dataclass(frozen=True)
+class HeadRanking:
+    """Heads in the order they go: `place[layer, head]` counts from 0."""
+
+    scope: Scope
+    matrices: tuple[MatrixSize, ...]
+    n_kv_heads: int
+    place: Int[np.ndarray, "layer head"] = field(repr=False, compare=False)
+
+    def removed(self, sparsity: float) -> Bool[np.ndarray, "layer head"]:
+        """The heads that go."""
+        return self.place < self.n_removed(sparsity)
+
+    def n_removed(self, sparsity: float) -> int:
+        """How many heads go."""
+        check_sparsity(sparsity)
+        return round(self.place.size * sparsity)
+
+    def lines(self, kind: str, layer: int, sparsity: float) -> Bool[np.ndarray, " head"]:
+        """Which heads of a matrix of this kind go: query heads of q and o, KV heads of k and v, none elsewhere."""
+        removed = self.removed(sparsity)[layer]
+        if kind in ("k", "v"):
+            return removed.reshape(self.n_kv_heads, -1).all(axis=1)
+        return removed if kind in HEAD_KINDS else np.zeros(1, dtype=bool)
+
+    def profile(self, sparsities: Sequence[float]) -> ZeroCounts:
+        """Zeros per matrix at each sparsity; exact."""
+        zeros: list[list[int]] = []
+        for sparsity in sparsities:
+            lines = [self.lines(matrix.kind, matrix.layer, sparsity) for matrix in self.matrices]
+            zeros.append(
+                [matrix.size // len(gone) * int(gone.sum()) for matrix, gone in zip(self.matrices, lines, strict=True)]
+            )
+        return zero_counts(sparsities, self.matrices, zeros)
+
+    def order(self, matrix: Matrix, sparsities: Sequence[float]) -> tuple[Int[Tensor, "output input"], list[int]]:
+        """The place of the head a weight of W_Q or W_O belongs to."""
+        import torch
+
+        place = torch.from_numpy(self.place[matrix.layer]).to(matrix.weight.device)
+        side = 1 if matrix.kind == "o" else 0
+        place = place.repeat_interleave(matrix.weight.shape[side] // len(place))
+        line = place[None, :] if side else place[:, None]
+        return line.expand(matrix.weight.shape), [self.n_removed(sparsity) for sparsity in sparsities]
+
+    def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
+        """The mask at one sparsity."""
+        import torch
+
+        keep: dict[str, Bool[Tensor, "output input"]] = {}
+        groups = layer_groups(scoped_matrices(model, self.scope))
+        for index, group in enumerate(groups):
+            with model.lease:
+                for matrix in group:
+                    stays = torch.from_numpy(~self.lines(matrix.kind, matrix.layer, sparsity)).to(model.device)
+                    side = 1 if matrix.kind == "o" else 0
+                    stays = stays.repeat_interleave(matrix.weight.shape[side] // len(stays))
+                    line = stays[None, :] if side else stays[:, None]
+                    keep[matrix.name] = line.expand(matrix.weight.shape).clone()
+            yield Progress(index + 1, len(groups), "building the mask")
+        return mask_from(
+            criterion="head",
+            sparsity=sparsity,
+            scope=self.scope,
+            matrices=self.matrices,
+            keep=keep,
+            structured=True,
+        )
+
+
+def heads_in_order(effect: Float[np.ndarray, "layer head"]) -> Int[np.ndarray, "layer head"]:
+    """Place of each head when the lowest effects go first; of equal ones the first."""
+    order = np.argsort(effect.ravel(), kind="stable")
+    place = np.empty(effect.size, dtype=np.int64)
+    place[order] = np.arange(effect.size)
+    return place.reshape(effect.shape)
+
+
+def rank_heads_to_remove(model: ReasoningModel, request: MaskRequest) -> Steps[HeadRanking]:
+    """The order of the heads from the request's effects."""
+    check_request(HEAD, request, model.shape)
+    if request.scope == "mlp":
+        raise UsageError("The criterion 'head' removes attention heads; choose the scope attention or both.")
+    assert request.effect is not None
+    sizes = tuple(matrix_size(matrix) for matrix in scoped_matrices(model, request.scope))
+    yield Progress(1, 1, "ranking heads")
+    return HeadRanking(
+        scope=request.scope,
+        matrices=sizes,
+        n_kv_heads=model.shape.n_kv_heads,
+        place=heads_in_order(request.effect),
+    )
+
+
+HEAD = Criterion(
+    name="head",
+    title="Whole heads",
+    summary="The heads whose removal hurts least go entirely; sparsity is the share of heads, not of weights.",
+    source="structured removal, after arXiv 1905.10650",
+    needs_scores=True,
+    needs_calibration=False,
+    threshold="per head",
+    rank=rank_heads_to_remove,
+    steps=fixed_score_steps(rank_heads_to_remove),
+)

@@ -1,0 +1,104 @@
+"""Zeros per head: of the rows of W_Q and the columns of W_O that are a query head's own. Rows of W_K and W_V belong to
+a whole KV group and are not counted.
+
+From a ranking, at many sparsities in one pass: every weight has a place in the order in which weights go, each sparsity
+a place up to which they do, and a weight is counted where its place falls. From a mask, by counting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cap_viz.errors import UsageError
+from cap_viz.progress import Progress
+from cap_viz.pruning.base import Ranking, Steps
+from cap_viz.pruning.masks import Mask, Scope, layer_groups, scoped_matrices
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models import ReasoningModel
+
+# The matrices of which every query head has a part of its own.
+OWN_KINDS = ("q", "o")
+
+
+@dataclass(frozen=True)
+class HeadZeros:
+    """Zeros of every head at each of several sparsities; `size` weights are a head's own."""
+
+    sparsities: Float[np.ndarray, " sparsity"]
+    zeros: Int[np.ndarray, "sparsity layer head"]
+    size: int
+
+    @property
+    def share(self) -> Float[np.ndarray, "sparsity layer head"]:
+        """The sparsity each head reaches."""
+        return self.zeros / self.size
+
+
+def head_profile_steps(
+    model: ReasoningModel, ranking: Ranking, scope: Scope, sparsities: Sequence[float]
+) -> Steps[HeadZeros]:
+    """Zeros per head at ascending sparsities. Raises `UsageError` where attention takes no part."""
+    check_attention(scope)
+    zeros: list[Int[np.ndarray, "head sparsity"]] = []
+    groups = layer_groups(scoped_matrices(model, "attention"))
+    for index, group in enumerate(groups):
+        counts = np.zeros((model.shape.n_heads, len(sparsities)), dtype=np.int64)
+        with model.lease:
+            for matrix in group:
+                if matrix.kind in OWN_KINDS:
+                    places, limits = ranking.order(matrix, sparsities)
+                    counts += counted(by_head(places, matrix.kind, model.shape.n_heads), limits)
+        zeros.append(counts)
+        yield Progress(index + 1, len(groups), "counting the zeros of heads")
+    return HeadZeros(
+        sparsities=np.asarray(sparsities, dtype=np.float64),
+        zeros=np.stack(zeros).transpose(2, 0, 1),
+        size=own_size(model),
+    )
+
+
+def mask_head_zeros(model: ReasoningModel, mask: Mask) -> HeadZeros:
+    """Zeros per head of a mask. Raises `UsageError` where attention takes no part."""
+    check_attention(mask.scope)
+    shape = model.shape
+    zeros = np.zeros((1, shape.n_layers, shape.n_heads), dtype=np.int64)
+    for layer in range(shape.n_layers):
+        for kind in OWN_KINDS:
+            gone = by_head(~mask.keep[f"{layer}.{kind}"], kind, shape.n_heads)
+            zeros[0, layer] += gone.sum(dim=1).cpu().numpy()
+    return HeadZeros(sparsities=np.array([mask.sparsity]), zeros=zeros, size=own_size(model))
+
+
+def check_attention(scope: Scope) -> None:
+    if scope == "mlp":
+        raise UsageError("Heads have no zeros when only MLP weights are pruned; choose the scope attention or both.")
+
+
+def own_size(model: ReasoningModel) -> int:
+    return len(OWN_KINDS) * model.shape.d_head * model.shape.d_model
+
+
+def by_head(values: Tensor, kind: str, n_heads: int) -> Tensor:
+    """A matrix's values [output, input] as [head, own]: rows of q, columns of o."""
+    return (values if kind == "q" else values.T).reshape(n_heads, -1)
+
+
+def counted(places: Int[Tensor, "head own"], limits: Sequence[int]) -> Int[np.ndarray, "head limit"]:
+    """How many places of each head lie below each of the ascending limits."""
+    import torch
+
+    n_heads, n_bins = len(places), len(limits) + 1
+    bounds = torch.tensor(limits, dtype=places.dtype, device=places.device)
+    # The first limit above a place; such that a place counts for this limit and all after it.
+    first = torch.bucketize(places, bounds, right=True)
+    first += torch.arange(n_heads, device=places.device)[:, None] * n_bins
+    found = first.reshape(-1).bincount(minlength=n_heads * n_bins).reshape(n_heads, n_bins)
+    return found[:, :-1].cumsum(dim=1).cpu().numpy()

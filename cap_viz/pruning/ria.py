@@ -1,0 +1,71 @@
+"""RIA: relative importance and activations (Zhang et al., ICLR 2024; "Plug-and-Play").
+
+Score: `(|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||X_j||_2 ^ 0.5`: a weight counts by its share of its input
+column and of its output row, times the square root of the input's norm. The `int(size * sparsity)` lowest scores of
+each matrix go, or the lowest n of m neighbours in a row.
+
+Source: `prune_ria` of https://github.com/biomedical-cybernetics/Relative-importance-and-activation-pruning
+(lib/prune.py), whose default is the whole matrix as one group, block by block behind pruned blocks as in Wanda.
+
+Deviations: calibration is the task's examples instead of 128 windows of C4; there the weight at the last rank and its
+ties go as well (one weight per matrix more); a row or column of zeros scores 0 instead of NaN; no channel
+permutation for n:m. The reference divides ||X|| by the root of the number of sequences, which changes no order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+
+from cap_viz.pruning.activations import input_norm, squares
+from cap_viz.pruning.allocation import allocated
+from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request
+from cap_viz.pruning.groups import PER_MATRIX, Allocation, group_for
+from cap_viz.pruning.masks import Mask
+from cap_viz.pruning.sequential import Pruned, sequential_steps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models import Matrix, ReasoningModel
+
+NORM_EXPONENT = 0.5
+
+
+def ria_score(weight: Float[Tensor, "output input"], norm: Float[Tensor, " input"]) -> Float[Tensor, "output input"]:
+    """A weight's share of its column plus its share of its row, times the root of the input norm."""
+    magnitude = weight.detach().float().abs()
+    columns, rows = magnitude.sum(dim=0), magnitude.sum(dim=1, keepdim=True)
+    # Sums of 0 belong to weights of 0, whose score is 0.
+    columns[columns == 0] = 1
+    rows[rows == 0] = 1
+    return (magnitude / columns + magnitude / rows) * norm**NORM_EXPONENT
+
+
+def ria_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
+    """The sequential mask."""
+    check_request(RIA, request, model.shape)
+    group = group_for(request.pattern, PER_MATRIX)
+
+    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> Pruned:
+        return Pruned(group.keep(ria_score(matrix.weight, input_norm(sums)), sparsity))
+
+    def pruned(allocation: Allocation) -> Steps[Mask]:
+        return sequential_steps(model, request, criterion="ria", measure=squares, prune=prune, allocation=allocation)
+
+    return (yield from allocated(model, request, pruned))
+
+
+RIA = Criterion(
+    name="ria",
+    title="RIA",
+    summary="Share of row and column times the root of the input norm, per matrix; blocks measured behind pruned ones.",
+    source="RIA, Zhang et al., ICLR 2024; biomedical-cybernetics/Relative-importance-and-activation-pruning",
+    needs_scores=False,
+    needs_calibration=True,
+    threshold="per matrix",
+    steps=ria_steps,
+    allocations=True,
+    patterns=True,
+)

@@ -1,0 +1,138 @@
+"""SparseGPT: prune and repair, column by column, with second-order information (arXiv 2301.00774).
+
+For each matrix, block by block of the model behind blocks already pruned and repaired (`sequential.py`):
+
+1. H = sum over all real tokens of x x^T, with 1 % of its mean diagonal added to the diagonal; U is the upper Cholesky
+   factor of H^-1 (H^-1 = U^T U).
+2. For every 128 columns: of the scores `w^2 / U_jj^2` the `int(size * sparsity)` lowest go, in whatever row. With an
+   n:m pattern the lowest n of every m neighbours go, chosen when their first column is reached.
+3. Column by column, what is lost (`w / U_jj` where w goes) times row j of U is taken from the columns to the right, in
+   the block at once and in the rest after the block.
+
+Source: `fasterprune` of https://github.com/IST-DASLab/sparsegpt (sparsegpt.py), block order as in its llama.py.
+Deviations: there the weight at the last rank and its ties go as well (one weight per 128 columns more, and one even at
+sparsity 0), here exactly that many, ties spread evenly; Cholesky factors are computed in float64; the reference
+scales H by 2 / sequences, which cancels; calibration is the task's examples instead of 128 windows of C4.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+
+from cap_viz.errors import CapVizError
+from cap_viz.pruning.activations import products
+from cap_viz.pruning.allocation import allocated
+from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request
+from cap_viz.pruning.groups import PER_MATRIX, SPARSEGPT_COLUMNS, Allocation, Pattern, group_for
+from cap_viz.pruning.masks import Mask
+from cap_viz.pruning.sequential import Pruned, sequential_steps
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+    from torch import Tensor
+
+    from cap_viz.models import Matrix, ReasoningModel
+
+DAMPING = 0.01
+
+
+def sparsegpt(
+    weight: Float[Tensor, "output input"],
+    moments: Float[Tensor, "input input"],
+    sparsity: float,
+    pattern: Pattern | None = None,
+) -> Pruned:
+    """What stays of a matrix and its repaired weights, from the sum of x x^T of its inputs.
+
+    Inputs that are always 0 lose their weights, as in the reference. Raises `CapVizError` when H has no inverse.
+    """
+    import torch
+
+    weight, moments = weight.detach().float().clone(), moments.clone()
+    dead = moments.diagonal() == 0
+    moments[dead, dead] = 1
+    weight[:, dead] = 0
+    factor = inverse_factor(moments)
+    if pattern is not None:
+        pattern.check(weight.shape[1], sparsity)
+    keep = torch.ones_like(weight, dtype=torch.bool)
+    for start in range(0, weight.shape[1], SPARSEGPT_COLUMNS):
+        here = slice(start, start + SPARSEGPT_COLUMNS)
+        rest = slice(start + SPARSEGPT_COLUMNS, None)
+        errors, keep[:, here] = prune_columns(weight[:, here], factor[here, here], sparsity, pattern)
+        weight[:, rest] -= errors @ factor[here, rest]
+    return Pruned(keep, weight)
+
+
+def inverse_factor(moments: Float[Tensor, "input input"]) -> Float[Tensor, "input input"]:
+    """The upper Cholesky factor of the damped inverse, float32."""
+    import torch
+
+    damped = moments.double()
+    damped.diagonal().add_(DAMPING * damped.diagonal().mean())
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    upper, failed_again = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
+    if int(failed) or int(failed_again):
+        raise CapVizError(
+            "SparseGPT cannot invert the second moments of some inputs; give other calibration examples or more."
+        )
+    return upper.float()
+
+
+def prune_columns(
+    block: Float[Tensor, "output column"],
+    factor: Float[Tensor, "column column"],
+    sparsity: float,
+    pattern: Pattern | None,
+) -> tuple[Float[Tensor, "output column"], Bool[Tensor, "output column"]]:
+    """Prune and repair some columns in place: what the columns to their right must make up for, and what stays."""
+    import torch
+
+    scale = factor.diagonal().square()
+    if pattern is None:
+        keep = PER_MATRIX.keep(block.square() / scale, sparsity)
+    else:
+        keep = torch.ones_like(block, dtype=torch.bool)
+    # A column a row: updates then touch neighbours in memory, which is several times faster.
+    columns = block.T.contiguous()
+    lost = torch.zeros_like(columns)
+    for place in range(len(columns)):
+        if pattern is not None and place % pattern.length == 0:
+            run = slice(place, place + pattern.length)
+            keep[:, run] = pattern.keep(columns[run].T.square() / scale[run], sparsity)
+        lost[place] = (columns[place] / factor[place, place]).masked_fill_(keep[:, place], 0)
+        columns[place:].addr_(factor[place, place:], lost[place], alpha=-1)
+    block.copy_(columns.T).masked_fill_(~keep, 0)
+    return lost.T, keep
+
+
+def sparsegpt_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
+    """The sequential mask with its updated weights."""
+    check_request(SPARSEGPT, request, model.shape)
+    pattern = group_for(request.pattern, PER_MATRIX)
+
+    def prune(matrix: Matrix, moments: Float[Tensor, "input input"], sparsity: float) -> Pruned:
+        return sparsegpt(matrix.weight, moments, sparsity, pattern if isinstance(pattern, Pattern) else None)
+
+    def pruned(allocation: Allocation) -> Steps[Mask]:
+        return sequential_steps(
+            model, request, criterion="sparsegpt", measure=products, prune=prune, allocation=allocation
+        )
+
+    return (yield from allocated(model, request, pruned))
+
+
+SPARSEGPT = Criterion(
+    name="sparsegpt",
+    title="SparseGPT",
+    summary="Second-order scores in blocks of 128 columns; the weights that stay are adjusted to make up for the rest.",
+    source="SparseGPT, arXiv 2301.00774; IST-DASLab/sparsegpt, fasterprune",
+    needs_scores=False,
+    needs_calibration=True,
+    threshold="per column block",
+    steps=sparsegpt_steps,
+    allocations=True,
+    patterns=True,
+)

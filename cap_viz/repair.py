@@ -1,0 +1,92 @@
+"""Put the local store in order after crashes: damaged runs aside, left-over files of dead processes away.
+
+Nothing of use is deleted: damaged runs go to the quarantine with their reason, unfinished runs that can be resumed
+stay. What goes: half-written folders that nobody has touched for an hour, unfinished parts of runs that are
+finished, and lock files that nobody holds.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cap_viz.store import DamagedRun, Store
+
+# A process writes a run's folder within seconds.
+ABANDONED_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A sentence per run that was set aside, and the names of the files and folders that were removed."""
+
+    set_aside: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+def repair(store: Store) -> Repaired:
+    """Check every local run against its checksums and clean up. Raises `OSError` where the cache is read-only."""
+    aside: list[str] = []
+    known = {path.name for path in store.quarantine.glob("*")}
+    for run in store.runs():
+        try:
+            store.verify(run)
+        except DamagedRun as error:
+            if run.origin == "live":
+                store.set_aside(run.folder, str(error))
+    for folder in sorted(store.quarantine.glob("*/")):
+        if folder.name not in known and (folder / "reason.txt").is_file():
+            aside.append((folder / "reason.txt").read_text(encoding="utf-8").strip())
+    removed = [*abandoned(store), *finished_parts(store), *free_locks(store)]
+    return Repaired(tuple(aside), tuple(removed))
+
+
+def abandoned(store: Store) -> list[str]:
+    """Folders that a process began to write, import or delete and left."""
+    gone: list[str] = []
+    for folder in sorted(store.local.glob(".*/")):
+        if time.time() - newest_change(folder) > ABANDONED_SECONDS:
+            shutil.rmtree(folder)
+            gone.append(folder.name)
+    return gone
+
+
+def newest_change(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+
+
+def finished_parts(store: Store) -> list[str]:
+    """Unfinished parts of runs that somebody finished after all, and parts that no longer say what they are of."""
+    gone: list[str] = []
+    resumable = {store.workshop(spec) for spec in store.unfinished()}
+    for folder in sorted(store.workshops.glob("*/")):
+        if folder not in resumable and is_free(folder.with_name(f"{folder.name}.lock")):
+            shutil.rmtree(folder)
+            gone.append(folder.name)
+    return gone
+
+
+def free_locks(store: Store) -> list[str]:
+    """Lock files of runs that are not being computed and have no unfinished part."""
+    gone: list[str] = []
+    for file in sorted(store.workshops.glob("*.lock")):
+        old = time.time() - file.stat().st_mtime > ABANDONED_SECONDS
+        if old and not file.with_suffix("").is_dir() and is_free(file):
+            file.unlink(missing_ok=True)
+            gone.append(file.name)
+    return gone
+
+
+def is_free(file: Path) -> bool:
+    """Whether no living process holds the lock; the system frees those of dead ones."""
+    if not file.exists():
+        return True
+    try:
+        with FileLock(file, timeout=0):
+            return True
+    except Timeout:
+        return False

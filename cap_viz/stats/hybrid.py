@@ -1,0 +1,196 @@
+"""Exact effects on a few examples, gradient effects on many: one estimate with an interval.
+
+Two-phase regression sampling (Cochran, Sampling Techniques, ch. 12; prediction-powered inference, arXiv 2311.01453):
+the exact effects D of n examples are corrected by how far the gradient effects G of the same examples lie from those
+of N examples drawn the same way, of which the n are part:
+
+    S = mean_n(D) - b * (mean_n(G) - mean_N(G))
+
+1. b is the least-squares slope of D on G over the n examples, for each head; 0 where that does not predict an example
+   left out better than the mean does (its mean squared leave-one-out residual is not below the variance of D).
+   With `slope="one"` b = 1 for every head and S has no bias at any n; a fitted slope leaves a bias of order 1/n.
+2. Variance = HC3 variance of the regression at mean_N(G) (squared residuals over (1 - leverage)², close to the
+   jackknife) + variance of the part that the N examples carry, b² var_N(G) + 2 b cov_n(residual, G), over N.
+   The covariance is zero for a fitted slope; where the sum is negative it counts as zero.
+3. Interval and test use Student's t with n - 2 degrees of freedom, for every head whatever its slope.
+
+Simpler intervals are too narrow at these n (95 % ones cover .84 to .92 with plug-in residuals or a shrunken slope).
+Heads with a few extreme effects are covered less often than others: quote the distribution over heads.
+
+A median of subsets (`median_of_k`) is no mean of examples and accuracy has no gradient: neither can be combined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from cap_viz.errors import UsageError
+from cap_viz.stats.intervals import check_level
+
+FEWEST_EXACT = 16
+# A leverage this close to 1 leaves nothing of the other examples to predict from.
+FULL_LEVERAGE = 1 - 1e-9
+Slope = Literal["fitted", "one"]
+SLOPES: tuple[Slope, ...] = ("fitted", "one")
+
+
+@dataclass(frozen=True)
+class HybridEstimate:
+    """Mean effect by the hybrid estimator, with its t interval and test against zero; arrays have the heads' axes.
+
+    `slope` is b of each head. `n` examples were measured exactly, `n_gradient` by their gradient.
+    """
+
+    mean: Float[np.ndarray, "*head"]
+    low: Float[np.ndarray, "*head"]
+    high: Float[np.ndarray, "*head"]
+    std_error: Float[np.ndarray, "*head"]
+    p_value: Float[np.ndarray, "*head"]
+    slope: Float[np.ndarray, "*head"]
+    n: int
+    n_gradient: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A slope per head with what it leaves over: residual and leverage of each of the n examples."""
+
+    slope: Float[np.ndarray, "*head"]
+    residual: Float[np.ndarray, "*head example"]
+    leverage: Float[np.ndarray, "*head example"]
+    weight: Float[np.ndarray, "*head example"]
+
+    @property
+    def left_out(self) -> Float[np.ndarray, "*head example"]:
+        """Residual of each example under the line fitted to the others."""
+        usable = self.leverage < FULL_LEVERAGE
+        return np.where(usable, self.residual / np.where(usable, 1 - self.leverage, 1.0), np.inf)
+
+
+def hybrid_mean(
+    exact: Float[np.ndarray, "*head example"],
+    gradient: Float[np.ndarray, "*head example"],
+    gradient_all: Float[np.ndarray, "*head large"],
+    *,
+    level: float = 0.95,
+    slope: Slope = "fitted",
+) -> HybridEstimate:
+    """Combine exact and gradient effects of the same n examples with the gradient effects of all N.
+
+    The n are a random part of the N, so `gradient_all` holds them too. Raises `UsageError` for n < 16, N < n, arrays
+    that do not belong together or an unknown slope.
+    """
+    check_level(level)
+    exact, gradient, gradient_all = (np.asarray(a, dtype=np.float64) for a in (exact, gradient, gradient_all))
+    check_shapes(exact, gradient, gradient_all)
+    slope_named(slope)
+    n, n_gradient = exact.shape[-1], gradient_all.shape[-1]
+    shift = gradient.mean(axis=-1) - gradient_all.mean(axis=-1)
+    line = fixed_line(exact, gradient, 1.0) if slope == "one" else fitted_line(exact, gradient, shift)
+    carried = line.slope**2 * gradient_all.var(axis=-1, ddof=1) + 2 * line.slope * covariance(line.residual, gradient)
+    variance = (line.weight**2 * line.left_out**2).sum(axis=-1) + np.maximum(carried, 0) / n_gradient
+    mean, std_error = np.asarray(exact.mean(axis=-1) - line.slope * shift), np.sqrt(variance)
+    margin = stats.t.ppf((1 + level) / 2, df=n - 2) * std_error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_value = 2 * stats.t.sf(np.abs(mean / std_error), df=n - 2)
+    p_value = np.where((mean == 0) & (std_error == 0), 1.0, p_value)
+    return HybridEstimate(
+        mean, np.asarray(mean - margin), np.asarray(mean + margin), std_error, p_value, line.slope, n, n_gradient
+    )
+
+
+def fitted_line(
+    exact: Float[np.ndarray, "*head example"],
+    gradient: Float[np.ndarray, "*head example"],
+    shift: Float[np.ndarray, "*head"],
+) -> Line:
+    """Least squares for each head, or no slope where it does not help examples that were left out."""
+    flat = fixed_line(exact, gradient, 0.0)
+    centred = gradient - gradient.mean(axis=-1, keepdims=True)
+    spread = (centred**2).sum(axis=-1)
+    usable = np.where(spread > 0, spread, 1.0)
+    slope = (flat.residual * centred).sum(axis=-1) / usable
+    n = exact.shape[-1]
+    line = Line(
+        slope=slope,
+        residual=flat.residual - slope[..., None] * centred,
+        leverage=1 / n + centred**2 / usable[..., None],
+        weight=1 / n - (shift / usable)[..., None] * centred,
+    )
+    helps = (spread > 0) & ((line.left_out**2).mean(axis=-1) < exact.var(axis=-1, ddof=1))
+    each = helps[..., None]
+    return Line(
+        slope=np.where(helps, line.slope, 0.0),
+        residual=np.where(each, line.residual, flat.residual),
+        leverage=np.where(each, line.leverage, flat.leverage),
+        weight=np.where(each, line.weight, flat.weight),
+    )
+
+
+def fixed_line(
+    exact: Float[np.ndarray, "*head example"], gradient: Float[np.ndarray, "*head example"], slope: float
+) -> Line:
+    difference = exact - slope * gradient
+    even = np.full(exact.shape, 1 / exact.shape[-1])
+    return Line(
+        slope=np.full(exact.shape[:-1], slope),
+        residual=difference - difference.mean(axis=-1, keepdims=True),
+        leverage=even,
+        weight=even,
+    )
+
+
+def covariance(
+    residual: Float[np.ndarray, "*head example"], gradient: Float[np.ndarray, "*head example"]
+) -> Float[np.ndarray, "*head"]:
+    centred = gradient - gradient.mean(axis=-1, keepdims=True)
+    return (residual * centred).sum(axis=-1) / (gradient.shape[-1] - 1)
+
+
+def check_shapes(exact: np.ndarray, gradient: np.ndarray, gradient_all: np.ndarray) -> None:
+    if exact.shape != gradient.shape or exact.shape[:-1] != gradient_all.shape[:-1]:
+        raise UsageError(
+            f"The hybrid estimator combines effects of the same heads, and exact with gradient effects of the same "
+            f"examples; the shapes are {exact.shape}, {gradient.shape} and {gradient_all.shape}."
+        )
+    check_sizes(exact.shape[-1], gradient_all.shape[-1])
+
+
+def check_sizes(n: int, n_gradient: int) -> None:
+    """Raise `UsageError` where the interval would not hold."""
+    if n < FEWEST_EXACT:
+        raise UsageError(
+            f"The hybrid estimator needs at least {FEWEST_EXACT} exactly measured examples for an honest interval, "
+            f"but n = {n}."
+        )
+    if n_gradient < n:
+        raise UsageError(
+            f"The hybrid estimator needs gradient effects on more examples than exact ones, but there are "
+            f"{n_gradient} and {n}."
+        )
+
+
+def slope_named(name: str) -> Slope:
+    """Raises `UsageError` with the known names."""
+    for slope in SLOPES:
+        if name == slope:
+            return slope
+    raise UsageError(f"Unknown slope {name!r}; choose one of {', '.join(SLOPES)}.")
+
+
+def check_combinable(metric: str, aggregation: str = "mean") -> None:
+    """Raise `UsageError` for what the two kinds of effects cannot be combined for."""
+    if metric == "accuracy":
+        raise UsageError(
+            "Accuracy has no gradient, so the hybrid estimator cannot be used for it; choose nll, choice_nll or "
+            "logit_diff, or the exact estimator."
+        )
+    if aggregation != "mean":
+        raise UsageError(
+            f"The hybrid estimator gives means over examples, not {aggregation!r}; use the exact estimator for that."
+        )

@@ -1,0 +1,134 @@
+"""Rows of a data file that know where they stand, and the examples made from them.
+
+A task says which fields it reads and how it asks; what can be wrong with a row is checked here, once, and named with
+the file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cap_viz.errors import UsageError
+from cap_viz.tasks.base import Example, Splits, example_id, first_repeat
+
+YES_NO = (" yes", " no")
+Value = TypeVar("Value")
+# The names of JSON's types, as a person editing a file knows them.
+KINDS = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record and the place it was read from, such as "data/arc_easy/train.jsonl, line 3"."""
+
+    fields: dict[str, Any]
+    place: str
+
+    def mistake(self, reason: str) -> UsageError:
+        return UsageError(f"{self.place}: {reason}.")
+
+    def text(self, name: str) -> str:
+        """A field that holds more than white space."""
+        return self.written(name, self.field(name, str))
+
+    def truth(self, name: str) -> bool:
+        return self.field(name, bool)
+
+    def number(self, name: str) -> int:
+        return self.field(name, int)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts, each with more than white space."""
+        for value in self.field(name, list):
+            if type(value) is not str:
+                raise self.mistake(f"the field {name} should hold texts only, not {kind_of(value)}")
+            self.written(name, value)
+        return tuple(self.fields[name])
+
+    def record(self, name: str) -> Row:
+        """An object inside the row."""
+        return Row(self.field(name, dict), self.place)
+
+    def field(self, name: str, kind: type[Value]) -> Value:
+        if name not in self.fields:
+            raise self.mistake(f"the field {name} is missing; there are {', '.join(self.fields) or 'no fields'}")
+        value = self.fields[name]
+        # Not isinstance: in Python, though not in JSON, true is a whole number.
+        if type(value) is not kind:
+            raise self.mistake(f"the field {name} should be {KINDS[kind]}, not {kind_of(value)}")
+        return value
+
+    def written(self, name: str, text: str) -> str:
+        if not text.strip():
+            raise self.mistake(f"the field {name} is empty")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise self.mistake(f"the field {name} holds half of a surrogate pair, which is no character")
+        return text
+
+
+def kind_of(value: Any) -> str:
+    return "null" if value is None else KINDS.get(type(value), type(value).__name__)
+
+
+def question_example(row: Row, options: tuple[str, ...], gold: int, *, id: str | None = None) -> Example:
+    """The row's question, asked like ARC in lm-evaluation-harness; without an `id` the question makes it."""
+    question = row.text("question")
+    return Example(
+        id=example_id(question) if id is None else id,
+        question=question,
+        prompt=f"Question: {question}\nAnswer:",
+        options=options,
+        gold=gold,
+    )
+
+
+def choice_example(row: Row, texts: Sequence[str], gold: int, *, id: str | None = None) -> Example:
+    """A question with at least two different options, of which `gold` is right."""
+    if len(texts) < 2:
+        raise row.mistake(f"a question needs at least 2 options, not {len(texts)}")
+    repeated = first_repeat(texts)
+    if repeated is not None:
+        raise row.mistake(f"the option {repeated!r} is there twice")
+    if not 0 <= gold < len(texts):
+        raise row.mistake(f"the right option is number {gold} (counted from 0), but there are {len(texts)} options")
+    return question_example(row, tuple(f" {text}" for text in texts), gold, id=id)
+
+
+def yes_no_example(row: Row, *, id: str | None = None) -> Example:
+    """A question whose field `answer` is true (yes) or false (no)."""
+    return question_example(row, YES_NO, 0 if row.truth("answer") else 1, id=id)
+
+
+def splits_from(
+    calibration: Sequence[Row],
+    evaluation: Sequence[Row],
+    to_example: Callable[[Row], Example],
+    origin: str | None = None,
+) -> Splits:
+    """One example a row. Raises `UsageError` with both places when two rows, of any split, are the same example."""
+    places: dict[str, str] = {}
+
+    def examples(rows: Sequence[Row]) -> tuple[Example, ...]:
+        made = []
+        for row in rows:
+            example = to_example(row)
+            if example.id in places:
+                what = "question" if example.id == example_id(example.question) else f"id {example.id!r}"
+                raise row.mistake(
+                    f"the {what} is already that of {places[example.id]}; ids are unique and no question is both "
+                    "in calibration and in evaluation"
+                )
+            places[example.id] = row.place
+            made.append(example)
+        return tuple(made)
+
+    return Splits(calibration=examples(calibration), evaluation=examples(evaluation), origin=origin)

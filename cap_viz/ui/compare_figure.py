@@ -1,0 +1,253 @@
+"""The Compare page's figure: a measure against sparsity, one line per criterion. Data in, Plotly figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from scipy.optimize import isotonic_regression
+
+from cap_viz.measures import Level, Measure
+from cap_viz.paper import MODEL, PaperPoint
+from cap_viz.ui.figures import (
+    FAINT,
+    NEUTRAL,
+    Marks,
+    blank,
+    criterion_colour,
+    criterion_glyph,
+    criterion_name,
+    display_order,
+    whisker_marks,
+)
+
+HEIGHT = 392
+TOP, BOTTOM, RIGHT = 14, 44, 172
+LABEL_PIXELS = 16
+# Marks of neighbouring criteria stand this far apart, in points of sparsity, where there is room.
+DODGE, DODGE_SHARE = 0.55, 0.45
+GREYED = 0.35
+# Where the leader of a line that runs through the whole plot begins, as a share of its width.
+LEADER = 0.97
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A criterion at a sparsity (a share); `level` before scaling by the measure."""
+
+    criterion: str
+    sparsity: float
+    level: Level
+    hover: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What the figure shows. `guess` is what guessing reaches; `paper` may be empty."""
+
+    measure: Measure
+    dense: Level
+    guess: float
+    points: Sequence[CurvePoint]
+    paper: Sequence[PaperPoint] = ()
+    greyed: bool = False
+
+
+@dataclass(frozen=True)
+class Label:
+    """A text at the right end, at the height of what it names; `x` is where that ends."""
+
+    text: str
+    x: float
+    y: float
+    colour: str
+    dash: str = "dot"
+
+
+def curves(shown: Curves, *, height: int = HEIGHT) -> go.Figure:
+    """Lines from the dense model at 0 % with marks and whiskers side by side, dense in its band, guessing dotted.
+
+    Every line is named at its right end, moved up or down where labels would collide.
+    """
+    figure = blank(height=height, left=52, right=RIGHT, top=TOP, bottom=BOTTOM)
+    scale, dense = shown.measure.scale, shown.dense
+    y_range = value_range(shown)
+    x_end = 100 * max([0.1, *(point.sparsity for point in (*shown.points, *shown.paper))]) * 1.05
+    figure.add_hrect(y0=scale * dense.ci.low, y1=scale * dense.ci.high, fillcolor=NEUTRAL, opacity=0.13, line_width=0)
+    for y, dash in ((scale * dense.value, "dash"), (scale * shown.guess, "dot")):
+        figure.add_hline(y=y, line={"color": NEUTRAL, "width": 1.5, "dash": dash})
+    labels = [
+        Label(f"dense {number(dense.value, shown.measure)}", LEADER * x_end, scale * dense.value, NEUTRAL),
+        Label(
+            f"{guess_word(shown.measure)} {number(shown.guess, shown.measure)}",
+            LEADER * x_end,
+            scale * shown.guess,
+            NEUTRAL,
+        ),
+    ]
+    criteria = display_order({point.criterion for point in shown.points})
+    offsets = dodges(len(criteria), [100 * point.sparsity for point in shown.points])
+    for name, offset in zip(criteria, offsets, strict=True):
+        marks = marks_of(name, shown, offset)
+        figure.add_trace(line(marks, scale * dense.value))
+        figure.add_trace(whisker_marks(marks))
+        labels.append(end_label(marks, shown))
+    for name in display_order({point.criterion for point in shown.paper}):
+        figure.add_trace(diamonds(name, [point for point in shown.paper if point.criterion == name], scale))
+    if shown.greyed:
+        figure.update_traces(opacity=GREYED)
+    name_lines(figure, labels, x_end, y_range, height - TOP - BOTTOM)
+    measured = sorted({round(100 * point.sparsity, 6) for point in (*shown.points, *shown.paper)})
+    figure.update_xaxes(
+        title="sparsity (share of weights set to zero)",
+        tickvals=(places := [0.0, *readable_ticks(measured, x_end)]),
+        ticktext=[f"{place:g} %" for place in places],
+        range=[-0.02 * x_end, x_end],
+        ticks="outside",
+        ticklen=4,
+        tickcolor=FAINT,
+    )
+    figure.update_yaxes(
+        title=f"{shown.measure.title.lower()}{'' if shown.measure.is_share else f', {shown.measure.unit}'}",
+        ticksuffix=" %" if shown.measure.is_share else "",
+        showgrid=True,
+        gridcolor=FAINT,
+        nticks=7,
+        range=list(y_range),
+    )
+    return figure
+
+
+def number(value: float, measure: Measure) -> str:
+    return f"{100 * value:.1f} %" if measure.is_share else f"{value:.3f}"
+
+
+def guess_word(measure: Measure) -> str:
+    return "chance" if measure.is_share else "even guess"
+
+
+def value_range(shown: Curves) -> tuple[float, float]:
+    """From below the lowest whisker to above the highest; guessing, dense and the paper's points included."""
+    levels = [shown.dense, *(point.level for point in shown.points)]
+    limits = [value for level in levels for value in (level.ci.low, level.ci.high, level.value) if np.isfinite(value)]
+    values = [shown.measure.scale * value for value in (*limits, shown.guess, *(point.value for point in shown.paper))]
+    room = 0.06 * (max(values) - min(values)) or 1.0
+    return min(values) - room, max(values) + room
+
+
+def dodges(count: int, sparsities: Sequence[float]) -> list[float]:
+    """Offsets of the criteria around a sparsity, in its unit: never wider than part of the smallest gap."""
+    places = sorted({0.0, *sparsities})
+    smallest = min((second - first for first, second in pairwise(places)), default=10.0)
+    step = min(DODGE, DODGE_SHARE * smallest / max(1, count - 1))
+    return [step * (place - (count - 1) / 2) for place in range(count)]
+
+
+def readable_ticks(measured: Sequence[float], x_end: float) -> list[float]:
+    """Measured sparsities with room for their label, the larger ones first."""
+    kept: list[float] = []
+    for value in sorted(measured, reverse=True):
+        if value >= 0.05 * x_end and all(abs(value - other) >= 0.07 * x_end for other in kept):
+            kept.append(value)
+    return sorted(kept)
+
+
+def marks_of(name: str, shown: Curves, offset: float) -> Marks:
+    points = sorted((point for point in shown.points if point.criterion == name), key=lambda point: point.sparsity)
+    scale = shown.measure.scale
+    return Marks(
+        criterion=name,
+        x=[100 * point.sparsity + offset for point in points],
+        value=[scale * point.level.value for point in points],
+        low=[scale * point.level.ci.low for point in points],
+        high=[scale * point.level.ci.high for point in points],
+        hover=[point.hover for point in points],
+    )
+
+
+def line(marks: Marks, dense: float) -> go.Scatter:
+    """The line from the dense model through a criterion's marks."""
+    return go.Scatter(
+        x=[0.0, *marks.x],
+        y=[dense, *marks.value],
+        mode="lines",
+        line={"color": criterion_colour(marks.criterion), "width": 2},
+        hoverinfo="skip",
+    )
+
+
+def end_label(marks: Marks, shown: Curves) -> Label:
+    colour = criterion_colour(marks.criterion)
+    value = number(marks.value[-1] / shown.measure.scale, shown.measure)
+    glyph = criterion_glyph(marks.criterion)
+    text = f'<span style="color:{colour}">{glyph}</span> {criterion_name(marks.criterion)} {value}'
+    return Label(text, marks.x[-1], marks.value[-1], colour)
+
+
+def diamonds(name: str, points: Sequence[PaperPoint], scale: float) -> go.Scatter:
+    """The paper's points: hollow, without whiskers, since it reports none."""
+    return go.Scatter(
+        name=f"paper: {criterion_name(name)}",
+        x=[100 * point.sparsity for point in points],
+        y=[scale * point.value for point in points],
+        mode="markers",
+        marker={"symbol": "diamond-open", "size": 11, "color": criterion_colour(name), "line": {"width": 1.5}},
+        text=[
+            f"<b>{criterion_name(name)} at {100 * point.sparsity:.0f} %</b><br>{scale * point.value:.1f} % "
+            f"in the paper, second-hand ({MODEL})"
+            for point in points
+        ],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def name_lines(
+    figure: go.Figure, labels: Sequence[Label], x_end: float, y_range: tuple[float, float], pixels: float
+) -> None:
+    """Write the labels beside the plot, with a thin leader from each line's end to its label."""
+    gap = LABEL_PIXELS * (y_range[1] - y_range[0]) / pixels
+    places = spread_labels(np.array([label.y for label in labels]), gap, *y_range)
+    for label, place in zip(labels, places.tolist(), strict=True):
+        figure.add_shape(
+            type="line",
+            x0=label.x,
+            y0=label.y,
+            x1=x_end,
+            y1=place,
+            line={"color": label.colour, "width": 1, "dash": label.dash},
+            opacity=0.6,
+            layer="below",
+        )
+        figure.add_annotation(
+            x=1,
+            xref="paper",
+            y=place,
+            text=label.text,
+            showarrow=False,
+            xanchor="left",
+            xshift=6,
+            yanchor="middle",
+            align="left",
+            font={"size": 12},
+        )
+
+
+def spread_labels(
+    wanted: Float[np.ndarray, " label"], gap: float, low: float, high: float
+) -> Float[np.ndarray, " label"]:
+    """Heights at least `gap` apart, in the same order, as close to the wanted ones as possible (least squares).
+
+    Closer together where they would not fit between `low` and `high` otherwise.
+    """
+    count = len(wanted)
+    gap = min(gap, (high - low) / max(1, count - 1))
+    order = np.argsort(wanted, kind="stable")
+    steps = gap * np.arange(count)
+    packed = isotonic_regression(wanted[order] - steps).x
+    places = np.empty(count)
+    places[order] = np.clip(packed, low, high - gap * (count - 1)) + steps
+    return places

@@ -1,0 +1,142 @@
+"""What the Playground asks the model: everything goes through the queue, between the steps of running jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from cap_viz.jobs import shared_queue
+from cap_viz.spec import MaskSpec, ModelRef
+from cap_viz.stats.joint import HeadSet
+from cap_viz.whatif import (
+    DENSE,
+    Reading,
+    attention_pattern,
+    continuation_steps,
+    divergence,
+    encode_prompt,
+    likeliest,
+    read_prompt,
+    token_texts,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models import ReasoningModel
+
+CANDIDATES = 8
+CONTINUATION_TOKENS = 24
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to the model: heads switched off, weights at zero, or both."""
+
+    heads: HeadSet = ()
+    mask: MaskSpec | None = None
+
+    @property
+    def is_none(self) -> bool:
+        return not self.heads and self.mask is None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A next token as text, with its probability before and after the change."""
+
+    text: str
+    dense: float
+    changed: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A prompt read by the dense and by the changed model. `divergence` is KL(dense, changed) of the next token."""
+
+    tokens: tuple[str, ...]
+    dense: Reading
+    changed: Reading
+    candidates: tuple[Candidate, ...]
+    divergence: float
+
+    @property
+    def token_change(self) -> Float[np.ndarray, " position"]:
+        """Change of every prompt token's log-probability in nats; negative: less expected than before."""
+        return self.changed.token_logprobs - self.dense.token_logprobs
+
+    def favourite(self, changed: bool) -> Candidate:
+        return max(self.candidates, key=lambda one: one.changed if changed else one.dense)
+
+
+def ask(model: ModelRef, question: Callable[[ReasoningModel], Answer]) -> Answer:
+    """Wait for the worker's answer. Raises what the question raises."""
+    return shared_queue().ask(model.id, question).result()
+
+
+@lru_cache(maxsize=64)
+def outcome(model: ModelRef, prompt: str, change: Change) -> Outcome:
+    """Raises `CapVizError` with its sentence."""
+
+    def question(loaded: ReasoningModel) -> Outcome:
+        tokens = encode_prompt(loaded, prompt)
+        dense = read_prompt(loaded, tokens)
+        changed = dense if change.is_none else read_prompt(loaded, tokens, change.heads, weights_of(model, change.mask))
+        found = likeliest(dense, changed, CANDIDATES)
+        texts = token_texts(loaded, [one.token for one in found])
+        return Outcome(
+            tokens=token_texts(loaded, tokens),
+            dense=dense,
+            changed=changed,
+            candidates=tuple(Candidate(text, one.dense, one.changed) for text, one in zip(texts, found, strict=True)),
+            divergence=divergence(dense, changed),
+        )
+
+    return ask(model, question)
+
+
+@lru_cache(maxsize=64)
+def pattern(model: ModelRef, prompt: str, layer: int, head: int, off: HeadSet) -> Float[np.ndarray, "query key"]:
+    """Raises `CapVizError` with its sentence."""
+    return ask(model, lambda loaded: attention_pattern(loaded, encode_prompt(loaded, prompt), layer, head, off))
+
+
+def continuation(model: ModelRef, prompt: str, change: Change) -> Iterator[str]:
+    """The greedy continuation, growing token by token; others are served in between."""
+
+    def start(loaded: ReasoningModel) -> Generator[int, None, None]:
+        tokens = encode_prompt(loaded, prompt)
+        return continuation_steps(loaded, tokens, CONTINUATION_TOKENS, change.heads, weights_of(model, change.mask))
+
+    steps, added = ask(model, start), []
+
+    def go_on(loaded: ReasoningModel) -> str | None:
+        token = next(steps, None)
+        if token is None:
+            return None
+        added.append(token)
+        return loaded.tokenizer.decode(added)
+
+    while (text := ask(model, go_on)) is not None:
+        yield text
+
+
+@lru_cache(maxsize=1)
+def weights_of(model: ModelRef, spec: MaskSpec | None) -> Mapping[str, Tensor]:
+    """The matrices a mask changes; call it on the worker's thread. One set is kept: it is as large as the model."""
+    from cap_viz.progress import finish
+    from cap_viz.runs import mask_steps
+
+    if spec is None:
+        return DENSE
+    queue = shared_queue()
+    loaded = queue.model_for(model.id)
+    mask = finish(mask_steps(spec, loaded, queue.store))
+    with loaded.lease:
+        return loaded.pruned_weights(mask.keep, mask.updated)

@@ -1,0 +1,35 @@
+"""What zeros save on disk and in time, as measured by `benchmarks.pruned_cost`: one sentence on the Prune page."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from cap_viz.settings import ASSETS
+
+MEASURED = ASSETS / "pruned_cost.json"
+
+
+@lru_cache(maxsize=1)
+def measured() -> dict[str, Any]:
+    return json.loads(MEASURED.read_text(encoding="utf-8"))
+
+
+def cost_sentence(criteria: tuple[str, ...]) -> str:
+    """Scattered zeros save nothing; whole heads save what was measured."""
+    cost = measured()
+    about = f"{cost['model']}, {cost['tokens']} tokens, {cost['machine']}, {cost['threads']} threads"
+    scattered = cost["unstructured 50 %"]
+    parts = [
+        f"Scattered zeros leave file size and latency unchanged: with half of the weights at zero the file has "
+        f"{scattered['bytes_ratio']:.2f} and a forward takes {scattered['seconds_ratio']:.2f} times the dense model's."
+    ]
+    if "head" in criteria:
+        few, half = cost["whole heads 20 %"], cost["whole heads 50 %"]
+        parts.append(
+            "Whole heads can be left out: without 20 % (50 %) of them the file has "
+            f"{few['bytes_ratio']:.2f} ({half['bytes_ratio']:.2f}) and a forward takes {few['seconds_ratio']:.2f} "
+            f"({half['seconds_ratio']:.2f}) times the dense model's."
+        )
+    return f"{' '.join(parts)} Measured: {about}."

@@ -1,0 +1,189 @@
+"""One stored run: its headline, where its pages are, its manifest, its files, and ways to hand it on or delete it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pandas as pd
+import streamlit as st
+
+from cap_viz.accuracy import against_guessing
+from cap_viz.archive import archive_bytes
+from cap_viz.describe import describe
+from cap_viz.errors import CapVizError
+from cap_viz.measures import ACC, ACC_NORM
+from cap_viz.notebook import notebook_of
+from cap_viz.numbers import numbers_of
+from cap_viz.perplexity import perplexity_of
+from cap_viz.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_dict
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import load_task
+from cap_viz.ui.figures import CONFIG, Grid, colour_limit, grid_width, head_grid
+from cap_viz.ui.frame import Frame
+from cap_viz.ui.heads_source import run_name
+from cap_viz.ui.loading import level_in, report_of, statistics_of
+from cap_viz.ui.overview_cards import hover
+from cap_viz.ui.panels import (
+    METRIC_UNITS,
+    age,
+    escaped,
+    making_of,
+    percent,
+    percent_interval,
+    problem,
+    provenance,
+    tile,
+)
+from cap_viz.ui.state import go_button
+
+SAID = "runs_said"
+
+
+def detail(view: Frame, run: StoredRun) -> None:
+    spec = run.spec
+    st.markdown(f"#### {escaped(describe(spec))} · {spec.examples.task}")
+    provenance(
+        [spec.model.id, f"{len(spec.examples.ids)} {spec.examples.split} examples", age(run.provenance["created"])],
+        origin=run.origin,
+    )
+    with st.container(horizontal=True, gap="medium"):
+        with st.container(width=430):
+            headline(view.store, run)
+        with st.container(width="stretch"):
+            open_button(run)
+            st.caption(escaped(making_of(run)))
+            files(view.store, run)
+            housekeeping(view.store, run)
+    with st.expander("Manifest", icon=":material/description:"):
+        st.json({"key": run.key, "spec": spec_dict(spec), "provenance": run.provenance, "files": run.checksums})
+
+
+def headline(store: Store, run: StoredRun) -> None:
+    """The number or picture a run is about, in one glance."""
+    try:
+        if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
+            perplexity_tile(store, run)
+        elif isinstance(run.spec, EvalSpec):
+            accuracy_tiles(store, run)
+        elif isinstance(run.spec, ScoreSpec) and run.spec.parts is None and run.spec.estimator == "exact":
+            small_grid(store, run)
+        else:
+            st.dataframe(numbers_of(store, run), height=300, hide_index=True)
+    except CapVizError as error:
+        problem(str(error))
+
+
+def perplexity_tile(store: Store, run: StoredRun) -> None:
+    found = perplexity_of(report_of(store, run))
+    tile("Perplexity", f"{found.value:.2f}", f"[{found.ci.low:.2f}, {found.ci.high:.2f}]")
+    st.caption(f"{found.n_windows} windows of text, {found.n_tokens:,} tokens scored; the interval resamples windows.")
+
+
+def accuracy_tiles(store: Store, run: StoredRun) -> None:
+    report = report_of(store, run)
+    test = against_guessing(load_task(run.spec.examples.task), report)
+    for place, measure in zip(st.columns(2), (ACC, ACC_NORM), strict=True):
+        level = level_in(store, run, measure)
+        with place:
+            tile(measure.title, percent(level.value), percent_interval(level.ci))
+    verdict = "clearly above" if test.clearly_above else "not clearly above"
+    st.caption(
+        f"{int(report.correct.sum())} of {len(report)} questions right; {verdict} chance ({percent(test.chance)})."
+    )
+
+
+def small_grid(store: Store, run: StoredRun) -> None:
+    stats = statistics_of(store, run, "nll")
+    grid = Grid(
+        mean=stats.estimate.mean,
+        limit=colour_limit(stats.estimate.mean),
+        hover=hover(stats, METRIC_UNITS["nll"]),
+        faded=stats.unclear,
+        marked=stats.found.survives,
+    )
+    st.plotly_chart(
+        head_grid(grid, unit="nats", tallest=320),
+        key=f"runs_grid_{run.key}",
+        width=min(420, grid_width(*grid.shape, 320)),
+        config=CONFIG,
+        alt=f"Effect of removing each head, answer loss, run {run.key}",
+    )
+
+
+def open_button(run: StoredRun) -> None:
+    """The page on which the run is shown in full."""
+    spec = run.spec
+    selection: dict[str, object] = {"model": spec.model.id, "task": spec.examples.task}
+    if isinstance(spec, ScoreSpec):
+        params = {} if spec.parts is not None else {"run": run_name(spec)}
+        go_button("Open on Heads", "pages/heads.py", key="runs_open", selection=selection, params=params)
+    elif isinstance(spec, ProfileSpec):
+        go_button("Open on Prune", "pages/prune.py", key="runs_open", selection=selection)
+    else:
+        go_button("Open on Compare", "pages/compare.py", key="runs_open", selection=selection)
+
+
+def files(store: Store, run: StoredRun) -> None:
+    """Downloads. Each is made when asked for: a damaged run says so then, and the page stays fast."""
+    downloads: dict[str, tuple[Callable[[], bytes], str, str]] = {
+        "Run as zip": (lambda: archive_bytes(run), "zip", "application/zip"),
+        "CSV": (lambda: numbers_of(store, run).to_csv(index=False).encode(), "csv", "text/csv"),
+        "Parquet": (lambda: parquet(numbers_of(store, run)), "parquet", "application/octet-stream"),
+        "JSON": (lambda: json_rows(numbers_of(store, run)), "json", "application/json"),
+        "Notebook": (lambda: notebook_of(store, run), "ipynb", "application/x-ipynb+json"),
+    }
+    with st.container(horizontal=True, gap="xsmall"):
+        for label, (make, ending, mime) in downloads.items():
+            st.download_button(
+                label,
+                make,
+                f"{run.title}.{ending}",
+                mime,
+                key=f"runs_file_{ending}",
+                on_click="ignore",
+                icon=":material/download:" if ending == "zip" else None,
+            )
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    content = io.BytesIO()
+    table.to_parquet(content, index=False)
+    return content.getvalue()
+
+
+def json_rows(table: pd.DataFrame) -> bytes:
+    return (table.to_json(None, orient="records") or "[]").encode()
+
+
+def housekeeping(store: Store, run: StoredRun) -> None:
+    with st.container(horizontal=True, gap="xsmall"):
+        st.button("Verify checksums", key="runs_verify", on_click=verify, args=(store, run))
+        if run.origin == "live":
+            with st.popover("Delete", icon=":material/delete:"):
+                st.markdown(f"Delete **{escaped(run.title)}** from this machine? It can only be computed again.")
+                st.button("Delete this run", key="runs_delete", type="primary", on_click=delete, args=(store, run))
+        else:
+            st.caption("Came with CAP Viz: it is only read, and cannot be deleted here.")
+    if run.key in (said := st.session_state.get(SAID, {})):
+        st.caption(said[run.key])
+
+
+def verify(store: Store, run: StoredRun) -> None:
+    try:
+        store.verify(run)
+        sentence = f":green-badge[sound] All {len(run.checksums)} files match their checksums."
+    except CapVizError as error:
+        sentence = f":red-badge[damaged] {escaped(str(error))}"
+    st.session_state[SAID] = {run.key: sentence}
+
+
+def delete(store: Store, run: StoredRun) -> None:
+    """In a callback, so that the page that follows no longer lists the run."""
+    try:
+        store.delete(run)
+        sentence = f"{run.title} was deleted."
+    except CapVizError as error:
+        sentence = str(error)
+    st.session_state[SAID] = {"": sentence}
+    st.session_state["runs"] = [key for key in st.session_state.get("runs", []) if key != run.key]

@@ -1,0 +1,74 @@
+"""Two stored runs laid over each other: head scores head by head, evaluations question by question."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from cap_viz.describe import describe
+from cap_viz.errors import CapVizError
+from cap_viz.measures import ACC
+from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.stats import PairedComparison, true_spread
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import load_task
+from cap_viz.ui.heads_specificity import usual_top
+from cap_viz.ui.loading import paired_in, statistics_of
+from cap_viz.ui.panels import caution, empty, escaped, p_words, problem, signed, tile
+from cap_viz.ui.tasks_controls import STANDARDISED, Choice
+from cap_viz.ui.tasks_data import METRIC, Measured
+from cap_viz.ui.tasks_pair import pair_section
+
+
+def overlay(store: Store, first: StoredRun, second: StoredRun) -> None:
+    try:
+        if is_exact(first) and is_exact(second):
+            overlay_scores(store, first, second)
+        elif isinstance(first.spec, EvalSpec) and isinstance(second.spec, EvalSpec):
+            overlay_accuracies(store, first, second)
+        else:
+            empty(
+                "These two cannot be compared", "Pick two exact head scores, or two evaluations of the same questions."
+            )
+    except CapVizError as error:
+        problem(str(error))
+
+
+def is_exact(run: StoredRun) -> bool:
+    return isinstance(run.spec, ScoreSpec) and run.spec.estimator == "exact" and run.spec.parts is None
+
+
+def overlay_scores(store: Store, first: StoredRun, second: StoredRun) -> None:
+    if first.spec.model != second.spec.model:
+        caution("The two runs are of different weights: a head has the same number in both, but not the same weights.")
+    both = [scored(store, run) for run in (first, second)]
+    top = usual_top(both[0].stats.rank.size)
+    pair_section(store, Choice(both[0], both[1], STANDARDISED, top), selected=None)
+
+
+def scored(store: Store, run: StoredRun) -> Measured:
+    stats = statistics_of(store, run, METRIC)
+    task = load_task(run.spec.examples.task)
+    return Measured(task, run, stats, true_spread(stats.effects), label=f"{task.title} {run.key[:6]}")
+
+
+def overlay_accuracies(store: Store, first: StoredRun, second: StoredRun) -> None:
+    found = paired_in(store, first, second, ACC)
+    assert isinstance(found, PairedComparison)
+    names = [f"{describe(run.spec)} ({run.key[:6]})" for run in (first, second)]
+    st.markdown(f"#### {escaped(names[0])} against {escaped(names[1])}")
+    difference, flips, p_value = st.columns(3)
+    with difference:
+        tile(
+            "Difference",
+            f"{signed(100 * found.difference, 1)} points",
+            f"[{signed(100 * found.ci.low, 1)}, {signed(100 * found.ci.high, 1)}]",
+        )
+    with flips:
+        tile("Flips", f"{found.only_a} : {found.only_b}", f"of {found.n} questions; right in one only")
+    with p_value:
+        tile("McNemar p", p_words(found.p_value), "exact, paired")
+    verdict = "differ" if found.p_value < 0.05 else "cannot be told apart on these questions"
+    st.caption(
+        f"The two {verdict} (5 % level, not corrected for looking at several pairs). With {found.n} questions, "
+        f"differences from {100 * found.minimum_detectable:.1f} points on would usually be found."
+    )

@@ -1,0 +1,286 @@
+"""The Tasks page: all maps in one figure, the matrix of agreements, one head on every task. Data in, figure out.
+
+The maps of all tasks are one heatmap with empty cells between them: a figure of nine separate maps would carry nine
+times the traces and could not be clicked as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Bool, Float
+
+from cap_viz.ui.figures import (
+    EFFECT_ENDS,
+    FADED_OPACITY,
+    FAINT,
+    GHOST,
+    HELPS,
+    HURTS,
+    NEUTRAL,
+    Grid,
+    blank,
+    frame_cell,
+    label_scale,
+    marks,
+    signed_cells,
+    ticks,
+)
+
+# Empty cells between maps: room for a title above each, a hair's breadth beside it.
+TITLE_ROWS, GAP_COLUMNS = 5, 1
+MAPS_HEIGHT = 500
+MATRIX_LOW = "rgba(97,100,240,0.04)"
+MATRIX_HIGH = "rgba(97,100,240,0.72)"
+
+
+@dataclass(frozen=True)
+class TaskMap:
+    """One task in the mosaic: its title and note, and what each head shows."""
+
+    title: str
+    values: Float[np.ndarray, "layer head"]
+    faded: Bool[np.ndarray, "layer head"]
+    marked: Bool[np.ndarray, "layer head"]
+    hover: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Where each of `n_maps` maps of one shape lies in the common grid."""
+
+    n_maps: int
+    n_layers: int
+    n_heads: int
+    columns: int
+
+    @property
+    def rows(self) -> int:
+        return -(-self.n_maps // self.columns)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        width = self.columns * (self.n_heads + GAP_COLUMNS) - GAP_COLUMNS
+        return self.rows * (self.n_layers + TITLE_ROWS), width
+
+    def corner(self, place: int) -> tuple[int, int]:
+        """Row and column of the first cell of map `place`."""
+        row, column = divmod(place, self.columns)
+        return row * (self.n_layers + TITLE_ROWS) + TITLE_ROWS, column * (self.n_heads + GAP_COLUMNS)
+
+    def head_at(self, row: int, column: int) -> tuple[int, int] | None:
+        """Layer and head of a cell, whichever map it lies in; None between the maps."""
+        layer = row % (self.n_layers + TITLE_ROWS) - TITLE_ROWS
+        head = column % (self.n_heads + GAP_COLUMNS)
+        return (layer, head) if layer >= 0 and head < self.n_heads else None
+
+
+def mosaic_of(maps: Sequence[TaskMap], columns: int) -> Mosaic:
+    n_layers, n_heads = maps[0].values.shape
+    return Mosaic(len(maps), n_layers, n_heads, min(columns, len(maps)))
+
+
+def task_maps(
+    maps: Sequence[TaskMap], *, limit: float, unit: str, columns: int, selected: tuple[int, int] | None
+) -> go.Figure:
+    """Every task's map on one colour scale; the selected head is framed in all. A click reports a cell (x, y)."""
+    place = mosaic_of(maps, columns)
+    mean, faded, marked = (np.full(place.shape, empty) for empty in (np.nan, False, False))
+    for i, one in enumerate(maps):
+        part = cells_of(place, i)
+        mean[part], faded[part], marked[part] = one.values, one.faded, one.marked
+    grid = Grid(mean=mean, limit=limit, hover=(), faded=faded, marked=marked)
+    figure = blank(height=MAPS_HEIGHT, left=30, right=8, top=26, bottom=26)
+    figure.add_trace(
+        go.Heatmap(
+            z=np.where(np.isnan(mean), np.nan, 0).astype(np.float32),
+            colorscale=[[0, GHOST], [1, GHOST]],
+            showscale=False,
+            hoverinfo="skip",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    clear, pale = np.where(faded, np.nan, mean), np.where(faded, mean, np.nan)
+    figure.add_trace(signed_cells(clear.astype(np.float32), limit, unit=unit))
+    figure.add_trace(signed_cells(pale.astype(np.float32), limit, opacity=FADED_OPACITY))
+    figure.add_traces(marks(grid, scale=0.7))
+    figure.add_trace(targets(place, maps))
+    for i, one in enumerate(maps):
+        name_map(figure, place, i, one.title)
+        if selected is not None:
+            row, column = place.corner(i)
+            frame_cell(figure, row + selected[0], column + selected[1], width=1.4)
+    label_axes(figure, place)
+    label_scale(figure, limit, EFFECT_ENDS, unit)
+    figure.update_layout(hoverdistance=60)
+    return figure
+
+
+def cells_of(place: Mosaic, i: int) -> tuple[slice, slice]:
+    row, column = place.corner(i)
+    return slice(row, row + place.n_layers), slice(column, column + place.n_heads)
+
+
+def targets(place: Mosaic, maps: Sequence[TaskMap]) -> go.Scatter:
+    """An invisible point on every cell: heatmaps report no selection."""
+    layers, heads = (axis.ravel() for axis in np.indices((place.n_layers, place.n_heads)))
+    corners = [place.corner(i) for i in range(len(maps))]
+    invisible = {"marker": {"opacity": 0}}
+    return go.Scatter(
+        x=np.concatenate([column + heads for _, column in corners]).astype(np.int16),
+        y=np.concatenate([row + layers for row, _ in corners]).astype(np.int16),
+        mode="markers",
+        marker={"symbol": "square", "size": 6, "opacity": 0, "color": NEUTRAL},
+        text=[text for one in maps for row in one.hover for text in row],
+        hovertemplate="%{text}<extra></extra>",
+        selected=invisible,
+        unselected=invisible,
+    )
+
+
+def name_map(figure: go.Figure, place: Mosaic, i: int, title: str) -> None:
+    row, column = place.corner(i)
+    figure.add_annotation(
+        x=column - 0.5,
+        y=row - 0.8,
+        xanchor="left",
+        yanchor="bottom",
+        text=title,
+        showarrow=False,
+        font={"size": 11},
+        borderpad=0,
+    )
+
+
+def label_axes(figure: go.Figure, place: Mosaic) -> None:
+    """Head numbers below the last row, layer numbers left of the first column."""
+    height, width = place.shape
+    layers, heads = ticks(place.n_layers, 4), ticks(place.n_heads, 4)
+    rows = [place.corner(row * place.columns)[0] for row in range(place.rows)]
+    columns = [place.corner(column)[1] for column in range(place.columns)]
+    figure.update_xaxes(
+        tickvals=[start + head for start in columns for head in heads],
+        ticktext=[str(head) for _ in columns for head in heads],
+        range=[-0.5, width - 0.5],
+        ticks="",
+        tickfont={"size": 10},
+    )
+    figure.update_yaxes(
+        tickvals=[start + layer for start in rows for layer in layers],
+        ticktext=[str(layer) for _ in rows for layer in layers],
+        range=[height - 0.5, 0],
+        ticks="",
+        tickfont={"size": 10},
+    )
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Agreement of every two tasks, 0 to 1 as colour; `text` stands in the cell, `hover` explains it.
+
+    Below the diagonal rank correlations, above it shares of the top k, on it the reliability of each ranking.
+    """
+
+    names: Sequence[str]
+    values: Float[np.ndarray, "task task"]
+    text: Sequence[Sequence[str]]
+    hover: Sequence[Sequence[str]]
+    selected: tuple[int, int] | None = None
+
+
+def agreement_matrix(matrix: Matrix, *, height: int) -> go.Figure:
+    """Tasks against tasks; a click on a cell reports the pair (x, y)."""
+    n = len(matrix.names)
+    figure = blank(height=height, left=104, right=40, top=84, bottom=8)
+    figure.add_trace(
+        go.Heatmap(
+            z=np.clip(matrix.values, 0, 1),
+            zmin=0,
+            zmax=1,
+            colorscale=[[0, MATRIX_LOW], [1, MATRIX_HIGH]],
+            showscale=False,
+            hoverinfo="skip",
+            xgap=2,
+            ygap=2,
+            text=matrix.text,
+            texttemplate="%{text}",
+            textfont={"size": 11},
+        )
+    )
+    rows, columns = (axis.ravel() for axis in np.indices((n, n)))
+    invisible = {"marker": {"opacity": 0}}
+    figure.add_trace(
+        go.Scatter(
+            x=columns,
+            y=rows,
+            mode="markers",
+            marker={"symbol": "square", "size": 24, "opacity": 0, "color": NEUTRAL},
+            text=[matrix.hover[row][column] for row, column in zip(rows.tolist(), columns.tolist(), strict=True)],
+            hovertemplate="%{text}<extra></extra>",
+            selected=invisible,
+            unselected=invisible,
+        )
+    )
+    if matrix.selected is not None:
+        first, second = matrix.selected
+        frame_cell(figure, first, second)
+        frame_cell(figure, second, first)
+    labels = {"tickvals": list(range(n)), "ticktext": list(matrix.names), "ticks": "", "tickfont": {"size": 11}}
+    figure.update_xaxes(side="top", tickangle=-45, range=[-0.5, n - 0.5], **labels)
+    figure.update_yaxes(range=[n - 0.5, -0.5], **labels)
+    return figure
+
+
+@dataclass(frozen=True)
+class HeadOnTasks:
+    """One head's standardised effect on each task, with its interval."""
+
+    names: Sequence[str]
+    value: Float[np.ndarray, " task"]
+    low: Float[np.ndarray, " task"]
+    high: Float[np.ndarray, " task"]
+    note: Sequence[str]
+
+
+def head_on_tasks(head: HeadOnTasks, *, unit: str) -> go.Figure:
+    """A row per task: the effect with whiskers, and a note (its rank) at the right edge."""
+    n = len(head.names)
+    figure = blank(height=56 + 25 * n, left=104, right=84, top=6, bottom=40)
+    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
+    figure.add_trace(
+        go.Scatter(
+            x=head.value,
+            y=list(range(n)),
+            mode="markers",
+            marker={"size": 10, "color": [HURTS if value >= 0 else HELPS for value in head.value]},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": head.high - head.value,
+                "arrayminus": head.value - head.low,
+                "color": NEUTRAL,
+                "thickness": 1.5,
+                "width": 0,
+            },
+            text=[
+                f"{name}: {value:+.2f} {unit} [{low:+.2f}, {high:+.2f}], {note}"
+                for name, value, low, high, note in zip(
+                    head.names, head.value, head.low, head.high, head.note, strict=True
+                )
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    for place, note in enumerate(head.note):
+        figure.add_annotation(
+            x=1, xref="paper", xanchor="left", y=place, text=note, showarrow=False, font={"size": 11}, xshift=6
+        )
+    figure.update_yaxes(
+        tickvals=list(range(n)), ticktext=list(head.names), range=[n - 0.5, -0.5], ticks="", tickfont={"size": 11}
+    )
+    figure.update_xaxes(title=f"effect, {unit}", showgrid=True, gridcolor=FAINT)
+    return figure

@@ -1,0 +1,163 @@
+"""One prompt read twice: by the dense model, and with heads switched off or weights pruned.
+
+Everything is measured on the same tokens. A head is off when its hook_z is zero at every position, as in the exact
+estimator. `weights` are whole matrices to use in place of the model's own (`ReasoningModel.pruned_weights`), made once
+by the caller since they are copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.stats.joint import HeadSet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models import ReasoningModel
+
+MAX_PROMPT_TOKENS = 512
+NOTHING: HeadSet = ()
+DENSE: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model makes of a prompt, in nats.
+
+    `token_logprobs[i]` is the log-probability of token i given those before it (NaN for the first);
+    `next_logprobs` that of every word of the vocabulary as the next token.
+    """
+
+    tokens: tuple[int, ...]
+    token_logprobs: Float[np.ndarray, " position"]
+    next_logprobs: Float[np.ndarray, " vocabulary"]
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """A candidate for the next token with its probability under both models."""
+
+    token: int
+    dense: float
+    changed: float
+
+
+def encode_prompt(model: ReasoningModel, text: str) -> tuple[int, ...]:
+    """The tokens of a prompt. Raises `UsageError` when there are none or too many."""
+    limit = min(MAX_PROMPT_TOKENS, model.shape.n_ctx)
+    with model.lease:
+        tokens = tuple(model.tokenizer.encode(text))
+    if not tokens:
+        raise UsageError("The prompt is empty; write a few words for the model to go on from.")
+    if len(tokens) > limit:
+        raise UsageError(f"The prompt has {len(tokens)} tokens, more than the {limit} this page takes; shorten it.")
+    return tokens
+
+
+def token_texts(model: ReasoningModel, tokens: Iterable[int]) -> tuple[str, ...]:
+    """Each token as text, with its leading space."""
+    return tuple(model.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in tokens)
+
+
+def read_prompt(
+    model: ReasoningModel, tokens: tuple[int, ...], heads: HeadSet = NOTHING, weights: Mapping[str, Tensor] = DENSE
+) -> Reading:
+    """One forward over the prompt with the change applied.
+
+    Raises `UsageError` for a head the model does not have, `CapVizError` when the model's numbers are not finite.
+    """
+    with changed_model(model, heads, weights):
+        logprobs = full_logits(model, tokens).log_softmax(dim=-1)
+        own = logprobs[np.arange(len(tokens) - 1), list(tokens[1:])].cpu().numpy()
+        following = logprobs[-1].cpu().numpy()
+    if not np.isfinite(following).all():
+        raise CapVizError(f"{model.ref.id} gave numbers that are not finite on this prompt; run doctor.")
+    return Reading(tokens, np.concatenate([[np.nan], own]), following)
+
+
+def attention_pattern(
+    model: ReasoningModel, tokens: tuple[int, ...], layer: int, head: int, heads: HeadSet = NOTHING
+) -> Float[np.ndarray, "query key"]:
+    """How much each token attends to each earlier one in one head (rows sum to 1), with `heads` off.
+
+    Raises `UsageError` for a head the model does not have.
+    """
+    from cap_viz.estimators.joint import check_sets
+
+    check_sets([((layer, head),)], model.shape)
+    name, kept = f"blocks.{layer}.attn.hook_pattern", {}
+
+    def keep(pattern: Tensor, hook: object) -> None:
+        kept["pattern"] = pattern[0, head].float().cpu().numpy()
+
+    with changed_model(model, heads), model.bridge.hooks(fwd_hooks=[(name, keep)]):
+        full_logits(model, tokens)
+    return kept["pattern"]
+
+
+def continuation_steps(
+    model: ReasoningModel,
+    tokens: tuple[int, ...],
+    n_tokens: int,
+    heads: HeadSet = NOTHING,
+    weights: Mapping[str, Tensor] = DENSE,
+) -> Generator[int, None, None]:
+    """The likeliest next token, again and again, until the text ends or has `n_tokens` more (greedy decoding).
+
+    The change is applied anew for every token, so that others may use the model in between.
+    """
+    from cap_viz.engine.decoding import greedy_steps
+
+    ends = model.tokenizer.eos_token_id
+    room = min(n_tokens, model.shape.n_ctx - len(tokens))
+    steps = greedy_steps(model, [tokens], changed=lambda: changed_model(model, heads, weights))
+    for _, chosen in zip(range(room), steps, strict=False):
+        if int(chosen) == ends:
+            return
+        yield int(chosen)
+
+
+def likeliest(dense: Reading, changed: Reading, k: int) -> tuple[NextToken, ...]:
+    """The k likeliest next tokens of each model together, the dense model's likeliest first."""
+    wanted = set(np.argsort(-dense.next_logprobs)[:k]) | set(np.argsort(-changed.next_logprobs)[:k])
+    found = [
+        NextToken(int(token), float(np.exp(dense.next_logprobs[token])), float(np.exp(changed.next_logprobs[token])))
+        for token in wanted
+    ]
+    return tuple(sorted(found, key=lambda one: (-one.dense, -one.changed, one.token)))
+
+
+def divergence(dense: Reading, changed: Reading) -> float:
+    """Kullback–Leibler divergence of the changed next-token distribution from the dense one, in nats."""
+    difference = dense.next_logprobs.astype(np.float64) - changed.next_logprobs
+    return float(max(0.0, np.sum(np.exp(dense.next_logprobs.astype(np.float64)) * difference)))
+
+
+@contextmanager
+def changed_model(model: ReasoningModel, heads: HeadSet, weights: Mapping[str, Tensor] = DENSE) -> Iterator[None]:
+    """Hold the lease with heads off and other weights swapped in; without either the model is the dense one."""
+    import torch
+
+    from cap_viz.engine.joint import set_hooks
+    from cap_viz.engine.replacement import heads_site, zeros
+    from cap_viz.estimators.joint import check_sets
+
+    check_sets([heads], model.shape)
+    nothing = zeros(model, heads_site(model.shape))
+    with model.swapped(weights), torch.inference_mode(), model.bridge.hooks(fwd_hooks=set_hooks(heads, nothing)):
+        yield
+
+
+def full_logits(model: ReasoningModel, tokens: tuple[int, ...]) -> Float[Tensor, "position vocabulary"]:
+    import torch
+
+    return model.bridge(torch.tensor([tokens], device=model.device), use_cache=False)[0].float()

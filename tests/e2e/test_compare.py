@@ -1,0 +1,93 @@
+"""The Compare page in a real browser, on the shipped runs; nothing is computed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.conftest import PATIENCE_MS, OpenTab
+
+pytestmark = pytest.mark.e2e
+
+
+def figure_box(page: Page) -> tuple[float, float]:
+    """Top and bottom of the painted figure on the screen."""
+    plot = page.locator("[data-testid=stPlotlyChart] .main-svg").first
+    plot.wait_for(timeout=PATIENCE_MS)
+    box = plot.bounding_box()
+    assert box is not None
+    return box["y"], box["y"] + box["height"]
+
+
+def test_the_figure_and_the_verdicts_are_in_the_first_screen(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/compare?task=mini_science")
+    tab.settle()
+    top, bottom = figure_box(tab.page)
+    assert top > 0
+    assert bottom <= 800
+    # As the README's table and `compare` print it.
+    verdict = tab.page.get_by_text(re.compile(r"CAP is 10\.3 points below Wanda")).first
+    expect(verdict).to_be_visible(timeout=PATIENCE_MS)
+    box = verdict.bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= 800
+    assert not tab.errors
+
+
+def test_a_deep_link_restores_the_view_and_the_measure_is_in_the_url(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/compare?criteria=cap&criteria=global_magnitude&reference=dense")
+    page = tab.page
+    tab.settle()
+    expect(page.get_by_text(re.compile("CAP is 23.5 points below dense")).first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator(".js-plotly-plot").get_by_text("Wanda")).to_have_count(0)
+    page.get_by_role("radio", name="choice_nll").click()
+    expect(page.get_by_text("choice loss, nats")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page).to_have_url(re.compile("measure=choice_nll"))
+    assert "reference=dense" in page.url
+    assert not tab.errors
+
+
+def test_files_can_be_downloaded(server: str, open_tab: OpenTab, tmp_path: Path) -> None:
+    tab = open_tab(f"{server}/compare?task=mini_science")
+    page = tab.page
+    tab.settle()
+    page.get_by_role("button", name="Share").click()
+    saved: dict[str, Path] = {}
+    for label in ("Table (CSV)", "Table with specs (JSON)", "Figure (HTML)"):
+        with page.expect_download(timeout=PATIENCE_MS) as download:
+            page.get_by_role("button", name=label).click()
+        name = download.value.suggested_filename
+        saved[name.rsplit(".", 1)[1]] = tmp_path / name
+        download.value.save_as(tmp_path / name)
+    with saved["csv"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["criterion"] == "dense"
+    assert float(rows[0]["value"]) == pytest.approx(0.658, abs=1e-3)
+    content = json.loads(saved["json"].read_text())
+    assert len(content["contrasts"]) == 12
+    assert "Plotly.newPlot" in saved["html"].read_text()
+    assert not tab.errors
+
+
+def test_the_prune_page_opens_with_the_same_criteria(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/compare?reference=global_magnitude")
+    tab.settle()
+    tab.page.get_by_role("button", name=re.compile("Look at one sparsity")).click()
+    expect(tab.page.get_by_role("slider")).to_have_value("50", timeout=PATIENCE_MS)
+    expect(tab.page.get_by_test_id("stTable").first).to_contain_text("Global magnitude", timeout=PATIENCE_MS)
+    assert "against=global_magnitude" in tab.page.url
+
+
+def test_nothing_is_wider_than_the_window(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/compare", dark=True, size=(1440, 900))
+    for width in (1440, 800, 420):
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        tab.settle()
+        widths = tab.page.evaluate("() => [document.documentElement.scrollWidth, window.innerWidth]")
+        assert widths[0] <= widths[1]
+    assert not tab.errors

@@ -1,0 +1,191 @@
+"""The hub: what is cached is used, and every way of failing is one sentence that says what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import huggingface_hub
+import pytest
+from huggingface_hub import errors
+
+from cap_viz.cli import main
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models import resolve
+from cap_viz.runs import calibration_set, provenance
+from cap_viz.spec import EvalSpec
+from cap_viz.tasks import TASKS, Task, arc, load_task, strategyqa
+from cap_viz.tasks.sources import PublicData
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def answer(status: int) -> httpx2.Response:
+    return httpx2.Response(status, request=httpx2.Request("GET", "https://hub.test/"))
+
+
+@pytest.fixture
+def no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAP_VIZ_DATA", raising=False)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_data_folder: None) -> Path:
+    """An empty cache of the hub's files."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def fresh(monkeypatch: pytest.MonkeyPatch, name: str) -> Task:
+    """The task as if nobody had read it yet."""
+    monkeypatch.setitem(TASKS, name, replace(TASKS[name]))
+    return load_task(name)
+
+
+def store(cache: Path, data: PublicData, write: Callable[[Path, int], None], commit: str) -> None:
+    """Both files of a data set, laid down as the hub's library caches them."""
+    home = cache / f"datasets--{data.repository.replace('/', '--')}"
+    for number, split in enumerate((data.calibration, data.evaluation)):
+        path = home / "snapshots" / commit / split.hub
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, number)
+    if data.revision != commit:
+        (home / "refs").mkdir()
+        (home / "refs" / data.revision).write_text(commit)
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", fail)
+
+
+FAILURES = [
+    (errors.GatedRepoError("m", response=answer(403)), CapVizError, "is gated: accept its licence .* set HF_TOKEN"),
+    (errors.RepositoryNotFoundError("m", response=answer(404)), UsageError, "The hub has no {kind} '{id}'; check"),
+    (errors.RevisionNotFoundError("m", response=answer(404)), CapVizError, "{id} on the hub has no revision"),
+    (errors.HfHubHTTPError("m", response=answer(401)), CapVizError, "HTTP status 401.; check HF_TOKEN"),
+    (errors.HfHubHTTPError("m", response=answer(503)), CapVizError, "HTTP status 503.; try again later"),
+    (errors.OfflineModeIsEnabled("m"), CapVizError, "hub cannot be reached; .*, or unset HF_HUB_OFFLINE"),
+    (httpx2.ConnectError("m"), CapVizError, "{id} is not on this machine and the model hub cannot be reached"),
+    (httpx2.ReadTimeout("m"), CapVizError, "hub cannot be reached"),
+    (httpx2.ProxyError("m"), CapVizError, "hub cannot be reached"),
+    (ConnectionResetError("m"), CapVizError, "hub cannot be reached"),
+    (errors.XetDownloadError("m"), CapVizError, "hub cannot be reached"),
+    (OSError(28, "No space left on device"), CapVizError, "cannot be stored in the hub's cache .*No space left"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "sentence"), FAILURES, ids=lambda value: type(value).__name__)
+def test_a_data_set_the_hub_does_not_deliver(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, error: Exception, kind: type[CapVizError], sentence: str
+) -> None:
+    fail_with(monkeypatch, error)
+    expected = sentence.format(kind="dataset", id="allenai/ai2_arc")
+    with pytest.raises(CapVizError, match=expected) as caught:
+        fresh(monkeypatch, "arc_easy").calibration(1)
+    assert type(caught.value) is kind
+    assert "set CAP_VIZ_DATA to a folder with arc_easy/train.jsonl and test.jsonl" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("error", "kind", "sentence"), FAILURES, ids=lambda value: type(value).__name__)
+def test_a_model_the_hub_does_not_deliver(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, error: Exception, kind: type[CapVizError], sentence: str
+) -> None:
+    fail_with(monkeypatch, error)
+    with pytest.raises(CapVizError, match=sentence.format(kind="model", id="some-org/some-model")) as caught:
+        resolve("some-org/some-model")
+    assert type(caught.value) is kind
+    assert "use smollm2-135m-instruct-q4_1 or a local folder" in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [TypeError("bug"), AttributeError("bug"), KeyError("bug")])
+def test_programming_errors_pass(monkeypatch: pytest.MonkeyPatch, cache: Path, error: Exception) -> None:
+    fail_with(monkeypatch, error)
+    with pytest.raises(type(error), match="bug"):
+        fresh(monkeypatch, "arc_easy").calibration(1)
+
+
+def test_a_repository_without_the_file(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    (cache / COMMIT).mkdir()
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *args, **kwargs: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(cache / COMMIT))
+    with pytest.raises(CapVizError, match=f"openai/gsm8k on the hub has no file main/train-.* at revision {COMMIT}"):
+        fresh(monkeypatch, "gsm8k").calibration(1)
+
+
+def test_a_name_the_hub_cannot_have(cache: Path) -> None:
+    with pytest.raises(UsageError, match=r"'some org/--x' is not a valid hub id; use smollm2"):
+        resolve("some org/--x")
+
+
+def arc_parquet(path: Path, number: int) -> None:
+    import pandas as pd
+
+    choices = {"text": [f"text {k}" for k in range(3 + number)], "label": list("ABCD")[: 3 + number]}
+    row = {"id": f"q{number}", "question": "Why?", "choices": choices, "answerKey": "B"}
+    pd.DataFrame([row]).to_parquet(path)
+
+
+def test_cached_parquet_is_read_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    fail_with(monkeypatch, AssertionError("the hub was asked"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(cache / "datasets"))
+    task = fresh(monkeypatch, "arc_challenge")
+    assert not task.is_local()
+    store(cache, arc.public_data("arc_challenge", "ARC-Challenge"), arc_parquet, arc.REVISION)
+    assert task.is_local()
+    (first,), (second,) = task.splits.calibration, task.splits.evaluation
+    assert (first.id, first.options, first.gold) == ("q0", (" text 0", " text 1", " text 2"), 1)
+    assert len(second.options) == 4
+    assert task.splits.origin == f"allenai/ai2_arc@{arc.REVISION}"
+
+
+def strategyqa_lines(path: Path, number: int) -> None:
+    row = {"qid": f"s{number}", "question": f"Is {number} even?", "answer": number == 0, "term": "x", "facts": []}
+    path.write_text(json.dumps(row) + "\n")
+
+
+def test_a_branch_is_the_commit_of_the_first_download_and_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, tiny_model: Any
+) -> None:
+    store(cache, strategyqa.DATA, strategyqa_lines, COMMIT)
+    task = fresh(monkeypatch, "strategyqa")
+    assert task.is_local()
+    assert [example.id for example in (*task.calibration(1), *task.evaluation())] == ["s0", "s1"]
+    assert [example.gold for example in (*task.calibration(1), *task.evaluation())] == [0, 1]
+    spec = EvalSpec(model=tiny_model.ref, examples=calibration_set("strategyqa", 1))
+    assert provenance(spec, tiny_model, None, 0.0)["data"] == f"njf/StrategyQA@{COMMIT}"
+
+
+def test_the_same_items_have_the_same_key_from_a_folder_and_from_the_hub(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    store(cache, strategyqa.DATA, strategyqa_lines, COMMIT)
+    fresh(monkeypatch, "strategyqa")
+    from_hub = calibration_set("strategyqa", 1)
+    folder = cache / "own" / "strategyqa"
+    folder.mkdir(parents=True)
+    strategyqa_lines(folder / "train.jsonl", 0)
+    strategyqa_lines(folder / "dev.jsonl", 1)
+    monkeypatch.setenv("CAP_VIZ_DATA", str(folder.parent))
+    task = fresh(monkeypatch, "strategyqa")
+    assert calibration_set("strategyqa", 1) == from_hub
+    assert task.splits.origin == "the folder named by CAP_VIZ_DATA"
+
+
+def test_the_shell_says_gated_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(monkeypatch, errors.GatedRepoError("m", response=answer(403)))
+    monkeypatch.setattr("sys.argv", ["cap_viz", "eval", "--n", "1", "--model", "meta-llama/Meta-Llama-3-8B-Instruct"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    err = capfd.readouterr().err
+    assert err.startswith("meta-llama/Meta-Llama-3-8B-Instruct is gated: accept its licence")
+    assert err.count("\n") == 1

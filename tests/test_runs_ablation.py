@@ -1,0 +1,137 @@
+"""Runs by other ablations and of whole blocks: stored, found again, apart from plain head scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cap_viz.errors import UsageError
+from cap_viz.finding import block_run, block_spec, score_runs
+from cap_viz.models import ReasoningModel
+from cap_viz.progress import finish
+from cap_viz.runs import calibration_set, read_blocks, read_scores, run_steps
+from cap_viz.scoring import exact_scores, score_blocks
+from cap_viz.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.store import Store
+from cap_viz.tasks import Task
+from tests.shell import Shell
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+
+
+@pytest.fixture
+def heads(tiny_model: ReasoningModel, tiny_task: Task) -> ScoreSpec:
+    return ScoreSpec(model=tiny_model.ref, examples=calibration_set("tiny", 5, 3))
+
+
+def test_new_fields_leave_old_keys_alone(heads: ScoreSpec) -> None:
+    assert set(spec_dict(heads)) == {"kind", "model", "examples", "estimator", "ablation"}
+    keys = {spec_key(heads), spec_key(block_spec(heads)), spec_key(replace(heads, reference=heads.examples))}
+    assert len(keys) == 3
+
+
+def test_a_block_run_is_found_beside_the_heads(
+    heads: ScoreSpec, tiny_model: ReasoningModel, tiny_task: Task, store: Store
+) -> None:
+    spec = block_spec(replace(heads, ablation="mean"))
+    run = finish(run_steps(spec, tiny_model, store))
+    fresh = score_blocks(tiny_model, tiny_task.calibration(5, 3), ablation="mean")
+    stored = read_blocks(store, run)
+    np.testing.assert_array_equal(stored.ablated, fresh.ablated)
+    np.testing.assert_array_equal(stored.effects("choice_nll"), fresh.effects("choice_nll"))
+    assert block_run(store, replace(heads, ablation="mean")) == run
+    assert block_run(store, heads) is None, "zero ablation is another run"
+    assert score_runs(store.runs(), tiny_model.ref, "tiny") == [], "pages that draw heads must not get blocks"
+    with pytest.raises(UsageError, match="whole attention layers and MLPs, not of heads"):
+        read_scores(store, run)
+    head_run = finish(run_steps(heads, tiny_model, store))
+    with pytest.raises(UsageError, match="of heads, not of whole attention layers and MLPs"):
+        read_blocks(store, head_run)
+    assert store.damaged() == []
+
+
+def test_interrupted_block_runs_resume_to_the_same_bits(
+    heads: ScoreSpec, tiny_model: ReasoningModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 1)
+    spec = block_spec(replace(heads, ablation="resample"))
+    other = Store(shipped=tmp_path / "none", local=tmp_path / "whole")
+    whole = read_blocks(other, finish(run_steps(spec, tiny_model, other)))
+    steps = run_steps(spec, tiny_model, store)
+    for _ in range(8):
+        next(steps)
+    steps.close()
+    run = finish(run_steps(spec, tiny_model, store))
+    assert run.provenance["resumed_batches"] == 2
+    np.testing.assert_array_equal(read_blocks(store, run).ablated, whole.ablated)
+
+
+def test_a_reference_set_is_part_of_the_run(
+    heads: ScoreSpec, tiny_model: ReasoningModel, tiny_task: Task, store: Store
+) -> None:
+    spec = replace(heads, ablation="resample", reference=calibration_set("tiny", 7, 1))
+    assert spec_from_dict(spec_dict(spec)) == spec
+    stored = read_scores(store, finish(run_steps(spec, tiny_model, store)))
+    examples, reference = tiny_task.calibration(5, 3), tiny_task.calibration(7, 1)
+    fresh = exact_scores(tiny_model, examples, ablation="resample", reference=reference, seed=1)
+    np.testing.assert_array_equal(stored.ablated, fresh.ablated)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"parts": "heads"}, "a spec names no parts for heads"),
+        ({"parts": "blocks", "estimator": "gradient", "metric": "nll"}, "'blocks' by the gradient estimator"),
+        ({"ablation": "noise"}, "Unknown ablation 'noise'; choose one of zero, mean, resample"),
+    ],
+)
+def test_specs_that_contradict_themselves(
+    heads: ScoreSpec, tiny_model: ReasoningModel, store: Store, change: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        finish(run_steps(replace(heads, **change), tiny_model, store))
+    with pytest.raises(UsageError, match="Zero ablation takes no values from other examples"):
+        finish(run_steps(replace(heads, reference=heads.examples), tiny_model, store))
+
+
+def test_the_shell_scores_blocks(shell: Shell, tiny: list[str], tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    answer = shell.json("score", *tiny, "--n", "5", "--parts", "blocks", "--metric", "choice_nll")
+    blocks = score_blocks(tiny_model, tiny_task.calibration(5))
+    assert answer["mean_effect"] == blocks.mean_effect("choice_nll").tolist()
+    assert answer["parts"] == ["attention", "mlp"]
+    code, out, _ = shell("score", *tiny, "--n", "5", "--parts", "blocks")
+    assert code == 0
+    assert "whole attention" in out
+    assert f"{blocks.mean_effect('nll')[2, 1]:+.4f}" in out
+
+
+def test_the_shell_resamples(shell: Shell, tiny: list[str], tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    answer = shell.json("score", *tiny, "--n", "4", "--ablation", "resample", "--reference-n", "6")
+    examples, reference = tiny_task.calibration(4), tiny_task.calibration(6)
+    fresh = exact_scores(tiny_model, examples, ablation="resample", reference=reference)
+    assert answer["mean_effect"] == fresh.mean_effect("nll").tolist()
+    own = shell.json("score", *tiny, "--n", "4", "--seed", "2", "--ablation", "resample")
+    named = ["--reference-n", "4", "--reference-seed", "2"]
+    same = shell.json("score", *tiny, "--n", "4", "--seed", "2", "--ablation", "resample", *named)
+    assert own["key"] == same["key"] != answer["key"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--parts", "layers"], "Unknown part of the model 'layers'; choose one of heads, blocks"),
+        (["--parts", "blocks", "--estimator", "gradient"], "by the exact estimator only"),
+        (["--reference-n", "4"], "Zero ablation takes no values from other examples"),
+        (["--ablation", "resample", "--n", "1"], "use at least two examples"),
+    ],
+)
+def test_the_shell_refuses(shell: Shell, tiny: list[str], options: list[str], sentence: str) -> None:
+    code, _, err = shell("score", *tiny, *options)
+    assert code == 2
+    assert sentence in " ".join(err.split())

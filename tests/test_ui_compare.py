@@ -1,0 +1,521 @@
+"""The Compare page: its figure, words and files, and the page itself on a tiny model's real runs."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from numpy.testing import assert_allclose
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.cli.accuracy import compare
+from cap_viz.comparison import DENSE, Cell, Contrast, comparison_specs
+from cap_viz.jobs import shared_queue
+from cap_viz.measures import ACC, CHOICE_LOSS, Level, Measure
+from cap_viz.models import ReasoningModel, load, resolve
+from cap_viz.paper import PaperPoint, accuracy_of
+from cap_viz.progress import finish
+from cap_viz.runs import mask_spec_for, read_report, run_steps
+from cap_viz.settings import PROJECT
+from cap_viz.shipped import CRITERIA as USUAL_CRITERIA
+from cap_viz.shipped import N_CALIBRATION as N_CALIBRATED
+from cap_viz.shipped import SEED
+from cap_viz.spec import EvalSpec
+from cap_viz.stats import Interval, PairedComparison, compare_paired
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import TASKS, load_task
+from cap_viz.ui.compare_command import USUAL_N, USUAL_REFERENCE, next_command
+from cap_viz.ui.compare_data import Choice, Comparison, Stored, compared, stored_comparison
+from cap_viz.ui.compare_figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
+from cap_viz.ui.compare_table import figure_html, shown_table, table_csv, table_json
+from cap_viz.ui.compare_words import clause, evidence_words, verdicts
+from cap_viz.ui.figures import criterion_colour, display_order
+from tests.tiny import write_tiny_model
+
+TASK, N_ITEMS, N_CALIBRATION = "mini_science", 40, 2
+CRITERIA, SPARSITIES = ("cap", "wanda", "global_magnitude"), (0.2, 0.5)
+
+
+@dataclass(frozen=True)
+class World:
+    """A tiny model with real runs: dense and three criteria at two sparsities."""
+
+    model: ReasoningModel
+    cache: Path
+    shipped: Path
+    specs: dict[Cell, EvalSpec]
+
+    @property
+    def store(self) -> Store:
+        return Store(shipped=self.shipped, local=self.cache)
+
+    @property
+    def id(self) -> str:
+        return self.model.ref.id
+
+    def run(self, cell: Cell) -> StoredRun:
+        found = self.store.get(self.specs[cell])
+        assert found is not None
+        return found
+
+    def comparison(self, measure: Measure = ACC, reference: str = "wanda") -> Comparison:
+        stored = self.stored()
+        assert stored.dense is not None
+        choice = Choice(measure, CRITERIA, reference, stored.groups[0], paper=False)
+        return compared(self.store, load_task(TASK), stored.dense, choice)
+
+    def stored(self) -> Stored:
+        return stored_comparison(self.store, self.store.runs(), self.model.ref, load_task(TASK), N_ITEMS)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("compare")
+    model = load(resolve(str(write_tiny_model(folder / "tiny"))))
+    specs = comparison_specs(model.ref, TASK, CRITERIA, SPARSITIES, n=N_ITEMS, n_calibration=N_CALIBRATION)
+    made = World(model, folder / "cache", folder / "shipped", specs)
+    for spec in specs.values():
+        finish(run_steps(spec, model, made.store))
+    return made
+
+
+@pytest.fixture
+def page(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
+    """The Compare page before its first run, on a copy of the world's runs."""
+    shutil.copytree(world.cache, tmp_path / "cache")
+    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: world.shipped)
+    shared_queue.cache_clear()
+    yield AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    shared_queue.cache_clear()
+
+
+def opened(test: AppTest, world: World, **query: str | list[str]) -> AppTest:
+    """A deep link: the page is the first thing the session runs."""
+    test.switch_page("pages/compare.py")
+    for key, value in {"model": world.id, **query}.items():
+        test.query_params[key] = value
+    test.run()
+    assert not test.exception
+    return test
+
+
+def texts(test: AppTest) -> str:
+    elements = [*test.markdown, *test.caption, *test.info, *test.warning, *test.error]
+    return "\n".join(str(element.value) for element in elements).replace("\\", "")
+
+
+def forget(*cells: Cell, world: World) -> None:
+    """Delete runs from the page's own copy."""
+    for cell in cells:
+        run = Store().get(world.specs[cell])
+        assert run is not None
+        shutil.rmtree(run.folder)
+
+
+def traces(figure: go.Figure) -> list[Any]:
+    return list(cast(Any, figure.data))
+
+
+def labels_of(figure: go.Figure) -> list[Any]:
+    return list(cast(Any, figure.layout).annotations)
+
+
+def level(value: float, room: float = 0.05) -> Level:
+    return Level(value, Interval(value - room, value + room))
+
+
+def shown_curves(**changes: Any) -> Curves:
+    points = [
+        CurvePoint("wanda", 0.5, level(0.5), "w"),
+        CurvePoint("cap", 0.2, level(0.6), "a"),
+        CurvePoint("cap", 0.5, level(0.49), "b"),
+    ]
+    return Curves(**{"measure": ACC, "dense": level(0.62), "guess": 0.25, "points": points, **changes})
+
+
+# Figure -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_runs_from_the_dense_model_through_the_marks() -> None:
+    cap_line, cap_marks, wanda_line, wanda_marks = traces(curves(shown_curves()))
+    assert_allclose(cap_line.y, [62, 60, 49])
+    assert_allclose(wanda_line.y, [62, 50])
+    assert (cap_line.line.color, wanda_line.line.color) == ("#0072B2", "#E69F00")
+    # Two criteria stand half a dodge to either side of their sparsity.
+    assert_allclose(cap_marks.x, [20 - 0.275, 50 - 0.275])
+    assert_allclose(wanda_marks.x, [50.275])
+    assert_allclose(cap_marks.error_y.array, [5, 5])
+    assert_allclose(cap_marks.error_y.arrayminus, [5, 5])
+
+
+def test_dense_is_dashed_in_its_band_and_chance_dotted() -> None:
+    shapes = list(cast(Any, curves(shown_curves()).layout).shapes)
+    band, dense, chance = shapes[:3]
+    assert (band.y0, band.y1) == (pytest.approx(57), pytest.approx(67))
+    assert (dense.y0, dense.line.dash) == (62, "dash")
+    assert (chance.y0, chance.line.dash) == (25, "dot")
+
+
+def test_every_line_is_named_at_its_end_without_collisions() -> None:
+    figure = curves(shown_curves())
+    named = {re.sub("<[^>]*>", "", one.text): one.y for one in labels_of(figure)}
+    assert set(named) == {"dense 62.0 %", "chance 25.0 %", "● CAP 49.0 %", "■ Wanda 50.0 %"}
+    layout = cast(Any, figure.layout)
+    pixels = layout.height - layout.margin.t - layout.margin.b
+    per_pixel = (layout.yaxis.range[1] - layout.yaxis.range[0]) / pixels
+    assert min(np.diff(sorted(named.values()))) >= 15.9 * per_pixel
+    assert named["■ Wanda 50.0 %"] > named["● CAP 49.0 %"]
+
+
+def test_labels_move_as_little_as_possible() -> None:
+    assert_allclose(spread_labels(np.array([10.0, 10.0]), 4, 0, 100), [8, 12])
+    assert_allclose(spread_labels(np.array([50.0, 20.0]), 4, 0, 100), [50, 20])
+    # Against the lower edge the pair moves up together; where nothing fits the gap shrinks.
+    assert_allclose(spread_labels(np.array([1.0, 1.0]), 4, 0, 100), [0, 4])
+    assert_allclose(spread_labels(np.array([5.0, 5.0, 5.0]), 40, 0, 10), [0, 5, 10])
+
+
+def test_neighbouring_sparsities_never_share_marks() -> None:
+    assert dodges(1, [20.0]) == [0.0]
+    offsets = dodges(8, [10.0, 12.0])
+    assert max(offsets) - min(offsets) == pytest.approx(0.45 * 2)
+
+
+def test_sparsities_too_close_to_label_are_left_out() -> None:
+    assert readable_ticks([10, 20, 50], 52.5) == [10, 20, 50]
+    assert readable_ticks([10, 11, 50], 52.5) == [11, 50]
+
+
+def test_the_paper_s_points_are_hollow_diamonds_inside_the_range() -> None:
+    paper = (PaperPoint("t", "cap", 0.1, 0.742), PaperPoint("t", "wanda", 0.5, 0.085))
+    figure = curves(shown_curves(paper=paper))
+    cap, wanda = traces(figure)[-2:]
+    assert (cap.marker.symbol, cap.marker.color) == ("diamond-open", criterion_colour("cap"))
+    assert_allclose([*cap.y, *wanda.y], [74.2, 8.5])
+    assert "second-hand" in cap.text[0]
+    low, high = cast(Any, figure.layout).yaxis.range
+    assert low < 8.5
+    assert high > 74.2
+
+
+def test_on_the_floor_everything_is_greyed() -> None:
+    assert {trace.opacity for trace in traces(curves(shown_curves(greyed=True)))} == {0.35}
+
+
+def test_unknown_criteria_are_drawn_after_the_known_ones() -> None:
+    assert display_order({"zeta", "wanda", "alpha", "cap"}) == ["cap", "wanda", "alpha", "zeta"]
+    points = [CurvePoint("novel", 0.5, level(0.4), "n"), CurvePoint("cap", 0.5, level(0.4), "c")]
+    figure = curves(shown_curves(points=points))
+    assert [trace.name for trace in traces(figure)][1::2] == ["CAP", "novel"]
+
+
+def test_losses_are_drawn_in_nats() -> None:
+    figure = curves(shown_curves(measure=CHOICE_LOSS))
+    assert_allclose(traces(figure)[0].y, [0.62, 0.6, 0.49])
+    assert cast(Any, figure.layout).yaxis.title.text == "choice loss, nats"
+
+
+# Words ------------------------------------------------------------------------------------------------------------
+
+
+def contrast(difference: float, p: float, p_holm: float, low: float, high: float) -> Contrast:
+    result = replace(compare_paired(np.array([True, False]), np.array([True, True])), difference=difference)
+    result = replace(result, ci=Interval(low, high), p_value=p)
+    return Contrast(("cap", 0.5), ("wanda", 0.5), result, p_holm)
+
+
+def test_a_clear_difference_is_said_with_its_direction_and_interval() -> None:
+    found = contrast(-0.1367, 0.00002, 0.0001, -0.197, -0.077)
+    assert clause(found, ACC) == "is **13.7 points below Wanda** (95 % interval 7.7 to 19.7)"
+    assert evidence_words(found, ACC) == "clearly worse"
+    # As a loss, less is better.
+    assert clause(found, CHOICE_LOSS) == "is **0.137 nats better than Wanda** (95 % interval 0.077 to 0.197)"
+    assert evidence_words(found, CHOICE_LOSS) == "clearly better"
+
+
+def test_noise_is_called_noise() -> None:
+    found = contrast(0.02, 0.21, 1.0, -0.007, 0.047)
+    assert clause(found, ACC) == "is **within noise of Wanda** (+2.0 points, −0.7 to +4.7)"
+    assert evidence_words(found, ACC) == "within noise"
+
+
+def test_what_does_not_survive_the_adjustment_says_so() -> None:
+    found = contrast(0.04, 0.023, 0.16, 0.01, 0.07)
+    assert "4.0 points above Wanda" in clause(found, ACC)
+    assert "not clear among so many comparisons** (p = 0.023, adjusted 0.16)" in clause(found, ACC)
+    assert evidence_words(found, ACC) == "better, not after Holm"
+
+
+def test_verdicts_name_reference_and_control_at_every_sparsity(world: World) -> None:
+    said = verdicts(world.comparison())
+    assert [sentence[:8] for sentence in said] == ["**20 %**", "**50 %**"]
+    assert all("Wanda" in sentence and "Global magnitude" in sentence for sentence in said)
+    assert all(
+        "Dense" not in sentence and "dense" in sentence for sentence in verdicts(world.comparison(reference="dense"))
+    )
+
+
+# Table and files --------------------------------------------------------------------------------------------------
+
+
+def test_the_table_holds_every_cell_and_its_paired_differences(world: World) -> None:
+    comparison = world.comparison()
+    table = shown_table(comparison)
+    # CAP twice (reference and control), the reference once, the control once; at two sparsities.
+    assert table["Criterion"].tolist() == ["CAP", "CAP", "Wanda", "Global magnitude"] * 2
+    assert table["Against"].tolist()[:4] == ["Wanda", "Global magnitude", "–", "Wanda"]
+    assert len(comparison.contrasts) == 6
+    first = compare_paired(*(read_report(world.store, world.run((name, 0.2))).correct for name in ("cap", "wanda")))
+    row = table.iloc[0]
+    assert row["Difference"] == pytest.approx(100 * first.difference)
+    assert [row["Gained"], row["Lost"], row["p"]] == [first.only_a, first.only_b, first.p_value]
+    assert row["Detectable"] == pytest.approx(100 * first.minimum_detectable)
+    assert row["Holm p"] >= row["p"]
+
+
+def test_against_dense_every_criterion_has_a_difference(world: World) -> None:
+    comparison = world.comparison(reference="dense")
+    pairs = {(one.first, one.second) for one in comparison.contrasts}
+    assert {(cell, DENSE) for cell in comparison.cells} <= pairs
+    assert (("cap", 0.5), ("global_magnitude", 0.5)) in pairs
+    for one in comparison.contrasts:
+        if one.second == DENSE:
+            expected = comparison.levels[one.first].value - comparison.levels[DENSE].value
+            assert one.result.difference == pytest.approx(expected)
+
+
+def test_losses_have_no_flips(world: World) -> None:
+    comparison = world.comparison(CHOICE_LOSS)
+    table = shown_table(comparison)
+    assert "Gained" not in table
+    losses = read_report(world.store, world.run(("cap", 0.5))).losses("choice_nll")
+    assert comparison.levels["cap", 0.5].value == pytest.approx(losses.mean())
+    assert json.loads(table_json(comparison))["measure"] == "choice_nll"
+
+
+def test_files_say_what_the_page_says(world: World) -> None:
+    comparison = world.comparison()
+    table = pd.read_csv(io.BytesIO(table_csv(comparison)))
+    assert table["criterion"].tolist() == ["dense", *(["cap", "cap", "wanda", "global_magnitude"] * 2)]
+    assert table["value"].tolist()[0] == pytest.approx(read_report(world.store, world.run(DENSE)).acc)
+    content = json.loads(table_json(comparison))
+    assert content["built_on"] == f"{TASK}-n{N_CALIBRATION}-seed0"
+    assert len(content["contrasts"]) == len(comparison.contrasts)
+    assert {run["key"] for run in content["runs"]} == {run.key for run in comparison.runs.values()}
+    page = figure_html(curves(shown_curves()), "A title").decode()
+    assert "A title" in page
+    assert "<script src=" not in page, "it must open without a network"
+
+
+def test_the_comparison_is_the_library_s(world: World) -> None:
+    for one in world.comparison().contrasts:
+        assert isinstance(one.result, PairedComparison)
+        reports = [read_report(world.store, world.run(cell)) for cell in (one.first, one.second)]
+        assert one.result == compare_paired(reports[0].correct, reports[1].correct)
+
+
+# Commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_names_what_is_missing(world: World) -> None:
+    stored = world.stored()
+    found = next_command(stored, stored.groups[0], model=world.id, task=TASK, n=N_ITEMS, reference="wanda").text
+    assert found == (
+        f"python -m cap_viz compare --task {TASK} --model {world.id} --criteria cap,wanda,magnitude,global_magnitude "
+        f"--sparsities 0.1,0.2,0.5 --n {N_ITEMS} --n-calibration {N_CALIBRATION}"
+    )
+
+
+def test_with_nothing_missing_the_command_goes_on_to_other_sparsities(world: World) -> None:
+    group = world.stored().groups[0]
+    every = {(name, sparsity): world.run(("cap", 0.2)) for name in USUAL_CRITERIA for sparsity in (0.1, 0.2, 0.5)}
+    full = replace(group, runs=every)
+    found = next_command(world.stored(), full, model="m", task=TASK, n=N_ITEMS, reference="dense")
+    assert "--sparsities 0.3,0.4,0.6 --against dense" in found.text
+
+
+def test_options_left_out_have_the_shell_s_own_defaults() -> None:
+    defaults = {name: option.default for name, option in inspect.signature(compare).parameters.items()}
+    assert (defaults["against"], defaults["n"]) == (USUAL_REFERENCE, USUAL_N)
+    assert (defaults["n_calibration"], defaults["seed"], defaults["metric"]) == (N_CALIBRATED, SEED, "nll")
+
+
+def test_what_the_shell_cannot_compute_is_said(world: World) -> None:
+    spec = mask_spec_for(world.model.ref, "cap", 0.5, task=TASK, n=2, scope="mlp")
+    run = replace(world.run(("cap", 0.5)), spec=replace(world.specs["cap", 0.5], mask=spec))
+    stored = stored_comparison(world.store, [run, world.run(DENSE)], world.model.ref, load_task(TASK), N_ITEMS)
+    found = next_command(stored, stored.groups[0], model="m", task=TASK, n=N_ITEMS, reference="wanda")
+    assert found.text == ""
+    assert "Prune page" in found.reason
+
+
+# The page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_figure_verdicts_and_table(world: World, page: AppTest) -> None:
+    opened(page, world)
+    assert len(page.get("plotly_chart")) == 1
+    shown = texts(page)
+    assert "**50 %** CAP is" in shown
+    assert f"{N_ITEMS} evaluation items" in shown
+    assert f"calibration {TASK}, {N_CALIBRATION} examples, seed 0" in shown
+    assert len(page.dataframe[0].value) == 8
+    assert "python -m cap_viz compare" in page.code[-1].value
+    assert not shared_queue().listing()
+
+
+def test_the_link_sets_every_control(world: World, page: AppTest) -> None:
+    opened(page, world, measure="choice_nll", criteria=["cap", "global_magnitude"], reference="dense")
+    assert page.multiselect(key="criteria").value == ["cap", "global_magnitude"]
+    assert page.selectbox(key="reference").value == "dense"
+    table = page.dataframe[0].value
+    assert set(table["Criterion"]) == {"CAP", "Global magnitude"}
+    assert "Choice loss" in table
+
+
+def test_a_link_with_nonsense_says_so(world: World, page: AppTest) -> None:
+    opened(page, world, measure="f1", criteria=["cap", "magic"], reference="luck")
+    shown = texts(page)
+    assert "measure “f1”" in shown
+    assert "criterion “magic”" in shown
+    assert "reference “luck”" in shown
+    assert page.selectbox(key="reference").value == "wanda"
+
+
+def test_clearing_the_criteria_keeps_the_page_up(world: World, page: AppTest) -> None:
+    opened(page, world)
+    page.multiselect(key="criteria").set_value([]).run()
+    assert not page.exception
+    assert "No criterion chosen" in texts(page)
+
+
+def test_groups_are_never_mixed_without_a_word(world: World, page: AppTest) -> None:
+    other = mask_spec_for(world.model.ref, "wanda", 0.5, task=TASK, n=N_CALIBRATION, seed=1)
+    spec = replace(world.specs["wanda", 0.5], mask=other)
+    finish(run_steps(spec, world.model, Store()))
+    opened(page, world)
+    names = page.selectbox(key="basis").options
+    assert names == [f"{TASK}-n{N_CALIBRATION}-seed0", f"{TASK}-n{N_CALIBRATION}-seed1"]
+    page.selectbox(key="basis").set_value(names[1]).run()
+    assert not page.exception
+    assert "seed 1" in texts(page)
+    assert "CAP" not in page.dataframe[0].value["Criterion"].tolist()
+
+
+def test_nothing_stored_is_an_invitation(world: World, page: AppTest) -> None:
+    shutil.rmtree(Store().local)
+    opened(page, world)
+    assert "is stored yet" in texts(page)
+    assert "--criteria cap,wanda,magnitude,global_magnitude --sparsities 0.1,0.2,0.5" in page.code[-1].value
+
+
+def test_pruned_runs_without_their_dense_one_are_mentioned(world: World, page: AppTest) -> None:
+    forget(DENSE, world=world)
+    opened(page, world)
+    assert "6 pruned evaluations are stored, but no dense one" in texts(page)
+
+
+def test_with_only_the_dense_run_it_is_drawn_alone(world: World, page: AppTest) -> None:
+    forget(*(cell for cell in world.specs if cell != DENSE), world=world)
+    opened(page, world)
+    assert "Only the dense model is measured" in texts(page)
+    assert len(page.get("plotly_chart")) == 1
+    assert not page.dataframe
+
+
+def test_a_damaged_run_is_told_and_left_out(world: World, page: AppTest) -> None:
+    run = Store().get(world.specs["cap", 0.5])
+    assert run is not None
+    (run.folder / "options.parquet").write_bytes(b"not a table")
+    opened(page, world)
+    for _ in range(2):
+        assert "CAP at 50 %: Run" in texts(page)
+        assert "does not match its checksum" in texts(page)
+        assert len(page.dataframe[0].value) == 6
+        page.run()
+
+
+def test_a_damaged_dense_run_is_told(world: World, page: AppTest) -> None:
+    run = Store().get(world.specs[DENSE])
+    assert run is not None
+    (run.folder / "options.parquet").write_bytes(b"not a table")
+    opened(page, world)
+    assert "Dense: Run" in texts(page)
+    assert "is stored yet" in texts(page)
+
+
+def test_another_size_shows_the_largest_and_says_so(world: World, page: AppTest) -> None:
+    opened(page, world, n="600")
+    assert f"the largest number there is, {N_ITEMS} items" in texts(page)
+
+
+def test_a_model_that_guesses_is_called_out(world: World, page: AppTest) -> None:
+    assert not world.comparison().test.clearly_above
+    opened(page, world)
+    assert "not clearly above guessing" in texts(page)
+    figure = json.loads(page.get("plotly_chart")[0].proto.spec)
+    assert {trace["opacity"] for trace in figure["data"]} == {0.35}
+
+
+def test_a_task_without_options_says_where_to_go(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The sidebar may leave such tasks out; the page must not depend on that.
+    monkeypatch.setitem(TASKS, TASK, replace(TASKS[TASK], kind="text"))
+    monkeypatch.setattr("cap_viz.ui.frame.load_task", lambda name: replace(TASKS[TASK], kind="text"))
+    opened(page, world)
+    assert "has no accuracy to compare" in texts(page)
+    assert "Its heads" in [button.label for button in page.button]
+
+
+def test_the_paper_s_numbers_are_in_their_table(world: World, page: AppTest) -> None:
+    opened(page, world)
+    table = page.table[0].value
+    assert len(table) == 11
+    assert "second-hand" in texts(page)
+    assert f"The paper reports nothing on {TASK}" in texts(page)
+
+
+def test_the_paper_s_points_can_be_switched_off(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tiny model's task stands in for one the paper reports; those need data that is not in the repository.
+    def reported(name: str) -> tuple[PaperPoint, ...]:
+        return accuracy_of("arc_challenge")
+
+    monkeypatch.setattr("cap_viz.ui.compare_view.accuracy_of", reported)
+    monkeypatch.setattr("cap_viz.ui.compare_controls.accuracy_of", reported)
+    opened(page, world)
+    assert diamonds_on(page) == 2
+    page.toggle(key="paper").set_value(False).run()
+    assert diamonds_on(page) == 0
+    page.toggle(key="paper").set_value(True).run()
+    page.segmented_control(key="measure").set_value("choice_nll").run()
+    assert not page.exception
+    assert diamonds_on(page) == 0, "accuracies do not belong on an axis of losses"
+
+
+def diamonds_on(page: AppTest) -> int:
+    figure = json.loads(page.get("plotly_chart")[0].proto.spec)
+    return sum(trace.get("marker", {}).get("symbol") == "diamond-open" for trace in figure["data"])
+
+
+def test_the_page_opens_without_torch() -> None:
+    script = (
+        "import sys\n"
+        "from streamlit.testing.v1 import AppTest\n"
+        "test = AppTest.from_file('app.py', default_timeout=60)\n"
+        "test.switch_page('pages/compare.py').run()\n"
+        "assert not test.exception, test.exception\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, timeout=120)

@@ -1,0 +1,125 @@
+"""Gradient and hybrid runs, budgets and whole layers on the Heads page, on real runs of the tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.estimators.hybrid import hybrid_scores
+from cap_viz.finding import block_spec
+from cap_viz.models import ReasoningModel
+from cap_viz.runs import calibration_set, read_blocks, read_gradient, read_scores
+from cap_viz.spec import ScoreSpec
+from cap_viz.store import Store, StoredRun
+from tests.test_ui_pages import matrix, opened, text
+from tests.test_ui_text import computed, drawn, score_spec, store, wait_for_jobs
+
+__all__ = ["store"]
+
+
+def gradient_spec(model: ReasoningModel, n: int) -> ScoreSpec:
+    examples = calibration_set("mini_science", n)
+    return ScoreSpec(model=model.ref, examples=examples, estimator="gradient", metric="nll")
+
+
+@pytest.fixture
+def exact(store: Store, tiny_model: ReasoningModel) -> StoredRun:
+    return computed(store, tiny_model, score_spec(tiny_model, "mini_science", 16))
+
+
+@pytest.fixture
+def gradient(store: Store, tiny_model: ReasoningModel) -> StoredRun:
+    return computed(store, tiny_model, gradient_spec(tiny_model, 40))
+
+
+def heads_page(shown: StoredRun, **parameters: str) -> AppTest:
+    at = opened("pages/heads.py", model=shown.spec.model.id, task="mini_science", **parameters)
+    assert not at.exception
+    return at
+
+
+def test_exact_runs_come_first_then_hybrids_and_gradients(exact: StoredRun, gradient: StoredRun) -> None:
+    at = heads_page(exact)
+    assert at.selectbox(key="run").options == [
+        "n16-seed0-zero",
+        "n16of40-seed0-zero-hybrid-nll",
+        "n40-seed0-zero-gradient-nll",
+    ]
+
+
+def test_the_gradient_grid_holds_the_mean_gradient_effects(store: Store, exact: StoredRun, gradient: StoredRun) -> None:
+    at = heads_page(exact, run="n40-seed0-zero-gradient-nll")
+    np.testing.assert_allclose(drawn(at), read_gradient(store, gradient).mean_effect("nll"), atol=1e-6)
+    assert "First-order effects" in text(at)
+    assert "Rank correlation with the exact run n16-seed0-zero" in text(at)
+    assert "the one this gradient run is about" in text(at)
+
+
+def test_the_hybrid_grid_holds_the_combination(store: Store, exact: StoredRun, gradient: StoredRun) -> None:
+    at = heads_page(exact, run="n16of40-seed0-zero-hybrid-nll", layer="2", head="3")
+    found = hybrid_scores(read_scores(store, exact), read_gradient(store, gradient))
+    np.testing.assert_allclose(drawn(at), found.estimate.mean, atol=1e-6)
+    assert "narrower" in text(at)
+    assert at.number_input(key="layer").value == 2
+
+
+def test_a_hybrid_run_started_on_the_page_is_shown_when_both_parts_are_there(store: Store, exact: StoredRun) -> None:
+    at = heads_page(exact)
+    at.session_state["heads_new_run"] = True
+    at.run()
+    at.segmented_control(key="heads_estimator").set_value("hybrid").run()
+    at.number_input(key="heads_hybrid_big_n").set_value(24).run()
+    at.button(key="heads_start").click().run()
+    wait_for_jobs()
+    at.run()
+    assert not at.exception
+    assert at.selectbox(key="run").value == "n16of24-seed0-zero-hybrid-nll"
+
+
+def test_sizes_are_planned_from_a_pilot(store: Store, exact: StoredRun) -> None:
+    at = heads_page(exact)
+    at.session_state["heads_new_run"] = True
+    at.run()
+    at.segmented_control(key="heads_estimator").set_value("hybrid").run()
+    at.segmented_control(key="heads_sizes").set_value("time budget").run()
+    assert "planned from a pilot" in text(at)
+    at.button(key="heads_pilot").click().run()
+    wait_for_jobs()
+    at.session_state["heads_new_run"] = True
+    at.run()
+    at.segmented_control(key="heads_estimator").set_value("hybrid").run()
+    at.segmented_control(key="heads_sizes").set_value("time budget").run()
+    assert not at.exception
+    assert "Judged from the pilot" in text(at)
+
+
+def test_whole_layers_stand_beside_the_heads(store: Store, exact: StoredRun) -> None:
+    at = heads_page(exact)
+    assert len(at.get("plotly_chart")) == 3
+    at.button(key="heads_blocks_start").click().run()
+    wait_for_jobs()
+    at.run()
+    assert not at.exception
+    assert "heads_blocks_start" not in [button.key for button in at.button]
+    assert isinstance(exact.spec, ScoreSpec)
+    run = store.get(block_spec(exact.spec))
+    assert run is not None
+    effects = read_blocks(store, run).mean_effect("nll")
+    figure = json.loads(at.get("plotly_chart")[0].proto.spec)
+    beside = [trace for trace in figure["data"] if trace["type"] == "heatmap" and trace.get("xaxis") == "x2"]
+    shown = sum((np.nan_to_num(matrix(trace["z"])) for trace in beside), start=np.zeros(1))
+    np.testing.assert_allclose(shown, effects, atol=1e-6)
+
+
+def test_the_ranking_is_compared_with_other_ablations_of_the_same_examples(
+    store: Store, exact: StoredRun, tiny_model: ReasoningModel
+) -> None:
+    assert "Measured with zero ablation only" in text(heads_page(exact))
+    other = computed(store, tiny_model, score_spec(tiny_model, "mini_science", 16, "mean"))
+    means = [read_scores(store, run).mean_effect("nll") for run in (exact, other)]
+    wanted, _ = spearmanr(means[0].ravel(), means[1].ravel())
+    assert f"mean ρ = {wanted:.2f}" in text(heads_page(exact))

@@ -1,0 +1,114 @@
+"""The Playground as a script, with the tiny model behind the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.jobs import shared_queue
+from cap_viz.models import ReasoningModel
+from cap_viz.store import Store, StoredRun
+from cap_viz.ui import playground_data
+from cap_viz.ui.playground_figures import coloured_prompt, unique, visible
+from cap_viz.whatif import encode_prompt, read_prompt
+from tests.test_ui_pages import opened, text
+from tests.test_ui_text import computed, score_spec
+
+PROMPT = "Question: what is water ?\nAnswer:"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    forget()
+    yield Store()
+    forget()
+
+
+def forget() -> None:
+    shared_queue.cache_clear()
+    for cached in (playground_data.outcome, playground_data.pattern, playground_data.weights_of):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def scores(store: Store, tiny_model: ReasoningModel) -> StoredRun:
+    return computed(store, tiny_model, score_spec(tiny_model, "mini_science", 6))
+
+
+def played(scores: StoredRun, **parameters: str) -> AppTest:
+    at = opened("pages/playground.py", model=scores.spec.model.id, task="mini_science", prompt=PROMPT, **parameters)
+    assert not at.exception
+    return at
+
+
+def test_a_head_switched_off_changes_the_next_token_as_the_library_says(
+    scores: StoredRun, tiny_model: ReasoningModel
+) -> None:
+    at = played(scores)
+    assert "Switch heads off or prune" in text(at)
+    at.multiselect(key="off").set_value(["L0H1", "L2H3"]).run()
+    assert not at.exception
+    tokens = encode_prompt(tiny_model, PROMPT)
+    dense, changed = (read_prompt(tiny_model, tokens, heads) for heads in ((), ((0, 1), (2, 3))))
+    found = playground_data.outcome(scores.spec.model, PROMPT, playground_data.Change(heads=((0, 1), (2, 3))))
+    np.testing.assert_allclose(found.changed.next_logprobs, changed.next_logprobs, atol=1e-5)
+    np.testing.assert_allclose(found.token_change[1:], (changed.token_logprobs - dense.token_logprobs)[1:], atol=1e-5)
+    assert "With 2 heads off" in text(at)
+    assert f"moves by {found.divergence:.3f} nats" in text(at)
+    # Next tokens, the map of heads, attention.
+    assert len(at.get("plotly_chart")) == 3
+
+
+def test_the_top_heads_of_the_task_go_off_and_on_again(scores: StoredRun) -> None:
+    at = played(scores)
+    at.number_input(key="play_k").set_value(4).run()
+    at.button(key="play_top").click().run()
+    assert not at.exception
+    assert len(at.multiselect(key="off").value) == 4
+    at.button(key="play_clear").click().run()
+    assert at.multiselect(key="off").value == []
+
+
+def test_pruned_weights_change_the_continuation_s_model(scores: StoredRun) -> None:
+    at = played(scores, mask="global_magnitude", zeros="90")
+    assert "With Global magnitude at 90 %" in text(at)
+    assert "nothing changed" not in text(at)
+
+
+def test_a_wrong_link_falls_back_with_notes(scores: StoredRun) -> None:
+    at = played(scores, off="L99H0", mask="nonsense")
+    assert "L99H0" in text(at)
+    assert "nonsense" in text(at)
+    assert at.multiselect(key="off").value == []
+
+
+def test_cap_without_head_scores_says_what_to_do(store: Store, tiny_model: ReasoningModel) -> None:
+    other = computed(store, tiny_model, score_spec(tiny_model, "mini_text", 2))
+    at = played(other, mask="cap")
+    assert "cap needs head scores of mini" in text(at)
+    assert at.button(key="play_top").disabled
+
+
+def test_an_empty_prompt_is_a_sentence(scores: StoredRun) -> None:
+    at = played(scores)
+    at.text_area(key="prompt").set_value("").run()
+    assert not at.exception
+    assert "The prompt is empty" in text(at)
+
+
+def test_hostile_tokens_stay_text() -> None:
+    html = coloured_prompt(["<script>alert(1)</script>", "&", '"'], np.array([np.nan, -3.0, 0.5]))
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    assert "rgba(18,136,123,0.75)" in html
+    assert "−3.00 nats" in html
+
+
+def test_tokens_that_look_alike_keep_their_own_bars() -> None:
+    assert unique(["a", "b", "a"]) == ["a", "b", "a (2)"]
+    assert visible(" a\n") == "␣a⏎"

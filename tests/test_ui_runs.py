@@ -1,0 +1,235 @@
+"""The Runs page: exports that hold the run's numbers, a notebook that reproduces them, import, delete, quarantine."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.archive import archive_bytes, import_run
+from cap_viz.errors import UsageError
+from cap_viz.jobs import shared_queue
+from cap_viz.models import ReasoningModel
+from cap_viz.notebook import notebook_of
+from cap_viz.numbers import numbers_of
+from cap_viz.progress import finish
+from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, read_scores, run_steps
+from cap_viz.settings import PROJECT
+from cap_viz.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_key
+from cap_viz.stats import compare_paired
+from cap_viz.store import Store, StoredRun
+from cap_viz.ui.runs_detail import json_rows, parquet
+from cap_viz.ui.runs_table import table_of
+
+TASK = "mini_science"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """An empty store that pages and the notebook find by the environment."""
+    monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    shared_queue.cache_clear()
+    yield Store()
+    shared_queue.cache_clear()
+
+
+def computed(store: Store, model: ReasoningModel, spec: RunSpec) -> StoredRun:
+    return finish(run_steps(spec, model, store))
+
+
+@pytest.fixture
+def scores(store: Store, tiny_model: ReasoningModel) -> StoredRun:
+    return computed(store, tiny_model, ScoreSpec(model=tiny_model.ref, examples=calibration_set(TASK, 4)))
+
+
+@pytest.fixture
+def dense(store: Store, tiny_model: ReasoningModel) -> StoredRun:
+    return computed(store, tiny_model, EvalSpec(model=tiny_model.ref, examples=evaluation_set(TASK, 12)))
+
+
+def opened(**params: str | list[str]) -> AppTest:
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    at.switch_page("pages/runs.py")
+    for name, value in params.items():
+        at.query_params[name] = value
+    return at.run()
+
+
+def words(at: AppTest) -> str:
+    return "\n".join(str(element.value) for element in [*at.markdown, *at.caption, *at.info, *at.error])
+
+
+def test_score_numbers_are_the_effects_of_every_metric(store: Store, scores: StoredRun) -> None:
+    table = numbers_of(store, scores)
+    for metric in ("nll", "choice_nll", "logit_diff", "accuracy"):
+        part = table.loc[table["metric"] == metric, "mean_effect"]
+        assert_allclose(part.to_numpy(), read_scores(store, scores).mean_effect(metric).ravel())
+    assert set(table["n"]) == {4}
+
+
+def test_evaluation_numbers_are_one_row_per_question(store: Store, dense: StoredRun) -> None:
+    table, report = numbers_of(store, dense), read_report(store, dense)
+    assert list(table["id"]) == list(report.questions.ids)
+    assert_allclose(table["right"].to_numpy(), report.correct)
+    assert_allclose(table[[f"loglik_{k}" for k in range(report.logliks.shape[1])]].to_numpy(), report.logliks)
+
+
+def test_profile_numbers_are_the_stored_zeros(store: Store, tiny_model: ReasoningModel) -> None:
+    mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.0, task=TASK, n=2)
+    profile = computed(store, tiny_model, ProfileSpec(tiny_model.ref, calibration_set(TASK, 2), mask))
+    assert numbers_of(store, profile).equals(store.table(profile, "zeros"))
+
+
+def test_every_format_holds_the_same_numbers(store: Store, scores: StoredRun) -> None:
+    table = numbers_of(store, scores)
+    assert pd.read_parquet(io.BytesIO(parquet(table))).equals(table)
+    assert_allclose(pd.DataFrame(json.loads(json_rows(table)))["mean_effect"], table["mean_effect"], atol=1e-9)
+
+
+def run_notebook(content: bytes) -> subprocess.CompletedProcess[str]:
+    """Execute the code cells in order, as Jupyter would, in a process of their own."""
+    cells = [cell for cell in json.loads(content)["cells"] if cell["cell_type"] == "code"]
+    program = "\n".join("".join(cell["source"]) for cell in cells if "plotly" not in "".join(cell["source"]))
+    return subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_notebook_reproduces_the_numbers_of_a_shipped_run() -> None:
+    store = Store()
+    run = next(run for run in store.runs() if run.spec.examples.task == TASK and run.kind == "eval")
+    done = run_notebook(notebook_of(store, run))
+    assert done.returncode == 0, done.stderr
+    assert f"{len(run.spec.examples.ids)} rows; the means of" in done.stdout
+
+
+def test_the_notebook_computes_what_is_not_stored_and_notices_other_numbers(
+    store: Store, scores: StoredRun, tiny_model: ReasoningModel
+) -> None:
+    content = notebook_of(store, scores)
+    stored = [cell for cell in json.loads(content)["cells"] if cell["cell_type"] == "code"]
+    assert spec_key(scores.spec) == scores.key
+    shutil.rmtree(scores.folder)
+    done = run_notebook(content)
+    assert done.returncode == 0, done.stderr
+    assert store.get(scores.spec) is not None
+    mean = numbers_of(store, scores)["mean_effect"].mean()
+    changed = content.replace(f'\\"mean_effect\\": {mean}'.encode(), b'\\"mean_effect\\": 7.5')
+    assert changed != content
+    assert "AssertionError" in run_notebook(changed).stderr
+    assert len(stored) == 4
+
+
+def test_the_notebook_is_valid(store: Store, scores: StoredRun) -> None:
+    nbformat.validate(nbformat.reads(notebook_of(store, scores).decode(), as_version=4))
+
+
+def test_a_deleted_run_is_gone_and_a_shipped_one_stays(store: Store, scores: StoredRun, tmp_path: Path) -> None:
+    store.delete(scores)
+    assert store.get(scores.spec) is None
+    assert list(store.local.iterdir()) == []
+    shipped = next(iter(Store(shipped=PROJECT / "cache" / "shipped").runs()))
+    with pytest.raises(UsageError, match="came with CAP Viz"):
+        store.delete(shipped)
+    assert shipped.folder.is_dir()
+
+
+def test_the_archive_of_a_run_can_be_imported_elsewhere(store: Store, scores: StoredRun, tmp_path: Path) -> None:
+    file = tmp_path / "run.zip"
+    file.write_bytes(archive_bytes(scores))
+    elsewhere = Store(shipped=tmp_path / "none", local=tmp_path / "elsewhere")
+    assert import_run(elsewhere, file).key == scores.key
+
+
+def test_an_empty_store_says_how_to_start(store: Store) -> None:
+    at = opened()
+    assert not at.exception
+    assert "Nothing is stored yet" in words(at)
+
+
+def test_filters_keep_what_they_say(store: Store, scores: StoredRun, dense: StoredRun) -> None:
+    at = opened(kind="accuracies")
+    assert not at.exception
+    assert list(at.dataframe[0].value["key"]) == [dense.key]
+    at = opened(kind="scores")
+    assert list(at.dataframe[0].value["key"]) == [scores.key]
+    assert "No stored run passes these filters" in words(opened(kind="profiles"))
+
+
+def test_one_picked_run_shows_its_accuracy_and_how_it_was_made(store: Store, dense: StoredRun) -> None:
+    at = opened(runs=dense.key)
+    assert not at.exception
+    assert at.metric[0].value == f"{100 * read_report(store, dense).acc:.1f} %"
+    assert f"key {dense.key}" in words(at)
+
+
+def test_two_evaluations_are_compared_question_by_question(
+    store: Store, dense: StoredRun, tiny_model: ReasoningModel
+) -> None:
+    mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.9, task=TASK, n=2)
+    pruned = computed(store, tiny_model, EvalSpec(tiny_model.ref, dense.spec.examples, mask))
+    found = compare_paired(read_report(store, dense).correct, read_report(store, pruned).correct)
+    at = opened(runs=[dense.key, pruned.key])
+    assert not at.exception
+    assert at.metric[1].value == f"{found.only_a} : {found.only_b}"
+
+
+def test_runs_of_different_kinds_are_not_compared(store: Store, scores: StoredRun, dense: StoredRun) -> None:
+    assert "These two cannot be compared" in words(opened(runs=[scores.key, dense.key]))
+
+
+def test_two_shipped_score_runs_are_laid_over_each_other() -> None:
+    runs = [
+        run
+        for run in Store().runs()
+        if isinstance(run.spec, ScoreSpec) and run.spec.parts is None and run.spec.examples.task in (TASK, "arc_easy")
+    ]
+    at = opened(runs=[run.key for run in runs])
+    assert not at.exception
+    assert "Rank correlation" in words(at)
+
+
+def test_verify_finds_a_flipped_byte_and_delete_asks_first(store: Store, dense: StoredRun) -> None:
+    at = opened(runs=dense.key)
+    at.button(key="runs_verify").click().run()
+    assert "match their checksums" in words(at)
+    file = dense.folder / "options.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    at.button(key="runs_verify").click().run()
+    assert "does not match its checksum" in words(at)
+    at.button(key="runs_delete").click().run()
+    assert not at.exception
+    assert "was deleted" in words(at)
+    assert store.get(dense.spec) is None
+
+
+def test_an_unknown_key_in_a_link_is_named(store: Store, dense: StoredRun) -> None:
+    at = opened(runs="0123456789abcdef")
+    assert not at.exception
+    assert "0123456789abcdef" in words(at)
+
+
+def test_damaged_runs_are_listed_with_their_reason(store: Store, dense: StoredRun) -> None:
+    (dense.folder / "manifest.json").write_text("{")
+    at = opened()
+    assert "Set aside" in words(at)
+    assert "no readable manifest" in words(at)
+
+
+def test_the_table_names_every_run_once(store: Store, scores: StoredRun, dense: StoredRun) -> None:
+    table = table_of([scores, dense])
+    assert list(table["what"]) == ["exact, zero ablation", "dense"]
+    assert list(table["examples"]) == [4, 12]
+    assert np.all(table["seconds"] >= 0)

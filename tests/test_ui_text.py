@@ -1,0 +1,231 @@
+"""Text tasks and the comparison with generic text on the pages: real runs of the tiny model, pages as scripts.
+
+The tiny model knows few words, so most of a passage is its unknown token; the numbers are real all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.finding import control_runs
+from cap_viz.jobs import shared_queue
+from cap_viz.models import ReasoningModel
+from cap_viz.progress import finish
+from cap_viz.runs import calibration_set, evaluation_set, read_scores, run_steps
+from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.stats import specificity, top_overlap
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import Task, load_task
+from cap_viz.ui.heads_control import View
+from cap_viz.ui.heads_export import shown_json, shown_table
+from tests.test_ui_pages import matrix, opened, opened_heads, text
+
+TIMEOUT = 60
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """An empty store in place of the project's, and a queue that writes into it."""
+    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    shared_queue.cache_clear()
+    yield Store()
+    for job in shared_queue().listing():
+        shared_queue().cancel(job)
+    shared_queue.cache_clear()
+
+
+def computed(store: Store, model: ReasoningModel, spec: RunSpec) -> StoredRun:
+    return finish(run_steps(spec, model, store))
+
+
+def score_spec(model: ReasoningModel, task: str, n: int, ablation: str = "zero") -> ScoreSpec:
+    return ScoreSpec(model=model.ref, examples=calibration_set(task, n), ablation=ablation)
+
+
+@pytest.fixture
+def scores(store: Store, tiny_model: ReasoningModel) -> StoredRun:
+    return computed(store, tiny_model, score_spec(tiny_model, "mini_science", 8))
+
+
+@pytest.fixture
+def control(store: Store, tiny_model: ReasoningModel) -> StoredRun:
+    return computed(store, tiny_model, score_spec(tiny_model, "mini_text", 6))
+
+
+def drawn(at: AppTest, place: int = 0) -> np.ndarray:
+    """The values in the page's grid, or in a later heatmap."""
+    charts = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
+    figure = [chart for chart in charts if any(trace["type"] == "heatmap" for trace in chart["data"])][place]
+    cells = [trace for trace in figure["data"] if trace["type"] == "heatmap"][1:]
+    return sum((np.nan_to_num(matrix(trace["z"])) for trace in cells), start=np.zeros(1))
+
+
+def wait_for_jobs() -> None:
+    end = time.monotonic() + TIMEOUT
+    while any(job.active for job in shared_queue().listing()) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def test_heads_shows_a_text_task_with_the_one_metric_it_has(store: Store, control: StoredRun) -> None:
+    chosen = load_task("mini_text").by_ids(control.spec.examples.ids)[2]
+    at = opened_heads(control, metric="choice_nll", layer="1", head="2", example=chosen.id)
+    assert not at.exception
+    shown = text(at)
+    assert "choice_nll, logit_diff, accuracy compare options, which Mini text does not have" in shown
+    assert "token loss (nll)" in shown
+    assert "head 2 of layer 1" in shown
+    assert "guessing" not in shown
+    assert "itself a control" in shown
+    scores = read_scores(store, control)
+    np.testing.assert_allclose(drawn(at), scores.mean_effect("nll"), rtol=1e-6)
+    # The example: what is given, what is scored, and its loss.
+    intact = -float(scores.dense[2, 0]) / int(scores.questions.tokens[2, 0])
+    assert chosen.prompt in shown
+    assert chosen.options[0].strip()[:40] in shown
+    assert f"Scored: {scores.questions.tokens[2, 0]} tokens" in shown
+    assert f"| {intact:.3f} |" in shown
+
+
+def test_a_text_run_can_be_started_on_the_page(store: Store, control: StoredRun) -> None:
+    at = opened_heads(control)
+    at.number_input(key="heads_n").set_value(2).run()
+    at.button(key="heads_start").click().run()
+    wait_for_jobs()
+    at.run()
+    assert not at.exception
+    assert at.selectbox(key="run").value == "n2-seed0-zero"
+    assert "2 examples: too few" in text(at)
+
+
+def test_specificity_is_what_the_library_computes(store: Store, scores: StoredRun, control: StoredRun) -> None:
+    effects = [read_scores(store, run).effects("nll") for run in (scores, control)]
+    found = specificity(*effects)
+    shared = top_overlap(effects[0].mean(axis=-1), effects[1].mean(axis=-1), 1)
+    at = opened_heads(scores, view="specificity")
+    assert not at.exception
+    np.testing.assert_allclose(drawn(at), found.difference, rtol=1e-6)
+    assert f"{shared.shared} of the top 1 heads for this task are also among the top 1 on mini text" in text(at)
+    assert "noise ceiling" in text(at)
+    layer, head = np.argwhere(found.rank == 1)[0]
+    assert f"head {head} of layer {layer}" in text(at)
+    assert at.selectbox(key="control").options == ["mini_text"]
+    assert "control mini\\_text" in text(at)
+
+
+def test_the_generic_text_view_shows_the_control(store: Store, scores: StoredRun, control: StoredRun) -> None:
+    at = opened_heads(scores, view="generic text")
+    assert not at.exception
+    np.testing.assert_allclose(drawn(at), read_scores(store, control).mean_effect("nll"), rtol=1e-6)
+    assert "makes the given text" in text(at) or "no clear effect" in text(at)
+    assert "Scored:" in text(at)
+
+
+def test_the_view_control_switches_and_gives_the_metrics_back(
+    store: Store, scores: StoredRun, control: StoredRun
+) -> None:
+    at = opened_heads(scores)
+    before = drawn(at)
+    at.segmented_control(key="view").set_value("specificity").run()
+    assert not at.exception
+    assert not np.allclose(drawn(at), before)
+    at.segmented_control(key="view").set_value("task effect").run()
+    np.testing.assert_allclose(drawn(at), before)
+    assert at.segmented_control(key="metric").value == "nll"
+
+
+def test_exports_hold_what_the_view_shows(store: Store, scores: StoredRun, control: StoredRun) -> None:
+    found = specificity(*(read_scores(store, run).effects("nll") for run in (scores, control)))
+    content = json.loads(shown_json(store, scores, "nll", View("specificity", control)))
+    assert content["control"]["task"] == "mini_text"
+    for row in content["heads"]:
+        assert row["specificity"] == pytest.approx(found.difference[row["layer"], row["head"]])
+    assert [row["rank"] for row in content["heads"]] == list(range(1, 13))
+    table = shown_table(store, scores, "nll", View("generic text", control))
+    np.testing.assert_allclose(table["mean_effect"].iloc[0], read_scores(store, control).mean_effect("nll").max())
+    table = shown_table(store, scores, "nll", View("task effect", control))
+    np.testing.assert_allclose(table["mean_effect"].iloc[0], read_scores(store, scores).mean_effect("nll").max())
+
+
+def test_without_a_control_the_view_offers_to_measure_one(store: Store, scores: StoredRun) -> None:
+    at = opened_heads(scores, view="specificity")
+    assert not at.exception
+    assert "No generic text has been measured" in text(at)
+    assert "--task mini_text --n 16" in at.code[-1].value
+    at.button(key="heads_control_start").click().run()
+    wait_for_jobs()
+    at.run()
+    assert not at.exception
+    assert "noise ceiling" in text(at)
+
+
+def test_a_control_is_measured_as_the_task_is(store: Store, scores: StoredRun, tiny_model: ReasoningModel) -> None:
+    computed(store, tiny_model, score_spec(tiny_model, "mini_text", 4, "mean"))
+    assert isinstance(scores.spec, ScoreSpec)
+    assert control_runs(store.runs(), scores.spec) == {}
+    small = computed(store, tiny_model, score_spec(tiny_model, "mini_text", 4))
+    assert control_runs(store.runs(), scores.spec)["mini_text"].key == small.key
+    large = computed(store, tiny_model, score_spec(tiny_model, "mini_text", 5))
+    assert control_runs(store.runs(), scores.spec)["mini_text"].key == large.key
+
+
+def test_too_few_examples_for_specificity_is_a_sentence(
+    store: Store, scores: StoredRun, tiny_model: ReasoningModel
+) -> None:
+    computed(store, tiny_model, score_spec(tiny_model, "mini_text", 2))
+    at = opened_heads(scores, view="specificity")
+    assert not at.exception
+    assert "needs at least 4 examples in each run" in text(at)
+
+
+def test_overview_shows_loss_instead_of_accuracy_and_marks_chance(
+    store: Store, control: StoredRun, tiny_model: ReasoningModel, tiny_task: Task
+) -> None:
+    computed(store, tiny_model, score_spec(tiny_model, "tiny", 8))
+    computed(store, tiny_model, EvalSpec(model=tiny_model.ref, examples=evaluation_set("tiny", 20)))
+    at = opened("app.py", model=tiny_model.ref.id, task="tiny")
+    held = read_scores(store, control)
+    loss = float((-held.dense[:, 0] / held.questions.tokens[:, 0]).mean())
+    assert not at.exception
+    shown = text(at)
+    assert f"Loss **{loss:.2f}**" in shown
+    assert "not clearly above" in shown
+    assert len(at.get("plotly_chart")) == 2
+    # Accuracy first, loss after it.
+    assert shown.index("**Tiny**") < shown.index("**Mini text**")
+
+
+def test_all_questions_are_used_where_there_are_fewer_than_asked(
+    store: Store, control: StoredRun, tiny_task: Task
+) -> None:
+    for page in ("pages/heads.py", "pages/prune.py"):
+        at = opened(page, model=control.spec.model.id, task="tiny")
+        assert not at.exception
+        assert "Tiny has 20 evaluation questions; all are used." in text(at)
+    assert "accuracy on 20 items" in text(at)
+
+
+def test_prune_says_that_text_has_no_accuracy_and_still_counts_zeros(store: Store, control: StoredRun) -> None:
+    at = opened("pages/prune.py", model=control.spec.model.id, task="mini_text", against="wanda")
+    wait_for_jobs()
+    at.run()
+    assert not at.exception
+    assert "Mini text has no accuracy" in text(at)
+    assert "prune_measure" not in [button.key for button in at.button]
+    assert "What is removed" in text(at)
+    assert len(at.get("plotly_chart")) == 2
+    at.button(key="prune_task_mini_science").click().run()
+    assert not at.exception
+    assert at.selectbox(key="task").value == "mini_science"
+
+
+def test_every_task_can_be_chosen(store: Store) -> None:
+    at = opened("app.py")
+    assert {"gsm8k", "generic_text", "mini_text"} <= set(at.selectbox(key="task").options)
+    assert at.selectbox(key="n").value == "600"
