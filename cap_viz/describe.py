@@ -12,8 +12,14 @@ def describe(spec: RunSpec) -> str:
         return f"{what}{spec.estimator}{about}, {spec.ablation} ablation"
     if isinstance(spec, EvalSpec):
         what = "dense" if spec.mask is None else f"{spec.mask.criterion} at {percent(spec.mask.sparsity)}"
-        return what if spec.protocol is None else f"{spec.protocol.replace('-', ' on ')} tokens, {what}"
+        return what if spec.protocol is None else f"{protocol_words(spec.protocol)}, {what}"
     return f"{spec.mask.criterion}, all sparsities"
+
+
+def protocol_words(protocol: str) -> str:
+    """perplexity-1024 as "perplexity on 1024 tokens", generate-fewshot-256 as "written answers (fewshot)"."""
+    kind, _, rest = protocol.partition("-")
+    return f"written answers ({rest.partition('-')[0]})" if kind == "generate" else f"{kind} on {rest} tokens"
 
 
 def percent(share: float) -> str:

@@ -46,10 +46,15 @@ class EvalPlan:
     encoded: tuple[EncodedExample, ...]
     batches: BatchPlan
 
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """Tokens cut from the beginning of each prompt to make it fit."""
+        return tuple(example.dropped for example in self.encoded)
+
 
 def make_eval_plan(model: ReasoningModel, examples: Sequence[Example], batches: BatchPlan | None = None) -> EvalPlan:
     """Encode the examples and fix the batches (or follow `batches`, when a run is resumed)."""
-    encoded = encode_all(model, examples)
+    encoded = encode_all(model, examples, shorten=True)
     if batches is None:
         lengths = [example.row_length for example in encoded]
         batches = BatchPlan(

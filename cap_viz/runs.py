@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 from jaxtyping import Float
 
@@ -22,8 +25,11 @@ from cap_viz import __version__
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_json
+from cap_viz.generation import PROTOCOL as WRITES
+from cap_viz.generation import GenerationReport, protocol_of, writing_of
 from cap_viz.metrics import metric_named
-from cap_viz.perplexity import PROTOCOL, length_of, perplexity_plan
+from cap_viz.perplexity import PROTOCOL as READS
+from cap_viz.perplexity import length_of, perplexity_plan
 from cap_viz.plan import BatchPlan
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
@@ -35,6 +41,8 @@ from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, 
 from cap_viz.store import SPEC, Store, StoredRun
 from cap_viz.tables import (
     ablated_table,
+    answers_from,
+    answers_table,
     blocks_from,
     blocks_table,
     effects_table,
@@ -215,7 +223,17 @@ def read_mean_effect(store: Store, run: StoredRun, metric: str) -> Float[np.ndar
 
 
 def read_report(store: Store, run: StoredRun) -> EvalReport:
+    """Log-likelihoods of options. Raises `UsageError` for a run of written answers: see `read_answers`."""
+    if "options.parquet" not in run.checksums:
+        raise UsageError(f"Run {run.key} is of written answers; it holds no log-likelihoods of options.")
     return report_from(store.table(run, "options"))
+
+
+def read_answers(store: Store, run: StoredRun) -> GenerationReport:
+    """Written answers. Raises `UsageError` for a run that wrote nothing."""
+    if "answers.parquet" not in run.checksums:
+        raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
+    return answers_from(store.table(run, "answers"))
 
 
 def read_zeros(store: Store, run: StoredRun) -> ZeroCounts:
@@ -235,6 +253,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
     """
     stored = store.get(spec)
     if stored is not None:
+        discard_leftovers(store.workshop(spec))
         return stored
     if spec.model != model.ref:
         raise CapVizError(
@@ -243,7 +262,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
         )
     folder = store.workshop(spec)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    lock = lock_of(folder)
     yield from acquired(lock)
     try:
         # The process waited for may have finished this very run.
@@ -255,6 +274,18 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
     finally:
         lock.release()
     return stored
+
+
+def lock_of(workshop: Path) -> FileLock:
+    return FileLock(workshop.with_name(f"{workshop.name}.lock"))
+
+
+def discard_leftovers(workshop: Path) -> None:
+    """Remove the parts of a finished run: its process may have died after saving the run and before removing them."""
+    if workshop.is_dir():
+        lock = lock_of(workshop)
+        with suppress(Timeout, OSError), lock.acquire(timeout=0):  # In use, or a cache that is only read.
+            Checkpoints(workshop).discard()
 
 
 def acquired(lock: FileLock) -> Generator[Progress, None, None]:
@@ -363,16 +394,13 @@ def known_estimator(spec: ScoreSpec) -> str:
 
 def eval_run(spec: EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
     from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
+    from cap_viz.generation import GenerationArrays, GenerationPlan, Unfinished, generation_plan, generation_steps
 
     started = time.perf_counter()
+    check_protocol(spec)
     longer = longer_run(spec, store)
     if longer is not None:
         return first_of(longer, spec, store)
-    about_text = spec.protocol is not None
-    if about_text:
-        check_protocol(spec)
-    else:
-        check_has_options(load_task(spec.examples.task))
     weights, tables = {}, {}
     if spec.mask is not None:
         mask = yield from mask_steps(spec.mask, model, store)
@@ -382,23 +410,47 @@ def eval_run(spec: EvalSpec, model: ReasoningModel, store: Store, checkpoints: C
         if mask.scope != "mlp":
             tables["heads"] = head_zeros_table(mask_head_zeros(model, mask))
         del mask
-    if about_text:
+    if length_of(spec) is not None:
         plan, doing = perplexity_plan(model, spec), "reading text"
+    elif protocol_of(spec) is not None:
+        plan, doing = generation_plan(model, spec, examples_of(spec.examples), checkpoints.plan()), "writing answers"
     else:
         plan, doing = make_eval_plan(model, examples_of(spec.examples), checkpoints.plan()), "answering questions"
     checkpoints.start(plan.batches)
-    arrays, n = EvalArrays(plan), len(plan.examples)
-    finished = checkpoints.finished()
+    finished, n = checkpoints.finished(), len(plan.examples)
+    arrays: Any
+    steps: Iterable[Any]
+    if isinstance(plan, GenerationPlan):
+        arrays = GenerationArrays(model, plan, load_task(spec.examples.task))
+        steps = generation_steps(model, plan, weights, skip=finished)
+    else:
+        arrays, steps = EvalArrays(plan), eval_steps(model, plan, weights, skip=finished)
     for batch, content in finished.items():
         arrays.restore(batch, content)
-    yield Progress(len(arrays.arrived), n, doing, arrays.report())
-    for block in eval_steps(model, plan, weights, skip=finished):
-        arrays.add(block)
-        checkpoints.add(block.batch, arrays.batch(block.batch))
-        yield Progress(len(arrays.arrived), n, doing, arrays.report())
-    report = arrays.report()
-    tables["options"] = options_table(report.questions, report.logliks)
-    return store.save(spec, tables, provenance(spec, model, plan.batches, started, resumed_batches=len(finished)))
+    partial = arrays.report()
+    yield Progress(len(arrays.arrived), n, doing, partial)
+    for step in steps:
+        if isinstance(step, Unfinished):
+            yield Progress(len(arrays.arrived) + step.done, n, doing, partial)
+            continue
+        arrays.add(step)
+        checkpoints.add(step.batch, arrays.batch(step.batch))
+        partial = arrays.report()
+        yield Progress(len(arrays.arrived), n, doing, partial)
+    made = provenance(spec, model, plan.batches, started, resumed_batches=len(finished))
+    return store.save(spec, {**tables, **report_tables(partial)}, made | truncation(plan.dropped))
+
+
+def report_tables(report: EvalReport | GenerationReport) -> dict[str, pd.DataFrame]:
+    if isinstance(report, GenerationReport):
+        return {"answers": answers_table(report)}
+    return {"options": options_table(report.questions, report.logliks)}
+
+
+def truncation(dropped: Sequence[int]) -> dict[str, Any]:
+    """What to record where prompts lost their beginning; nothing where none did."""
+    cut = [n for n in dropped if n]
+    return {"truncated": {"examples": len(cut), "tokens": sum(cut)}} if cut else {}
 
 
 def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:
@@ -417,22 +469,25 @@ def first_of(longer: StoredRun, spec: EvalSpec, store: Store) -> StoredRun:
 
     Its seconds are the share of these items, so that estimates made from it hold for items that have to be asked.
     """
-    report, n = read_report(store, longer), len(spec.examples.ids)
-    tables = {
-        file.removesuffix(".parquet"): store.table(longer, file.removesuffix(".parquet"))
-        for file in longer.checksums
-        if file != "options.parquet"
-    }
-    tables["options"] = options_table(report.questions.take(range(n)), report.logliks[:n])
-    seconds = round(longer.provenance["seconds"] * n / len(report), 2)
+    n, n_longer = len(spec.examples.ids), len(longer.spec.examples.ids)
+    names = [file.removesuffix(".parquet") for file in longer.checksums]
+    tables = {name: store.table(longer, name) for name in names}
+    for name in {"options", "answers"} & tables.keys():
+        tables[name] = tables[name].query("example < @n")
+    seconds = round(longer.provenance["seconds"] * n / n_longer, 2)
     made = {**longer.provenance, "taken_from": longer.key, "seconds": seconds}
     return store.save(spec, tables, made)
 
 
 def check_protocol(spec: EvalSpec) -> None:
-    """Raise `UsageError` for a protocol this program does not know, or for text of another version."""
-    if length_of(spec) is None:
-        raise UsageError(f"Unknown evaluation protocol {spec.protocol!r}; this program knows {PROTOCOL}.")
+    """Raise `UsageError` for a protocol this program does not know, or a task that it is not for."""
+    task = load_task(spec.examples.task)
+    if spec.protocol is None:
+        check_has_options(task)
+    elif protocol_of(spec) is not None:
+        writing_of(task)
+    elif length_of(spec) is None:
+        raise UsageError(f"Unknown evaluation protocol {spec.protocol!r}; this program knows {READS} and {WRITES}.")
     check_version(spec.examples)
 
 

@@ -176,11 +176,13 @@ def partners_of(examples: Sequence[Example], reference: Sequence[Example], seed:
     return tuple(partners)
 
 
-def encode_all(model: ReasoningModel, examples: Sequence[Example]) -> tuple[EncodedExample, ...]:
+def encode_all(
+    model: ReasoningModel, examples: Sequence[Example], *, shorten: bool = False
+) -> tuple[EncodedExample, ...]:
     if not examples:
         raise UsageError("n = 0: there is no example to run; ask for at least one.")
     with model.lease:
-        return tuple(encode(model.tokenizer, example, model.shape.n_ctx) for example in examples)
+        return tuple(encode(model.tokenizer, example, model.shape.n_ctx, shorten=shorten) for example in examples)
 
 
 def score_steps(

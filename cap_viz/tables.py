@@ -6,6 +6,8 @@
 `blocks`   one row per layer, part (attention or mlp), example and option: loglik with that part ablated (block runs)
 `effects`  one row per layer, head and example: first-order effect on the run's metric (gradient runs)
 `units`    one row per layer and MLP hidden unit: mean first-order effect (gradient runs)
+`answers`  one row per example of a run that wrote its answers: example (number), id, text, strict and flexible (the
+           answer each reading found, or nothing), gold, tokens, ended (a number of `generation.ENDINGS`), dropped
 `zeros`    one row per sparsity and matrix, in ascending sparsity: layer, kind, part, rows, columns, zeros
 `heads`    one row per sparsity, layer and head, in that order: zeros among the `size` weights that are the head's own
 """
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from cap_viz.generation import GenerationReport
 from cap_viz.pruning.head_zeros import HeadZeros
 from cap_viz.pruning.masks import MatrixSize, ZeroCounts
 from cap_viz.results import BLOCK_PARTS, BlockScores, EvalReport, GradientEffects, HeadScores, Questions
@@ -48,6 +51,40 @@ def report_from(table: pd.DataFrame) -> EvalReport:
         ids=tuple(first["id"]), gold=first["gold"].to_numpy(dtype=np.int64), tokens=tokens, chars=chars
     )
     return EvalReport(questions=questions, logliks=logliks)
+
+
+def answers_table(report: GenerationReport) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "example": np.arange(len(report), dtype=np.int32),
+            "id": report.ids,
+            "text": report.texts,
+            "strict": pd.Series(report.strict, dtype="string"),
+            "flexible": pd.Series(report.flexible, dtype="string"),
+            "gold": report.gold,
+            "tokens": report.tokens.astype(np.int32),
+            "ended": report.ended.astype(np.int8),
+            "dropped": report.dropped.astype(np.int32),
+        }
+    )
+
+
+def answers_from(table: pd.DataFrame) -> GenerationReport:
+    """The inverse of `answers_table`."""
+    strict, flexible = (
+        tuple(None if pd.isna(answer) else str(answer) for answer in table[name]) for name in ("strict", "flexible")
+    )
+    tokens, ended, dropped = (table[name].to_numpy(dtype=np.int64) for name in ("tokens", "ended", "dropped"))
+    return GenerationReport(
+        ids=tuple(table["id"]),
+        texts=tuple(table["text"]),
+        gold=tuple(table["gold"]),
+        strict=strict,
+        flexible=flexible,
+        tokens=tokens,
+        ended=ended,
+        dropped=dropped,
+    )
 
 
 def ablated_table(scores: HeadScores) -> pd.DataFrame:

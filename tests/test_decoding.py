@@ -1,12 +1,23 @@
-"""Cached, batched greedy decoding against one full forward after another."""
+"""Cached, batched greedy decoding, by the model's own blocks and directly, against one full forward after another."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
+import pytest
+import torch
+from torch import Tensor
+
+from cap_viz.engine.checks import direct_decoding_is_valid
 from cap_viz.engine.decoding import greedy_steps, left_padded
+from cap_viz.engine.direct import direct_model
+from cap_viz.engine.direct_decoding import direct_greedy_steps
 from cap_viz.models import ReasoningModel
 from tests.tiny import tiny_examples
+
+N = 8
+Steps = Callable[..., Generator[Tensor, Any, None]]
 
 
 def plain_greedy(model: ReasoningModel, prompt: list[int], n: int) -> list[int]:
@@ -17,12 +28,73 @@ def plain_greedy(model: ReasoningModel, prompt: list[int], n: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def test_rows_of_different_lengths_are_written_as_they_would_be_alone(tiny_model: ReasoningModel) -> None:
-    prompts = [tiny_model.tokenizer.encode(example.prompt) for example in tiny_examples(4)]
-    assert len({len(prompt) for prompt in prompts}) > 1
-    steps = greedy_steps(tiny_model, prompts)
-    written = torch.stack([next(steps) for _ in range(8)], dim=1).tolist()
-    assert written == [plain_greedy(tiny_model, prompt, 8) for prompt in prompts]
+def direct(model: ReasoningModel, prompts: Sequence[Sequence[int]], **options: Any) -> Generator[Tensor, Any, None]:
+    found = direct_model(model)
+    assert found is not None
+    return direct_greedy_steps(model, found, prompts, N, **options)
+
+
+@pytest.fixture(params=[greedy_steps, direct], ids=["own blocks", "direct"])
+def steps(request: pytest.FixtureRequest) -> Steps:
+    return request.param
+
+
+def prompts_of(model: ReasoningModel, shared: int = 0, n: int = 4) -> list[list[int]]:
+    """Prompts of different lengths that begin with `shared` equal tokens."""
+    beginning = [7 + 5 * place % 40 for place in range(shared)]
+    found = [beginning + model.tokenizer.encode(example.prompt)[1:] for example in tiny_examples(n)]
+    assert len({len(prompt) for prompt in found}) > 1
+    return found
+
+
+@pytest.mark.parametrize("shared", [0, 1, 30])
+def test_rows_of_different_lengths_are_written_as_they_would_be_alone(
+    tiny_model: ReasoningModel, steps: Steps, shared: int
+) -> None:
+    prompts = prompts_of(tiny_model, shared)
+    writing = steps(tiny_model, prompts)
+    written = torch.stack([next(writing) for _ in range(N)], dim=1).tolist()
+    assert written == [plain_greedy(tiny_model, prompt, N) for prompt in prompts]
+
+
+def test_one_row_and_the_same_prompt_twice(tiny_model: ReasoningModel, steps: Steps) -> None:
+    prompt = prompts_of(tiny_model)[0]
+    for prompts in ([prompt], [prompt, prompt], [prompt[:1], prompt[:1]]):
+        writing = steps(tiny_model, prompts)
+        written = torch.stack([next(writing) for _ in range(N)], dim=1).tolist()
+        assert written == [plain_greedy(tiny_model, one, N) for one in prompts]
+
+
+def test_dropped_rows_change_nothing_for_the_others(tiny_model: ReasoningModel, steps: Steps) -> None:
+    prompts = prompts_of(tiny_model, 10)
+    writing = steps(tiny_model, prompts)
+    alone = [plain_greedy(tiny_model, prompt, N) for prompt in prompts]
+    assert next(writing).tolist() == [one[0] for one in alone]
+    assert writing.send([3, 1]).tolist() == [alone[3][1], alone[1][1]]
+    assert next(writing).tolist() == [alone[3][2], alone[1][2]]
+    assert writing.send([1]).tolist() == [alone[1][3]]
+
+
+def test_weights_swapped_in_are_those_that_write(tiny_model: ReasoningModel, steps: Steps) -> None:
+    prompts = prompts_of(tiny_model, 10)
+    with tiny_model.lease:
+        weights = {matrix.name: torch.roll(matrix.weight.detach(), 1, dims=0) for matrix in tiny_model.matrices()}
+    writing = steps(tiny_model, prompts, changed=lambda: tiny_model.swapped(weights))
+    written = torch.stack([next(writing) for _ in range(N)], dim=1).tolist()
+    with tiny_model.swapped(weights):
+        pruned = [plain_greedy(tiny_model, prompt, N) for prompt in prompts]
+    assert written == pruned
+    assert written != [plain_greedy(tiny_model, prompt, N) for prompt in prompts]
+
+
+def test_direct_decoding_is_refused_where_it_differs(
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = prompts_of(tiny_model)
+    assert direct_decoding_is_valid(tiny_model, prompts)
+    layer = tiny_model.blocks[0].original_component
+    monkeypatch.setattr(layer.mlp.original_component, "forward", lambda x: 2 * x)
+    assert not direct_decoding_is_valid(tiny_model, prompts)
 
 
 def test_padding_goes_to_the_left() -> None:

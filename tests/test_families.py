@@ -23,11 +23,15 @@ from transformers import (
 
 from cap_viz.doctor import checks
 from cap_viz.engine.capture import removed
-from cap_viz.engine.checks import dense_logliks
+from cap_viz.engine.checks import dense_logliks, direct_decoding_is_valid
+from cap_viz.engine.decoding import greedy_steps
+from cap_viz.engine.direct import direct_model
+from cap_viz.engine.direct_decoding import direct_greedy_steps
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.models import ModelSource, ReasoningModel, boot
 from cap_viz.scoring import encode_all, exact_scores, score_blocks
+from tests.test_decoding import plain_greedy
 from tests.test_engine import slow_effects
 from tests.test_gradient import derivative, moved_z
 from tests.tiny import tiny_examples
@@ -121,6 +125,18 @@ def test_gradient_is_the_derivative_of_shrinking_a_head(family: ReasoningModel) 
     np.testing.assert_allclose(found.per_example[1, 2], expected, atol=3e-4)
     assert found.units is not None
     assert found.units.shape == (3, family.shape.d_mlp)
+
+
+def test_written_text_is_that_of_full_forwards(family: ReasoningModel) -> None:
+    prompts = [[7, 12, 9, *family.tokenizer.encode(example.prompt)] for example in tiny_examples(3)]
+    expected = [plain_greedy(family, prompt, 6) for prompt in prompts]
+    by_family = direct_model(family)
+    assert (by_family is not None) == direct_decoding_is_valid(family, prompts)
+    ways = [greedy_steps(family, prompts)]
+    if by_family is not None:
+        ways.append(direct_greedy_steps(family, by_family, prompts, 6))
+    for steps in ways:
+        assert torch.stack([next(steps) for _ in range(6)], dim=1).tolist() == expected
 
 
 def test_examples_beyond_the_window_are_refused(family: ReasoningModel) -> None:

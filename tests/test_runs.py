@@ -14,6 +14,7 @@ from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators import score_heads
 from cap_viz.evaluation import compare, evaluate
+from cap_viz.files import write_json
 from cap_viz.finding import eval_runs, model_ref, score_runs
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
@@ -29,7 +30,7 @@ from cap_viz.runs import (
     run_steps,
 )
 from cap_viz.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
-from cap_viz.store import DamagedRun, Store, StoredRun
+from cap_viz.store import SPEC, DamagedRun, Store, StoredRun
 from cap_viz.tasks import Task
 
 
@@ -63,6 +64,14 @@ def test_a_stored_run_is_found_not_computed(score_run: StoredRun, tiny_model: Re
     with pytest.raises(StopIteration) as stop:
         next(steps)
     assert stop.value.value == score_run
+
+
+def test_parts_left_by_a_process_that_died_just_after_saving_are_removed(
+    score_run: StoredRun, tiny_model: ReasoningModel, store: Store
+) -> None:
+    write_json(store.workshop(score_run.spec) / SPEC, spec_dict(score_run.spec))
+    assert finish(run_steps(score_run.spec, tiny_model, store)) == score_run
+    assert not store.workshop(score_run.spec).exists()
 
 
 @pytest.mark.parametrize(

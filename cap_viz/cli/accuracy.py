@@ -71,6 +71,7 @@ def evaluate(
         "acc_norm_ci": [ci_norm.low, ci_norm.high],
         "chance": test.chance,
         "p_above_chance": test.p_value,
+        "truncated": run.provenance.get("truncated"),
     }
     if as_json:
         print_json(content)
@@ -80,6 +81,8 @@ def evaluate(
     out.print(f"acc      {report.acc:.1%}  [{test.ci.low:.1%}, {test.ci.high:.1%}]")
     out.print(f"acc_norm {report.acc_norm:.1%}  [{ci_norm.low:.1%}, {ci_norm.high:.1%}]")
     verdict = "clearly above" if test.clearly_above else "not clearly above"
+    if "truncated" in run.provenance:
+        out.print(f"{run.provenance['truncated']['examples']} prompts lost their beginning to fit the model")
     out.print(f"chance   {test.chance:.1%}  (accuracy is {verdict} it, p = {test.p_value:.2g})")
 
 

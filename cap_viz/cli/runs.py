@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,6 +12,9 @@ from cap_viz.cli.options import JsonOption
 from cap_viz.cli.output import err, out, print_json, run_facts
 from cap_viz.describe import describe
 from cap_viz.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 runs_app = typer.Typer(help="Stored runs: list, show, verify, repair, export, import.", invoke_without_command=True)
 KeyArgument = Annotated[str, typer.Argument(help="The run's key, or the beginning of it.")]
@@ -99,6 +102,41 @@ def repair_runs(as_json: JsonOption = False) -> None:
         err.print(f"set aside: {sentence}")
     for sentence in unfinished:
         out.print(f"unfinished, to be resumed by the same command: {sentence}")
+
+
+@runs_app.command("audit")
+def audit(
+    key: KeyArgument,
+    to: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; JSON lines on stdout if left out.")] = None,
+) -> None:
+    """Write everything behind an accuracy, item by item: prompt, what came back, how it was read, gold."""
+    from cap_viz.audit import audit_of
+    from cap_viz.store import Store
+
+    if to is not None and to.suffix not in (".csv", ".jsonl"):
+        raise UsageError(f"{to} should end in .csv or .jsonl.")
+    store = Store()
+    table = audit_of(store, store.by_key(key))
+    if to is None:
+        typer.echo(json_lines(table), nl=False)
+        return
+    write_new(to, table.to_csv(index=False) if to.suffix == ".csv" else json_lines(table))
+    out.print(f"Wrote {len(table)} items to {to}")
+
+
+def json_lines(table: pd.DataFrame) -> str:
+    # pandas-stubs: None only where a file was given.
+    return str(table.to_json(orient="records", lines=True, force_ascii=False))
+
+
+def write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{path} is there already; choose another name.") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}).") from error
 
 
 @runs_app.command("export")

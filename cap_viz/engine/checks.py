@@ -3,6 +3,7 @@
 1. Packed options give what a row for each option gives; else options get rows of their own.
 2. The blocks run one after the other are the model itself; else its heads cannot be scored.
 3. The direct blocks (`direct.py`) give what the model's own blocks give; else those are used.
+4. So does decoding by them (`direct_decoding.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from cap_viz.engine.capture import dense_pass, read_logliks
 from cap_viz.engine.direct import ablate_layer_direct, dense_logliks_direct, direct_model
+from cap_viz.engine.direct_decoding import first_logits
 from cap_viz.engine.packing import EncodedExample, PackedBatch, lay_out, packed_rows, separate_rows
 from cap_viz.engine.replacement import heads_site, zeros
 from cap_viz.engine.replay import ablate_layer, replay_dense
@@ -101,6 +103,24 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
     valid = worst <= REPLAY_TOLERANCE
     if not valid:
         log.warning("%s: direct blocks differ from the model's own by %.1e; using its own", model.ref.id, worst)
+    return valid
+
+
+def direct_decoding_is_valid(model: ReasoningModel, prompts: Sequence[Sequence[int]]) -> bool:
+    """Whether direct decoding sees what the model itself sees after the two shortest prompts."""
+    direct = direct_model(model)
+    if direct is None:
+        return False
+    probes = sorted(prompts, key=len)[:2]
+    with model.lease, torch.inference_mode():
+        ours = first_logits(model, direct, probes)
+        own = torch.stack(
+            [model.bridge(torch.tensor([probe], device=model.device), use_cache=False)[0, -1] for probe in probes]
+        )
+        worst = float((ours - own).abs().max() / own.abs().max())
+    valid = worst <= REPLAY_TOLERANCE
+    if not valid:
+        log.warning("%s: direct decoding differs from the model's own by %.1e; using its own", model.ref.id, worst)
     return valid
 
 

@@ -1,7 +1,11 @@
 """Greedy decoding of many prompts side by side, with a key-value cache.
 
-Prompts are padded on the left, so that every row's next token stands in the last column; padded places are masked and
-take no position. Written text equals that of one prompt alone but for rounding (tested).
+1. The tokens all prompts begin with (the worked examples of a few-shot prompt, say) are read once, as a single row.
+2. What is left of the prompts is padded on the left, so that every row's next token stands in the last column; padded
+   places are masked and take no position.
+3. Rows that have ended can be dropped, so that they cost nothing more.
+
+Written text equals that of one prompt alone but for rounding (tested).
 """
 
 from __future__ import annotations
@@ -10,10 +14,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cap_viz.engine.packing import shared_length
 from cap_viz.models import ReasoningModel
+
+Rows = Sequence[int]
 
 
 def greedy_steps(
@@ -21,29 +28,43 @@ def greedy_steps(
     prompts: Sequence[Sequence[int]],
     *,
     changed: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Generator[Int[Tensor, " row"], None, None]:
+) -> Generator[Int[Tensor, " row"], Rows | None, None]:
     """The likeliest next token of every row, again and again, for as long as the caller asks.
 
     `prompts` are token sequences of at least one token. `changed` makes the context every forward runs in (heads off,
-    a mask); it is entered anew each time, so that others may use the model in between.
+    a mask); it is entered anew each time, so that others may use the model in between. Sending the numbers of rows
+    drops all others: the next tokens are those of the rows named, in that order.
     """
     from transformers import DynamicCache
 
-    tokens, real = left_padded(prompts, model.device)
     cache = DynamicCache()
-    while True:
+
+    def read(tokens: Int[Tensor, "row position"], real: Bool[Tensor, "row seen"]) -> Float[Tensor, "row vocabulary"]:
         positions = (real.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         with model.lease, torch.inference_mode(), changed():
-            logits = model.bridge(
+            return model.bridge(
                 tokens,
                 attention_mask=real.long(),
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
-            )
-            chosen = logits[:, -1].argmax(dim=-1)
-        yield chosen
+            )[:, -1]
+
+    shared = shared_length(prompts) if len(prompts) > 1 else 0
+    tokens, real = left_padded([prompt[shared:] for prompt in prompts], model.device)
+    if shared:
+        beginning = torch.tensor([prompts[0][:shared]], device=model.device)
+        read(beginning, torch.ones_like(beginning, dtype=torch.bool))
+        cache.batch_repeat_interleave(len(prompts))
+        real = torch.cat([real.new_ones(len(prompts), shared), real], dim=1)
+    while True:
+        chosen = read(tokens, real).argmax(dim=-1)
+        kept = yield chosen
+        if kept is not None:
+            rows = torch.tensor(kept, device=model.device)
+            cache.batch_select_indices(rows)
+            chosen, real = chosen[rows], real[rows]
         tokens = chosen[:, None]
         real = torch.cat([real, torch.ones_like(tokens, dtype=torch.bool)], dim=1)
 

@@ -26,12 +26,14 @@ from cap_viz.tasks.base import Example
 class EncodedExample:
     """An example as token ids: `prefix` is shared by all options, `branches[k]` completes option k.
 
-    The scored tokens of option k are the last `answer_lengths[k]` of `prefix + branches[k]`.
+    The scored tokens of option k are the last `answer_lengths[k]` of `prefix + branches[k]`. `dropped` tokens were cut
+    from the beginning of the prompt to make the example fit.
     """
 
     prefix: tuple[int, ...]
     branches: tuple[tuple[int, ...], ...]
     answer_lengths: tuple[int, ...]
+    dropped: int = 0
 
     @property
     def row_length(self) -> int:
@@ -71,16 +73,23 @@ class PackedBatch:
         return slot.bincount(minlength=self.n_examples * self.n_options).view(self.n_examples, self.n_options)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int) -> EncodedExample:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int, *, shorten: bool = False
+) -> EncodedExample:
     """Tokenise prompt and options together, as `_encode_pair` of lm-evaluation-harness does.
 
-    Raises `UsageError` when an option adds no token, two options are the same, or the example does not fit into
-    `max_length` tokens.
+    With `shorten` an example of more than `max_length` tokens loses the beginning of its prompt, all options the same
+    number of tokens. Raises `UsageError` when an option adds no token, two options are the same, or the example does
+    not fit.
     """
     context = tokenizer.encode(example.prompt)
     wholes = [tokenizer.encode(example.prompt + option) for option in example.options]
+    dropped = max(0, max(len(whole) for whole in wholes) - max_length) if shorten else 0
+    # One token of the prompt must stay for the answer to follow.
+    dropped = min(dropped, max(0, len(context) - 1))
+    wholes, n_context = [whole[dropped:] for whole in wholes], len(context) - dropped
     for option, whole in zip(example.options, wholes, strict=True):
-        if len(whole) <= len(context):
+        if len(whole) <= n_context:
             raise UsageError(f"Option {option!r} of example {example.id!r} adds no token after the prompt.")
         if len(whole) > max_length:
             raise UsageError(
@@ -97,7 +106,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int
     return EncodedExample(
         prefix=tuple(wholes[0][:shared]),
         branches=tuple(tuple(whole[shared:]) for whole in wholes),
-        answer_lengths=tuple(len(whole) - len(context) for whole in wholes),
+        answer_lengths=tuple(len(whole) - n_context for whole in wholes),
+        dropped=dropped,
     )
 
 

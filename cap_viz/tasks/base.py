@@ -11,17 +11,22 @@ from functools import cached_property
 from typing import Literal
 
 from cap_viz.errors import UsageError
+from cap_viz.tasks.writing import Writing
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question. The model scores `prompt + options[k]` for every k; `gold` indexes the right option."""
+    """One question. The model scores `prompt + options[k]` for every k; `gold` indexes the right option.
+
+    `solution` is a worked answer as it would follow the prompt, where the source has one.
+    """
 
     id: str
     question: str
     prompt: str
     options: tuple[str, ...]
     gold: int
+    solution: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Task:
     `load` reads the splits; it runs once, when examples are first asked for. `is_local` tells, without any
     download, whether `load` needs no network. `version` is part of every run key and changes whenever texts, ids or
     the prompt format change. `running_text` gives the whole evaluation text where perplexity can be measured on it.
+    `writing` says how answers are written out and read; None where only log-likelihoods are compared.
     """
 
     name: str
@@ -67,6 +73,7 @@ class Task:
     kind: Kind = "choice"
     folder: str = ""
     running_text: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+    writing: Writing | None = field(default=None, repr=False, compare=False)
 
     @property
     def data_folder(self) -> str:

@@ -1,6 +1,7 @@
 """GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school word problems with worked solutions.
 
-Here the gold solution's token loss is scored, as it stands in the data (calculator notes and final answer included).
+Heads are scored by the gold solution's token loss, as it stands in the data (calculator notes and final answer
+included); accuracy is that of the number a model writes (`writing.NUMBER`).
 Calibration uses the train split, evaluation the test split. The source gives no ids.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from cap_viz.tasks.base import Example, Task
 from cap_viz.tasks.rows import Row, question_example
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
+from cap_viz.tasks.writing import NUMBER
 
 DATA = PublicData(
     folder="gsm8k",
@@ -20,7 +22,10 @@ DATA = PublicData(
 
 
 def to_example(row: Row) -> Example:
-    return question_example(row, (f" {row.text('answer')}",), 0)
+    solution = f" {row.text('answer')}"
+    if NUMBER.read_strictly(solution) is None:
+        raise row.mistake('the field answer does not end with "#### " and a number')
+    return question_example(row, (solution,), 0, solution=solution)
 
 
 TASK = Task(
@@ -34,4 +39,5 @@ TASK = Task(
     kind="text",
     load=lambda: public_splits(DATA, to_example),
     is_local=lambda: rows_are_local(DATA),
+    writing=NUMBER,
 )

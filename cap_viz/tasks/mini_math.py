@@ -6,9 +6,22 @@ the gold's rank by size among the options are balanced.
 
 from __future__ import annotations
 
-from cap_viz.tasks.base import Task
-from cap_viz.tasks.mini_science import to_example
+import re
+from dataclasses import replace
+
+from cap_viz.tasks.base import Example, Task
+from cap_viz.tasks.rows import Row, choice_example
 from cap_viz.tasks.sources import written_splits
+from cap_viz.tasks.writing import NUMBER
+
+
+def to_example(row: Row) -> Example:
+    """The worked solution is the row's `expression` and its value, such as " 21 / 7 * 40 = 120"."""
+    example = choice_example(row, row.texts("options"), row.number("gold"))
+    steps = re.sub(r"\s*(//|[-+*/%])\s*", r" \1 ", row.text("expression"))
+    result = example.options[example.gold].strip()
+    return replace(example, solution=f" {steps} = {result}\n#### {result}")
+
 
 TASK = Task(
     name="mini_math",
@@ -20,4 +33,5 @@ TASK = Task(
     prompt_format="Question: {question}\\nAnswer: {option}",
     load=lambda: written_splits("mini_math", to_example),
     is_local=lambda: True,
+    writing=NUMBER,
 )

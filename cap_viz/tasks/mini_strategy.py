@@ -8,6 +8,7 @@ from __future__ import annotations
 from cap_viz.tasks.base import Task
 from cap_viz.tasks.rows import yes_no_example
 from cap_viz.tasks.sources import written_splits
+from cap_viz.tasks.writing import YES_NO
 
 TASK = Task(
     name="mini_strategy",
@@ -20,4 +21,5 @@ TASK = Task(
     kind="yes_no",
     load=lambda: written_splits("mini_strategy", yes_no_example),
     is_local=lambda: True,
+    writing=YES_NO,
 )

@@ -79,7 +79,9 @@ def kind_of(value: Any) -> str:
     return "null" if value is None else KINDS.get(type(value), type(value).__name__)
 
 
-def question_example(row: Row, options: tuple[str, ...], gold: int, *, id: str | None = None) -> Example:
+def question_example(
+    row: Row, options: tuple[str, ...], gold: int, *, id: str | None = None, solution: str | None = None
+) -> Example:
     """The row's question, asked like ARC in lm-evaluation-harness; without an `id` the question makes it."""
     question = row.text("question")
     return Example(
@@ -88,6 +90,7 @@ def question_example(row: Row, options: tuple[str, ...], gold: int, *, id: str |
         prompt=f"Question: {question}\nAnswer:",
         options=options,
         gold=gold,
+        solution=solution,
     )
 
 
@@ -104,8 +107,16 @@ def choice_example(row: Row, texts: Sequence[str], gold: int, *, id: str | None 
 
 
 def yes_no_example(row: Row, *, id: str | None = None) -> Example:
-    """A question whose field `answer` is true (yes) or false (no)."""
-    return question_example(row, YES_NO, 0 if row.truth("answer") else 1, id=id)
+    """A question whose field `answer` is true (yes) or false (no); the field `facts`, if any, makes the solution."""
+    answer, solution = row.truth("answer"), None
+    if "facts" in row.fields:
+        solution = f" {' '.join(sentences(row.texts('facts')))} So the answer is {'yes' if answer else 'no'}."
+    return question_example(row, YES_NO, 0 if answer else 1, id=id, solution=solution)
+
+
+def sentences(facts: Sequence[str]) -> list[str]:
+    """Facts with the full stop that some of them lack."""
+    return [fact.strip() if fact.strip().endswith((".", "!", "?")) else f"{fact.strip()}." for fact in facts]
 
 
 def splits_from(

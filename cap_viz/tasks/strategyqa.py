@@ -14,6 +14,7 @@ from __future__ import annotations
 from cap_viz.tasks.base import Example, Task
 from cap_viz.tasks.rows import Row, yes_no_example
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
+from cap_viz.tasks.writing import YES_NO
 
 DATA = PublicData(
     folder="strategyqa",
@@ -39,4 +40,5 @@ TASK = Task(
     kind="yes_no",
     load=lambda: public_splits(DATA, to_example),
     is_local=lambda: rows_are_local(DATA),
+    writing=YES_NO,
 )

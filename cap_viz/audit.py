@@ -1,0 +1,76 @@
+"""Everything behind an accuracy, item by item: what was asked, what came back, how it was read. Needs no torch.
+
+Runs hold ids and numbers; questions and options are taken from the task again, so its data must be at hand.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from cap_viz.errors import UsageError
+from cap_viz.generation import ENDINGS, GenerationReport, Protocol, prompt_text, protocol_of
+from cap_viz.perplexity import length_of
+from cap_viz.results import EvalReport
+from cap_viz.runs import examples_of, read_answers, read_report
+from cap_viz.spec import EvalSpec
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import Example, Task, load_task
+
+
+def audit_of(store: Store, run: StoredRun) -> pd.DataFrame:
+    """One row per item. Choices: prompt, options with their log-likelihoods, gold and chosen option. Written answers:
+    prompt (of a chat the user's message), raw text, the answer each reading found, gold.
+
+    Raises `UsageError` for a run that asked no questions, or when the task's data is not at hand or has changed.
+    """
+    if not isinstance(run.spec, EvalSpec) or length_of(run.spec) is not None:
+        raise UsageError(f"Run {run.key} asked no questions; an audit is of an evaluation of a task.")
+    examples, task = examples_of(run.spec.examples), load_task(run.spec.examples.task)
+    protocol = protocol_of(run.spec)
+    if protocol is None:
+        return choices_audit(examples, read_report(store, run))
+    return answers_audit(task, protocol, examples, read_answers(store, run))
+
+
+def choices_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.DataFrame:
+    rows = []
+    for row, example in enumerate(examples):
+        chosen, chosen_norm = int(report.chosen[row]), int(report.chosen_norm[row])
+        options = {
+            f"{name}_{k}": value
+            for k, option in enumerate(example.options)
+            for name, value in (("option", option.strip()), ("loglik", float(report.logliks[row, k])))
+        }
+        rows.append(
+            {
+                "id": example.id,
+                "prompt": example.prompt,
+                "gold": example.options[example.gold].strip(),
+                "chosen": example.options[chosen].strip(),
+                "right": chosen == example.gold,
+                "chosen_norm": example.options[chosen_norm].strip(),
+                "right_norm": chosen_norm == example.gold,
+                **options,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def answers_audit(
+    task: Task, protocol: Protocol, examples: tuple[Example, ...], report: GenerationReport
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": report.ids,
+            "prompt": [prompt_text(task, example, protocol.format) for example in examples],
+            "text": report.texts,
+            "strict": report.strict,
+            "flexible": report.flexible,
+            "gold": report.gold,
+            "right": report.correct,
+            "right_flexible": report.correct_flexible,
+            "ended": [ENDINGS[number] for number in report.ended],
+            "tokens": report.tokens,
+            "dropped": report.dropped,
+        }
+    )

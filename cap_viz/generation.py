@@ -1,0 +1,346 @@
+"""Accuracy of answers the model writes out itself: greedy decoding, then reading the answer from the text.
+
+Three ways to ask (`FORMATS`). *fewshot*: worked examples of the calibration split, then the question; the first ones
+in source order, never the question itself. *zeroshot*: the task's instruction, then the question. *chat*: instruction
+and question as a user's message in the model's own chat template.
+
+Writing ends at an end-of-text token, at one of the task's stop strings (which is cut off), or after the most tokens
+allowed. A prompt that leaves no room for those loses its beginning, and the report says so. Few-shot text, stops and
+readings of GSM8K follow lm-evaluation-harness' task `gsm8k`, so that its numbers compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from cap_viz.errors import UsageError
+from cap_viz.plan import BatchPlan
+from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.tasks import TASKS, Example, Task, load_task
+from cap_viz.tasks.writing import Writing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models import ReasoningModel
+
+PROTOCOL = "generate"
+FORMATS = ("fewshot", "zeroshot", "chat")
+# Why a text ends, in the order of their numbers in a run's table.
+ENDINGS = ("length", "end of text", "stop string")
+LENGTH, END_OF_TEXT, STOP_STRING = range(3)
+# Texts written side by side: with more, two laptop cores gain little and the first results come late.
+ROWS = 32
+# In the place of a token after a text's end.
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a run asks, and the most tokens an answer may take."""
+
+    format: str
+    max_tokens: int
+
+    def __str__(self) -> str:
+        return f"{PROTOCOL}-{self.format}-{self.max_tokens}"
+
+
+@dataclass(frozen=True)
+class GenerationPlan:
+    """Prompts as tokens and the batches, fixed before the first forward.
+
+    `dropped[i]` tokens were cut from the beginning of prompt i to leave room for the answer.
+    """
+
+    examples: tuple[Example, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    dropped: tuple[int, ...]
+    batches: BatchPlan
+    writing: Writing
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """A finished batch: its tokens (-1 after a text's end) and why each text ended (a number of `ENDINGS`)."""
+
+    batch: int
+    tokens: Int[np.ndarray, "row token"]
+    ended: Int[np.ndarray, " row"]
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A batch that is being written: how many texts' worth of it are done."""
+
+    done: float
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """What was written for every example and the answers read from it; None where a reading found none.
+
+    `tokens` counts the tokens written, `dropped` those cut from the beginning of the prompt; `ended` are numbers of
+    `ENDINGS`.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    gold: tuple[str, ...]
+    strict: tuple[str | None, ...]
+    flexible: tuple[str | None, ...]
+    tokens: Int[np.ndarray, " example"]
+    ended: Int[np.ndarray, " example"]
+    dropped: Int[np.ndarray, " example"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def correct(self) -> Bool[np.ndarray, " example"]:
+        """Exact match of the strict reading."""
+        return np.array([found == gold for found, gold in zip(self.strict, self.gold, strict=True)], dtype=bool)
+
+    @property
+    def correct_flexible(self) -> Bool[np.ndarray, " example"]:
+        return np.array([found == gold for found, gold in zip(self.flexible, self.gold, strict=True)], dtype=bool)
+
+    @property
+    def parse_rate(self) -> float:
+        """The share of texts in which the strict reading finds an answer; the others count as wrong."""
+        return float(np.mean([found is not None for found in self.strict]))
+
+    @property
+    def parse_rate_flexible(self) -> float:
+        return float(np.mean([found is not None for found in self.flexible]))
+
+
+def generation_spec(
+    model: ModelRef,
+    examples: ExampleSet,
+    *,
+    format: str = "fewshot",
+    max_tokens: int | None = None,
+    mask: MaskSpec | None = None,
+) -> EvalSpec:
+    """The evaluation of written answers. Raises `UsageError` for a task or format that has none."""
+    writing = writing_of(load_task(examples.task))
+    if format not in FORMATS:
+        raise UsageError(f"Unknown prompt format {format!r}; choose one of {', '.join(FORMATS)}.")
+    most = writing.max_tokens if max_tokens is None else max_tokens
+    if most < 1:
+        raise UsageError(f"At most {most} tokens leave nothing to write; allow at least 1.")
+    return EvalSpec(model=model, examples=examples, mask=mask, protocol=str(Protocol(format, most)))
+
+
+def protocol_of(spec: EvalSpec) -> Protocol | None:
+    """How a run asks, or None for an evaluation that writes nothing."""
+    kind, _, rest = (spec.protocol or "").partition("-")
+    format, _, most = rest.partition("-")
+    return Protocol(format, int(most)) if kind == PROTOCOL and format in FORMATS and most.isdigit() else None
+
+
+def writing_of(task: Task) -> Writing:
+    if task.writing is None:
+        able = ", ".join(name for name, one in TASKS.items() if one.writing is not None)
+        raise UsageError(f"Task {task.name} has no answers to write out; choose one of {able}.")
+    return task.writing
+
+
+def prompt_text(task: Task, example: Example, format: str) -> str:
+    """The prompt of a format as plain text; of "chat" it is the user's message."""
+    writing = writing_of(task)
+    if format == "fewshot":
+        return "".join(f"{shot.prompt}{shot.solution}\n\n" for shot in shots(task, example)) + example.prompt
+    if format == "zeroshot":
+        return f"{writing.instruction}\n\n{example.prompt}"
+    return f"{example.question}\n\n{writing.instruction}"
+
+
+def shots(task: Task, example: Example) -> tuple[Example, ...]:
+    """The worked examples before a question. Raises `UsageError` when the task's source has too few."""
+    wanted = writing_of(task).shots
+    pool = (one for one in task.splits.calibration if one.solution is not None and one.id != example.id)
+    found = tuple(shot for shot, _ in zip(pool, range(wanted), strict=False))
+    if len(found) < wanted:
+        raise UsageError(
+            f"Task {task.name} has {len(found)} worked examples in its calibration split, {wanted} are needed; "
+            "choose the format zeroshot."
+        )
+    return found
+
+
+def gold_answer(task: Task, example: Example) -> str:
+    """The answer read from the worked solution. Raises `UsageError` where the source has none."""
+    found = None if example.solution is None else writing_of(task).read_strictly(example.solution)
+    if found is None:
+        raise UsageError(f"Example {example.id!r} of {task.name} has no worked solution to compare with.")
+    return found
+
+
+def prompt_tokens(model: ReasoningModel, text: str, format: str) -> tuple[int, ...]:
+    """A prompt as tokens. Raises `UsageError` when a chat is asked of a model without a chat template."""
+    tokenizer = model.tokenizer
+    if format != "chat":
+        return tuple(tokenizer.encode(text))
+    if not tokenizer.chat_template:
+        raise UsageError(f"{model.ref.id} has no chat template; choose the format fewshot or zeroshot.")
+    message = [{"role": "user", "content": text}]
+    return tuple(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def generation_plan(
+    model: ReasoningModel, spec: EvalSpec, examples: Sequence[Example], batches: BatchPlan | None = None
+) -> GenerationPlan:
+    """Encode the prompts and fix the batches (or follow `batches`, when a run is resumed)."""
+    protocol, task = protocol_of(spec), load_task(spec.examples.task)
+    assert protocol is not None
+    room = model.shape.n_ctx - protocol.max_tokens
+    if room < 1:
+        raise UsageError(
+            f"{protocol.max_tokens} new tokens leave no room for a prompt in the {model.shape.n_ctx} tokens that "
+            f"{model.ref.id} can read; allow fewer."
+        )
+    with model.lease:
+        whole = [prompt_tokens(model, prompt_text(task, one, protocol.format), protocol.format) for one in examples]
+    if batches is None:
+        from cap_viz.engine.checks import direct_decoding_is_valid
+
+        numbers = range(len(examples))
+        batches = BatchPlan(
+            tuple(tuple(numbers[start : start + ROWS]) for start in range(0, len(examples), ROWS)),
+            packed=False,
+            direct=direct_decoding_is_valid(model, [prompt[-room:] for prompt in whole]),
+        )
+    return GenerationPlan(
+        examples=tuple(examples),
+        prompts=tuple(prompt[-room:] for prompt in whole),
+        dropped=tuple(max(0, len(prompt) - room) for prompt in whole),
+        batches=batches,
+        writing=writing_of(task),
+        max_tokens=protocol.max_tokens,
+    )
+
+
+def generation_steps(
+    model: ReasoningModel,
+    plan: GenerationPlan,
+    weights: Mapping[str, Tensor] | None = None,
+    *,
+    skip: Collection[int] = (),
+) -> Generator[Block | Unfinished, None, None]:
+    """Write batch by batch with `weights` swapped in, a step per token; the model is dense again at every yield."""
+    for number, members in enumerate(plan.batches.batches):
+        if number not in skip:
+            yield from batch_steps(model, plan, number, [plan.prompts[i] for i in members], weights or {})
+
+
+def batch_steps(
+    model: ReasoningModel,
+    plan: GenerationPlan,
+    number: int,
+    prompts: Sequence[Sequence[int]],
+    weights: Mapping[str, Tensor],
+) -> Generator[Block | Unfinished, None, None]:
+    tokens = np.full((len(prompts), plan.max_tokens), NO_TOKEN, dtype=np.int32)
+    ended = np.full(len(prompts), LENGTH, dtype=np.int8)
+    ends, tail = end_tokens(model), tail_length(plan.writing)
+    steps = decoding_steps(model, plan, prompts, weights)
+    writing, kept = list(range(len(prompts))), None
+    for column in range(plan.max_tokens):
+        chosen = next(steps) if column == 0 else steps.send(kept)
+        tokens[writing, column] = chosen.cpu().numpy()
+        for row in writing:
+            if tokens[row, column] in ends:
+                tokens[row, column], ended[row] = NO_TOKEN, END_OF_TEXT
+            elif holds_stop(model, tokens[row, max(0, column + 1 - tail) : column + 1], plan.writing):
+                ended[row] = STOP_STRING
+        kept = [place for place, row in enumerate(writing) if ended[row] == LENGTH]
+        writing = [writing[place] for place in kept]
+        if not writing:
+            break
+        yield Unfinished(len(prompts) - len(writing) * (1 - (column + 1) / plan.max_tokens))
+    yield Block(number, tokens, ended)
+
+
+def decoding_steps(
+    model: ReasoningModel, plan: GenerationPlan, prompts: Sequence[Sequence[int]], weights: Mapping[str, Tensor]
+) -> Generator[Tensor, Sequence[int] | None, None]:
+    from cap_viz.engine.decoding import greedy_steps
+    from cap_viz.engine.direct import direct_model
+    from cap_viz.engine.direct_decoding import direct_greedy_steps
+
+    direct = direct_model(model) if plan.batches.direct else None
+    if direct is None:
+        return greedy_steps(model, prompts, changed=lambda: model.swapped(weights))
+    return direct_greedy_steps(model, direct, prompts, plan.max_tokens, changed=lambda: model.swapped(weights))
+
+
+def end_tokens(model: ReasoningModel) -> set[int]:
+    """Every token the model or its tokenizer ends a text with."""
+    configured = getattr(model.bridge.original_model.config, "eos_token_id", None)
+    found = configured if isinstance(configured, list) else [configured]
+    return {token for token in (*found, model.tokenizer.eos_token_id) if token is not None}
+
+
+def tail_length(writing: Writing) -> int:
+    """Tokens at the end of a text in which a stop string that was just completed is seen whole."""
+    return max((len(stop.encode("utf-8")) for stop in writing.stops), default=0) + 1
+
+
+def holds_stop(model: ReasoningModel, tail: Int[np.ndarray, " token"], writing: Writing) -> bool:
+    text = model.tokenizer.decode(tail, clean_up_tokenization_spaces=False)
+    return any(stop in text for stop in writing.stops)
+
+
+def text_of(model: ReasoningModel, tokens: Int[np.ndarray, " token"], writing: Writing) -> str:
+    """Written tokens as text, cut before the first stop string."""
+    real = [int(token) for token in tokens if token != NO_TOKEN]
+    text = model.tokenizer.decode(real, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text[: min([len(text), *(text.index(stop) for stop in writing.stops if stop in text)])]
+
+
+class GenerationArrays:
+    """Collects blocks; `report()` covers the examples that have arrived."""
+
+    def __init__(self, model: ReasoningModel, plan: GenerationPlan, task: Task) -> None:
+        self.model, self.plan = model, plan
+        self.gold = [gold_answer(task, example) for example in plan.examples]
+        self.tokens = np.full((len(plan.examples), plan.max_tokens), NO_TOKEN, dtype=np.int32)
+        self.ended = np.zeros(len(plan.examples), dtype=np.int8)
+        self.arrived: list[int] = []
+
+    def add(self, block: Block) -> None:
+        members = list(self.plan.batches.batches[block.batch])
+        self.tokens[members], self.ended[members] = block.tokens, block.ended
+        self.arrived += members
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        """The part of the arrays that belongs to one batch."""
+        members = list(self.plan.batches.batches[number])
+        return {"tokens": self.tokens[members], "ended": self.ended[members]}
+
+    def restore(self, number: int, content: dict[str, np.ndarray]) -> None:
+        """The inverse of `batch`."""
+        self.add(Block(number, content["tokens"], content["ended"]))
+
+    def report(self) -> GenerationReport:
+        rows, writing = sorted(self.arrived), self.plan.writing
+        with self.model.lease:
+            texts = tuple(text_of(self.model, self.tokens[row], writing) for row in rows)
+        return GenerationReport(
+            ids=tuple(self.plan.examples[row].id for row in rows),
+            texts=texts,
+            gold=tuple(self.gold[row] for row in rows),
+            strict=tuple(writing.read_strictly(text) for text in texts),
+            flexible=tuple(writing.read_flexibly(text) for text in texts),
+            tokens=(self.tokens[rows] != NO_TOKEN).sum(axis=1),
+            ended=self.ended[rows].astype(np.int64),
+            dropped=np.array([self.plan.dropped[row] for row in rows], dtype=np.int64),
+        )

@@ -1,0 +1,324 @@
+"""Written answers: how they are asked for, read, stored and resumed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cap_viz.audit import audit_of
+from cap_viz.checkpoints import Checkpoints
+from cap_viz.errors import UsageError
+from cap_viz.generation import (
+    END_OF_TEXT,
+    LENGTH,
+    NO_TOKEN,
+    STOP_STRING,
+    Block,
+    GenerationPlan,
+    GenerationReport,
+    generation_plan,
+    generation_spec,
+    generation_steps,
+    gold_answer,
+    prompt_text,
+    protocol_of,
+    shots,
+)
+from cap_viz.models import ReasoningModel
+from cap_viz.progress import finish
+from cap_viz.runs import (
+    evaluation_set,
+    examples_of,
+    mask_spec_for,
+    read_answers,
+    read_report,
+    run_steps,
+)
+from cap_viz.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.store import Store
+from cap_viz.tasks import TASKS, Task, load_task
+from cap_viz.tasks.writing import NUMBER, YES_NO, Writing
+from tests.shell import Shell
+from tests.test_decoding import plain_greedy
+
+MOST = 12
+WORD = Writing(
+    instruction="answer",
+    strict=re.compile(r"(sun|moon)"),
+    flexible=re.compile(r"(sun|moon|water|rock)"),
+    normal=str.upper,
+    stops=("Question",),
+    max_tokens=MOST,
+    shots=2,
+)
+
+
+@pytest.fixture
+def task(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """The tiny task with solutions that all say sun."""
+    splits = tiny_task.splits
+    solved = replace(
+        splits,
+        calibration=tuple(replace(example, solution=" the sun .") for example in splits.calibration),
+        evaluation=tuple(replace(example, solution=" the sun .") for example in splits.evaluation),
+    )
+    written = replace(tiny_task, writing=WORD, load=lambda: solved)
+    monkeypatch.setitem(TASKS, written.name, written)
+    return written
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+
+
+def spec_of(model: ReasoningModel, n: int = 5, **options: object) -> EvalSpec:
+    return generation_spec(model.ref, evaluation_set("tiny", n), **options)  # pyright: ignore[reportArgumentType]
+
+
+def planned(model: ReasoningModel, spec: EvalSpec) -> GenerationPlan:
+    return generation_plan(model, spec, examples_of(spec.examples))
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        (" 3 + 4 = 7\n#### 7\n\n", "7", "7"),
+        ("#### 1,234.", "1234", "1234"),
+        ("#### $18", None, "18"),
+        ("#### -5 and #### 6", "-5", "6"),
+        ("The answer is 42.", None, "42"),
+        ("It costs $1,000.50 in all", None, "1000.50"),
+        ("no number", None, None),
+        ("", None, None),
+        ("####7", None, "7"),
+    ],
+)
+def test_numbers_are_read_as_in_lm_evaluation_harness(text: str, strict: str | None, flexible: str | None) -> None:
+    """Worked out by hand from the filters and normalisation of its task gsm8k."""
+    assert NUMBER.read_strictly(text) == strict
+    assert NUMBER.read_flexibly(text) == flexible
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        (" Ice is water. So the answer is yes.", "yes", "yes"),
+        ("The Answer is No, since yes is wrong", "no", "yes"),
+        ("Nobody knows, yesterday", None, None),
+        ("Yes. No", None, "no"),
+    ],
+)
+def test_yes_and_no_are_read(text: str, strict: str | None, flexible: str | None) -> None:
+    assert YES_NO.read_strictly(text) == strict
+    assert YES_NO.read_flexibly(text) == flexible
+
+
+@pytest.mark.parametrize("name", ["mini_math", "mini_strategy"])
+def test_solutions_of_the_written_tasks_end_in_the_gold_option(name: str) -> None:
+    task = load_task(name)
+    for example in (*task.splits.calibration, *task.splits.evaluation):
+        assert gold_answer(task, example) == example.options[example.gold].strip()
+
+
+def test_mini_math_solutions_are_right() -> None:
+    for example in load_task("mini_math").splits.calibration:
+        steps, _, result = (example.solution or "").partition("\n")[0].partition(" = ")
+        assert re.fullmatch(r"[0-9 ()+*/%-]+", steps)
+        assert eval(steps) == int(result)
+
+
+def test_the_few_shot_text_is_worked_examples_then_the_question(task: Task) -> None:
+    first, second = task.splits.calibration[:2]
+    example = task.splits.evaluation[0]
+    assert prompt_text(task, example, "fewshot") == (
+        f"{first.prompt} the sun .\n\n{second.prompt} the sun .\n\n{example.prompt}"
+    )
+    assert prompt_text(task, example, "zeroshot") == f"answer\n\n{example.prompt}"
+    assert prompt_text(task, example, "chat") == f"{example.question}\n\nanswer"
+
+
+def test_a_question_is_never_its_own_worked_example(task: Task) -> None:
+    pool = task.splits.calibration
+    assert shots(task, pool[0]) == (pool[1], pool[2])
+    assert shots(task, pool[5]) == (pool[0], pool[1])
+
+
+def test_texts_are_those_of_plain_decoding_up_to_the_first_stop(task: Task, tiny_model: ReasoningModel) -> None:
+    plan = planned(tiny_model, spec_of(tiny_model))
+    (block,) = [step for step in generation_steps(tiny_model, plan) if isinstance(step, Block)]
+    stop = tiny_model.tokenizer.convert_tokens_to_ids("Question")
+    for row, prompt in enumerate(plan.prompts):
+        whole = plain_greedy(tiny_model, list(prompt), MOST)
+        expected = whole[: whole.index(stop) + 1] if stop in whole else whole
+        assert block.tokens[row][block.tokens[row] != NO_TOKEN].tolist() == expected
+        assert block.ended[row] == (STOP_STRING if stop in whole else LENGTH)
+    assert len(set(block.ended.tolist())) > 0
+
+
+def test_writing_ends_at_the_end_of_text_token(
+    task: Task, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tiny_model, spec_of(tiny_model, 1))
+    whole = plain_greedy(tiny_model, list(plan.prompts[0]), MOST)
+    end = whole[2]
+    monkeypatch.setattr("cap_viz.generation.end_tokens", lambda model: {end})
+    (block,) = [step for step in generation_steps(tiny_model, plan) if isinstance(step, Block)]
+    expected = whole[: whole.index(end)]
+    assert block.tokens[0][block.tokens[0] != NO_TOKEN].tolist() == expected
+    assert block.ended.tolist() == [END_OF_TEXT]
+
+
+def test_a_stored_run_holds_texts_and_readings(task: Task, tiny_model: ReasoningModel, store: Store) -> None:
+    spec = spec_of(tiny_model)
+    assert spec_from_dict(spec_dict(spec)) == spec
+    run = finish(run_steps(spec, tiny_model, store))
+    report = read_answers(store, run)
+    assert report.ids == spec.examples.ids
+    assert report.gold == ("SUN",) * 5
+    for text, strict, flexible in zip(report.texts, report.strict, report.flexible, strict=True):
+        assert "Question" not in text
+        assert strict == WORD.read_strictly(text)
+        assert flexible == WORD.read_flexibly(text)
+    with pytest.raises(UsageError, match="written answers"):
+        read_report(store, run)
+    choices = finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 5)), tiny_model, store))
+    with pytest.raises(UsageError, match="wrote no answers"):
+        read_answers(store, choices)
+
+
+def test_key_follows_format_and_length(task: Task, tiny_model: ReasoningModel) -> None:
+    specs = [spec_of(tiny_model), spec_of(tiny_model, format="zeroshot"), spec_of(tiny_model, max_tokens=5)]
+    assert len({spec_key(spec) for spec in specs}) == 3
+    protocol = protocol_of(specs[2])
+    assert protocol is not None
+    assert (protocol.format, protocol.max_tokens) == ("fewshot", 5)
+
+
+def test_report_by_hand() -> None:
+    report = GenerationReport(
+        ids=("a", "b", "c", "d"),
+        texts=("", "", "", ""),
+        gold=("1", "2", "3", "4"),
+        strict=("1", None, "5", None),
+        flexible=("1", "2", "5", None),
+        tokens=np.array([1, 2, 3, 0]),
+        ended=np.array([0, 1, 2, 1]),
+        dropped=np.zeros(4, dtype=int),
+    )
+    assert report.correct.tolist() == [True, False, False, False]
+    assert report.correct_flexible.tolist() == [True, True, False, False]
+    assert (report.parse_rate, report.parse_rate_flexible) == (0.5, 0.75)
+
+
+def test_interrupted_writing_resumes_to_the_same_bits(
+    task: Task, tiny_model: ReasoningModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cap_viz.generation.ROWS", 2)
+    spec = spec_of(tiny_model)
+    whole = finish(run_steps(spec, tiny_model, Store(shipped=tmp_path / "s", local=tmp_path / "other")))
+    steps = run_steps(spec, tiny_model, store)
+    while len(Checkpoints(store.workshop(spec)).finished()) < 2:
+        next(steps)
+    steps.close()
+    resumed = finish(run_steps(spec, tiny_model, store))
+    assert resumed.checksums == whole.checksums
+    assert resumed.provenance["resumed_batches"] == 2
+
+
+def test_the_first_items_of_a_longer_run_are_not_written_again(
+    task: Task, tiny_model: ReasoningModel, store: Store
+) -> None:
+    longer = finish(run_steps(spec_of(tiny_model, 5), tiny_model, store))
+    shorter = finish(run_steps(spec_of(tiny_model, 3), tiny_model, store))
+    assert shorter.provenance["taken_from"] == longer.key
+    assert read_answers(store, shorter).texts == read_answers(store, longer).texts[:3]
+
+
+def test_pruned_weights_write_other_texts_and_are_taken_out_again(
+    task: Task, tiny_model: ReasoningModel, store: Store
+) -> None:
+    mask = mask_spec_for(tiny_model.ref, "magnitude", 0.7, task="tiny", n=4)
+    dense = finish(run_steps(spec_of(tiny_model), tiny_model, store))
+    pruned = finish(run_steps(spec_of(tiny_model, mask=mask), tiny_model, store))
+    assert read_answers(store, pruned).texts != read_answers(store, dense).texts
+    again = Store(shipped=store.shipped, local=store.local.parent / "again")
+    assert finish(run_steps(spec_of(tiny_model), tiny_model, again)).checksums == dense.checksums
+
+
+def test_a_long_prompt_loses_its_beginning_and_the_run_says_so(
+    task: Task, tiny_model: ReasoningModel, store: Store
+) -> None:
+    spec = spec_of(tiny_model, 2, max_tokens=100)
+    plan = planned(tiny_model, spec)
+    full = [tiny_model.tokenizer.encode(prompt_text(task, example, "fewshot")) for example in plan.examples]
+    assert [list(prompt) for prompt in plan.prompts] == [tokens[-28:] for tokens in full]
+    run = finish(run_steps(spec, tiny_model, store))
+    cut = [len(tokens) - 28 for tokens in full]
+    assert run.provenance["truncated"] == {"examples": 2, "tokens": sum(cut)}
+    assert read_answers(store, run).dropped.tolist() == cut
+
+
+def refused(model: ReasoningModel, store: Store, sentence: str, spec: EvalSpec) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        finish(run_steps(spec, model, store))
+
+
+def test_what_cannot_be_asked_is_refused_in_one_sentence(
+    task: Task, tiny_model: ReasoningModel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="Unknown prompt format 'rhyme'; choose one of fewshot, zeroshot, chat"):
+        spec_of(tiny_model, format="rhyme")
+    with pytest.raises(UsageError, match="At most 0 tokens leave nothing to write"):
+        spec_of(tiny_model, max_tokens=0)
+    with pytest.raises(UsageError, match="Task mini_science has no answers to write out; choose one of mini_math"):
+        generation_spec(tiny_model.ref, evaluation_set("mini_science", 2))
+    refused(tiny_model, store, "leave no room for a prompt in the 128 tokens", spec_of(tiny_model, max_tokens=128))
+    refused(tiny_model, store, "has no chat template; choose the format", spec_of(tiny_model, format="chat"))
+    refused(tiny_model, store, "Unknown evaluation protocol", replace(spec_of(tiny_model), protocol="generate-x"))
+    unsolved = replace(task, load=lambda: replace(task.splits, calibration=task.splits.calibration[:1]))
+    monkeypatch.setitem(TASKS, "tiny", unsolved)
+    refused(tiny_model, store, "has 1 worked examples in its calibration split, 2 are needed", spec_of(tiny_model))
+
+
+def test_chat_prompts_go_through_the_template(task: Task, tiny_model: ReasoningModel) -> None:
+    tiny_model.tokenizer.chat_template = "{% for m in messages %}what {{ m['content'] }} answer{% endfor %}"
+    try:
+        plan = planned(tiny_model, spec_of(tiny_model, 1, format="chat"))
+    finally:
+        tiny_model.tokenizer.chat_template = None
+    text = f"what {prompt_text(task, plan.examples[0], 'chat')} answer"
+    assert list(plan.prompts[0]) == tiny_model.tokenizer.encode(text)
+
+
+def test_the_shell_writes_and_audits(task: Task, tiny: list[str], shell: Shell, tmp_path: Path) -> None:
+    found = shell.json("generate", *tiny, "--n", "3")
+    assert (found["n"], found["format"], found["criterion"]) == (3, "fewshot", "dense")
+    assert 0 <= found["exact_match"] <= found["parse_rate"] <= 1
+    code, out, err = shell("generate", *tiny, "--n", "3")
+    assert code == 0, err
+    assert "an answer was found in" in out
+    code, out, err = shell("runs", "audit", found["key"])
+    assert code == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["id"] for row in rows] == list(evaluation_set("tiny", 3).ids)
+    assert all(row["prompt"].endswith("Answer:") and row["gold"] == "SUN" for row in rows)
+    target = tmp_path / "audit.csv"
+    assert shell("runs", "audit", found["key"], "--to", str(target))[0] == 0
+    assert target.read_text().startswith("id,prompt,text,strict,flexible,gold,right")
+    assert "is there already" in shell("runs", "audit", found["key"], "--to", str(target))[2]
+
+
+def test_an_audit_of_choices_has_every_option(tiny_task: Task, tiny_model: ReasoningModel, store: Store) -> None:
+    run = finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), tiny_model, store))
+    table, report = audit_of(store, run), read_report(store, run)
+    assert table["right"].tolist() == report.correct.tolist()
+    example = tiny_task.evaluation(4)[2]
+    assert table["option_1"][2] == example.options[1].strip()
+    assert table["loglik_1"][2] == pytest.approx(float(report.logliks[2, 1]))
+    assert table["gold"].tolist() == [one.options[one.gold].strip() for one in tiny_task.evaluation(4)]
