@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int
 from cap_viz.errors import UsageError
 from cap_viz.plan import BatchPlan
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
-from cap_viz.tasks import TASKS, Example, Task, load_task
+from cap_viz.tasks import Example, Task, all_tasks, load_task
 from cap_viz.tasks.writing import Writing
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def protocol_of(spec: EvalSpec) -> Protocol | None:
 
 def writing_of(task: Task) -> Writing:
     if task.writing is None:
-        able = ", ".join(name for name, one in TASKS.items() if one.writing is not None)
+        able = ", ".join(name for name, one in all_tasks().items() if one.writing is not None)
         raise UsageError(f"Task {task.name} has no answers to write out; choose one of {able}.")
     return task.writing
 

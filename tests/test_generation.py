@@ -319,6 +319,6 @@ def test_an_audit_of_choices_has_every_option(tiny_task: Task, tiny_model: Reaso
     table, report = audit_of(store, run), read_report(store, run)
     assert table["right"].tolist() == report.correct.tolist()
     example = tiny_task.evaluation(4)[2]
-    assert table["option_1"][2] == example.options[1].strip()
-    assert table["loglik_1"][2] == pytest.approx(float(report.logliks[2, 1]))
+    assert table["option_1"].tolist()[2] == example.options[1].strip()
+    assert table["loglik_1"].tolist()[2] == pytest.approx(float(report.logliks[2, 1]))
     assert table["gold"].tolist() == [one.options[one.gold].strip() for one in tiny_task.evaluation(4)]

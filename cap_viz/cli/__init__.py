@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 # In the order of the help page.
 app.command()(catalogue.models)
-app.command()(catalogue.tasks)
+app.add_typer(catalogue.tasks_app, name="tasks")
 app.command()(scoring.score)
 app.command()(stability.stability)
 app.command()(pruning.prune)

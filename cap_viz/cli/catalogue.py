@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -10,7 +11,8 @@ from rich.table import Table
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json
 from cap_viz.models import CATALOGUE, DEFAULT_MODEL, is_available
-from cap_viz.tasks import TASKS, load_task
+from cap_viz.tasks import TASKS, all_tasks, load_task
+from cap_viz.tasks.own import add_task, remove_task
 
 
 def models(as_json: JsonOption = False) -> None:
@@ -29,9 +31,38 @@ def models(as_json: JsonOption = False) -> None:
     out.print("Any Hugging Face id or local folder with safetensors of a supported family works as well.")
 
 
-def tasks(as_json: JsonOption = False) -> None:
-    """List the tasks with their sizes, sources and licences."""
-    rows = [task_row(name) for name in TASKS]
+tasks_app = typer.Typer(help="Tasks: list them, add or remove one of your own.", invoke_without_command=True)
+
+
+@tasks_app.callback()
+def tasks(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the tasks with their sizes, sources and licences; with a command: add, remove."""
+    if context.invoked_subcommand is None:
+        list_tasks(as_json)
+
+
+@tasks_app.command("add")
+def add(
+    file: Annotated[Path, typer.Argument(help="A .jsonl, .yaml or .py file; see docs/own_task.md.")],
+    name: Annotated[str | None, typer.Option(help="Its name, where the file gives none.")] = None,
+) -> None:
+    """Check a task of your own and keep it on this machine, for the shell and the dashboard."""
+    task = add_task(file, tuple(TASKS), name=name)
+    out.print(
+        f"Added {task.name}: {len(task.splits.calibration)} calibration and {len(task.splits.evaluation)} evaluation "
+        f"examples. Use it as --task {task.name}"
+    )
+
+
+@tasks_app.command("remove")
+def remove(name: Annotated[str, typer.Argument(help="The name of a task added before.")]) -> None:
+    """Forget a task of your own; its runs stay."""
+    remove_task(name)
+    out.print(f"Removed {name}")
+
+
+def list_tasks(as_json: bool) -> None:
+    rows = [task_row(name) for name in all_tasks()]
     if as_json:
         print_json({"tasks": rows})
         return

@@ -9,9 +9,20 @@ import typer
 
 from cap_viz.errors import UsageError
 from cap_viz.pruning import CRITERIA
+from cap_viz.tasks import TASKS
+from cap_viz.tasks.own import SUFFIXES, add_task
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, local folder or hub id.")]
-TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task name; see `tasks`.")]
+
+
+def task_named(value: str) -> str:
+    """A task's name as it is; a file of one's own is added first and gives its name."""
+    return add_task(Path(value), tuple(TASKS)).name if Path(value).suffix in SUFFIXES else value
+
+
+TaskOption = Annotated[
+    str, typer.Option("--task", "-t", callback=task_named, help="Task name (see `tasks`), or a file of your own.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the draw of calibration examples.")]
 CriterionOption = Annotated[str, typer.Option(help=f"One of {', '.join(CRITERIA)}.")]

@@ -1,4 +1,4 @@
-"""The tasks on offer. Adding one means writing its file and listing it here."""
+"""The tasks on offer: those that come with CAP Viz, listed here, and those added on this machine (`own.py`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from cap_viz.errors import UsageError
 from cap_viz.tasks import generic_text, gsm8k, mini_math, mini_science, mini_strategy, mini_text, strategyqa
 from cap_viz.tasks.arc import ARC_CHALLENGE, ARC_EASY
 from cap_viz.tasks.base import Example, Splits, Task, chance_level, check_has_options, check_metric
+from cap_viz.tasks.description import NAME
+from cap_viz.tasks.own import own_folder, own_task, own_tasks
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -25,9 +27,26 @@ TASKS: dict[str, Task] = {
 
 def load_task(name: str) -> Task:
     """The task of that name; its data is read when examples are first asked for."""
-    if name not in TASKS:
-        raise UsageError(f"Unknown task {name!r}; choose one of {', '.join(TASKS)}.")
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    if (own_folder() / name).is_dir() and NAME.fullmatch(name):
+        return own_task(name)
+    raise UsageError(f"Unknown task {name!r}; choose one of {', '.join(all_tasks())}.")
 
 
-__all__ = ["TASKS", "Example", "Splits", "Task", "chance_level", "check_has_options", "check_metric", "load_task"]
+def all_tasks() -> dict[str, Task]:
+    """Every task by name, those added on this machine last."""
+    return {**TASKS, **own_tasks()}
+
+
+__all__ = [
+    "TASKS",
+    "Example",
+    "Splits",
+    "Task",
+    "all_tasks",
+    "chance_level",
+    "check_has_options",
+    "check_metric",
+    "load_task",
+]

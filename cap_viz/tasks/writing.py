@@ -53,6 +53,7 @@ NUMBER = Writing(
     strict=re.compile(r"#### (-?[0-9.,]+)"),
     flexible=re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)"),
     normal=plain_number,
+    stops=("Question:", "</s>", "<|im_end|>"),
 )
 YES_NO = Writing(
     instruction='Say what is known about the question, then end with "So the answer is yes." or "So the answer is no."',

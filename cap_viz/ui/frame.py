@@ -20,7 +20,7 @@ from cap_viz.models import CATALOGUE, DEFAULT_MODEL, is_available
 from cap_viz.settings import ASSETS, PROJECT, start_logging
 from cap_viz.spec import ModelRef
 from cap_viz.store import Store, StoredRun
-from cap_viz.tasks import TASKS, Task, load_task
+from cap_viz.tasks import Task, all_tasks, load_task
 from cap_viz.ui.loading import stored_runs
 from cap_viz.ui.panels import GLOSSARY, note, problem
 from cap_viz.ui.state import bad_choice, keep_valid
@@ -99,7 +99,7 @@ def navigation() -> None:
 def selection(runs: list[StoredRun]) -> tuple[str, str, int, list[str]]:
     """Model, task and evaluation size from the bound widgets, and notes about values the URL had wrong."""
     models = model_ids(runs)
-    tasks = list(TASKS)
+    tasks = list(all_tasks())
     notes = [
         bad_choice("model", models, DEFAULT_MODEL, "model"),
         bad_choice("task", tasks, tasks[0], "task"),
@@ -121,7 +121,7 @@ def selection(runs: list[StoredRun]) -> tuple[str, str, int, list[str]]:
 
 
 def task_help() -> str:
-    return "\n".join(f"- `{task.name}` {task.summary}" for task in TASKS.values())
+    return "\n".join(f"- `{task.name}` {task.summary}" for task in all_tasks().values())
 
 
 def evaluation_size(task: Task, at_most: int) -> int:

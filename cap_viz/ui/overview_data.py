@@ -13,7 +13,7 @@ from cap_viz.results import EvalReport, HeadScores
 from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, compare_paired, mean_with_ci, wilson
 from cap_viz.store import StoredRun
-from cap_viz.tasks import TASKS, Task
+from cap_viz.tasks import Task, all_tasks
 from cap_viz.ui.figures import AccuracyPoint, criterion_name
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.loading import HeadStatistics, paired_of, report_of, scores_of, statistics_of
@@ -65,7 +65,7 @@ class TaskSummary:
 
 def summaries(view: Frame, metric: str) -> list[TaskSummary]:
     """The tasks with stored results, and the chosen one whether it has some or not; clearly above chance first."""
-    found = [summarise(view, task, metric) for task in TASKS.values()]
+    found = [summarise(view, task, metric) for task in all_tasks().values()]
     shown = [summary for summary in found if not summary.is_empty or summary.task == view.task]
     return sorted(shown, key=lambda summary: summary.place)
 

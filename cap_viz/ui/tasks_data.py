@@ -14,7 +14,7 @@ from cap_viz.finding import CONTROL_TEXTS, alike
 from cap_viz.spec import ScoreSpec
 from cap_viz.stats import RankAgreement, TopOverlap, true_spread
 from cap_viz.store import StoredRun
-from cap_viz.tasks import TASKS, Task
+from cap_viz.tasks import Task, all_tasks, load_task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_specificity import agreement, shared_top
 from cap_viz.ui.loading import HeadStatistics, statistics_of
@@ -79,7 +79,7 @@ class Collection:
 
 def collect(view: Frame) -> Collection:
     """The usual run of each task (zero ablation, exact, most examples), where it was made like the chosen task's."""
-    runs = {task.name: default_scores(view, task) for task in TASKS.values()}
+    runs = {task.name: default_scores(view, task) for task in all_tasks().values()}
     stored = {name: run for name, run in runs.items() if run is not None}
     like = stored.get(view.task.name) or next(iter(stored.values()), None)
     measured: list[Measured] = []
@@ -87,13 +87,13 @@ def collect(view: Frame) -> Collection:
     for name, run in stored.items():
         assert like is not None
         if not comparable(run, like):
-            problems.append(f"{TASKS[name].title} was measured in another way than the others and is left out.")
+            problems.append(f"{load_task(name).title} was measured in another way than the others and is left out.")
             continue
         try:
             stats = statistics_of(view.store, run, METRIC)
-            measured.append(Measured(TASKS[name], run, stats, true_spread(stats.effects)))
+            measured.append(Measured(load_task(name), run, stats, true_spread(stats.effects)))
         except CapVizError as error:
-            problems.append(f"{TASKS[name].title}: {error}")
+            problems.append(f"{load_task(name).title}: {error}")
     return Collection(tuple(sorted(measured, key=lambda one: one.is_control)), tuple(problems))
 
 

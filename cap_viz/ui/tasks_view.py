@@ -28,6 +28,7 @@ from cap_viz.ui.tasks_figures import (
     mosaic_of,
     task_maps,
 )
+from cap_viz.ui.tasks_own import own_tasks_popover
 from cap_viz.ui.tasks_pair import pair_section
 
 COLUMNS = 3
@@ -75,7 +76,9 @@ def nothing_to_compare(view: Frame, collection: Collection) -> None:
         f"Head scores of {stored} are stored for {view.model.id}; at least two tasks are needed. Measure another on "
         f"the Heads page, or in the shell: python -m cap_viz score --model {view.model.id} --task mini_science",
     )
-    go_button("Measure on the Heads page", "pages/heads.py", key="tasks_start", icon=":material/arrow_forward:")
+    with st.container(horizontal=True):
+        go_button("Measure on the Heads page", "pages/heads.py", key="tasks_start", icon=":material/arrow_forward:")
+        own_tasks_popover()
 
 
 def head_of_page(view: Frame, collection: Collection) -> None:
@@ -91,6 +94,7 @@ def head_of_page(view: Frame, collection: Collection) -> None:
     ]
     with st.container(horizontal=True, vertical_alignment="center"):
         provenance(facts, origin=" and ".join(origins))
+        own_tasks_popover()
         with st.popover("Share", icon=":material/ios_share:"), st.container(width=360):
             st.caption("Link to this view")
             st.code(link_here(KEYS), language=None, wrap_lines=True)
