@@ -102,9 +102,9 @@ def groups_of(runs: Sequence[StoredRun], dense: StoredRun) -> tuple[Group, ...]:
 def comparable_mask(run: StoredRun, dense: StoredRun) -> MaskSpec | None:
     """The mask of a pruned evaluation of the dense run's weights on its very items, else None."""
     spec = run.spec
-    if not isinstance(spec, EvalSpec) or (spec.model, spec.examples) != (dense.spec.model, dense.spec.examples):
+    if not isinstance(spec, EvalSpec) or spec.protocol is not None:
         return None
-    return spec.mask
+    return spec.mask if (spec.model, spec.examples) == (dense.spec.model, dense.spec.examples) else None
 
 
 def members(pruned: Sequence[tuple[StoredRun, MaskSpec]], basis: Basis) -> dict[Cell, StoredRun]:

@@ -21,11 +21,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.generation import protocol_of
 from cap_viz.models import check_memory, converted, float32_bytes
 from cap_viz.perplexity import perplexity_of
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.masks import Mask
-from cap_viz.runs import read_report
+from cap_viz.runs import read_answers, read_report
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
 from cap_viz.stats import wilson
 from cap_viz.store import Store, StoredRun
@@ -226,7 +227,11 @@ def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
 
 
 def measured(store: Store, run: StoredRun) -> str:
-    """Accuracy with its interval, or perplexity where the evaluation is about running text."""
+    """Accuracy with its interval, exact match of written answers, or perplexity of running text."""
+    if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
+        written = read_answers(store, run).correct
+        ci = wilson(int(written.sum()), len(written))
+        return f"written answers {written.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}]"
     report = read_report(store, run)
     if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
         found = perplexity_of(report)

@@ -72,7 +72,7 @@ def alike(first: ScoreSpec, second: ScoreSpec) -> bool:
 
 
 def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | None = None) -> list[StoredRun]:
-    """Accuracies of these weights on a task, dense and pruned; with `n` only those on the first n items."""
+    """Accuracies by log-likelihood of these weights on a task, dense and pruned; with `n` only on the first n items."""
     return [
         run
         for run in runs
@@ -80,6 +80,7 @@ def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | No
         and run.spec.model == model
         and run.spec.examples.task == task
         and run.spec.examples.split == "evaluation"
+        and run.spec.protocol is None
         and n in (None, len(run.spec.examples.ids))
     ]
 

@@ -231,11 +231,11 @@ class JobQueue:
 
 
 def side_by_side(first: Job, second: Job) -> bool:
-    """Whether two jobs evaluate the same weights, differently pruned, on the same questions."""
+    """Whether two jobs evaluate the same weights, differently pruned, on the same questions asked alike."""
     one, other = first.spec, second.spec
     if not isinstance(one, EvalSpec) or not isinstance(other, EvalSpec):
         return False
-    return (one.model, one.examples) == (other.model, other.examples)
+    return (one.model, one.examples, one.protocol) == (other.model, other.examples, other.protocol)
 
 
 def next_turn(jobs: Sequence[Job], spent: Mapping[int, float]) -> int:

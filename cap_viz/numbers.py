@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from cap_viz.generation import ENDINGS, GenerationReport, protocol_of
 from cap_viz.metrics import METRICS
 from cap_viz.perplexity import window_losses
 from cap_viz.results import BLOCK_PARTS
-from cap_viz.runs import read_blocks, read_gradient, read_head_zeros, read_report, read_scores, read_zeros
+from cap_viz.runs import read_answers, read_blocks, read_gradient, read_head_zeros, read_report, read_scores, read_zeros
 from cap_viz.spec import EvalSpec, ProfileSpec, ScoreSpec
 from cap_viz.stats import false_discovery, mean_with_ci
 from cap_viz.store import Store, StoredRun
@@ -65,7 +66,9 @@ def effect_rows(
 
 
 def evaluation_numbers(store: Store, run: StoredRun) -> pd.DataFrame:
-    """Per question its answers, choice loss and log-likelihoods; per window of running text its loss."""
+    """Per question its answers, choice loss and log-likelihoods; what was written; per window of text its loss."""
+    if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
+        return written_numbers(read_answers(store, run))
     report = read_report(store, run)
     if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
         return pd.DataFrame(
@@ -86,6 +89,22 @@ def evaluation_numbers(store: Store, run: StoredRun) -> pd.DataFrame:
             "right_norm": report.correct_norm,
             "choice_nll": report.losses("choice_nll"),
             **{f"loglik_{k}": report.logliks[:, k] for k in range(report.logliks.shape[1])},
+        }
+    )
+
+
+def written_numbers(report: GenerationReport) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": report.ids,
+            "text": report.texts,
+            "strict": report.strict,
+            "flexible": report.flexible,
+            "gold": report.gold,
+            "right": report.correct,
+            "right_flexible": report.correct_flexible,
+            "tokens": report.tokens,
+            "ended": [ENDINGS[number] for number in report.ended],
         }
     )
 

@@ -14,6 +14,7 @@ from cap_viz.ui.prune_view import (
     notes_section,
     provenance_row,
 )
+from cap_viz.ui.prune_written_view import written_section
 from cap_viz.ui.prune_zeros_view import zeros_section
 
 # Streamlit stacks columns below 640 px only; beside the sidebar these two need more.
@@ -51,7 +52,9 @@ with cost:
     else:
         no_accuracy_section(setting)
 if has_accuracy:
-    flips_section(setting, columns)
+    flips_section(view.store, setting, columns)
+if view.task.writing is not None:
+    written_section(view, setting)
 scale, notes = st.columns([6, 7], gap="medium")
 with scale:
     importance_section(view, setting)

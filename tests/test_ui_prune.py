@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.errors import CapVizError
+from cap_viz.generation import generation_spec
 from cap_viz.jobs import Job, JobQueue, shared_queue
 from cap_viz.models import ReasoningModel, load, resolve
 from cap_viz.progress import Progress, finish
@@ -26,15 +28,24 @@ from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.base import MaskRequest
 from cap_viz.pruning.masks import SCOPES, Scope
 from cap_viz.results import EvalReport, Questions
-from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, read_zeros, run_steps
+from cap_viz.runs import (
+    calibration_set,
+    evaluation_set,
+    mask_spec_for,
+    read_answers,
+    read_report,
+    read_zeros,
+    run_steps,
+)
 from cap_viz.settings import PROJECT
 from cap_viz.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.stats import compare_paired, wilson
 from cap_viz.store import Store, StoredRun
-from cap_viz.tasks import load_task
+from cap_viz.tasks import TASKS, load_task
 from cap_viz.ui.figures import criterion_colour, criterion_glyph, criterion_symbol
 from cap_viz.ui.prune_accuracy import (
     Column,
+    Difference,
     aligned,
     column_of,
     compare_columns,
@@ -43,6 +54,8 @@ from cap_viz.ui.prune_accuracy import (
     differences,
     share_of,
 )
+from cap_viz.ui.prune_accuracy_view import p_cell, reading
+from cap_viz.ui.prune_audit import audit_csv, option_table
 from cap_viz.ui.prune_export import comparison_json, items_csv
 from cap_viz.ui.prune_figures import (
     accuracy_whiskers,
@@ -53,6 +66,8 @@ from cap_viz.ui.prune_figures import (
 )
 from cap_viz.ui.prune_flips import filters_of, flip_table, flips_of
 from cap_viz.ui.prune_setting import Setting, counting_spec, eval_spec, mask_spec, measured_percents
+from cap_viz.ui.prune_written import Written, answers_table, word_difference, written_difference
+from cap_viz.ui.prune_written_view import text_html
 from cap_viz.ui.prune_zeros import head_zeros_of, matrix_sizes, shape_from, widest_outlier, zeros_by_rule, zeros_of
 from tests.tiny import tiny_examples, write_tiny_model
 
@@ -646,3 +661,76 @@ def test_a_pattern_at_another_sparsity_is_said_not_to_apply(world: World, page: 
     assert "has a sparsity of 50 %" in texts(page)
     opened(page, world, task=TASK, spread="sideways")
     assert "sideways" in texts(page)
+
+
+def test_an_interim_difference_has_no_p_and_no_verdict() -> None:
+    a, b = np.arange(40) < 30, np.arange(40) < 10
+    final = Difference("cap", "dense", compare_paired(a, b))
+    interim = replace(final, provisional=True)
+    assert p_cell(final) == "< 0.001"
+    assert p_cell(interim) == "interim"
+    assert reading([final]).startswith("Clear at p < 0.05: CAP − Dense")
+    assert reading([final, interim]) == (
+        "Answers are still arriving: these differences are interim and are tested when all are there."
+    )
+
+
+def test_word_differences_rebuild_both_texts() -> None:
+    first, second = "It has 3 eggs.\nSo 3.", "It has 4 eggs and\nSo 3."
+    pieces = word_difference(first, second)
+    assert "".join(piece.text for piece in pieces if piece.kind != "new") == first
+    assert "".join(piece.text for piece in pieces if piece.kind != "gone") == second
+    assert [piece.text for piece in pieces if piece.kind == "same"] == ["It has ", "So 3."]
+    assert text_html("a", "<b>a") == (
+        '<div style="white-space:pre-wrap;font-size:0.9rem;overflow-wrap:anywhere">'
+        '<del style="opacity:0.6">a</del><ins><b>&lt;b&gt;a</b></ins></div>'
+    )
+
+
+def test_the_page_lets_the_models_write_and_shows_their_texts(
+    world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Eight tokens an answer: the tiny model reads 128 in all.
+    task = load_task("mini_math")
+    assert task.writing is not None
+    monkeypatch.setitem(TASKS, task.name, replace(task, writing=replace(task.writing, max_tokens=8)))
+    opened(page, world, task="mini_math", written="16", format="zeroshot", criterion="magnitude", against="wanda")
+    assert "Answers written out" in texts(page)
+    page.button(key="written_measure").click().run()
+    wait_for_jobs()
+    page.run()
+    assert not page.exception
+    said = texts(page)
+    assert "answer found in" in said
+    assert "McNemar p" in said
+    spec = generation_spec(world.model.ref, evaluation_set("mini_math", 16), format="zeroshot")
+    store = Store(shipped=world.shipped)
+    run = store.get(spec)
+    assert run is not None
+    report = read_answers(store, run)
+    columns = [
+        Written("dense", spec, report=report, run=run),
+        Written("wanda", spec, report=replace(report, strict=report.gold), run=run),
+    ]
+    table = answers_table(columns)
+    assert table["Wanda"].tolist() == [f"✓ {gold}" for gold in report.gold]
+    assert table["Same text"].tolist() == [True] * 16
+    found = written_difference(columns[1], columns[0])
+    assert found is not None
+    assert found.difference == pytest.approx(1 - float(report.correct.mean()))
+
+
+def test_the_flip_tables_item_shows_every_option(world: World) -> None:
+    spec = EvalSpec(world.model.ref, evaluation_set(TASK, N_ITEMS))
+    run = world.store.get(spec)
+    assert run is not None
+    column = Column("dense", spec, shown=spec, report=read_report(world.store, run), run=run)
+    example = load_task(TASK).evaluation(3)[2]
+    table = option_table(example, [column])
+    assert table["Option"].tolist() == [option.strip() for option in example.options]
+    assert table["Right"].tolist().index("✓") == example.gold
+    np.testing.assert_array_equal(table["Dense"], read_report(world.store, run).logliks[2])
+    audit = pd.read_csv(io.StringIO(audit_csv(world.store, [column])))
+    assert len(audit) == N_ITEMS
+    assert audit["prompt"].iloc[2] == example.prompt
+    assert set(audit["model"]) == {"Dense"}

@@ -210,6 +210,7 @@ def seconds_of(runs: Sequence[StoredRun], wanted: EvalSpec) -> float | None:
         if isinstance(run.spec, EvalSpec)
         and run.spec.model == wanted.model
         and run.spec.examples.task == wanted.examples.task
+        and run.spec.protocol == wanted.protocol
         and not run.provenance.get("resumed_batches")
     ]
     dense = [seconds / len(spec.examples.ids) for spec, seconds in like if spec.mask is None]

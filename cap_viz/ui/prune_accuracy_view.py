@@ -205,11 +205,18 @@ def difference_table(found: Sequence[Difference]) -> pd.DataFrame:
         {
             "Same items": [pair_words(one) for one in found],
             "Points": [points_words(one) for one in found],
-            "McNemar p": ["" if one.comparison is None else p_words(one.comparison.p_value) for one in found],
+            "McNemar p": [p_cell(one) for one in found],
             "Lost": ["" if one.comparison is None else str(one.comparison.only_b) for one in found],
             "Gained": ["" if one.comparison is None else str(one.comparison.only_a) for one in found],
         }
     )
+
+
+def p_cell(one: Difference) -> str:
+    """While answers arrive there is no p: a value one watches until it suits means nothing."""
+    if one.comparison is None:
+        return ""
+    return "interim" if one.provisional else p_words(one.comparison.p_value)
 
 
 def pair_words(one: Difference) -> str:
@@ -230,6 +237,8 @@ def reading(found: Sequence[Difference]) -> str:
     known = [one for one in found if one.comparison is not None]
     if not known:
         return ""
+    if any(one.provisional for one in known):
+        return "Answers are still arriving: these differences are interim and are tested when all are there."
     clear = [one for one in known if one.comparison is not None and one.comparison.p_value < 0.05]
     smallest = max(one.comparison.minimum_detectable for one in known if one.comparison is not None)
     items = min(one.comparison.n for one in known if one.comparison is not None)

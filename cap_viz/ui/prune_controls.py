@@ -22,7 +22,7 @@ from cap_viz.ui.prune_basis import basis_controls, calibration_items, spread_not
 from cap_viz.ui.prune_setting import Setting, measured_percents, title_of
 from cap_viz.ui.state import bad_choice, choose, keep_valid
 
-KEYS = ("model", "task", "n", "criterion", "against", "sparsity", "scope", *BASIS_KEYS)
+KEYS = ("model", "task", "n", "criterion", "against", "sparsity", "scope", "format", "written", *BASIS_KEYS)
 DEFAULTS = {"criterion": "cap", "against": "wanda", "scope": "both"}
 ROW_PIXELS = (180, 180, 270, 270, 110)
 DEFAULT_PERCENT, HIGHEST_PERCENT = 20, 90

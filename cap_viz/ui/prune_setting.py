@@ -118,7 +118,9 @@ def measured_percents(
             continue
         for run in runs:
             spec = run.spec
-            if not isinstance(spec, EvalSpec) or spec.mask is None or spec.mask.criterion != criterion:
+            if not isinstance(spec, EvalSpec) or spec.mask is None or spec.protocol is not None:
+                continue
+            if spec.mask.criterion != criterion:
                 continue
             if (spec.model, spec.examples) == (setting.model, setting.evaluation) and replace(
                 spec.mask, sparsity=0.0

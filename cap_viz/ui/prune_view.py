@@ -9,7 +9,7 @@ import streamlit as st
 
 from cap_viz.pruning import CRITERIA, importance
 from cap_viz.pruning.base import ALLOCATIONS
-from cap_viz.store import DamagedRun
+from cap_viz.store import DamagedRun, Store
 from cap_viz.tasks import load_task
 from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
@@ -24,6 +24,7 @@ from cap_viz.ui.panels import (
     provenance,
 )
 from cap_viz.ui.prune_accuracy import Column, differences
+from cap_viz.ui.prune_audit import audit_download, item_detail
 from cap_viz.ui.prune_controls import KEYS
 from cap_viz.ui.prune_export import comparison_json, items_csv
 from cap_viz.ui.prune_figures import (
@@ -149,7 +150,7 @@ def downloads(setting: Setting, columns: Sequence[Column]) -> None:
     st.caption("One row per item with what each model chose; and accuracies, intervals and the full specs.")
 
 
-def flips_section(setting: Setting, columns: Sequence[Column]) -> None:
+def flips_section(store: Store, setting: Setting, columns: Sequence[Column]) -> None:
     """The items whose answer changes."""
     st.markdown("##### Items whose answer changes", help="✓ right, ✗ wrong: the option each model finds most likely.")
     ready = [column for column in columns if column.report is not None and not column.partial]
@@ -180,17 +181,27 @@ def flips_section(setting: Setting, columns: Sequence[Column]) -> None:
             f"{setting.evaluation.task}/train.jsonl and test.jsonl to see them."
         )
     table = flip_table(shown, ready, texts or {})
-    st.dataframe(
+    picked = st.dataframe(
         table,
         hide_index=True,
         height=min(420, 38 + 35 * len(table)),
-        key="prune_flip_table",
+        key=f"prune_flip_table_{len(table)}",
+        on_select="rerun",
+        selection_mode="single-row",
         column_config={
             "Item": st.column_config.NumberColumn(width=52),
             "Question": st.column_config.TextColumn(width=240),
             **{name: st.column_config.TextColumn(width=150) for name in table.columns[2:-1]},
         },
     )
+    rows = picked["selection"]["rows"]
+    example = (texts or {}).get(shown[rows[0]].id) if rows and rows[0] < len(shown) else None
+    if example is not None:
+        item_detail(example, ready)
+    elif texts:
+        st.caption("Select a row to see the prompt and every option's log-likelihood.")
+    if texts is not None:
+        audit_download(store, ready)
 
 
 def importance_section(view: Frame, setting: Setting) -> None:

@@ -12,11 +12,14 @@ from cap_viz.accuracy import against_guessing
 from cap_viz.archive import archive_bytes
 from cap_viz.describe import describe
 from cap_viz.errors import CapVizError
+from cap_viz.generation import LENGTH, GenerationReport, protocol_of
 from cap_viz.measures import ACC, ACC_NORM
 from cap_viz.notebook import notebook_of
 from cap_viz.numbers import numbers_of
 from cap_viz.perplexity import perplexity_of
+from cap_viz.runs import read_answers
 from cap_viz.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_dict
+from cap_viz.stats import wilson
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.figures import CONFIG, Grid, colour_limit, grid_width, head_grid
@@ -62,7 +65,9 @@ def detail(view: Frame, run: StoredRun) -> None:
 def headline(store: Store, run: StoredRun) -> None:
     """The number or picture a run is about, in one glance."""
     try:
-        if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
+        if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
+            written_tiles(read_answers(store, run))
+        elif isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
             perplexity_tile(store, run)
         elif isinstance(run.spec, EvalSpec):
             accuracy_tiles(store, run)
@@ -78,6 +83,20 @@ def perplexity_tile(store: Store, run: StoredRun) -> None:
     found = perplexity_of(report_of(store, run))
     tile("Perplexity", f"{found.value:.2f}", f"[{found.ci.low:.2f}, {found.ci.high:.2f}]")
     st.caption(f"{found.n_windows} windows of text, {found.n_tokens:,} tokens scored; the interval resamples windows.")
+
+
+def written_tiles(report: GenerationReport) -> None:
+    """Exact match by both readings, and how often an answer was found at all."""
+    readings = (
+        ("Exact match, strict", report.correct, report.parse_rate),
+        ("Exact match, flexible", report.correct_flexible, report.parse_rate_flexible),
+    )
+    for place, (title, right, parsed) in zip(st.columns(2), readings, strict=True):
+        with place:
+            tile(title, percent(float(right.mean())), percent_interval(wilson(int(right.sum()), len(right))))
+            st.caption(f"an answer found in {percent(parsed, 0)}")
+    cut = float((report.ended == LENGTH).mean())
+    st.caption(f"{len(report)} answers, {int(report.tokens.sum()):,} tokens; {percent(cut, 0)} were cut off.")
 
 
 def accuracy_tiles(store: Store, run: StoredRun) -> None:

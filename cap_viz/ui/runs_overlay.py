@@ -5,10 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.describe import describe
-from cap_viz.errors import CapVizError
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.generation import protocol_of
 from cap_viz.measures import ACC
+from cap_viz.runs import read_answers
 from cap_viz.spec import EvalSpec, ScoreSpec
-from cap_viz.stats import PairedComparison, true_spread
+from cap_viz.stats import PairedComparison, compare_paired, true_spread
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.heads_specificity import usual_top
@@ -51,9 +53,23 @@ def scored(store: Store, run: StoredRun) -> Measured:
     return Measured(task, run, stats, true_spread(stats.effects), label=f"{task.title} {run.key[:6]}")
 
 
+def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> PairedComparison:
+    """Right answers, item by item. Raises `CapVizError` where the two did not answer the same questions alike."""
+    written = [isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None for run in (first, second)]
+    if not any(written):
+        found = paired_in(store, first, second, ACC)
+        assert isinstance(found, PairedComparison)
+        return found
+    if not all(written):
+        raise UsageError("One of the two wrote its answers out and the other chose among options; pick two of a kind.")
+    one, other = (read_answers(store, run) for run in (first, second))
+    if one.ids != other.ids:
+        raise UsageError("The two runs are about different questions; pick two with the same.")
+    return compare_paired(one.correct, other.correct)
+
+
 def overlay_accuracies(store: Store, first: StoredRun, second: StoredRun) -> None:
-    found = paired_in(store, first, second, ACC)
-    assert isinstance(found, PairedComparison)
+    found = paired_evaluations(store, first, second)
     names = [f"{describe(run.spec)} ({run.key[:6]})" for run in (first, second)]
     st.markdown(f"#### {escaped(names[0])} against {escaped(names[1])}")
     difference, flips, p_value = st.columns(3)
