@@ -99,6 +99,7 @@ def mask_spec_for(
     scope: str = "both",
     scores: ScoreSpec | None = None,
     calibration_task: str | None = None,
+    scores_task: str | None = None,
     control_seed: int = 0,
     allocation: str | None = None,
     pattern: str | None = None,
@@ -106,13 +107,14 @@ def mask_spec_for(
     """The mask a criterion makes from `n` calibration examples of a task; fields it does not need stay None.
 
     `scores` names other head scores to build on. `calibration_task` names another source of the text whose
-    activations and gradients are measured (generic_text, say); head scores stay on `task`. Raises `UsageError` for
-    an unknown name, a sparsity out of range, options that do not go together, or scores of another model.
+    activations and gradients are measured (generic_text, say), `scores_task` one of the head scores (solutions the
+    model wrote itself, say); both are `task` where left out. Raises `UsageError` for an unknown name, a sparsity out
+    of range, options that do not go together, or scores of another model.
     """
     metric_named(metric)
     needs = criterion_named(criterion)
     if needs.needs_scores and scores is None:
-        scores = ScoreSpec(model=model, examples=calibration_set(task, n, seed))
+        scores = ScoreSpec(model=model, examples=calibration_set(scores_task or task, n, seed))
     calibration = None
     if needs.needs_calibration or allocation is not None:
         calibration = calibration_set(calibration_task or task, n, seed)

@@ -30,8 +30,10 @@ from cap_viz.generation import (
     shots,
 )
 from cap_viz.models import ReasoningModel
+from cap_viz.own_solutions import own_solutions_task
 from cap_viz.progress import finish
 from cap_viz.runs import (
+    calibration_set,
     evaluation_set,
     examples_of,
     mask_spec_for,
@@ -39,9 +41,10 @@ from cap_viz.runs import (
     read_report,
     run_steps,
 )
-from cap_viz.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
-from cap_viz.store import Store
-from cap_viz.tasks import TASKS, Task, load_task
+from cap_viz.spec import EvalSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.store import Store, StoredRun
+from cap_viz.tables import answers_table
+from cap_viz.tasks import TASKS, Task, all_tasks, load_task
 from cap_viz.tasks.writing import NUMBER, YES_NO, Writing
 from tests.shell import Shell
 from tests.test_decoding import plain_greedy
@@ -294,6 +297,62 @@ def test_chat_prompts_go_through_the_template(task: Task, tiny_model: ReasoningM
         tiny_model.tokenizer.chat_template = None
     text = f"what {prompt_text(task, plan.examples[0], 'chat')} answer"
     assert list(plan.prompts[0]) == tiny_model.tokenizer.encode(text)
+
+
+def stored(store: Store, spec: EvalSpec, right: list[bool]) -> StoredRun:
+    """A run as if the model had written "the sun" or "the rock"."""
+    texts = tuple(" the sun .\n" if one else " the rock ." for one in right)
+    zeros = np.zeros(len(right), dtype=int)
+    report = GenerationReport(
+        ids=spec.examples.ids,
+        texts=texts,
+        gold=("SUN",) * len(right),
+        strict=tuple(WORD.read_strictly(text) for text in texts),
+        flexible=tuple(WORD.read_flexibly(text) for text in texts),
+        tokens=zeros + 3,
+        ended=zeros,
+        dropped=zeros,
+    )
+    return store.save(spec, {"answers": answers_table(report)}, {"seconds": 1.0})
+
+
+def test_own_correct_solutions_become_a_task_to_calibrate_on(
+    task: Task, tiny_model: ReasoningModel, store: Store
+) -> None:
+    examples = calibration_set("tiny", 12)
+    spec = generation_spec(tiny_model.ref, examples, format="fewshot")
+    run = stored(store, spec, [number % 3 > 0 for number in range(12)])
+    own = own_solutions_task(store, run, "own_tiny")
+    first = {one.id for one in task.splits.calibration[:2]}
+    right = [one for number, one in enumerate(examples.ids) if number % 3 > 0 and one not in first]
+    kept = (*own.splits.calibration, *own.splits.evaluation)
+    assert sorted(one.id for one in kept) == sorted(right)
+    for one in kept:
+        assert one.prompt == prompt_text(task, task.by_ids([one.id])[0], "fewshot")
+        assert one.options == (" the sun .",)
+    assert own.title == "Own solutions, Tiny"
+    assert tiny_model.ref.id in own.source
+    scores = ScoreSpec(tiny_model.ref, calibration_set("own_tiny", 3))
+    assert finish(run_steps(scores, tiny_model, store)).spec == scores
+    mask = mask_spec_for(tiny_model.ref, "cap", 0.5, task="tiny", n=3, scores_task="own_tiny")
+    assert mask.scores == scores
+
+
+def test_what_cannot_be_kept_is_refused(task: Task, tiny_model: ReasoningModel, store: Store) -> None:
+    examples = calibration_set("tiny", 4)
+    few = stored(store, generation_spec(tiny_model.ref, examples), [False] * 4)
+    with pytest.raises(UsageError, match="Only 0 of 4 texts are right"):
+        own_solutions_task(store, few, "own_tiny")
+    chat = stored(store, generation_spec(tiny_model.ref, examples, format="chat"), [True] * 4)
+    with pytest.raises(UsageError, match="no plain text to calibrate on"):
+        own_solutions_task(store, chat, "own_tiny")
+    evaluated = stored(store, spec_of(tiny_model), [True] * 5)
+    with pytest.raises(UsageError, match="is of evaluation questions"):
+        own_solutions_task(store, evaluated, "own_tiny")
+    choices = finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 3)), tiny_model, store))
+    with pytest.raises(UsageError, match="wrote no answers"):
+        own_solutions_task(store, choices, "own_tiny")
+    assert "own_tiny" not in all_tasks()
 
 
 def test_the_shell_writes_and_audits(task: Task, tiny: list[str], shell: Shell, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption, TaskOption
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.describe import percent
+from cap_viz.errors import UsageError, check_choice
 from cap_viz.generation import FORMATS
 from cap_viz.models import DEFAULT_MODEL
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cap_viz.spec import EvalSpec, ModelRef
+
+SPLITS = ("evaluation", "calibration")
 
 
 @takes_mask
@@ -27,6 +30,10 @@ def generate(
     n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 64,
     format: Annotated[str, typer.Option(help=f"How to ask: {', '.join(FORMATS)}.")] = "fewshot",
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; the task says if left out.")] = None,
+    split: Annotated[str, typer.Option(help="evaluation, or calibration (to keep own solutions).")] = "evaluation",
+    keep: Annotated[
+        str | None, typer.Option(help="Keep the right texts as a task of this name, to calibrate on own solutions.")
+    ] = None,
     criterion: Annotated[str, typer.Option(help="Prune by this criterion first; dense if left out.")] = "",
     sparsity: Annotated[float, typer.Option(help="Share of weights set to zero.")] = 0.2,
     n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = 48,
@@ -36,10 +43,14 @@ def generate(
 ) -> None:
     """Let the model write its answers and read them: exact match and parse rate."""
     from cap_viz.generation import generation_spec
-    from cap_viz.runs import evaluation_set, read_answers
+    from cap_viz.own_solutions import own_solutions_task
+    from cap_viz.runs import calibration_set, evaluation_set, read_answers
     from cap_viz.store import Store
 
-    examples, store = evaluation_set(task, n), Store()
+    check_choice("split", split, SPLITS)
+    if keep is not None and split != "calibration":
+        raise UsageError("Evaluation questions must not calibrate; add --split calibration to keep solutions.")
+    examples, store = (evaluation_set if split == "evaluation" else calibration_set)(task, n), Store()
 
     def spec(ref: ModelRef) -> EvalSpec:
         pruned = mask.spec(ref, criterion, sparsity, task=task, n=n_calibration) if criterion else None
@@ -61,7 +72,11 @@ def generate(
         "tokens_written": int(report.tokens.sum()),
         "cut_at_most_tokens": float((report.ended == 0).mean()),
         "truncated": run.provenance.get("truncated"),
+        "split": split,
     }
+    if keep is not None:
+        kept = own_solutions_task(store, run, keep)
+        content["kept"] = {"task": kept.name, "solutions": len(kept.splits.calibration) + len(kept.splits.evaluation)}
     if as_json:
         print_json(content)
         return
@@ -76,6 +91,8 @@ def generate(
     )
     if content["truncated"]:
         out.print(f"{content['truncated']['examples']} prompts lost their beginning to fit the model")
+    if keep is not None:
+        out.print(f"Kept {content['kept']['solutions']} right texts as task {keep}")
     out.print(f"Every prompt, text and reading: python -m cap_viz runs audit {run.key}")
 
 

@@ -14,6 +14,7 @@ from cap_viz.cli.options import (
     MetricOption,
     PatternOption,
     ScopeOption,
+    ScoresTaskOption,
     SeedOption,
 )
 from cap_viz.spec import MaskSpec, ModelRef
@@ -27,6 +28,7 @@ class MaskOptions:
     metric: MetricOption = "nll"
     scope: ScopeOption = "both"
     calibration_task: CalibrationTaskOption = None
+    scores_task: ScoresTaskOption = None
     control_seed: ControlSeedOption = 0
     allocation: AllocationOption = None
     pattern: PatternOption = None

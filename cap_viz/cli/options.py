@@ -20,6 +20,10 @@ def task_named(value: str) -> str:
     return add_task(Path(value), tuple(TASKS)).name if Path(value).suffix in SUFFIXES else value
 
 
+def task_or_none(value: str | None) -> str | None:
+    return None if value is None else task_named(value)
+
+
 TaskOption = Annotated[
     str, typer.Option("--task", "-t", callback=task_named, help="Task name (see `tasks`), or a file of your own.")
 ]
@@ -31,6 +35,9 @@ MetricOption = Annotated[str, typer.Option(help="Metric behind CAP's head scores
 ScopeOption = Annotated[str, typer.Option(help="attention, mlp or both.")]
 CalibrationTaskOption = Annotated[
     str | None, typer.Option(help="Measure activations and gradients on this task's text, say generic_text.")
+]
+ScoresTaskOption = Annotated[
+    str | None, typer.Option(help="Build CAP on head scores of this task, say own solutions.", callback=task_or_none)
 ]
 ControlSeedOption = Annotated[int, typer.Option(help="Draw of the controls random and shuffled_cap.")]
 AllocationOption = Annotated[str | None, typer.Option(help="owl: sparsity by each layer's share of outliers.")]

@@ -1,0 +1,81 @@
+"""Calibration on the model's own correct solutions: what it wrote and got right, as a task of its own.
+
+Head scores and activations then come from text the model itself produces (on-policy), instead of solutions somebody
+else wrote. The task is labelled with model, source and format, and its version follows from the texts. It is made from
+the calibration split only, so evaluation questions stay untouched.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+from cap_viz.errors import UsageError
+from cap_viz.generation import prompt_text, protocol_of, shots, writing_of
+from cap_viz.runs import examples_of, read_answers
+from cap_viz.spec import EvalSpec
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import TASKS, Example, Task, load_task
+from cap_viz.tasks.own import add_task
+
+FEWEST = 2
+# Nobody evaluates on these: one text in so many makes up the evaluation split that every task has.
+PER_EVALUATION = 10
+
+
+def own_solutions_task(store: Store, run: StoredRun, name: str) -> Task:
+    """Keep the texts of a run that the strict reading found right as task `name`.
+
+    Raises `UsageError` when the run wrote nothing, is not of the calibration split, asked as a chat (whose prompt is no
+    plain text) or has fewer than two right texts.
+    """
+    protocol = protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
+    if protocol is None:
+        raise UsageError(f"Run {run.key} wrote no answers; own solutions come from `generate`.")
+    if run.spec.examples.split != "calibration":
+        raise UsageError(f"Run {run.key} is of evaluation questions; only those of --split calibration may be kept.")
+    if protocol.format == "chat":
+        raise UsageError("The prompt of a chat is no plain text to calibrate on; write with fewshot or zeroshot.")
+    task, report = load_task(run.spec.examples.task), read_answers(store, run)
+    examples = examples_of(run.spec.examples)
+    # A worked example of the usual prompt had another prompt itself.
+    first = shots(task, Example("", "", "", (), 0)) if protocol.format == "fewshot" else ()
+    usual = {example.id for example in examples} - {shot.id for shot in first}
+    rows = [
+        {"id": example.id, "question": example.question, "answer": text.strip()}
+        for example, text, right in zip(examples, report.texts, report.correct, strict=True)
+        if right and example.id in usual and text.strip()
+    ]
+    if len(rows) < FEWEST:
+        raise UsageError(
+            f"Only {len(rows)} of {len(report)} texts are right ({writing_of(task).shots} worked examples left out); "
+            f"at least {FEWEST} are needed. Let it write more."
+        )
+    asked = prompt_text(task, Example("", "{question}", task_prompt(examples[0]), (), 0), protocol.format)
+    about = {
+        "name": name,
+        "kind": "text",
+        "title": f"Own solutions, {task.title}",
+        "summary": f"Correct solutions that {run.spec.model.id} wrote itself ({protocol.format}, run {run.key}).",
+        "source": f"written by {run.spec.model.id} on {task.name}",
+        "licence": task.licence,
+        "prompt": asked,
+        "calibration": "calibration.jsonl",
+        "evaluation": "evaluation.jsonl",
+    }
+    left = max(1, len(rows) // PER_EVALUATION)
+    with TemporaryDirectory() as folder:
+        for split, part in (("calibration", rows[:-left]), ("evaluation", rows[-left:])):
+            lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in part)
+            Path(folder, f"{split}.jsonl").write_text(lines, encoding="utf-8")
+        description = Path(folder, "solutions.yaml")
+        description.write_text(yaml.safe_dump(about, allow_unicode=True), encoding="utf-8")
+        return add_task(description, tuple(TASKS))
+
+
+def task_prompt(example: Example) -> str:
+    """The task's prompt with the place of the question marked."""
+    return example.prompt.replace(example.question, "{question}", 1)
