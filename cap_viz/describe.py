@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.spec import EvalSpec, RoleSpec, RunSpec, ScoreSpec
 
 
 def describe(spec: RunSpec) -> str:
@@ -13,6 +13,8 @@ def describe(spec: RunSpec) -> str:
     if isinstance(spec, EvalSpec):
         what = "dense" if spec.mask is None else f"{spec.mask.criterion} at {percent(spec.mask.sparsity)}"
         return what if spec.protocol is None else f"{protocol_words(spec.protocol)}, {what}"
+    if isinstance(spec, RoleSpec):
+        return "what heads attend to"
     return f"{spec.mask.criterion}, all sparsities"
 
 

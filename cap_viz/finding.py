@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cap_viz.errors import CapVizError
 from cap_viz.models import resolve
-from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, ScoreSpec
+from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 
 # Texts that ask for no reasoning, the better control first.
@@ -69,6 +69,11 @@ def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, Stored
 def alike(first: ScoreSpec, second: ScoreSpec) -> bool:
     """Whether two runs differ in their examples only."""
     return replace(first, examples=second.examples) == second
+
+
+def role_spec(spec: ScoreSpec) -> RoleSpec:
+    """What heads attend to on the very examples of these head scores."""
+    return RoleSpec(model=spec.model, examples=spec.examples)
 
 
 def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | None = None) -> list[StoredRun]:

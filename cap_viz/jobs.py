@@ -34,6 +34,8 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 KEEP_ENDED = 50
 MAX_QUEUED = 64
+# More would keep everybody else waiting for hours; the shell takes any number.
+MAX_EXAMPLES = {"score": 1_000, "eval": 10_000, "profile": 1_000, "roles": 1_000}
 # Each holds a pruned copy of the weights.
 MOST_TOGETHER = 3
 
@@ -97,8 +99,9 @@ class JobQueue:
     def submit(self, spec: RunSpec, title: str) -> Job:
         """Queue a run; the active job of the same spec is returned if there is one.
 
-        Raises `CapVizError` when the queue is full.
+        Raises `CapVizError` when the queue is full or the run is too large for one.
         """
+        check_size(spec)
         key = spec_key(spec)
         with self.lock:
             for job in self.jobs.values():
@@ -228,6 +231,16 @@ class JobQueue:
             self.model = None
             self.model = self.load_model(model_id)
         return self.model
+
+
+def check_size(spec: RunSpec) -> None:
+    """Raise `CapVizError` for a run of more examples than a shared queue should take."""
+    n, most = len(spec.examples.ids), MAX_EXAMPLES[spec.kind]
+    if n > most:
+        raise CapVizError(
+            f"{n} examples are too many for one job of the dashboard (at most {most}); run it in the shell, "
+            "the dashboard shows it when it is done."
+        )
 
 
 def side_by_side(first: Job, second: Job) -> bool:

@@ -438,7 +438,9 @@ def converted(source: ModelSource) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
-            # A name of this process's own: a child whose parent was killed may still be writing.
+            # Whoever began these is dead, since the lock is ours; a child of theirs that still writes fails, unseen.
+            for left in target.parent.glob(f"{target.name}.*.building"):
+                shutil.rmtree(left, ignore_errors=True)
             building = target.with_name(f"{target.name}.{os.getpid()}.building")
             try:
                 convert_apart(source.folder, source.gguf, building)

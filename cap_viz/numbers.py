@@ -13,7 +13,7 @@ from cap_viz.metrics import METRICS
 from cap_viz.perplexity import window_losses
 from cap_viz.results import BLOCK_PARTS
 from cap_viz.runs import read_answers, read_blocks, read_gradient, read_head_zeros, read_report, read_scores, read_zeros
-from cap_viz.spec import EvalSpec, ProfileSpec, ScoreSpec
+from cap_viz.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.stats import false_discovery, mean_with_ci
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
@@ -29,6 +29,8 @@ def numbers_of(store: Store, run: StoredRun) -> pd.DataFrame:
         return score_numbers(store, run, spec)
     if isinstance(spec, EvalSpec):
         return evaluation_numbers(store, run)
+    if isinstance(spec, RoleSpec):
+        return store.table(run, "roles")
     return profile_numbers(store, run, spec)
 
 

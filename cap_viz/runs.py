@@ -37,7 +37,8 @@ from cap_viz.pruning.base import check_kv_combine, check_pattern_sparsity, check
 from cap_viz.pruning.head_zeros import HeadZeros, head_profile_steps, mask_head_zeros
 from cap_viz.pruning.masks import Mask, ZeroCounts, check_scope, check_sparsity
 from cap_viz.results import BlockScores, EvalReport, GradientEffects, HeadScores
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, spec_dict
+from cap_viz.roles import HeadRoles, role_steps
+from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, RoleSpec, RunSpec, ScoreSpec, spec_dict
 from cap_viz.store import SPEC, Store, StoredRun
 from cap_viz.tables import (
     ablated_table,
@@ -51,6 +52,8 @@ from cap_viz.tables import (
     head_zeros_table,
     options_table,
     report_from,
+    roles_from,
+    roles_table,
     scores_from,
     units_table,
     zeros_from,
@@ -238,6 +241,11 @@ def read_answers(store: Store, run: StoredRun) -> GenerationReport:
     return answers_from(store.table(run, "answers"))
 
 
+def read_roles(store: Store, run: StoredRun) -> HeadRoles:
+    """What heads attend to."""
+    return roles_from(store.table(run, "roles"), len(run.spec.examples.ids))
+
+
 def read_zeros(store: Store, run: StoredRun) -> ZeroCounts:
     """Zeros per matrix: at one sparsity for a pruned evaluation, at many for a profile."""
     return zeros_from(store.table(run, "zeros"))
@@ -306,6 +314,8 @@ def computed(spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Ch
         return (yield from SCORE_RUNS[known_estimator(spec)](spec, model, store, checkpoints))
     if isinstance(spec, EvalSpec):
         return (yield from eval_run(spec, model, store, checkpoints))
+    if isinstance(spec, RoleSpec):
+        return (yield from roles_run(spec, model, store))
     return (yield from profile_run(spec, model, store))
 
 
@@ -491,6 +501,12 @@ def check_protocol(spec: EvalSpec) -> None:
     elif length_of(spec) is None:
         raise UsageError(f"Unknown evaluation protocol {spec.protocol!r}; this program knows {READS} and {WRITES}.")
     check_version(spec.examples)
+
+
+def roles_run(spec: RoleSpec, model: ReasoningModel, store: Store) -> RunSteps:
+    started = time.perf_counter()
+    roles = yield from role_steps(model, examples_of(spec.examples))
+    return store.save(spec, {"roles": roles_table(roles)}, provenance(spec, model, None, started))
 
 
 def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store) -> RunSteps:

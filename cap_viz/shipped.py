@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cap_viz.errors import CapVizError
 from cap_viz.files import replace_folder
-from cap_viz.finding import block_spec
+from cap_viz.finding import block_spec, role_spec
 from cap_viz.models import DEFAULT_MODEL, ModelShape, ReasoningModel, load, resolve
 from cap_viz.progress import duration
 from cap_viz.pruning import criterion_named
@@ -28,6 +28,8 @@ from cap_viz.tasks import load_task
 
 N_CALIBRATION = 48
 N_TEXTS = 16
+# Passages: running text agrees less from one to the next, so its ranking needs more of them (reliability .8).
+N_PASSAGES = 40
 SEED = 0
 CRITERIA = ("cap", "wanda", "magnitude", "global_magnitude")
 SPARSITIES = (0.1, 0.2, 0.5)
@@ -56,8 +58,8 @@ SHIPMENTS = (
     Shipment("strategyqa", N_CALIBRATION, 229),
     Shipment("mini_strategy", N_CALIBRATION, 236),
     Shipment("mini_math", N_CALIBRATION, 236),
-    Shipment("mini_text", N_TEXTS),
-    Shipment("generic_text", N_TEXTS),
+    Shipment("mini_text", N_PASSAGES),
+    Shipment("generic_text", N_PASSAGES),
     Shipment("gsm8k", N_TEXTS),
 )
 
@@ -80,10 +82,11 @@ def evaluations(model: ModelRef, shipment: Shipment) -> Iterator[EvalSpec]:
             yield EvalSpec(model=model, examples=examples, mask=mask)
 
 
-def scores_and_profiles(model: ModelRef, shipment: Shipment) -> Iterator[ScoreSpec | ProfileSpec]:
+def scores_and_profiles(model: ModelRef, shipment: Shipment) -> Iterator[RunSpec]:
     examples = calibration_set(shipment.task, shipment.n_scores, SEED)
     heads = ScoreSpec(model=model, examples=examples)
     yield heads
+    yield role_spec(heads)
     if shipment.blocks:
         yield block_spec(heads)
     for criterion in shipment.criteria:

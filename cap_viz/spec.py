@@ -14,6 +14,8 @@ from typing import Any
 
 ENGINE_VERSION = 1
 SCHEMA_VERSION = 1
+# Runs of these schemas can be read; a new schema joins them and the old ones stay.
+READABLE_SCHEMAS = (1,)
 # What a head's output is replaced by (`engine/replacement.py`), and what is ablated one after the other.
 ABLATIONS = ("zero", "mean", "resample")
 PARTS = ("heads", "blocks")
@@ -112,7 +114,17 @@ class ProfileSpec:
     kind = "profile"
 
 
-RunSpec = ScoreSpec | EvalSpec | ProfileSpec
+@dataclass(frozen=True)
+class RoleSpec:
+    """What every head attends to on a set of examples, and on random tokens written twice (`cap_viz/roles.py`)."""
+
+    model: ModelRef
+    examples: ExampleSet
+
+    kind = "roles"
+
+
+RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec
 
 
 def spec_dict(spec: RunSpec) -> dict[str, Any]:
@@ -145,6 +157,8 @@ def spec_from_dict(data: dict[str, Any]) -> RunSpec:
     mask = mask_spec(body["mask"]) if "mask" in body else None
     if data["kind"] == "eval":
         return EvalSpec(model=model, examples=examples, mask=mask, protocol=body.get("protocol"))
+    if data["kind"] == "roles":
+        return RoleSpec(model=model, examples=examples)
     if data["kind"] == "profile" and mask is not None:
         return ProfileSpec(model=model, examples=examples, mask=mask, parts=body.get("parts"))
     raise KeyError(data["kind"])

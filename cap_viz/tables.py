@@ -9,6 +9,7 @@
 `answers`  one row per example of a run that wrote its answers: example (number), id, text, strict and flexible (the
            answer each reading found, or nothing), gold, tokens, ended (a number of `generation.ENDINGS`), dropped
 `zeros`    one row per sparsity and matrix, in ascending sparsity: layer, kind, part, rows, columns, zeros
+`roles`    one row per layer and head: the measures of `cap_viz/roles.py`
 `heads`    one row per sparsity, layer and head, in that order: zeros among the `size` weights that are the head's own
 """
 
@@ -22,6 +23,7 @@ from cap_viz.generation import GenerationReport
 from cap_viz.pruning.head_zeros import HeadZeros
 from cap_viz.pruning.masks import MatrixSize, ZeroCounts
 from cap_viz.results import BLOCK_PARTS, BlockScores, EvalReport, GradientEffects, HeadScores, Questions
+from cap_viz.roles import MEASURES, HeadRoles
 
 
 def options_table(questions: Questions, logliks: Float[np.ndarray, "example option"]) -> pd.DataFrame:
@@ -174,6 +176,18 @@ def array_from(table: pd.DataFrame, *axes: str) -> Float[np.ndarray, ...]:
     values = np.full([index.max() + 1 for index in place], np.nan, dtype=np.float32)
     values[place] = table["effect"]
     return values
+
+
+def roles_table(roles: HeadRoles) -> pd.DataFrame:
+    layer, head = (axis.ravel() for axis in np.indices(roles.values[MEASURES[0]].shape))
+    measures = {name: values.ravel().astype(np.float32) for name, values in roles.values.items()}
+    return pd.DataFrame({"layer": layer.astype(np.int16), "head": head.astype(np.int16), **measures})
+
+
+def roles_from(table: pd.DataFrame, n: int) -> HeadRoles:
+    """The inverse of `roles_table`; `n` is the number of examples."""
+    shape = table["layer"].max() + 1, table["head"].max() + 1
+    return HeadRoles({name: table[name].to_numpy(dtype=np.float64).reshape(shape) for name in MEASURES}, n)
 
 
 def zeros_table(counts: ZeroCounts) -> pd.DataFrame:

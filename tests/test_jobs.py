@@ -12,7 +12,7 @@ import pytest
 
 from cap_viz.doctor import weights_digest
 from cap_viz.errors import CapVizError
-from cap_viz.jobs import Job, JobQueue, State, advance, next_turn
+from cap_viz.jobs import MAX_EXAMPLES, Job, JobQueue, State, advance, next_turn
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import Progress, finish
 from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, run_steps
@@ -170,6 +170,15 @@ def test_a_full_queue_refuses(queue: JobQueue, tiny_model: ReasoningModel, monke
         queue.cancel(job)
     gate.open.release()
     wait_for(running, "cancelled")
+
+
+def test_a_run_too_large_for_the_queue_is_sent_to_the_shell(
+    queue: JobQueue, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MAX_EXAMPLES, "score", 2)
+    with pytest.raises(CapVizError, match="3 examples are too many for one job of the dashboard"):
+        queue.submit(ScoreSpec(tiny_model.ref, calibration_set("tiny", 3)), "too large")
+    assert queue.listing() == []
 
 
 def test_evaluations_of_the_same_questions_take_turns(

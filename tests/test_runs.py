@@ -31,7 +31,8 @@ from cap_viz.runs import (
 )
 from cap_viz.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.store import SPEC, DamagedRun, Store, StoredRun
-from cap_viz.tasks import Task
+from cap_viz.tasks import TASKS, Task
+from cap_viz.ui.panels import cut_words
 
 
 @pytest.fixture
@@ -327,3 +328,24 @@ def test_other_items_or_another_mask_are_computed(tiny_model: ReasoningModel, ti
         EvalSpec(tiny_model.ref, replace(evaluation_set("tiny", 3), ids=ids[1:4])),
     ):
         assert "taken_from" not in finish(run_steps(spec, tiny_model, store)).provenance
+
+
+def test_an_evaluation_prompt_that_is_too_long_loses_its_beginning_and_the_run_says_so(
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = tiny_task.splits
+    first, second = splits.evaluation[:2]
+    longer = replace(first, prompt="sun moon " * 100 + first.prompt)
+    changed = replace(tiny_task, load=lambda: replace(splits, evaluation=(longer, second)))
+    monkeypatch.setitem(TASKS, tiny_task.name, changed)
+    run = finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 2)), tiny_model, store))
+    n_tokens = max(len(tiny_model.tokenizer.encode(longer.prompt + option)) for option in longer.options)
+    assert run.provenance["truncated"] == {"examples": 1, "tokens": n_tokens - tiny_model.shape.n_ctx}
+    kept = replace(longer, prompt=cut_from_left(tiny_model, longer.prompt, n_tokens - tiny_model.shape.n_ctx))
+    expected = evaluate(tiny_model, [kept, second]).logliks
+    np.testing.assert_allclose(read_report(store, run).logliks, expected, atol=1e-5)
+    assert cut_words(run).startswith("1 prompt was too long for the model; the beginning was cut (")
+
+
+def cut_from_left(model: ReasoningModel, prompt: str, n: int) -> str:
+    return model.tokenizer.decode(model.tokenizer.encode(prompt)[n:])

@@ -334,8 +334,9 @@ def test_columns_are_compared_on_the_items_both_have_answered() -> None:
     dense = report_of([True, True, False, True], ["a", "b", "c", "d"])
     arriving = report_of([False, True, True], ["d", "a", "c"])
     first, second = aligned(arriving, dense)
-    assert first.tolist() == [False, True, True]
-    assert second.tolist() == [True, True, False]
+    assert first.correct.tolist() == [False, True, True]
+    assert second.correct.tolist() == [True, True, False]
+    assert first.questions.ids == second.questions.ids
 
 
 def test_two_criteria_at_different_sparsities_are_not_compared(world: World) -> None:

@@ -18,7 +18,7 @@ from cap_viz.ui.loading import HeadStatistics, specificity_of, statistics_of
 from cap_viz.ui.panels import METRIC_UNITS, escaped, making_of
 from cap_viz.ui.state import link_here
 
-LINK_KEYS = ("model", "task", "view", "control", "metric", "run", "layer", "head", "example")
+LINK_KEYS = ("model", "task", "view", "control", "metric", "run", "layer", "head", "example", "role")
 
 
 def export(frame: Frame, source: Source, metric: str, view: View) -> None:

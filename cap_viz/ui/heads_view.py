@@ -22,6 +22,7 @@ from cap_viz.ui.heads_examples import example_panel
 from cap_viz.ui.heads_grid import head_inputs, selected_head
 from cap_viz.ui.heads_live import live_body
 from cap_viz.ui.heads_map import HeadMap, draw_bars, draw_grid
+from cap_viz.ui.heads_roles import role_line, roles_of, roles_section
 from cap_viz.ui.heads_source import Source, run_name
 from cap_viz.ui.heads_specificity import overlap_sentence, specificity_body
 from cap_viz.ui.heads_stability import stability_sentence
@@ -94,6 +95,9 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
     with right:
         layer, head = head_inputs(view.scores.n_layers, view.scores.n_heads, shown.top)
         detail(view, layer, head)
+        roles = roles_of(view)
+        if roles is not None:
+            role_line(roles, layer, head)
     with left:
         if above:
             st.markdown(above, help=GLOSSARY["ceiling"])
@@ -113,6 +117,7 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
         draw_bars(shown, ranks=view.ranks_heads)
     with lower_right:
         example_panel(view.task, view.scores, view.stats.effects, view.unit, *selected_head())
+    roles_section(view, roles, (layer, head))
 
 
 def baseline_banner(view: HeadView) -> None:

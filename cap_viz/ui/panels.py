@@ -50,6 +50,9 @@ GLOSSARY = {
     "different difficulty share a scale  \n`nats` the change of the loss per token itself",
     "difference": "Effect on the first task minus effect on the second, each divided by how much heads truly differ in "
     "that run (standard deviation over heads, noise taken out).",
+    "roles": "Mean attention over these examples, between 0 and 1. Previous token: to the token before. First token: "
+    "to the first one, where attention goes that is not needed elsewhere. Entropy: 0 looks at one token, 1 at all "
+    "alike. Induction: on random tokens written twice, to the token after the earlier occurrence.",
     "ceiling": "Spearman correlation of the two rankings of all heads. Noise ceiling: what two identical true rankings "
     "would reach with so many examples, the root of the product of their reliabilities.",
 }
@@ -102,6 +105,15 @@ def making_of(run: StoredRun) -> str:
         f"{made.get('machine', '?')}, {made.get('device', '?')}, {made.get('dtype', '?')}, "
         f"{made.get('threads', '?')} threads, {made.get('seconds', 0):,.0f} s; {versions}; key {run.key}."
     )
+
+
+def cut_words(run: StoredRun) -> str:
+    """How many prompts were too long for the model and lost their beginning; empty where none did."""
+    cut = run.provenance.get("truncated")
+    if not cut:
+        return ""
+    prompts = "1 prompt was" if cut["examples"] == 1 else f"{cut['examples']} prompts were"
+    return f"{prompts} too long for the model; the beginning was cut ({cut['tokens']} tokens in all)."
 
 
 def examples_fact(examples: ExampleSet) -> str:

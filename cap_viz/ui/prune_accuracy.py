@@ -11,7 +11,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.jobs import Job, JobQueue
 from cap_viz.results import EvalReport
 from cap_viz.spec import EvalSpec, MaskSpec
-from cap_viz.stats import Interval, PairedComparison, compare_paired, wilson
+from cap_viz.stats import Interval, PairedComparison, PairedMeans, compare_means, compare_paired, wilson
 from cap_viz.store import DamagedRun, Store, StoredRun
 from cap_viz.ui.loading import report_of
 from cap_viz.ui.prune_setting import Setting, eval_spec, title_of
@@ -140,11 +140,15 @@ def spread_words(mask: MaskSpec) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """First column minus second on the items both have answered; `comparison` is None when that makes no sense."""
+    """First column minus second on the items both have answered: right answers, and choice loss in nats.
+
+    Both are None when that makes no sense; `reason` then says why.
+    """
 
     first: str
     second: str
     comparison: PairedComparison | None
+    loss: PairedMeans | None = None
     reason: str = ""
     provisional: bool = False
 
@@ -160,14 +164,19 @@ def differences(columns: Sequence[Column]) -> list[Difference]:
 
 def compare_columns(first: Column, second: Column) -> Difference:
     if first.report is None or second.report is None:
-        return Difference(first.name, second.name, None, "not measured yet")
+        return Difference(first.name, second.name, None, reason="not measured yet")
     if not same_sparsity(first, second):
-        return Difference(first.name, second.name, None, "measured at different settings")
+        return Difference(first.name, second.name, None, reason="measured at different settings")
     a, b = aligned(first.report, second.report)
     if not len(a):
-        return Difference(first.name, second.name, None, "no common items yet")
-    provisional = first.partial or second.partial
-    return Difference(first.name, second.name, compare_paired(a, b), provisional=provisional)
+        return Difference(first.name, second.name, None, reason="no common items yet")
+    return Difference(
+        first.name,
+        second.name,
+        compare_paired(a.correct, b.correct),
+        compare_means(a.losses(), b.losses()),
+        provisional=first.partial or second.partial,
+    )
 
 
 def same_sparsity(first: Column, second: Column) -> bool:
@@ -176,12 +185,16 @@ def same_sparsity(first: Column, second: Column) -> bool:
     return len({(mask.sparsity, mask.scope) for mask in masks}) < 2
 
 
-def aligned(first: EvalReport, second: EvalReport) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong on the items both reports hold, in the first one's order."""
+def aligned(first: EvalReport, second: EvalReport) -> tuple[EvalReport, EvalReport]:
+    """The items both reports hold, in the first one's order."""
     place = {identity: row for row, identity in enumerate(second.questions.ids)}
     rows = [(row, place[identity]) for row, identity in enumerate(first.questions.ids) if identity in place]
     index = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    return first.correct[index[:, 0]], second.correct[index[:, 1]]
+    return taken(first, index[:, 0]), taken(second, index[:, 1])
+
+
+def taken(report: EvalReport, rows: np.ndarray) -> EvalReport:
+    return EvalReport(report.questions.take(rows.tolist()), report.logliks[rows])
 
 
 @dataclass(frozen=True)

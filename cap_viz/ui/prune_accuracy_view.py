@@ -19,6 +19,7 @@ from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import ended_view, job_view, ticking
 from cap_viz.ui.panels import (
     caution,
+    cut_words,
     escaped,
     note,
     p_words,
@@ -106,6 +107,8 @@ def accuracy_tile(setting: Setting, column: Column) -> None:
     )
     if column.stale:
         st.caption(f":orange[{escaped(column.stale)}]")
+    if column.run is not None and (cut := cut_words(column.run)):
+        st.caption(f":orange[{escaped(cut)}]")
 
 
 def tile_badge(column: Column) -> str:
@@ -206,6 +209,7 @@ def difference_table(found: Sequence[Difference]) -> pd.DataFrame:
             "Same items": [pair_words(one) for one in found],
             "Points": [points_words(one) for one in found],
             "McNemar p": [p_cell(one) for one in found],
+            "Choice loss": [loss_words(one) for one in found],
             "Lost": ["" if one.comparison is None else str(one.comparison.only_b) for one in found],
             "Gained": ["" if one.comparison is None else str(one.comparison.only_a) for one in found],
         }
@@ -232,6 +236,13 @@ def points_words(one: Difference) -> str:
     return f"**{signed(100 * result.difference, 1)}** ({interval}{so_far})"
 
 
+def loss_words(one: Difference) -> str:
+    """The paired difference of the choice loss, in nats; below zero is better."""
+    if one.loss is None:
+        return ""
+    return f"{signed(one.loss.difference, 3)} ({signed(one.loss.ci.low, 3)} to {signed(one.loss.ci.high, 3)})"
+
+
 def reading(found: Sequence[Difference]) -> str:
     """Whether the differences stand out, and what could have been seen."""
     known = [one for one in found if one.comparison is not None]
@@ -249,7 +260,8 @@ def reading(found: Sequence[Difference]) -> str:
     )
     return (
         f"{said} With {items} items, differences below about {100 * smallest:.0f} points usually go unseen "
-        "(80 % power). Lost: right → wrong; gained: wrong → right. p is exact."
+        "(80 % power). Lost: right → wrong; gained: wrong → right. p is exact. Choice loss: surprise at the right "
+        "option among those offered, in nats, with a bootstrap interval; lower is better."
     )
 
 

@@ -43,7 +43,12 @@ def comparison_json(columns: Sequence[Column], differences: Sequence[Difference]
     content = {
         "columns": [column_dict(column) for column in columns if column.report is not None and not column.partial],
         "differences": [
-            {"first": one.first, "second": one.second, **asdict(one.comparison)}
+            {
+                "first": one.first,
+                "second": one.second,
+                **asdict(one.comparison),
+                "choice_nll": None if one.loss is None else asdict(one.loss),
+            }
             for one in differences
             if one.comparison is not None
         ],

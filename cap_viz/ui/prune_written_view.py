@@ -14,7 +14,7 @@ from cap_viz.tasks import Task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import ended_view, job_view, ticking
 from cap_viz.ui.loading import texts_of
-from cap_viz.ui.panels import caution, escaped, note, p_words, percent, problem, signed
+from cap_viz.ui.panels import caution, cut_words, escaped, note, p_words, percent, problem, signed
 from cap_viz.ui.prune_accuracy import share_of
 from cap_viz.ui.prune_accuracy_view import submit
 from cap_viz.ui.prune_setting import DENSE, Setting
@@ -106,6 +106,8 @@ def written_tile(column: Written) -> None:
         f"answer found in {percent(column.report.parse_rate, 0)}  \n"
         f"flexible {percent(flexible.value)}, found in {percent(column.report.parse_rate_flexible, 0)}"
     )
+    if column.run is not None and (cut := cut_words(column.run)):
+        st.caption(f":orange[{escaped(cut)}]")
 
 
 def measuring(view: Frame, setting: Setting, columns: Sequence[Written], n: int) -> None:

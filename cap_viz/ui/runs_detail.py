@@ -18,7 +18,7 @@ from cap_viz.notebook import notebook_of
 from cap_viz.numbers import numbers_of
 from cap_viz.perplexity import perplexity_of
 from cap_viz.runs import read_answers
-from cap_viz.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_dict
+from cap_viz.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
 from cap_viz.stats import wilson
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
@@ -30,6 +30,8 @@ from cap_viz.ui.overview_cards import hover
 from cap_viz.ui.panels import (
     METRIC_UNITS,
     age,
+    caution,
+    cut_words,
     escaped,
     making_of,
     percent,
@@ -50,6 +52,8 @@ def detail(view: Frame, run: StoredRun) -> None:
         [spec.model.id, f"{len(spec.examples.ids)} {spec.examples.split} examples", age(run.provenance["created"])],
         origin=run.origin,
     )
+    if cut := cut_words(run):
+        caution(cut)
     with st.container(horizontal=True, gap="medium"):
         with st.container(width=430):
             headline(view.store, run)
@@ -137,6 +141,8 @@ def open_button(run: StoredRun) -> None:
     if isinstance(spec, ScoreSpec):
         params = {} if spec.parts is not None else {"run": run_name(spec)}
         go_button("Open on Heads", "pages/heads.py", key="runs_open", selection=selection, params=params)
+    elif isinstance(spec, RoleSpec):
+        go_button("Open on Heads", "pages/heads.py", key="runs_open", selection=selection)
     elif isinstance(spec, ProfileSpec):
         go_button("Open on Prune", "pages/prune.py", key="runs_open", selection=selection)
     else:

@@ -18,7 +18,7 @@ TABLE = "runs_table"
 # Two can be laid over each other.
 MOST_PICKED = 2
 ANY = "all"
-KINDS = {ANY: "", "scores": "score", "accuracies": "eval", "profiles": "profile"}
+KINDS = {ANY: "", "scores": "score", "accuracies": "eval", "profiles": "profile", "attention": "roles"}
 WHERE = {"all models and tasks": "", "this model": "model", "this model and task": "task"}
 EVERYWHERE = next(iter(WHERE))
 ORIGINS = (ANY, "precomputed", "live")
@@ -59,7 +59,7 @@ def filtered(view: Frame) -> list[StoredRun]:
                 bind="query-params",
                 width="stretch",
                 help="`scores` effects of removing heads  \n`accuracies` evaluations, dense or pruned  \n`profiles` "
-                "zeros at every sparsity",
+                "zeros at every sparsity  \n`attention` what heads attend to",
             )
         with st.container(width=250):
             where = st.selectbox("About", list(WHERE), key="where", bind="query-params")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -153,4 +154,33 @@ def test_no_figure_is_wider_than_the_window(server: str, open_tab: OpenTab, dark
     tab.settle()
     widths = tab.page.evaluate("() => [document.documentElement.scrollWidth, window.innerWidth]")
     assert widths[0] <= widths[1]
+    assert not tab.errors
+
+
+@pytest.mark.timeout(600)
+def test_the_models_write_answers_side_by_side(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/prune?task=mini_math&written=16&criterion=magnitude&against=global_magnitude")
+    page = tab.page
+    page.get_by_role("button", name="Let them write").click()
+    expect(page.get_by_text(re.compile(r"McNemar p ")).first).to_be_visible(timeout=COMPUTING_MS)
+    expect(page.get_by_text(re.compile(r"answer found in \d+ %"))).to_have_count(3, timeout=COMPUTING_MS)
+    expect(page.get_by_role("button", name="Let them write")).to_have_count(0)
+    assert "written=16" in page.url
+    assert not tab.errors
+
+
+def test_an_item_of_the_flip_table_is_shown_in_full_and_exported(
+    server: str, open_tab: OpenTab, tmp_path: Path
+) -> None:
+    tab = open_tab(f"{server}{SHIPPED}")
+    tab.settle()
+    page = tab.page
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Audit of all items (CSV)").click()
+    target = tmp_path / "audit.csv"
+    download.value.save_as(target)
+    table = pd.read_csv(target)
+    assert set(table["model"]) == {"Dense", "CAP", "Wanda"}
+    assert len(table) == 3 * N_SHIPPED
+    assert table["prompt"].str.startswith("Question: ").all()
     assert not tab.errors

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -12,6 +14,11 @@ from tests.e2e.conftest import PATIENCE_MS, OpenTab
 
 pytestmark = pytest.mark.e2e
 
+# Maps, matrix, one head; the last is drawn first, so that the second figure is the matrix only at the end.
+FIRST_TWO_END_ABOVE = """(end) => {
+  const figures = [...document.querySelectorAll('[data-testid="stPlotlyChart"]')];
+  return figures.length >= 3 && figures.slice(0, 2).every(figure => figure.getBoundingClientRect().bottom <= end);
+}"""
 # Nine tasks in rows of three, SmolLM2's 30 layers of 9 heads.
 PLACE = Mosaic(n_maps=9, n_layers=30, n_heads=9, columns=3)
 
@@ -39,8 +46,22 @@ def test_a_click_on_the_matrix_compares_two_tasks(server: str, open_tab: OpenTab
 
 def test_maps_and_matrix_are_in_the_first_screen(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/tasks")
-    tab.settle()
-    for figure in (0, 1):
-        box = tab.page.locator("[data-testid=stPlotlyChart] .main-svg:first-child").nth(figure).bounding_box()
-        assert box is not None
-        assert box["y"] + box["height"] <= 800
+    tab.page.wait_for_function(FIRST_TWO_END_ABOVE, arg=800, timeout=PATIENCE_MS)
+
+
+def test_an_upload_becomes_a_task_and_is_forgotten_again(start_server: str, open_tab: OpenTab, tmp_path: Path) -> None:
+    rows = [{"question": f"Which is number {n}?", "options": ["this", "that"], "gold": n % 2} for n in range(8)]
+    file = tmp_path / "riddles.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    tab = open_tab(f"{start_server}/tasks")
+    page = tab.page
+    page.get_by_role("button", name="Your tasks").click()
+    page.locator("input[type=file]").set_input_files(file)
+    page.get_by_role("button", name="Add this task").click()
+    expect(page.get_by_text("Added riddles: 3 calibration and 5 evaluation examples")).to_be_visible(
+        timeout=PATIENCE_MS
+    )
+    expect(page).to_have_url(re.compile("task=riddles"), timeout=PATIENCE_MS)
+    page.get_by_role("button", name="Remove").click()
+    expect(page).not_to_have_url(re.compile("task=riddles"), timeout=PATIENCE_MS)
+    assert tab.errors == []

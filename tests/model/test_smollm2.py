@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 import cap_viz as cv
 from cap_viz.doctor import checks, weights_digest
 from cap_viz.estimators import score_heads
-from cap_viz.models import DEFAULT_MODEL, ReasoningModel
-from cap_viz.runs import calibration_set, examples_of, read_blocks, read_report, read_scores
+from cap_viz.generation import NO_TOKEN, Block, generation_plan, generation_spec, generation_steps
+from cap_viz.models import DEFAULT_MODEL, ReasoningModel, converted, resolve
+from cap_viz.runs import calibration_set, evaluation_set, examples_of, read_blocks, read_report, read_scores
 from cap_viz.scoring import exact_scores, score_blocks
 from cap_viz.shipped import shipped_specs
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.stats.reliability import spearman_rows
 from cap_viz.store import Store
-from cap_viz.tasks import Example
+from cap_viz.tasks import Example, load_task
 
 pytestmark = pytest.mark.model
 
@@ -129,3 +131,20 @@ def test_gradients_rank_heads_nearly_as_exact_effects_do(model: ReasoningModel) 
     gradient = cv.score_heads(model, examples_of(examples)[:8], estimator="gradient", metric="nll")
     correlation = spearman_rows(exact.reshape(1, -1), gradient.mean_effect("nll").reshape(1, -1))
     assert correlation[0] > 0.85
+
+
+def test_written_answers_are_those_of_transformers(model: ReasoningModel) -> None:
+    """Batched, with the worked examples read once, against `generate` of transformers, one prompt at a time."""
+    task, most = load_task("mini_math"), 24
+    examples = task.evaluation(4)
+    spec = generation_spec(model.ref, evaluation_set(task.name, len(examples)), max_tokens=most)
+    plan = generation_plan(model, spec, examples)
+    assert plan.batches.direct
+    (block,) = [step for step in generation_steps(model, plan) if isinstance(step, Block)]
+    network = AutoModelForCausalLM.from_pretrained(converted(resolve(DEFAULT_MODEL)), dtype=torch.float32)
+    for prompt, tokens in zip(plan.prompts, block.tokens, strict=True):
+        written = [int(token) for token in tokens if token != NO_TOKEN]
+        with torch.inference_mode():
+            theirs = network.generate(torch.tensor([prompt]), max_new_tokens=most, do_sample=False, pad_token_id=0)
+        assert written == theirs[0, len(prompt) :].tolist()[: len(written)]
+        assert len(written) == most or "Question:" in model.tokenizer.decode(written)

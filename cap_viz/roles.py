@@ -1,0 +1,143 @@
+"""What heads attend to: measures of the attention pattern that need no intervention. They describe, they prove nothing.
+
+Per head, means over the positions of calibration examples (question and right answer, as they are scored):
+
+previous_token  attention of each token to the one before it (Olsson et al. 2022, arXiv 2209.11895)
+first_token     attention to the first token, the sink that takes what is not needed elsewhere (Xiao et al. 2023,
+                arXiv 2309.17453)
+entropy         of the attention, as a share of the most it could be: 0 looks at one token, 1 at all alike
+induction       on random tokens written twice: attention of a token's second occurrence to the token after its first
+                (Olsson et al. 2022)
+
+The first two positions are left out of the first three: there the token before is the first token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cap_viz.errors import UsageError
+from cap_viz.progress import Progress
+from cap_viz.tasks import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models import ReasoningModel
+
+MEASURES = ("previous_token", "first_token", "entropy", "induction")
+TITLES = {
+    "previous_token": "previous token",
+    "first_token": "first token",
+    "entropy": "entropy",
+    "induction": "induction",
+}
+MOST_TOKENS = 512
+# Random tokens written twice, for induction: enough that means differ by less than a hundredth from draw to draw.
+N_RANDOM, RANDOM_LENGTH = 8, 50
+FIRST_POSITION = 2
+
+
+@dataclass(frozen=True)
+class HeadRoles:
+    """Each measure of every head, between 0 and 1, over `n` examples."""
+
+    values: dict[str, Float[np.ndarray, "layer head"]]
+    n: int
+
+    def rank(self, measure: str) -> np.ndarray:
+        """1 for the head with the highest value."""
+        values = self.values[measure]
+        order = np.argsort(-values, axis=None, kind="stable")
+        ranks = np.empty(values.size, dtype=np.int64)
+        ranks[order] = np.arange(1, values.size + 1)
+        return ranks.reshape(values.shape)
+
+
+def role_steps(model: ReasoningModel, examples: Sequence[Example]) -> Generator[Progress, None, HeadRoles]:
+    """One forward per example and per random sequence.
+
+    Raises `UsageError` when there are no examples, or none of at least three tokens.
+    """
+    natural = [tokens for tokens in sequences(model, examples) if len(tokens) > FIRST_POSITION]
+    if not natural:
+        raise UsageError("There is no example of at least three tokens to look at.")
+    random = random_sequences(model)
+    shape, done = (model.shape.n_layers, model.shape.n_heads), 0
+    total = len(natural) + len(random)
+    sums = {name: np.zeros(shape) for name in MEASURES}
+    positions = 0
+    for tokens in natural:
+        yield Progress(done, total, "reading attention")
+        for layer, pattern in patterns(model, tokens).items():
+            for name, values in summed(pattern).items():
+                sums[name][layer] += values
+        positions += len(tokens) - FIRST_POSITION
+        done += 1
+    for tokens in random:
+        yield Progress(done, total, "reading attention")
+        for layer, pattern in patterns(model, tokens).items():
+            sums["induction"][layer] += induction(pattern) / len(random)
+        done += 1
+    values = {name: sums[name] if name == "induction" else sums[name] / positions for name in MEASURES}
+    return HeadRoles(values, len(natural))
+
+
+def sequences(model: ReasoningModel, examples: Sequence[Example]) -> list[tuple[int, ...]]:
+    """Question and right answer as tokens, the beginning of long ones."""
+    most = min(MOST_TOKENS, model.shape.n_ctx)
+    with model.lease:
+        texts = [example.prompt + example.options[example.gold] for example in examples]
+        return [tuple(model.tokenizer.encode(text))[:most] for text in texts]
+
+
+def random_sequences(model: ReasoningModel) -> list[tuple[int, ...]]:
+    """Random tokens of the vocabulary, each sequence written twice in a row; the same ones every time."""
+    chance = np.random.default_rng(0)
+    length = min(RANDOM_LENGTH, model.shape.n_ctx // 2)
+    drawn = chance.integers(len(model.tokenizer), size=(N_RANDOM, length)).tolist()
+    return [(*half, *half) for half in drawn]
+
+
+def patterns(model: ReasoningModel, tokens: tuple[int, ...]) -> dict[int, Float[Tensor, "head query key"]]:
+    """Attention patterns of every layer on one sequence."""
+    import torch
+
+    found: dict[int, Any] = {}
+
+    def keeper(layer: int) -> Any:
+        def keep(pattern: Tensor, hook: object) -> None:
+            found[layer] = pattern[0].float()
+
+        return keep
+
+    hooks = [(f"blocks.{layer}.attn.hook_pattern", keeper(layer)) for layer in range(model.shape.n_layers)]
+    with model.lease, torch.inference_mode(), model.bridge.hooks(fwd_hooks=hooks):
+        model.bridge(torch.tensor([tokens], device=model.device), use_cache=False)
+    return found
+
+
+def summed(pattern: Float[Tensor, "head query key"]) -> dict[str, Float[np.ndarray, " head"]]:
+    """The three measures of running text, summed over the positions from the third on."""
+    import torch
+
+    from_third = pattern[:, FIRST_POSITION:]
+    previous = pattern.diagonal(offset=-1, dim1=1, dim2=2)[:, FIRST_POSITION - 1 :]
+    entropy = torch.special.entr(from_third).sum(dim=-1)
+    seen = torch.arange(FIRST_POSITION, pattern.shape[1], device=pattern.device) + 1
+    return {
+        "previous_token": previous.sum(dim=1).cpu().numpy(),
+        "first_token": from_third[:, :, 0].sum(dim=1).cpu().numpy(),
+        "entropy": (entropy / seen.log()).sum(dim=1).cpu().numpy(),
+    }
+
+
+def induction(pattern: Float[Tensor, "head query key"]) -> Float[np.ndarray, " head"]:
+    """Mean attention from each token of the second half to the one after its first occurrence."""
+    half = pattern.shape[1] // 2
+    return pattern.diagonal(offset=1 - half, dim1=1, dim2=2)[:, 1:].mean(dim=1).cpu().numpy()

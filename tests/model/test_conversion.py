@@ -1,0 +1,47 @@
+"""Converting the GGUF model, killed on the way: no half of a model is ever read, and the result is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cap_viz.models import DEFAULT_MODEL, converted, resolve
+from cap_viz.settings import PROJECT
+
+pytestmark = pytest.mark.model
+
+CONVERT = "from cap_viz.models import *; converted(resolve(DEFAULT_MODEL))"
+# Early, and while the weights are being written or just before, on two quiet cores.
+KILLED_AFTER_SECONDS = (5.0, 14.0)
+
+
+def start(cache: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "CAP_VIZ_CACHE": str(cache)}
+    return subprocess.Popen([sys.executable, "-c", CONVERT], cwd=PROJECT, env=environment, start_new_session=True)
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.timeout(400)
+def test_a_killed_conversion_is_begun_again_and_ends_the_same(tmp_path: Path) -> None:
+    undisturbed = converted(resolve(DEFAULT_MODEL))
+    target = tmp_path / "models" / undisturbed.name
+    for seconds in KILLED_AFTER_SECONDS:
+        process = start(tmp_path)
+        time.sleep(seconds)
+        # The converting child as well: what it has written stays as it is.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not target.exists() or digest(target) == digest(undisturbed)
+    assert start(tmp_path).wait() == 0
+    assert digest(target) == digest(undisturbed)
+    assert list(target.parent.glob("*.building")) == []
