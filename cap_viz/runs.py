@@ -466,9 +466,14 @@ def truncation(dropped: Sequence[int]) -> dict[str, Any]:
 
 
 def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:
-    """A stored evaluation of more items that begin with these, the same in everything else."""
+    """A stored evaluation of more items that begin with these, the same in everything else.
+
+    None where it had to cut prompts: how many of these were cut, it does not say.
+    """
     ids = spec.examples.ids
     for run in store.runs():
+        if "truncated" in run.provenance:
+            continue
         if not isinstance(run.spec, EvalSpec) or len(run.spec.examples.ids) <= len(ids):
             continue
         if replace(run.spec, examples=replace(run.spec.examples, ids=run.spec.examples.ids[: len(ids)])) == spec:

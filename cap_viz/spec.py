@@ -143,14 +143,22 @@ def present(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def spec_key(spec: RunSpec) -> str:
     """16 hex digits that change whenever any number of the run could change."""
-    payload = {"spec": spec_dict(spec), "engine": ENGINE_VERSION, "schema": SCHEMA_VERSION}
+    return key_of(spec_dict(spec), ENGINE_VERSION, SCHEMA_VERSION)
+
+
+def key_of(content: dict[str, Any], engine: int, schema: int) -> str:
+    """The key of a spec's JSON as it was written, by whatever version of the program."""
+    payload = {"spec": content, "engine": engine, "schema": schema}
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def spec_from_dict(data: dict[str, Any]) -> RunSpec:
-    """The inverse of `spec_dict`. Raises KeyError or TypeError on foreign content."""
-    body = {name: value for name, value in data.items() if name != "kind"}
+    """The inverse of `spec_dict`. Raises KeyError or TypeError on foreign content.
+
+    The first runs were written with the fields that are None; these mean what their absence means now.
+    """
+    body = {name: value for name, value in without_nulls(data).items() if name != "kind"}
     if data["kind"] == "score":
         return score_spec(body)
     model, examples = ModelRef(**body["model"]), example_set(body["examples"])
@@ -162,6 +170,14 @@ def spec_from_dict(data: dict[str, Any]) -> RunSpec:
     if data["kind"] == "profile" and mask is not None:
         return ProfileSpec(model=model, examples=examples, mask=mask, parts=body.get("parts"))
     raise KeyError(data["kind"])
+
+
+def without_nulls(data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: without_nulls(value) if isinstance(value, dict) else value
+        for name, value in data.items()
+        if value is not None
+    }
 
 
 def score_spec(body: dict[str, Any]) -> ScoreSpec:

@@ -24,7 +24,16 @@ import pandas as pd
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import replace_folder, write_bytes, write_json
 from cap_viz.settings import local_folder, shipped_folder
-from cap_viz.spec import ENGINE_VERSION, READABLE_SCHEMAS, SCHEMA_VERSION, RunSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.spec import (
+    ENGINE_VERSION,
+    READABLE_SCHEMAS,
+    SCHEMA_VERSION,
+    RunSpec,
+    key_of,
+    spec_dict,
+    spec_from_dict,
+    spec_key,
+)
 
 MANIFEST = "manifest.json"
 # Beside the parts of an unfinished run: what it will be.
@@ -117,8 +126,7 @@ class Store:
             spec = spec_from_dict(manifest["spec"])
             provenance, checksums, key = manifest["provenance"], manifest["files"], manifest["key"]
             readable = manifest["schema"] in READABLE_SCHEMAS
-            # The key names engine and schema, so that only those of today can be checked.
-            current = (manifest["engine"], manifest["schema"]) == (ENGINE_VERSION, SCHEMA_VERSION)
+            true_key = key_of(manifest["spec"], manifest["engine"], manifest["schema"])
             created, seconds = provenance["created"], provenance["seconds"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedRun(
@@ -129,7 +137,7 @@ class Store:
             raise DamagedRun(f"Run {folder.name} has schema {manifest['schema']}, this program reads {known}.")
         if not isinstance(created, str) or not isinstance(seconds, int | float) or not isinstance(checksums, dict):
             raise DamagedRun(f"Run {folder.name} has a manifest with fields of the wrong kind.")
-        if (current and key != spec_key(spec)) or not folder.name.endswith(key):
+        if key != true_key or not folder.name.endswith(key):
             raise DamagedRun(f"Run {folder.name} does not match its key: its spec was changed by hand or damaged.")
         missing = [name for name in checksums if not (folder / name).is_file()]
         if missing:

@@ -186,8 +186,9 @@ def roles_table(roles: HeadRoles) -> pd.DataFrame:
 
 def roles_from(table: pd.DataFrame, n: int) -> HeadRoles:
     """The inverse of `roles_table`; `n` is the number of examples."""
-    shape = table["layer"].max() + 1, table["head"].max() + 1
-    return HeadRoles({name: table[name].to_numpy(dtype=np.float64).reshape(shape) for name in MEASURES}, n)
+    n_layers = int(table["layer"].to_numpy().max()) + 1
+    values = {name: table[name].to_numpy(dtype=np.float64).reshape(n_layers, -1) for name in MEASURES}
+    return HeadRoles(values, n)
 
 
 def zeros_table(counts: ZeroCounts) -> pd.DataFrame:

@@ -141,7 +141,7 @@ def test_written_answers_are_those_of_transformers(model: ReasoningModel) -> Non
     plan = generation_plan(model, spec, examples)
     assert plan.batches.direct
     (block,) = [step for step in generation_steps(model, plan) if isinstance(step, Block)]
-    network = AutoModelForCausalLM.from_pretrained(converted(resolve(DEFAULT_MODEL)), dtype=torch.float32)
+    network: Any = AutoModelForCausalLM.from_pretrained(converted(resolve(DEFAULT_MODEL)), dtype=torch.float32)
     for prompt, tokens in zip(plan.prompts, block.tokens, strict=True):
         written = [int(token) for token in tokens if token != NO_TOKEN]
         with torch.inference_mode():
