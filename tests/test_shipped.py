@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from cap_viz.runs import read_blocks, read_report, read_scores, read_zeros
+from cap_viz.runs import read_blocks, read_report, read_roles, read_scores, read_zeros
 from cap_viz.settings import shipped_folder
 from cap_viz.shipped import SHIPMENTS
-from cap_viz.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key
+from cap_viz.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
 from cap_viz.store import Store
 from cap_viz.tasks import TASKS, load_task
 
@@ -43,6 +44,10 @@ def test_run_matches_the_code(run) -> None:
         assert len(report) == SHIPPED[run.spec.examples.task].n_evaluation
         if run.spec.mask is not None:
             assert abs(float(read_zeros(STORE, run).reached[0]) - run.spec.mask.sparsity) < 2e-3
+    elif isinstance(run.spec, RoleSpec):
+        roles = read_roles(STORE, run)
+        assert roles.n == SHIPPED[run.spec.examples.task].n_scores
+        assert all(np.isfinite(values).all() for values in roles.values.values())
     else:
         assert isinstance(run.spec, ProfileSpec)
         assert (read_zeros(STORE, run).reached >= 0).all()

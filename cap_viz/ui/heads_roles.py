@@ -89,7 +89,7 @@ def roles_section(view: HeadView, roles: HeadRoles | None, selected: tuple[int, 
 def highest(view: HeadView, roles: HeadRoles, measure: str) -> None:
     """The heads with the highest values of a measure, with their effects; the table can be downloaded whole."""
     table = role_table(view, roles).sort_values(measure, ascending=False)
-    st.markdown(f"Heads with the highest **{TITLES[measure]}**")
+    st.markdown(f"Heads by **{TITLES[measure]}**, highest first")
     st.dataframe(
         table.head(SHOWN),
         height=38 + 35 * min(SHOWN, len(table)),
