@@ -26,8 +26,6 @@ SHOWN_ROWS = 3
 def own_tasks_popover() -> None:
     """The button that opens everything about tasks of one's own."""
     with st.popover("Your tasks", icon=":material/add:"), st.container(width=460):
-        if added := st.session_state.pop(ADDED, ""):
-            st.success(escaped(added), icon=":material/check:")
         if refused := st.session_state.pop(REFUSED, ""):
             problem(refused)
         st.caption(
@@ -38,6 +36,13 @@ def own_tasks_popover() -> None:
         if file is not None:
             uploaded(file)
         listed()
+
+
+def added_note(task: str) -> None:
+    """What became of the upload, while its task is selected: the popover closes when the page is drawn anew."""
+    name, sentence = st.session_state.get(ADDED, ("", ""))
+    if name == task:
+        st.success(escaped(sentence), icon=":material/check:")
 
 
 def uploaded(file: UploadedFile) -> None:
@@ -73,7 +78,7 @@ def take(file_name: str, content: bytes, name_key: str, kind_key: str) -> None:
         except CapVizError as error:
             st.session_state[REFUSED] = plain(error, path)
             return
-    st.session_state[ADDED] = added_words(task)
+    st.session_state[ADDED] = (task.name, added_words(task))
     st.session_state["task"] = task.name
 
 
@@ -101,9 +106,9 @@ def plain(error: CapVizError, path: Path) -> str:
 
 def listed() -> None:
     for task in own_tasks().values():
-        left, right = st.columns([4, 1], vertical_alignment="center")
+        left, right = st.columns([3, 2], vertical_alignment="center")
         left.caption(f"`{task.name}` · {task.kind} · version {task.version}")
-        right.button("Remove", key=f"own_remove_{task.name}", on_click=forget, args=(task.name,), width="stretch")
+        right.button("Remove task", key=f"own_remove_{task.name}", on_click=forget, args=(task.name,), width="stretch")
 
 
 def forget(name: str) -> None:

@@ -28,7 +28,7 @@ from cap_viz.ui.tasks_figures import (
     mosaic_of,
     task_maps,
 )
-from cap_viz.ui.tasks_own import own_tasks_popover
+from cap_viz.ui.tasks_own import added_note, own_tasks_popover
 from cap_viz.ui.tasks_pair import pair_section
 
 COLUMNS = 3
@@ -38,6 +38,7 @@ MAPS, MATRIX = "tasks_maps", "tasks_matrix"
 
 
 def body(view: Frame) -> None:
+    added_note(view.task.name)
     collection = collect(view)
     for sentence in collection.problems:
         note(sentence)
