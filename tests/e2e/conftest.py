@@ -112,8 +112,15 @@ class Tab:
         self.page.locator("[data-testid=stMainBlockContainer] h1").first.wait_for(timeout=PATIENCE_MS)
 
     def settle(self) -> None:
-        """Wait until the script has run to its end and every figure is painted."""
-        self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+        """Wait until the script has run to its end and every figure is painted, and that is still so a moment later.
+
+        On a slow machine the page can look settled between two runs of the script.
+        """
+        settled = False
+        while not settled:
+            self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+            self.page.wait_for_timeout(STILL_MS)
+            settled = bool(self.page.evaluate(SETTLED_NOW))
 
     def cell(self, row: int, column: int, *, figure: int = 0) -> tuple[float, float]:
         """Where a cell of a heatmap is on the screen, once it stays there: a note above may still push it."""
@@ -127,6 +134,7 @@ class Tab:
 
 SETTLED = """() => document.querySelector('[data-test-script-state="notRunning"]') !== null
   && ![...document.querySelectorAll('[data-testid="stPlotlyChart"]')].some(c => !c.querySelector('.main-svg'))"""
+SETTLED_NOW = f"({SETTLED})()"
 CELL_PLACE = """([row, column, number]) => {
   const figure = document.querySelectorAll('.js-plotly-plot')[number], {xaxis, yaxis} = figure._fullLayout;
   const box = figure.getBoundingClientRect();
