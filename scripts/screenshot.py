@@ -39,6 +39,8 @@ COLOURS, MOST_BYTES = 256, 150_000
 # The script has run to its end and every figure is painted.
 SETTLED = """() => document.querySelector('[data-test-script-state="notRunning"]') !== null
   && ![...document.querySelectorAll('[data-testid="stPlotlyChart"]')].some(c => !c.querySelector('.main-svg'))"""
+# The Playground converts the model first: minutes on a slow machine.
+PATIENCE_MS = 300_000
 SIZE = ViewportSize(width=1280, height=800)
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
@@ -75,8 +77,8 @@ def take(address: str, folder: Path) -> None:
             for scheme in SCHEMES:
                 page = browser.new_page(viewport=SIZE, color_scheme=scheme)
                 page.goto(f"{address}/{path}")
-                page.locator("[data-testid=stMainBlockContainer] h1").first.wait_for(timeout=60_000)
-                page.wait_for_function(SETTLED, timeout=60_000)
+                page.locator("[data-testid=stMainBlockContainer] h1").first.wait_for(timeout=PATIENCE_MS)
+                page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
                 page.wait_for_timeout(4_000)  # Plotly and the fonts settle after the first paint.
                 save(page.screenshot(), folder / f"{name}-{scheme}.png")
                 page.close()
