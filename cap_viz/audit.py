@@ -8,7 +8,8 @@ from __future__ import annotations
 import pandas as pd
 
 from cap_viz.errors import UsageError
-from cap_viz.generation import ENDINGS, GenerationReport, Protocol, prompt_text, protocol_of
+from cap_viz.generation import GenerationReport, Protocol, prompt_text, protocol_of
+from cap_viz.numbers import written_numbers
 from cap_viz.perplexity import length_of
 from cap_viz.results import EvalReport
 from cap_viz.runs import examples_of, read_answers, read_report
@@ -59,18 +60,6 @@ def choices_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.DataF
 def answers_audit(
     task: Task, protocol: Protocol, examples: tuple[Example, ...], report: GenerationReport
 ) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "id": report.ids,
-            "prompt": [prompt_text(task, example, protocol.format) for example in examples],
-            "text": report.texts,
-            "strict": report.strict,
-            "flexible": report.flexible,
-            "gold": report.gold,
-            "right": report.correct,
-            "right_flexible": report.correct_flexible,
-            "ended": [ENDINGS[number] for number in report.ended],
-            "tokens": report.tokens,
-            "dropped": report.dropped,
-        }
-    )
+    table = written_numbers(report)
+    table.insert(1, "prompt", [prompt_text(task, example, protocol.format) for example in examples])
+    return table

@@ -105,8 +105,9 @@ def written_numbers(report: GenerationReport) -> pd.DataFrame:
             "gold": report.gold,
             "right": report.correct,
             "right_flexible": report.correct_flexible,
-            "tokens": report.tokens,
             "ended": [ENDINGS[number] for number in report.ended],
+            "tokens": report.tokens,
+            "dropped": report.dropped,
         }
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cap_viz.store import DamagedRun, Store
+from cap_viz.store import DamagedRun, Store, lock_file
 
 # A process writes a run's folder within seconds.
 ABANDONED_SECONDS = 3600.0
@@ -64,7 +64,7 @@ def finished_parts(store: Store) -> list[str]:
     gone: list[str] = []
     resumable = {store.workshop(spec) for spec in store.unfinished()}
     for folder in sorted(store.workshops.glob("*/")):
-        if folder not in resumable and is_free(folder.with_name(f"{folder.name}.lock")):
+        if folder not in resumable and is_free(lock_file(folder)):
             shutil.rmtree(folder)
             gone.append(folder.name)
     return gone

@@ -39,7 +39,7 @@ from cap_viz.pruning.masks import Mask, ZeroCounts, check_scope, check_sparsity
 from cap_viz.results import BlockScores, EvalReport, GradientEffects, HeadScores
 from cap_viz.roles import HeadRoles, role_steps
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, RoleSpec, RunSpec, ScoreSpec, spec_dict
-from cap_viz.store import SPEC, Store, StoredRun
+from cap_viz.store import SPEC, Store, StoredRun, lock_file
 from cap_viz.tables import (
     ablated_table,
     answers_from,
@@ -272,7 +272,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
         )
     folder = store.workshop(spec)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = lock_of(folder)
+    lock = FileLock(lock_file(folder))
     yield from acquired(lock)
     try:
         # The process waited for may have finished this very run.
@@ -286,14 +286,10 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
     return stored
 
 
-def lock_of(workshop: Path) -> FileLock:
-    return FileLock(workshop.with_name(f"{workshop.name}.lock"))
-
-
 def discard_leftovers(workshop: Path) -> None:
     """Remove the parts of a finished run: its process may have died after saving the run and before removing them."""
     if workshop.is_dir():
-        lock = lock_of(workshop)
+        lock = FileLock(lock_file(workshop))
         with suppress(Timeout, OSError), lock.acquire(timeout=0):  # In use, or a cache that is only read.
             Checkpoints(workshop).discard()
 

@@ -249,6 +249,11 @@ class Store:
             log.warning("%s cannot be set aside (%s)", folder, error)
 
 
+def lock_file(workshop: Path) -> Path:
+    """The lock that whoever computes in a workshop holds; it stays when the workshop goes."""
+    return workshop.with_name(f"{workshop.name}.lock")
+
+
 def folder_name(spec: RunSpec) -> str:
     """Readable, safe as a file name, ending in the key."""
     model = re.sub(r"[^A-Za-z0-9.]+", "-", spec.model.id).strip("-.")[-40:]

@@ -175,11 +175,20 @@ def yaml_fields(path: Path) -> list[tuple[str, Any, int]]:
     return found
 
 
-def read_limited(path: Path) -> bytes:
-    """A file's bytes. Raises `UsageError` when it is not there or too large."""
+def check_bytes(path: Path) -> None:
+    """Raise `UsageError` when a file is not there or too large."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB; use fewer or shorter rows.")
+        size = path.stat().st_size
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
+    if size > MAX_BYTES:
+        raise UsageError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB; use fewer or shorter rows.")
+
+
+def read_limited(path: Path) -> bytes:
+    """A file's bytes. Raises `UsageError` when it cannot be read or is too large."""
+    check_bytes(path)
+    try:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
@@ -187,7 +196,7 @@ def read_limited(path: Path) -> bytes:
 
 def rows_of(path: Path) -> list[Row]:
     """The rows of a data file, within the limits. Raises `UsageError` with file and line."""
-    read_limited(path)
+    check_bytes(path)
     rows = read_json_lines(path)
     if len(rows) > MAX_ROWS:
         raise UsageError(f"{path} has {len(rows)} rows, at most {MAX_ROWS} are allowed.")

@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from cap_viz.errors import CapVizError
 from cap_viz.finding import block_run, block_spec
-from cap_viz.jobs import shared_queue
 from cap_viz.results import BLOCK_PARTS
 from cap_viz.runs import read_blocks
 from cap_viz.spec import ScoreSpec
@@ -20,7 +19,7 @@ from cap_viz.stats import MeanEstimate, mean_with_ci
 from cap_viz.store import Store
 from cap_viz.ui.figures import FADED_OPACITY, colour_limit, flat_cells, signed_cells
 from cap_viz.ui.frame import Frame
-from cap_viz.ui.heads_source import SUBMIT_PROBLEM, WATCHED_JOB
+from cap_viz.ui.heads_source import submitting, watch
 from cap_viz.ui.panels import problem, signed
 
 # Of the figure's width, with the gap between.
@@ -117,8 +116,5 @@ def offer_blocks(frame: Frame, spec: ScoreSpec) -> None:
 
 
 def submit(spec: ScoreSpec) -> None:
-    try:
-        title = f"Whole layers, {spec.examples.task}, n = {len(spec.examples.ids)}"
-        st.session_state[WATCHED_JOB] = shared_queue().submit(block_spec(spec), title).number
-    except CapVizError as error:
-        st.session_state[SUBMIT_PROBLEM] = str(error)
+    with submitting():
+        watch(block_spec(spec), f"Whole layers, {spec.examples.task}, n = {len(spec.examples.ids)}")

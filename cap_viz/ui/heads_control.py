@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from cap_viz.errors import CapVizError
 from cap_viz.finding import CONTROL_TEXTS, control_runs
-from cap_viz.jobs import Job, shared_queue
+from cap_viz.jobs import Job
 from cap_viz.runs import calibration_set
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_cost import cost_sentence
-from cap_viz.ui.heads_source import SUBMIT_PROBLEM, WATCHED_JOB, Source
+from cap_viz.ui.heads_source import Source, submitting, watch
 from cap_viz.ui.jobs_view import active_jobs, job_view
 from cap_viz.ui.state import bad_choice, keep_valid
 
@@ -125,7 +124,7 @@ def shell_command(source: Source, text: str) -> str:
 
 def submit_control(source: Source, text: str, n: int) -> None:
     spec = source.spec
-    try:
+    with submitting():
         wanted = ScoreSpec(
             model=spec.model,
             examples=calibration_set(text, n),
@@ -133,7 +132,4 @@ def submit_control(source: Source, text: str, n: int) -> None:
             ablation=spec.ablation,
             metric=spec.metric,
         )
-        job = shared_queue().submit(wanted, f"Head scores, {text}, n = {n}")
-        st.session_state[WATCHED_JOB] = job.number
-    except CapVizError as error:
-        st.session_state[SUBMIT_PROBLEM] = str(error)
+        watch(wanted, f"Head scores, {text}, n = {n}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.jobs import shared_queue
 from cap_viz.metrics import METRICS
 from cap_viz.runs import calibration_set
 from cap_viz.spec import ABLATIONS, ScoreSpec
@@ -14,7 +13,7 @@ from cap_viz.tasks import Task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_cost import cost_sentence
 from cap_viz.ui.heads_plan import planned_sizes
-from cap_viz.ui.heads_source import SUBMIT_PROBLEM, WANTED_RUN, WATCHED_JOB, applicable_metrics, hybrid_name, run_name
+from cap_viz.ui.heads_source import WANTED_RUN, applicable_metrics, hybrid_name, run_name, submitting, watch
 from cap_viz.ui.panels import GLOSSARY
 
 NEW_RUN_OPEN = "heads_new_run"
@@ -132,14 +131,10 @@ def hybrid_sizes(view: Frame, seed: int, ablation: str, metric: str, most: int) 
 def submit(view: Frame, specs: dict[str, ScoreSpec]) -> None:
     """Queue what is not stored and show it; runs as a callback, so that the bound run selector may be set."""
     st.session_state[NEW_RUN_OPEN] = False
-    try:
+    with submitting():
         for name, spec in specs.items():
             st.session_state["run"] = run_name(spec)
             if view.store.get(spec) is None:
-                title = f"Head scores, {view.task.name}, {name}, n = {len(spec.examples.ids)}"
-                st.session_state[WATCHED_JOB] = shared_queue().submit(spec, title).number
-    except CapVizError as error:
-        st.session_state[SUBMIT_PROBLEM] = str(error)
-        return
-    if len(specs) == 2:
-        st.session_state[WANTED_RUN] = hybrid_name(specs["exact"], specs["gradient"])
+                watch(spec, f"Head scores, {view.task.name}, {name}, n = {len(spec.examples.ids)}")
+        if len(specs) == 2:
+            st.session_state[WANTED_RUN] = hybrid_name(specs["exact"], specs["gradient"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cap_viz.errors import CapVizError, UsageError
-from cap_viz.jobs import shared_queue
+from cap_viz.errors import UsageError
 from cap_viz.progress import duration
 from cap_viz.runs import calibration_set, read_gradient, read_scores
 from cap_viz.spec import ScoreSpec
@@ -14,7 +13,7 @@ from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.store import StoredRun
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_cost import seconds_each
-from cap_viz.ui.heads_source import SUBMIT_PROBLEM, WATCHED_JOB
+from cap_viz.ui.heads_source import submitting, watch
 from cap_viz.ui.panels import METRIC_UNITS
 
 
@@ -68,9 +67,6 @@ def plan_from(
 
 
 def submit(specs: dict[str, ScoreSpec]) -> None:
-    try:
+    with submitting():
         for name, spec in specs.items():
-            title = f"Pilot, {spec.examples.task}, {name}, n = {FEWEST_EXACT}"
-            st.session_state[WATCHED_JOB] = shared_queue().submit(spec, title).number
-    except CapVizError as error:
-        st.session_state[SUBMIT_PROBLEM] = str(error)
+            watch(spec, f"Pilot, {spec.examples.task}, {name}, n = {FEWEST_EXACT}")

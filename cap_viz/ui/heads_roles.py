@@ -11,16 +11,14 @@ import plotly.graph_objects as go
 import streamlit as st
 from scipy import stats
 
-from cap_viz.errors import CapVizError
 from cap_viz.finding import role_spec
-from cap_viz.jobs import shared_queue
 from cap_viz.roles import MEASURES, TITLES, HeadRoles
 from cap_viz.runs import read_roles
 from cap_viz.store import DamagedRun
 from cap_viz.ui.figures import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank
 from cap_viz.ui.heads_detail import HeadView
 from cap_viz.ui.heads_grid import take_click
-from cap_viz.ui.heads_source import SUBMIT_PROBLEM, WATCHED_JOB
+from cap_viz.ui.heads_source import submitting, watch
 from cap_viz.ui.panels import GLOSSARY, problem, signed
 from cap_viz.ui.state import bad_choice
 
@@ -186,8 +184,5 @@ def offer(view: HeadView) -> None:
 
 def submit(view: HeadView) -> None:
     spec = role_spec(view.source.spec)
-    try:
-        title = f"What heads attend to, {spec.examples.task}, n = {len(spec.examples.ids)}"
-        st.session_state[WATCHED_JOB] = shared_queue().submit(spec, title).number
-    except CapVizError as error:
-        st.session_state[SUBMIT_PROBLEM] = str(error)
+    with submitting():
+        watch(spec, f"What heads attend to, {spec.examples.task}, n = {len(spec.examples.ids)}")

@@ -5,16 +5,18 @@ The name (`n48-seed0-zero`) says how the run was made, stands in the URL, and st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import streamlit as st
 
+from cap_viz.errors import CapVizError
 from cap_viz.finding import score_runs
 from cap_viz.jobs import Job, shared_queue
 from cap_viz.metrics import METRICS
 from cap_viz.models import ModelShape
-from cap_viz.spec import ScoreSpec, spec_key
+from cap_viz.spec import RunSpec, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.store import StoredRun
 from cap_viz.tasks import Task
@@ -146,6 +148,20 @@ def watched_end() -> Job | None:
 def applicable_metrics(task: Task) -> list[str]:
     """Running text has no options, and so only its token loss."""
     return ["nll"] if task.kind == "text" else list(METRICS)
+
+
+@contextmanager
+def submitting() -> Iterator[None]:
+    """Around what a button's callback does to queue runs: what goes wrong is said when the page is drawn."""
+    try:
+        yield
+    except CapVizError as error:
+        st.session_state[SUBMIT_PROBLEM] = str(error)
+
+
+def watch(spec: RunSpec, title: str) -> None:
+    """Queue a run and follow it. Raises `CapVizError` when the queue does not take it."""
+    st.session_state[WATCHED_JOB] = shared_queue().submit(spec, title).number
 
 
 def submit_problem() -> None:

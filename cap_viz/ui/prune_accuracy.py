@@ -187,14 +187,19 @@ def same_sparsity(first: Column, second: Column) -> bool:
 
 def aligned(first: EvalReport, second: EvalReport) -> tuple[EvalReport, EvalReport]:
     """The items both reports hold, in the first one's order."""
-    place = {identity: row for row, identity in enumerate(second.questions.ids)}
-    rows = [(row, place[identity]) for row, identity in enumerate(first.questions.ids) if identity in place]
-    index = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    return taken(first, index[:, 0]), taken(second, index[:, 1])
+    rows, others = common_rows(first.questions.ids, second.questions.ids)
+    return taken(first, rows), taken(second, others)
 
 
-def taken(report: EvalReport, rows: np.ndarray) -> EvalReport:
-    return EvalReport(report.questions.take(rows.tolist()), report.logliks[rows])
+def common_rows(first: Sequence[str], second: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Where the ids that are in both stand in the one and in the other, in the first one's order."""
+    place = {identity: row for row, identity in enumerate(second)}
+    rows = [row for row, identity in enumerate(first) if identity in place]
+    return rows, [place[first[row]] for row in rows]
+
+
+def taken(report: EvalReport, rows: Sequence[int]) -> EvalReport:
+    return EvalReport(report.questions.take(rows), report.logliks[np.array(rows, dtype=np.int64)])
 
 
 @dataclass(frozen=True)

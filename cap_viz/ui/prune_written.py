@@ -19,6 +19,7 @@ from cap_viz.runs import evaluation_set, read_answers
 from cap_viz.spec import EvalSpec
 from cap_viz.stats import PairedComparison, compare_paired
 from cap_viz.store import DamagedRun, Store, StoredRun
+from cap_viz.ui.prune_accuracy import common_rows
 from cap_viz.ui.prune_setting import Setting, eval_spec, title_of
 
 
@@ -74,9 +75,7 @@ def written_difference(first: Written, second: Written) -> PairedComparison | No
     """Exact match (strict) of the first minus the second on the questions both have answered."""
     if first.report is None or second.report is None:
         return None
-    place = {identity: row for row, identity in enumerate(second.report.ids)}
-    rows = [row for row, identity in enumerate(first.report.ids) if identity in place]
-    others = [place[first.report.ids[row]] for row in rows]
+    rows, others = common_rows(first.report.ids, second.report.ids)
     return compare_paired(first.report.correct[rows], second.report.correct[others]) if rows else None
 
 
