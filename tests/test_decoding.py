@@ -75,6 +75,14 @@ def test_dropped_rows_change_nothing_for_the_others(tiny_model: ReasoningModel, 
     assert writing.send([1]).tolist() == [alone[1][3]]
 
 
+def test_all_rows_can_be_kept_in_another_order(tiny_model: ReasoningModel, steps: Steps) -> None:
+    prompts = prompts_of(tiny_model, 10)
+    writing = steps(tiny_model, prompts)
+    alone = [plain_greedy(tiny_model, prompt, 2) for prompt in prompts]
+    next(writing)
+    assert writing.send([2, 0, 3, 1]).tolist() == [alone[row][1] for row in (2, 0, 3, 1)]
+
+
 def test_weights_swapped_in_are_those_that_write(tiny_model: ReasoningModel, steps: Steps) -> None:
     prompts = prompts_of(tiny_model, 10)
     with tiny_model.lease:

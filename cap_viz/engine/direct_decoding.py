@@ -61,18 +61,16 @@ def direct_greedy_steps(
     changed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Generator[Int[Tensor, " row"], Rows | None, None]:
     """The likeliest next token of every row, again and again, at most `most` times; see `greedy_steps`."""
-    shared = shared_length(prompts)
-    tokens, real = left_padded([prompt[shared:] for prompt in prompts], model.device)
     with changed(), torch.inference_mode():
-        memories = memories_of(model, direct, prompts[0][:shared], len(prompts), tokens.shape[1] + most)
+        tokens, real, memories = opened(model, direct, prompts, most)
     filled = 0
     for _ in range(most):
         with changed(), torch.inference_mode():
-            hidden = read_own(model, direct, tokens, real, memories, shared, filled)
+            hidden = read_own(model, direct, tokens, real, memories, filled)
             chosen = next_logits(direct, hidden[:, -1]).argmax(dim=-1)
         filled += tokens.shape[1]
         kept = yield chosen
-        if kept is not None and len(kept) < len(chosen):
+        if kept is not None and list(kept) != list(range(len(chosen))):
             rows = torch.tensor(kept, device=model.device)
             for memory in memories:
                 memory.keep(rows)
@@ -85,10 +83,17 @@ def first_logits(
     model: ReasoningModel, direct: DirectModel, prompts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "row vocabulary"]:
     """What follows each prompt, as the first step of `direct_greedy_steps` has it."""
+    tokens, real, memories = opened(model, direct, prompts, 0)
+    return next_logits(direct, read_own(model, direct, tokens, real, memories, 0)[:, -1])
+
+
+def opened(
+    model: ReasoningModel, direct: DirectModel, prompts: Sequence[Sequence[int]], most: int
+) -> tuple[Int[Tensor, "row position"], Bool[Tensor, "row position"], list[Memory]]:
+    """What is left of the prompts after their common beginning, which is read; and room for `most` more tokens."""
     shared = shared_length(prompts)
     tokens, real = left_padded([prompt[shared:] for prompt in prompts], model.device)
-    memories = memories_of(model, direct, prompts[0][:shared], len(prompts), tokens.shape[1])
-    return next_logits(direct, read_own(model, direct, tokens, real, memories, shared, 0)[:, -1])
+    return tokens, real, memories_of(model, direct, prompts[0][:shared], len(prompts), tokens.shape[1] + most)
 
 
 def memories_of(
@@ -130,7 +135,6 @@ def read_own(
     tokens: Int[Tensor, "row position"],
     real: Bool[Tensor, "row place"],
     memories: Sequence[Memory],
-    shared: int,
     filled: int,
 ) -> Float[Tensor, "row position d_model"]:
     """The residual stream after the last block at `tokens`, which follow `filled` own places that are in memory."""
@@ -138,7 +142,7 @@ def read_own(
     # Own tokens count from the end of the shared beginning; padding stands where the first own token will.
     own = (real.long().cumsum(dim=1) - 1).clamp(min=0)[:, -n_tokens:]
     hidden = embedded(model, tokens)
-    rotary = rotary_at(model, hidden, own + shared)
+    rotary = rotary_at(model, hidden, own + memories[0].shared_k.shape[-1])
     place = torch.arange(real.shape[1], device=real.device)
     seen = (place <= place[-n_tokens:, None])[None] & real[:, None]
     for block, memory in zip(direct.blocks, memories, strict=True):

@@ -32,7 +32,7 @@ from cap_viz.ui.prune_figures import (
     accuracy_whiskers,
 )
 from cap_viz.ui.prune_setting import DENSE, Setting, title_of
-from cap_viz.ui.prune_words import limits, named, swatch
+from cap_viz.ui.prune_words import limits, named, origin_badge, pruned_words, so_far_badge, swatch
 
 LAST, REFUSED, DAMAGE = "prune_last", "prune_refused", "prune_damage"
 
@@ -113,7 +113,7 @@ def accuracy_tile(setting: Setting, column: Column) -> None:
 
 def tile_badge(column: Column) -> str:
     if column.partial and column.report is not None and column.wanted is not None:
-        return f":blue-badge[{len(column.report)} of {len(column.wanted.examples.ids)} so far]"
+        return so_far_badge(len(column.report), column.wanted)
     if column.active:
         return (
             ":blue-badge[running]"
@@ -123,7 +123,7 @@ def tile_badge(column: Column) -> str:
     if column.stale:
         return ":orange-badge[stale]"
     if column.run is not None:
-        return f":{'violet' if column.run.origin == 'live' else 'gray'}-badge[{column.run.origin}]"
+        return origin_badge(column.run)
     return ""
 
 
@@ -165,8 +165,8 @@ def measuring(view: Frame, setting: Setting, columns: Sequence[Column]) -> None:
 
 
 def job_title(setting: Setting, column: Column) -> str:
-    pruned = "the dense model" if column.name == DENSE else f"{column.title} at {percent(setting.sparsity, 0)}"
-    return f"Accuracy of {pruned}, {len(setting.evaluation.ids)} items of {setting.evaluation.task}"
+    whose, items = pruned_words(column.name, setting.sparsity), setting.evaluation
+    return f"Accuracy of {whose}, {len(items.ids)} items of {items.task}"
 
 
 def submit(wanted: Sequence[tuple[EvalSpec, str]]) -> None:

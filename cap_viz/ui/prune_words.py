@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from cap_viz.spec import EvalSpec
+from cap_viz.store import StoredRun
 from cap_viz.ui.figures import criterion_glyph
+from cap_viz.ui.panels import percent
 from cap_viz.ui.prune_figures import colour_of
 from cap_viz.ui.prune_setting import DENSE, title_of
 
@@ -15,6 +18,19 @@ def swatch(name: str) -> str:
 
 def named(name: str) -> str:
     return f"{swatch(name)} **{title_of(name)}**"
+
+
+def pruned_words(name: str, sparsity: float) -> str:
+    """A column in a sentence: the dense model, or a criterion at its sparsity."""
+    return "the dense model" if name == DENSE else f"{title_of(name)} at {percent(sparsity, 0)}"
+
+
+def origin_badge(run: StoredRun) -> str:
+    return f":{'violet' if run.origin == 'live' else 'gray'}-badge[{run.origin}]"
+
+
+def so_far_badge(arrived: int, wanted: EvalSpec) -> str:
+    return f":blue-badge[{arrived} of {len(wanted.examples.ids)} so far]"
 
 
 def limits(low: float, high: float) -> str:

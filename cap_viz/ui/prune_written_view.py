@@ -17,8 +17,8 @@ from cap_viz.ui.loading import texts_of
 from cap_viz.ui.panels import caution, cut_words, escaped, note, p_words, percent, problem, signed
 from cap_viz.ui.prune_accuracy import share_of
 from cap_viz.ui.prune_accuracy_view import submit
-from cap_viz.ui.prune_setting import DENSE, Setting
-from cap_viz.ui.prune_words import limits, named
+from cap_viz.ui.prune_setting import Setting
+from cap_viz.ui.prune_words import limits, named, origin_badge, pruned_words, so_far_badge
 from cap_viz.ui.prune_written import (
     Written,
     answers_table,
@@ -91,9 +91,9 @@ def draw(view: Frame, setting: Setting, format: str, n: int, active: Sequence[st
 def written_tile(column: Written) -> None:
     badge = ""
     if column.run is not None:
-        badge = f":{'violet' if column.run.origin == 'live' else 'gray'}-badge[{column.run.origin}]"
+        badge = origin_badge(column.run)
     elif column.report is not None and column.wanted is not None:
-        badge = f":blue-badge[{len(column.report)} of {len(column.wanted.examples.ids)} so far]"
+        badge = so_far_badge(len(column.report), column.wanted)
     st.markdown(f"{named(column.name)} {badge}")
     if column.report is None:
         st.metric("Exact match", "–", label_visibility="collapsed")
@@ -140,8 +140,7 @@ def measuring(view: Frame, setting: Setting, columns: Sequence[Written], n: int)
 
 
 def title(setting: Setting, column: Written, n: int) -> str:
-    pruned = "the dense model" if column.name == DENSE else f"{column.title} at {percent(setting.sparsity, 0)}"
-    return f"Answers of {pruned}, {n} questions of {setting.evaluation.task}"
+    return f"Answers of {pruned_words(column.name, setting.sparsity)}, {n} questions of {setting.evaluation.task}"
 
 
 def difference_sentences(columns: Sequence[Written]) -> list[str]:
