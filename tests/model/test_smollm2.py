@@ -96,7 +96,10 @@ def test_shipped_runs_belong_to_these_weights_and_are_complete(model: ReasoningM
 
 
 def test_shipped_numbers_come_out_again(model: ReasoningModel) -> None:
-    """One batch of the stored head scores and the first stored answers, computed afresh."""
+    """One batch of the stored head scores and the first stored answers, computed afresh.
+
+    Another processor adds the same numbers in another order: 1.2e-4 was seen between two of them.
+    """
     store = Store()
     for run in store.runs():
         spec = run.spec
@@ -108,10 +111,10 @@ def test_shipped_numbers_come_out_again(model: ReasoningModel) -> None:
             plain = spec.parts is None
             fresh = (exact_scores if plain else score_blocks)(model, wanted, ablation=spec.ablation)
             stored = (read_scores if plain else read_blocks)(store, run).ablated[:, :, batch]
-            np.testing.assert_allclose(fresh.ablated, stored, atol=1e-4)
+            np.testing.assert_allclose(fresh.ablated, stored, atol=1e-3)
         elif isinstance(spec, EvalSpec) and spec.mask is None:
             fresh_report = cv.evaluate(model, examples_of(spec.examples)[:32])
-            np.testing.assert_allclose(fresh_report.logliks, read_report(store, run).logliks[:32], atol=1e-4)
+            np.testing.assert_allclose(fresh_report.logliks, read_report(store, run).logliks[:32], atol=1e-3)
 
 
 def test_mini_science_is_clearly_above_chance(model: ReasoningModel) -> None:
