@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.engine.checks import dense_logliks, packing_is_valid
+from cap_viz.engine.checks import dense_logliks, direct_reading_is_valid, packing_is_valid
 from cap_viz.engine.packing import EncodedExample
 from cap_viz.errors import UsageError
 from cap_viz.models import ReasoningModel
@@ -57,9 +57,11 @@ def make_eval_plan(model: ReasoningModel, examples: Sequence[Example], batches: 
     encoded = encode_all(model, examples, shorten=True)
     if batches is None:
         lengths = [example.row_length for example in encoded]
+        packed = packing_is_valid(model, encoded)
         batches = BatchPlan(
             plan_batches(lengths, TOKENS_PER_FORWARD, window=SORT_WINDOW),
-            packed=packing_is_valid(model, encoded),
+            packed=packed,
+            direct=direct_reading_is_valid(model, encoded, packed=packed),
         )
     return EvalPlan(examples=tuple(examples), encoded=encoded, batches=batches)
 
@@ -76,7 +78,8 @@ def eval_steps(
         if number in skip:
             continue
         with model.swapped(weights or {}):
-            logliks = dense_logliks(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
+            examples = [plan.encoded[i] for i in members]
+            logliks = dense_logliks(model, examples, packed=plan.batches.packed, direct=plan.batches.direct)
         yield EvalBlock(batch=number, logliks=logliks)
 
 

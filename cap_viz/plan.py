@@ -14,7 +14,7 @@ from dataclasses import dataclass
 class BatchPlan:
     """`batches` holds example numbers; `packed` says whether an example's options share a row.
 
-    `direct`: heads are scored by `engine/direct.py` instead of the model's own blocks.
+    `direct`: `engine/direct.py` computes instead of the model's own blocks.
     """
 
     batches: tuple[tuple[int, ...], ...]

@@ -17,7 +17,9 @@ from cap_viz.engine.capture import dense_pass, read_logliks
 from cap_viz.engine.checks import batch_of
 from cap_viz.engine.replacement import heads_site
 from cap_viz.estimators.gradient import gradient_effects
+from cap_viz.evaluation import evaluate, make_eval_plan
 from cap_viz.models import ModelSource, ReasoningModel, boot
+from cap_viz.pruning import prune_mask
 from cap_viz.scoring import exact_scores, head_groups, make_score_plan, replacing, score_steps
 from cap_viz.spec import ABLATIONS
 from cap_viz.tasks import Example
@@ -139,6 +141,20 @@ def test_models_own_blocks_equal_full_forward(tiny_model: ReasoningModel, monkey
     scores = exact_scores(tiny_model, tiny_examples(3))
     zeros = torch.zeros(tiny_model.shape.n_layers, tiny_model.shape.n_heads, tiny_model.shape.d_head)
     np.testing.assert_allclose(scores.ablated, slow_effects(tiny_model, 3, zeros), atol=5e-5)
+
+
+def test_evaluation_reads_by_the_direct_blocks_where_they_are_the_models_own(
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = tiny_examples(5)
+    mask = prune_mask(tiny_model, "magnitude", sparsity=0.4)
+    assert make_eval_plan(tiny_model, examples).batches.direct
+    direct = [evaluate(tiny_model, examples, mask=one).logliks for one in (None, mask)]
+    assert np.nanmax(np.abs(direct[0] - direct[1])) > 0.01
+    monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+    assert not make_eval_plan(tiny_model, examples).batches.direct
+    for found, one in zip(direct, (None, mask), strict=True):
+        np.testing.assert_allclose(found, evaluate(tiny_model, examples, mask=one).logliks, atol=5e-5)
 
 
 def test_direct_blocks_see_swapped_weights(tiny_model: ReasoningModel) -> None:

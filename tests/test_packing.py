@@ -53,10 +53,11 @@ def test_packed_rows_equal_separate_rows(tiny_model: ReasoningModel) -> None:
     np.testing.assert_allclose(packed, dense_logliks(tiny_model, encoded, packed=False), atol=2e-5)
 
 
-def test_packed_rows_equal_the_plain_model(tiny_model: ReasoningModel) -> None:
+@pytest.mark.parametrize("direct", [False, True])
+def test_packed_rows_equal_the_plain_model(tiny_model: ReasoningModel, direct: bool) -> None:
     """One unpadded sequence per option through the ordinary causal forward."""
     examples = tiny_examples(3)
-    packed = dense_logliks(tiny_model, encode_all(tiny_model, examples), packed=True)
+    packed = dense_logliks(tiny_model, encode_all(tiny_model, examples), packed=True, direct=direct)
     for i, example in enumerate(examples):
         n_context = len(tiny_model.tokenizer.encode(example.prompt))
         for k, option in enumerate(example.options):

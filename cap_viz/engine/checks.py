@@ -48,11 +48,17 @@ def checked(model: ReasoningModel, batch: PackedBatch, logliks: Float[Tensor, ..
 
 
 def dense_logliks(
-    model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool
+    model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool, direct: bool = False
 ) -> Float[np.ndarray, "example option"]:
-    """Log-likelihood of every option under the weights as they are."""
+    """Log-likelihood of every option under the weights as they are.
+
+    `direct` runs the direct blocks, which `direct_reading_is_valid` must have found to be the model's own.
+    """
     batch = batch_of(model, encoded, packed=packed)
+    blocks = direct_model(model) if direct else None
     with model.lease, torch.inference_mode():
+        if blocks is not None:
+            return checked(model, batch, dense_logliks_direct(model, blocks, batch))
         final = dense_pass(model, batch, keep_calls=False).final
         return checked(model, batch, read_logliks(model, batch, final[:, None])[0])
 
@@ -85,6 +91,25 @@ def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, pa
         )
 
 
+def direct_reading_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
+    """Whether the direct blocks give the model's own log-likelihoods on the shortest example."""
+    direct = direct_model(model)
+    if direct is None:
+        return False
+    batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
+    with model.lease, torch.inference_mode():
+        own = read_logliks(model, batch, dense_pass(model, batch, keep_calls=False).final[:, None])[0]
+        worst = relative_difference(dense_logliks_direct(model, direct, batch), own)
+    return within_tolerance(model, worst)
+
+
+def within_tolerance(model: ReasoningModel, worst: float) -> bool:
+    if worst <= REPLAY_TOLERANCE:
+        return True
+    log.warning("%s: direct blocks differ from the model's own by %.1e; using its own", model.ref.id, worst)
+    return False
+
+
 def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
     """Whether the direct blocks give the model's own log-likelihoods, dense and ablated, on the shortest example."""
     direct = direct_model(model)
@@ -96,14 +121,11 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
     with model.lease, torch.inference_mode():
         dense = dense_pass(model, batch)
         pairs = (
-            (dense_logliks_direct(direct, batch, dense), read_logliks(model, batch, dense.final[:, None])[0]),
+            (dense_logliks_direct(model, direct, batch), read_logliks(model, batch, dense.final[:, None])[0]),
             (ablate_layer_direct(direct, batch, dense, layer, value), ablate_layer(model, batch, dense, layer, value)),
         )
         worst = max(relative_difference(ours, own) for ours, own in pairs)
-    valid = worst <= REPLAY_TOLERANCE
-    if not valid:
-        log.warning("%s: direct blocks differ from the model's own by %.1e; using its own", model.ref.id, worst)
-    return valid
+    return within_tolerance(model, worst)
 
 
 def direct_decoding_is_valid(model: ReasoningModel, prompts: Sequence[Sequence[int]]) -> bool:

@@ -179,10 +179,27 @@ def ablate_blocks_direct(
     return rest(direct, batch, hidden, layer + 1, rotary, queries)
 
 
-def dense_logliks_direct(direct: DirectModel, batch: PackedBatch, dense: DensePass) -> Float[Tensor, "example option"]:
-    """Option log-likelihoods of the dense model by the direct blocks alone: the recorded pass gives only the start."""
-    hidden = dense.calls[0].hidden[None].clone()
-    return rest(direct, batch, hidden, 0, rotary_of(direct, dense), queries_of(batch))[0]
+def dense_logliks_direct(
+    model: ReasoningModel, direct: DirectModel, batch: PackedBatch
+) -> Float[Tensor, "example option"]:
+    """Option log-likelihoods under the weights as they are, by the direct blocks alone."""
+    hidden = embedded(model, batch.tokens)
+    rotary = rotary_at(model, hidden, batch.positions)
+    return rest(direct, batch, hidden[None], 0, rotary, queries_of(batch))[0]
+
+
+def embedded(model: ReasoningModel, tokens: Int[Tensor, "row position"]) -> Float[Tensor, "row position d_model"]:
+    # A copy, since the residual stream is added to in place.
+    return model.bridge.embed.original_component(tokens).clone()
+
+
+def rotary_at(
+    model: ReasoningModel, hidden: Float[Tensor, "row position d_model"], positions: Int[Tensor, "row position"]
+) -> Rotary:
+    """The model's own rotary factors at the positions, with an axis for versions of which there is one."""
+    cos, sin = model.bridge.rotary_emb.original_component(hidden, positions)
+    half = cos.shape[-1] // 2
+    return Rotary(cos[..., :half], sin[..., :half])
 
 
 def rest(
@@ -307,8 +324,9 @@ def rotated(x: Float[Tensor, "version row position head d_head"], rotary: Rotary
 def add_mlp(block: DirectBlock, hidden: Float[Tensor, "version row position d_model"]) -> None:
     """Add the MLP's output to the residual stream, in slices that stay in the cache."""
     flat = hidden.view(-1, hidden.shape[-1])
-    step = max(1, MLP_VALUES // block.gate.weight.shape[0])
-    for part in flat.split(step):
+    # Of one size, since a short last slice would read all the weights for little.
+    slices = -(-len(flat) * block.gate.weight.shape[0] // MLP_VALUES)
+    for part in flat.chunk(max(1, slices)):
         normed = rms_norm(block.norm_mlp, part)
         gate = F.silu(block.gate(normed), inplace=True)
         add_linear(block.down, gate.mul_(block.up(normed)), part)

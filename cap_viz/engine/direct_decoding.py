@@ -28,7 +28,9 @@ from cap_viz.engine.direct import (
     Rotary,
     add_linear,
     add_mlp,
+    embedded,
     rms_norm,
+    rotary_at,
     rotated,
     split_heads,
 )
@@ -197,20 +199,6 @@ def attended(
         by_head = weights[..., :n_shared].transpose(0, 1).flatten(1, 2)
         z = z + torch.matmul(by_head, memory.shared_v).unflatten(1, (n_rows, -1)).transpose(0, 1)
     return z.unflatten(2, (group, n_tokens)).permute(0, 3, 1, 2, 4).reshape(n_rows, n_tokens, -1)
-
-
-def embedded(model: ReasoningModel, tokens: Int[Tensor, "row position"]) -> Float[Tensor, "row position d_model"]:
-    # A copy, since the residual stream is added to in place.
-    return model.bridge.embed.original_component(tokens).clone()
-
-
-def rotary_at(
-    model: ReasoningModel, hidden: Float[Tensor, "row position d_model"], positions: Int[Tensor, "row position"]
-) -> Rotary:
-    """The model's own rotary factors at the positions, with an axis for versions of which there is one."""
-    cos, sin = model.bridge.rotary_emb.original_component(hidden, positions)
-    half = cos.shape[-1] // 2
-    return Rotary(cos[..., :half], sin[..., :half])
 
 
 def next_logits(direct: DirectModel, last: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocabulary"]:
