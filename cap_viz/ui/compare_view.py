@@ -12,6 +12,7 @@ from cap_viz.ui.compare_command import next_command
 from cap_viz.ui.compare_controls import KEYS, controls
 from cap_viz.ui.compare_data import Choice, Comparison, Damage, Stored, compared, stored_comparison
 from cap_viz.ui.compare_figure import CurvePoint, Curves, curves, guess_word, number
+from cap_viz.ui.compare_perplexity import perplexity_section
 from cap_viz.ui.compare_table import figure_html, shown_table, table_csv, table_json
 from cap_viz.ui.compare_words import (
     basis_words,
@@ -58,6 +59,7 @@ def body(view: Frame) -> None:
         with st.container(width=WORDS_WIDTH):
             verdict_section(view, comparison)
     table_section(comparison)
+    perplexity_section(view)
     paper_section(view.task)
     next_section(view, stored, choice)
 
