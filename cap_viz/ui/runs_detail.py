@@ -18,17 +18,15 @@ from cap_viz.notebook import notebook_of
 from cap_viz.numbers import numbers_of
 from cap_viz.perplexity import perplexity_of
 from cap_viz.runs import read_answers
-from cap_viz.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
+from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
 from cap_viz.stats import wilson
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
-from cap_viz.ui.figures import CONFIG, Grid, colour_limit, grid_width, head_grid
+from cap_viz.ui.figures import CONFIG, grid_width, head_grid
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_source import run_name
-from cap_viz.ui.loading import level_in, report_of, statistics_of
-from cap_viz.ui.overview_cards import hover
+from cap_viz.ui.loading import level_in, report_of
 from cap_viz.ui.panels import (
-    METRIC_UNITS,
     age,
     caution,
     cut_words,
@@ -40,6 +38,7 @@ from cap_viz.ui.panels import (
     provenance,
     tile,
 )
+from cap_viz.ui.runs_html import has_grid, html_of, run_grid
 from cap_viz.ui.state import go_button
 
 SAID = "runs_said"
@@ -75,7 +74,7 @@ def headline(store: Store, run: StoredRun) -> None:
             perplexity_tile(store, run)
         elif isinstance(run.spec, EvalSpec):
             accuracy_tiles(store, run)
-        elif isinstance(run.spec, ScoreSpec) and run.spec.parts is None and run.spec.estimator == "exact":
+        elif has_grid(run):
             small_grid(store, run)
         else:
             st.dataframe(numbers_of(store, run), height=300, hide_index=True)
@@ -117,14 +116,7 @@ def accuracy_tiles(store: Store, run: StoredRun) -> None:
 
 
 def small_grid(store: Store, run: StoredRun) -> None:
-    stats = statistics_of(store, run, "nll")
-    grid = Grid(
-        mean=stats.estimate.mean,
-        limit=colour_limit(stats.estimate.mean),
-        hover=hover(stats, METRIC_UNITS["nll"]),
-        faded=stats.unclear,
-        marked=stats.found.survives,
-    )
+    grid = run_grid(store, run)
     st.plotly_chart(
         head_grid(grid, unit="nats", tallest=320),
         key=f"runs_grid_{run.key}",
@@ -141,7 +133,7 @@ def open_button(run: StoredRun) -> None:
     if isinstance(spec, ScoreSpec):
         params = {} if spec.parts is not None else {"run": run_name(spec)}
         go_button("Open on Heads", "pages/heads.py", key="runs_open", selection=selection, params=params)
-    elif isinstance(spec, RoleSpec):
+    elif isinstance(spec, (RoleSpec, JointSpec)):
         go_button("Open on Heads", "pages/heads.py", key="runs_open", selection=selection)
     elif isinstance(spec, ProfileSpec):
         go_button("Open on Prune", "pages/prune.py", key="runs_open", selection=selection)
@@ -156,6 +148,7 @@ def files(store: Store, run: StoredRun) -> None:
         "CSV": (lambda: numbers_of(store, run).to_csv(index=False).encode(), "csv", "text/csv"),
         "Parquet": (lambda: parquet(numbers_of(store, run)), "parquet", "application/octet-stream"),
         "JSON": (lambda: json_rows(numbers_of(store, run)), "json", "application/json"),
+        "HTML": (lambda: html_of(store, run).encode(), "html", "text/html"),
         "Notebook": (lambda: notebook_of(store, run), "ipynb", "application/x-ipynb+json"),
     }
     with st.container(horizontal=True, gap="xsmall"):

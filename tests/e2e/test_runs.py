@@ -37,7 +37,7 @@ def test_a_link_shows_a_run_and_its_files_hold_its_numbers(server: str, open_tab
     tab.settle()
     expect(tab.page.get_by_text("49.8 %").first).to_be_visible(timeout=PATIENCE_MS)
     saved: dict[str, Path] = {}
-    for label in ("Run as zip", "CSV", "Parquet", "Notebook"):
+    for label in ("Run as zip", "CSV", "Parquet", "HTML", "Notebook"):
         with tab.page.expect_download(timeout=PATIENCE_MS) as download:
             tab.page.get_by_role("button", name=label, exact=True).click()
         saved[label] = tmp_path / download.value.suggested_filename

@@ -1,0 +1,86 @@
+"""Generated questions: drawn from a seed, each again from its id, with combinations that no other split has.
+
+A question's `combination` is what has to be put together to answer it: who is where and what is asked of the place,
+say. Its hash decides the split. So the toy model has met every word and every single step of an evaluation question
+in training, and never all of them together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from cap_viz.tasks.base import Example, Splits
+
+Split = Literal["training", "calibration", "evaluation"]
+N_CALIBRATION = 512
+N_EVALUATION = 1000
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One generated question: what is told (`facts`), what is `asked` about it, and how hard it is (`difficulty`).
+
+    `options` start with a space, like those of every task; `solution` is the worked answer where there is one.
+    """
+
+    combination: str
+    facts: str
+    asked: str
+    options: tuple[str, ...]
+    gold: int
+    difficulty: int
+    solution: str | None = None
+
+    @property
+    def question(self) -> str:
+        return f"{self.facts} {self.asked}"
+
+
+Draw = Callable[[random.Random], Drawn]
+
+
+def split_of(combination: str) -> Split:
+    """One combination in ten is for evaluation, another one for calibration; the model is trained on the others."""
+    tenth = int(hashlib.sha256(combination.encode("utf-8")).hexdigest(), 16) % 10
+    return "evaluation" if tenth == 0 else "calibration" if tenth == 1 else "training"
+
+
+def drawn(task: str, split: Split, draw: Draw, index: int) -> Drawn:
+    """Question `index` of a split, the same on every machine."""
+    rng = random.Random(f"{task} {split} {index}")
+    return next(found for found in endless(draw, rng) if split_of(found.combination) == split)
+
+
+def endless(draw: Draw, rng: random.Random) -> Iterator[Drawn]:
+    while True:
+        yield draw(rng)
+
+
+def example(task: str, split: Split, draw: Draw, index: int) -> Example:
+    found = drawn(task, split, draw, index)
+    return Example(
+        id=f"{split}-{index}",
+        question=found.question,
+        prompt=f"Question: {found.question}\nAnswer:",
+        options=found.options,
+        gold=found.gold,
+        solution=found.solution,
+    )
+
+
+def drawn_splits(task: str, draw: Draw) -> Splits:
+    return Splits(
+        calibration=tuple(example(task, "calibration", draw, index) for index in range(N_CALIBRATION)),
+        evaluation=tuple(example(task, "evaluation", draw, index) for index in range(N_EVALUATION)),
+    )
+
+
+def shuffled(rng: random.Random, right: str, wrong: list[str]) -> tuple[tuple[str, ...], int]:
+    """The options in a random order, and where the right one stands."""
+    options = [right, *wrong]
+    rng.shuffle(options)
+    return tuple(options), options.index(right)
