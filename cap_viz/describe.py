@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cap_viz.spec import EvalSpec, RoleSpec, RunSpec, ScoreSpec
+from collections.abc import Sequence
+
+from cap_viz.spec import EvalSpec, JointSpec, RoleSpec, RunSpec, ScoreSpec
 
 
 def describe(spec: RunSpec) -> str:
@@ -15,6 +17,8 @@ def describe(spec: RunSpec) -> str:
         return what if spec.protocol is None else f"{protocol_words(spec.protocol)}, {what}"
     if isinstance(spec, RoleSpec):
         return "what heads attend to"
+    if isinstance(spec, JointSpec):
+        return f"{heads_words(spec.heads)} together, {spec.ablation} ablation"
     return f"{spec.mask.criterion}, all sparsities"
 
 
@@ -22,6 +26,13 @@ def protocol_words(protocol: str) -> str:
     """perplexity-1024 as "perplexity on 1024 tokens", generate-fewshot-256 as "written answers (fewshot)"."""
     kind, _, rest = protocol.partition("-")
     return f"written answers ({rest.partition('-')[0]})" if kind == "generate" else f"{kind} on {rest} tokens"
+
+
+def heads_words(heads: Sequence[tuple[int, int]]) -> str:
+    """L3 H5, L4 H0 and so on; many as a number."""
+    if len(heads) > 4:
+        return f"{len(heads)} heads"
+    return ", ".join(f"L{layer} H{head}" for layer, head in heads)
 
 
 def percent(share: float) -> str:

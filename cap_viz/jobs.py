@@ -35,7 +35,7 @@ ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 KEEP_ENDED = 50
 MAX_QUEUED = 64
 # More would keep everybody else waiting for hours; the shell takes any number.
-MAX_EXAMPLES = {"score": 1_000, "eval": 10_000, "profile": 1_000, "roles": 1_000}
+MAX_EXAMPLES = {"score": 1_000, "eval": 10_000, "profile": 1_000, "roles": 1_000, "joint": 1_000}
 # Each holds a pruned copy of the weights.
 MOST_TOGETHER = 3
 

@@ -12,8 +12,17 @@ from cap_viz.generation import ENDINGS, GenerationReport, protocol_of
 from cap_viz.metrics import METRICS
 from cap_viz.perplexity import window_losses
 from cap_viz.results import BLOCK_PARTS
-from cap_viz.runs import read_answers, read_blocks, read_gradient, read_head_zeros, read_report, read_scores, read_zeros
-from cap_viz.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec
+from cap_viz.runs import (
+    read_answers,
+    read_blocks,
+    read_gradient,
+    read_head_zeros,
+    read_joint,
+    read_report,
+    read_scores,
+    read_zeros,
+)
+from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.stats import false_discovery, mean_with_ci
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
@@ -21,6 +30,7 @@ from cap_viz.tasks import load_task
 
 def numbers_of(store: Store, run: StoredRun) -> pd.DataFrame:
     """Scores: a row per metric, layer and head (or block). Evaluations: a row per question. Profiles: zeros per matrix.
+    Heads together: a row per metric and set.
 
     Raises `DamagedRun` when a file of the run cannot be trusted.
     """
@@ -31,6 +41,8 @@ def numbers_of(store: Store, run: StoredRun) -> pd.DataFrame:
         return evaluation_numbers(store, run)
     if isinstance(spec, RoleSpec):
         return store.table(run, "roles")
+    if isinstance(spec, JointSpec):
+        return joint_numbers(store, run, spec)
     return profile_numbers(store, run, spec)
 
 
@@ -44,6 +56,28 @@ def score_numbers(store: Store, run: StoredRun, spec: ScoreSpec) -> pd.DataFrame
         return pd.concat([effect_rows(metric, blocks.effects(metric), parts=BLOCK_PARTS) for metric in metrics])
     scores = read_scores(store, run)
     return pd.concat([effect_rows(metric, scores.effects(metric)) for metric in metrics], ignore_index=True)
+
+
+def joint_numbers(store: Store, run: StoredRun, spec: JointSpec) -> pd.DataFrame:
+    """Mean effect of every set of heads on every metric; the set, its heads alone, then random sets of as many."""
+    scores = read_joint(store, run)
+    rows = []
+    for metric in ["nll"] if load_task(spec.examples.task).kind == "text" else list(METRICS):
+        estimate = mean_with_ci(scores.effects(metric)[1:])
+        for at, heads in enumerate(scores.sets[1:]):
+            what = "set" if at == 0 else "head" if at <= len(spec.heads) else "random"
+            rows.append(
+                {
+                    "metric": metric,
+                    "what": what,
+                    "heads": " ".join(f"L{layer}H{head}" for layer, head in heads),
+                    "mean_effect": estimate.mean[at],
+                    "ci_low": estimate.low[at],
+                    "ci_high": estimate.high[at],
+                    "n": estimate.n,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def effect_rows(

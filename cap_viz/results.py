@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
 from cap_viz.metrics import metric_named
+from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks.base import Example
 
 
@@ -194,3 +195,23 @@ class EvalReport:
 
     def losses(self, metric: str = "choice_nll") -> Float[np.ndarray, " example"]:
         return metric_named(metric)(self.logliks, self.questions.gold, self.questions.tokens)
+
+
+@dataclass(frozen=True)
+class JointScores:
+    """Log-likelihood of every option with each set of heads removed; NaN where an option does not exist.
+
+    The empty set stands for the untouched model.
+    """
+
+    questions: Questions
+    sets: tuple[HeadSet, ...]
+    ablated: Float[np.ndarray, "set example option"]
+
+    def losses(self, metric: str) -> Float[np.ndarray, "set example"]:
+        return metric_named(metric)(self.ablated, self.questions.gold, self.questions.tokens)
+
+    def effects(self, metric: str) -> Float[np.ndarray, "set example"]:
+        """Loss with the set removed minus the untouched model's: positive means the set helps."""
+        losses = self.losses(metric)
+        return losses - losses[self.sets.index(())]

@@ -36,9 +36,20 @@ from cap_viz.pruning import MaskRequest, criterion_named
 from cap_viz.pruning.base import check_kv_combine, check_pattern_sparsity, check_spread
 from cap_viz.pruning.head_zeros import HeadZeros, head_profile_steps, mask_head_zeros
 from cap_viz.pruning.masks import Mask, ZeroCounts, check_scope, check_sparsity
-from cap_viz.results import BlockScores, EvalReport, GradientEffects, HeadScores
+from cap_viz.results import BlockScores, EvalReport, GradientEffects, HeadScores, JointScores
 from cap_viz.roles import HeadRoles, role_steps
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, RoleSpec, RunSpec, ScoreSpec, spec_dict
+from cap_viz.spec import (
+    EvalSpec,
+    ExampleSet,
+    JointSpec,
+    MaskSpec,
+    ModelRef,
+    ProfileSpec,
+    RoleSpec,
+    RunSpec,
+    ScoreSpec,
+    spec_dict,
+)
 from cap_viz.store import SPEC, Store, StoredRun, lock_file
 from cap_viz.tables import (
     ablated_table,
@@ -50,6 +61,8 @@ from cap_viz.tables import (
     gradient_from,
     head_zeros_from,
     head_zeros_table,
+    joint_from,
+    joint_table,
     options_table,
     report_from,
     roles_from,
@@ -60,6 +73,7 @@ from cap_viz.tables import (
     zeros_table,
 )
 from cap_viz.tasks import Example, check_has_options, load_task
+from cap_viz.together import sets_of, together_steps
 
 if TYPE_CHECKING:
     from cap_viz.models import ReasoningModel
@@ -246,6 +260,14 @@ def read_roles(store: Store, run: StoredRun) -> HeadRoles:
     return roles_from(store.table(run, "roles"), len(run.spec.examples.ids))
 
 
+def read_joint(store: Store, run: StoredRun) -> JointScores:
+    """Sets of heads removed together."""
+    assert isinstance(run.spec, JointSpec)
+    shape = run.provenance["shape"]
+    sets = sets_of(run.spec, shape["n_layers"], shape["n_heads"])
+    return joint_from(store.table(run, "options"), store.table(run, "joint"), sets)
+
+
 def read_zeros(store: Store, run: StoredRun) -> ZeroCounts:
     """Zeros per matrix: at one sparsity for a pruned evaluation, at many for a profile."""
     return zeros_from(store.table(run, "zeros"))
@@ -312,6 +334,8 @@ def computed(spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Ch
         return (yield from eval_run(spec, model, store, checkpoints))
     if isinstance(spec, RoleSpec):
         return (yield from roles_run(spec, model, store))
+    if isinstance(spec, JointSpec):
+        return (yield from joint_run(spec, model, store))
     return (yield from profile_run(spec, model, store))
 
 
@@ -508,6 +532,14 @@ def roles_run(spec: RoleSpec, model: ReasoningModel, store: Store) -> RunSteps:
     started = time.perf_counter()
     roles = yield from role_steps(model, examples_of(spec.examples))
     return store.save(spec, {"roles": roles_table(roles)}, provenance(spec, model, None, started))
+
+
+def joint_run(spec: JointSpec, model: ReasoningModel, store: Store) -> RunSteps:
+    started = time.perf_counter()
+    reference = None if spec.reference is None else examples_of(spec.reference)
+    scores = yield from together_steps(spec, model, examples_of(spec.examples), reference)
+    tables = {"options": options_table(scores.questions, scores.ablated[0]), "joint": joint_table(scores)}
+    return store.save(spec, tables, provenance(spec, model, None, started))
 
 
 def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store) -> RunSteps:

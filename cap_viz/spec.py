@@ -124,7 +124,25 @@ class RoleSpec:
     kind = "roles"
 
 
-RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec
+@dataclass(frozen=True)
+class JointSpec:
+    """Some heads removed together, each of them alone, and random sets of as many others (`cap_viz/joint_runs.py`).
+
+    `examples` should not be those that ranked the heads. `reference` is that of a `ScoreSpec`.
+    """
+
+    model: ModelRef
+    examples: ExampleSet
+    heads: tuple[tuple[int, int], ...]
+    ablation: str = "zero"
+    reference: ExampleSet | None = None
+    draws: int = 19
+    seed: int = 0
+
+    kind = "joint"
+
+
+RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec
 
 
 def spec_dict(spec: RunSpec) -> dict[str, Any]:
@@ -161,6 +179,8 @@ def spec_from_dict(data: dict[str, Any]) -> RunSpec:
     body = {name: value for name, value in without_nulls(data).items() if name != "kind"}
     if data["kind"] == "score":
         return score_spec(body)
+    if data["kind"] == "joint":
+        return joint_spec(body)
     model, examples = ModelRef(**body["model"]), example_set(body["examples"])
     mask = mask_spec(body["mask"]) if "mask" in body else None
     if data["kind"] == "eval":
@@ -183,6 +203,16 @@ def without_nulls(data: dict[str, Any]) -> dict[str, Any]:
 def score_spec(body: dict[str, Any]) -> ScoreSpec:
     readers = {"model": lambda value: ModelRef(**value), "examples": example_set, "reference": example_set}
     return ScoreSpec(**{name: readers[name](value) if name in readers else value for name, value in body.items()})
+
+
+def joint_spec(body: dict[str, Any]) -> JointSpec:
+    readers = {
+        "model": lambda value: ModelRef(**value),
+        "examples": example_set,
+        "reference": example_set,
+        "heads": lambda value: tuple((int(layer), int(head)) for layer, head in value),
+    }
+    return JointSpec(**{name: readers[name](value) if name in readers else value for name, value in body.items()})
 
 
 def mask_spec(body: dict[str, Any]) -> MaskSpec:

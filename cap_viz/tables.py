@@ -9,6 +9,7 @@
 `answers`  one row per example of a run that wrote its answers: example (number), id, text, strict and flexible (the
            answer each reading found, or nothing), gold, tokens, ended (a number of `generation.ENDINGS`), dropped
 `zeros`    one row per sparsity and matrix, in ascending sparsity: layer, kind, part, rows, columns, zeros
+`joint`    one row per set of heads (its number in `together.sets_of`), example and option: loglik with it removed
 `roles`    one row per layer and head: the measures of `cap_viz/roles.py`
 `heads`    one row per sparsity, layer and head, in that order: zeros among the `size` weights that are the head's own
 """
@@ -22,8 +23,17 @@ from jaxtyping import Float, Int
 from cap_viz.generation import GenerationReport
 from cap_viz.pruning.head_zeros import HeadZeros
 from cap_viz.pruning.masks import MatrixSize, ZeroCounts
-from cap_viz.results import BLOCK_PARTS, BlockScores, EvalReport, GradientEffects, HeadScores, Questions
+from cap_viz.results import (
+    BLOCK_PARTS,
+    BlockScores,
+    EvalReport,
+    GradientEffects,
+    HeadScores,
+    JointScores,
+    Questions,
+)
 from cap_viz.roles import MEASURES, HeadRoles
+from cap_viz.stats.joint import HeadSet
 
 
 def options_table(questions: Questions, logliks: Float[np.ndarray, "example option"]) -> pd.DataFrame:
@@ -189,6 +199,27 @@ def roles_from(table: pd.DataFrame, n: int) -> HeadRoles:
     n_layers = int(table["layer"].to_numpy().max()) + 1
     values = {name: table[name].to_numpy(dtype=np.float64).reshape(n_layers, -1) for name in MEASURES}
     return HeadRoles(values, n)
+
+
+def joint_table(scores: JointScores) -> pd.DataFrame:
+    number, example, option = np.nonzero(~np.isnan(scores.ablated))
+    return pd.DataFrame(
+        {
+            "set": number.astype(np.int16),
+            "example": example.astype(np.int32),
+            "option": option.astype(np.int16),
+            "loglik": scores.ablated[number, example, option].astype(np.float32),
+        }
+    )
+
+
+def joint_from(options: pd.DataFrame, joint: pd.DataFrame, sets: tuple[HeadSet, ...]) -> JointScores:
+    """The inverse of `options_table` and `joint_table`."""
+    dense = report_from(options)
+    number, example, option = (joint[name].to_numpy() for name in ("set", "example", "option"))
+    ablated = np.full((len(sets), *dense.logliks.shape), np.nan, dtype=np.float32)
+    ablated[number, example, option] = joint["loglik"]
+    return JointScores(questions=dense.questions, sets=sets, ablated=ablated)
 
 
 def zeros_table(counts: ZeroCounts) -> pd.DataFrame:

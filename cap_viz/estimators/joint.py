@@ -5,7 +5,7 @@ Yields one block a batch and set, like the other estimators; `joint_effects` col
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,9 @@ from cap_viz.engine.checks import batch_of, checked, packing_is_valid
 from cap_viz.engine.joint import ablate_set
 from cap_viz.engine.replacement import heads_site
 from cap_viz.errors import UsageError
-from cap_viz.metrics import metric_named
 from cap_viz.models import ModelShape, ReasoningModel
 from cap_viz.plan import BatchPlan, plan_batches
-from cap_viz.results import Questions
+from cap_viz.results import JointScores
 from cap_viz.scoring import TOKENS_PER_FORWARD, ScorePlan, encode_all, make_score_plan, replacing
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks.base import Example
@@ -32,26 +31,6 @@ class JointBlock:
     batch: int
     number: int
     logliks: Float[np.ndarray, "example option"]
-
-
-@dataclass(frozen=True)
-class JointScores:
-    """Log-likelihood of every option with each set of heads removed; NaN where an option does not exist.
-
-    The empty set stands for the untouched model.
-    """
-
-    questions: Questions
-    sets: tuple[HeadSet, ...]
-    ablated: Float[np.ndarray, "set example option"]
-
-    def losses(self, metric: str) -> Float[np.ndarray, "set example"]:
-        return metric_named(metric)(self.ablated, self.questions.gold, self.questions.tokens)
-
-    def effects(self, metric: str) -> Float[np.ndarray, "set example"]:
-        """Loss with the set removed minus the untouched model's: positive means the set helps."""
-        losses = self.losses(metric)
-        return losses - losses[self.sets.index(())]
 
 
 def make_joint_plan(
@@ -98,13 +77,22 @@ def joint_effects(
     The examples should not be those that ranked the heads. Raises `UsageError` for a head the model does not have, a
     head listed twice in a set, no examples or an unknown ablation.
     """
-    wanted = tuple(dict.fromkeys([(), *(tuple(heads) for heads in sets)]))
+    wanted = with_untouched(sets)
     plan = make_joint_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
-    ablated = np.full((len(wanted), *plan.questions.tokens.shape), np.nan, dtype=np.float32)
-    for block in joint_steps(model, plan, wanted):
+    return collected(plan, wanted, joint_steps(model, plan, wanted))
+
+
+def with_untouched(sets: Sequence[HeadSet]) -> tuple[HeadSet, ...]:
+    """The sets, each once, after the empty one."""
+    return tuple(dict.fromkeys([(), *(tuple(heads) for heads in sets)]))
+
+
+def collected(plan: ScorePlan, sets: tuple[HeadSet, ...], blocks: Iterable[JointBlock]) -> JointScores:
+    ablated = np.full((len(sets), *plan.questions.tokens.shape), np.nan, dtype=np.float32)
+    for block in blocks:
         members = list(plan.batches.batches[block.batch])
         ablated[block.number, members, : block.logliks.shape[1]] = block.logliks
-    return JointScores(questions=plan.questions, sets=wanted, ablated=ablated)
+    return JointScores(questions=plan.questions, sets=sets, ablated=ablated)
 
 
 def check_sets(sets: Sequence[HeadSet], shape: ModelShape) -> None:

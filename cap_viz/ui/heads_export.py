@@ -16,9 +16,23 @@ from cap_viz.ui.heads_source import Source
 from cap_viz.ui.heads_specificity import agreement, shared_top, specificity_table
 from cap_viz.ui.loading import HeadStatistics, specificity_of, statistics_of
 from cap_viz.ui.panels import METRIC_UNITS, escaped, making_of
+from cap_viz.ui.runs_html import html_of
 from cap_viz.ui.state import link_here
 
-LINK_KEYS = ("model", "task", "view", "control", "metric", "run", "layer", "head", "example", "role")
+LINK_KEYS = (
+    "model",
+    "task",
+    "view",
+    "control",
+    "metric",
+    "run",
+    "layer",
+    "head",
+    "example",
+    "role",
+    "reading",
+    "together",
+)
 
 
 def export(frame: Frame, source: Source, metric: str, view: View) -> None:
@@ -52,6 +66,16 @@ def export(frame: Frame, source: Source, metric: str, view: View) -> None:
             key="heads_json",
             on_click="ignore",
             width="stretch",
+        )
+        st.download_button(
+            "The run as a web page",
+            lambda: html_of(frame.store, run),
+            f"{run.title}.html",
+            "text/html",
+            key="heads_html",
+            on_click="ignore",
+            width="stretch",
+            help="One HTML file with the figure (answer loss) and all numbers; it opens without a network.",
         )
 
 

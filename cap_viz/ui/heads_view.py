@@ -22,10 +22,12 @@ from cap_viz.ui.heads_examples import example_panel
 from cap_viz.ui.heads_grid import head_inputs, selected_head
 from cap_viz.ui.heads_live import live_body
 from cap_viz.ui.heads_map import HeadMap, draw_bars, draw_grid
+from cap_viz.ui.heads_reading import reading_section
 from cap_viz.ui.heads_roles import role_line, roles_of, roles_section
 from cap_viz.ui.heads_source import Source, run_name
 from cap_viz.ui.heads_specificity import overlap_sentence, specificity_body
 from cap_viz.ui.heads_stability import stability_sentence
+from cap_viz.ui.heads_together import together_section
 from cap_viz.ui.jobs_view import ticking
 from cap_viz.ui.loading import report_of, scores_of, statistics_of
 from cap_viz.ui.overview_data import dense_evaluation
@@ -117,6 +119,8 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
         draw_bars(shown, ranks=view.ranks_heads)
     with lower_right:
         example_panel(view.task, view.scores, view.stats.effects, view.unit, *selected_head())
+    reading_section(view, layer, head)
+    together_section(view, (layer, head))
     roles_section(view, roles, (layer, head))
 
 

@@ -53,6 +53,10 @@ GLOSSARY = {
     "roles": "Mean attention over these examples, between 0 and 1. Previous token: to the token before. First token: "
     "to the first one, where attention goes that is not needed elsewhere. Entropy: 0 looks at one token, 1 at all "
     "alike. Induction: on random tokens written twice, to the token after the earlier occurrence.",
+    "reading": "Loads the model and reads the example with the selected head and with its output at zero: how expected "
+    "each token is, what the model writes itself, and where the head looks.",
+    "together": "Heads removed at the same time, on evaluation questions, which ranked nothing. More than the sum of "
+    "single effects: each stands in for the others. Less: they do some of the same work.",
     "ceiling": "Spearman correlation of the two rankings of all heads. Noise ceiling: what two identical true rankings "
     "would reach with so many examples, the root of the product of their reliabilities.",
 }

@@ -18,7 +18,14 @@ TABLE = "runs_table"
 # Two can be laid over each other.
 MOST_PICKED = 2
 ANY = "all"
-KINDS = {ANY: "", "scores": "score", "accuracies": "eval", "profiles": "profile", "attention": "roles"}
+KINDS = {
+    ANY: "",
+    "scores": "score",
+    "accuracies": "eval",
+    "profiles": "profile",
+    "attention": "roles",
+    "heads together": "joint",
+}
 WHERE = {"all models and tasks": "", "this model": "model", "this model and task": "task"}
 EVERYWHERE = next(iter(WHERE))
 ORIGINS = (ANY, "precomputed", "live")

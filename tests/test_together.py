@@ -1,0 +1,81 @@
+"""Heads removed together, as a stored run and on the Heads page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from cap_viz.errors import UsageError
+from cap_viz.estimators.joint import joint_effects
+from cap_viz.models import ReasoningModel
+from cap_viz.numbers import numbers_of
+from cap_viz.progress import finish
+from cap_viz.results import JointScores, Questions
+from cap_viz.runs import calibration_set, evaluation_set, read_joint, run_steps
+from cap_viz.spec import JointSpec, spec_dict, spec_from_dict
+from cap_viz.store import Store
+from cap_viz.tasks import Task
+from cap_viz.together import judged, sets_of
+
+HEADS = ((0, 1), (2, 3))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+
+
+def test_sets_are_the_set_its_heads_and_others() -> None:
+    spec = JointSpec(model=None, examples=None, heads=HEADS)  # type: ignore[arg-type]
+    sets = sets_of(spec, 3, 4)
+    assert sets[:4] == ((), HEADS, ((0, 1),), ((2, 3),))
+    assert len(sets) == 4 + 19
+    assert all(len(heads) == 2 and not set(heads) & set(HEADS) for heads in sets[4:])
+    assert sets == sets_of(spec, 3, 4)
+    with pytest.raises(UsageError, match="cannot be drawn"):
+        sets_of(JointSpec(model=None, examples=None, heads=HEADS), 1, 2)  # type: ignore[arg-type]
+
+
+def test_a_stored_run_holds_what_the_engine_measures(tiny_model: ReasoningModel, tiny_task: Task, store: Store) -> None:
+    spec = JointSpec(
+        tiny_model.ref, evaluation_set("tiny", 3), HEADS, ablation="mean", reference=calibration_set("tiny", 4)
+    )
+    assert spec_from_dict(json.loads(json.dumps(spec_dict(spec)))) == spec
+    run = finish(run_steps(spec, tiny_model, store))
+    stored = read_joint(store, run)
+    fresh = joint_effects(
+        tiny_model, tiny_task.evaluation(3), [HEADS, ((0, 1),)], ablation="mean", reference=tiny_task.calibration(4)
+    )
+    assert_allclose(stored.ablated[:3], fresh.ablated, atol=1e-6)
+    table = numbers_of(store, run)
+    assert table["what"].value_counts().to_dict() == {"random": 19 * 4, "head": 2 * 4, "set": 4}
+    first = table[(table["metric"] == "nll") & (table["what"] == "set")].iloc[0]
+    assert first["heads"] == "L0H1 L2H3"
+    assert first["mean_effect"] == pytest.approx(fresh.effects("nll")[1].mean(), abs=1e-6)
+
+
+def test_judged_by_hand() -> None:
+    """Two questions of two options; the losses are chosen, so sums and excess can be checked by hand."""
+    spec = JointSpec(model=None, examples=None, heads=((0, 0), (0, 1)))  # type: ignore[arg-type]
+    sets = sets_of(spec, 2, 4)
+    ones = np.ones((2, 2), dtype=np.int64)
+    questions = Questions(ids=("a", "b"), gold=np.zeros(2, dtype=np.int64), tokens=ones, chars=ones)
+    # Loss per token of the right option: dense 1, together 4 and 5, singles 2 and 2.5, random sets 1.
+    gold = np.array([[-1, -1], [-4, -5], [-2, -2], [-2.5, -2.5], *[[-1, -1]] * 19])
+    scores = JointScores(questions, sets, np.stack([gold, np.full_like(gold, -9.0)], axis=-1))
+    found = judged(spec, scores, "nll")
+    assert float(found.joint.mean) == pytest.approx(3.5)
+    assert float(found.singles.mean) == pytest.approx(2.5)
+    assert float(found.excess.mean) == pytest.approx(1.0)
+    assert (found.random_low, found.random_high) == (0, 0)
+    assert found.p_value == pytest.approx(1 / 20)
+
+
+def test_a_head_that_is_not_there_is_one_sentence(tiny_model: ReasoningModel, tiny_task: Task, store: Store) -> None:
+    spec = JointSpec(tiny_model.ref, evaluation_set("tiny", 2), ((9, 0),))
+    with pytest.raises(UsageError, match="There is no head 0 in layer 9"):
+        finish(run_steps(spec, tiny_model, store))
