@@ -9,7 +9,7 @@ APP := .venv/.installed-app
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-model e2e long lint check fix runs clean
+.PHONY: help run test test-model e2e long fuzz lint check fix runs clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -28,8 +28,11 @@ test-model: $(DEV) ## the tests on the real model (SmolLM2)
 e2e: $(DEV) ## the tests in a real browser (needs Chromium)
 	@$(PY) -m pytest -m e2e $(ARGS)
 
-long: $(DEV) ## the tests that take many minutes
+long: $(DEV) fuzz ## the tests that take many minutes
 	@$(PY) -m pytest -m long $(ARGS)
+
+fuzz: $(DEV) ## ten thousand hostile inputs for every parser
+	@$(PY) -m pytest tests/test_hostile.py --hypothesis-profile=fuzz -n auto
 
 lint: $(DEV) ## format, lint and types
 	@$(PY) -m ruff format --check .

@@ -92,13 +92,17 @@ def read_mask(file: Path) -> tuple[dict[str, Bool[np.ndarray, "output input"]], 
             if metadata.get("format") != MASK_FORMAT:
                 raise UsageError(f"{file} is not a mask written by CAP Viz; write one with: export --mask-only.")
             shapes = json.loads(metadata["shapes"])
-            keep = {
-                name: np.unpackbits(content.get_tensor(name), count=rows * columns).astype(bool).reshape(rows, columns)
-                for name, (rows, columns) in shapes.items()
-            }
+            keep = {name: unpacked(content.get_tensor(name), rows, columns) for name, (rows, columns) in shapes.items()}
             return keep, json.loads(metadata["spec"])
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file} cannot be read as a mask: {error}") from error
+
+
+def unpacked(bits: np.ndarray, rows: int, columns: int) -> Bool[np.ndarray, "output input"]:
+    """Raises `ValueError` where the bits are not those of such a matrix, whatever size the file claims."""
+    if min(rows, columns) < 1 or bits.dtype != np.uint8 or bits.size != -(-rows * columns // 8):
+        raise ValueError(f"{bits.size} bytes are no matrix of {rows} x {columns} bits")
+    return np.unpackbits(bits, count=rows * columns).astype(bool).reshape(rows, columns)
 
 
 def parameter_names(model: ReasoningModel) -> dict[str, str]:

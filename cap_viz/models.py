@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import shutil
 import threading
@@ -419,13 +420,12 @@ def float32_bytes(folder: Path) -> int:
             size = int.from_bytes(stream.read(8), "little")
             if not 0 < size < path.stat().st_size:
                 raise CapVizError(f"{path} is not a whole safetensors file; fetch it again.")
-            header = json.loads(stream.read(size))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                count = 1
-                for length in tensor["shape"]:
-                    count *= length
-                total += 4 * count
+            content = stream.read(size)
+        try:
+            header = json.loads(content)
+            total += sum(4 * math.prod(header[name]["shape"]) for name in header if name != "__metadata__")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CapVizError(f"The header of {path} cannot be read; fetch it again.") from error
     return total
 
 

@@ -12,6 +12,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cap_viz.fields import checked
+
 ENGINE_VERSION = 1
 SCHEMA_VERSION = 1
 # Runs of these schemas can be read; a new schema joins them and the old ones stay.
@@ -172,10 +174,14 @@ def key_of(content: dict[str, Any], engine: int, schema: int) -> str:
 
 
 def spec_from_dict(data: dict[str, Any]) -> RunSpec:
-    """The inverse of `spec_dict`. Raises KeyError or TypeError on foreign content.
+    """The inverse of `spec_dict`. Raises KeyError, TypeError, ValueError or AttributeError on foreign content.
 
     The first runs were written with the fields that are None; these mean what their absence means now.
     """
+    return checked(unchecked_spec(data))
+
+
+def unchecked_spec(data: dict[str, Any]) -> RunSpec:
     body = {name: value for name, value in without_nulls(data).items() if name != "kind"}
     if data["kind"] == "score":
         return score_spec(body)

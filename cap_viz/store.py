@@ -16,13 +16,16 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.fields import checked, fits
 from cap_viz.files import replace_folder, write_bytes, write_json
+from cap_viz.models import ModelShape
 from cap_viz.settings import local_folder, shipped_folder
 from cap_viz.spec import (
     ENGINE_VERSION,
@@ -127,15 +130,17 @@ class Store:
             provenance, checksums, key = manifest["provenance"], manifest["files"], manifest["key"]
             readable = manifest["schema"] in READABLE_SCHEMAS
             true_key = key_of(manifest["spec"], manifest["engine"], manifest["schema"])
-            created, seconds = provenance["created"], provenance["seconds"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            created, seconds = datetime.fromisoformat(provenance["created"]), provenance["seconds"]
+            checked(ModelShape(**provenance["shape"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedRun(
                 f"Run {folder.name} has no readable manifest ({type(error).__name__}: {error})."
             ) from error
         if not readable:
             known = ", ".join(map(str, READABLE_SCHEMAS))
             raise DamagedRun(f"Run {folder.name} has schema {manifest['schema']}, this program reads {known}.")
-        if not isinstance(created, str) or not isinstance(seconds, int | float) or not isinstance(checksums, dict):
+        plain = isinstance(checksums, dict) and all(PurePath(name).name == name for name in checksums)
+        if created.tzinfo is None or not fits(seconds, float) or not plain:
             raise DamagedRun(f"Run {folder.name} has a manifest with fields of the wrong kind.")
         if key != true_key or not folder.name.endswith(key):
             raise DamagedRun(f"Run {folder.name} does not match its key: its spec was changed by hand or damaged.")
@@ -229,7 +234,7 @@ class Store:
         for file in files:
             try:
                 spec = spec_from_dict(json.loads(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # Of another version, or just removed: it can be neither shown nor resumed.
             if file.parent == self.workshop(spec) and self.get(spec) is None:
                 found.append(spec)
@@ -257,4 +262,5 @@ def lock_file(workshop: Path) -> Path:
 def folder_name(spec: RunSpec) -> str:
     """Readable, safe as a file name, ending in the key."""
     model = re.sub(r"[^A-Za-z0-9.]+", "-", spec.model.id).strip("-.")[-40:]
-    return f"{spec.kind}-{model}-{spec.examples.task}-{spec_key(spec)}"
+    task = re.sub(r"[^A-Za-z0-9_]+", "-", spec.examples.task)[:60]
+    return f"{spec.kind}-{model}-{task}-{spec_key(spec)}"

@@ -32,6 +32,7 @@ PICTURES = {
     "compare": "compare?task=mini_science&measure=choice_nll",
     "playground": "playground",
     "runs": "runs?kind=scores",
+    "learn": "learn?step=4&guesses=4b",
 }
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 # A page loads faster with small pictures, and these have few colours.

@@ -1,4 +1,4 @@
-"""What the toy reasoner is trained on: documents of the three toy tasks and random words said twice.
+"""What the toy reasoner is trained on: the three toy tasks, and what they build on (copying, retelling, looking up).
 
 Only questions of the training split are asked. Every piece of a document carries a weight for the loss: answers and
 what is repeated count whole, the facts that are made up anew each time count little, since nobody can know them.
@@ -96,6 +96,17 @@ def lookup_document(rng: random.Random) -> Document:
     return [*document, (END, 1.0)]
 
 
+def retold_document(rng: random.Random) -> Document:
+    """The facts of a world told twice, in another order and in other words."""
+    if rng.random() < 0.5:
+        people = toy_strategy.draw_world(rng)
+        first, second = (toy_strategy.tell(rng, people) for _ in range(2))
+    else:
+        animals = toy_choice.draw_world(rng)
+        first, second = (toy_choice.tell(rng, animals) for _ in range(2))
+    return [(f"Question: {first}\n", FACTS_WEIGHT), (f"Answer: {second}", 1.0), (END, 1.0)]
+
+
 def repeated_document(rng: random.Random) -> Document:
     """Random words said twice: what comes next is what came next the first time."""
     words = [f" {word}" for word in rng.choices(EVERY_WORD, k=rng.randint(8, 24))]
@@ -107,6 +118,7 @@ DOCUMENTS: dict[str, Callable[[random.Random], Document | None]] = {
     "strategy": strategy_document,
     "choice": choice_document,
     "lookup": lookup_document,
+    "retold": retold_document,
     "repeated": repeated_document,
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from cap_viz.models import ReasoningModel, load, resolve
@@ -24,6 +25,12 @@ CHROMIUM_MAC = (
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
+
+
+hypothesis.settings.register_profile("usual", max_examples=200, deadline=None)
+hypothesis.settings.load_profile("usual")
+# `make fuzz` asks for it by name.
+hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from cap_viz.generation import (
     protocol_of,
     shots,
 )
-from cap_viz.models import ReasoningModel
+from cap_viz.models import ModelShape, ReasoningModel
 from cap_viz.own_solutions import own_solutions_task
 from cap_viz.progress import finish
 from cap_viz.runs import (
@@ -299,6 +299,9 @@ def test_chat_prompts_go_through_the_template(task: Task, tiny_model: ReasoningM
     assert list(plan.prompts[0]) == tiny_model.tokenizer.encode(text)
 
 
+SHAPE = asdict(ModelShape(3, 4, 2, 32, 8, 48, 128, 40_000))
+
+
 def stored(store: Store, spec: EvalSpec, right: list[bool]) -> StoredRun:
     """A run as if the model had written "the sun" or "the rock"."""
     texts = tuple(" the sun .\n" if one else " the rock ." for one in right)
@@ -313,7 +316,7 @@ def stored(store: Store, spec: EvalSpec, right: list[bool]) -> StoredRun:
         ended=zeros,
         dropped=zeros,
     )
-    return store.save(spec, {"answers": answers_table(report)}, {"seconds": 1.0})
+    return store.save(spec, {"answers": answers_table(report)}, {"seconds": 1.0, "shape": SHAPE})
 
 
 def test_own_correct_solutions_become_a_task_to_calibrate_on(

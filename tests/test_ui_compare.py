@@ -27,6 +27,7 @@ from cap_viz.jobs import shared_queue
 from cap_viz.measures import ACC, CHOICE_LOSS, Level, Measure
 from cap_viz.models import ReasoningModel, load, resolve
 from cap_viz.paper import PaperPoint, accuracy_of
+from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.progress import finish
 from cap_viz.runs import mask_spec_for, read_report, run_steps
 from cap_viz.settings import PROJECT
@@ -519,3 +520,23 @@ def test_the_page_opens_without_torch() -> None:
         "sys.exit('torch' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, timeout=120)
+
+
+def test_perplexity_is_paired_with_dense(page: AppTest, world: World) -> None:
+    mask = world.specs[("cap", 0.2)].mask
+    specs = [perplexity_spec(world.model.ref, "mini_text", n_windows=4, length=48, mask=one) for one in (None, mask)]
+    dense, pruned = (read_report(Store(), finish(run_steps(spec, world.model, Store()))) for spec in specs)
+    test = opened(page, world)
+    (shown,) = [table.value for table in test.table if "Perplexity" in table.value.columns]
+    assert shown["Weights"].tolist() == ["dense", "CAP"]
+    assert shown["Perplexity"].iloc[0].startswith(f"{perplexity_of(dense).value:.2f} [")
+    # By hand: the mean difference of the windows' mean losses, as a factor.
+    losses = [-report.logliks[:, 0] / report.questions.tokens[:, 0] for report in (pruned, dense)]
+    assert shown["Against dense"].iloc[1].startswith(f"× {np.exp((losses[0] - losses[1]).mean()):.3f} [")
+    other = opened(AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60), world, task="arc_easy")
+    assert all("Against dense" not in table.value.columns for table in other.table)
+
+
+def test_without_perplexity_the_command_is_shown(page: AppTest, world: World) -> None:
+    test = opened(page, world)
+    assert any(code.value.startswith("python -m cap_viz perplexity --text") for code in test.code)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from cap_viz.settings import PROJECT
 from cap_viz.ui.figures import (
     DIVERGING,
     GRID_MARGINS,
@@ -188,3 +190,17 @@ def test_the_scatter_puts_every_head_once_and_colours_what_survives() -> None:
     assert above.customdata.tolist() == [[0, 1]]
     assert (above.marker.color, below.marker.color) == (HURTS, HELPS)
     assert (ring.x[0], ring.y[0]) == (4.0, 3.0)
+
+
+def test_every_figure_says_what_it_shows_to_those_who_cannot_see_it() -> None:
+    """Streamlit hands `alt` to screen readers; without a key of its own a figure loses its state."""
+    calls = [
+        (file.name, node)
+        for file in sorted((PROJECT / "cap_viz" / "ui").glob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "plotly_chart"
+    ]
+    assert len(calls) > 15
+    for name, call in calls:
+        given = {keyword.arg for keyword in call.keywords}
+        assert {"alt", "key"} <= given, f"{name}, line {call.lineno}"

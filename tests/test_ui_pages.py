@@ -6,6 +6,7 @@ The runs are computed by the real library on the tiny model. What needs a browse
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -21,14 +22,25 @@ from cap_viz.errors import CapVizError
 from cap_viz.jobs import shared_queue
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, read_scores, run_steps
+from cap_viz.runs import (
+    calibration_set,
+    evaluation_set,
+    examples_of,
+    mask_spec_for,
+    read_joint,
+    read_report,
+    read_scores,
+    run_steps,
+)
 from cap_viz.settings import PROJECT
-from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.spec import EvalSpec, JointSpec, RunSpec, ScoreSpec
 from cap_viz.stats import mean_with_ci
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Task
+from cap_viz.together import judged
 from cap_viz.ui.loading import arrived_effects
 from cap_viz.ui.panels import signed
+from cap_viz.whatif import encode_prompt, read_prompt
 
 TIMEOUT = 60
 
@@ -54,7 +66,7 @@ def computed(store: Store, model: ReasoningModel, spec: RunSpec) -> StoredRun:
     return finish(run_steps(spec, model, store))
 
 
-def opened(page: str, **params: str) -> AppTest:
+def opened(page: str, **params: str | list[str]) -> AppTest:
     """A page by deep link, in a new session. Pages are found from app.py, which does not run."""
     at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=TIMEOUT)
     if page != "app.py":
@@ -64,7 +76,7 @@ def opened(page: str, **params: str) -> AppTest:
     return at.run()
 
 
-def opened_heads(run: StoredRun, **params: str) -> AppTest:
+def opened_heads(run: StoredRun, **params: str | list[str]) -> AppTest:
     return opened("pages/heads.py", model=run.spec.model.id, task=run.spec.examples.task, **params)
 
 
@@ -192,6 +204,53 @@ def test_a_run_started_on_the_page_becomes_the_run_shown(store: Store, scores: S
     assert not at.exception
     assert at.selectbox(key="run").value == "n2-seed0-zero"
     assert "2 examples: too few" in text(at)
+
+
+def wait_for_jobs() -> None:
+    end = time.monotonic() + TIMEOUT
+    while any(job.active for job in shared_queue().listing()) and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def test_heads_together_against_their_sum_and_random_sets(
+    store: Store, scores: StoredRun, tiny_model: ReasoningModel, tiny_task: Task
+) -> None:
+    examples = evaluation_set(tiny_task.name, min(32, len(tiny_task.splits.evaluation)))
+    spec = JointSpec(tiny_model.ref, examples, ((0, 1), (2, 3)))
+    found = judged(spec, read_joint(store, computed(store, tiny_model, spec)), "nll")
+    at = opened_heads(scores, together=["L2H3", "L0H1"])
+    assert not at.exception
+    assert f"Without these 2 heads: **{signed(float(found.joint.mean))} nats per token**" in text(at)
+    assert f"Their single effects sum to {signed(float(found.singles.mean))}" in text(at)
+    assert f"(p = {found.p_value:.2g})" in text(at)
+
+
+def test_heads_are_measured_together_from_the_page(store: Store, scores: StoredRun) -> None:
+    at = opened_heads(scores, together=["L0H1", "L9H9"])
+    assert "which is not available here and left out" in text(at)
+    at.button(key="together_2").click().run()
+    assert len(at.multiselect(key="together").value) == 2
+    at.button(key="together_start").click().run()
+    wait_for_jobs()
+    at.run()
+    assert not at.exception
+    assert "Without these 2 heads" in text(at)
+    assert [run.kind for run in store.runs()].count("joint") == 1
+
+
+def test_the_shown_example_is_read_by_the_model(store: Store, scores: StoredRun, tiny_model: ReasoningModel) -> None:
+    at = opened_heads(scores, layer="1", head="2", reading="true")
+    assert not at.exception
+    assert "Question and right answer, without head 2 of layer 1" in text(at)
+    # The most hurt example of that head, its tokens coloured by how much less expected they are without it.
+    effects = read_scores(store, scores).effects("nll")[1, 2]
+    example = examples_of(scores.spec.examples)[int(np.argmax(effects))]
+    tokens = encode_prompt(tiny_model, example.prompt + example.options[example.gold])
+    dense, without = (read_prompt(tiny_model, tokens, heads).token_logprobs for heads in ((), ((1, 2),)))
+    change = without - dense
+    pages = [str(getattr(element, "value", "")) for element in at.get("html")]
+    (shown,) = [page for page in pages if "nats" in page]
+    assert re.findall(r'title="([^"]*) nats"', shown) == [signed(float(one), 2) for one in change[1:]]
 
 
 def test_a_failed_job_is_a_sentence(store: Store, scores: StoredRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,10 +27,12 @@ from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish
 from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, read_scores, run_steps
 from cap_viz.settings import PROJECT
-from cap_viz.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_key
+from cap_viz.spec import EvalSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, spec_key
 from cap_viz.stats import compare_paired
 from cap_viz.store import Store, StoredRun
+from cap_viz.tables import options_table
 from cap_viz.ui.runs_detail import json_rows, parquet
+from cap_viz.ui.runs_html import html_of
 from cap_viz.ui.runs_table import table_of
 
 TASK = "mini_science"
@@ -69,6 +72,43 @@ def opened(**params: str | list[str]) -> AppTest:
 
 def words(at: AppTest) -> str:
     return "\n".join(str(element.value) for element in [*at.markdown, *at.caption, *at.info, *at.error])
+
+
+def test_a_run_as_a_web_page_holds_figure_numbers_and_manifest(
+    store: Store, scores: StoredRun, dense: StoredRun
+) -> None:
+    page = html_of(store, scores)
+    numbers = numbers_of(store, scores)
+    place = list(numbers.columns).index("mean_effect")
+    shown = [float(row[place]) for row in table_rows(page)]
+    assert_allclose(shown, numbers["mean_effect"], rtol=1e-5)
+    assert "Plotly.newPlot" in page
+    assert not re.search(r'<(script|link|img)[^>]+(src|href)="?http', page), "it needs no network"
+    assert scores.key in page
+    plain = html_of(store, dense)
+    assert "Plotly" not in plain
+    assert len(table_rows(plain)) == 12
+
+
+def table_rows(page: str) -> list[list[str]]:
+    rows = re.findall(r"<tr>\s*(<td>.*?)</tr>", page, re.DOTALL)
+    return [re.findall(r"<td>(.*?)</td>", row) for row in rows]
+
+
+def test_a_web_page_shows_names_as_text(store: Store, tiny_model: ReasoningModel) -> None:
+    """A model's id comes from outside: it must not become part of the page's code."""
+    run = computed(store, tiny_model, EvalSpec(tiny_model.ref, evaluation_set(TASK, 2)))
+    report = read_report(store, run)
+    ref = ModelRef(id="<script>alert(1)</script>", fingerprint="0" * 16)
+    spec = EvalSpec(ref, evaluation_set(TASK, 2))
+    made = store.save(
+        spec,
+        {"options": options_table(report.questions, report.logliks)},
+        run.provenance,
+    )
+    page = html_of(store, made)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
 def test_score_numbers_are_the_effects_of_every_metric(store: Store, scores: StoredRun) -> None:

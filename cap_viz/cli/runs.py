@@ -12,6 +12,7 @@ from cap_viz.cli.options import JsonOption
 from cap_viz.cli.output import err, out, print_json, run_facts
 from cap_viz.describe import describe
 from cap_viz.errors import UsageError
+from cap_viz.spreadsheet import csv_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +121,7 @@ def audit(
     if to is None:
         typer.echo(json_lines(table), nl=False)
         return
-    write_new(to, table.to_csv(index=False) if to.suffix == ".csv" else json_lines(table))
+    write_new(to, csv_text(table) if to.suffix == ".csv" else json_lines(table))
     out.print(f"Wrote {len(table)} items to {to}")
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from cap_viz.comparison import DENSE, Cell, Contrast, contrast_facts
 from cap_viz.measures import Level
 from cap_viz.spec import spec_dict
+from cap_viz.spreadsheet import csv_text
 from cap_viz.stats import PairedComparison
 from cap_viz.ui.compare_data import Comparison
 from cap_viz.ui.compare_words import evidence_words, level_range, name_of, signed_range
@@ -80,7 +81,7 @@ def table_csv(comparison: Comparison) -> bytes:
     rows[0]["verdict"] = ""
     table = pd.DataFrame(rows)
     last = ["verdict", "run"]
-    return table[[*table.columns.drop(last), *last]].to_csv(index=False).encode()
+    return csv_text(table.loc[:, [*table.columns.drop(last), *last]]).encode()
 
 
 def level_facts(level: Level) -> dict[str, float | None]:

@@ -33,6 +33,7 @@ PAGES = (
     ("Compare", "pages/compare.py", ":material/show_chart:"),
     ("Playground", "pages/playground.py", ":material/science:"),
     ("Runs", "pages/runs.py", ":material/history:"),
+    ("Learn", "pages/learn.py", ":material/school:"),
 )
 SIZES = ("100", "200", "300", "600")
 DEFAULT_SIZE = "600"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from cap_viz.spreadsheet import csv_text
 from cap_viz.store import Store, StoredRun
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_control import GENERIC_TEXT, SPECIFICITY, View
@@ -51,7 +52,7 @@ def export(frame: Frame, source: Source, metric: str, view: View) -> None:
         # Read when asked for, not now: a damaged run gets its sentence where the grid would be.
         st.download_button(
             "Heads as CSV",
-            lambda: shown_table(frame.store, run, metric, view).to_csv(index=False),
+            lambda: csv_text(shown_table(frame.store, run, metric, view)),
             f"{name}.csv",
             "text/csv",
             key="heads_csv",

@@ -14,6 +14,7 @@ from scipy import stats
 from cap_viz.finding import role_spec
 from cap_viz.roles import MEASURES, TITLES, HeadRoles
 from cap_viz.runs import read_roles
+from cap_viz.spreadsheet import csv_text
 from cap_viz.store import DamagedRun
 from cap_viz.ui.figures import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank
 from cap_viz.ui.heads_detail import HeadView
@@ -99,7 +100,7 @@ def highest(view: HeadView, roles: HeadRoles, measure: str) -> None:
     )
     st.download_button(
         "All heads (CSV)",
-        lambda: table.to_csv(index=False),
+        lambda: csv_text(table),
         f"heads-attention-{view.source.spec.examples.task}.csv",
         "text/csv",
         icon=":material/download:",

@@ -10,6 +10,7 @@ import streamlit as st
 
 from cap_viz.audit import audit_of
 from cap_viz.errors import CapVizError
+from cap_viz.spreadsheet import csv_text
 from cap_viz.store import Store
 from cap_viz.tasks import Example
 from cap_viz.ui.panels import escaped
@@ -78,4 +79,4 @@ def audit_csv(store: Store, columns: Sequence[Column]) -> str:
         except CapVizError as error:
             table = pd.DataFrame([{"problem": str(error)}])
         tables.append(table.assign(model=column.title, run=column.run.key))
-    return pd.concat(tables).to_csv(index=False) if tables else ""
+    return csv_text(pd.concat(tables)) if tables else ""

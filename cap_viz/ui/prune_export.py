@@ -11,6 +11,7 @@ import pandas as pd
 
 from cap_viz.results import EvalReport
 from cap_viz.spec import spec_dict, spec_key
+from cap_viz.spreadsheet import csv_text
 from cap_viz.stats import Interval
 from cap_viz.ui.prune_accuracy import Column, Difference, share_of
 
@@ -22,7 +23,7 @@ def items_csv(columns: Sequence[Column]) -> bytes:
         if column.report is not None and not column.partial:
             part = item_table(column.name, column.report)
             table = part if table is None else table.merge(part.drop(columns="gold"), on="id", how="outer", sort=False)
-    return b"" if table is None else table.to_csv(index=False).encode()
+    return b"" if table is None else csv_text(table).encode()
 
 
 def item_table(name: str, report: EvalReport) -> pd.DataFrame:

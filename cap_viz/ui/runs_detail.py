@@ -19,6 +19,7 @@ from cap_viz.numbers import numbers_of
 from cap_viz.perplexity import perplexity_of
 from cap_viz.runs import read_answers
 from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
+from cap_viz.spreadsheet import csv_text
 from cap_viz.stats import wilson
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
@@ -145,7 +146,7 @@ def files(store: Store, run: StoredRun) -> None:
     """Downloads. Each is made when asked for: a damaged run says so then, and the page stays fast."""
     downloads: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "Run as zip": (lambda: archive_bytes(run), "zip", "application/zip"),
-        "CSV": (lambda: numbers_of(store, run).to_csv(index=False).encode(), "csv", "text/csv"),
+        "CSV": (lambda: csv_text(numbers_of(store, run)).encode(), "csv", "text/csv"),
         "Parquet": (lambda: parquet(numbers_of(store, run)), "parquet", "application/octet-stream"),
         "JSON": (lambda: json_rows(numbers_of(store, run)), "json", "application/json"),
         "HTML": (lambda: html_of(store, run).encode(), "html", "text/html"),

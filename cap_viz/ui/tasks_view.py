@@ -10,6 +10,7 @@ from jaxtyping import Float
 from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.errors import CapVizError
+from cap_viz.spreadsheet import csv_text
 from cap_viz.ui.figures import CONFIG, colour_limit
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_detail import interval
@@ -274,7 +275,7 @@ def shared_section(measured: Sequence[Measured], choice: Choice) -> None:
     title.markdown(f"#### Heads among the top {choice.k}")
     download.download_button(
         "CSV",
-        lambda: table.to_csv(index=False),
+        lambda: csv_text(table),
         f"heads-of-tasks-top{choice.k}.csv",
         "text/csv",
         icon=":material/download:",

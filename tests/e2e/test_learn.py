@@ -1,0 +1,43 @@
+"""The lesson in a real browser: by keyboard, by its address, and on to the page it talks about."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import PATIENCE_MS, OpenTab
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def test_the_lesson_can_be_taken_by_keyboard_and_link(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/learn")
+    expect(tab.page.get_by_text("1. What a head is")).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    tab.page.keyboard.press("2")
+    expect(tab.page.get_by_text("(your guess)")).to_be_visible(timeout=PATIENCE_MS)
+    tab.page.keyboard.press("ArrowRight")
+    expect(tab.page.get_by_text("2. What removing one does")).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    expect(tab.page).to_have_url(re.compile("guesses=1b"))
+    expect(tab.page).to_have_url(re.compile("step=2"))
+    other = open_tab(tab.page.url)
+    expect(other.page.get_by_text("2. What removing one does")).to_be_visible(timeout=PATIENCE_MS)
+    other.settle()
+    other.page.keyboard.press("ArrowLeft")
+    expect(other.page.get_by_text("(your guess)")).to_be_visible(timeout=PATIENCE_MS)
+    assert tab.errors == []
+    assert other.errors == []
+
+
+def test_a_step_leads_to_the_page_and_head_it_talks_about(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/learn?step=3&guesses=3a", size=(390, 844))
+    told = tab.page.get_by_text(re.compile(r"Head \d+ of layer \d+ \(of 30"))
+    expect(told).to_be_visible(timeout=PATIENCE_MS)
+    head, layer = re.findall(r"\d+", told.inner_text())[:2]
+    tab.settle()
+    tab.page.get_by_role("button", name="Look at the map").click()
+    expect(tab.page.get_by_text(f"head {head} of layer {layer}").first).to_be_visible(timeout=PATIENCE_MS)
+    assert tab.errors == []

@@ -1,0 +1,117 @@
+"""The lesson: its answers are the stored numbers, and its place and guesses are in the address."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.jobs import shared_queue
+from cap_viz.models import ReasoningModel
+from cap_viz.progress import finish
+from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, read_scores, run_steps
+from cap_viz.settings import PROJECT
+from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.stats import compare_paired
+from cap_viz.store import Store
+from cap_viz.tasks import Task
+from cap_viz.ui.learn_steps import STEPS
+from cap_viz.ui.learn_view import guesses_in, in_address
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    shared_queue.cache_clear()
+    yield Store()
+    shared_queue.cache_clear()
+
+
+@pytest.fixture
+def measured(store: Store, tiny_model: ReasoningModel, tiny_task: Task) -> ReasoningModel:
+    """Head scores, generic text, and dense, CAP and Wanda at half of the weights."""
+    examples = evaluation_set("tiny", 10)
+    specs: list[RunSpec] = [ScoreSpec(tiny_model.ref, calibration_set(name, 8)) for name in ("tiny", "mini_text")]
+    specs.append(EvalSpec(tiny_model.ref, examples))
+    for criterion in ("cap", "wanda"):
+        specs.append(
+            EvalSpec(tiny_model.ref, examples, mask_spec_for(tiny_model.ref, criterion, 0.5, task="tiny", n=8))
+        )
+    for spec in specs:
+        finish(run_steps(spec, tiny_model, store))
+    return tiny_model
+
+
+def opened(model: ReasoningModel, **params: str) -> AppTest:
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    at.switch_page("pages/learn.py")
+    for name, value in {"model": model.ref.id, "task": "tiny", **params}.items():
+        at.query_params[name] = value
+    return at.run()
+
+
+def words(at: AppTest) -> str:
+    elements = [*at.markdown, *at.caption, *at.info, *at.warning, *at.error, *at.success, *at.subheader]
+    return "\n".join(str(element.value) for element in elements)
+
+
+def test_every_step_has_an_answer_to_its_question(measured: ReasoningModel) -> None:
+    for number, step in enumerate(STEPS, start=1):
+        at = opened(measured, step=str(number))
+        assert not at.exception
+        assert f"{number}. {step.title}" in words(at)
+        assert [at.button(key=f"learn_{number}_{place}").label for place in range(3)] == list(step.choices)
+        at.button(key=f"learn_{number}_1").click().run()
+        assert not at.exception
+        assert "(your guess)" in words(at)
+        assert len(at.success) == 1
+        assert at.query_params["guesses"] == f"{number}b"
+
+
+def test_the_answers_are_the_stored_numbers(measured: ReasoningModel, store: Store) -> None:
+    runs = {run.spec: run for run in store.runs()}
+    scores = read_scores(store, runs[ScoreSpec(measured.ref, calibration_set("tiny", 8))])
+    mean = scores.effects("nll").mean(axis=2)
+    layer, head = np.unravel_index(int(mean.argmax()), mean.shape)
+    at = opened(measured, step="3", guesses="3a")
+    assert f"Head {head} of layer {layer} (of 3, counted from 0)" in words(at)
+    cap, wanda = (
+        read_report(store, next(run for spec, run in runs.items() if criterion_of(spec) == name))
+        for name in ("cap", "wanda")
+    )
+    pair = compare_paired(cap.correct, wanda.correct)
+    assert f"p = {pair.p_value:.2g} (paired McNemar test)" in words(opened(measured, step="7", guesses="7c"))
+
+
+def criterion_of(spec: RunSpec) -> str | None:
+    return spec.mask.criterion if isinstance(spec, EvalSpec) and spec.mask is not None else None
+
+
+def test_the_address_keeps_step_and_guesses(measured: ReasoningModel) -> None:
+    at = opened(measured, step="2", guesses="1a2c")
+    assert "2. What removing one does" in words(at)
+    assert "(your guess)" in words(at)
+    at.button(key="learn_next").click().run()
+    assert "3. Reading the map" in words(at)
+    assert "(your guess)" not in words(at)
+    at.button(key="learn_over").click().run()
+    assert "1. What a head is" in words(at)
+    assert "guesses" not in at.query_params
+
+
+def test_guesses_in_the_address_are_read_with_care() -> None:
+    assert guesses_in("1a3c") == {1: 0, 3: 2}
+    assert guesses_in("99a0b<script>12b") == {}
+    assert guesses_in(in_address({2: 1, 8: 0})) == {2: 1, 8: 0}
+
+
+def test_a_step_without_its_run_says_what_is_missing(store: Store, tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), tiny_model, store))
+    at = opened(tiny_model, step="7")
+    assert not at.exception
+    assert re.search(r"It needs the accuracy of tiny with half of the weights removed by cap", words(at))
+    assert "It needs the effects of all heads on tiny" in words(opened(tiny_model, step="1"))
