@@ -27,7 +27,7 @@ from cap_viz.tasks.base import Example
 # Positions of one forward: about half a second on two laptop cores, so that results stream in.
 TOKENS_PER_FORWARD = 384
 # Examples sorted by length among themselves, so that they still arrive roughly in source order.
-SORT_WINDOW = 32
+SORT_WINDOW = 64
 
 
 @dataclass(frozen=True)

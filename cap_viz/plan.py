@@ -32,8 +32,10 @@ def plan_batches(
     """
     order: list[int] = []
     step = window or len(lengths)
-    for start in range(0, len(lengths), step):
-        order += sorted(range(start, min(start + step, len(lengths))), key=lambda i: lengths[i])
+    for number, start in enumerate(range(0, len(lengths), step)):
+        neighbours = range(start, min(start + step, len(lengths)))
+        # Up and down in turns, so that the batch in which two windows meet is of similar lengths, too.
+        order += sorted(neighbours, key=lambda i: lengths[i], reverse=number % 2 == 1)
     batches: list[tuple[int, ...]] = []
     current: list[int] = []
     longest = 0
