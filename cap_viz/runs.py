@@ -394,7 +394,7 @@ def gradient_run(spec: ScoreSpec, model: ReasoningModel, store: Store, checkpoin
     return store.save(spec, tables, provenance(spec, model, plan.batches, started, resumed_batches=len(finished)))
 
 
-def ablation_options(spec: ScoreSpec) -> dict[str, Any]:
+def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
     """What of a spec says by what outputs are replaced, as arguments of the plans."""
     reference = None if spec.reference is None else examples_of(spec.reference)
     seed = (spec.reference or spec.examples).seed or 0
@@ -536,8 +536,7 @@ def roles_run(spec: RoleSpec, model: ReasoningModel, store: Store) -> RunSteps:
 
 def joint_run(spec: JointSpec, model: ReasoningModel, store: Store) -> RunSteps:
     started = time.perf_counter()
-    reference = None if spec.reference is None else examples_of(spec.reference)
-    scores = yield from together_steps(spec, model, examples_of(spec.examples), reference)
+    scores = yield from together_steps(spec, model, examples_of(spec.examples), **ablation_options(spec))
     tables = {"options": options_table(scores.questions, scores.ablated[0]), "joint": joint_table(scores)}
     return store.save(spec, tables, provenance(spec, model, None, started))
 

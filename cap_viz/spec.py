@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -128,7 +129,7 @@ class RoleSpec:
 
 @dataclass(frozen=True)
 class JointSpec:
-    """Some heads removed together, each of them alone, and random sets of as many others (`cap_viz/joint_runs.py`).
+    """Some heads removed together, each of them alone, and random sets of as many others (`cap_viz/together.py`).
 
     `examples` should not be those that ranked the heads. `reference` is that of a `ScoreSpec`.
     """
@@ -207,24 +208,33 @@ def without_nulls(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def score_spec(body: dict[str, Any]) -> ScoreSpec:
-    readers = {"model": lambda value: ModelRef(**value), "examples": example_set, "reference": example_set}
-    return ScoreSpec(**{name: readers[name](value) if name in readers else value for name, value in body.items()})
+    return ScoreSpec(**read(body, MEASURED))
 
 
 def joint_spec(body: dict[str, Any]) -> JointSpec:
-    readers = {
-        "model": lambda value: ModelRef(**value),
-        "examples": example_set,
-        "reference": example_set,
-        "heads": lambda value: tuple((int(layer), int(head)) for layer, head in value),
-    }
-    return JointSpec(**{name: readers[name](value) if name in readers else value for name, value in body.items()})
+    return JointSpec(**read(body, {**MEASURED, "heads": head_set}))
+
+
+def head_set(value: list[Any]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(layer), int(head)) for layer, head in value)
 
 
 def mask_spec(body: dict[str, Any]) -> MaskSpec:
-    readers = {"scores": score_spec, "calibration": example_set}
-    return MaskSpec(**{name: readers[name](value) if name in readers else value for name, value in body.items()})
+    return MaskSpec(**read(body, {"scores": score_spec, "calibration": example_set}))
+
+
+def read(body: dict[str, Any], readers: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """The fields of a spec, those with a reader of their own made from their JSON."""
+    return {name: readers[name](value) if name in readers else value for name, value in body.items()}
 
 
 def example_set(body: dict[str, Any]) -> ExampleSet:
     return ExampleSet(**{**body, "ids": tuple(body["ids"])})
+
+
+# What is read alike in every spec of a measurement on examples.
+MEASURED: Mapping[str, Callable[[Any], Any]] = {
+    "model": lambda value: ModelRef(**value),
+    "examples": example_set,
+    "reference": example_set,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cap_viz.progress import Progress
 from cap_viz.results import JointScores
@@ -26,15 +26,14 @@ def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]
 
 
 def together_steps(
-    spec: JointSpec, model: ReasoningModel, examples: Sequence[Example], reference: Sequence[Example] | None
+    spec: JointSpec, model: ReasoningModel, examples: Sequence[Example], **ablation: Any
 ) -> Generator[Progress, None, JointScores]:
-    """Measure every set on every example; progress after each set of a batch."""
+    """Measure every set on every example; progress after each set of a batch. `ablation` is that of the plan."""
     from cap_viz.estimators.joint import check_sets, collected, joint_steps, make_joint_plan
 
     check_sets([spec.heads], model.shape)
     sets = sets_of(spec, model.shape.n_layers, model.shape.n_heads)
-    seed = (spec.reference or spec.examples).seed or 0
-    plan = make_joint_plan(model, examples, ablation=spec.ablation, reference=reference, seed=seed)
+    plan = make_joint_plan(model, examples, **ablation)
     blocks, total = [], len(plan.batches.batches) * len(sets)
     for block in joint_steps(model, plan, sets):
         blocks.append(block)

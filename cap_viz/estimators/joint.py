@@ -77,14 +77,9 @@ def joint_effects(
     The examples should not be those that ranked the heads. Raises `UsageError` for a head the model does not have, a
     head listed twice in a set, no examples or an unknown ablation.
     """
-    wanted = with_untouched(sets)
+    wanted = tuple(dict.fromkeys([(), *(tuple(heads) for heads in sets)]))
     plan = make_joint_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
     return collected(plan, wanted, joint_steps(model, plan, wanted))
-
-
-def with_untouched(sets: Sequence[HeadSet]) -> tuple[HeadSet, ...]:
-    """The sets, each once, after the empty one."""
-    return tuple(dict.fromkeys([(), *(tuple(heads) for heads in sets)]))
 
 
 def collected(plan: ScorePlan, sets: tuple[HeadSet, ...], blocks: Iterable[JointBlock]) -> JointScores:

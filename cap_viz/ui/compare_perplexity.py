@@ -10,6 +10,7 @@ from math import exp
 import pandas as pd
 import streamlit as st
 
+from cap_viz.basis import basis_of
 from cap_viz.comparison import SUBJECT
 from cap_viz.errors import CapVizError
 from cap_viz.models import DEFAULT_MODEL
@@ -73,8 +74,8 @@ def perplexity_runs(view: Frame) -> list[StoredRun]:
 
 def calibrated_on(mask: MaskSpec) -> str | None:
     """The task a mask was made for; None for criteria that look at the weights alone."""
-    source = mask.scores.examples if mask.scores is not None else mask.calibration
-    return None if source is None else source.task
+    examples = basis_of(mask).examples
+    return None if examples is None else examples.task
 
 
 def rows_of(view: Frame, runs: list[StoredRun]) -> list[Row]:

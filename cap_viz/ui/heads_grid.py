@@ -49,6 +49,15 @@ def selected_head() -> tuple[int, int]:
     return int(st.session_state.get("layer") or 0), int(st.session_state.get("head") or 0)
 
 
+def head_name(layer: int, head: int) -> str:
+    return f"L{layer}H{head}"
+
+
+def named_heads(n_layers: int, n_heads: int) -> dict[str, tuple[int, int]]:
+    """Every head by its name, in layer order: the options of a list to choose heads from."""
+    return {head_name(layer, head): (layer, head) for layer in range(n_layers) for head in range(n_heads)}
+
+
 def head_inputs(n_layers: int, n_heads: int, start: tuple[int, int] = (0, 0)) -> tuple[int, int]:
     """The keyboard's way to a head, at `start` unless the URL or a click says otherwise; both are bound to the URL."""
     keep_in_range("layer", 0, n_layers - 1)

@@ -6,8 +6,6 @@ examples that chose it.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
@@ -20,6 +18,7 @@ from cap_viz.stats import JointEffect
 from cap_viz.together import judged
 from cap_viz.ui.figures import ACCENT, CONFIG, FAINT, NEUTRAL, blank
 from cap_viz.ui.heads_detail import HeadView, interval
+from cap_viz.ui.heads_grid import head_name, named_heads
 from cap_viz.ui.heads_source import submitting, watch
 from cap_viz.ui.jobs_view import active_jobs, job_view, ticking
 from cap_viz.ui.panels import GLOSSARY, problem, signed
@@ -33,7 +32,8 @@ TOP = (2, 4, 8)
 
 def together_section(view: HeadView, selected: tuple[int, int]) -> None:
     """Choose heads, measure them together, read what came out."""
-    names = [f"L{layer}H{head}" for layer in range(view.scores.n_layers) for head in range(view.scores.n_heads)]
+    heads_by_name = named_heads(view.scores.n_layers, view.scores.n_heads)
+    names = list(heads_by_name)
     st.markdown("#### What if all of these", help=GLOSSARY["together"])
     if sentence := bad_choices(KEY, names, "head"):
         st.caption(sentence)
@@ -49,7 +49,7 @@ def together_section(view: HeadView, selected: tuple[int, int]) -> None:
             placeholder="Choose heads, or take them from below",
         )
         shortcuts(view, selected)
-    heads = tuple(sorted(address(name) for name in picked))
+    heads = tuple(sorted(heads_by_name[name] for name in picked))
     if not heads:
         figure.caption("Two heads may do the same work, or stand in for each other: then single effects do not add up.")
         return
@@ -71,21 +71,12 @@ def shortcuts(view: HeadView, selected: tuple[int, int]) -> None:
         st.button("Clear", key="together_clear", type="tertiary", on_click=put, args=([],))
 
 
-def name_of(head: tuple[int, int]) -> str:
-    return f"L{head[0]}H{head[1]}"
-
-
-def address(name: str) -> tuple[int, int]:
-    layer, head = re.findall(r"\d+", name)
-    return int(layer), int(head)
-
-
 def put(heads: list[tuple[int, int]]) -> None:
-    st.session_state[KEY] = [name_of(head) for head in heads]
+    st.session_state[KEY] = [head_name(*head) for head in heads]
 
 
 def add(head: tuple[int, int]) -> None:
-    st.session_state[KEY] = list(dict.fromkeys([*(st.session_state.get(KEY) or []), name_of(head)]))[:MOST_HEADS]
+    st.session_state[KEY] = list(dict.fromkeys([*(st.session_state.get(KEY) or []), head_name(*head)]))[:MOST_HEADS]
 
 
 def spec_of(view: HeadView, heads: tuple[tuple[int, int], ...]) -> JointSpec | None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from cap_viz.errors import CapVizError
-from cap_viz.finding import control_runs, dense_run, eval_runs, score_runs
+from cap_viz.finding import control_runs
 from cap_viz.results import EvalReport, HeadScores
 from cap_viz.runs import read_zeros
-from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.spec import ScoreSpec
 from cap_viz.stats import PairedComparison
 from cap_viz.stats.specificity import TopOverlap, top_overlap
 from cap_viz.store import StoredRun
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.heads_examples import answers
 from cap_viz.ui.loading import HeadStatistics, head_statistics, paired_of, report_of, scores_of, statistics_of
+from cap_viz.ui.overview_cards import top_head
+from cap_viz.ui.overview_data import default_scores, dense_evaluation, usual_group
 
 TOP = 10
 HALF_PRUNED = 0.5
@@ -33,11 +34,10 @@ class Lesson:
 
     @property
     def score_run(self) -> StoredRun:
-        found = score_runs(self.view.runs, self.view.model, self.view.task.name)
-        zero = [run for run in found if isinstance(run.spec, ScoreSpec) and run.spec.ablation == "zero"]
-        if not zero:
+        run = default_scores(self.view, self.view.task)
+        if run is None or not isinstance(run.spec, ScoreSpec) or run.spec.ablation != "zero":
             raise NotStored(f"the effects of all heads on {self.view.task.name}")
-        return zero[0]
+        return run
 
     @property
     def scores(self) -> HeadScores:
@@ -49,8 +49,7 @@ class Lesson:
 
     @property
     def top_head(self) -> tuple[int, int]:
-        layer, head = np.unravel_index(int(self.heads.estimate.mean.argmax()), self.heads.estimate.mean.shape)
-        return int(layer), int(head)
+        return top_head(self.heads)
 
     @property
     def clearly_needed(self) -> int:
@@ -59,11 +58,9 @@ class Lesson:
 
     def changed_answers(self) -> tuple[int, int]:
         """On how many questions the chosen option is another one without the top head, and of how many."""
-        scores, (layer, head) = self.scores, self.top_head
         if self.view.task.kind == "text":
             raise NotStored("a task with options to choose from (this one is running text)")
-        before = EvalReport(scores.questions, scores.dense).chosen
-        after = EvalReport(scores.questions, scores.ablated[layer, head]).chosen
+        before, after = answers(self.scores, *self.top_head)
         return int((before != after).sum()), len(before)
 
     def halves(self) -> TopOverlap:
@@ -88,22 +85,15 @@ class Lesson:
         return name, top_overlap(self.heads.estimate.mean, other, TOP)
 
     def pruned(self, criterion: str) -> StoredRun:
-        """The stored accuracy at half of the weights, on the questions of the dense one."""
-        dense = self.dense_run
-        for run in eval_runs(self.view.runs, self.view.model, self.view.task.name):
-            mask = run.spec.mask if isinstance(run.spec, EvalSpec) else None
-            if mask is None or run.spec.examples != dense.spec.examples:
-                continue
-            if (mask.criterion, mask.sparsity, mask.scope) == (criterion, HALF_PRUNED, "both"):
-                return run
-        raise NotStored(f"the accuracy of {self.view.task.name} with half of the weights removed by {criterion}")
-
-    @property
-    def dense_run(self) -> StoredRun:
-        found = dense_run(self.view.runs, self.view.model, self.view.task.name, self.view.at_most)
-        if found is None:
-            raise NotStored(f"the accuracy of the dense model on {self.view.task.name}")
-        return found
+        """The stored accuracy at half of the weights, on the questions of the dense one and built like the others."""
+        task = self.view.task
+        dense = dense_evaluation(self.view, task)
+        if dense is None:
+            raise NotStored(f"the accuracy of the dense model on {task.name}")
+        run = usual_group(self.view, dense).get((criterion, HALF_PRUNED))
+        if run is None:
+            raise NotStored(f"the accuracy of {task.name} with half of the weights removed by {criterion}")
+        return run
 
     def removed_shares(self) -> tuple[float, float]:
         """The share of the attention weights and of the MLP weights that CAP removes when it removes half of all."""
@@ -111,8 +101,7 @@ class Lesson:
         shares = []
         for part in ("attention", "mlp"):
             own = [place for place, matrix in enumerate(zeros.matrices) if matrix.part == part]
-            size = sum(zeros.matrices[place].rows * zeros.matrices[place].columns for place in own)
-            shares.append(float(zeros.zeros[0, own].sum() / size))
+            shares.append(float(zeros.zeros[0, own].sum() / zeros.sizes[own].sum()))
         return shares[0], shares[1]
 
     def cap_against_wanda(self) -> tuple[EvalReport, EvalReport, PairedComparison]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.basis import groups_of
+from cap_viz.comparison import Cell
 from cap_viz.errors import CapVizError
 from cap_viz.finding import dense_run, score_runs
 from cap_viz.metrics import nll
@@ -121,12 +122,17 @@ def default_scores(view: Frame, task: Task) -> StoredRun | None:
 def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Pruned, ...]:
     """Pruned evaluations on the very questions of the dense one, of the largest group built on the same things."""
     found: list[Pruned] = []
-    group = next((group for group in groups_of(view.runs, dense) if group.basis.get("scope") == "both"), None)
-    for run in () if group is None else group.runs.values():
+    for run in usual_group(view, dense).values():
         report = readable(view, run, problems)
         if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
             found.append(Pruned(run.spec.mask, report, paired_of(view.store, run, dense)))
     return tuple(found)
+
+
+def usual_group(view: Frame, dense: StoredRun) -> dict[Cell, StoredRun]:
+    """Pruned evaluations on the items of the dense one: the largest group built on the same things."""
+    groups = groups_of(view.runs, dense)
+    return next((group.runs for group in groups if group.basis.get("scope") == "both"), {})
 
 
 def accuracy_points(pruned: tuple[Pruned, ...]) -> list[AccuracyPoint]:

@@ -16,6 +16,7 @@ from cap_viz.stats.joint import HeadSet
 from cap_viz.store import StoredRun
 from cap_viz.ui.figures import CONFIG, Grid, colour_limit, grid_width, head_grid
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.heads_grid import head_name, named_heads
 from cap_viz.ui.loading import HeadStatistics, statistics_of
 from cap_viz.ui.panels import GLOSSARY, caution, signed
 from cap_viz.ui.state import bad_choice, bad_choices, clicked, keep_valid, keep_valid_ones
@@ -70,7 +71,7 @@ def take_example() -> None:
 def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, list[str]]:
     """The head side: a list, the heads a task needs most, a map. Notes about values the URL had wrong come last."""
     run = task_scores(view)
-    names = {head_name(layer, head): (layer, head) for layer in range(shape.n_layers) for head in range(shape.n_heads)}
+    names = named_heads(shape.n_layers, shape.n_heads)
     notes = [bad_choices("off", list(names), "the head")]
     keep_valid_ones("off", list(names))
     chosen = st.multiselect(
@@ -92,10 +93,6 @@ def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, list[str]]:
     if statistics is not None:
         toggle_map(statistics, heads, view.task.title)
     return heads, [sentence for sentence in notes if sentence]
-
-
-def head_name(layer: int, head: int) -> str:
-    return f"L{layer}H{head}"
 
 
 def top_control(view: Frame, statistics: HeadStatistics | None) -> None:
