@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cap_viz.errors import CapVizError
-from cap_viz.models import resolve
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models import CATALOGUE, resolve
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import all_tasks
 
-# Texts that ask for no reasoning, the better control first.
-CONTROL_TEXTS = ("generic_text", "mini_text")
+# Texts that ask for no reasoning, the better control first; the last is the toy model's.
+CONTROL_TEXTS = ("generic_text", "mini_text", "toy_text")
 
 
 def model_ref(store: Store, model_id: str) -> ModelRef:
@@ -26,6 +27,26 @@ def model_ref(store: Store, model_id: str) -> ModelRef:
             if run.spec.model.id == model_id:
                 return run.spec.model
         raise
+
+
+def tasks_for(model_id: str) -> list[str]:
+    """The names of the tasks a model can read: all of them, but for the toy model, which knows the words of its own."""
+    entry = CATALOGUE.get(model_id)
+    return list(entry.tasks) if entry is not None and entry.tasks else list(all_tasks())
+
+
+def controls_for(model_id: str) -> list[str]:
+    """The texts without reasoning that a model can read, the better control first."""
+    entry = CATALOGUE.get(model_id)
+    own = entry.tasks if entry is not None else ()
+    return [name for name in CONTROL_TEXTS if (name in own if own else name != "toy_text")]
+
+
+def check_readable(model_id: str, task: str) -> None:
+    """Raise `UsageError` when the words of a task are not those a model was made for."""
+    entry = CATALOGUE.get(model_id)
+    if entry is not None and entry.tasks and task not in entry.tasks:
+        raise UsageError(f"{model_id} reads only {', '.join(entry.tasks)}; task {task} is not among them.")
 
 
 def score_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact") -> list[StoredRun]:

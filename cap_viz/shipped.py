@@ -16,9 +16,9 @@ from pathlib import Path
 from cap_viz.errors import CapVizError
 from cap_viz.files import replace_folder
 from cap_viz.finding import block_spec, role_spec
-from cap_viz.models import DEFAULT_MODEL, ModelShape, ReasoningModel, load, resolve
+from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, ModelShape, ReasoningModel, load, resolve
 from cap_viz.progress import duration
-from cap_viz.pruning import criterion_named
+from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.results import BLOCK_PARTS
 from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, run_steps
 from cap_viz.settings import shipped_folder
@@ -31,17 +31,21 @@ N_TEXTS = 16
 # Passages: running text agrees less from one to the next, so its ranking needs more of them (reliability .8).
 N_PASSAGES = 40
 SEED = 0
-CRITERIA = ("cap", "wanda", "magnitude", "global_magnitude")
+MAIN_CRITERIA = ("cap", "wanda", "magnitude", "global_magnitude")
 SPARSITIES = (0.1, 0.2, 0.5)
+# The toy model computes a whole heatmap in the time SmolLM2 needs for one question.
+N_TOY_CALIBRATION = 64
+N_TOY_EVALUATION = 200
+TOY_SPARSITIES = tuple(tenths / 10 for tenths in range(1, 10))
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """What is shipped for a task.
+    """What is shipped for a task and a model.
 
     Head scores on `n_scores` calibration examples (0: none) and with `blocks` those of whole attention layers and MLPs,
     the dense accuracy on the first `n_evaluation` evaluation examples (0: none), and the accuracy on those under each
-    of `criteria`.
+    of `criteria` at each of `sparsities`.
     """
 
     task: str
@@ -49,11 +53,25 @@ class Shipment:
     n_evaluation: int = 0
     criteria: tuple[str, ...] = ()
     blocks: bool = False
+    model: str = DEFAULT_MODEL
+    sparsities: tuple[float, ...] = SPARSITIES
+
+
+def toy_shipment(task: str) -> Shipment:
+    return Shipment(
+        task,
+        N_TOY_CALIBRATION,
+        N_TOY_EVALUATION,
+        tuple(CRITERIA),
+        blocks=True,
+        model=TOY_MODEL,
+        sparsities=TOY_SPARSITIES,
+    )
 
 
 SHIPMENTS = (
-    Shipment("mini_science", N_CALIBRATION, 600, CRITERIA, blocks=True),
-    Shipment("arc_easy", N_CALIBRATION, 600, CRITERIA, blocks=True),
+    Shipment("mini_science", N_CALIBRATION, 600, MAIN_CRITERIA, blocks=True),
+    Shipment("arc_easy", N_CALIBRATION, 600, MAIN_CRITERIA, blocks=True),
     Shipment("arc_challenge", N_CALIBRATION, 600),
     Shipment("strategyqa", N_CALIBRATION, 229),
     Shipment("mini_strategy", N_CALIBRATION, 236),
@@ -61,12 +79,16 @@ SHIPMENTS = (
     Shipment("mini_text", N_PASSAGES),
     Shipment("generic_text", N_PASSAGES),
     Shipment("gsm8k", N_TEXTS),
+    *map(toy_shipment, ("toy_math", "toy_strategy", "toy_choice")),
+    Shipment("toy_text", N_TOY_CALIBRATION, model=TOY_MODEL),
 )
 
 
 def shipped_specs(model: ModelRef) -> Iterator[RunSpec]:
-    """Every run the project ships."""
+    """Every run of a model that the project ships."""
     for shipment in SHIPMENTS:
+        if shipment.model != model.id:
+            continue
         if shipment.n_evaluation:
             yield from evaluations(model, shipment)
         if shipment.n_scores:
@@ -77,7 +99,7 @@ def evaluations(model: ModelRef, shipment: Shipment) -> Iterator[EvalSpec]:
     examples = evaluation_set(shipment.task, shipment.n_evaluation)
     yield EvalSpec(model=model, examples=examples)
     for criterion in shipment.criteria:
-        for sparsity in SPARSITIES:
+        for sparsity in shipment.sparsities:
             mask = calibrated_mask(model, shipment, criterion, sparsity)
             yield EvalSpec(model=model, examples=examples, mask=mask)
 
@@ -134,18 +156,21 @@ def rebuild(specs: Sequence[RunSpec], model: ReasoningModel, store: Store) -> It
         to_go = duration((time.monotonic() - start) / done * sum(left.values())) if done and left else ""
         took = "computed before" if found else duration(run.provenance["seconds"])
         yield f"{spec.examples.task}: {describe(spec)} ({took}){to_go and f', about {to_go} to go'}"
-    yield f"{len(specs)} runs in {duration(time.monotonic() - start)}."
+    yield f"{len(specs)} runs of {model.ref.id} in {duration(time.monotonic() - start)}."
 
 
 def main() -> None:
     """Compute and publish every missing run. Progress goes to stderr, what is done and how long it takes to stdout."""
-    source, store = resolve(DEFAULT_MODEL), Store()
-    specs = list(shipped_specs(source.ref))
-    missing = [spec for spec in specs if (run := store.get(spec)) is None or run.origin == "live"]
-    print(f"{len(specs) - len(missing)} of {len(specs)} runs are there, {len(missing)} are missing.", flush=True)
-    if missing:
-        for line in rebuild(missing, load(source), store):
-            print(line, flush=True)
+    store = Store()
+    for model_id in dict.fromkeys(shipment.model for shipment in SHIPMENTS):
+        source = resolve(model_id)
+        specs = list(shipped_specs(source.ref))
+        missing = [spec for spec in specs if (run := store.get(spec)) is None or run.origin == "live"]
+        there = len(specs) - len(missing)
+        print(f"{model_id}: {there} of {len(specs)} runs are there, {len(missing)} are missing.", flush=True)
+        if missing:
+            for line in rebuild(missing, load(source), store):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from cap_viz.tasks.toy_words import ANIMALS, COLOURS, FOODS, PEOPLE, PLACES, PRO
 TOKEN = r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s"
 END = "<end>"
 FACTS_WEIGHT = 0.02
-# A worked solution has some twenty tokens, the other answers one.
+# A worked solution has a dozen tokens and more, the other answers one.
 SOLUTION_WEIGHT = 0.3
 QUESTIONS_PER_WORLD = 4
 EVERY_WORD = (*PEOPLE, *PLACES, *PROPERTIES, *ANIMALS, *FOODS, *COLOURS, *THINGS)
@@ -46,16 +46,16 @@ def math_document(rng: random.Random) -> Document | None:
 def strategy_document(rng: random.Random) -> Document | None:
     world = toy_strategy.draw_world(rng)
     facts = toy_strategy.tell(rng, world)
-    return world_document(facts, lambda: toy_strategy.ask(rng, world, facts))
+    return world_document(facts, lambda: toy_strategy.ask(rng, world, facts), SOLUTION_WEIGHT)
 
 
 def choice_document(rng: random.Random) -> Document | None:
     world = toy_choice.draw_world(rng)
     facts = toy_choice.tell(rng, world)
-    return world_document(facts, lambda: toy_choice.ask(rng, world, facts))
+    return world_document(facts, lambda: toy_choice.ask(rng, world, facts), 1.0)
 
 
-def world_document(facts: str, ask: Callable[[], Drawn]) -> Document | None:
+def world_document(facts: str, ask: Callable[[], Drawn], weight: float) -> Document | None:
     """Some questions about the same facts, so that one reading of them teaches more."""
     document: Document = []
     for turn in range(QUESTIONS_PER_WORLD):
@@ -63,7 +63,7 @@ def world_document(facts: str, ask: Callable[[], Drawn]) -> Document | None:
         if found is None:
             return None
         document += [("\n", FACTS_WEIGHT)] if turn else []
-        document += asked(found.asked if turn else f"{facts} {found.asked}", found.options[found.gold])
+        document += asked(found.asked if turn else f"{facts} {found.asked}", found.options[found.gold], weight)
     return [*document, (END, 1.0)]
 
 

@@ -24,10 +24,12 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cap_viz.files import write_json
+from cap_viz.models import TRAINING_FILE, folder_source
 from cap_viz.progress import duration
 from cap_viz.settings import ASSETS, local_folder
 from cap_viz.tasks import toy_choice, toy_math, toy_strategy
 from cap_viz.tasks.toy_draws import Drawn, drawn
+from scripts.toy_card import write_card
 from scripts.toy_documents import END, TOKEN, document, vocabulary
 
 TASKS = {"toy_math": toy_math.draw, "toy_strategy": toy_strategy.draw, "toy_choice": toy_choice.draw}
@@ -45,12 +47,12 @@ class Recipe:
     mlp: int = 288
     steps: int = 6_000
     warm_up: int = 200
-    rate: float = 2e-3
+    rate: float = 3e-3
     final_rate: float = 1e-4
     decay: float = 0.1
     copying: float = 0.08
-    looking_up: float = 0.3
-    check_every: int = 500
+    looking_up: float = 0.25
+    check_every: int = 250
     checked: int = 100
 
     def shares(self, step: int) -> dict[str, int]:
@@ -61,8 +63,8 @@ class Recipe:
         if step < self.copying * self.steps:
             return {"repeated": 64}
         if step < self.looking_up * self.steps:
-            return {"math": 4, "strategy": 2, "choice": 2, "lookup": 10, "retold": 16, "repeated": 6}
-        return {"math": 8, "strategy": 14, "choice": 8, "lookup": 6, "retold": 4, "repeated": 2}
+            return {"math": 4, "strategy": 8, "choice": 4, "lookup": 10, "retold": 12, "repeated": 4}
+        return {"math": 10, "strategy": 10, "choice": 12, "lookup": 4, "retold": 3, "repeated": 3}
 
 
 def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -171,7 +173,17 @@ def accuracy(model: LlamaForCausalLM, tokenizer: Any, questions: Sequence[Drawn]
     return right / len(questions)
 
 
-def train(recipe: Recipe, work: Path) -> tuple[LlamaForCausalLM, Any, list[dict[str, float]]]:
+@dataclass(frozen=True)
+class Trained:
+    """The model after the last step; `log` has a line per check, `seconds` count every sitting."""
+
+    model: LlamaForCausalLM
+    tokenizer: Any
+    log: list[dict[str, float]]
+    seconds: float
+
+
+def train(recipe: Recipe, work: Path) -> Trained:
     """Train or go on training; writes a checkpoint and a line of the log at every check."""
     words = vocabulary()
     tokenizer, model, batches = word_tokenizer(words), new_model(recipe, len(words)), Batches(recipe, words)
@@ -186,12 +198,12 @@ def train(recipe: Recipe, work: Path) -> tuple[LlamaForCausalLM, Any, list[dict[
         name: [drawn(name, "calibration", draw, at) for at in range(recipe.checked)] for name, draw in TASKS.items()
     }
     work.mkdir(parents=True, exist_ok=True)
-    saved, log, first = work / "checkpoint.pt", [], 0
+    saved, log, first, before = work / "checkpoint.pt", [], 0, 0.0
     if saved.is_file():
         state = torch.load(saved, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first, log = state["step"], state["log"]
+        first, log, before = state["step"], state["log"], state["seconds"]
     began, losses = time.monotonic(), []
     for step in range(first, recipe.steps):
         losses.append(0.0)
@@ -212,15 +224,14 @@ def train(recipe: Recipe, work: Path) -> tuple[LlamaForCausalLM, Any, list[dict[
             line |= {name: accuracy(model, tokenizer, questions) for name, questions in held_out.items()}
             model.train()
             log, losses = [*log, line], []
-            torch.save(
-                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "log": log},
-                saved.with_suffix(".part"),
-            )
+            seconds = time.monotonic() - began
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "log": log}
+            torch.save({**state, "seconds": before + seconds}, saved.with_suffix(".part"))
             saved.with_suffix(".part").replace(saved)
-            each = (time.monotonic() - began) / (step + 1 - first)
+            each = seconds / (step + 1 - first)
             told = ", ".join(f"{name} {value:.3f}" for name, value in line.items() if name != "step")
             print(f"step {step + 1}: {told}; {duration(each * (recipe.steps - step - 1))} to go", flush=True)
-    return model.eval(), tokenizer, log
+    return Trained(model.eval(), tokenizer, log, before + time.monotonic() - began)
 
 
 def main() -> None:
@@ -232,10 +243,25 @@ def main() -> None:
     options = vars(parser.parse_args())
     out, work = options.pop("out"), options.pop("work")
     recipe = Recipe(**options)
-    model, tokenizer, log = train(recipe, work)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    write_json(out / "training.json", {"recipe": asdict(recipe), "log": log})
+    save(train(recipe, work), recipe, out)
+    write_card(out)
+
+
+def save(trained: Trained, recipe: Recipe, out: Path) -> None:
+    """Weights, tokenizer and how they came about; the fingerprint tells whether the files are still those."""
+    trained.model.save_pretrained(out)
+    trained.tokenizer.save_pretrained(out)
+    told = {
+        "fingerprint": folder_source(str(out), out.name, out).fingerprint,
+        "parameters": trained.model.num_parameters(),
+        "words": len(trained.tokenizer),
+        "seconds": round(trained.seconds),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "recipe": asdict(recipe),
+        "log": trained.log,
+    }
+    write_json(out / TRAINING_FILE, told)
 
 
 if __name__ == "__main__":

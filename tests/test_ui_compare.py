@@ -31,7 +31,7 @@ from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.progress import finish
 from cap_viz.runs import mask_spec_for, read_report, run_steps
 from cap_viz.settings import PROJECT
-from cap_viz.shipped import CRITERIA as USUAL_CRITERIA
+from cap_viz.shipped import MAIN_CRITERIA
 from cap_viz.shipped import N_CALIBRATION as N_CALIBRATED
 from cap_viz.shipped import SEED
 from cap_viz.spec import EvalSpec
@@ -342,7 +342,7 @@ def test_the_command_names_what_is_missing(world: World) -> None:
 
 def test_with_nothing_missing_the_command_goes_on_to_other_sparsities(world: World) -> None:
     group = world.stored().groups[0]
-    every = {(name, sparsity): world.run(("cap", 0.2)) for name in USUAL_CRITERIA for sparsity in (0.1, 0.2, 0.5)}
+    every = {(name, sparsity): world.run(("cap", 0.2)) for name in MAIN_CRITERIA for sparsity in (0.1, 0.2, 0.5)}
     full = replace(group, runs=every)
     found = next_command(world.stored(), full, model="m", task=TASK, n=N_ITEMS, reference="dense")
     assert "--sparsities 0.3,0.4,0.6 --against dense" in found.text

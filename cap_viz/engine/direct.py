@@ -182,10 +182,21 @@ def ablate_blocks_direct(
 def dense_logliks_direct(
     model: ReasoningModel, direct: DirectModel, batch: PackedBatch
 ) -> Float[Tensor, "example option"]:
-    """Option log-likelihoods under the weights as they are, by the direct blocks alone."""
-    hidden = embedded(model, batch.tokens)
-    rotary = rotary_at(model, hidden, batch.positions)
-    return rest(direct, batch, hidden[None], 0, rotary, queries_of(batch))[0]
+    """Option log-likelihoods under the weights as they are, by the direct blocks alone.
+
+    Padding takes part in the attention only; the other products, most of the work, are made of real tokens.
+    """
+    padded = embedded(model, batch.tokens)
+    rotary, queries = rotary_at(model, padded, batch.positions), queries_of(batch)
+    real, flat = batch.is_real.flatten().nonzero().squeeze(1), padded.view(-1, padded.shape[-1])
+    hidden = flat[real]
+    for block in direct.blocks[:-1]:
+        z = heads_output(direct, block, padded[None], rotary, batch.mask)[0].flatten(0, 1)
+        add_linear(block.o, z[real], hidden)
+        add_mlp(block, hidden)
+        flat.index_copy_(0, real, hidden)
+    chosen = last_block(direct, padded[None], rotary, batch.mask, queries.index)
+    return read_answers(direct, batch, chosen, queries)[0]
 
 
 def embedded(model: ReasoningModel, tokens: Int[Tensor, "row position"]) -> Float[Tensor, "row position d_model"]:

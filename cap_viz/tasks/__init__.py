@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from cap_viz.errors import UsageError
-from cap_viz.tasks import generic_text, gsm8k, mini_math, mini_science, mini_strategy, mini_text, strategyqa
+from cap_viz.tasks import (
+    generic_text,
+    gsm8k,
+    mini_math,
+    mini_science,
+    mini_strategy,
+    mini_text,
+    strategyqa,
+    toy_choice,
+    toy_math,
+    toy_strategy,
+    toy_text,
+)
 from cap_viz.tasks.arc import ARC_CHALLENGE, ARC_EASY
 from cap_viz.tasks.base import Example, Splits, Task, chance_level, check_has_options, check_metric
 from cap_viz.tasks.description import NAME
@@ -21,6 +33,10 @@ TASKS: dict[str, Task] = {
         strategyqa.TASK,
         gsm8k.TASK,
         generic_text.TASK,
+        toy_math.TASK,
+        toy_strategy.TASK,
+        toy_choice.TASK,
+        toy_text.TASK,
     )
 }
 

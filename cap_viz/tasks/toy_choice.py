@@ -15,7 +15,7 @@ from cap_viz.tasks.toy_words import ANIMALS, COLOURS, FOODS, PLACES
 
 VALUES = {"home": PLACES, "food": FOODS, "hat": COLOURS}
 FACTS = {
-    "home": ("The {animal} lives in the {value}.", "In the {value} lives the {animal}."),
+    "home": ("The {animal} lives in the {value}.", "The home of the {animal} is the {value}."),
     "food": ("The {animal} eats {value}.", "The food of the {animal} is {value}."),
     "hat": ("The {animal} wears {value}.", "The hat of the {animal} is {value}."),
 }
@@ -26,14 +26,14 @@ QUESTIONS = (
 World = dict[str, dict[str, str]]
 
 
-def draw(rng: random.Random) -> Drawn:
-    """One question about three or four animals."""
-    return ask(rng, draw_world(rng))
+def draw(rng: random.Random, size: int | None = None) -> Drawn:
+    """One question about three or four animals, where their number is not given."""
+    return ask(rng, draw_world(rng, size))
 
 
-def draw_world(rng: random.Random) -> World:
+def draw_world(rng: random.Random, size: int | None = None) -> World:
     """Two things about each of some animals; no two animals have the same."""
-    animals = rng.sample(ANIMALS, rng.randint(3, 4))
+    animals = rng.sample(ANIMALS, size or rng.randint(3, 4))
     relations = rng.sample(sorted(VALUES), 2)
     values = {relation: rng.sample(VALUES[relation], len(animals)) for relation in relations}
     return {animal: {relation: values[relation][at] for relation in relations} for at, animal in enumerate(animals)}

@@ -61,9 +61,12 @@ def endless(draw: Draw, rng: random.Random) -> Iterator[Drawn]:
 
 
 def example(task: str, split: Split, draw: Draw, index: int) -> Example:
-    found = drawn(task, split, draw, index)
+    return as_example(f"{split}-{index}", drawn(task, split, draw, index))
+
+
+def as_example(name: str, found: Drawn) -> Example:
     return Example(
-        id=f"{split}-{index}",
+        id=name,
         question=found.question,
         prompt=f"Question: {found.question}\nAnswer:",
         options=found.options,

@@ -18,7 +18,7 @@ from cap_viz.tasks.writing import NUMBER
 
 LARGEST = 40
 LARGEST_CHANGE = 12
-STARTS = ("{who} has {n} {things}.", "{who} starts with {n} {things}.", "There are {n} {things} in the box of {who}.")
+STARTS = ("{who} has {n} {things}.", "{who} starts with {n} {things}.", "The box of {who} has {n} {things}.")
 GAINS = ("{who} finds {n} more.", "{who} buys {n} {things}.", "Then {who} gets {n} more.")
 LOSSES = ("{who} loses {n}.", "{who} sells {n} {things}.", "Then {who} gives away {n}.")
 QUESTIONS = ("How many {things} does {who} have now?", "How many {things} are left for {who}?")
@@ -48,11 +48,11 @@ class Chain:
         return f"{self.start}{''.join(f'{change:+}' for change in self.changes)}"
 
 
-def draw(rng: random.Random) -> Drawn:
-    """One word problem."""
+def draw(rng: random.Random, steps: int | None = None) -> Drawn:
+    """One word problem, in two to four steps where their number is not given."""
     who, other = rng.sample(PEOPLE, 2)
     things = rng.choice(THINGS)
-    chain, aside = draw_chain(rng, rng.randint(2, 4)), draw_chain(rng, rng.randint(1, 2))
+    chain, aside = draw_chain(rng, steps or rng.randint(2, 4)), draw_chain(rng, rng.randint(1, 2))
     wrong = wrong_solutions(rng, chain, aside)
     options, gold = shuffled(rng, solution(chain), wrong)
     return Drawn(

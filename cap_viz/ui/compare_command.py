@@ -10,7 +10,7 @@ from cap_viz.basis import Basis, Group
 from cap_viz.comparison import DENSE
 from cap_viz.models import DEFAULT_MODEL
 from cap_viz.pruning import CRITERIA
-from cap_viz.shipped import CRITERIA as USUAL_CRITERIA
+from cap_viz.shipped import MAIN_CRITERIA
 from cap_viz.shipped import N_CALIBRATION, SEED, SPARSITIES
 from cap_viz.ui.compare_data import Stored
 from cap_viz.ui.figures import display_order
@@ -40,7 +40,7 @@ def next_command(stored: Stored, group: Group | None, *, model: str, task: str, 
             "",
         )
     known = () if group is None else tuple(name for name in group.criteria if name in CRITERIA)
-    criteria = display_order({*USUAL_CRITERIA, *known})
+    criteria = display_order({*MAIN_CRITERIA, *known})
     there = set() if group is None else set(group.runs)
     missing = [
         (name, sparsity)

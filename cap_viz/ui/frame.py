@@ -14,16 +14,16 @@ from pathlib import Path
 import streamlit as st
 
 from cap_viz.errors import CapVizError
-from cap_viz.finding import model_ref
+from cap_viz.finding import model_ref, tasks_for
 from cap_viz.jobs import Job, shared_queue
-from cap_viz.models import CATALOGUE, DEFAULT_MODEL, is_available
+from cap_viz.models import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, is_available
 from cap_viz.settings import ASSETS, PROJECT, start_logging
 from cap_viz.spec import ModelRef
 from cap_viz.store import Store, StoredRun
-from cap_viz.tasks import Task, all_tasks, load_task
+from cap_viz.tasks import Task, load_task
 from cap_viz.ui.loading import stored_runs
 from cap_viz.ui.panels import GLOSSARY, note, problem
-from cap_viz.ui.state import bad_choice, keep_valid
+from cap_viz.ui.state import bad_choice, choose, keep_valid
 
 PAGES = (
     ("Overview", "app.py", ":material/dashboard:"),
@@ -37,6 +37,8 @@ PAGES = (
 )
 SIZES = ("100", "200", "300", "600")
 DEFAULT_SIZE = "600"
+# What is shipped of the toy model.
+TOY_SIZE = "200"
 STATUS_SECONDS = 3.0
 # Streamlit's wide layout keeps 5 rem free on both sides and 6 above, with no setting for it: an eighth of a laptop
 # screen. 4.2 rem clear the header bar.
@@ -100,10 +102,8 @@ def navigation() -> None:
 def selection(runs: list[StoredRun]) -> tuple[str, str, int, list[str]]:
     """Model, task and evaluation size from the bound widgets, and notes about values the URL had wrong."""
     models = model_ids(runs)
-    tasks = list(all_tasks())
     notes = [
         bad_choice("model", models, DEFAULT_MODEL, "model"),
-        bad_choice("task", tasks, tasks[0], "task"),
         bad_choice("n", SIZES, DEFAULT_SIZE, "an evaluation size of"),
     ]
     keep_valid("model", models)
@@ -114,15 +114,34 @@ def selection(runs: list[StoredRun]) -> tuple[str, str, int, list[str]]:
         bind="query-params",
         help="Other models appear here once they have been scored: python -m cap_viz score --model FOLDER_OR_HUB_ID",
     )
-    task = st.selectbox("Task", tasks, key="task", bind="query-params", help=task_help())
+    other_model_button(model_id)
+    tasks = tasks_for(model_id)
+    notes.append(bad_choice("task", tasks, tasks[0], "task"))
+    keep_valid("task", tasks)
+    task = st.selectbox("Task", tasks, key="task", bind="query-params", help=task_help(tasks))
     size = st.selectbox(
         "Evaluation size (at most)", SIZES, SIZES.index(DEFAULT_SIZE), key="n", bind="query-params", help=GLOSSARY["n"]
     )
     return model_id, task, int(size), [sentence for sentence in notes if sentence]
 
 
-def task_help() -> str:
-    return "\n".join(f"- `{task.name}` {task.summary}" for task in all_tasks().values())
+def other_model_button(model_id: str) -> None:
+    """One click to the toy model, whose heatmaps take a second, and back."""
+    is_toy = model_id == TOY_MODEL
+    other = DEFAULT_MODEL if is_toy else TOY_MODEL
+    st.button(
+        "Back to SmolLM2" if is_toy else "Try the toy model",
+        key="other_model",
+        icon=":material/undo:" if is_toy else ":material/toys:",
+        type="tertiary",
+        help="A model of 0.8 million parameters trained for CAP Viz: everything is computed live within seconds.",
+        on_click=choose,
+        args=({"model": other, "task": tasks_for(other)[0], "n": DEFAULT_SIZE if is_toy else TOY_SIZE},),
+    )
+
+
+def task_help(tasks: list[str]) -> str:
+    return "\n".join(f"- `{name}` {load_task(name).summary}" for name in tasks)
 
 
 def evaluation_size(task: Task, at_most: int) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from cap_viz.finding import CONTROL_TEXTS, control_runs
+from cap_viz.finding import CONTROL_TEXTS, control_runs, controls_for
 from cap_viz.jobs import Job
 from cap_viz.runs import calibration_set
 from cap_viz.spec import ScoreSpec
@@ -85,7 +85,8 @@ def no_control(frame: Frame, source: Source) -> None:
     jobs = control_jobs(source)
     for job in jobs:
         job_view(job, key="heads_control")
-    text = next((name for name in CONTROL_TEXTS if load_task(name).is_local()), CONTROL_TEXTS[-1])
+    texts = controls_for(source.spec.model.id)
+    text = next((name for name in texts if load_task(name).is_local()), texts[-1])
     with st.container(border=True):
         st.markdown(f"**No generic text has been measured for this model yet ({method_of(source)})**")
         st.markdown(

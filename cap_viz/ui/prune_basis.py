@@ -11,7 +11,6 @@ from typing import cast
 
 import streamlit as st
 
-from cap_viz.finding import CONTROL_TEXTS
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.base import ALLOCATIONS, KV_COMBINES, PATTERNS, pattern_sparsity
 from cap_viz.runs import calibration_set
@@ -32,7 +31,6 @@ SPREAD_RULES = {
     "2:4": "2 of every 4 neighbouring weights of a row go, as some GPUs compute faster with; always 50 %.",
     "4:8": "4 of every 8 neighbouring weights of a row go; always 50 %.",
 }
-TEXTS = (OWN_TASK, *CONTROL_TEXTS)
 MOST_SEED = 99
 DEFAULTS = {"metric": "nll", "kv": "mean", "spread": UNIFORM, "calibration": OWN_TASK}
 KEYS = (*DEFAULTS, "control_seed", "scores")
@@ -50,8 +48,8 @@ class Basis:
     control_seed: int = 0
 
 
-def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str]) -> Basis:
-    """Draw what applies to the criteria; `runs` are the head scores they may be built on."""
+def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str], controls: Sequence[str]) -> Basis:
+    """Draw what applies to the criteria; `runs` are the head scores they may be built on, `controls` generic texts."""
     needs = [CRITERIA[name] for name in criteria]
     heads = any(one.needs_scores for one in needs)
     spreads = [UNIFORM]
@@ -64,7 +62,7 @@ def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str]) -> Basis:
     scores = scores_option(runs) if heads else first_scores(runs)
     spread = spread_option(spreads) if len(spreads) > 1 else UNIFORM
     measured = any(one.needs_calibration for one in needs) or spread in ALLOCATIONS
-    text = text_option() if measured else OWN_TASK
+    text = text_option((OWN_TASK, *controls)) if measured else OWN_TASK
     seed = seed_option() if any(one.needs_seed for one in needs) else 0
     if not (heads or measured or len(spreads) > 1 or any(one.needs_seed for one in needs)):
         st.caption("Nothing else to choose for these criteria.")
@@ -123,8 +121,8 @@ def follow_pattern() -> None:
         choose({"sparsity": round(100 * pattern_sparsity(st.session_state["spread"]))})
 
 
-def text_option() -> str:
-    text = pick("Activations measured on", "calibration", TEXTS, "Calibration examples of the task, or generic text.")
+def text_option(texts: Sequence[str]) -> str:
+    text = pick("Activations measured on", "calibration", texts, "Calibration examples of the task, or generic text.")
     st.caption(
         "Measured on the task's calibration examples."
         if text == OWN_TASK
@@ -165,13 +163,13 @@ def pick(
     )
 
 
-def wrong_basis() -> list[str]:
-    """Sentences about values the URL has wrong."""
+def wrong_basis(controls: Sequence[str]) -> list[str]:
+    """Sentences about values the URL has wrong; `controls` are the generic texts on offer."""
     return [
         bad_choice("metric", METRICS, DEFAULTS["metric"], "metric"),
         bad_choice("kv", KV_COMBINES, DEFAULTS["kv"], "KV combination"),
         bad_choice("spread", SPREADS, DEFAULTS["spread"], "spread of zeros"),
-        bad_choice("calibration", TEXTS, DEFAULTS["calibration"], "text to measure"),
+        bad_choice("calibration", (OWN_TASK, *controls), DEFAULTS["calibration"], "text to measure"),
         bad_number("control_seed", 0, MOST_SEED, "control_seed"),
     ]
 

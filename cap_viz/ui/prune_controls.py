@@ -8,7 +8,7 @@ from typing import cast
 import streamlit as st
 
 from cap_viz.errors import CapVizError
-from cap_viz.finding import eval_runs, score_runs
+from cap_viz.finding import controls_for, eval_runs, score_runs
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.masks import SCOPES, Scope
 from cap_viz.runs import evaluation_set
@@ -31,7 +31,8 @@ PERCENTS = {str(percent) for percent in range(HIGHEST_PERCENT + 1)}
 
 def controls(view: Frame) -> Setting:
     """Draw the controls. Raises `CapVizError` when the items to measure on cannot be known."""
-    for sentence in wrong_in_link():
+    texts = controls_for(view.model.id)
+    for sentence in wrong_in_link(texts):
         note(sentence)
     evaluation = evaluation_items(view)
     runs = usable_scores(view)
@@ -45,7 +46,7 @@ def controls(view: Frame) -> Setting:
     with scope_place:
         scope = scope_control()
     with more, st.popover("More", width="stretch", help="What the criteria are built on, and how zeros are spread"):
-        basis = basis_controls(runs, (criterion, against))
+        basis = basis_controls(runs, (criterion, against), texts)
     with slider:
         percent = st.slider(
             "Sparsity",
@@ -76,14 +77,14 @@ def controls(view: Frame) -> Setting:
     return setting
 
 
-def wrong_in_link() -> list[str]:
+def wrong_in_link(texts: Sequence[str]) -> list[str]:
     """Sentences about values the URL has wrong, which Streamlit would drop without a word."""
     said = [
         bad_choice("criterion", list(CRITERIA), DEFAULTS["criterion"], "criterion"),
         bad_choice("against", list(CRITERIA), DEFAULTS["against"], "criterion"),
         wrong_sparsity(),
         bad_choice("scope", SCOPES, DEFAULTS["scope"], "scope"),
-        *wrong_basis(),
+        *wrong_basis(texts),
     ]
     return [sentence for sentence in said if sentence]
 
