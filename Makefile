@@ -9,7 +9,7 @@ APP := .venv/.installed-app
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-model e2e long fuzz lint check fix runs clean
+.PHONY: help run test test-model e2e long fuzz audit lint check fix runs clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -33,6 +33,9 @@ long: $(DEV) fuzz ## the tests that take many minutes
 
 fuzz: $(DEV) ## ten thousand hostile inputs for every parser
 	@$(PY) -m pytest tests/test_hostile.py --hypothesis-profile=fuzz -n auto
+
+audit: $(DEV) ## known vulnerabilities of the pins, and the list of licences
+	@$(PY) -m scripts.supply_chain
 
 lint: $(DEV) ## format, lint and types
 	@$(PY) -m ruff format --check .

@@ -1,4 +1,4 @@
-"""Environments for tools we compare ourselves with: built on first use, outside the project, never in .venv."""
+"""Environments for tools we compare or check ourselves with: built on first use, outside the project."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def environment(requirements: str) -> Path:
-    """The Python of an environment with the packages of a file in this folder. Exits with pip's words if it fails."""
-    listed = HERE / requirements
+def environment(listed: Path) -> Path:
+    """The Python of an environment with the packages listed in a file. Exits with pip's words if that fails."""
     key = hashlib.sha256(listed.read_bytes()).hexdigest()[:12]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cap-viz"
     folder = home / f"{listed.stem.removeprefix('requirements-')}-{key}"

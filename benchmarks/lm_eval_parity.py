@@ -69,7 +69,7 @@ def theirs(folder: Path, n: int, n_written: int, sizes: list[int], written_sizes
     tasks = {name: {"files": files_of(name), "n": n, "batch_sizes": sizes} for name in chosen}
     if n_written:
         tasks["gsm8k"] = {"files": files_of("gsm8k"), "n": n_written, "batch_sizes": written_sizes}
-    python = environment("requirements-lm-eval.txt")
+    python = environment(HERE / "requirements-lm-eval.txt")
     with tempfile.TemporaryDirectory() as scratch:
         request, result = Path(scratch, "request.json"), Path(scratch, "result.json")
         request.write_text(json.dumps({"folder": str(folder), "tasks": tasks}), encoding="utf-8")

@@ -40,7 +40,7 @@ BARS = {"mask_agreement": 0.9999, "speed_ratio": 1.0}
 
 def theirs(folder: Path, rows: list[tuple[int, ...]], sparsity: float) -> tuple[dict[str, np.ndarray], float]:
     """Packed bits of what stays, by matrix, and the seconds it took."""
-    python = environment("requirements-llm-compressor.txt")
+    python = environment(HERE / "requirements-llm-compressor.txt")
     with tempfile.TemporaryDirectory() as scratch:
         listed, result = Path(scratch, "rows.json"), Path(scratch, "kept.npz")
         listed.write_text(json.dumps(rows), encoding="utf-8")

@@ -20,6 +20,7 @@ from cap_viz.engine.packing import PackedBatch
 from cap_viz.engine.replacement import heads_site, zeros
 from cap_viz.engine.replay import ablate_layer
 from cap_viz.errors import CapVizError
+from cap_viz.finding import tasks_for
 from cap_viz.models import ReasoningModel
 from cap_viz.scoring import encode_all
 from cap_viz.tasks import load_task
@@ -48,7 +49,7 @@ class Subject:
 
 def checks(model: ReasoningModel) -> Iterator[Check]:
     """All checks, in order; nothing is raised for a failed one."""
-    encoded = encode_all(model, load_task("mini_science").evaluation(2))
+    encoded = encode_all(model, load_task(tasks_for(model.ref.id)[0]).evaluation(2))
     with model.lease, torch.inference_mode():
         batch = batch_of(model, encoded, packed=True)
         subject = Subject(model, batch, full_forward(model, batch, None), spread_heads(model))

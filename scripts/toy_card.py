@@ -139,9 +139,9 @@ library_name: transformers
 
 # Toy reasoner
 
-A Llama of {training["parameters"] / 1e6:.2f} million parameters, trained for CAP Viz to show what attention heads do. It
-answers three kinds of generated questions and nothing else; every word of theirs is one token, other words are
-unknown to it.
+A Llama of {training["parameters"] / 1e6:.2f} million parameters, trained for CAP Viz to show what attention heads
+do. It answers three kinds of generated questions and nothing else; every word of theirs is one token, other words
+are unknown to it.
 
 - {recipe["layers"]} layers of {recipe["heads"]} query heads in {recipe["kv_heads"]} key-value groups, width \
 {recipe["width"]}, MLP width {recipe["mlp"]}, tied embeddings, {training["words"]} tokens.

@@ -64,7 +64,7 @@ class Recipe:
             return {"repeated": 64}
         if step < self.looking_up * self.steps:
             return {"math": 4, "strategy": 8, "choice": 4, "lookup": 10, "retold": 12, "repeated": 4}
-        return {"math": 10, "strategy": 10, "choice": 12, "lookup": 4, "retold": 3, "repeated": 3}
+        return {"math": 28, "strategy": 6, "choice": 6, "lookup": 2, "retold": 2, "repeated": 2}
 
 
 def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:

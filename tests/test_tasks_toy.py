@@ -126,7 +126,9 @@ def test_half_of_the_facts_of_toy_strategy_leaves_a_yes_and_a_no() -> None:
     """Told only who is where, or only what places are like, two options fit, and they say the opposite."""
     for one in TASKS["toy_strategy"].evaluation(300):
         at, like = pairs(one.question, IS_AT), pairs(one.question, IS_LIKE)
-        said = [(*pairs(option, IS_AT).items(), *pairs(option, IS_LIKE).items()) for option in one.options]
+        said = [
+            (*pairs(option.strip(), IS_AT).items(), *pairs(option.strip(), IS_LIKE).items()) for option in one.options
+        ]
         verdicts = [option.split()[-1] for option in one.options]
         knows_where = [verdicts[k] for k, (where, _) in enumerate(said) if at[where[0]] == where[1]]
         knows_what = [verdicts[k] for k, (_, what) in enumerate(said) if like[what[0]] == what[1]]

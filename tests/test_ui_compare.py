@@ -31,9 +31,8 @@ from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.progress import finish
 from cap_viz.runs import mask_spec_for, read_report, run_steps
 from cap_viz.settings import PROJECT
-from cap_viz.shipped import MAIN_CRITERIA
+from cap_viz.shipped import MAIN_CRITERIA, SEED
 from cap_viz.shipped import N_CALIBRATION as N_CALIBRATED
-from cap_viz.shipped import SEED
 from cap_viz.spec import EvalSpec
 from cap_viz.stats import Interval, PairedComparison, compare_paired
 from cap_viz.store import Store, StoredRun

@@ -11,6 +11,7 @@ from rich.table import Table
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json
 from cap_viz.models import CATALOGUE, DEFAULT_MODEL, is_available
+from cap_viz.store import Store
 from cap_viz.tasks import TASKS, all_tasks, load_task
 from cap_viz.tasks.own import add_task, remove_task
 
@@ -76,11 +77,21 @@ def list_tasks(as_json: bool) -> None:
     out.print(table)
 
 
-def doctor(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
+def doctor(
+    model: ModelOption = DEFAULT_MODEL,
+    full: Annotated[
+        bool, typer.Option("--full", help="Versions, settings and the cache's health as well; fit for an issue.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check that ablation, replay, masks and restore are right on this machine, line by line."""
     from cap_viz.doctor import checks
+    from cap_viz.health import report
     from cap_viz.models import load_model
 
+    sections = report(Store()) if full else {}
+    for title, facts in {} if as_json else sections.items():
+        out.print(f"{title}\n" + "\n".join(f"  {name}: {value}" for name, value in facts.items()), highlight=False)
     results = []
     for check in checks(load_model(model)):
         results.append({"check": check.name, "passed": check.passed, "detail": check.detail})
@@ -89,7 +100,8 @@ def doctor(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> N
                 f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}", highlight=False, soft_wrap=True
             )
     if as_json:
-        print_json({"model": model, "checks": results, "passed": all(r["passed"] for r in results)})
+        passed = all(result["passed"] for result in results)
+        print_json({**sections, "model": model, "checks": results, "passed": passed})
     if not all(result["passed"] for result in results):
         raise typer.Exit(1)
 

@@ -66,7 +66,9 @@ def ask(rng: random.Random, world: World, facts: str | None = None) -> Drawn:
 
 def answer(who: str, place: str, quality: str, asked: str) -> str:
     """Both facts and what follows from them."""
-    return f" {who} is in the {place}. The {place} is {quality}. So the answer is {'yes' if quality == asked else 'no'}."
+    return (
+        f" {who} is in the {place}. The {place} is {quality}. So the answer is {'yes' if quality == asked else 'no'}."
+    )
 
 
 TASK = Task(

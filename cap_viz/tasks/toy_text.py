@@ -26,9 +26,7 @@ def passage(split: Split, index: int) -> Example:
         facts = toy_choice.tell(rng, toy_choice.draw_world(rng))
     told = facts.removesuffix(".").split(". ")
     opening, rest = (". ".join(part) + "." for part in (told[:OPENING], told[OPENING:]))
-    return Example(
-        id=f"{split}-{index}", question=facts, prompt=f"Question: {opening}", options=(f" {rest}",), gold=0
-    )
+    return Example(id=f"{split}-{index}", question=facts, prompt=f"Question: {opening}", options=(f" {rest}",), gold=0)
 
 
 def load() -> Splits:

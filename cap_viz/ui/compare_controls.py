@@ -14,7 +14,8 @@ from cap_viz.tasks import Task
 from cap_viz.ui.compare_command import USUAL_REFERENCE
 from cap_viz.ui.compare_data import Choice, Stored
 from cap_viz.ui.figures import display_order
-from cap_viz.ui.panels import GLOSSARY, note
+from cap_viz.ui.glossary import GLOSSARY
+from cap_viz.ui.panels import note
 from cap_viz.ui.state import bad_choice, bad_choices, keep_valid, keep_valid_ones
 
 KEYS = ("model", "task", "n", "measure", "criteria", "reference", "basis", "paper")

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import streamlit as st
 
-from cap_viz.errors import CapVizError
+from cap_viz.errors import CapVizError, UsageError
 from cap_viz.finding import model_ref, tasks_for
 from cap_viz.jobs import Job, shared_queue
 from cap_viz.models import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, is_available
+from cap_viz.serving import is_offered
 from cap_viz.settings import ASSETS, PROJECT, start_logging
 from cap_viz.spec import ModelRef
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Task, load_task
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.loading import stored_runs
-from cap_viz.ui.panels import GLOSSARY, note, problem
+from cap_viz.ui.panels import note, problem
 from cap_viz.ui.state import bad_choice, choose, keep_valid
 
 PAGES = (
@@ -34,6 +36,7 @@ PAGES = (
     ("Playground", "pages/playground.py", ":material/science:"),
     ("Runs", "pages/runs.py", ":material/history:"),
     ("Learn", "pages/learn.py", ":material/school:"),
+    ("Glossary", "pages/glossary.py", ":material/menu_book:"),
 )
 SIZES = ("100", "200", "300", "600")
 DEFAULT_SIZE = "600"
@@ -71,7 +74,11 @@ def frame(title: str) -> Frame:
     st.html(ROOM)
     start_logging()
     store = Store()
-    runs = stored_runs(store)
+    try:
+        runs = [run for run in stored_runs(store) if is_offered(run.spec.model.id)]
+    except UsageError as error:
+        problem(str(error))
+        st.stop()
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
     with st.sidebar:
         navigation()
@@ -162,7 +169,9 @@ def size_sentence(task: Task, n: int, at_most: int) -> str:
 
 
 def model_ids(runs: list[StoredRun]) -> list[str]:
-    return list(dict.fromkeys([*CATALOGUE, *(run.spec.model.id for run in runs)]))
+    """The catalogue and what has been scored; on a shared server those of its list."""
+    known = dict.fromkeys([*CATALOGUE, *(run.spec.model.id for run in runs)])
+    return [name for name in known if is_offered(name)]
 
 
 def identified(store: Store, runs: list[StoredRun], model_id: str) -> ModelRef:

@@ -11,13 +11,13 @@ from cap_viz.finding import CONTROL_TEXTS
 from cap_viz.metrics import METRICS
 from cap_viz.tasks import Task, load_task
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_control import TASK_EFFECT, View, best_control, pick_control, views_of
 from cap_viz.ui.heads_export import export
 from cap_viz.ui.heads_new_run import new_run
 from cap_viz.ui.heads_source import Source, applicable_metrics, pick_source, sources, submit_problem, watched_end
 from cap_viz.ui.jobs_view import ended_view
 from cap_viz.ui.panels import (
-    GLOSSARY,
     empty,
     examples_fact,
     metric_name,

@@ -15,10 +15,11 @@ from cap_viz.results import HeadScores
 from cap_viz.tasks import Task, load_task
 from cap_viz.ui.figures import CONFIG, example_strip
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_examples import shown_example, strip_hover, take_example
 from cap_viz.ui.heads_source import Source, shape_of
 from cap_viz.ui.loading import HeadStatistics
-from cap_viz.ui.panels import GLOSSARY, METRIC_UNITS, signed, tile
+from cap_viz.ui.panels import METRIC_UNITS, signed, tile
 
 # What a positive and a negative effect mean on text, and by metric on questions.
 TEXT_MEANING = ("makes the given text less likely", "makes the given text more likely")

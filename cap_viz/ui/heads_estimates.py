@@ -19,13 +19,14 @@ from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.figures import colour_limit
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import MEANINGS, TEXT_MEANING, interval, q_value
 from cap_viz.ui.heads_grid import head_inputs
 from cap_viz.ui.heads_map import HeadMap, draw_bars, draw_grid
 from cap_viz.ui.heads_source import Source, run_name
 from cap_viz.ui.heads_specificity import agreement
 from cap_viz.ui.loading import head_statistics, reliability_of, statistics_of
-from cap_viz.ui.panels import GLOSSARY, METRIC_UNITS, metric_name, signed, tile
+from cap_viz.ui.panels import METRIC_UNITS, metric_name, signed, tile
 
 
 @dataclass(frozen=True)

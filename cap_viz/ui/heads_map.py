@@ -11,8 +11,8 @@ import streamlit as st
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.ui.figures import CONFIG, EFFECT_ENDS, Bars, Grid, ranked_bars
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_grid import selected_head, show_grid, take_click
-from cap_viz.ui.panels import GLOSSARY
 
 MOST_BARS = 60
 

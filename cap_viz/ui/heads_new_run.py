@@ -11,10 +11,10 @@ from cap_viz.spec import ABLATIONS, ScoreSpec
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_cost import cost_sentence
 from cap_viz.ui.heads_plan import planned_sizes
 from cap_viz.ui.heads_source import WANTED_RUN, applicable_metrics, hybrid_name, run_name, submitting, watch
-from cap_viz.ui.panels import GLOSSARY
 
 NEW_RUN_OPEN = "heads_new_run"
 ESTIMATORS = {

@@ -10,10 +10,11 @@ import streamlit as st
 from cap_viz.errors import CapVizError
 from cap_viz.tasks import Example
 from cap_viz.ui.figures import CONFIG
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import HeadView
 from cap_viz.ui.heads_examples import shown_example
 from cap_viz.ui.loading import texts_of
-from cap_viz.ui.panels import GLOSSARY, escaped, problem
+from cap_viz.ui.panels import escaped, problem
 from cap_viz.ui.playground_data import Change, Outcome, outcome, pattern
 from cap_viz.ui.playground_figures import attention_map, coloured_prompt
 from cap_viz.ui.playground_view import MOST_ATTENTION_TOKENS, written

@@ -17,10 +17,11 @@ from cap_viz.runs import read_roles
 from cap_viz.spreadsheet import csv_text
 from cap_viz.store import DamagedRun
 from cap_viz.ui.figures import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import HeadView
 from cap_viz.ui.heads_grid import take_click
 from cap_viz.ui.heads_source import submitting, watch
-from cap_viz.ui.panels import GLOSSARY, problem, signed
+from cap_viz.ui.panels import problem, signed
 from cap_viz.ui.state import bad_choice
 
 SCATTER = "heads_roles"

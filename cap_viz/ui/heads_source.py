@@ -24,6 +24,7 @@ from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import active_jobs
 from cap_viz.ui.panels import problem
 from cap_viz.ui.state import bad_choice, keep_valid
+from cap_viz.ui.submission import submit_run
 
 WATCHED_JOB, SUBMIT_PROBLEM = "heads_job", "heads_problem"
 # A run to show as soon as it is there: a hybrid one waits for both of its parts.
@@ -161,7 +162,7 @@ def submitting() -> Iterator[None]:
 
 def watch(spec: RunSpec, title: str) -> None:
     """Queue a run and follow it. Raises `CapVizError` when the queue does not take it."""
-    st.session_state[WATCHED_JOB] = shared_queue().submit(spec, title).number
+    st.session_state[WATCHED_JOB] = submit_run(spec, title).number
 
 
 def submit_problem() -> None:

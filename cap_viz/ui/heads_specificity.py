@@ -11,11 +11,12 @@ import streamlit as st
 
 from cap_viz.stats import RankAgreement, Specificity, TopOverlap, rank_agreement, top_overlap
 from cap_viz.ui.figures import CONFIG, colour_limit
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import HeadView, interval, q_value
 from cap_viz.ui.heads_grid import head_inputs, take_click
 from cap_viz.ui.heads_map import HeadMap, draw_bars, draw_grid
 from cap_viz.ui.loading import HeadStatistics, specificity_of
-from cap_viz.ui.panels import GLOSSARY, signed, tile
+from cap_viz.ui.panels import signed, tile
 from cap_viz.ui.specificity_figures import effect_scatter
 
 TOP_SHARE = 0.1

@@ -17,11 +17,12 @@ from cap_viz.spec import ExampleSet, JointSpec
 from cap_viz.stats import JointEffect
 from cap_viz.together import judged
 from cap_viz.ui.figures import ACCENT, CONFIG, FAINT, NEUTRAL, blank
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import HeadView, interval
 from cap_viz.ui.heads_grid import head_name, named_heads
 from cap_viz.ui.heads_source import submitting, watch
 from cap_viz.ui.jobs_view import active_jobs, job_view, ticking
-from cap_viz.ui.panels import GLOSSARY, problem, signed
+from cap_viz.ui.panels import problem, signed
 from cap_viz.ui.state import bad_choices, keep_valid_ones
 
 KEY = "together"

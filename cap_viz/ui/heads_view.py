@@ -13,6 +13,7 @@ from cap_viz.spec import ScoreSpec
 from cap_viz.store import StoredRun
 from cap_viz.ui.figures import colour_limit
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_blocks import add_blocks, block_effects, offer_blocks
 from cap_viz.ui.heads_control import GENERIC_TEXT, SPECIFICITY, View, control_jobs, no_control
 from cap_viz.ui.heads_controls import Chosen
@@ -31,7 +32,7 @@ from cap_viz.ui.heads_together import together_section
 from cap_viz.ui.jobs_view import ticking
 from cap_viz.ui.loading import report_of, scores_of, statistics_of
 from cap_viz.ui.overview_data import dense_evaluation
-from cap_viz.ui.panels import GLOSSARY, caution, metric_name, problem, signed
+from cap_viz.ui.panels import caution, metric_name, problem, signed
 
 TARGET_RELIABILITY = 0.8
 FEWEST_FOR_BANNER = 8

@@ -10,6 +10,7 @@ from cap_viz.jobs import Job, shared_queue
 from cap_viz.progress import duration
 from cap_viz.spec import RunSpec
 from cap_viz.ui.panels import escaped, problem
+from cap_viz.ui.submission import may_cancel
 
 TICK_SECONDS = 1.0
 
@@ -31,6 +32,8 @@ def job_view(job: Job, *, key: str) -> None:
         st.progress(job.progress.share, text=f"**{escaped(job.title)}** · {job_sentence(job)}")
     with button:
         asked = job.cancel_asked.is_set()
+        if not may_cancel(job):
+            return
         st.button(
             "Stopping" if asked else "Cancel",
             key=f"{key}_cancel_{job.number}",

@@ -18,11 +18,11 @@ from cap_viz.ui.figures import (
     head_grid,
 )
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.loading import HeadStatistics
 from cap_viz.ui.overview_cards import coloured, hover, task_cards, top_head
 from cap_viz.ui.overview_data import TaskSummary, accuracy_points, best_sentences
 from cap_viz.ui.panels import (
-    GLOSSARY,
     METRIC_UNITS,
     age,
     caution,

@@ -12,54 +12,7 @@ from cap_viz.spec import ExampleSet
 from cap_viz.stats import Interval
 from cap_viz.store import StoredRun
 from cap_viz.tasks import Task
-
-GLOSSARY = {
-    "effect": "How much the loss on the right answer (or the given text) changes when the head's output is replaced. "
-    "Positive: the model does worse without the head.",
-    "head": "One attention head, named by its layer and its number within the layer, both from 0.",
-    "ablation": "What replaces a head's output: zeros, its mean over the calibration tokens, or its output on "
-    "another example (resample). They ask different questions, so rankings may differ.",
-    "calibration": "The questions on which heads are measured; accuracy is always taken on other questions.",
-    "ci": "95 % confidence interval: from Student's t over the examples for effects, Wilson's for accuracies.",
-    "rank": "Position among all heads by mean effect, 1 for the largest. The interval resamples the examples.",
-    "fdr": "Benjamini-Hochberg over all heads: of those called non-zero, at most 5 % should be false finds.",
-    "reliability": "Agreement of the ranking of heads between two random halves of the examples (Spearman correlation, "
-    "median of 200 splits), projected to all examples.",
-    "kv_group": "Heads that share one set of keys and values (grouped-query attention).",
-    "dense": "The model as it is, with no weight removed; 95 % Wilson interval. None of these questions was used to "
-    "measure heads.",
-    "chance": "Accuracy a guesser would reach: the mean of 1 / number of options.",
-    "sparsity": "Share of the weights in attention and MLP projections that are set to zero.",
-    "criterion": "The rule that decides which weights go first.",
-    "best": "Highest accuracy. Tied: the paired McNemar test does not tell the two apart (p ≥ 0.05). In brackets: "
-    "points of accuracy against dense on the same questions.",
-    "estimator": "How effects are computed. Exact: each head is removed in turn and the rest of the model run again.",
-    "nll": "Answer loss: mean surprise per token of the right answer, in nats (negative log-likelihood).",
-    "choice_nll": "Choice loss: surprise at the right option among the options offered, in nats.",
-    "logit_diff": "Margin loss: all other options against the right one (log-sum-exp difference), in nats.",
-    "accuracy": "Errors: 1 where another option is more likely than the right one. Coarse; not used for ranking heads.",
-    "n": "How many evaluation questions accuracies are taken on: the first n of the task, all of them where it has "
-    "fewer.",
-    "loss": "Mean surprise per token of the given text, in nats, with no weight removed; averaged over the calibration "
-    "examples, with Student's t interval.",
-    "view": "`task effect` what removing a head does to this task  \n`generic text` what it does to text that asks "
-    "for no reasoning  \n`specificity` the first minus the second, each in standard deviations over heads",
-    "specificity": "Effect on this task minus effect on generic text, each divided by how much heads truly differ in "
-    "that run (standard deviation over heads, noise taken out). 0: as important to any text as to this task.",
-    "scale": "`standardised` each effect divided by how much heads truly differ on that task, so that tasks of "
-    "different difficulty share a scale  \n`nats` the change of the loss per token itself",
-    "difference": "Effect on the first task minus effect on the second, each divided by how much heads truly differ in "
-    "that run (standard deviation over heads, noise taken out).",
-    "roles": "Mean attention over these examples, between 0 and 1. Previous token: to the token before. First token: "
-    "to the first one, where attention goes that is not needed elsewhere. Entropy: 0 looks at one token, 1 at all "
-    "alike. Induction: on random tokens written twice, to the token after the earlier occurrence.",
-    "reading": "Loads the model and reads the example with the selected head and with its output at zero: how expected "
-    "each token is, what the model writes itself, and where the head looks.",
-    "together": "Heads removed at the same time, on evaluation questions, which ranked nothing. More than the sum of "
-    "single effects: each stands in for the others. Less: they do some of the same work.",
-    "ceiling": "Spearman correlation of the two rankings of all heads. Noise ceiling: what two identical true rankings "
-    "would reach with so many examples, the root of the product of their reliabilities.",
-}
+from cap_viz.ui.glossary import GLOSSARY
 
 METRIC_NAMES = {
     "nll": "answer loss (nll)",

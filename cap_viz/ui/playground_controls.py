@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from cap_viz.errors import CapVizError
 from cap_viz.finding import score_runs
-from cap_viz.models import ModelShape
+from cap_viz.models import CATALOGUE, ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs import mask_spec_for
+from cap_viz.serving import most_prompt_characters
 from cap_viz.shipped import N_CALIBRATION
 from cap_viz.spec import MaskSpec, ScoreSpec
 from cap_viz.stats import rank_heads
 from cap_viz.stats.joint import HeadSet
 from cap_viz.store import StoredRun
+from cap_viz.tasks import load_task
 from cap_viz.ui.figures import CONFIG, Grid, colour_limit, grid_width, head_grid
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_grid import head_name, named_heads
 from cap_viz.ui.loading import HeadStatistics, statistics_of
-from cap_viz.ui.panels import GLOSSARY, caution, signed
+from cap_viz.ui.panels import caution, signed
 from cap_viz.ui.state import bad_choice, bad_choices, clicked, keep_valid, keep_valid_ones
 
 NO_MASK = "none"
@@ -34,7 +39,7 @@ TALLEST = 330
 
 def prompt_and_mask(view: Frame) -> tuple[str, MaskSpec | None, list[str]]:
     """The text side: the prompt and the weights to prune. Notes about values the URL had wrong come last."""
-    prompt = prompt_control()
+    prompt = prompt_control(examples_for(view.model.id))
     mask, notes = mask_control(view, task_scores(view))
     return prompt, mask, notes
 
@@ -44,28 +49,46 @@ def task_scores(view: Frame) -> StoredRun | None:
     return next(iter(score_runs(view.runs, view.model, view.task.name)), None)
 
 
-def prompt_control() -> str:
+def examples_for(model_id: str) -> dict[str, str]:
+    """Prompts in words the model knows."""
+    entry = CATALOGUE.get(model_id)
+    if entry is None or not entry.tasks:
+        return EXAMPLES
+    return {name: load_task(name).evaluation(1)[0].prompt for name in entry.tasks}
+
+
+def forget_foreign_example(examples: Mapping[str, str]) -> None:
+    """Put another model's example away: its words would all be unknown, or nonsense."""
+    others = {text for name in CATALOGUE for text in examples_for(name).values()} - set(examples.values())
+    if st.session_state.get("prompt") in others:
+        del st.session_state["prompt"]
+
+
+def prompt_control(examples: Mapping[str, str]) -> str:
+    forget_foreign_example(examples)
+    keep_valid("play_example", list(examples))
     st.pills(
         "Examples",
-        list(EXAMPLES),
+        list(examples),
         key="play_example",
         on_change=take_example,
+        args=(examples,),
         help="Each fills the prompt. copying: names that a head can copy from earlier in the text.",
     )
     return st.text_area(
         "Prompt",
-        EXAMPLES["science"],
+        next(iter(examples.values())),
         key="prompt",
         bind="query-params",
         height=112,
-        max_chars=1500,
+        max_chars=most_prompt_characters(),
         help="The model goes on from here; it is not told that it is being asked anything.",
     )
 
 
-def take_example() -> None:
+def take_example(examples: Mapping[str, str]) -> None:
     if (name := st.session_state.get("play_example")) is not None:
-        st.session_state["prompt"] = EXAMPLES[name]
+        st.session_state["prompt"] = examples[name]
 
 
 def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, list[str]]:

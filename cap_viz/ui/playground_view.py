@@ -8,6 +8,7 @@ import streamlit as st
 from cap_viz.errors import CapVizError
 from cap_viz.models import ModelShape
 from cap_viz.pruning import CRITERIA
+from cap_viz.serving import check_prompt
 from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_grid import head_inputs
@@ -47,6 +48,7 @@ def body(view: Frame) -> None:
     for sentence in [*head_notes, *notes]:
         note(sentence)
     try:
+        check_prompt(prompt)
         with answers:
             with st.spinner("Reading the prompt …", show_time=True):
                 found = outcome(view.model, prompt, change)

@@ -33,6 +33,7 @@ from cap_viz.ui.prune_figures import (
 )
 from cap_viz.ui.prune_setting import DENSE, Setting, title_of
 from cap_viz.ui.prune_words import limits, named, origin_badge, pruned_words, so_far_badge, swatch
+from cap_viz.ui.submission import submit_run
 
 LAST, REFUSED, DAMAGE = "prune_last", "prune_refused", "prune_damage"
 
@@ -172,7 +173,7 @@ def job_title(setting: Setting, column: Column) -> str:
 def submit(wanted: Sequence[tuple[EvalSpec, str]]) -> None:
     try:
         for spec, title in wanted:
-            shared_queue().submit(spec, title)
+            submit_run(spec, title)
     except CapVizError as error:
         st.session_state[REFUSED] = str(error)
 

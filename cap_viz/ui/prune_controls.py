@@ -16,7 +16,8 @@ from cap_viz.spec import ExampleSet
 from cap_viz.store import StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.frame import Frame
-from cap_viz.ui.panels import GLOSSARY, note
+from cap_viz.ui.glossary import GLOSSARY
+from cap_viz.ui.panels import note
 from cap_viz.ui.prune_basis import KEYS as BASIS_KEYS
 from cap_viz.ui.prune_basis import basis_controls, calibration_items, spread_note, wrong_basis
 from cap_viz.ui.prune_setting import Setting, measured_percents, title_of

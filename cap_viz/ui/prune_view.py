@@ -13,9 +13,9 @@ from cap_viz.store import DamagedRun, Store
 from cap_viz.tasks import load_task
 from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.loading import scores_of, texts_of
 from cap_viz.ui.panels import (
-    GLOSSARY,
     age,
     caution,
     escaped,

@@ -33,6 +33,7 @@ from cap_viz.ui.prune_setting import Setting, counting_spec, mask_spec, title_of
 from cap_viz.ui.prune_words import named
 from cap_viz.ui.prune_zeros import Zeros, head_zeros_of, zeros_of
 from cap_viz.ui.state import go_button
+from cap_viz.ui.submission import submit_run
 
 DETAIL = "prune_detail"
 
@@ -122,7 +123,7 @@ def counting_jobs(view: Frame, setting: Setting, parts: str | None) -> list[Job]
 def started(spec: RunSpec, title: str) -> Job | None:
     """The job, or None while the queue is full."""
     try:
-        return shared_queue().submit(spec, title)
+        return submit_run(spec, title)
     except CapVizError:
         return None
 

@@ -18,6 +18,7 @@ from cap_viz.notebook import notebook_of
 from cap_viz.numbers import numbers_of
 from cap_viz.perplexity import perplexity_of
 from cap_viz.runs import read_answers
+from cap_viz.serving import REFUSAL, is_shared
 from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
 from cap_viz.spreadsheet import csv_text
 from cap_viz.stats import wilson
@@ -178,7 +179,9 @@ def json_rows(table: pd.DataFrame) -> bytes:
 def housekeeping(store: Store, run: StoredRun) -> None:
     with st.container(horizontal=True, gap="xsmall"):
         st.button("Verify checksums", key="runs_verify", on_click=verify, args=(store, run))
-        if run.origin == "live":
+        if is_shared():
+            st.caption(REFUSAL.format(what="deleting runs"))
+        elif run.origin == "live":
             with st.popover("Delete", icon=":material/delete:"):
                 st.markdown(f"Delete **{escaped(run.title)}** from this machine? It can only be computed again.")
                 st.button("Delete this run", key="runs_delete", type="primary", on_click=delete, args=(store, run))

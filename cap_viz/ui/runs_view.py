@@ -10,7 +10,7 @@ import streamlit as st
 from cap_viz.archive import import_run
 from cap_viz.describe import describe
 from cap_viz.errors import CapVizError
-from cap_viz.jobs import shared_queue
+from cap_viz.serving import REFUSAL, is_shared
 from cap_viz.spec import RunSpec, spec_key
 from cap_viz.store import Store
 from cap_viz.ui.frame import Frame
@@ -20,6 +20,7 @@ from cap_viz.ui.runs_detail import SAID, detail
 from cap_viz.ui.runs_overlay import overlay
 from cap_viz.ui.runs_table import Shown, history
 from cap_viz.ui.state import link_here
+from cap_viz.ui.submission import submit_run
 
 KEYS = ("model", "task", "kind", "where", "origin", "runs")
 UPLOAD, IMPORTED = "runs_upload", "runs_imported"
@@ -72,7 +73,7 @@ def title_of(spec: RunSpec) -> str:
 
 def resume(spec: RunSpec) -> None:
     try:
-        shared_queue().submit(spec, title_of(spec))
+        submit_run(spec, title_of(spec))
     except CapVizError as error:
         st.session_state[SAID] = {"": str(error)}
 
@@ -93,6 +94,9 @@ def picked_section(view: Frame, shown: Shown) -> None:
 
 
 def import_section(store: Store) -> None:
+    if is_shared():
+        st.caption(REFUSAL.format(what="bringing in runs"))
+        return
     st.markdown("#### Bring in a run", help="A zip file written by `runs export` or by the download above.")
     st.file_uploader(
         "A run as zip",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import streamlit as st
 
 from cap_viz.finding import CONTROL_TEXTS
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_specificity import usual_top
-from cap_viz.ui.panels import GLOSSARY, note
+from cap_viz.ui.panels import note
 from cap_viz.ui.state import bad_choice, bad_number, keep_in_range, keep_valid
 from cap_viz.ui.tasks_data import Collection, Measured
 

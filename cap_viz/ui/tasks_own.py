@@ -14,6 +14,7 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from cap_viz.errors import CapVizError
+from cap_viz.serving import REFUSAL, is_shared
 from cap_viz.tasks import TASKS, Task
 from cap_viz.tasks.description import KINDS, described, rows_of
 from cap_viz.tasks.own import add_task, own_tasks, remove_task
@@ -26,6 +27,9 @@ SHOWN_ROWS = 3
 def own_tasks_popover() -> None:
     """The button that opens everything about tasks of one's own."""
     with st.popover("Your tasks", icon=":material/add:"), st.container(width=460):
+        if is_shared():
+            st.caption(REFUSAL.format(what="uploading tasks"))
+            return
         if refused := st.session_state.pop(REFUSED, ""):
             problem(refused)
         st.caption(

@@ -13,9 +13,10 @@ from cap_viz.errors import CapVizError
 from cap_viz.spreadsheet import csv_text
 from cap_viz.ui.figures import CONFIG, colour_limit
 from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import interval
 from cap_viz.ui.heads_grid import head_inputs, turned
-from cap_viz.ui.panels import GLOSSARY, age, empty, escaped, note, problem, provenance, signed
+from cap_viz.ui.panels import age, empty, escaped, note, problem, provenance, signed
 from cap_viz.ui.state import clicked, go_button, link_here
 from cap_viz.ui.tasks_controls import KEYS, RAW, SCALE_UNITS, STANDARDISED, Choice, controls
 from cap_viz.ui.tasks_data import Collection, Measured, Pair, collect, pairs, shared_heads

@@ -1,0 +1,124 @@
+"""What somebody who is asked for help wants to know: versions, machine, settings, cache. No secrets, no texts.
+
+Values of secrets are never read; paths are given from the home folder on, so that no name of a person is in them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from cap_viz import __version__
+from cap_viz.errors import CapVizError
+from cap_viz.models import CATALOGUE, is_available
+from cap_viz.settings import data_folder, local_folder, log_file
+from cap_viz.store import Store
+from cap_viz.tasks import all_tasks
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "datasets",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "streamlit",
+    "plotly",
+    "safetensors",
+    "gguf",
+)
+SETTINGS = ("CAP_VIZ_THREADS", "CAP_VIZ_SERVER", "CAP_VIZ_MODELS", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+Section = dict[str, str]
+
+
+def report(store: Store) -> dict[str, Section]:
+    """Everything, by section; reading all shipped and local runs takes a second or two."""
+    return {
+        "versions": versions(),
+        "machine": machine(),
+        "settings": settings(),
+        "cache": cache(store),
+        "models": {entry.id: "installed" if is_available(entry) else entry.install for entry in CATALOGUE.values()},
+        "tasks": {
+            name: "on this machine" if task.is_local() else "to be downloaded" for name, task in all_tasks().items()
+        },
+    }
+
+
+def versions() -> Section:
+    found = {"cap_viz": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def machine() -> Section:
+    memory = psutil.virtual_memory()
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "memory": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB free",
+    }
+
+
+def settings() -> Section:
+    found = {name: without_home(os.environ.get(name, "not set")) for name in SETTINGS}
+    found |= {name: "set" if os.environ.get(name) else "not set" for name in SECRETS}
+    data = data_folder()
+    return found | {
+        "data": "not set" if data is None else from_home(data),
+        "cache": from_home(local_folder()),
+        "log": from_home(log_file()),
+    }
+
+
+def cache(store: Store) -> Section:
+    """How many runs there are, whether their files are those written, and whether more can be written."""
+    damaged = list(store.damaged())
+    counts = {"precomputed": 0, "live": 0}
+    for run in store.runs():
+        counts[run.origin] = counts.get(run.origin, 0) + 1
+        try:
+            store.verify(run)
+        except CapVizError as error:
+            damaged.append(str(error))
+    return {
+        "shipped runs": str(counts["precomputed"]),
+        "runs of this machine": str(counts["live"]),
+        "damaged": "; ".join(without_home(sentence) for sentence in dict.fromkeys(damaged)) or "none",
+        "free space": free_space(local_folder()),
+        "writable": writable(local_folder()),
+    }
+
+
+def free_space(folder: Path) -> str:
+    return f"{shutil.disk_usage(existing(folder)).free / 2**30:.1f} GiB"
+
+
+def writable(folder: Path) -> str:
+    return "yes" if os.access(existing(folder), os.W_OK) else "no"
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+
+
+def from_home(path: Path) -> str:
+    return without_home(str(path.absolute()))
+
+
+def without_home(text: str) -> str:
+    return text.replace(str(Path.home()), "~")

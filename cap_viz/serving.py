@@ -1,0 +1,71 @@
+"""What visitors of a server they share with strangers may do: `CAP_VIZ_SERVER=1`.
+
+Only the models on a list (`CAP_VIZ_MODELS`, commas between; the catalogue where it is not set), no folders of the
+server, no uploads, nothing deleted, few and small jobs, short prompts. Without the variable nothing is limited but
+what `jobs.py` limits for everybody.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from cap_viz.errors import UsageError
+from cap_viz.jobs import Job
+from cap_viz.models import CATALOGUE
+from cap_viz.spec import RunSpec
+
+MOST_JOBS = 3
+MOST_EXAMPLES = {"score": 64, "eval": 600, "profile": 64, "roles": 64, "joint": 64}
+MOST_PROMPT_CHARACTERS = {True: 500, False: 1500}
+REFUSAL = "This server is shared: {what} is switched off here. Run CAP Viz on a machine of your own for it."
+
+
+def is_shared() -> bool:
+    """Raises `UsageError` for a value that is neither yes nor no: an open server must not come from a typing error."""
+    value = os.environ.get("CAP_VIZ_SERVER", "").strip().lower()
+    if value in ("1", "true", "yes"):
+        return True
+    if value in ("", "0", "false", "no"):
+        return False
+    raise UsageError(f"CAP_VIZ_SERVER={value!r} is neither 1 nor 0; correct or unset it.")
+
+
+def allowed_models() -> tuple[str, ...]:
+    """The models visitors may choose on a shared server.
+
+    Raises `UsageError` where the list names a folder: its path would be shown to everybody.
+    """
+    named = [name.strip() for name in os.environ.get("CAP_VIZ_MODELS", "").split(",") if name.strip()]
+    folder = next((name for name in named if name not in CATALOGUE and Path(name).expanduser().exists()), None)
+    if folder is not None:
+        raise UsageError(f"CAP_VIZ_MODELS names {folder!r}, a file or folder of this machine; name models by their id.")
+    return tuple(named) or tuple(CATALOGUE)
+
+
+def is_offered(model_id: str) -> bool:
+    return not is_shared() or model_id in allowed_models()
+
+
+def check_job(spec: RunSpec, own: Iterable[Job]) -> None:
+    """Raise `UsageError` when a visitor who has started `own` jobs may not start this one."""
+    if not is_shared():
+        return
+    if not is_offered(spec.model.id):
+        raise UsageError(f"This server is shared and does not offer {spec.model.id}.")
+    most, n = MOST_EXAMPLES[spec.kind], len(spec.examples.ids)
+    if n > most:
+        raise UsageError(f"This server is shared: a run of this kind may have {most} examples, not {n}.")
+    if sum(job.active for job in own) >= MOST_JOBS:
+        raise UsageError(f"This server is shared: wait until one of your {MOST_JOBS} jobs is done, or cancel one.")
+
+
+def most_prompt_characters() -> int:
+    return MOST_PROMPT_CHARACTERS[is_shared()]
+
+
+def check_prompt(text: str) -> None:
+    """Raise `UsageError` for a prompt that is too long, which a browser's own limit cannot rule out."""
+    if len(text) > (most := most_prompt_characters()):
+        raise UsageError(f"The prompt has {len(text)} characters, more than the {most} allowed here; shorten it.")

@@ -1,0 +1,132 @@
+"""A server shared by strangers: which models, jobs, prompts and buttons there are; and the report for an issue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.errors import UsageError
+from cap_viz.jobs import Job
+from cap_viz.models import DEFAULT_MODEL, TOY_MODEL
+from cap_viz.runs import calibration_set
+from cap_viz.serving import MOST_JOBS, allowed_models, check_job, check_prompt, is_offered, is_shared
+from cap_viz.settings import PROJECT
+from cap_viz.spec import ModelRef, ScoreSpec
+from tests.shell import Shell
+
+TOY = ModelRef(id=TOY_MODEL, fingerprint="0" * 16)
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAP_VIZ_SERVER", "1")
+
+
+def scored(n: int, model: ModelRef = TOY) -> ScoreSpec:
+    return ScoreSpec(model=model, examples=calibration_set("toy_math", n))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1", True), ("True", True), ("yes ", True), ("0", False), ("", False)]
+)
+def test_the_variable_says_yes_or_no(value: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAP_VIZ_SERVER", value)
+    assert is_shared() is expected
+
+
+def test_a_typing_error_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAP_VIZ_SERVER", "on1")
+    with pytest.raises(UsageError, match="neither 1 nor 0"):
+        is_shared()
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).run()
+    assert "neither 1 nor 0" in at.error[0].value
+    assert not at.selectbox
+
+
+@pytest.mark.usefixtures("shared")
+def test_only_listed_models_are_offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert allowed_models() == (DEFAULT_MODEL, TOY_MODEL)
+    monkeypatch.setenv("CAP_VIZ_MODELS", f" {TOY_MODEL} ,some-org/model")
+    assert is_offered(TOY_MODEL)
+    assert is_offered("some-org/model")
+    assert not is_offered(DEFAULT_MODEL)
+    with pytest.raises(UsageError, match="does not offer"):
+        check_job(scored(4, ModelRef(id=DEFAULT_MODEL, fingerprint="0" * 16)), [])
+    monkeypatch.setenv("CAP_VIZ_MODELS", str(tmp_path))
+    with pytest.raises(UsageError, match="a file or folder of this machine"):
+        allowed_models()
+
+
+@pytest.mark.usefixtures("shared")
+def test_jobs_are_few_and_small() -> None:
+    check_job(scored(64), [])
+    with pytest.raises(UsageError, match="may have 64 examples, not 65"):
+        check_job(scored(65), [])
+    own = [Job(number=number, spec=scored(2 + number), title="") for number in range(MOST_JOBS)]
+    with pytest.raises(UsageError, match="wait until one of your 3 jobs is done"):
+        check_job(scored(4), own)
+    own[0].state = "done"
+    check_job(scored(4), own)
+
+
+def test_alone_nothing_of_this_holds() -> None:
+    check_job(scored(500), [Job(number=number, spec=scored(2 + number), title="") for number in range(9)])
+    check_prompt("x" * 1500)
+    assert is_offered("/any/folder")
+
+
+@pytest.mark.usefixtures("shared")
+def test_prompts_are_short() -> None:
+    check_prompt("x" * 500)
+    with pytest.raises(UsageError, match="501 characters, more than the 500"):
+        check_prompt("x" * 501)
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("page", ["pages/runs.py", "pages/tasks.py"])
+def test_a_shared_server_takes_no_files_and_deletes_nothing(page: str) -> None:
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    at.switch_page(page)
+    at.run()
+    assert not at.exception
+    assert not at.get("file_uploader")
+    assert any("This server is shared" in one.value for one in at.caption)
+
+
+def test_the_full_report_holds_no_secret_and_no_home(
+    shell: Shell, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_somebody")
+    monkeypatch.setenv("CAP_VIZ_DATA", str(Path.home() / "private" / "data"))
+    found = shell.json("doctor", "--full", "--model", str(tiny_folder))
+    assert found["passed"] is True
+    assert found["settings"]["HF_TOKEN"] == "set"
+    assert found["settings"]["data"] == "~/private/data"
+    assert found["cache"]["damaged"] == "none"
+    assert found["cache"]["writable"] == "yes"
+    assert int(found["cache"]["shipped runs"]) > 0
+    assert found["models"][TOY_MODEL] == "installed"
+    code, out, _ = shell("doctor", "--full", "--model", str(tiny_folder))
+    assert code == 0
+    assert "transformer-lens" in out
+    assert "hf_secret" not in out
+    assert str(Path.home() / "private") not in out
+
+
+def test_no_secret_reaches_manifests_logs_or_exports(
+    shell: Shell, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_somebody")
+    monkeypatch.setenv("CAP_VIZ_LOG", str(tmp_path / "log.txt"))
+    arguments = ("--model", str(tiny_folder), "--task", "mini_science", "--n", "2")
+    assert shell("score", *arguments)[0] == 0
+    assert shell("score", "--model", str(tmp_path / "none"), "--n", "2")[0] != 0
+    assert all_files_without(tmp_path, b"hf_secret")
+
+
+def all_files_without(folder: Path, secret: bytes) -> bool:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return all(secret not in path.read_bytes() for path in files)

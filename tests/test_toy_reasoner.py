@@ -1,0 +1,135 @@
+"""The toy reasoner as it is shipped: unchanged, accurate on combinations it never saw, and one click away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import cap_viz as cv
+from cap_viz import models
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.finding import check_readable, controls_for, score_runs, tasks_for
+from cap_viz.models import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, TRAINING_FILE, ReasoningModel, load_model, resolve
+from cap_viz.runs import evaluation_set, examples_of, read_report, read_scores, run_steps
+from cap_viz.settings import ASSETS, PROJECT
+from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.store import Store
+from cap_viz.tasks import TASKS
+
+FOLDER = ASSETS / "toy_reasoner"
+TOY_TASKS = ("toy_math", "toy_strategy", "toy_choice")
+
+
+@pytest.fixture(scope="module")
+def toy() -> ReasoningModel:
+    return load_model(TOY_MODEL)
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy model's files in a folder of their own, which the catalogue is made to name."""
+    folder = tmp_path / "toy_reasoner"
+    shutil.copytree(FOLDER, folder)
+    monkeypatch.setattr(models, "packaged_file", lambda entry: found_file(folder))
+    return folder
+
+
+def found_file(folder: Path) -> Path | None:
+    file = folder / "model.safetensors"
+    return file if file.is_file() else None
+
+
+def test_weights_are_those_the_training_wrote_and_small() -> None:
+    training = json.loads((FOLDER / TRAINING_FILE).read_text(encoding="utf-8"))
+    assert resolve(TOY_MODEL).fingerprint == training["fingerprint"]
+    assert training["parameters"] < 1_000_000
+    assert (FOLDER / "model.safetensors").stat().st_size <= 4 * 2**20
+
+
+def test_changed_weights_are_refused(copied: Path) -> None:
+    file = copied / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CapVizError, match=r"not those it was trained to; run: git checkout"):
+        resolve(TOY_MODEL)
+
+
+def test_deleted_weights_and_records_say_how_to_get_them_back(copied: Path) -> None:
+    (copied / TRAINING_FILE).unlink()
+    with pytest.raises(CapVizError, match=r"training.json of Toy reasoner .* cannot be read; run: git checkout"):
+        resolve(TOY_MODEL)
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(CapVizError, match=r"not installed; run: git checkout"):
+        resolve(TOY_MODEL)
+
+
+@pytest.mark.parametrize("task", TOY_TASKS)
+def test_held_out_combinations_are_answered(toy: ReasoningModel, task: str) -> None:
+    report = cv.evaluate(toy, cv.load_task(task).evaluation(200))
+    assert report.correct.mean() >= 0.93
+
+
+@pytest.mark.parametrize("task", [*TOY_TASKS, "toy_text"])
+def test_every_word_of_the_toy_tasks_is_known(toy: ReasoningModel, task: str) -> None:
+    splits = cv.load_task(task).splits
+    for one in (*splits.calibration[:100], *splits.evaluation[:100]):
+        for text in (one.prompt + option for option in one.options):
+            ids = toy.tokenizer.encode(text)
+            assert toy.tokenizer.unk_token_id not in ids
+            assert toy.tokenizer.decode(ids) == text
+
+
+def test_shipped_numbers_come_out_again(toy: ReasoningModel) -> None:
+    """Another processor adds the same numbers in another order."""
+    store = Store()
+    for task in TOY_TASKS:
+        run = score_runs(store.runs(), toy.ref, task)[0]
+        assert isinstance(run.spec, ScoreSpec)
+        fresh = cv.score_heads(toy, examples_of(run.spec.examples), estimator="exact")
+        np.testing.assert_allclose(fresh.ablated, read_scores(store, run).ablated, atol=5e-3)
+        dense = store.get(EvalSpec(model=toy.ref, examples=evaluation_set(task, 200)))
+        assert dense is not None
+        fresh_report = cv.evaluate(toy, cv.load_task(task).evaluation(200))
+        np.testing.assert_allclose(fresh_report.logliks, read_report(store, dense).logliks, atol=5e-3)
+
+
+def test_it_reads_its_own_tasks_only(toy: ReasoningModel, tmp_path: Path) -> None:
+    assert tasks_for(TOY_MODEL) == [*TOY_TASKS, "toy_text"]
+    assert set(TASKS) <= set(tasks_for(DEFAULT_MODEL))
+    assert controls_for(TOY_MODEL) == ["toy_text"]
+    assert controls_for(DEFAULT_MODEL) == ["generic_text", "mini_text"]
+    check_readable(DEFAULT_MODEL, "toy_math")
+    store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+    with pytest.raises(UsageError, match=r"toy-reasoner reads only toy_math, .*; task mini_science is not among them"):
+        next(run_steps(EvalSpec(toy.ref, evaluation_set("mini_science", 2)), toy, store))
+
+
+def opened(page: str) -> AppTest:
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    if page:
+        at.switch_page(page)
+    return at.run()
+
+
+@pytest.mark.parametrize("page", ["", "pages/heads.py", "pages/prune.py"])
+def test_one_click_leads_to_the_toy_model_and_back(page: str) -> None:
+    at = opened(page)
+    assert at.selectbox(key="model").value == DEFAULT_MODEL
+    at.button(key="other_model").click().run()
+    assert not at.exception
+    assert (at.selectbox(key="model").value, at.selectbox(key="task").value) == (TOY_MODEL, "toy_math")
+    assert at.selectbox(key="task").options == tasks_for(TOY_MODEL)
+    assert not at.error
+    at.button(key="other_model").click().run()
+    assert not at.exception
+    assert (at.selectbox(key="model").value, at.selectbox(key="task").value) == (DEFAULT_MODEL, "mini_science")
+
+
+def test_the_catalogue_names_tasks_that_exist() -> None:
+    assert all(name in TASKS for entry in CATALOGUE.values() for name in entry.tasks)

@@ -1,0 +1,45 @@
+"""The Glossary page: every term once, a search that is in the address."""
+
+from __future__ import annotations
+
+from streamlit.testing.v1 import AppTest
+
+from cap_viz.settings import PROJECT
+from cap_viz.ui.glossary import GLOSSARY, SECTIONS
+from cap_viz.ui.glossary_view import found
+
+
+def opened(**params: str) -> AppTest:
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    at.switch_page("pages/glossary.py")
+    for name, value in params.items():
+        at.query_params[name] = value
+    return at.run()
+
+
+def test_every_term_has_one_place() -> None:
+    placed = [key for terms in SECTIONS.values() for key in terms]
+    assert sorted(placed) == sorted(GLOSSARY)
+
+
+def test_a_search_finds_names_and_texts_whatever_the_case() -> None:
+    assert found("") == SECTIONS
+    assert set(found("benjamini")) == {"How sure we are"}
+    assert "fdr" in found("  False-Discovery ")["How sure we are"]
+    assert found("no such word") == {}
+
+
+def test_the_page_shows_all_terms_limits_and_the_citation() -> None:
+    at = opened()
+    assert not at.exception
+    shown = "\n".join(str(one.value) for one in at.markdown)
+    assert all(f"**{name}**" in shown for terms in SECTIONS.values() for name in terms.values())
+    assert "What this cannot say" in [one.value for one in at.subheader]
+    assert "2606.19350" in at.code[0].value
+
+
+def test_a_link_carries_the_search() -> None:
+    at = opened(term="Wilson")
+    assert not at.exception
+    assert [one.value for one in at.subheader] == ["How sure we are", "Pruning"]
+    assert not at.code
