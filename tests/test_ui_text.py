@@ -198,7 +198,7 @@ def test_overview_shows_loss_instead_of_accuracy_and_marks_chance(
     assert "not clearly above" in shown
     assert len(at.get("plotly_chart")) == 2
     # Accuracy first, loss after it.
-    assert shown.index("**Tiny**") < shown.index("**Mini text**")
+    assert shown.index("#### Tiny") < shown.index("**Mini text**")
 
 
 def test_all_questions_are_used_where_there_are_fewer_than_asked(

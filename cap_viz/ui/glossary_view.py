@@ -8,6 +8,7 @@ from cap_viz.ui.glossary import GLOSSARY, SECTIONS
 from cap_viz.ui.panels import empty
 
 WIDTH = 860
+COLUMNS = (1, 3)
 CAN_SAY = (
     "What removing a head (or a set of heads, or weights) does to this model's answers on these questions, with an "
     "interval for other questions of the same kind.",
@@ -44,9 +45,9 @@ def body() -> None:
         for section, terms in shown.items():
             st.subheader(section, anchor=False)
             for key, name in terms.items():
-                with st.container(horizontal=True, gap="medium"):
-                    st.markdown(f"**{name}**", width=190)
-                    st.markdown(GLOSSARY[key], width="stretch")
+                left, right = st.columns(COLUMNS)
+                left.markdown(f"**{name}**")
+                right.markdown(GLOSSARY[key])
         if not asked:
             limits()
             cite()

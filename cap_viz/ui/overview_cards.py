@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from cap_viz.ui.figures import CONFIG, EFFECT_ENDS, HELPS, HURTS, Grid
+from cap_viz.ui.figures import CONFIG, EFFECT_ENDS, HELPS, HURTS, Grid, criterion_name
 from cap_viz.ui.loading import HeadStatistics
 from cap_viz.ui.overview_data import TaskSummary
 from cap_viz.ui.overview_figures import small_map
@@ -45,6 +45,8 @@ def card(summary: TaskSummary, limit: float) -> None:
     else:
         layer, head = top_head(summary.heads)
         st.caption(reliability(summary.heads))
+        if summary.pruned:
+            st.caption(pruned_line(summary))
         draw_map(summary, summary.heads, limit)
         label, params = "Inspect its heads", {"layer": str(layer), "head": str(head)}
     task = summary.task.name
@@ -76,6 +78,13 @@ def reliability(heads: HeadStatistics) -> str:
     n, found = heads.estimate.n, heads.reliability
     value = "unknown" if found is None else f"**{found.full:.2f}**"
     return f"Ranking reliability {value}, n = {n}"
+
+
+def pruned_line(summary: TaskSummary) -> str:
+    """The best criterion at the highest sparsity that the Overview shows."""
+    highest = max(item.mask.sparsity for item in summary.pruned)
+    best = max((item for item in summary.pruned if item.mask.sparsity == highest), key=lambda item: item.report.acc)
+    return f"{percent(highest, 0)} pruned: best **{percent(best.report.acc)}** ({criterion_name(best.mask.criterion)})"
 
 
 def top_head(heads: HeadStatistics) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.finding import dense_run, score_runs
 from cap_viz.metrics import nll
 from cap_viz.results import EvalReport, HeadScores
+from cap_viz.shipped import MAIN_CRITERIA, SPARSITIES
 from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, compare_paired, mean_with_ci, wilson
 from cap_viz.store import StoredRun
@@ -21,6 +22,7 @@ from cap_viz.ui.loading import HeadStatistics, paired_of, report_of, scores_of, 
 from cap_viz.ui.panels import percent, signed
 
 CLEAR = 0.05
+MOST_CRITERIA, MOST_SPARSITIES = 6, 4
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,9 @@ def default_scores(view: Frame, task: Task) -> StoredRun | None:
 
 
 def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Pruned, ...]:
-    """Pruned evaluations on the very questions of the dense one, of the largest group built on the same things."""
+    """The main pruned evaluations on the very questions of the dense one, built on the same things."""
     found: list[Pruned] = []
-    for run in usual_group(view, dense).values():
+    for run in main_part(usual_group(view, dense)).values():
         report = readable(view, run, problems)
         if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
             found.append(Pruned(run.spec.mask, report, paired_of(view.store, run, dense)))
@@ -133,6 +135,17 @@ def usual_group(view: Frame, dense: StoredRun) -> dict[Cell, StoredRun]:
     """Pruned evaluations on the items of the dense one: the largest group built on the same things."""
     groups = groups_of(view.runs, dense)
     return next((group.runs for group in groups if group.basis.get("scope") == "both"), {})
+
+
+def main_part(group: dict[Cell, StoredRun]) -> dict[Cell, StoredRun]:
+    """What fits into a small figure: the main criteria and sparsities, where more than those are stored."""
+    criteria, sparsities = ({cell[place] for cell in group} for place in (0, 1))
+    return {
+        (criterion, sparsity): run
+        for (criterion, sparsity), run in group.items()
+        if (len(criteria) <= MOST_CRITERIA or criterion in MAIN_CRITERIA)
+        and (len(sparsities) <= MOST_SPARSITIES or sparsity in SPARSITIES)
+    }
 
 
 def accuracy_points(pruned: tuple[Pruned, ...]) -> list[AccuracyPoint]:

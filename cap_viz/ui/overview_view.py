@@ -1,10 +1,11 @@
-"""The Overview's rows: one per task, the same three columns in each so that the eye can compare down the page."""
+"""The Overview: the chosen task told in one screen, the others as cards below, all maps on one scale."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from cap_viz.settings import PROJECT
+from cap_viz.tasks import Task
 from cap_viz.ui.figures import (
     CONFIG,
     Grid,
@@ -37,6 +38,7 @@ from cap_viz.ui.panels import (
 from cap_viz.ui.state import go_button
 
 TALLEST = 372
+FIGURE_HEIGHT = 224
 # Pixels, so that the three parts fit beside each other from 1,280 on; the last takes what is left.
 NUMBERS_WIDTH, MAP_WIDTH = 220, 336
 
@@ -49,17 +51,23 @@ def overview(view: Frame, summaries: list[TaskSummary], metric: str) -> None:
         return
     provenance(facts(view, summaries, metric), origin=origins(summaries))
     limit = colour_limit(*(summary.heads.estimate.mean for summary in summaries if summary.heads is not None))
-    full = [summary for summary in summaries if summary.pruned]
-    for summary in full:
-        task_row(view, summary, metric, limit)
-    small = [summary for summary in summaries if not summary.pruned]
-    if small:
-        task_cards(small, limit, heading="Other tasks" if full else "Tasks")
+    lead = leading(summaries, view.task)
+    if lead is not None:
+        task_row(view, lead, metric, limit)
+    others = [summary for summary in summaries if summary is not lead]
+    if others:
+        task_cards(others, limit, heading="Other tasks" if lead else "Tasks")
     st.caption(
         "● survives the false-discovery control · ▲ △ beyond the shared colour scale (filled: survives) · "
         "faded: interval includes zero · hollow marks: within noise of dense (paired McNemar p ≥ 0.05) · "
         "whiskers: 95 % intervals"
     )
+
+
+def leading(summaries: list[TaskSummary], chosen: Task) -> TaskSummary | None:
+    """The chosen task where something is stored of it, else the first that was pruned."""
+    mine = next((summary for summary in summaries if summary.task == chosen and not summary.is_empty), None)
+    return mine or next((summary for summary in summaries if summary.pruned), None)
 
 
 def facts(view: Frame, summaries: list[TaskSummary], metric: str) -> list[str]:
@@ -146,6 +154,14 @@ def links(summary: TaskSummary) -> None:
             selection=chosen,
             icon=":material/content_cut:",
         )
+    if summary.pruned:
+        go_button(
+            "Compare all criteria",
+            "pages/compare.py",
+            key=f"overview_compare_{task}",
+            selection=chosen,
+            icon=":material/show_chart:",
+        )
 
 
 def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
@@ -186,7 +202,7 @@ def pruning_figure(view: Frame, summary: TaskSummary) -> None:
         points,
         dense=(test.accuracy, test.ci.low, test.ci.high),
         chance=test.chance,
-        height=TALLEST - 72,
+        height=FIGURE_HEIGHT,
     )
     st.plotly_chart(
         figure,

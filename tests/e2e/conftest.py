@@ -36,9 +36,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(cache: Path) -> Iterator[str]:
-    """The address of a dashboard that keeps its runs in `cache`."""
-    port = free_port()
+def running_server(cache: Path, port: int | None = None) -> Iterator[str]:
+    """The address of a dashboard that keeps its runs in `cache`, on a free port where none is given."""
+    with server_process(cache, port or free_port()) as (address, _):
+        yield address
+
+
+@contextmanager
+def server_process(cache: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """As `running_server`, with the process, for tests that kill it."""
     command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
     environment = {**os.environ, "CAP_VIZ_CACHE": str(cache), "CAP_VIZ_LOG": str(cache / "cap_viz.log")}
     # The browser needs a core as well: two torch threads that wait for it are slower than one that does not.
@@ -49,7 +55,7 @@ def running_server(cache: Path) -> Iterator[str]:
     try:
         address = f"http://127.0.0.1:{port}"
         wait_until_healthy(address, process)
-        yield address
+        yield address, process
     finally:
         process.terminate()
         try:
