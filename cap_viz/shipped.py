@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cap_viz.errors import CapVizError
 from cap_viz.files import replace_folder
 from cap_viz.finding import block_spec, role_spec
-from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, ModelShape, ReasoningModel, load, resolve
-from cap_viz.progress import duration
+from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, load, resolve
 from cap_viz.pruning import CRITERIA, criterion_named
-from cap_viz.results import BLOCK_PARTS
-from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, run_steps
+from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for
+from cap_viz.series import computed_in_turn
 from cap_viz.settings import shipped_folder
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
-from cap_viz.tasks import load_task
 
 N_CALIBRATION = 48
 N_TEXTS = 16
@@ -129,36 +126,6 @@ def publish(run: StoredRun, folder: Path) -> None:
     replace_folder(building, folder / run.folder.name)
 
 
-def work(spec: RunSpec, shape: ModelShape) -> float:
-    """What a run costs, in characters that pass through the whole model; only ratios between runs mean something.
-
-    Removing a head (or a part) of layer l runs the layers from l on: (n_layers + 1) / 2 of n_layers on average.
-    """
-    texts = load_task(spec.examples.task).by_ids(spec.examples.ids)
-    characters = sum(len(example.prompt) + sum(map(len, example.options)) for example in texts)
-    if not isinstance(spec, ScoreSpec):
-        return float(characters)
-    parts = shape.n_heads if spec.parts is None else len(BLOCK_PARTS)
-    return characters * (1 + parts * (shape.n_layers + 1) / 2)
-
-
-def rebuild(specs: Sequence[RunSpec], model: ReasoningModel, store: Store) -> Iterator[str]:
-    """Compute and publish runs; after each a line that says how long it took and how long the rest may take."""
-    from cap_viz.cli import describe, shown
-
-    left = {spec: work(spec, model.shape) for spec in specs}
-    done, start = 0.0, time.monotonic()
-    for spec in specs:
-        size, found = left.pop(spec), store.get(spec)
-        run = found or shown(run_steps(spec, model, store))
-        publish(run, shipped_folder())
-        done += 0 if found else size
-        to_go = duration((time.monotonic() - start) / done * sum(left.values())) if done and left else ""
-        took = "computed before" if found else duration(run.provenance["seconds"])
-        yield f"{spec.examples.task}: {describe(spec)} ({took}){to_go and f', about {to_go} to go'}"
-    yield f"{len(specs)} runs of {model.ref.id} in {duration(time.monotonic() - start)}."
-
-
 def main() -> None:
     """Compute and publish every missing run. Progress goes to stderr, what is done and how long it takes to stdout."""
     store = Store()
@@ -169,8 +136,9 @@ def main() -> None:
         there = len(specs) - len(missing)
         print(f"{model_id}: {there} of {len(specs)} runs are there, {len(missing)} are missing.", flush=True)
         if missing:
-            for line in rebuild(missing, load(source), store):
-                print(line, flush=True)
+            for turn in computed_in_turn(missing, load(source), store):
+                publish(turn.run, shipped_folder())
+                print(turn.line, flush=True)
 
 
 if __name__ == "__main__":

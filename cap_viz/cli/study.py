@@ -1,0 +1,70 @@
+"""`study`: every run of the study, in the order of its questions; what is computed stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from cap_viz.cli.options import JsonOption, ModelOption
+from cap_viz.cli.output import out, print_json
+from cap_viz.errors import UsageError
+from cap_viz.models import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from cap_viz.models import ModelSource
+    from cap_viz.store import Store
+    from cap_viz.study import Part
+
+
+def study(
+    model: ModelOption = DEFAULT_MODEL,
+    part: Annotated[str, typer.Option(help="Only this part; all of them where it is left out.")] = "",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what there is and what is missing; compute nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute the runs behind docs/results.md: about three hours on two cores; stop and go on at any time."""
+    from cap_viz.models import resolve
+    from cap_viz.store import Store
+    from cap_viz.study import study_parts
+
+    source, store = resolve(model), Store()
+    every = study_parts(source.ref)
+    parts = [one for one in every if part in ("", one.name)]
+    if not parts:
+        raise UsageError(f"The study has no part {part!r}; choose one of {', '.join(one.name for one in every)}.")
+    if not plan:
+        compute_missing(source, store, parts, quiet=as_json)
+    rows = [
+        {
+            "part": one.name,
+            "question": one.question,
+            "runs": len(one.specs),
+            "missing": sum(store.get(spec) is None for spec in one.specs),
+        }
+        for one in parts
+    ]
+    if as_json:
+        print_json({"model": model, "parts": rows})
+        return
+    table = Table("part", "runs", "missing", "question")
+    for row in rows:
+        table.add_row(row["part"], str(row["runs"]), str(row["missing"]), row["question"])
+    out.print(table)
+
+
+def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], *, quiet: bool) -> None:
+    """The missing runs of all parts, each once, the first part's first; the model is loaded only if there are any."""
+    from cap_viz.models import load
+    from cap_viz.series import computed_in_turn
+
+    wanted = list(dict.fromkeys(spec for part in parts for spec in part.specs if store.get(spec) is None))
+    if not wanted:
+        return
+    for turn in computed_in_turn(wanted, load(source), store):
+        if not quiet:
+            out.print(turn.line, highlight=False, soft_wrap=True)

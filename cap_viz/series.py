@@ -1,0 +1,67 @@
+"""Many runs of one model, one after the other: what each costs, what is left, how long that may take.
+
+Finished runs are in the store, so a series that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cap_viz.describe import describe
+from cap_viz.progress import duration
+from cap_viz.results import BLOCK_PARTS
+from cap_viz.runs import run_steps
+from cap_viz.spec import RunSpec, ScoreSpec
+from cap_viz.store import Store, StoredRun
+from cap_viz.tasks import load_task
+
+if TYPE_CHECKING:
+    from cap_viz.models import ModelShape, ReasoningModel
+
+# Of a window of running text, whose examples are no questions.
+WINDOW_CHARACTERS = 4_500
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A run of the series, and a line that says how long it took and how long the rest may take."""
+
+    run: StoredRun
+    line: str
+
+
+def computed_in_turn(specs: Sequence[RunSpec], model: ReasoningModel, store: Store) -> Iterator[Turn]:
+    """Compute what is missing, in order, with progress on stderr."""
+    from cap_viz.cli.output import shown
+
+    left = {spec: work(spec, model.shape) for spec in specs}
+    done, start = 0.0, time.monotonic()
+    for spec in specs:
+        size, found = left.pop(spec), store.get(spec)
+        run = found or shown(run_steps(spec, model, store))
+        done += 0 if found else size
+        to_go = duration((time.monotonic() - start) / done * sum(left.values())) if done and left else ""
+        took = "computed before" if found else duration(run.provenance["seconds"])
+        yield Turn(run, f"{spec.examples.task}: {describe(spec)} ({took}){to_go and f', about {to_go} to go'}")
+
+
+def work(spec: RunSpec, shape: ModelShape) -> float:
+    """What a run costs, in characters that pass through the whole model; only ratios between runs mean something.
+
+    Removing a head (or a part) of layer l runs the layers from l on: (n_layers + 1) / 2 of n_layers on average.
+    """
+    characters = characters_of(spec)
+    if not isinstance(spec, ScoreSpec):
+        return float(characters)
+    parts = shape.n_heads if spec.parts is None else len(BLOCK_PARTS)
+    return characters * (1 + parts * (shape.n_layers + 1) / 2)
+
+
+def characters_of(spec: RunSpec) -> int:
+    if getattr(spec, "protocol", None) is not None:
+        return WINDOW_CHARACTERS * len(spec.examples.ids)
+    texts = load_task(spec.examples.task).by_ids(spec.examples.ids)
+    return sum(len(example.prompt) + sum(map(len, example.options)) for example in texts)
