@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import cap_viz
+from cap_viz.ui.figures import ACCENT, CRITERION_COLOURS, HELPS, HURTS
 from scripts.serve import options
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -86,6 +87,14 @@ def test_texts_are_readable(mode: str) -> None:
     pairs += [("#ffffff", theme["primaryColor"])]
     assert not [(text, surface) for text, surface in pairs if contrast(text, surface) < 4.5]
     assert contrast(theme["primaryColor"], theme["backgroundColor"]) >= 4
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_marks_stand_out_from_the_page(mode: str) -> None:
+    """WCAG 2.2 asks for 3:1 of what is needed to read a figure."""
+    background = toml(".streamlit/config.toml")["theme"][mode]["backgroundColor"]
+    colours = {**CRITERION_COLOURS, "helps": HELPS, "hurts": HURTS, "accent": ACCENT}
+    assert {name: colour for name, colour in colours.items() if contrast(colour, background) < 3} == {}
 
 
 def blend(text: str, surface: str, opacity: float) -> str:

@@ -153,7 +153,7 @@ def test_a_line_runs_from_the_dense_model_through_the_marks() -> None:
     cap_line, cap_marks, wanda_line, wanda_marks = traces(curves(shown_curves()))
     assert_allclose(cap_line.y, [62, 60, 49])
     assert_allclose(wanda_line.y, [62, 50])
-    assert (cap_line.line.color, wanda_line.line.color) == ("#0072B2", "#E69F00")
+    assert (cap_line.line.color, wanda_line.line.color) == ("#0072B2", "#C98600")
     # Two criteria stand half a dodge to either side of their sparsity.
     assert_allclose(cap_marks.x, [20 - 0.275, 50 - 0.275])
     assert_allclose(wanda_marks.x, [50.275])

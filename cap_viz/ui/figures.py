@@ -16,20 +16,21 @@ from jaxtyping import Bool, Float, Int
 
 from cap_viz.pruning import CRITERIA
 
-# Okabe-Ito, fixed per criterion on every page; controls are greys.
+# After Okabe-Ito, fixed per criterion on every page; controls are greys. Each has a contrast of 3:1 on the page in both
+# themes, which makes some darker than the original (tests/test_setup.py).
 CRITERION_COLOURS = {
     "cap": "#0072B2",
-    "wanda": "#E69F00",
-    "wanda_oneshot": "#B87F00",
+    "wanda": "#C98600",
+    "wanda_oneshot": "#9C6A1A",
     "cap_fine": "#D55E00",
     "sparsegpt": "#009E73",
     "ria": "#CC79A7",
-    "taylor": "#56B4E9",
-    "gblm": "#C4B000",
-    "head": "#004C7A",
+    "taylor": "#3A95CC",
+    "gblm": "#968A00",
+    "head": "#7D63C2",
     "shuffled_cap": "#8D7B6E",
-    "random": "#B4B8C0",
-    "magnitude": "#9AA0AC",
+    "random": "#9A9087",
+    "magnitude": "#8B92A0",
     "global_magnitude": "#6F7685",
 }
 # A shape of its own for each, since greys and neighbouring hues are hard to tell apart.
