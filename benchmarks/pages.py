@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from benchmarks.sessions import PATIENCE_MS, start_job
 from scripts.screenshot import CHROMIUM_OPTIONS, SETTLED, chromium, server
 
-VIEWS = ("", "heads", "tasks", "prune?sparsity=50", "compare", "playground", "runs")
+VIEWS = ("", "heads", "tasks", "prune?sparsity=50", "compare", "playground", "runs", "learn", "glossary")
 BARS = {"script_ms": 150, "median_ms": 500, "busy_median_ms": 1000, "figure_kb": 200}
 RERUNS = 7
 # From the key "r" (Streamlit's rerun) to the end of the script, as the page itself sees it.

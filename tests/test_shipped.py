@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cap_viz.models import TOY_MODEL
 from cap_viz.runs import read_blocks, read_report, read_roles, read_scores, read_zeros
 from cap_viz.settings import shipped_folder
 from cap_viz.shipped import SHIPMENTS
@@ -42,8 +43,11 @@ def test_run_matches_the_code(run) -> None:
         report = read_report(STORE, run)
         assert report.questions.ids == run.spec.examples.ids
         assert len(report) == SHIPPED[run.spec.examples.task].n_evaluation
-        if run.spec.mask is not None:
-            assert abs(float(read_zeros(STORE, run).reached[0]) - run.spec.mask.sparsity) < 2e-3
+        # The criterion of whole heads counts heads, not weights.
+        if run.spec.mask is not None and run.spec.mask.criterion != "head":
+            # Row-wise criteria round to whole weights of a row; the toy model's rows are short.
+            step = 1 / 128 if run.spec.model.id == TOY_MODEL else 2e-3
+            assert abs(float(read_zeros(STORE, run).reached[0]) - run.spec.mask.sparsity) < step
     elif isinstance(run.spec, RoleSpec):
         roles = read_roles(STORE, run)
         assert roles.n == SHIPPED[run.spec.examples.task].n_scores

@@ -99,6 +99,24 @@ def test_shipped_numbers_come_out_again(toy: ReasoningModel) -> None:
         np.testing.assert_allclose(fresh_report.logliks, read_report(store, dense).logliks, atol=5e-3)
 
 
+def test_the_same_plan_gives_the_same_bits_and_other_plans_next_to_the_same(
+    toy: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    examples = cv.load_task("toy_strategy").evaluation(60)
+    usual = cv.evaluate(toy, examples).logliks
+    assert np.array_equal(cv.evaluate(toy, examples).logliks, usual)
+    threads = torch.get_num_threads()
+    for count, tokens in ((1, 384), (2, 384), (threads, 100), (threads, 2000)):
+        monkeypatch.setattr("cap_viz.evaluation.TOKENS_PER_FORWARD", tokens)
+        torch.set_num_threads(count)
+        try:
+            np.testing.assert_allclose(cv.evaluate(toy, examples).logliks, usual, atol=1e-4)
+        finally:
+            torch.set_num_threads(threads)
+
+
 def test_it_reads_its_own_tasks_only(toy: ReasoningModel, tmp_path: Path) -> None:
     assert tasks_for(TOY_MODEL) == [*TOY_TASKS, "toy_text"]
     assert set(TASKS) <= set(tasks_for(DEFAULT_MODEL))
