@@ -33,7 +33,7 @@ from cap_viz.engine.replacement import Site, heads_site, means, mlp_site, resamp
 from cap_viz.engine.replay import ablate_blocks, ablate_layer
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.models import ReasoningModel
-from cap_viz.plan import BatchPlan, plan_batches
+from cap_viz.plan import BatchPlan, plan_batches, tokens_at_once
 from cap_viz.results import BLOCK_PARTS, BlockScores, HeadScores, Questions, questions_of
 from cap_viz.spec import ABLATIONS, PARTS
 from cap_viz.tasks.base import Example
@@ -123,7 +123,7 @@ def make_score_plan(
     encoded = encode_all(model, examples)
     if batches is None:
         versions = model.shape.n_heads if parts == "heads" else len(BLOCK_PARTS)
-        budget = max(1, TOKENS_PER_FORWARD // versions)
+        budget = max(1, tokens_at_once(TOKENS_PER_FORWARD, model.shape.n_params) // versions)
         lengths = [example.row_length for example in encoded]
         packed = packing_is_valid(model, encoded)
         check_replay(model, encoded, packed=packed)
@@ -204,7 +204,8 @@ def score_steps(
             dense = dense_pass(model, batch)
             dense_values = checked(model, batch, read_logliks(model, batch, dense.final[:, None])[0])
         n_parts = plan.n_parts(model.shape.n_heads)
-        groups = [range(n_parts)] if mlp is not None else head_groups(n_parts, batch.tokens.numel())
+        most = tokens_at_once(MOST_TOKENS_PER_STEP, model.shape.n_params)
+        groups = [range(n_parts)] if mlp is not None else head_groups(n_parts, batch.tokens.numel(), most)
         for layer, parts in product(range(model.shape.n_layers), groups):
             with model.lease, torch.inference_mode():
                 if mlp is None:
@@ -223,9 +224,9 @@ def score_steps(
             )
 
 
-def head_groups(n_heads: int, n_tokens: int) -> list[range]:
-    """Heads that go through together, as evenly as can be: all of a layer unless that would take seconds."""
-    n_groups = min(n_heads, ceil(n_heads * n_tokens / MOST_TOKENS_PER_STEP))
+def head_groups(n_heads: int, n_tokens: int, most: int) -> list[range]:
+    """Heads that go through together, as evenly as can be: all of a layer unless that would be over `most` tokens."""
+    n_groups = min(n_heads, ceil(n_heads * n_tokens / most))
     edges = [n_heads * i // n_groups for i in range(n_groups + 1)]
     return [range(*edge) for edge in pairwise(edges)]
 

@@ -197,10 +197,10 @@ def test_double_precision_models(tiny_model: ReasoningModel, tiny_folder: Path) 
 
 
 def test_head_groups_by_hand() -> None:
-    assert head_groups(9, 85) == [range(9)], "a batch of usual examples goes through at once"
-    assert head_groups(9, 384) == [range(3), range(3, 6), range(6, 9)]
-    assert head_groups(9, 400) == [range(2), range(2, 4), range(4, 6), range(6, 9)]
-    assert head_groups(4, 10**6) == [range(1), range(1, 2), range(2, 3), range(3, 4)]
+    assert head_groups(9, 85, 1152) == [range(9)], "a batch of usual examples goes through at once"
+    assert head_groups(9, 384, 1152) == [range(3), range(3, 6), range(6, 9)]
+    assert head_groups(9, 400, 1152) == [range(2), range(2, 4), range(4, 6), range(6, 9)]
+    assert head_groups(4, 10**6, 1152) == [range(1), range(1, 2), range(2, 3), range(3, 4)]
 
 
 @pytest.mark.parametrize("own_blocks", [False, True])
@@ -211,7 +211,7 @@ def test_long_examples_go_through_some_heads_at_a_time(
         monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
     examples = tiny_examples(3)
     whole = exact_scores(tiny_model, examples, ablation="mean")
-    monkeypatch.setattr("cap_viz.scoring.MOST_TOKENS_PER_STEP", 64)
+    monkeypatch.setattr("cap_viz.scoring.MOST_TOKENS_PER_STEP", 16)
     plan = make_score_plan(tiny_model, examples, ablation="mean")
     blocks = list(score_steps(tiny_model, plan))
     assert len(blocks) > 3 * len(plan.batches.batches)

@@ -106,7 +106,7 @@ def test_specs_survive_json(tiny_model: ReasoningModel, tiny_task: Task, criteri
 def test_interrupted_scoring_resumes_to_the_same_bits(
     score_spec: ScoreSpec, tiny_model: ReasoningModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 4 * 40)
+    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 40)
     whole_store = Store(shipped=tmp_path / "none", local=tmp_path / "whole")
     whole = read_scores(whole_store, finish(run_steps(score_spec, tiny_model, whole_store)))
     store = Store(shipped=tmp_path / "none", local=tmp_path / "resumed")
@@ -126,7 +126,7 @@ def test_interrupted_scoring_resumes_to_the_same_bits(
 def test_interrupted_evaluation_resumes_to_the_same_bits(
     tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.evaluation.TOKENS_PER_FORWARD", 60)
+    monkeypatch.setattr("cap_viz.evaluation.TOKENS_PER_FORWARD", 15)
     mask = mask_spec_for(tiny_model.ref, "wanda", 0.5, task="tiny", n=4)
     spec = EvalSpec(model=tiny_model.ref, examples=evaluation_set("tiny", 12), mask=mask)
     steps = run_steps(spec, tiny_model, store)
@@ -143,7 +143,7 @@ def test_interrupted_evaluation_resumes_to_the_same_bits(
 def test_damaged_checkpoints_are_computed_again(
     score_spec: ScoreSpec, tiny_model: ReasoningModel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 4 * 40)
+    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 40)
     steps = run_steps(score_spec, tiny_model, store)
     for _ in range(6):
         next(steps)

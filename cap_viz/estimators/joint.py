@@ -17,7 +17,7 @@ from cap_viz.engine.joint import ablate_set
 from cap_viz.engine.replacement import heads_site
 from cap_viz.errors import UsageError
 from cap_viz.models import ModelShape, ReasoningModel
-from cap_viz.plan import BatchPlan, plan_batches
+from cap_viz.plan import BatchPlan, plan_batches, tokens_at_once
 from cap_viz.results import JointScores
 from cap_viz.scoring import TOKENS_PER_FORWARD, ScorePlan, encode_all, make_score_plan, replacing
 from cap_viz.stats.joint import HeadSet
@@ -46,7 +46,10 @@ def make_joint_plan(
     if batches is None:
         encoded = encode_all(model, examples)
         lengths = [example.row_length for example in encoded]
-        batches = BatchPlan(plan_batches(lengths, TOKENS_PER_FORWARD), packed=packing_is_valid(model, encoded))
+        batches = BatchPlan(
+            plan_batches(lengths, tokens_at_once(TOKENS_PER_FORWARD, model.shape.n_params)),
+            packed=packing_is_valid(model, encoded),
+        )
     return make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, batches=batches)
 
 
