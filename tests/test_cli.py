@@ -26,8 +26,7 @@ def test_version_and_help(shell: Shell) -> None:
 
 
 def test_models_and_tasks(shell: Shell, tiny_task: Task) -> None:
-    (model,) = shell.json("models")["models"]
-    assert model["id"] == "smollm2-135m-instruct-q4_1"
+    assert [model["id"] for model in shell.json("models")["models"]] == ["smollm2-135m-instruct-q4_1", "toy-reasoner"]
     tasks = {row["task"]: row for row in shell.json("tasks")["tasks"]}
     assert tasks["mini_science"]["chance"] == 0.25
     assert tasks["mini_science"]["evaluation"] >= 600

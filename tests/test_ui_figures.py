@@ -159,7 +159,7 @@ def test_hollow_marks_mean_within_noise_of_dense() -> None:
     cap, wanda = scatters(figure)
     assert list(cap.marker.symbol) == ["circle-open", "circle"]
     assert cap.marker.color == "#0072B2"
-    assert wanda.marker.color == "#E69F00"
+    assert wanda.marker.color == "#C98600"
     np.testing.assert_allclose(np.asarray(cap.y), [60, 30])
     np.testing.assert_allclose(np.asarray(cap.error_y.array), [5, 5])
 

@@ -195,7 +195,7 @@ def test_overview_shows_loss_instead_of_accuracy_and_marks_chance(
     assert not at.exception
     shown = text(at)
     assert f"Loss **{loss:.2f}**" in shown
-    assert "not clearly above" in shown
+    assert "Not clearly above chance (25.0 %)" in shown
     assert len(at.get("plotly_chart")) == 2
     # Accuracy first, loss after it.
     assert shown.index("#### Tiny") < shown.index("**Mini text**")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from tests.e2e.test_heads import start_run
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 TOY = "model=toy-reasoner&task=toy_math"
-# Long enough to be cancelled or killed: the whole calibration split.
-MANY = 512
+# Long enough to be cancelled or killed.
+MANY, COMPUTING_MS = 192, 300_000
+CONNECTED = "document.querySelector('[data-test-connection-state]')?.dataset.testConnectionState === 'CONNECTED'"
 
 
 def test_after_a_restart_the_open_page_finds_its_server_and_its_state_again(tmp_path: Path, open_tab: OpenTab) -> None:
@@ -27,7 +29,8 @@ def test_after_a_restart_the_open_page_finds_its_server_and_its_state_again(tmp_
         timeout=PATIENCE_MS
     )
     with running_server(tmp_path / "cache", port):
-        expect(tab.page.get_by_text("Connection error")).to_have_count(0, timeout=PATIENCE_MS)
+        tab.page.wait_for_function(CONNECTED, timeout=PATIENCE_MS)
+        tab.settle()
         expect(tab.page.get_by_text("head 3 of layer 1")).to_be_visible(timeout=PATIENCE_MS)
         head = tab.page.get_by_role("spinbutton", name="Head")
         head.fill("5")
@@ -41,8 +44,7 @@ def test_a_job_its_killed_server_left_behind_is_resumed(tmp_path: Path, open_tab
         tab = open_tab(f"{address}/heads?{TOY}")
         tab.settle()
         start_run(tab.page, n=MANY, seed=5)
-        expect(tab.page.get_by_text("examples.").first).to_be_visible(timeout=PATIENCE_MS)
-        expect(tab.page.get_by_role("button", name="Cancel")).to_be_visible(timeout=PATIENCE_MS)
+        expect(tab.page.get_by_text(re.compile(r"after \d+ examples\."))).to_be_visible(timeout=PATIENCE_MS)
         process.kill()
         process.wait()
     with running_server(tmp_path / "cache", port) as address:
@@ -52,7 +54,7 @@ def test_a_job_its_killed_server_left_behind_is_resumed(tmp_path: Path, open_tab
         expect(tab.page.get_by_role("heading", name="Interrupted")).to_have_count(0, timeout=PATIENCE_MS)
         tab.settle()
         tab = open_tab(f"{address}/heads?{TOY}&run=n{MANY}-seed5-zero")
-        expect(tab.page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
+        expect(tab.page.get_by_text("Ranking reliability")).to_be_visible(timeout=COMPUTING_MS)
         expect(tab.page.get_by_text(f"n = {MANY}").first).to_be_visible(timeout=PATIENCE_MS)
 
 
