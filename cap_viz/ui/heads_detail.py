@@ -143,7 +143,8 @@ def odds(metric: str, mean: float) -> str:
     """The same number as a factor, where it is one."""
     if metric != "nll":
         return ""
-    return f", a factor of {exp(abs(mean)):.3g} per token"
+    factor = exp(abs(mean))
+    return f", a factor of {factor:.3g} per token" if factor < 1000 else f", a factor of {factor:,.0f} per token"
 
 
 def group_sentence(view: HeadView, layer: int, head: int) -> str:
