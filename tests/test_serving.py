@@ -60,6 +60,17 @@ def test_only_listed_models_are_offered(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize(("listed", "shown"), [(TOY_MODEL, [TOY_MODEL]), ("some-org/model", [])])
+def test_pages_show_what_is_listed_and_here(listed: str, shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAP_VIZ_MODELS", listed)
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).run()
+    assert not at.exception
+    assert [box.options for box in at.selectbox if box.key == "model"] == ([shown] if shown else [])
+    assert not [button for button in at.button if button.key == "other_model"]
+    assert ("None of the models" in (at.error[0].value if at.error else "")) is not bool(shown)
+
+
+@pytest.mark.usefixtures("shared")
 def test_jobs_are_few_and_small() -> None:
     check_job(scored(64), [])
     with pytest.raises(UsageError, match="may have 64 examples, not 65"):

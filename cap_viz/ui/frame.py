@@ -109,8 +109,11 @@ def navigation() -> None:
 def selection(runs: list[StoredRun]) -> tuple[str, str, int, list[str]]:
     """Model, task and evaluation size from the bound widgets, and notes about values the URL had wrong."""
     models = model_ids(runs)
+    if not models:
+        problem("None of the models in CAP_VIZ_MODELS is here; score one first: python -m cap_viz score --model ID")
+        st.stop()
     notes = [
-        bad_choice("model", models, DEFAULT_MODEL, "model"),
+        bad_choice("model", models, models[0], "model"),
         bad_choice("n", SIZES, DEFAULT_SIZE, "an evaluation size of"),
     ]
     keep_valid("model", models)
@@ -121,7 +124,7 @@ def selection(runs: list[StoredRun]) -> tuple[str, str, int, list[str]]:
         bind="query-params",
         help="Other models appear here once they have been scored: python -m cap_viz score --model FOLDER_OR_HUB_ID",
     )
-    other_model_button(model_id)
+    other_model_button(model_id, models)
     tasks = tasks_for(model_id)
     notes.append(bad_choice("task", tasks, tasks[0], "task"))
     keep_valid("task", tasks)
@@ -132,10 +135,12 @@ def selection(runs: list[StoredRun]) -> tuple[str, str, int, list[str]]:
     return model_id, task, int(size), [sentence for sentence in notes if sentence]
 
 
-def other_model_button(model_id: str) -> None:
-    """One click to the toy model, whose heatmaps take a second, and back."""
+def other_model_button(model_id: str, models: list[str]) -> None:
+    """One click to the toy model, whose heatmaps take a second or two, and back."""
     is_toy = model_id == TOY_MODEL
     other = DEFAULT_MODEL if is_toy else TOY_MODEL
+    if other not in models:
+        return
     st.button(
         "Back to SmolLM2" if is_toy else "Try the toy model",
         key="other_model",

@@ -27,6 +27,8 @@ from cap_viz.ui.panels import caution, signed
 from cap_viz.ui.state import bad_choice, bad_choices, clicked, keep_valid, keep_valid_ones
 
 NO_MASK = "none"
+# The model whose page the prompt was last on.
+PROMPTED = "play_prompted"
 EXAMPLES = {
     "science": "Question: Which gas do plants take in from the air?\nAnswer:",
     "copying": "Mr. Okafor met Ms. Lindqvist. They talked. Mr. Okafor thanked Ms.",
@@ -39,6 +41,7 @@ TALLEST = 330
 
 def prompt_and_mask(view: Frame) -> tuple[str, MaskSpec | None, list[str]]:
     """The text side: the prompt and the weights to prune. Notes about values the URL had wrong come last."""
+    forget_foreign_example(view.model.id)
     prompt = prompt_control(examples_for(view.model.id))
     mask, notes = mask_control(view, task_scores(view))
     return prompt, mask, notes
@@ -57,15 +60,15 @@ def examples_for(model_id: str) -> dict[str, str]:
     return {name: load_task(name).evaluation(1)[0].prompt for name in entry.tasks}
 
 
-def forget_foreign_example(examples: Mapping[str, str]) -> None:
-    """Put another model's example away: its words would all be unknown, or nonsense."""
-    others = {text for name in CATALOGUE for text in examples_for(name).values()} - set(examples.values())
-    if st.session_state.get("prompt") in others:
+def forget_foreign_example(model_id: str) -> None:
+    """Put the example of the model shown before away: its words would all be unknown, or nonsense."""
+    before = st.session_state.get(PROMPTED)
+    if before not in (None, model_id) and st.session_state.get("prompt") in examples_for(before).values():
         del st.session_state["prompt"]
+    st.session_state[PROMPTED] = model_id
 
 
 def prompt_control(examples: Mapping[str, str]) -> str:
-    forget_foreign_example(examples)
     keep_valid("play_example", list(examples))
     st.pills(
         "Examples",
