@@ -86,6 +86,8 @@ def page_numbers(browser: Browser, address: str, view: str) -> dict[str, float]:
 
 
 def click_ms(page: Page, layer: int, head: int) -> float:
+    settled(page)
+    page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=PATIENCE_MS)
     page.evaluate(ARM, [layer, head])
     page.mouse.click(*page.evaluate(CELL, [layer, head]))
     page.wait_for_function("() => window.capVizSeen !== null", timeout=PATIENCE_MS)
