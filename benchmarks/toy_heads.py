@@ -5,7 +5,7 @@ each task are removed together and compared with 19 random sets of as many other
 others. Size and seed were fixed before the first look. What the first heads attend to is told beside them.
 
 accuracy   of the whole model, without the set, and the range without random sets
-own_p      share of random sets (with the set itself) that hurt at least as much
+p_value    share of random sets (with the set itself) that hurt at least as much
 shared     heads among the first of more than one task
 """
 
@@ -18,19 +18,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Float
 
-import cap_viz as cv
-from cap_viz.estimators.joint import joint_effects
 from cap_viz.finding import role_spec, score_runs
 from cap_viz.models import TOY_MODEL, ReasoningModel, load_model
+from cap_viz.progress import finish
 from cap_viz.results import JointScores
 from cap_viz.roles import MEASURES
-from cap_viz.runs import read_roles, read_scores
-from cap_viz.spec import ScoreSpec
-from cap_viz.stats import joint_effect, mean_with_ci, random_sets
+from cap_viz.runs import evaluation_set, examples_of, read_roles, read_scores
+from cap_viz.spec import JointSpec, ScoreSpec
+from cap_viz.stats import mean_with_ci
+from cap_viz.stats.circuits import order_of
 from cap_viz.stats.joint import HeadSet
 from cap_viz.store import Store, StoredRun
+from cap_viz.together import judged, together_steps
 
 TASKS = ("toy_math", "toy_strategy", "toy_choice")
 METRIC = "nll"
@@ -66,11 +66,6 @@ def score_run(store: Store, model: ReasoningModel, task: str) -> StoredRun:
     return score_runs(store.runs(), model.ref, task)[0]
 
 
-def first_heads(effect: Float[np.ndarray, "layer head"], size: int) -> HeadSet:
-    order = np.argsort(-effect, axis=None, kind="stable")[:size]
-    return tuple((int(place) // effect.shape[1], int(place) % effect.shape[1]) for place in order)
-
-
 def top_heads(store: Store, run: StoredRun, heads: HeadSet) -> list[TopHead]:
     assert isinstance(run.spec, ScoreSpec)
     roles_run = store.get(role_spec(run.spec))
@@ -83,9 +78,7 @@ def top_heads(store: Store, run: StoredRun, heads: HeadSet) -> list[TopHead]:
             effect=round(float(estimate.mean[layer, head]), 3),
             low=round(float(estimate.low[layer, head]), 3),
             high=round(float(estimate.high[layer, head]), 3),
-            roles={}
-            if roles is None
-            else {name: round(float(roles.values[name][layer, head]), 2) for name in MEASURES},
+            roles={name: round(float(roles.values[name][layer, head]), 2) for name in MEASURES},
         )
         for layer, head in heads
     ]
@@ -97,14 +90,12 @@ def accuracy(scores: JointScores, number: int) -> float:
 
 def removals(model: ReasoningModel, task: str, sets: dict[str, HeadSet], n: int) -> list[Removal]:
     """Every task's first heads on the questions of one task, against random sets of other heads."""
-    shape, examples = model.shape, cv.load_task(task).evaluation(n)
-    found = []
+    examples, found = evaluation_set(task, n), []
     for ranked_on, heads in sets.items():
-        random = random_sets(shape.n_layers, shape.n_heads, len(heads), draws=DRAWS, seed=SEED, without=heads)
-        scores = joint_effects(model, examples, [heads, *((head,) for head in heads), *random])
-        effects, first_random = scores.effects(METRIC), 2 + len(heads)
-        judged = joint_effect(effects[1], effects[2:first_random], effects[first_random:])
-        chance = [accuracy(scores, number) for number in range(first_random, len(effects))]
+        spec = JointSpec(model=model.ref, examples=examples, heads=heads, draws=DRAWS, seed=SEED)
+        scores = finish(together_steps(spec, model, examples_of(examples)))
+        effect = judged(spec, scores, METRIC)
+        chance = [accuracy(scores, number) for number in range(len(scores.sets) - DRAWS, len(scores.sets))]
         found.append(
             Removal(
                 ranked_on=ranked_on,
@@ -112,9 +103,9 @@ def removals(model: ReasoningModel, task: str, sets: dict[str, HeadSet], n: int)
                 accuracy_dense=round(accuracy(scores, 0), 3),
                 accuracy_removed=round(accuracy(scores, 1), 3),
                 accuracy_random=(round(min(chance), 3), round(max(chance), 3)),
-                effect=round(float(judged.joint.mean), 3),
-                effect_random=(round(judged.random_low, 3), round(judged.random_high, 3)),
-                p_value=round(judged.p_value, 3),
+                effect=round(float(effect.joint.mean), 3),
+                effect_random=(round(effect.random_low, 3), round(effect.random_high, 3)),
+                p_value=round(effect.p_value, 3),
             )
         )
     return found
@@ -134,7 +125,7 @@ class Findings:
 def measure(size: int, n: int) -> Findings:
     model, store = load_model(TOY_MODEL), Store()
     runs = {task: score_run(store, model, task) for task in TASKS}
-    sets = {task: first_heads(read_scores(store, run).mean_effect(METRIC), size) for task, run in runs.items()}
+    sets = {task: order_of(read_scores(store, run).mean_effect(METRIC))[:size] for task, run in runs.items()}
     every = [head for heads in sets.values() for head in heads]
     return Findings(
         heads={task: top_heads(store, run, sets[task]) for task, run in runs.items()},

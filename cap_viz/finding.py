@@ -29,24 +29,28 @@ def model_ref(store: Store, model_id: str) -> ModelRef:
         raise
 
 
+def own_tasks_of(model_id: str) -> tuple[str, ...]:
+    """The tasks whose words alone a model knows; none for a model that reads any text."""
+    entry = CATALOGUE.get(model_id)
+    return () if entry is None else entry.tasks
+
+
 def tasks_for(model_id: str) -> list[str]:
     """The names of the tasks a model can read: all of them, but for the toy model, which knows the words of its own."""
-    entry = CATALOGUE.get(model_id)
-    return list(entry.tasks) if entry is not None and entry.tasks else list(all_tasks())
+    return list(own_tasks_of(model_id) or all_tasks())
 
 
 def controls_for(model_id: str) -> list[str]:
     """The texts without reasoning that a model can read, the better control first."""
-    entry = CATALOGUE.get(model_id)
-    own = entry.tasks if entry is not None else ()
+    own = own_tasks_of(model_id)
     return [name for name in CONTROL_TEXTS if (name in own if own else name != "toy_text")]
 
 
 def check_readable(model_id: str, task: str) -> None:
     """Raise `UsageError` when the words of a task are not those a model was made for."""
-    entry = CATALOGUE.get(model_id)
-    if entry is not None and entry.tasks and task not in entry.tasks:
-        raise UsageError(f"{model_id} reads only {', '.join(entry.tasks)}; task {task} is not among them.")
+    own = own_tasks_of(model_id)
+    if own and task not in own:
+        raise UsageError(f"{model_id} reads only {', '.join(own)}; task {task} is not among them.")
 
 
 def score_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact") -> list[StoredRun]:

@@ -44,15 +44,16 @@ def allowed_models() -> tuple[str, ...]:
     return tuple(named) or tuple(CATALOGUE)
 
 
-def is_offered(model_id: str) -> bool:
-    return not is_shared() or model_id in allowed_models()
+def offered(model_ids: Iterable[str]) -> set[str]:
+    """Those of some models that visitors may see."""
+    return set(model_ids).intersection(allowed_models()) if is_shared() else set(model_ids)
 
 
 def check_job(spec: RunSpec, own: Iterable[Job]) -> None:
     """Raise `UsageError` when a visitor who has started `own` jobs may not start this one."""
     if not is_shared():
         return
-    if not is_offered(spec.model.id):
+    if not offered([spec.model.id]):
         raise UsageError(f"This server is shared and does not offer {spec.model.id}.")
     most, n = MOST_EXAMPLES[spec.kind], len(spec.examples.ids)
     if n > most:

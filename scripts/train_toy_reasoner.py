@@ -27,12 +27,9 @@ from cap_viz.files import write_json
 from cap_viz.models import TRAINING_FILE, folder_source
 from cap_viz.progress import duration
 from cap_viz.settings import ASSETS, local_folder
-from cap_viz.tasks import toy_choice, toy_math, toy_strategy
 from cap_viz.tasks.toy_draws import Drawn, drawn
-from scripts.toy_card import write_card
+from scripts.toy_card import DRAWS, write_card
 from scripts.toy_documents import END, TOKEN, document, vocabulary
-
-TASKS = {"toy_math": toy_math.draw, "toy_strategy": toy_strategy.draw, "toy_choice": toy_choice.draw}
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,7 @@ def train(recipe: Recipe, work: Path) -> Trained:
         betas=(0.9, 0.98),
     )
     held_out = {
-        name: [drawn(name, "calibration", draw, at) for at in range(recipe.checked)] for name, draw in TASKS.items()
+        name: [drawn(name, "calibration", draw, at) for at in range(recipe.checked)] for name, draw in DRAWS.items()
     }
     work.mkdir(parents=True, exist_ok=True)
     saved, log, first, before = work / "checkpoint.pt", [], 0, 0.0

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from cap_viz.errors import UsageError
 from cap_viz.jobs import Job
 from cap_viz.models import DEFAULT_MODEL, TOY_MODEL
 from cap_viz.runs import calibration_set
-from cap_viz.serving import MOST_JOBS, allowed_models, check_job, check_prompt, is_offered, is_shared
-from cap_viz.settings import PROJECT
+from cap_viz.serving import MOST_JOBS, allowed_models, check_job, check_prompt, is_shared, offered
 from cap_viz.spec import ModelRef, ScoreSpec
 from tests.shell import Shell
+from tests.test_ui_pages import opened
 
 TOY = ModelRef(id=TOY_MODEL, fingerprint="0" * 16)
 
@@ -40,7 +39,7 @@ def test_a_typing_error_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAP_VIZ_SERVER", "on1")
     with pytest.raises(UsageError, match="neither 1 nor 0"):
         is_shared()
-    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).run()
+    at = opened("app.py")
     assert "neither 1 nor 0" in at.error[0].value
     assert not at.selectbox
 
@@ -49,9 +48,7 @@ def test_a_typing_error_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_listed_models_are_offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert allowed_models() == (DEFAULT_MODEL, TOY_MODEL)
     monkeypatch.setenv("CAP_VIZ_MODELS", f" {TOY_MODEL} ,some-org/model")
-    assert is_offered(TOY_MODEL)
-    assert is_offered("some-org/model")
-    assert not is_offered(DEFAULT_MODEL)
+    assert offered([TOY_MODEL, "some-org/model", DEFAULT_MODEL]) == {TOY_MODEL, "some-org/model"}
     with pytest.raises(UsageError, match="does not offer"):
         check_job(scored(4, ModelRef(id=DEFAULT_MODEL, fingerprint="0" * 16)), [])
     monkeypatch.setenv("CAP_VIZ_MODELS", str(tmp_path))
@@ -63,7 +60,7 @@ def test_only_listed_models_are_offered(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.parametrize(("listed", "shown"), [(TOY_MODEL, [TOY_MODEL]), ("some-org/model", [])])
 def test_pages_show_what_is_listed_and_here(listed: str, shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAP_VIZ_MODELS", listed)
-    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).run()
+    at = opened("app.py")
     assert not at.exception
     assert [box.options for box in at.selectbox if box.key == "model"] == ([shown] if shown else [])
     assert not [button for button in at.button if button.key == "other_model"]
@@ -85,7 +82,7 @@ def test_jobs_are_few_and_small() -> None:
 def test_alone_nothing_of_this_holds() -> None:
     check_job(scored(500), [Job(number=number, spec=scored(2 + number), title="") for number in range(9)])
     check_prompt("x" * 1500)
-    assert is_offered("/any/folder")
+    assert offered(["/any/folder"]) == {"/any/folder"}
 
 
 @pytest.mark.usefixtures("shared")
@@ -98,9 +95,7 @@ def test_prompts_are_short() -> None:
 @pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("page", ["pages/runs.py", "pages/tasks.py"])
 def test_a_shared_server_takes_no_files_and_deletes_nothing(page: str) -> None:
-    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
-    at.switch_page(page)
-    at.run()
+    at = opened(page)
     assert not at.exception
     assert not at.get("file_uploader")
     assert any("This server is shared" in one.value for one in at.caption)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from streamlit.testing.v1 import AppTest
 
 import cap_viz as cv
 from cap_viz import models
@@ -16,10 +15,11 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.finding import check_readable, controls_for, score_runs, tasks_for
 from cap_viz.models import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, TRAINING_FILE, ReasoningModel, load_model, resolve
 from cap_viz.runs import evaluation_set, examples_of, read_report, read_scores, run_steps
-from cap_viz.settings import ASSETS, PROJECT
+from cap_viz.settings import ASSETS
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.store import Store
 from cap_viz.tasks import TASKS
+from tests.test_ui_pages import opened
 
 FOLDER = ASSETS / "toy_reasoner"
 TOY_TASKS = ("toy_math", "toy_strategy", "toy_choice")
@@ -128,14 +128,7 @@ def test_it_reads_its_own_tasks_only(toy: ReasoningModel, tmp_path: Path) -> Non
         next(run_steps(EvalSpec(toy.ref, evaluation_set("mini_science", 2)), toy, store))
 
 
-def opened(page: str) -> AppTest:
-    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
-    if page:
-        at.switch_page(page)
-    return at.run()
-
-
-@pytest.mark.parametrize("page", ["", "pages/heads.py", "pages/prune.py"])
+@pytest.mark.parametrize("page", ["app.py", "pages/heads.py", "pages/prune.py"])
 def test_one_click_leads_to_the_toy_model_and_back(page: str) -> None:
     at = opened(page)
     assert at.selectbox(key="model").value == DEFAULT_MODEL

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from streamlit.testing.v1 import AppTest
-
-from cap_viz.settings import PROJECT
 from cap_viz.ui.glossary import GLOSSARY, SECTIONS
 from cap_viz.ui.glossary_view import found
-
-
-def opened(**params: str) -> AppTest:
-    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
-    at.switch_page("pages/glossary.py")
-    for name, value in params.items():
-        at.query_params[name] = value
-    return at.run()
+from tests.test_ui_pages import opened
 
 
 def test_every_term_has_one_place() -> None:
@@ -30,7 +20,7 @@ def test_a_search_finds_names_and_texts_whatever_the_case() -> None:
 
 
 def test_the_page_shows_all_terms_limits_and_the_citation() -> None:
-    at = opened()
+    at = opened("pages/glossary.py")
     assert not at.exception
     shown = "\n".join(str(one.value) for one in at.markdown)
     assert all(f"**{name}**" in shown for terms in SECTIONS.values() for name in terms.values())
@@ -39,7 +29,7 @@ def test_the_page_shows_all_terms_limits_and_the_citation() -> None:
 
 
 def test_a_link_carries_the_search() -> None:
-    at = opened(term="Wilson")
+    at = opened("pages/glossary.py", term="Wilson")
     assert not at.exception
     assert [one.value for one in at.subheader] == ["How sure we are", "Pruning"]
     assert not at.code

@@ -90,8 +90,9 @@ def doctor(
     from cap_viz.models import load_model
 
     sections = report(Store()) if full else {}
-    for title, facts in {} if as_json else sections.items():
-        out.print(f"{title}\n" + "\n".join(f"  {name}: {value}" for name, value in facts.items()), highlight=False)
+    if not as_json:
+        for title, facts in sections.items():
+            out.print(f"{title}\n" + "\n".join(f"  {name}: {value}" for name, value in facts.items()), highlight=False)
     results = []
     for check in checks(load_model(model)):
         results.append({"check": check.name, "passed": check.passed, "detail": check.detail})

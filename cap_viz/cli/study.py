@@ -27,7 +27,7 @@ def study(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute the runs behind docs/results.md: about three hours on two cores; stop and go on at any time."""
+    """Compute the runs behind the study's questions: hours on two cores; stop and go on at any time."""
     from cap_viz.models import resolve
     from cap_viz.store import Store
     from cap_viz.study import study_parts

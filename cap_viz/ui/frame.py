@@ -17,7 +17,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.finding import model_ref, tasks_for
 from cap_viz.jobs import Job, shared_queue
 from cap_viz.models import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, is_available
-from cap_viz.serving import is_offered
+from cap_viz.serving import offered
 from cap_viz.settings import ASSETS, PROJECT, start_logging
 from cap_viz.spec import ModelRef
 from cap_viz.store import Store, StoredRun
@@ -74,15 +74,17 @@ def frame(title: str) -> Frame:
     st.html(ROOM)
     start_logging()
     store = Store()
+    every = stored_runs(store)
     try:
-        runs = [run for run in stored_runs(store) if is_offered(run.spec.model.id)]
+        models = offered([*CATALOGUE, *(run.spec.model.id for run in every)])
     except UsageError as error:
         problem(str(error))
         st.stop()
+    runs = [run for run in every if run.spec.model.id in models]
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
     with st.sidebar:
         navigation()
-        model_id, task_name, at_most, notes = selection(runs)
+        model_id, task_name, at_most, notes = selection(in_order(models, runs))
         task = load_task(task_name)
         n = evaluation_size(task, at_most)
         if sentence := size_sentence(task, n, at_most):
@@ -106,9 +108,8 @@ def navigation() -> None:
                 st.page_link(file, label=label, icon=icon, width="stretch")
 
 
-def selection(runs: list[StoredRun]) -> tuple[str, str, int, list[str]]:
+def selection(models: list[str]) -> tuple[str, str, int, list[str]]:
     """Model, task and evaluation size from the bound widgets, and notes about values the URL had wrong."""
-    models = model_ids(runs)
     if not models:
         problem("None of the models in CAP_VIZ_MODELS is here; score one first: python -m cap_viz score --model ID")
         st.stop()
@@ -173,10 +174,10 @@ def size_sentence(task: Task, n: int, at_most: int) -> str:
     return "" if n == at_most else f"{task.title} has {n} evaluation questions; all are used."
 
 
-def model_ids(runs: list[StoredRun]) -> list[str]:
-    """The catalogue and what has been scored; on a shared server those of its list."""
+def in_order(models: set[str], runs: list[StoredRun]) -> list[str]:
+    """The catalogue's first, then the others as they were scored, newest first."""
     known = dict.fromkeys([*CATALOGUE, *(run.spec.model.id for run in runs)])
-    return [name for name in known if is_offered(name)]
+    return [name for name in known if name in models]
 
 
 def identified(store: Store, runs: list[StoredRun], model_id: str) -> ModelRef:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import streamlit as st
 
 from cap_viz.errors import CapVizError
-from cap_viz.finding import score_runs
-from cap_viz.models import CATALOGUE, ModelShape
+from cap_viz.finding import own_tasks_of, score_runs
+from cap_viz.models import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs import mask_spec_for
 from cap_viz.serving import most_prompt_characters
@@ -54,10 +54,8 @@ def task_scores(view: Frame) -> StoredRun | None:
 
 def examples_for(model_id: str) -> dict[str, str]:
     """Prompts in words the model knows."""
-    entry = CATALOGUE.get(model_id)
-    if entry is None or not entry.tasks:
-        return EXAMPLES
-    return {name: load_task(name).evaluation(1)[0].prompt for name in entry.tasks}
+    own = own_tasks_of(model_id)
+    return {name: load_task(name).evaluation(1)[0].prompt for name in own} if own else EXAMPLES
 
 
 def forget_foreign_example(model_id: str) -> None:
