@@ -153,6 +153,8 @@ class ReasoningModel:
         self.tokenizer = tokenizer
         self.shape = shape
         self.lease = threading.RLock()
+        # Short cuts that were tried on this model and hold (engine/checks.py), so that each is tried once.
+        self.passed: set[str] = set()
 
     @property
     def blocks(self) -> Any:

@@ -102,6 +102,7 @@ def test_direct_decoding_is_refused_where_it_differs(
     assert direct_decoding_is_valid(tiny_model, prompts)
     layer = tiny_model.blocks[0].original_component
     monkeypatch.setattr(layer.mlp.original_component, "forward", lambda x: 2 * x)
+    monkeypatch.setattr(tiny_model, "passed", set())
     assert not direct_decoding_is_valid(tiny_model, prompts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +173,27 @@ def test_direct_blocks_see_swapped_weights(tiny_model: ReasoningModel) -> None:
     assert np.abs(pruned[1] - dense[1][:, members]).max() > 1e-3
 
 
+def forget_what_passed(model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the model had just been loaded: its short cuts are tried again."""
+    monkeypatch.setattr(model, "passed", set())
+
+
+def test_short_cuts_that_hold_are_tried_once(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_what_passed(tiny_model, monkeypatch)
+    one_option = [replace(example, options=example.options[:1], gold=0) for example in tiny_examples(3)]
+    make_score_plan(tiny_model, one_option)
+    assert tiny_model.passed == {"replay", "direct"}, "one option a question says nothing about several in a row"
+    first = make_score_plan(tiny_model, tiny_examples(3)).batches
+    assert tiny_model.passed == {"packing", "replay", "direct"}
+    monkeypatch.setattr("cap_viz.engine.checks.dense_pass", lambda *args, **kwargs: pytest.fail("tried again"))
+    assert make_score_plan(tiny_model, tiny_examples(3)).batches == first
+
+
 def test_wrong_direct_blocks_are_not_used(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
     import cap_viz.engine.direct as direct
 
     right = direct.rms_norm
+    forget_what_passed(tiny_model, monkeypatch)
     monkeypatch.setattr(direct, "rms_norm", lambda norm, x: right(norm, x) * 1.01)
     assert not make_score_plan(tiny_model, tiny_examples(3)).batches.direct
     monkeypatch.setattr(direct, "rms_norm", lambda norm, x: right(norm, x) * float("nan"))
@@ -234,6 +252,7 @@ def test_where_packing_is_not_valid_options_get_rows_of_their_own(
     def leaky(segments: Tensor, dtype: torch.dtype) -> Tensor:
         return right(segments.clamp(max=0), dtype)
 
+    forget_what_passed(tiny_model, monkeypatch)
     monkeypatch.setattr(packing, "attention_mask", leaky)
     assert not make_score_plan(tiny_model, examples).batches.packed
     assert "packed options differ by" in caplog.text

@@ -153,6 +153,7 @@ def test_examples_beyond_the_window_are_refused(family: ReasoningModel) -> None:
 def test_a_family_that_cannot_be_replayed_is_refused(
     tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tiny_model, "passed", set())
     monkeypatch.setattr("cap_viz.engine.checks.replay_dense", lambda model, dense: dense.final * 1.1)
     with pytest.raises(CapVizError, match="cannot be run one by one"):
         exact_scores(tiny_model, tiny_examples(2))

@@ -1,5 +1,8 @@
 """Whether the engine's short cuts hold for a model, tried on an example before they are used.
 
+What holds is a matter of the model's architecture, so a short cut that passed is not tried again while the model is
+loaded; one that failed is, so that every plan says in the log why it goes the long way.
+
 1. Packed options give what a row for each option gives; else options get rows of their own.
 2. The blocks run one after the other are the model itself; else its heads cannot be scored.
 3. The direct blocks (`direct.py`) give what the model's own blocks give; else those are used.
@@ -65,12 +68,17 @@ def dense_logliks(
 
 def packing_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample]) -> bool:
     """Whether packed rows give the same log-likelihoods as separate rows, tried on the longest example."""
+    if "packing" in model.passed:
+        return True
     probe = [max(encoded, key=lambda example: example.row_length)]
     differences = dense_logliks(model, probe, packed=True) - dense_logliks(model, probe, packed=False)
     worst = float(np.abs(differences).max())
     if not worst < PACKING_TOLERANCE:
         log.warning("%s: packed options differ by %.1e; using a row for each option", model.ref.id, worst)
         return False
+    # A single option says nothing about several in a row.
+    if len(probe[0].branches) > 1:
+        model.passed.add("packing")
     return True
 
 
@@ -79,6 +87,8 @@ def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, pa
 
     Some families do more between their blocks than pass the residual stream on; their scores would be wrong.
     """
+    if "replay" in model.passed:
+        return
     batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
     with model.lease, torch.inference_mode():
         dense = dense_pass(model, batch)
@@ -89,6 +99,7 @@ def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, pa
             f"The blocks of {model.ref.id} cannot be run one by one (difference {difference:.1e}); this family is "
             "not supported for head scores."
         )
+    model.passed.add("replay")
 
 
 def direct_reading_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
@@ -96,17 +107,20 @@ def direct_reading_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExam
     direct = direct_model(model)
     if direct is None:
         return False
+    if "direct reading" in model.passed:
+        return True
     batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
     with model.lease, torch.inference_mode():
         own = read_logliks(model, batch, dense_pass(model, batch, keep_calls=False).final[:, None])[0]
         worst = relative_difference(dense_logliks_direct(model, direct, batch), own)
-    return within_tolerance(model, worst)
+    return within_tolerance(model, "direct reading", worst)
 
 
-def within_tolerance(model: ReasoningModel, worst: float) -> bool:
+def within_tolerance(model: ReasoningModel, short_cut: str, worst: float) -> bool:
     if worst <= REPLAY_TOLERANCE:
+        model.passed.add(short_cut)
         return True
-    log.warning("%s: direct blocks differ from the model's own by %.1e; using its own", model.ref.id, worst)
+    log.warning("%s: %s differs from the model's own blocks by %.1e; using those", model.ref.id, short_cut, worst)
     return False
 
 
@@ -115,6 +129,8 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
     direct = direct_model(model)
     if direct is None:
         return False
+    if "direct" in model.passed:
+        return True
     batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
     layer = max(0, model.shape.n_layers - 2)
     value = zeros(model, heads_site(model.shape))[layer]
@@ -125,7 +141,7 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
             (ablate_layer_direct(direct, batch, dense, layer, value), ablate_layer(model, batch, dense, layer, value)),
         )
         worst = max(relative_difference(ours, own) for ours, own in pairs)
-    return within_tolerance(model, worst)
+    return within_tolerance(model, "direct", worst)
 
 
 def direct_decoding_is_valid(model: ReasoningModel, prompts: Sequence[Sequence[int]]) -> bool:
@@ -133,6 +149,8 @@ def direct_decoding_is_valid(model: ReasoningModel, prompts: Sequence[Sequence[i
     direct = direct_model(model)
     if direct is None:
         return False
+    if "direct decoding" in model.passed:
+        return True
     probes = sorted(prompts, key=len)[:2]
     with model.lease, torch.inference_mode():
         ours = first_logits(model, direct, probes)
@@ -140,10 +158,7 @@ def direct_decoding_is_valid(model: ReasoningModel, prompts: Sequence[Sequence[i
             [model.bridge(torch.tensor([probe], device=model.device), use_cache=False)[0, -1] for probe in probes]
         )
         worst = float((ours - own).abs().max() / own.abs().max())
-    valid = worst <= REPLAY_TOLERANCE
-    if not valid:
-        log.warning("%s: direct decoding differs from the model's own by %.1e; using its own", model.ref.id, worst)
-    return valid
+    return within_tolerance(model, "direct decoding", worst)
 
 
 def relative_difference(ours: Tensor, own: Tensor) -> float:
