@@ -8,6 +8,8 @@ loading it. The harness has its best batch size of those tried.
 max_abs_loglik_diff   largest difference of an option's log-likelihood on ARC
 item_mismatches       items on which acc or acc_norm is not the same
 speed_ratio           the harness' seconds on ARC over ours
+tokens                of our rows, each a question with all its options; `padded_tokens` with the padding up to the
+                      longest row of a batch (part of the attention only), `separate_tokens` with a row per option
 texts_equal           GSM8K answers (5 worked examples, greedy) that are the same text; `answers_equal`: the same answer
                       by both readings
 widest_gap            where texts part: the widest gap between the two likeliest tokens' logits at the first different
@@ -32,7 +34,7 @@ import numpy as np
 import torch
 
 from benchmarks.foreign import HERE, environment, run
-from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
+from cap_viz.evaluation import EvalArrays, EvalPlan, eval_steps, make_eval_plan
 from cap_viz.generation import Block, GenerationArrays, generation_plan, generation_spec, generation_steps, prompt_text
 from cap_viz.models import DEFAULT_MODEL, ReasoningModel, converted, load, resolve
 from cap_viz.results import EvalReport
@@ -54,6 +56,9 @@ class Choices:
     seconds: float
     their_seconds: float
     their_batch_size: int
+    tokens: int
+    padded_tokens: int
+    separate_tokens: int
 
 
 def files_of(task: str) -> dict[str, str]:
@@ -111,7 +116,20 @@ def compared_choices(model: ReasoningModel, task: str, found: list[dict[str, Any
         seconds=statistics.median(seconds),
         their_seconds=best["seconds"],
         their_batch_size=best["batch_size"],
+        **tokens_of(make_eval_plan(model, examples)),
     )
+
+
+def tokens_of(plan: EvalPlan) -> dict[str, int]:
+    """Tokens of the rows we compute, with their padding, and with a row for each option instead."""
+    batches = [[plan.encoded[i] for i in members] for members in plan.batches.batches]
+    return {
+        "tokens": sum(row.row_length for batch in batches for row in batch),
+        "padded_tokens": sum(len(batch) * max(row.row_length for row in batch) for batch in batches),
+        "separate_tokens": sum(
+            len(row.prefix) + len(branch) - 1 for batch in batches for row in batch for branch in row.branches
+        ),
+    }
 
 
 def compared_texts(model: ReasoningModel, found: list[dict[str, Any]]) -> dict[str, Any]:

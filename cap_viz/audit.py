@@ -13,6 +13,7 @@ from cap_viz.numbers import written_numbers
 from cap_viz.perplexity import length_of
 from cap_viz.results import EvalReport
 from cap_viz.runs import examples_of, read_answers, read_report
+from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Example, Task, load_task
@@ -20,7 +21,8 @@ from cap_viz.tasks import Example, Task, load_task
 
 def audit_of(store: Store, run: StoredRun) -> pd.DataFrame:
     """One row per item. Choices: prompt, options with their log-likelihoods, gold and chosen option. Written answers:
-    prompt (of a chat the user's message), raw text, the answer each reading found, gold.
+    prompt (of a chat the user's message), raw text, the answer each reading found, gold. Solutions: prompt, solution
+    and its loss per token.
 
     Raises `UsageError` for a run that asked no questions, or when the task's data is not at hand or has changed.
     """
@@ -28,6 +30,8 @@ def audit_of(store: Store, run: StoredRun) -> pd.DataFrame:
         raise UsageError(f"Run {run.key} asked no questions; an audit is of an evaluation of a task.")
     examples, task = examples_of(run.spec.examples), load_task(run.spec.examples.task)
     protocol = protocol_of(run.spec)
+    if is_solution_loss(run.spec):
+        return solutions_audit(examples, read_report(store, run))
     if protocol is None:
         return choices_audit(examples, read_report(store, run))
     return answers_audit(task, protocol, examples, read_answers(store, run))
@@ -55,6 +59,19 @@ def choices_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.DataF
             }
         )
     return pd.DataFrame(rows)
+
+
+def solutions_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": [example.id for example in examples],
+            "prompt": [example.prompt for example in examples],
+            "solution": [example.options[0].strip() for example in examples],
+            "tokens": report.questions.tokens[:, 0],
+            "loglik": report.logliks[:, 0],
+            "nll": report.losses("nll"),
+        }
+    )
 
 
 def answers_audit(

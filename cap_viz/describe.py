@@ -23,8 +23,11 @@ def describe(spec: RunSpec) -> str:
 
 
 def protocol_words(protocol: str) -> str:
-    """perplexity-1024 as "perplexity on 1024 tokens", generate-fewshot-256 as "written answers (fewshot)"."""
+    """perplexity-1024 as "perplexity on 1024 tokens", generate-fewshot-256 as "written answers (fewshot)",
+    solution as "loss on solutions"."""
     kind, _, rest = protocol.partition("-")
+    if kind == "solution":
+        return "loss on solutions"
     return f"written answers ({rest.partition('-')[0]})" if kind == "generate" else f"{kind} on {rest} tokens"
 
 

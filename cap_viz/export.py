@@ -27,6 +27,7 @@ from cap_viz.perplexity import perplexity_of
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.masks import Mask
 from cap_viz.runs import read_answers, read_report
+from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
 from cap_viz.stats import wilson
 from cap_viz.store import Store, StoredRun
@@ -231,12 +232,15 @@ def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
 
 
 def measured(store: Store, run: StoredRun) -> str:
-    """Accuracy with its interval, exact match of written answers, or perplexity of running text."""
+    """Accuracy with its interval, exact match of written answers, loss on solutions, or perplexity of running text."""
     if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
         written = read_answers(store, run).correct
         ci = wilson(int(written.sum()), len(written))
         return f"written answers {written.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}]"
     report = read_report(store, run)
+    if isinstance(run.spec, EvalSpec) and is_solution_loss(run.spec):
+        loss = solution_loss_of(report)
+        return f"loss {loss.value:.3f} [{loss.ci.low:.3f}, {loss.ci.high:.3f}] nats per token of the solutions"
     if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
         found = perplexity_of(report)
         return f"perplexity {found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]"

@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -359,6 +359,7 @@ def load(source: ModelSource) -> ReasoningModel:
     """
     folder = converted(source) if source.gguf else source.folder
     check_memory(source.id, folder)
+    check_layers(source.id, folder)
     # Read when torch is first imported. With the default (spinning) threads, another busy process makes every
     # parallel region wait for a descheduled thread: measured 105 s against 18 s for sequential Wanda.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -371,11 +372,15 @@ def load(source: ModelSource) -> ReasoningModel:
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise CapVizError(f"{source.id} cannot be loaded as a causal language model: {first_line}") from error
+        network, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # Whatever a damaged config or tokenizer makes these readers trip over (tokenizers raises bare `Exception`).
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CapVizError(f"{source.id} cannot be loaded as a causal language model: {reason}") from error
+    check_complete(source.id, found["missing_keys"])
     check_finite(source.id, network)
     return boot(source, network.eval(), tokenizer)
 
@@ -428,6 +433,30 @@ def unsupported(model_id: str, reason: str) -> CapVizError:
     return CapVizError(f"{model_id} belongs to a family that cannot be scored: {reason}.")
 
 
+def check_complete(model_id: str, missing: Collection[str]) -> None:
+    """Refuse weights that lack tensors: transformers would fill them with random numbers and go on."""
+    if missing:
+        raise CapVizError(
+            f"The weights of {model_id} lack {len(missing)} tensors that its config.json asks for, {min(missing)} "
+            "among them; its files are damaged or do not belong together."
+        )
+
+
+def check_layers(model_id: str, folder: Path) -> None:
+    """Refuse a config with more layers than the weights have tensors, before anybody builds that many."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CapVizError(f"The config.json of {model_id} cannot be read; fetch it again.") from error
+    n_layers = config.get("num_hidden_layers") if isinstance(config, dict) else None
+    n_tensors = sum(len(weight_shapes(path)) for path in folder.glob("*.safetensors"))
+    if isinstance(n_layers, int | float) and n_layers > n_tensors:
+        raise CapVizError(
+            f"The config.json of {model_id} asks for {n_layers} layers, but its weights have {n_tensors} tensors; its "
+            "files are damaged or do not belong together."
+        )
+
+
 def check_finite(model_id: str, network: Any) -> None:
     for name, parameter in network.named_parameters():
         if not bool(parameter.isfinite().all()):
@@ -449,19 +478,21 @@ def check_memory(model_id: str, folder: Path) -> None:
 
 def float32_bytes(folder: Path) -> int:
     """Size of the weights in float32, from the safetensors headers."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            if not 0 < size < path.stat().st_size:
-                raise CapVizError(f"{path} is not a whole safetensors file; fetch it again.")
-            content = stream.read(size)
-        try:
-            header = json.loads(content)
-            total += sum(4 * math.prod(header[name]["shape"]) for name in header if name != "__metadata__")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CapVizError(f"The header of {path} cannot be read; fetch it again.") from error
-    return total
+    return sum(4 * math.prod(shape) for path in folder.glob("*.safetensors") for shape in weight_shapes(path).values())
+
+
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file, from its header alone."""
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if not 0 < size < path.stat().st_size:
+            raise CapVizError(f"{path} is not a whole safetensors file; fetch it again.")
+        content = stream.read(size)
+    try:
+        header = json.loads(content)
+        return {name: tuple(map(int, header[name]["shape"])) for name in header if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CapVizError(f"The header of {path} cannot be read; fetch it again.") from error
 
 
 def converted(source: ModelSource) -> Path:

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from cap_viz.generation import ENDINGS, GenerationReport, protocol_of
 from cap_viz.metrics import METRICS
-from cap_viz.perplexity import window_losses
 from cap_viz.results import BLOCK_PARTS
 from cap_viz.runs import (
     read_answers,
@@ -102,7 +101,7 @@ def effect_rows(
 
 
 def evaluation_numbers(store: Store, run: StoredRun) -> pd.DataFrame:
-    """Per question its answers, choice loss and log-likelihoods; what was written; per window of text its loss."""
+    """Per question its answers, choice loss and log-likelihoods; what was written; per window or solution its loss."""
     if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
         return written_numbers(read_answers(store, run))
     report = read_report(store, run)
@@ -112,7 +111,7 @@ def evaluation_numbers(store: Store, run: StoredRun) -> pd.DataFrame:
                 "id": report.questions.ids,
                 "tokens": report.questions.tokens[:, 0],
                 "loglik": report.logliks[:, 0],
-                "nll": window_losses(report),
+                "nll": report.losses("nll"),
             }
         )
     return pd.DataFrame(

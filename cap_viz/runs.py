@@ -39,6 +39,8 @@ from cap_viz.pruning.head_zeros import HeadZeros, head_profile_steps, mask_head_
 from cap_viz.pruning.masks import Mask, ZeroCounts, check_scope, check_sparsity
 from cap_viz.results import BlockScores, EvalReport, GradientEffects, HeadScores, JointScores
 from cap_viz.roles import HeadRoles, role_steps
+from cap_viz.solution_loss import PROTOCOL as SOLUTIONS
+from cap_viz.solution_loss import check_has_solutions, is_solution_loss
 from cap_viz.spec import (
     EvalSpec,
     ExampleSet,
@@ -449,7 +451,8 @@ def eval_run(spec: EvalSpec, model: ReasoningModel, store: Store, checkpoints: C
     elif protocol_of(spec) is not None:
         plan, doing = generation_plan(model, spec, examples_of(spec.examples), checkpoints.plan()), "writing answers"
     else:
-        plan, doing = make_eval_plan(model, examples_of(spec.examples), checkpoints.plan()), "answering questions"
+        plan = make_eval_plan(model, examples_of(spec.examples), checkpoints.plan())
+        doing = "reading solutions" if is_solution_loss(spec) else "answering questions"
     checkpoints.start(plan.batches)
     finished, n = checkpoints.finished(), len(plan.examples)
     arrays: Any
@@ -525,8 +528,11 @@ def check_protocol(spec: EvalSpec) -> None:
         check_has_options(task)
     elif protocol_of(spec) is not None:
         writing_of(task)
+    elif is_solution_loss(spec):
+        check_has_solutions(spec.examples.task)
     elif length_of(spec) is None:
-        raise UsageError(f"Unknown evaluation protocol {spec.protocol!r}; this program knows {READS} and {WRITES}.")
+        known = f"{READS}, {WRITES} and {SOLUTIONS}"
+        raise UsageError(f"Unknown evaluation protocol {spec.protocol!r}; this program knows {known}.")
     check_version(spec.examples)
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cap_viz.describe import describe
+from cap_viz.perplexity import length_of
 from cap_viz.progress import duration
 from cap_viz.results import BLOCK_PARTS
 from cap_viz.runs import run_steps
-from cap_viz.spec import RunSpec, ScoreSpec
+from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 
@@ -61,7 +62,7 @@ def work(spec: RunSpec, shape: ModelShape) -> float:
 
 
 def characters_of(spec: RunSpec) -> int:
-    if getattr(spec, "protocol", None) is not None:
+    if isinstance(spec, EvalSpec) and length_of(spec) is not None:
         return WINDOW_CHARACTERS * len(spec.examples.ids)
     texts = load_task(spec.examples.task).by_ids(spec.examples.ids)
     return sum(len(example.prompt) + sum(map(len, example.options)) for example in texts)

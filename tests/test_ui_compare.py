@@ -29,10 +29,11 @@ from cap_viz.models import ReasoningModel, load, resolve
 from cap_viz.paper import PaperPoint, accuracy_of
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.progress import finish
-from cap_viz.runs import mask_spec_for, read_report, run_steps
+from cap_viz.runs import evaluation_set, mask_spec_for, read_report, run_steps
 from cap_viz.settings import PROJECT
 from cap_viz.shipped import MAIN_CRITERIA, SEED
 from cap_viz.shipped import N_CALIBRATION as N_CALIBRATED
+from cap_viz.solution_loss import solution_spec
 from cap_viz.spec import EvalSpec
 from cap_viz.stats import Interval, PairedComparison, compare_paired
 from cap_viz.store import Store, StoredRun
@@ -534,6 +535,19 @@ def test_perplexity_is_paired_with_dense(page: AppTest, world: World) -> None:
     assert shown["Against dense"].iloc[1].startswith(f"× {np.exp((losses[0] - losses[1]).mean()):.3f} [")
     other = opened(AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60), world, task="arc_easy")
     assert all("Against dense" not in table.value.columns for table in other.table)
+
+
+def test_tasks_without_options_compare_the_loss_on_their_solutions(page: AppTest, world: World) -> None:
+    test = opened(page, world, task="mini_text")
+    assert any(code.value.startswith("python -m cap_viz solution-loss --task mini_text") for code in test.code)
+    mask = mask_spec_for(world.model.ref, "global_magnitude", 0.5, task="mini_text", n=2)
+    specs = [solution_spec(world.model.ref, evaluation_set("mini_text", 4), one) for one in (None, mask)]
+    dense, pruned = (read_report(Store(), finish(run_steps(spec, world.model, Store()))) for spec in specs)
+    test.run()
+    (shown,) = [table.value for table in test.table if "Loss" in table.value.columns]
+    assert shown["Weights"].tolist() == ["dense", "Global magnitude"]
+    difference = (pruned.losses("nll") - dense.losses("nll")).mean()
+    assert shown["Against dense"].iloc[1].startswith(f"{difference:+.3f} [".replace("-", "\u2212"))
 
 
 def test_without_perplexity_the_command_is_shown(page: AppTest, world: World) -> None:

@@ -27,6 +27,7 @@ from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish
 from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, read_scores, run_steps
 from cap_viz.settings import PROJECT
+from cap_viz.solution_loss import solution_spec
 from cap_viz.spec import EvalSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, spec_key
 from cap_viz.stats import compare_paired
 from cap_viz.store import Store, StoredRun
@@ -222,6 +223,17 @@ def test_two_evaluations_are_compared_question_by_question(
     at = opened(runs=[dense.key, pruned.key])
     assert not at.exception
     assert at.metric[1].value == f"{found.only_a} : {found.only_b}"
+
+
+def test_losses_on_solutions_are_compared_text_by_text(store: Store, tiny_model: ReasoningModel) -> None:
+    mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.9, task="mini_text", n=2)
+    specs = [solution_spec(tiny_model.ref, evaluation_set("mini_text", 4), one) for one in (None, mask)]
+    runs = [computed(store, tiny_model, spec) for spec in specs]
+    dense, pruned = (read_report(store, run).losses("nll") for run in runs)
+    at = opened(runs=[run.key for run in runs])
+    assert not at.exception
+    assert at.metric[1].value == f"{dense.mean():.3f} and {pruned.mean():.3f}"
+    assert opened(runs=[runs[0].key]).metric[0].value == f"{dense.mean():.3f} nats per token"
 
 
 def test_runs_of_different_kinds_are_not_compared(store: Store, scores: StoredRun, dense: StoredRun) -> None:

@@ -30,8 +30,8 @@ from cap_viz.models import ReasoningModel
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 # Activations of one slice of the MLP: gate and up together take 4 MB in float32.
 MLP_VALUES = 1 << 19
-# Attention scores in memory at a time (64 MB in float32); one version of the rows at least.
-ATTENTION_VALUES = 1 << 24
+# Attention scores in memory at a time (2 MB in float32, which stays in the cache); one version of the rows at least.
+ATTENTION_VALUES = 1 << 19
 # Words whose logits are in memory at a time.
 VOCABULARY_SLICE = 4096
 

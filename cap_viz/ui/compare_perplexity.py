@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp
 
@@ -62,10 +63,15 @@ def perplexity_section(view: Frame) -> None:
 
 def perplexity_runs(view: Frame) -> list[StoredRun]:
     """Dense and pruned on the same windows: of the texts and window lengths stored, the one with the most runs."""
+    return largest_group(view, lambda spec: length_of(spec) is not None)
+
+
+def largest_group(view: Frame, wanted: Callable[[EvalSpec], bool]) -> list[StoredRun]:
+    """Of the wanted evaluations under the page's masks or none, the largest group that read the same texts alike."""
     groups: dict[tuple[ExampleSet, str | None], list[StoredRun]] = defaultdict(list)
     for run in view.runs:
         spec = run.spec
-        if not isinstance(spec, EvalSpec) or spec.model != view.model or length_of(spec) is None:
+        if not isinstance(spec, EvalSpec) or spec.model != view.model or not wanted(spec):
             continue
         if spec.mask is None or calibrated_on(spec.mask) in (None, view.task.name):
             groups[spec.examples, spec.protocol].append(run)

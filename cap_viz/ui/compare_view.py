@@ -13,6 +13,7 @@ from cap_viz.ui.compare_controls import KEYS, controls
 from cap_viz.ui.compare_data import Choice, Comparison, Damage, Stored, compared, stored_comparison
 from cap_viz.ui.compare_figure import CurvePoint, Curves, curves, guess_word, number
 from cap_viz.ui.compare_perplexity import perplexity_section
+from cap_viz.ui.compare_solutions import solutions_section
 from cap_viz.ui.compare_table import figure_html, shown_table, table_csv, table_json
 from cap_viz.ui.compare_words import (
     basis_words,
@@ -38,7 +39,7 @@ MOST_ROWS, TALLEST_TABLE = 15, 520
 def body(view: Frame) -> None:
     """Everything below the heading."""
     if view.task.kind == "text":
-        no_options(view.task)
+        no_options(view)
         return
     stored = stored_comparison(view.store, view.runs, view.model, view.task, view.n)
     facts = st.container()
@@ -67,13 +68,15 @@ def body(view: Frame) -> None:
 # States -----------------------------------------------------------------------------------------------------------
 
 
-def no_options(task: Task) -> None:
+def no_options(view: Frame) -> None:
+    task = view.task
     empty(
         f"{task.title} has no accuracy to compare",
         f"{task.name} is scored by the loss on a given text, and offers no options to choose from. "
         "Choose a task with options in the sidebar, or see which heads this one needs.",
     )
     go_button("Its heads", "pages/heads.py", key="compare_heads", icon=":material/grid_on:")
+    solutions_section(view)
     paper_section(task)
 
 

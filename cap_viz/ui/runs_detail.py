@@ -19,6 +19,7 @@ from cap_viz.numbers import numbers_of
 from cap_viz.perplexity import perplexity_of
 from cap_viz.runs import read_answers
 from cap_viz.serving import REFUSAL, is_shared
+from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
 from cap_viz.spreadsheet import csv_text
 from cap_viz.stats import wilson
@@ -72,6 +73,8 @@ def headline(store: Store, run: StoredRun) -> None:
     try:
         if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
             written_tiles(read_answers(store, run))
+        elif isinstance(run.spec, EvalSpec) and is_solution_loss(run.spec):
+            solution_tile(store, run)
         elif isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
             perplexity_tile(store, run)
         elif isinstance(run.spec, EvalSpec):
@@ -88,6 +91,12 @@ def perplexity_tile(store: Store, run: StoredRun) -> None:
     found = perplexity_of(report_of(store, run))
     tile("Perplexity", f"{found.value:.2f}", f"[{found.ci.low:.2f}, {found.ci.high:.2f}]")
     st.caption(f"{found.n_windows} windows of text, {found.n_tokens:,} tokens scored; the interval resamples windows.")
+
+
+def solution_tile(store: Store, run: StoredRun) -> None:
+    found = solution_loss_of(report_of(store, run))
+    tile("Loss on solutions", f"{found.value:.3f} nats per token", f"[{found.ci.low:.3f}, {found.ci.high:.3f}]")
+    st.caption(f"{found.n} worked solutions, {found.n_tokens:,} tokens scored; the interval resamples examples.")
 
 
 def written_tiles(report: GenerationReport) -> None:

@@ -8,13 +8,15 @@ from cap_viz.describe import describe
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.generation import protocol_of
 from cap_viz.measures import ACC
+from cap_viz.perplexity import length_of
 from cap_viz.runs import read_answers
+from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec, ScoreSpec
-from cap_viz.stats import PairedComparison, compare_paired, true_spread
+from cap_viz.stats import PairedComparison, compare_means, compare_paired, true_spread
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.heads_specificity import usual_top
-from cap_viz.ui.loading import paired_in, statistics_of
+from cap_viz.ui.loading import paired_in, report_of, statistics_of
 from cap_viz.ui.panels import caution, empty, escaped, p_words, problem, signed, tile
 from cap_viz.ui.tasks_controls import STANDARDISED, Choice
 from cap_viz.ui.tasks_data import METRIC, Measured
@@ -26,7 +28,10 @@ def overlay(store: Store, first: StoredRun, second: StoredRun) -> None:
         if is_exact(first) and is_exact(second):
             overlay_scores(store, first, second)
         elif isinstance(first.spec, EvalSpec) and isinstance(second.spec, EvalSpec):
-            overlay_accuracies(store, first, second)
+            if reads_text(first.spec) or reads_text(second.spec):
+                overlay_losses(store, first, second)
+            else:
+                overlay_accuracies(store, first, second)
         else:
             empty(
                 "These two cannot be compared", "Pick two exact head scores, or two evaluations of the same questions."
@@ -66,6 +71,34 @@ def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> Pai
     if one.ids != other.ids:
         raise UsageError("The two runs are about different questions; pick two with the same.")
     return compare_paired(one.correct, other.correct)
+
+
+def reads_text(spec: EvalSpec) -> bool:
+    """Whether a run is about the loss of given text: perplexity, or the loss on solutions."""
+    return is_solution_loss(spec) or length_of(spec) is not None
+
+
+def overlay_losses(store: Store, first: StoredRun, second: StoredRun) -> None:
+    """Loss per token, text by text. Raises `CapVizError` where the two did not read the same texts."""
+    one, other = (report_of(store, run) for run in (first, second))
+    kinds = [run.spec.protocol for run in (first, second) if isinstance(run.spec, EvalSpec)]
+    if one.questions.ids != other.questions.ids or kinds[0] != kinds[1]:
+        raise UsageError("The two runs are about different texts, or read them differently; pick two of a kind.")
+    found = compare_means(one.losses("nll"), other.losses("nll"))
+    names = [f"{describe(run.spec)} ({run.key[:6]})" for run in (first, second)]
+    st.markdown(f"#### {escaped(names[0])} against {escaped(names[1])}")
+    difference, losses, p_value = st.columns(3)
+    with difference:
+        limits = f"[{signed(found.ci.low, 3)}, {signed(found.ci.high, 3)}]"
+        tile("Difference", f"{signed(found.difference, 3)} nats per token", limits)
+    with losses:
+        tile("Losses", f"{found.mean_a:.3f} and {found.mean_b:.3f}", f"means of {found.n} texts")
+    with p_value:
+        tile("t-test p", p_words(found.p_value), "paired")
+    st.caption(
+        f"The same texts, loss per token: positive means that the first is more surprised. With {found.n} texts, "
+        f"differences from {found.minimum_detectable:.3f} nats on would usually be found."
+    )
 
 
 def overlay_accuracies(store: Store, first: StoredRun, second: StoredRun) -> None:

@@ -1,0 +1,52 @@
+"""Solution loss: how surprised a model, dense or pruned, is by the worked solutions of a task.
+
+For tasks whose examples have one given continuation and no options to choose from (GSM8K). Each example's continuation
+is read after its prompt; its loss is the mean over the continuation's tokens, in nats. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cap_viz.errors import UsageError
+from cap_viz.results import EvalReport
+from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.stats import Interval, bootstrap_mean_ci
+from cap_viz.tasks import load_task
+
+PROTOCOL = "solution"
+
+
+@dataclass(frozen=True)
+class SolutionLoss:
+    """Mean over examples of the loss per token, in nats, with its 95 % interval (NaN for a single example)."""
+
+    value: float
+    ci: Interval
+    n: int
+    n_tokens: int
+
+
+def solution_spec(model: ModelRef, examples: ExampleSet, mask: MaskSpec | None = None) -> EvalSpec:
+    """The evaluation that reads these examples' solutions. Raises `UsageError` for a task with options."""
+    check_has_solutions(examples.task)
+    return EvalSpec(model=model, examples=examples, mask=mask, protocol=PROTOCOL)
+
+
+def check_has_solutions(task: str) -> None:
+    if load_task(task).kind != "text":
+        raise UsageError(f"Task {task} has options to choose from and no worked solutions; measure its accuracy.")
+
+
+def is_solution_loss(spec: EvalSpec) -> bool:
+    return spec.protocol == PROTOCOL
+
+
+def solution_loss_of(report: EvalReport) -> SolutionLoss:
+    losses = report.losses("nll")
+    return SolutionLoss(
+        value=float(losses.mean()),
+        ci=bootstrap_mean_ci(losses),
+        n=len(losses),
+        n_tokens=int(report.questions.tokens[:, 0].sum()),
+    )
