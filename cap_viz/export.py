@@ -1,6 +1,6 @@
 """Pruned models and masks as files that need no CAP Viz.
 
-A model becomes a folder in Hugging Face layout: weights in safetensors (float32, as they were computed with), config,
+A model becomes a folder in Hugging Face layout: weights in safetensors (as they were computed with), config,
 tokenizer, and a model card README.md with the recipe and the accuracies stored for it. The mask alone becomes one
 safetensors file: per matrix the kept weights as bits, row-major, most significant first (`numpy.packbits`), and in the
 metadata the recipe, the shapes and the share of zeros reached.
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool
 
+from cap_viz.devices import CPU
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.generation import protocol_of
-from cap_viz.models import check_memory, converted, float32_bytes
+from cap_viz.models import converted
 from cap_viz.perplexity import perplexity_of
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.masks import Mask
@@ -31,6 +32,7 @@ from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
 from cap_viz.stats import wilson
 from cap_viz.store import Store, StoredRun
+from cap_viz.weights import check_memory, weight_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,8 +52,8 @@ def export_model(model: ReasoningModel, mask: Mask, spec: MaskSpec, target: Path
     """
     source = converted(model.source) if model.source.gguf else model.source.folder
     check_absent(target)
-    check_memory(model.ref.id, source)
-    check_disk(target, float32_bytes(source) + OTHER_BYTES)
+    check_memory(model.ref.id, source, model.ref.dtype, CPU)
+    check_disk(target, weight_bytes(source, model.ref.dtype) + OTHER_BYTES)
     with model.lease:
         names = parameter_names(model)
         weights = {names[name]: data for name, data in model.pruned_weights(mask.keep, mask.updated).items()}
@@ -59,7 +61,7 @@ def export_model(model: ReasoningModel, mask: Mask, spec: MaskSpec, target: Path
 
     def write(building: Path) -> None:
         building.mkdir()
-        write_network(source, weights, building)
+        write_network(source, model.ref.dtype, weights, building)
         model.tokenizer.save_pretrained(building)
         (building / "README.md").write_text(card, encoding="utf-8")
 
@@ -116,14 +118,14 @@ def parameter_names(model: ReasoningModel) -> dict[str, str]:
     return {matrix.name: plain[id(matrix.weight)] for matrix in model.matrices()}
 
 
-def write_network(source: Path, weights: dict[str, Tensor], building: Path) -> None:
+def write_network(source: Path, dtype: str, weights: dict[str, Tensor], building: Path) -> None:
     """The source's network with some weights replaced: a fresh copy, since a wrapped one refuses to be saved."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
-    network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, local_files_only=True)
+    network = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), local_files_only=True)
     parameters = dict(network.named_parameters())
     with torch.no_grad():
         for name, data in weights.items():

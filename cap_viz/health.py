@@ -34,7 +34,15 @@ PACKAGES = (
     "safetensors",
     "gguf",
 )
-SETTINGS = ("CAP_VIZ_THREADS", "CAP_VIZ_SERVER", "CAP_VIZ_MODELS", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
+SETTINGS = (
+    "CAP_VIZ_DEVICE",
+    "CAP_VIZ_DTYPE",
+    "CAP_VIZ_THREADS",
+    "CAP_VIZ_SERVER",
+    "CAP_VIZ_MODELS",
+    "HF_HUB_OFFLINE",
+    "OMP_NUM_THREADS",
+)
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 Section = dict[str, str]

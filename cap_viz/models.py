@@ -14,11 +14,10 @@ import hashlib
 import importlib.util
 import json
 import logging
-import math
 import os
 import shutil
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +26,13 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from cap_viz.conversion import convert_apart
+from cap_viz.devices import FULL_PRECISION, asked_dtype, chosen_device
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import replace_folder, write_json
 from cap_viz.hub import hub_snapshot
 from cap_viz.settings import local_folder, thread_count
 from cap_viz.spec import ModelRef
+from cap_viz.weights import check_complete, check_finite, check_layers, check_memory
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Room for activations, the tokenizer and Python itself, on top of the weights.
-WORKING_MEMORY_BYTES = 1 << 30
 DEFAULT_MODEL = "smollm2-135m-instruct-q4_1"
 TOY_MODEL = "toy-reasoner"
 # Written by the training beside the weights it made.
@@ -88,17 +87,21 @@ CATALOGUE = {
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model's files are. `gguf` names the file to convert first; `fingerprint` hashes config and weights."""
+    """Where a model's files are. `gguf` names the file to convert first; `fingerprint` hashes config and weights.
+
+    `dtype` is the precision it is to be computed in, whatever its files hold.
+    """
 
     id: str
     title: str
     folder: Path
     fingerprint: str
     gguf: str | None = None
+    dtype: str = FULL_PRECISION
 
     @property
     def ref(self) -> ModelRef:
-        return ModelRef(id=self.id, fingerprint=self.fingerprint)
+        return ModelRef(id=self.id, fingerprint=self.fingerprint, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,8 @@ def block_matrices(model: ReasoningModel, layer: int) -> list[Matrix]:
 def resolve(model_id: str) -> ModelSource:
     """Find a model's files and fingerprint; fetches from the hub only for hub ids. Does not import torch.
 
-    Raises `CapVizError` with what to do when the model is unknown, not installed, gated or unreachable.
+    The precision is the one asked for (`devices.py`). Raises `CapVizError` with what to do when the model is unknown,
+    not installed, gated or unreachable.
     """
     if model_id in CATALOGUE:
         return catalogue_source(CATALOGUE[model_id])
@@ -283,7 +287,12 @@ def catalogue_source(entry: CatalogueEntry) -> ModelSource:
     if path.suffix != ".gguf":
         return unchanged(entry, folder_source(entry.id, entry.title, path.parent))
     return ModelSource(
-        id=entry.id, title=entry.title, folder=path.parent, gguf=path.name, fingerprint=fingerprint([path])
+        id=entry.id,
+        title=entry.title,
+        folder=path.parent,
+        gguf=path.name,
+        fingerprint=fingerprint([path]),
+        dtype=asked_dtype(),
     )
 
 
@@ -308,7 +317,11 @@ def folder_source(model_id: str, title: str, folder: Path) -> ModelSource:
             f"{folder} has no .safetensors weights; convert pickle checkpoints with save_pretrained first."
         )
     return ModelSource(
-        id=model_id, title=title, folder=folder, fingerprint=fingerprint([folder / "config.json", *weights])
+        id=model_id,
+        title=title,
+        folder=folder,
+        fingerprint=fingerprint([folder / "config.json", *weights]),
+        dtype=asked_dtype(),
     )
 
 
@@ -353,12 +366,12 @@ def load_model(model_id: str = DEFAULT_MODEL) -> ReasoningModel:
 
 
 def load(source: ModelSource) -> ReasoningModel:
-    """Load a model in float32 on the CPU with hookable heads.
+    """Load a model with hookable heads, in the precision of `source`, on the device asked for or found.
 
-    Raises `CapVizError` when the memory does not suffice, the family is not supported, or weights are not finite.
+    Raises `CapVizError` when the memory does not suffice, the family is not supported, weights are damaged, or there is
+    no such device.
     """
     folder = converted(source) if source.gguf else source.folder
-    check_memory(source.id, folder)
     check_layers(source.id, folder)
     # Read when torch is first imported. With the default (spinning) threads, another busy process makes every
     # parallel region wait for a descheduled thread: measured 105 s against 18 s for sequential Wanda.
@@ -371,9 +384,15 @@ def load(source: ModelSource) -> ReasoningModel:
     threads = thread_count()
     if threads is not None:
         torch.set_num_threads(threads)
+    device = chosen_device().name
+    check_memory(source.id, folder, source.dtype, device)
     try:
         network, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            folder,
+            dtype=getattr(torch, source.dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
@@ -382,7 +401,7 @@ def load(source: ModelSource) -> ReasoningModel:
         raise CapVizError(f"{source.id} cannot be loaded as a causal language model: {reason}") from error
     check_complete(source.id, found["missing_keys"])
     check_finite(source.id, network)
-    return boot(source, network.eval(), tokenizer)
+    return boot(source, network.eval().to(device), tokenizer)
 
 
 def boot(source: ModelSource, network: Any, tokenizer: Any) -> ReasoningModel:
@@ -392,7 +411,7 @@ def boot(source: ModelSource, network: Any, tokenizer: Any) -> ReasoningModel:
     n_params = sum(parameter.numel() for parameter in network.parameters())
     try:
         bridge = TransformerBridge.boot_transformers(
-            str(source.folder), hf_model=network, tokenizer=tokenizer, dtype=network.dtype, device="cpu"
+            str(source.folder), hf_model=network, tokenizer=tokenizer, dtype=network.dtype, device=str(network.device)
         )
     except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
         log.warning("%s cannot be booted: %s", source.id, error)
@@ -431,68 +450,6 @@ def seen_whole(config: Any, n_ctx: int) -> int:
 
 def unsupported(model_id: str, reason: str) -> CapVizError:
     return CapVizError(f"{model_id} belongs to a family that cannot be scored: {reason}.")
-
-
-def check_complete(model_id: str, missing: Collection[str]) -> None:
-    """Refuse weights that lack tensors: transformers would fill them with random numbers and go on."""
-    if missing:
-        raise CapVizError(
-            f"The weights of {model_id} lack {len(missing)} tensors that its config.json asks for, {min(missing)} "
-            "among them; its files are damaged or do not belong together."
-        )
-
-
-def check_layers(model_id: str, folder: Path) -> None:
-    """Refuse a config with more layers than the weights have tensors, before anybody builds that many."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CapVizError(f"The config.json of {model_id} cannot be read; fetch it again.") from error
-    n_layers = config.get("num_hidden_layers") if isinstance(config, dict) else None
-    n_tensors = sum(len(weight_shapes(path)) for path in folder.glob("*.safetensors"))
-    if isinstance(n_layers, int | float) and n_layers > n_tensors:
-        raise CapVizError(
-            f"The config.json of {model_id} asks for {n_layers} layers, but its weights have {n_tensors} tensors; its "
-            "files are damaged or do not belong together."
-        )
-
-
-def check_finite(model_id: str, network: Any) -> None:
-    for name, parameter in network.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise CapVizError(f"Weight {name} of {model_id} holds NaN or infinite values; its files are damaged.")
-
-
-def check_memory(model_id: str, folder: Path) -> None:
-    """Refuse a model whose float32 weights do not fit into the free memory."""
-    import psutil
-
-    needed = float32_bytes(folder) + WORKING_MEMORY_BYTES
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise CapVizError(
-            f"{model_id} needs about {needed / 2**30:.1f} GiB of memory in float32, and only "
-            f"{free / 2**30:.1f} GiB are free."
-        )
-
-
-def float32_bytes(folder: Path) -> int:
-    """Size of the weights in float32, from the safetensors headers."""
-    return sum(4 * math.prod(shape) for path in folder.glob("*.safetensors") for shape in weight_shapes(path).values())
-
-
-def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors in a safetensors file, from its header alone."""
-    with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        if not 0 < size < path.stat().st_size:
-            raise CapVizError(f"{path} is not a whole safetensors file; fetch it again.")
-        content = stream.read(size)
-    try:
-        header = json.loads(content)
-        return {name: tuple(map(int, header[name]["shape"])) for name in header if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CapVizError(f"The header of {path} cannot be read; fetch it again.") from error
 
 
 def converted(source: ModelSource) -> Path:

@@ -1,7 +1,7 @@
 """Folders and environment variables: the one place that reads them.
 
 `CAP_VIZ_DATA` local data sets · `CAP_VIZ_CACHE` moves cache/local · `CAP_VIZ_LOG` the log file ·
-`CAP_VIZ_THREADS` torch threads.
+`CAP_VIZ_THREADS` torch threads. (`CAP_VIZ_DEVICE` and `CAP_VIZ_DTYPE`: `devices.py`.)
 """
 
 from __future__ import annotations

@@ -2,31 +2,72 @@
 
 Each part is a question with the runs it needs. Parts share runs; a run is computed once. `python -m cap_viz study`
 computes what is missing, in the order of the parts, so that the first questions are answered first.
+What the runs say is read by `study_tables.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cap_viz.errors import UsageError
-from cap_viz.perplexity import perplexity_spec
+from cap_viz.models import TOY_MODEL
+from cap_viz.perplexity import USUAL_LENGTH, perplexity_spec
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for
+from cap_viz.solution_loss import solution_spec
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec, ScoreSpec
 from cap_viz.tasks import load_task
 
 N_CALIBRATION = 48
 SPARSITIES = (0.1, 0.2, 0.5)
+FEW_SPARSITIES = (0.2, 0.5)
 BETWEEN = (0.3, 0.4, 0.6)
-# Tasks the model answers clearly above chance, with how many of their evaluation questions are asked (None: all).
-MAIN_TASKS: dict[str, int | None] = {"arc_easy": 1000, "mini_science": None}
-BELOW_CHANCE: dict[str, int | None] = {"strategyqa": None, "arc_challenge": 600}
-GENERIC_TEXT = "generic_text"
-SEEDS = (1, 2)
+SEEDS = (0, 1, 2)
 PERMUTATIONS = 19
 # With the controls left out, whose questions are their own.
 COMPETING = tuple(name for name in CRITERIA if name not in ("shuffled_cap", "random"))
+# Where only some criteria are asked: the subject, its opponent, the control without causal scores, ...
+FEW = ("cap", "wanda", "global_magnitude")
+# ... and the two that were ahead on the toy reasoner, where something is expected to hold longer.
+STRONGEST = (*FEW, "sparsegpt", "taylor")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a model is asked: tasks with how many of their evaluation questions (None: all).
+
+    `main` are tasks it answers clearly above chance; questions about one task are asked on the first. `weak` are tasks
+    it does not, `solutions` those whose worked solutions are read. `text` is the running text that asks for nothing,
+    its perplexity that of windows of `length` tokens.
+    """
+
+    main: Mapping[str, int | None]
+    text: str
+    length: int = USUAL_LENGTH
+    weak: Mapping[str, int | None] = field(default_factory=dict)
+    solutions: Mapping[str, int | None] = field(default_factory=dict)
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.main))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return (*self.main, *self.weak, *self.solutions, self.text)
+
+
+USUAL = Setting(
+    main={"arc_easy": 1000, "mini_science": None},
+    text="generic_text",
+    weak={"strategyqa": None, "arc_challenge": 600},
+    solutions={"gsm8k": 100},
+)
+TOY = Setting(main={"toy_math": 400, "toy_strategy": 400, "toy_choice": 400}, text="toy_text")
+
+
+def setting_of(model: ModelRef) -> Setting:
+    return TOY if model.id == TOY_MODEL else USUAL
 
 
 @dataclass(frozen=True)
@@ -63,86 +104,111 @@ class Masks:
                 yield EvalSpec(self.model, examples, self.spec(criterion, sparsity, **options))
 
 
-def study_parts(model: ModelRef) -> tuple[Part, ...]:
+def study_parts(model: ModelRef, setting: Setting | None = None) -> tuple[Part, ...]:
     """All parts, the most important first. Raises `UsageError` where a task's texts are not on this machine."""
-    missing = [name for name in (*MAIN_TASKS, *BELOW_CHANCE, GENERIC_TEXT) if not load_task(name).is_local()]
+    asked = setting or setting_of(model)
+    missing = [name for name in asked.tasks if not load_task(name).is_local()]
     if missing:
         raise UsageError(f"The study needs {', '.join(missing)} on this machine; name their folder by CAP_VIZ_DATA.")
-    return (
-        Part("ordering", "Is CAP better than Wanda and the rest at 10, 20 and 50 %?", tuple(ordering(model))),
-        Part("text", "Does it matter whether criteria are calibrated on the task or on text?", tuple(text(model))),
-        Part("controls", "Do causal scores add anything to magnitude and to chance?", tuple(controls(model))),
-        Part("between", "Where between 20 and 60 % does accuracy break down?", tuple(between(model))),
-        Part("scores", "Do the metric and the ablation of the head scores matter?", tuple(scores(model))),
-        Part("seeds", "How much do other calibration examples change?", tuple(seeds(model))),
-        Part("transfer", "What do masks made for one task do to another?", tuple(transfer(model))),
-        Part("generic", "What happens to running text under the masks of arc_easy?", tuple(generic(model))),
-        Part("below_chance", "What is seen where the model does not beat guessing?", tuple(below_chance(model))),
+    parts = (
+        Part("ordering", "Is CAP better than Wanda and the rest at 10, 20 and 50 %?", tuple(ordering(model, asked))),
+        Part(
+            "text", "Does it matter whether criteria are calibrated on the task or on text?", tuple(text(model, asked))
+        ),
+        Part("controls", "Do causal scores add anything to magnitude and to chance?", tuple(controls(model, asked))),
+        Part("between", "Where between 20 and 60 % does accuracy break down?", tuple(between(model, asked))),
+        Part("scores", "Do the metric and the ablation of the head scores matter?", tuple(scores(model, asked))),
+        Part("seeds", "How much do other calibration examples change?", tuple(seeds(model, asked))),
+        Part("transfer", "What do masks made for one task do to another?", tuple(transfer(model, asked))),
+        Part("generic", "What happens to running text under the masks of a task?", tuple(generic(model, asked))),
+        Part("solutions", "What happens to worked solutions under their masks?", tuple(solutions(model, asked))),
+        Part("weak", "What is seen where the model does not beat guessing?", tuple(weak(model, asked))),
     )
+    return tuple(part for part in parts if part.specs)
 
 
-def ordering(model: ModelRef) -> Iterator[RunSpec]:
-    for task, n in MAIN_TASKS.items():
+def ordering(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
+    for task, n in asked.main.items():
         examples = evaluation_set(task, n)
         yield EvalSpec(model, examples)
         yield from Masks(model, task).measured(examples, COMPETING, SPARSITIES)
 
 
-def text(model: ModelRef) -> Iterator[RunSpec]:
+def text(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
     """Activations and gradients measured on generic text; CAP's head scores as well."""
-    driven = [name for name in COMPETING if CRITERIA[name].needs_calibration]
-    for task, n in MAIN_TASKS.items():
+    for task, n in asked.main.items():
         masks, examples = Masks(model, task), evaluation_set(task, n)
-        yield from masks.measured(examples, driven, SPARSITIES, calibration_task=GENERIC_TEXT)
-        yield from masks.measured(examples, ("cap",), SPARSITIES, scores_task=GENERIC_TEXT)
+        yield from masks.measured(examples, driven(), SPARSITIES, calibration_task=asked.text)
+        yield from masks.measured(examples, ("cap",), SPARSITIES, scores_task=asked.text)
 
 
-def controls(model: ModelRef) -> Iterator[RunSpec]:
+def driven() -> tuple[str, ...]:
+    """The competing criteria that measure activations or gradients."""
+    return tuple(name for name in COMPETING if CRITERIA[name].needs_calibration)
+
+
+def controls(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
     """CAP with its head scores dealt out anew, and weights drawn at random."""
-    masks, examples = Masks(model, "arc_easy"), evaluation_set("arc_easy", MAIN_TASKS["arc_easy"])
+    masks, examples = Masks(model, asked.first), evaluation_set(asked.first, asked.main[asked.first])
     for seed in range(PERMUTATIONS):
-        yield from masks.measured(examples, ("shuffled_cap",), (0.2, 0.5), control_seed=seed)
+        yield from masks.measured(examples, ("shuffled_cap",), FEW_SPARSITIES, control_seed=seed)
     yield from masks.measured(examples, ("random",), SPARSITIES)
 
 
-def between(model: ModelRef) -> Iterator[RunSpec]:
-    for task, n in MAIN_TASKS.items():
-        yield from Masks(model, task).measured(evaluation_set(task, n), ("cap", "wanda", "global_magnitude"), BETWEEN)
+def between(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
+    for task, n in asked.main.items():
+        yield from Masks(model, task).measured(evaluation_set(task, n), STRONGEST, BETWEEN)
 
 
-def scores(model: ModelRef) -> Iterator[RunSpec]:
-    for task, n in MAIN_TASKS.items():
+def scores(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
+    for task, n in asked.main.items():
         masks, examples = Masks(model, task), evaluation_set(task, n)
         yield from masks.measured(examples, ("cap",), SPARSITIES, metric="choice_nll")
-        by_mean = ScoreSpec(model, calibration_set(task, N_CALIBRATION), ablation="mean")
-        yield from masks.measured(examples, ("cap",), SPARSITIES, scores=by_mean)
+        yield from masks.measured(examples, ("cap",), SPARSITIES, scores=by_mean(model, task))
 
 
-def seeds(model: ModelRef) -> Iterator[RunSpec]:
-    masks, examples = Masks(model, "arc_easy"), evaluation_set("arc_easy", MAIN_TASKS["arc_easy"])
+def by_mean(model: ModelRef, task: str) -> ScoreSpec:
+    return ScoreSpec(model, calibration_set(task, N_CALIBRATION), ablation="mean")
+
+
+def seeds(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
+    masks, examples = Masks(model, asked.first), evaluation_set(asked.first, asked.main[asked.first])
     for seed in SEEDS:
         yield from masks.measured(examples, ("cap", "wanda"), SPARSITIES, seed=seed)
 
 
-def transfer(model: ModelRef) -> Iterator[RunSpec]:
-    """Masks calibrated on one of the main tasks, measured on the other."""
-    for made_for in MAIN_TASKS:
-        for task, n in MAIN_TASKS.items():
+def transfer(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
+    """Masks calibrated on one of the main tasks, measured on the others."""
+    for made_for in asked.main:
+        for task, n in asked.main.items():
             if task != made_for:
-                yield from Masks(model, made_for).measured(evaluation_set(task, n), ("cap", "wanda"), (0.2, 0.5))
+                masks = Masks(model, made_for)
+                yield from masks.measured(evaluation_set(task, n), ("cap", "wanda"), FEW_SPARSITIES)
 
 
-def generic(model: ModelRef) -> Iterator[RunSpec]:
-    """Perplexity on WikiText-2, dense and under the masks made for arc_easy."""
-    masks = Masks(model, "arc_easy")
-    yield perplexity_spec(model, GENERIC_TEXT)
+def generic(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
+    """Perplexity, dense and under the masks made for the first task."""
+    if load_task(asked.text).running_text is None:
+        return
+    masks = Masks(model, asked.first)
+    yield perplexity_spec(model, asked.text, length=asked.length)
     for criterion in COMPETING:
         for sparsity in SPARSITIES:
-            yield perplexity_spec(model, GENERIC_TEXT, mask=masks.spec(criterion, sparsity))
+            mask = masks.spec(criterion, sparsity)
+            yield perplexity_spec(model, asked.text, length=asked.length, mask=mask)
 
 
-def below_chance(model: ModelRef) -> Iterator[RunSpec]:
-    for task, n in BELOW_CHANCE.items():
+def solutions(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
+    for task, n in asked.solutions.items():
+        examples = evaluation_set(task, n)
+        yield solution_spec(model, examples)
+        for criterion in FEW:
+            for sparsity in SPARSITIES:
+                yield solution_spec(model, examples, Masks(model, task).spec(criterion, sparsity))
+
+
+def weak(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
+    for task, n in asked.weak.items():
         examples = evaluation_set(task, n)
         yield EvalSpec(model, examples)
-        yield from Masks(model, task).measured(examples, ("cap", "wanda", "global_magnitude"), (0.2, 0.5))
+        yield from Masks(model, task).measured(examples, FEW, FEW_SPARSITIES)

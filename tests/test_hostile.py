@@ -26,7 +26,7 @@ from cap_viz.archive import archive_bytes, import_run
 from cap_viz.errors import CapVizError
 from cap_viz.export import MASK_FORMAT, read_mask
 from cap_viz.fields import checked
-from cap_viz.models import ModelShape, float32_bytes
+from cap_viz.models import ModelShape
 from cap_viz.results import Questions
 from cap_viz.runs import evaluation_set
 from cap_viz.spec import EvalSpec, ModelRef, spec_dict, spec_from_dict, spec_key
@@ -34,6 +34,7 @@ from cap_viz.spreadsheet import csv_text
 from cap_viz.store import MANIFEST, DamagedRun, Store, StoredRun, folder_name
 from cap_viz.tables import options_table
 from cap_viz.tasks.description import described, splits_of
+from cap_viz.weights import weight_bytes
 
 SHAPE = asdict(ModelShape(2, 2, 1, 8, 4, 8, 64, 9))
 ONE_STORE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -208,7 +209,7 @@ def test_bytes_that_are_no_weights_are_a_sentence(tmp_path: Path, content: bytes
     for whole in (content, size + content, size + content + b"x"):
         (folder / "model.safetensors").write_bytes(whole)
         with suppress(CapVizError):
-            assert float32_bytes(folder) >= 0
+            assert weight_bytes(folder, "float32") >= 0
         with pytest.raises(CapVizError, match="mask"):
             read_mask(folder / "model.safetensors")
 

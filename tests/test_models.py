@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cap_viz.models as models
+from cap_viz import weights
 from cap_viz.doctor import weights_digest
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models import CATALOGUE, DEFAULT_MODEL, ReasoningModel, load, load_model, resolve
+from cap_viz.weights import weight_bytes
 
 
 def test_tiny_model_is_described(tiny_model: ReasoningModel) -> None:
@@ -119,10 +121,11 @@ def test_packaged_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_model_that_does_not_fit_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "WORKING_MEMORY_BYTES", 1 << 60)
+    monkeypatch.setattr(weights, "WORKING_MEMORY_BYTES", 1 << 60)
     with pytest.raises(CapVizError, match=r"needs about .* GiB of memory in float32, and only .* GiB are free"):
         load(resolve(str(tiny_folder)))
 
 
 def test_memory_estimate_counts_every_weight(tiny_folder: Path, tiny_model: ReasoningModel) -> None:
-    assert models.float32_bytes(tiny_folder) == 4 * tiny_model.shape.n_params
+    assert weight_bytes(tiny_folder, "float32") == 4 * tiny_model.shape.n_params
+    assert weight_bytes(tiny_folder, "bfloat16") == 2 * tiny_model.shape.n_params

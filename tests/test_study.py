@@ -1,38 +1,41 @@
-"""The study's plan: the runs it says it needs, nothing asked twice, calibration apart from evaluation."""
+"""The study: the runs it needs, calibration apart from evaluation, tables that agree with numbers by hand."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from cap_viz import study
+from cap_viz.cli.study import markdown
 from cap_viz.errors import UsageError
-from cap_viz.models import ReasoningModel
+from cap_viz.models import TOY_MODEL, ReasoningModel, resolve
+from cap_viz.runs import read_report
+from cap_viz.series import computed_in_turn
 from cap_viz.spec import EvalSpec
-from cap_viz.study import COMPETING, PERMUTATIONS, study_parts
-from cap_viz.tasks import Task
+from cap_viz.store import Store
+from cap_viz.study import COMPETING, PERMUTATIONS, Setting, setting_of, study_parts
+from cap_viz.study_tables import TABLES, Study, verdict
 from tests.shell import Shell
+
+SMALL = Setting(
+    main={"mini_math": 6, "mini_science": 6},
+    text="mini_text",
+    length=48,
+    weak={"mini_strategy": 4},
+    solutions={"mini_text": 2},
+)
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tiny_task: Task) -> None:
-    """The same parts over tasks that are always there."""
-    monkeypatch.setattr(study, "MAIN_TASKS", {"arc_easy": 6, "mini_science": 6})
-    monkeypatch.setattr(study, "BELOW_CHANCE", {"tiny": 4})
-    monkeypatch.setattr(study, "GENERIC_TEXT", "mini_text")
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same parts over a few questions of tasks that are always there."""
+    monkeypatch.setattr(study, "USUAL", SMALL)
     monkeypatch.setattr(study, "N_CALIBRATION", 4)
-    real = study.Masks
-
-    def stand_in(name: str) -> str:
-        return "mini_math" if name == "arc_easy" else name
-
-    monkeypatch.setattr(study, "Masks", lambda model, task: real(model, stand_in(task)))
-    for name in ("evaluation_set", "calibration_set"):
-        whole = getattr(study, name)
-        monkeypatch.setattr(study, name, lambda task, n=None, whole=whole: whole(stand_in(task), n))
-    monkeypatch.setattr(study, "load_task", lambda name: tiny_task)
 
 
 def test_the_study_says_which_texts_it_lacks(tiny_model: ReasoningModel) -> None:
@@ -40,11 +43,18 @@ def test_the_study_says_which_texts_it_lacks(tiny_model: ReasoningModel) -> None
         study_parts(tiny_model.ref)
 
 
+def test_the_toy_model_is_asked_what_it_can_read() -> None:
+    ref = resolve(TOY_MODEL).ref
+    assert all(task.startswith("toy_") for task in setting_of(ref).tasks)
+    names = {part.name for part in study_parts(ref)}
+    assert {"ordering", "controls", "seeds"} < names
+    assert not {"generic", "solutions", "weak"} & names, "no running text, no solutions, no task it is bad at"
+
+
 @pytest.mark.usefixtures("small")
 def test_parts_hold_what_their_questions_need(tiny_model: ReasoningModel) -> None:
     parts = {part.name: part for part in study_parts(tiny_model.ref)}
-    main = [spec for spec in parts["ordering"].specs if isinstance(spec, EvalSpec)]
-    assert len(main) == 2 * (1 + 3 * len(COMPETING))
+    assert len(parts["ordering"].specs) == 2 * (1 + 3 * len(COMPETING))
     shuffled = [
         spec.mask.control_seed
         for spec in parts["controls"].specs
@@ -68,18 +78,104 @@ def test_no_mask_is_judged_on_what_it_was_made_from(tiny_model: ReasoningModel) 
 
 @pytest.mark.usefixtures("small")
 def test_a_part_is_computed_once_and_then_there(shell: Shell, tiny_folder: Path) -> None:
-    arguments = ("study", "--model", str(tiny_folder), "--part", "below_chance")
+    arguments = ("study", "--model", str(tiny_folder), "--part", "weak")
     (planned,) = shell.json(*arguments, "--plan")["parts"]
     assert planned["missing"] == planned["runs"] == 7
     (computed,) = shell.json(*arguments)["parts"]
     assert computed["missing"] == 0
     code, out, _ = shell(*arguments)
     assert code == 0
-    assert "below_chance" in out
+    assert "weak" in out
+    (table,) = shell.json("study", "--model", str(tiny_folder), "--table", "weak")["tables"].values()
+    assert [row["criterion"] for row in table] == 2 * ["cap", "global_magnitude"]
+    code, _, err = shell("study", "--model", str(tiny_folder), "--table", "ordering")
+    assert code == 2
+    assert "A run of the study is missing (mini_math); compute it with the study command." in err
 
 
 @pytest.mark.usefixtures("small")
-def test_an_unknown_part_is_a_sentence(shell: Shell, tiny_folder: Path) -> None:
-    code, _, err = shell("study", "--model", str(tiny_folder), "--part", "nothing")
+@pytest.mark.parametrize("option", ["part", "table"])
+def test_what_is_not_there_is_a_sentence(shell: Shell, tiny_folder: Path, option: str) -> None:
+    code, _, err = shell("study", "--model", str(tiny_folder), f"--{option}", "nothing")
     assert code == 2
-    assert "no part 'nothing'; choose one of ordering" in err
+    assert f"no {option} 'nothing'; choose one of ordering" in err
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: ReasoningModel) -> Iterator[Study]:
+    """Every run of a small study, with few permutations."""
+    folder = tmp_path_factory.mktemp("study")
+    store = Store(shipped=folder / "shipped", local=folder / "local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "N_CALIBRATION", 4)
+        for module in ("cap_viz.study", "cap_viz.study_tables"):
+            patch.setattr(f"{module}.PERMUTATIONS", 3)
+        specs = dict.fromkeys(spec for part in study_parts(tiny_model.ref, SMALL) for spec in part.specs)
+        for _ in computed_in_turn(list(specs), tiny_model, store):
+            pass
+        yield Study(store, tiny_model.ref, SMALL)
+
+
+def test_every_table_follows_from_the_planned_runs(whole: Study) -> None:
+    for name, table in TABLES.items():
+        rows = table(whole)
+        assert len(rows) > 0, name
+        assert not rows.isna().to_numpy().all(axis=None), name
+        assert markdown(rows).count("\n") == len(rows) + 1
+
+
+def test_cap_against_the_better_wanda_by_hand(whole: Study) -> None:
+    row = TABLES["ordering"](whole).set_index(["task", "sparsity"]).loc[("mini_math", 0.5)]
+    wandas = [
+        whole.wanda("mini_math", 0.5)[1].acc,
+        *(
+            whole.pruned("mini_math", "wanda", 0.5, **options).acc
+            for options in ({}, {"calibration_task": "mini_text"})
+        ),
+    ]
+    cap = whole.pruned("mini_math", "cap", 0.5)
+    assert row.value == cap.acc
+    assert row.other == max(wandas)
+    assert row.difference == pytest.approx(cap.acc - max(wandas))
+    assert row.n == 6
+
+
+def test_the_placebo_p_counts_permutations_that_are_as_good(whole: Study) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cap_viz.study_tables.PERMUTATIONS", 3)
+        rows = TABLES["placebo"](whole)
+    row = rows[(rows.sparsity == 0.5) & (rows.measure == "accuracy")].iloc[0]
+    others = [whole.pruned("mini_math", "shuffled_cap", 0.5, control_seed=seed).acc for seed in range(3)]
+    assert row.p == (1 + sum(other >= row.cap for other in others)) / 4
+    assert (row.lowest, row.highest) == (min(others), max(others))
+
+
+def test_solutions_are_paired_with_dense_by_hand(whole: Study) -> None:
+    rows = TABLES["solutions"](whole).set_index(["criterion", "sparsity"])
+    runs = {
+        None if run.spec.mask is None else (run.spec.mask.criterion, run.spec.mask.sparsity): run
+        for run in whole.store.runs()
+        if isinstance(run.spec, EvalSpec) and run.spec.protocol == "solution"
+    }
+    dense, cap = (read_report(whole.store, runs[key]).losses("nll") for key in (None, ("cap", 0.5)))
+    assert rows.loc[("cap", 0.5)].minus_dense == pytest.approx((cap - dense).mean())
+    assert np.isnan(rows.loc[("dense", 0.0)].minus_dense)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "low", "high", "expected"),
+    [
+        (0.1, 0.01, 0.05, "better"),
+        (0.5, -0.05, -0.01, "worse"),
+        (0.2, -0.02, 0.04, "not worse by 3 points"),
+        (0.2, -0.04, 0.04, "inconclusive"),
+        (0.5, -0.02, 0.02, "inconclusive"),
+        (0.1, -0.02, -0.001, "worse"),
+    ],
+)
+def test_verdicts_by_hand(sparsity: float, low: float, high: float, expected: str) -> None:
+    assert verdict(sparsity, low, high) == expected
+
+
+def test_markdown_by_hand() -> None:
+    assert markdown(pd.DataFrame({"a": [1], "b": [0.12345]})) == "| a | b |\n|---|---|\n| 1 | 0.123 |"

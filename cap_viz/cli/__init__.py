@@ -7,6 +7,7 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage.
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from cap_viz.cli import accuracy, catalogue, generation, perplexity, pruning, sc
 from cap_viz.cli.output import err, shown
 from cap_viz.cli.runs import runs_app
 from cap_viz.describe import describe
+from cap_viz.devices import DEVICE, DTYPE, asked_device, asked_dtype
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.settings import local_folder, start_logging
 
@@ -54,7 +56,13 @@ app.command()(catalogue.doctor)
 def common(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")] = "",
+    dtype: Annotated[str, typer.Option(help="Precision: float32, bfloat16, float16.")] = "",
 ) -> None:
+    # As variables, so that processes started from here compute there, too.
+    os.environ.update({name: value for name, value in ((DEVICE, device), (DTYPE, dtype)) if value})
+    asked_device()
+    asked_dtype()
     start_logging()
     if version:
         typer.echo(__version__)

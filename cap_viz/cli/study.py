@@ -14,6 +14,8 @@ from cap_viz.errors import UsageError
 from cap_viz.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cap_viz.models import ModelSource
     from cap_viz.store import Store
     from cap_viz.study import Part
@@ -25,6 +27,9 @@ def study(
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what there is and what is missing; compute nothing.")
     ] = False,
+    table: Annotated[
+        str, typer.Option(help='Print this table of the results ("all": every one); compute nothing.')
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Compute the runs behind the study's questions: hours on two cores; stop and go on at any time."""
@@ -33,6 +38,9 @@ def study(
     from cap_viz.study import study_parts
 
     source, store = resolve(model), Store()
+    if table:
+        print_tables(source, store, table, as_json=as_json)
+        return
     every = study_parts(source.ref)
     parts = [one for one in every if part in ("", one.name)]
     if not parts:
@@ -55,6 +63,31 @@ def study(
     for row in rows:
         table.add_row(row["part"], str(row["runs"]), str(row["missing"]), row["question"])
     out.print(table)
+
+
+def print_tables(source: ModelSource, store: Store, name: str, *, as_json: bool) -> None:
+    """Tables of what is stored, as Markdown or JSON. Raises `UsageError` for an unknown one or a missing run."""
+    from cap_viz.study import setting_of
+    from cap_viz.study_tables import TABLES, Study
+
+    if name not in (*TABLES, "all"):
+        raise UsageError(f"The study has no table {name!r}; choose one of {', '.join(TABLES)}, or all.")
+    study = Study(store, source.ref, setting_of(source.ref))
+    found = {one: TABLES[one](study) for one in TABLES if name in (one, "all")}
+    if as_json:
+        print_json({"model": source.id, "tables": {one: rows.to_dict("records") for one, rows in found.items()}})
+        return
+    for one, rows in found.items():
+        out.print(f"### {one}\n\n{markdown(rows)}\n", highlight=False, soft_wrap=True, markup=False)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A pipe table with three decimals."""
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    for row in table.itertuples(index=False):
+        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], *, quiet: bool) -> None:

@@ -91,11 +91,16 @@ def read_logliks(
     """
     read = final[batch.read_row, :, batch.read_position]
     logits = model.bridge.unembed(model.bridge.ln_final(read))
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     log_norm = logits.logsumexp(dim=-1)
     variants = torch.arange(final.shape[1], device=final.device)
     picked = logits[batch.answer_read[:, None], variants, batch.answer_token[:, None]]
     return loglik_sums(batch, picked - log_norm[batch.answer_read])
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Log-likelihoods and sums over many terms are not taken in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def loglik_sums(

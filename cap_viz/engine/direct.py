@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap_viz.engine.capture import DensePass, loglik_sums
+from cap_viz.engine.capture import DensePass, at_least_float32, loglik_sums
 from cap_viz.engine.packing import PackedBatch
 from cap_viz.models import ReasoningModel
 
@@ -372,11 +372,11 @@ def answer_logliks(
     sums = []
     for start in range(0, weight.shape[0], VOCABULARY_SLICE):
         part = slice(start, start + VOCABULARY_SLICE)
-        logits = F.linear(flat, weight[part], None if bias is None else bias[part])
+        logits = at_least_float32(F.linear(flat, weight[part], None if bias is None else bias[part]))
         highest = logits.amax(dim=-1, keepdim=True)
         sums.append(highest.squeeze(-1) + logits.sub_(highest).exp_().sum(dim=-1).log())
     log_norm = torch.stack(sums).logsumexp(dim=0).view(read.shape[:2])
-    picked = (read[batch.answer_read] * weight[batch.answer_token][:, None]).sum(dim=-1)
+    picked = (at_least_float32(read[batch.answer_read]) * weight[batch.answer_token][:, None]).sum(dim=-1)
     if bias is not None:
         picked += bias[batch.answer_token][:, None]
     return loglik_sums(batch, picked - log_norm[batch.answer_read])

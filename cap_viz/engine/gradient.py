@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cap_viz.engine.capture import dense_pass, read_logliks, removed
+from cap_viz.engine.capture import at_least_float32, dense_pass, read_logliks, removed
 from cap_viz.engine.losses import LOSSES
 from cap_viz.engine.packing import PackedBatch
 from cap_viz.models import ReasoningModel
@@ -71,7 +71,7 @@ def gradient_pass(
         gradients = torch.autograd.grad(total, [*kept.z, *kept.units])
     z = torch.stack([tensor.detach().reshape(*batch.tokens.shape, *value.shape[3:]) for tensor in kept.z])
     slope = torch.stack([gradient.reshape(z.shape[1:]) for gradient in gradients[:n_layers]])
-    by_row = torch.einsum("lrphd,lrphd->lhr", value - z, slope)
+    by_row = torch.einsum("lrphd,lrphd->lhr", at_least_float32(value - z), at_least_float32(slope))
     effects = by_row.new_zeros(*by_row.shape[:2], batch.n_examples).index_add_(2, example_of_row(batch), by_row)
     return GradientPass(
         logliks=logliks.detach(),
@@ -82,7 +82,10 @@ def gradient_pass(
 
 def unit_effects(activations: list[Tensor], gradients: tuple[Tensor, ...]) -> Float[Tensor, "layer unit"]:
     return torch.stack(
-        [-(a.detach() * slope).flatten(0, -2).sum(dim=0) for a, slope in zip(activations, gradients, strict=True)]
+        [
+            -(at_least_float32(a.detach()) * slope).flatten(0, -2).sum(dim=0)
+            for a, slope in zip(activations, gradients, strict=True)
+        ]
     )
 
 

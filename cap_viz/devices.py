@@ -1,0 +1,76 @@
+"""Where a model computes and in which precision. What is asked for is known without torch.
+
+`CAP_VIZ_DEVICE`: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps.
+`CAP_VIZ_DTYPE`: float32, bfloat16 or float16. Nothing is computed in another precision than the one asked for, except
+log-likelihoods, norms and sums, which are never below float32. The precision is part of every run's key, since it
+changes numbers; the device is recorded with the run.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from cap_viz.errors import CapVizError, UsageError, check_choice
+
+FULL_PRECISION = "float32"
+BYTES = {FULL_PRECISION: 4, "bfloat16": 2, "float16": 2}
+DEVICE, DTYPE = "CAP_VIZ_DEVICE", "CAP_VIZ_DTYPE"
+AUTO, CPU = "auto", "cpu"
+KINDS = (AUTO, CPU, "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device by torch's name, and why it is this one."""
+
+    name: str
+    reason: str
+
+
+def asked_dtype() -> str:
+    """The precision asked for. Raises `UsageError` for an unknown one."""
+    asked = os.environ.get(DTYPE) or FULL_PRECISION
+    check_choice(f"precision in {DTYPE}:", asked, tuple(BYTES))
+    return asked
+
+
+def asked_device() -> str:
+    """The device asked for, or "auto". Raises `UsageError` for what is no device's name."""
+    asked = os.environ.get(DEVICE) or AUTO
+    kind, _, number = asked.partition(":")
+    if kind not in KINDS or (number and not (kind == "cuda" and number.isdecimal())) or asked.endswith(":"):
+        raise UsageError(f"CAP_VIZ_DEVICE={asked!r} is no device; choose one of {', '.join(KINDS)}, or cuda:1.")
+    return asked
+
+
+def chosen_device() -> Device:
+    """The device asked for if it is here, or the best there is. Raises `CapVizError` for one that is not here."""
+    asked, here = asked_device(), available()
+    if asked == AUTO:
+        return Device(here[0], "a GPU is here" if here[0] != CPU else "there is no GPU here")
+    name = "cuda:0" if asked == "cuda" else asked
+    if name not in here:
+        raise CapVizError(
+            f"There is no device {asked} here, only {', '.join(here)}; set CAP_VIZ_DEVICE to one of these, or unset it."
+        )
+    return Device(name, "asked for by CAP_VIZ_DEVICE")
+
+
+def available() -> tuple[str, ...]:
+    """The devices of this machine, the best first."""
+    import torch
+
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return (*gpus, *(["mps"] if torch.backends.mps.is_available() else []), CPU)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can still be taken there. What shares the machine's memory (CPU, mps) has the machine's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available

@@ -1,0 +1,432 @@
+"""What the study's stored runs say: a table for each of its questions. Needs no torch.
+
+All comparisons are paired, on the same questions. The tests of one table are one family and are adjusted together
+(Holm); the families were fixed with the questions. Against Wanda means against the better of Wanda calibrated on the
+task and on text: its accuracy decides, which favours Wanda.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from cap_viz.accuracy import against_guessing
+from cap_viz.errors import UsageError
+from cap_viz.measures import ACC, CHOICE_LOSS, Measure, level_of, paired
+from cap_viz.perplexity import perplexity_of, perplexity_spec, window_losses
+from cap_viz.results import EvalReport
+from cap_viz.runs import evaluation_set, read_head_zeros, read_report, read_scores
+from cap_viz.solution_loss import solution_loss_of, solution_spec
+from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec
+from cap_viz.stats import compare_means, holm
+from cap_viz.store import Store, StoredRun
+from cap_viz.study import (
+    BETWEEN,
+    COMPETING,
+    FEW,
+    FEW_SPARSITIES,
+    PERMUTATIONS,
+    SEEDS,
+    SPARSITIES,
+    STRONGEST,
+    Masks,
+    Setting,
+    by_mean,
+    driven,
+)
+from cap_viz.tasks import load_task
+
+# At 10 and 20 % a criterion is as good as Wanda if the interval of the difference stays above this.
+MARGIN = -0.03
+GENTLE = (0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The stored runs of one model's study."""
+
+    store: Store
+    model: ModelRef
+    asked: Setting
+
+    def run(self, spec: RunSpec) -> StoredRun:
+        run = self.store.get(spec)
+        if run is None:
+            raise UsageError(
+                f"A run of the study is missing ({spec.examples.task}); compute it with the study command."
+            )
+        return run
+
+    def report(self, spec: EvalSpec) -> EvalReport:
+        return read_report(self.store, self.run(spec))
+
+    def dense(self, task: str) -> EvalReport:
+        return self.report(EvalSpec(self.model, self.examples(task)))
+
+    def pruned(self, task: str, criterion: str, sparsity: float, *, made_for: str = "", **options: Any) -> EvalReport:
+        mask = Masks(self.model, made_for or task).spec(criterion, sparsity, **options)
+        return self.report(EvalSpec(self.model, self.examples(task), mask))
+
+    def examples(self, task: str) -> ExampleSet:
+        return evaluation_set(task, {**self.asked.main, **self.asked.weak}[task])
+
+    def wanda(self, task: str, sparsity: float) -> tuple[str, EvalReport]:
+        """The better of the two Wandas by accuracy, and what it was calibrated on."""
+        found = {
+            "task": self.pruned(task, "wanda", sparsity),
+            "text": self.pruned(task, "wanda", sparsity, calibration_task=self.asked.text),
+        }
+        best = max(found, key=lambda name: found[name].acc)
+        return best, found[best]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison of a table: what is named in `labels`, first minus second."""
+
+    labels: dict[str, Any]
+    first: EvalReport
+    second: EvalReport
+
+
+def compared(rows: Sequence[Row], measure: Measure = ACC) -> pd.DataFrame:
+    """All comparisons of a family: both levels, the paired difference, p over the rows, what was detectable."""
+    results = [paired(row.first, row.second, measure) for row in rows]
+    adjusted = holm(np.array([result.p_value for result in results]))
+    table = []
+    for row, result, p_holm in zip(rows, results, adjusted, strict=True):
+        first, second = level_of(row.first, measure), level_of(row.second, measure)
+        table.append(
+            {
+                **row.labels,
+                "value": first.value,
+                "low": first.ci.low,
+                "high": first.ci.high,
+                "other": second.value,
+                "difference": result.difference,
+                "difference_low": result.ci.low,
+                "difference_high": result.ci.high,
+                "p": result.p_value,
+                "p_holm": float(p_holm),
+                "detectable": result.minimum_detectable,
+                "n": result.n,
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def ordering(study: Study) -> pd.DataFrame:
+    """The primary question: CAP against Wanda; at 10 and 20 % whether it is not worse by 3 points."""
+    table = compared(list(against_wanda(study, ("cap",))))
+    table["verdict"] = [verdict(row.sparsity, row.difference_low, row.difference_high) for row in table.itertuples()]
+    return table
+
+
+def verdict(sparsity: float, low: float, high: float) -> str:
+    """What the interval of CAP minus Wanda allows to say."""
+    if low > 0 or high < 0:
+        return "better" if low > 0 else "worse"
+    if sparsity in GENTLE and low > MARGIN:
+        return "not worse by 3 points"
+    return "inconclusive"
+
+
+def rest(study: Study) -> pd.DataFrame:
+    """Every other criterion against Wanda, a family of its own."""
+    return compared(list(against_wanda(study, [name for name in COMPETING if name not in ("cap", "wanda")])))
+
+
+def against_wanda(study: Study, criteria: Sequence[str]) -> Iterator[Row]:
+    for task in study.asked.main:
+        for sparsity in SPARSITIES:
+            calibration, wanda = study.wanda(task, sparsity)
+            for criterion in criteria:
+                labels = {"task": task, "sparsity": sparsity, "criterion": criterion, "wanda": calibration}
+                yield Row(labels, study.pruned(task, criterion, sparsity), wanda)
+
+
+def levels(study: Study) -> pd.DataFrame:
+    """Accuracy and choice loss of everything at every sparsity that was measured, the dense model first."""
+    rows = []
+    for task in study.asked.main:
+        rows.append(level_row(task, "dense", 0.0, study.dense(task)))
+        for criterion in COMPETING:
+            between = BETWEEN if criterion in STRONGEST else ()
+            for sparsity in sorted((*SPARSITIES, *between)):
+                rows.append(level_row(task, criterion, sparsity, study.pruned(task, criterion, sparsity)))
+    first = study.asked.first
+    rows += [level_row(first, "random", sparsity, study.pruned(first, "random", sparsity)) for sparsity in SPARSITIES]
+    return pd.DataFrame(rows)
+
+
+def level_row(task: str, criterion: str, sparsity: float, report: EvalReport) -> dict[str, Any]:
+    accuracy, loss = level_of(report, ACC), level_of(report, CHOICE_LOSS)
+    test = against_guessing(load_task(task), report)
+    return {
+        "task": task,
+        "criterion": criterion,
+        "sparsity": sparsity,
+        "accuracy": accuracy.value,
+        "low": accuracy.ci.low,
+        "high": accuracy.ci.high,
+        "acc_norm": report.acc_norm,
+        "choice_nll": loss.value,
+        "chance": test.chance,
+        "p_above_chance": test.p_value,
+        "n": len(report),
+    }
+
+
+def calibration(study: Study) -> pd.DataFrame:
+    """Criteria calibrated on the task minus the same calibrated on text."""
+
+    def rows() -> Iterator[Row]:
+        for task in study.asked.main:
+            for sparsity in SPARSITIES:
+                for criterion in ("cap", *driven()):
+                    source = "scores_task" if criterion == "cap" else "calibration_task"
+                    text = study.pruned(task, criterion, sparsity, **{source: study.asked.text})
+                    labels = {"task": task, "sparsity": sparsity, "criterion": criterion}
+                    yield Row(labels, study.pruned(task, criterion, sparsity), text)
+
+    return compared(list(rows()))
+
+
+def causality(study: Study) -> pd.DataFrame:
+    """CAP minus the same with every head equally important."""
+    return compared(
+        [
+            Row(
+                {"task": task, "sparsity": sparsity},
+                study.pruned(task, "cap", sparsity),
+                study.pruned(task, "global_magnitude", sparsity),
+            )
+            for task in study.asked.main
+            for sparsity in SPARSITIES
+        ]
+    )
+
+
+def placebo(study: Study) -> pd.DataFrame:
+    """CAP among permutations of its own head scores: the share of all that are at least as good is p."""
+    task, rows = study.asked.first, []
+    for sparsity in FEW_SPARSITIES:
+        cap = study.pruned(task, "cap", sparsity)
+        dealt = [study.pruned(task, "shuffled_cap", sparsity, control_seed=seed) for seed in range(PERMUTATIONS)]
+        for name, sign, value in (("accuracy", 1, lambda one: one.acc), ("choice_nll", -1, mean_choice_loss)):
+            mine, others = value(cap), [value(one) for one in dealt]
+            as_good = sum(sign * other >= sign * mine for other in others)
+            rows.append(
+                {
+                    "task": task,
+                    "sparsity": sparsity,
+                    "measure": name,
+                    "cap": mine,
+                    "lowest": min(others),
+                    "median": float(np.median(others)),
+                    "highest": max(others),
+                    "p": (1 + as_good) / (1 + PERMUTATIONS),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def mean_choice_loss(report: EvalReport) -> float:
+    return float(report.losses("choice_nll").mean())
+
+
+def score_choices(study: Study) -> pd.DataFrame:
+    """CAP from answer loss and zero ablation minus CAP from another metric or another ablation."""
+
+    def rows() -> Iterator[Row]:
+        for task in study.asked.main:
+            for sparsity in SPARSITIES:
+                usual = study.pruned(task, "cap", sparsity)
+                labels = {"task": task, "sparsity": sparsity}
+                yield Row(
+                    {**labels, "instead": "choice loss"},
+                    usual,
+                    study.pruned(task, "cap", sparsity, metric="choice_nll"),
+                )
+                ablated = study.pruned(task, "cap", sparsity, scores=by_mean(study.model, task))
+                yield Row({**labels, "instead": "mean ablation"}, usual, ablated)
+
+    return compared(list(rows()))
+
+
+def seeds(study: Study) -> pd.DataFrame:
+    """CAP minus Wanda with other calibration examples for both."""
+    task = study.asked.first
+    return compared(
+        [
+            Row(
+                {"task": task, "sparsity": sparsity, "seed": seed},
+                study.pruned(task, "cap", sparsity, seed=seed),
+                study.pruned(task, "wanda", sparsity, seed=seed),
+            )
+            for sparsity in SPARSITIES
+            for seed in SEEDS
+        ]
+    )
+
+
+def transfer(study: Study) -> pd.DataFrame:
+    """A task under the mask made for it minus the task under the mask made for another."""
+    return compared(
+        [
+            Row(
+                {"task": task, "made_for": other, "sparsity": sparsity, "criterion": criterion},
+                study.pruned(task, criterion, sparsity),
+                study.pruned(task, criterion, sparsity, made_for=other),
+            )
+            for task in study.asked.main
+            for other in study.asked.main
+            if other != task
+            for criterion in ("cap", "wanda")
+            for sparsity in FEW_SPARSITIES
+        ]
+    )
+
+
+def generic(study: Study) -> pd.DataFrame:
+    """Perplexity under the masks of the first task, as a factor of the dense model's and of Wanda's, by windows."""
+    masks, asked = Masks(study.model, study.asked.first), study.asked
+    if load_task(asked.text).running_text is None:
+        return pd.DataFrame()
+
+    def report(mask: MaskSpec | None) -> EvalReport:
+        return study.report(perplexity_spec(study.model, asked.text, length=asked.length, mask=mask))
+
+    dense = report(None)
+    rows = [{"criterion": "dense", "sparsity": 0.0, **perplexity_facts(dense)}]
+    for sparsity in SPARSITIES:
+        reports = {name: report(masks.spec(name, sparsity)) for name in COMPETING}
+        rows += [
+            {
+                "criterion": name,
+                "sparsity": sparsity,
+                **perplexity_facts(report),
+                **factor("dense", report, dense),
+                **factor("wanda", report, reports["wanda"]),
+            }
+            for name, report in reports.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def perplexity_facts(report: EvalReport) -> dict[str, float]:
+    found = perplexity_of(report)
+    return {"perplexity": found.value, "low": found.ci.low, "high": found.ci.high}
+
+
+def factor(name: str, report: EvalReport, other: EvalReport) -> dict[str, float]:
+    found = compare_means(window_losses(report), window_losses(other))
+    return {
+        f"against_{name}": exp(found.difference),
+        f"against_{name}_low": exp(found.ci.low),
+        f"against_{name}_high": exp(found.ci.high),
+    }
+
+
+def survivors(study: Study) -> pd.DataFrame:
+    """Which heads keep their weights: rank correlation of score and share kept, and what the first tenth keeps."""
+    rows = []
+    for task in study.asked.main:
+        usual = Masks(study.model, task).spec("cap", SPARSITIES[0]).scores
+        assert usual is not None
+        effect = read_scores(study.store, study.run(usual)).mean_effect("nll").ravel()
+        first = np.argsort(-effect)[: max(1, len(effect) // 10)]
+        for criterion in ("cap", "global_magnitude", "wanda"):
+            for sparsity in SPARSITIES:
+                spec = EvalSpec(study.model, study.examples(task), Masks(study.model, task).spec(criterion, sparsity))
+                kept = 1 - read_head_zeros(study.store, study.run(spec)).share[0].ravel()
+                rows.append(
+                    {
+                        "task": task,
+                        "criterion": criterion,
+                        "sparsity": sparsity,
+                        "rank_correlation": float(stats.spearmanr(effect, kept).statistic),
+                        "first_tenth_keeps": float(kept[first].mean()),
+                        "all_keep": float(kept.mean()),
+                        "least_kept": float(kept.min()),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def solutions(study: Study) -> pd.DataFrame:
+    """Loss on worked solutions, and its paired difference to the dense model's and to Wanda's."""
+    rows = []
+    for task, n in study.asked.solutions.items():
+        examples, masks = evaluation_set(task, n), Masks(study.model, task)
+        dense = study.report(solution_spec(study.model, examples))
+        rows.append({"task": task, "criterion": "dense", "sparsity": 0.0, **solution_facts(dense)})
+        for sparsity in SPARSITIES:
+            reports = {
+                name: study.report(solution_spec(study.model, examples, masks.spec(name, sparsity))) for name in FEW
+            }
+            rows += [
+                {
+                    "task": task,
+                    "criterion": name,
+                    "sparsity": sparsity,
+                    **solution_facts(report),
+                    **loss_difference("dense", report, dense),
+                    **loss_difference("wanda", report, reports["wanda"]),
+                }
+                for name, report in reports.items()
+            ]
+    return pd.DataFrame(rows)
+
+
+def solution_facts(report: EvalReport) -> dict[str, float]:
+    found = solution_loss_of(report)
+    return {"loss": found.value, "low": found.ci.low, "high": found.ci.high}
+
+
+def loss_difference(name: str, report: EvalReport, other: EvalReport) -> dict[str, float]:
+    found = compare_means(report.losses("nll"), other.losses("nll"))
+    return {
+        f"minus_{name}": found.difference,
+        f"minus_{name}_low": found.ci.low,
+        f"minus_{name}_high": found.ci.high,
+    }
+
+
+def weak(study: Study) -> pd.DataFrame:
+    """Choice loss where accuracy says nothing: CAP and plain magnitude minus Wanda."""
+    rows = [
+        Row(
+            {"task": task, "sparsity": sparsity, "criterion": criterion, "accuracy": study.dense(task).acc},
+            study.pruned(task, criterion, sparsity),
+            study.pruned(task, "wanda", sparsity),
+        )
+        for task in study.asked.weak
+        for sparsity in FEW_SPARSITIES
+        for criterion in FEW
+        if criterion != "wanda"
+    ]
+    return compared(rows, CHOICE_LOSS) if rows else pd.DataFrame()
+
+
+TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
+    "ordering": ordering,
+    "rest": rest,
+    "levels": levels,
+    "calibration": calibration,
+    "causality": causality,
+    "placebo": placebo,
+    "score_choices": score_choices,
+    "seeds": seeds,
+    "transfer": transfer,
+    "generic": generic,
+    "survivors": survivors,
+    "solutions": solutions,
+    "weak": weak,
+}

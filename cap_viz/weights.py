@@ -1,0 +1,79 @@
+"""Weight files before they are loaded, and weights after: sizes from safetensors headers, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from cap_viz.devices import BYTES, free_memory
+from cap_viz.errors import CapVizError
+
+# Room for activations, the tokenizer and Python itself, on top of the weights.
+WORKING_MEMORY_BYTES = 1 << 30
+
+
+def check_complete(model_id: str, missing: Collection[str]) -> None:
+    """Refuse weights that lack tensors: transformers would fill them with random numbers and go on."""
+    if missing:
+        raise CapVizError(
+            f"The weights of {model_id} lack {len(missing)} tensors that its config.json asks for, {min(missing)} "
+            "among them; its files are damaged or do not belong together."
+        )
+
+
+def check_layers(model_id: str, folder: Path) -> None:
+    """Refuse a config with more layers than the weights have tensors, before anybody builds that many."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CapVizError(f"The config.json of {model_id} cannot be read; fetch it again.") from error
+    n_layers = config.get("num_hidden_layers") if isinstance(config, dict) else None
+    n_tensors = sum(len(weight_shapes(path)) for path in folder.glob("*.safetensors"))
+    if isinstance(n_layers, int | float) and n_layers > n_tensors:
+        raise CapVizError(
+            f"The config.json of {model_id} asks for {n_layers} layers, but its weights have {n_tensors} tensors; its "
+            "files are damaged or do not belong together."
+        )
+
+
+def check_finite(model_id: str, network: Any) -> None:
+    for name, parameter in network.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise CapVizError(f"Weight {name} of {model_id} holds NaN or infinite values; its files are damaged.")
+
+
+def check_memory(model_id: str, folder: Path, dtype: str, device: str) -> None:
+    """Refuse a model whose weights in this precision do not fit into the free memory of the device."""
+    needed, free = weight_bytes(folder, dtype) + WORKING_MEMORY_BYTES, free_memory(device)
+    if needed > free:
+        smaller = "" if BYTES[dtype] == 2 else " In bfloat16 (CAP_VIZ_DTYPE) it needs half of that."
+        raise CapVizError(
+            f"{model_id} needs about {needed / 2**30:.1f} GiB of memory in {dtype}, and only "
+            f"{free / 2**30:.1f} GiB are free on {device}.{smaller}"
+        )
+
+
+def weight_bytes(folder: Path, dtype: str) -> int:
+    """Size of the weights in that precision, from the safetensors headers."""
+    return sum(
+        BYTES[dtype] * math.prod(shape)
+        for path in folder.glob("*.safetensors")
+        for shape in weight_shapes(path).values()
+    )
+
+
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file, from its header alone."""
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if not 0 < size < path.stat().st_size:
+            raise CapVizError(f"{path} is not a whole safetensors file; fetch it again.")
+        content = stream.read(size)
+    try:
+        header = json.loads(content)
+        return {name: tuple(map(int, header[name]["shape"])) for name in header if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CapVizError(f"The header of {path} cannot be read; fetch it again.") from error
