@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "smollm2-135m-instruct-q4_1"
 TOY_MODEL = "toy-reasoner"
+PROBE = "Question: What is 1 + 1?\nAnswer: 2"
 # Written by the training beside the weights it made.
 TRAINING_FILE = "training.json"
 
@@ -395,6 +396,8 @@ def load(source: ModelSource) -> ReasoningModel:
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # Some damage shows only in use.
+        tokenizer.decode(tokenizer.encode(PROBE))
     except Exception as error:
         # Whatever a damaged config or tokenizer makes these readers trip over (tokenizers raises bare `Exception`).
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -60,19 +60,17 @@ def test_a_click_finds_its_head_in_every_map_and_nothing_between_them() -> None:
 
 def test_maps_lie_in_the_common_grid_where_the_clicks_are_looked_up(three: list[Measured]) -> None:
     values = [one.stats.estimate.mean for one in three]
-    hover = [[[f"{i} {layer} {head}" for head in range(2)] for layer in range(2)] for i in range(3)]
-    none = np.zeros((2, 2), dtype=bool)
-    maps = [
-        TaskMap(f"task {i}", mean, none, none, text) for i, (mean, text) in enumerate(zip(values, hover, strict=True))
-    ]
+    none, rank = np.zeros((2, 2), dtype=bool), np.array([[1, 2], [3, 4]])
+    maps = [TaskMap(f"task {i}", f"task {i}", mean, rank, none, none) for i, mean in enumerate(values)]
     figure = task_maps(maps, limit=1.0, unit="nats", columns=2, selected=(1, 0))
-    cells, targets = cast(Any, figure.data[1]).z, cast(Any, figure.data[-1])
-    place = Mosaic(3, 2, 2, 2)
-    for x, y, text in zip(targets.x, targets.y, targets.text, strict=True):
-        i, layer, head = (int(part) for part in text.split())
-        assert place.head_at(int(y), int(x)) == (layer, head)
-        assert cells[y, x] == pytest.approx(values[i][layer, head])
-    assert len(targets.x) == 12
+    cells, place = cast(Any, figure.data[1]).z, Mosaic(3, 2, 2, 2)
+    for i, targets in enumerate(cast(Any, figure.data[-3:])):
+        assert targets.hovertemplate.startswith(f"task {i}, layer %{{customdata[0]}}")
+        for x, y, (layer, head, value, place_in_order) in zip(targets.x, targets.y, targets.customdata, strict=True):
+            assert place.head_at(int(y), int(x)) == (layer, head)
+            assert cells[y, x] == value == pytest.approx(values[i][int(layer), int(head)])
+            assert place_in_order == rank[int(layer), int(head)]
+        assert len(targets.x) == 4
     assert np.isfinite(cells).sum() == 12
     framed = [(shape.x0 + 0.5, shape.y0 + 0.5) for shape in cast(Any, figure.layout).shapes]
     assert framed == [(column, row + 1) for row, column in (place.corner(i) for i in range(3))]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from cap_viz.ui.figures import (
     EFFECT_ENDS,
@@ -39,13 +39,14 @@ MATRIX_HIGH = "rgba(97,100,240,0.72)"
 
 @dataclass(frozen=True)
 class TaskMap:
-    """One task in the mosaic: its title and note, and what each head shows."""
+    """One task in the mosaic: its name, the heading of its map, and what each head shows."""
 
-    title: str
+    name: str
+    heading: str
     values: Float[np.ndarray, "layer head"]
+    rank: Int[np.ndarray, "layer head"]
     faded: Bool[np.ndarray, "layer head"]
     marked: Bool[np.ndarray, "layer head"]
-    hover: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ def task_maps(
     figure.add_trace(signed_cells(clear.astype(np.float32), limit, unit=unit))
     figure.add_trace(signed_cells(pale.astype(np.float32), limit, opacity=FADED_OPACITY))
     figure.add_traces(marks(grid, scale=0.7))
-    figure.add_trace(targets(place, maps))
     for i, one in enumerate(maps):
-        name_map(figure, place, i, one.title)
+        figure.add_trace(targets(place, i, one))
+        name_map(figure, place, i, one.heading)
         if selected is not None:
             row, column = place.corner(i)
             frame_cell(figure, row + selected[0], column + selected[1], width=1.4)
@@ -125,18 +126,24 @@ def cells_of(place: Mosaic, i: int) -> tuple[slice, slice]:
     return slice(row, row + place.n_layers), slice(column, column + place.n_heads)
 
 
-def targets(place: Mosaic, maps: Sequence[TaskMap]) -> go.Scatter:
-    """An invisible point on every cell: heatmaps report no selection."""
+def targets(place: Mosaic, i: int, one: TaskMap) -> go.Scatter:
+    """An invisible point on every cell of a map: heatmaps report no selection.
+
+    What it says is put together in the browser from numbers; sentences for all cells would be most of the figure.
+    """
     layers, heads = (axis.ravel() for axis in np.indices((place.n_layers, place.n_heads)))
-    corners = [place.corner(i) for i in range(len(maps))]
+    row, column = place.corner(i)
     invisible = {"marker": {"opacity": 0}}
     return go.Scatter(
-        x=np.concatenate([column + heads for _, column in corners]).astype(np.int16),
-        y=np.concatenate([row + layers for row, _ in corners]).astype(np.int16),
+        x=(column + heads).astype(np.int16),
+        y=(row + layers).astype(np.int16),
         mode="markers",
         marker={"symbol": "square", "size": 6, "opacity": 0, "color": NEUTRAL},
-        text=[text for one in maps for row in one.hover for text in row],
-        hovertemplate="%{text}<extra></extra>",
+        customdata=np.stack([layers, heads, one.values.ravel(), one.rank.ravel()], axis=1).astype(np.float32),
+        hovertemplate=(
+            f"{one.name}, layer %{{customdata[0]}}, head %{{customdata[1]}}: %{{customdata[2]:+.2f}}, "
+            "rank %{customdata[3]}<extra></extra>"
+        ),
         selected=invisible,
         unselected=invisible,
     )

@@ -114,7 +114,7 @@ def usual_head(measured: Sequence[Measured]) -> tuple[int, int]:
 def maps_section(measured: Sequence[Measured], choice: Choice, selected: tuple[int, int]) -> None:
     st.markdown("#### Effect of removing each head", help=GLOSSARY["effect"])
     values = [shown_values(one, choice.scale) for one in measured]
-    maps = [task_map(one, shown, choice) for one, shown in zip(measured, values, strict=True)]
+    maps = [task_map(one, shown) for one, shown in zip(measured, values, strict=True)]
     place, key = mosaic_of(maps, COLUMNS), turned(MAPS)
     st.plotly_chart(
         task_maps(maps, limit=colour_limit(*values), unit=choice.unit, columns=COLUMNS, selected=selected),
@@ -134,22 +134,14 @@ def shown_values(one: Measured, scale: str) -> Float[np.ndarray, "layer head"]:
     return one.stats.estimate.mean if scale == RAW else one.standardised
 
 
-def task_map(one: Measured, values: Float[np.ndarray, "layer head"], choice: Choice) -> TaskMap:
-    n_layers, n_heads = values.shape
-    rank = one.stats.rank
+def task_map(one: Measured, values: Float[np.ndarray, "layer head"]) -> TaskMap:
     return TaskMap(
-        title=f"{one.task.title} <span style='opacity:0.65'>{reliability(one)}</span>",
+        name=one.task.title,
+        heading=f"{one.task.title} <span style='opacity:0.65'>{reliability(one)}</span>",
         values=values,
+        rank=one.stats.rank,
         faded=one.stats.unclear,
         marked=one.stats.found.survives,
-        hover=[
-            [
-                f"{one.task.title}, layer {layer}, head {head}: {signed(values[layer, head], 2)}, "
-                f"rank {rank[layer, head]}"
-                for head in range(n_heads)
-            ]
-            for layer in range(n_layers)
-        ],
     )
 
 
