@@ -79,7 +79,8 @@ def import_run(store: Store, file: Path) -> StoredRun:
 
 def checked_content(file: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, bytes]]:
     """The archive's one folder and its files. Nothing is unpacked before names and sizes are known to be right."""
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    # Not `is_dir`, which trips over an empty name.
+    entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
     folders = {entry.filename.split("/")[0] for entry in entries}
     plain = all(
         entry.filename.count("/") == 1 and "\\" not in entry.filename and ".." not in entry.filename

@@ -416,7 +416,8 @@ def boot(source: ModelSource, network: Any, tokenizer: Any) -> ReasoningModel:
         bridge = TransformerBridge.boot_transformers(
             str(source.folder), hf_model=network, tokenizer=tokenizer, dtype=network.dtype, device=str(network.device)
         )
-    except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
+    except Exception as error:
+        # A config may hold anything, and an architecture nobody tried fails in ways of its own.
         log.warning("%s cannot be booted: %s", source.id, error)
         raise unsupported(
             source.id, f"TransformerLens cannot hook the architecture {type(network).__name__}"

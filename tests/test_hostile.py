@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from cap_viz.archive import archive_bytes, import_run
-from cap_viz.errors import CapVizError
+from cap_viz.errors import CapVizError, UsageError
 from cap_viz.export import MASK_FORMAT, read_mask
 from cap_viz.fields import checked
 from cap_viz.models import ModelShape
@@ -157,6 +157,16 @@ def test_an_archive_with_anything_in_it_is_imported_or_refused(
         import_run(store, file)
     assert {path for path in tmp_path.iterdir() if path != store.local.parent} <= before | {store.local}
     assert not list(store.local.glob("*")) if store.local.is_dir() else True
+
+
+def test_an_archive_with_an_empty_name_is_refused(store: Store, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("qqq", b"")
+    file = tmp_path / "given.zip"
+    file.write_bytes(content.getvalue().replace(b"qqq", bytes(3)))  # Names end at the first zero.
+    with pytest.raises(UsageError, match="not an exported run"):
+        import_run(store, file)
 
 
 @ONE_STORE

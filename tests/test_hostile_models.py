@@ -89,6 +89,22 @@ def test_layers_that_are_not_in_the_weights_are_not_made_up(folder: Path, n_laye
         load(resolve(str(folder)))
 
 
+@pytest.mark.parametrize("architectures", [1, [[]]])
+def test_architectures_that_are_none(folder: Path, architectures: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": architectures}))
+    with pytest.raises(CapVizError, match="cannot be scored: TransformerLens cannot hook"):
+        load(resolve(str(folder)))
+
+
+@pytest.mark.parametrize("limit", [[], "many"])
+def test_a_tokenizer_that_fails_only_in_use(folder: Path, limit: Any) -> None:
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": limit}))
+    with pytest.raises(CapVizError, match="cannot be loaded"):
+        load(resolve(str(folder)))
+
+
 def test_a_missing_tensor_is_named(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]

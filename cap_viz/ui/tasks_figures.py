@@ -35,6 +35,8 @@ TITLE_ROWS, GAP_COLUMNS = 5, 1
 MAPS_HEIGHT = 500
 MATRIX_LOW = "rgba(97,100,240,0.04)"
 MATRIX_HIGH = "rgba(97,100,240,0.72)"
+# The themes' text colours (.streamlit/config.toml).
+INK, INK_ON_DARK = "#11151d", "#e5e7ec"
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,8 @@ class Matrix:
     selected: tuple[int, int] | None = None
 
 
-def agreement_matrix(matrix: Matrix, *, height: int) -> go.Figure:
-    """Tasks against tasks; a click on a cell reports the pair (x, y)."""
+def agreement_matrix(matrix: Matrix, *, height: int, dark: bool) -> go.Figure:
+    """Tasks against tasks; a click on a cell reports the pair (x, y). `dark` says what the cells are seen on."""
     n = len(matrix.names)
     figure = blank(height=height, left=104, right=40, top=84, bottom=8)
     figure.add_trace(
@@ -213,12 +215,20 @@ def agreement_matrix(matrix: Matrix, *, height: int) -> go.Figure:
             hoverinfo="skip",
             xgap=2,
             ygap=2,
-            text=matrix.text,
-            texttemplate="%{text}",
-            textfont={"size": 11},
         )
     )
     rows, columns = (axis.ravel() for axis in np.indices((n, n)))
+    # A heatmap would choose a colour for cells on white, unreadable on the dark theme.
+    figure.add_trace(
+        go.Scatter(
+            x=columns,
+            y=rows,
+            mode="text",
+            text=[matrix.text[row][column] for row, column in zip(rows.tolist(), columns.tolist(), strict=True)],
+            textfont={"size": 11, "color": INK_ON_DARK if dark else INK},
+            hoverinfo="skip",
+        )
+    )
     invisible = {"marker": {"opacity": 0}}
     figure.add_trace(
         go.Scatter(

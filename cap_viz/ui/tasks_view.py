@@ -165,7 +165,7 @@ def matrix_section(measured: Sequence[Measured], choice: Choice, found: dict[tup
     # A key per pair: the cell of the pair shown can be clicked again later.
     key = f"{MATRIX}_{choice.first.name}_{choice.second.name}"
     st.plotly_chart(
-        agreement_matrix(matrix, height=470),
+        agreement_matrix(matrix, height=470, dark=st.context.theme.type == "dark"),
         key=key,
         config=CONFIG,
         on_select=lambda: take_pair(key, names),
