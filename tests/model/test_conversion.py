@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cap_viz.conversion import convert_apart
+from cap_viz.errors import CapVizError
 from cap_viz.models import DEFAULT_MODEL, converted, resolve
 from cap_viz.settings import PROJECT
 
@@ -45,3 +47,11 @@ def test_a_killed_conversion_is_begun_again_and_ends_the_same(tmp_path: Path) ->
     assert start(tmp_path).wait() == 0
     assert digest(target) == digest(undisturbed)
     assert list(target.parent.glob("*.building")) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF" + bytes(60)], ids=["empty", "no-header"])
+def test_a_damaged_file_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "given.gguf").write_bytes(content)
+    with pytest.raises(CapVizError, match=r"given\.gguf cannot be converted: \S+"):
+        convert_apart(tmp_path, "given.gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
