@@ -9,7 +9,10 @@ changes numbers; the device is recorded with the run.
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from cap_viz.errors import CapVizError, UsageError, check_choice
 
@@ -55,6 +58,16 @@ def chosen_device() -> Device:
             f"There is no device {asked} here, only {', '.join(here)}; set CAP_VIZ_DEVICE to one of these, or unset it."
         )
     return Device(name, "asked for by CAP_VIZ_DEVICE")
+
+
+def expected_device() -> str:
+    """The kind of device that will be chosen, told without torch from what the machine shows of its hardware."""
+    asked = asked_device()
+    if asked != AUTO:
+        return asked
+    if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"):
+        return "cuda"
+    return "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else CPU
 
 
 def available() -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from cap_viz import __version__
+from cap_viz.devices import asked_dtype, chosen_device
 from cap_viz.errors import CapVizError
 from cap_viz.models import CATALOGUE, is_available
 from cap_viz.settings import data_folder, local_folder, log_file
@@ -78,7 +79,17 @@ def machine() -> Section:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": str(os.cpu_count()),
         "memory": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB free",
+        "device": device(),
     }
+
+
+def device() -> str:
+    """What a model will compute on, and why; or why it cannot."""
+    try:
+        chosen = chosen_device()
+    except CapVizError as error:
+        return str(error)
+    return f"{chosen.name}, {asked_dtype()}: {chosen.reason}"
 
 
 def settings() -> Section:

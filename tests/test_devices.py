@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from scipy import stats
 
-from cap_viz.devices import asked_device, asked_dtype, chosen_device
+from cap_viz.devices import asked_device, asked_dtype, chosen_device, expected_device
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.evaluation import evaluate
@@ -52,6 +52,24 @@ def test_the_best_device_is_taken_and_the_reason_told(monkeypatch: pytest.Monkey
         assert (chosen.name, chosen.reason) == (here[0], reason)
     monkeypatch.setenv("CAP_VIZ_DEVICE", "cpu")
     assert chosen_device().reason == "asked for by CAP_VIZ_DEVICE"
+
+
+def test_pages_tell_the_device_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAP_VIZ_DEVICE", raising=False)
+    monkeypatch.setattr("cap_viz.devices.shutil.which", lambda name: f"/usr/bin/{name}")
+    assert expected_device() == "cuda"
+    monkeypatch.setattr("cap_viz.devices.shutil.which", lambda name: None)
+    for system, machine, expected in (
+        ("Darwin", "arm64", "mps"),
+        ("Darwin", "x86_64", "cpu"),
+        ("Linux", "arm64", "cpu"),
+    ):
+        monkeypatch.setattr("cap_viz.devices.platform.system", lambda system=system: system)
+        monkeypatch.setattr("cap_viz.devices.platform.machine", lambda machine=machine: machine)
+        if not Path("/proc/driver/nvidia").exists():
+            assert expected_device() == expected
+    monkeypatch.setenv("CAP_VIZ_DEVICE", "cuda:1")
+    assert expected_device() == "cuda:1"
 
 
 def test_a_gpu_that_is_not_here_is_a_sentence(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from cap_viz.devices import AUTO, DEVICE, asked_device, asked_dtype, chosen_device
+from cap_viz.devices import asked_dtype, expected_device
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.finding import model_ref, tasks_for
 from cap_viz.jobs import Job, shared_queue
@@ -28,9 +27,6 @@ from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.loading import stored_runs
 from cap_viz.ui.panels import note, problem
 from cap_viz.ui.state import bad_choice, choose, keep_valid
-
-if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
 
 PAGES = (
     ("Overview", "app.py", ":material/dashboard:"),
@@ -211,18 +207,8 @@ def status_line() -> None:
         st.rerun()
     queue = shared_queue()
     held = "model in memory" if queue.model is not None else "no model in memory"
-    device, reason = device_words(queue.model)
-    st.caption(f"{device} · {asked_dtype()} · {held}  \n{queue_sentence(queue.listing())}", help=reason)
-
-
-def device_words(model: ReasoningModel | None) -> tuple[str, str]:
-    """Where the model in memory computes, or what the next one is asked to; and why."""
-    asked = asked_device()
-    if model is not None and asked == AUTO:
-        return str(model.device), f"This device because {chosen_device().reason}; {DEVICE} names another."
-    if asked == AUTO:
-        return "device: auto", f"A GPU if there is one, else the CPU; {DEVICE} names another."
-    return asked, f"Asked for by {DEVICE}."
+    device = expected_device() if queue.model is None else str(queue.model.device)
+    st.caption(f"{device.upper()} · {asked_dtype()} · {held}  \n{queue_sentence(queue.listing())}")
 
 
 def job_states() -> list[tuple[int, str]]:
