@@ -18,12 +18,12 @@ import os
 import time
 
 import numpy as np
-from scipy import stats
 
 import cap_viz as cv
 from cap_viz.devices import BYTES, DTYPE, FULL_PRECISION
 from cap_viz.models import DEFAULT_MODEL
 from cap_viz.results import HeadScores
+from cap_viz.stats.reliability import rank_correlation
 
 METRICS = ("nll", "choice_nll")
 
@@ -46,8 +46,8 @@ def agreement(full: HeadScores, half: HeadScores, metric: str) -> dict[str, floa
     means = exact.mean(axis=-1).ravel()
     halves = exact[..., 0::2].mean(axis=-1).ravel(), exact[..., 1::2].mean(axis=-1).ravel()
     return {
-        "rank_correlation": round(float(stats.spearmanr(means, rounded.mean(axis=-1).ravel()).statistic), 4),
-        "ceiling": round(float(stats.spearmanr(*halves).statistic), 4),
+        "rank_correlation": round(float(rank_correlation(means, rounded.mean(axis=-1).ravel())), 4),
+        "ceiling": round(float(rank_correlation(*halves)), 4),
         "noise_rms": round(noise, 5),
         "noise_floor": round(float(floor), 5),
         "below_floor": round(float((np.abs(means) < floor).mean()), 3),

@@ -388,13 +388,14 @@ def load(source: ModelSource) -> ReasoningModel:
     device = chosen_device().name
     check_memory(source.id, folder, source.dtype, device)
     try:
-        network, found = AutoModelForCausalLM.from_pretrained(
+        with_info: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, source.dtype),
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
+        network, found = with_info
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # Some damage shows only in use.
         tokenizer.decode(tokenizer.encode(PROBE))

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import UsageError
@@ -25,6 +24,7 @@ from cap_viz.runs import evaluation_set, read_head_zeros, read_report, read_scor
 from cap_viz.solution_loss import solution_loss_of, solution_spec
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec
 from cap_viz.stats import compare_means, holm
+from cap_viz.stats.reliability import rank_correlation
 from cap_viz.store import Store, StoredRun
 from cap_viz.study import (
     BETWEEN,
@@ -124,7 +124,8 @@ def compared(rows: Sequence[Row], measure: Measure = ACC) -> pd.DataFrame:
 def ordering(study: Study) -> pd.DataFrame:
     """The primary question: CAP against Wanda; at 10 and 20 % whether it is not worse by 3 points."""
     table = compared(list(against_wanda(study, ("cap",))))
-    table["verdict"] = [verdict(row.sparsity, row.difference_low, row.difference_high) for row in table.itertuples()]
+    limits = zip(table["sparsity"], table["difference_low"], table["difference_high"], strict=True)
+    table["verdict"] = [verdict(*one) for one in limits]
     return table
 
 
@@ -351,7 +352,7 @@ def survivors(study: Study) -> pd.DataFrame:
                         "task": task,
                         "criterion": criterion,
                         "sparsity": sparsity,
-                        "rank_correlation": float(stats.spearmanr(effect, kept).statistic),
+                        "rank_correlation": float(rank_correlation(effect, kept)),
                         "first_tenth_keeps": float(kept[first].mean()),
                         "all_keep": float(kept.mean()),
                         "least_kept": float(kept.min()),

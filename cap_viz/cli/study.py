@@ -59,10 +59,10 @@ def study(
     if as_json:
         print_json({"model": model, "parts": rows})
         return
-    table = Table("part", "runs", "missing", "question")
+    listed = Table("part", "runs", "missing", "question")
     for row in rows:
-        table.add_row(row["part"], str(row["runs"]), str(row["missing"]), row["question"])
-    out.print(table)
+        listed.add_row(row["part"], str(row["runs"]), str(row["missing"]), row["question"])
+    out.print(listed)
 
 
 def print_tables(source: ModelSource, store: Store, name: str, *, as_json: bool) -> None:

@@ -101,6 +101,11 @@ def subset_means(
     return weights @ effects.T
 
 
+def rank_correlation(first: Float[np.ndarray, " head"], second: Float[np.ndarray, " head"]) -> float:
+    """Spearman's correlation of two rankings of the same heads."""
+    return float(spearman_rows(first[None], second[None])[0])
+
+
 def spearman_rows(
     first: Float[np.ndarray, "split heads"], second: Float[np.ndarray, "split heads"]
 ) -> Float[np.ndarray, " split"]:
