@@ -46,8 +46,8 @@ def agreement(full: HeadScores, half: HeadScores, metric: str) -> dict[str, floa
     means = exact.mean(axis=-1).ravel()
     halves = exact[..., 0::2].mean(axis=-1).ravel(), exact[..., 1::2].mean(axis=-1).ravel()
     return {
-        "rank_correlation": round(float(rank_correlation(means, rounded.mean(axis=-1).ravel())), 4),
-        "ceiling": round(float(rank_correlation(*halves)), 4),
+        "rank_correlation": round(rank_correlation(means, rounded.mean(axis=-1).ravel()), 4),
+        "ceiling": round(rank_correlation(*halves), 4),
         "noise_rms": round(noise, 5),
         "noise_floor": round(float(floor), 5),
         "below_floor": round(float((np.abs(means) < floor).mean()), 3),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import exp
 from typing import Any
 
@@ -301,24 +302,36 @@ def generic(study: Study) -> pd.DataFrame:
     if load_task(asked.text).running_text is None:
         return pd.DataFrame()
 
-    def report(mask: MaskSpec | None) -> EvalReport:
-        return study.report(perplexity_spec(study.model, asked.text, length=asked.length, mask=mask))
+    def spec(mask: MaskSpec | None) -> EvalSpec:
+        return perplexity_spec(study.model, asked.text, length=asked.length, mask=mask)
 
-    dense = report(None)
-    rows = [{"criterion": "dense", "sparsity": 0.0, **perplexity_facts(dense)}]
+    return pd.DataFrame(under_masks(study, spec, masks, COMPETING, perplexity_facts, factor))
+
+
+def under_masks(
+    study: Study,
+    spec: Callable[[MaskSpec | None], EvalSpec],
+    masks: Masks,
+    criteria: Sequence[str],
+    facts: Callable[[EvalReport], dict[str, float]],
+    against: Callable[[str, EvalReport, EvalReport], dict[str, float]],
+) -> list[dict[str, Any]]:
+    """The dense model, then every criterion at every sparsity, each against the dense model and against Wanda."""
+    dense = study.report(spec(None))
+    rows: list[dict[str, Any]] = [{"criterion": "dense", "sparsity": 0.0, **facts(dense)}]
     for sparsity in SPARSITIES:
-        reports = {name: report(masks.spec(name, sparsity)) for name in COMPETING}
+        reports = {name: study.report(spec(masks.spec(name, sparsity))) for name in criteria}
         rows += [
             {
                 "criterion": name,
                 "sparsity": sparsity,
-                **perplexity_facts(report),
-                **factor("dense", report, dense),
-                **factor("wanda", report, reports["wanda"]),
+                **facts(report),
+                **against("dense", report, dense),
+                **against("wanda", report, reports["wanda"]),
             }
             for name, report in reports.items()
         ]
-    return pd.DataFrame(rows)
+    return rows
 
 
 def perplexity_facts(report: EvalReport) -> dict[str, float]:
@@ -352,7 +365,7 @@ def survivors(study: Study) -> pd.DataFrame:
                         "task": task,
                         "criterion": criterion,
                         "sparsity": sparsity,
-                        "rank_correlation": float(rank_correlation(effect, kept)),
+                        "rank_correlation": rank_correlation(effect, kept),
                         "first_tenth_keeps": float(kept[first].mean()),
                         "all_keep": float(kept.mean()),
                         "least_kept": float(kept.min()),
@@ -365,24 +378,9 @@ def solutions(study: Study) -> pd.DataFrame:
     """Loss on worked solutions, and its paired difference to the dense model's and to Wanda's."""
     rows = []
     for task, n in study.asked.solutions.items():
-        examples, masks = evaluation_set(task, n), Masks(study.model, task)
-        dense = study.report(solution_spec(study.model, examples))
-        rows.append({"task": task, "criterion": "dense", "sparsity": 0.0, **solution_facts(dense)})
-        for sparsity in SPARSITIES:
-            reports = {
-                name: study.report(solution_spec(study.model, examples, masks.spec(name, sparsity))) for name in FEW
-            }
-            rows += [
-                {
-                    "task": task,
-                    "criterion": name,
-                    "sparsity": sparsity,
-                    **solution_facts(report),
-                    **loss_difference("dense", report, dense),
-                    **loss_difference("wanda", report, reports["wanda"]),
-                }
-                for name, report in reports.items()
-            ]
+        spec = partial(solution_spec, study.model, evaluation_set(task, n))
+        found = under_masks(study, spec, Masks(study.model, task), FEW, solution_facts, loss_difference)
+        rows += [{"task": task, **row} for row in found]
     return pd.DataFrame(rows)
 
 
