@@ -145,10 +145,14 @@ def test_overview_links_carry_the_task_and_the_head(server: str, open_tab: OpenT
 
 
 def click_cell(page: Page, place: tuple[float, float]) -> None:
-    # Plotly reports a click on what the pointer hovers over, so the pointer has to arrive first.
-    page.mouse.move(place[0] + 3, place[1] + 1)
-    page.mouse.move(*place)
-    page.wait_for_timeout(300)
+    """Click once Plotly shows what the pointer is over: it reports a click on what it knows to be hovered."""
+    hover = page.locator(".js-plotly-plot .hoverlayer .hovertext").first
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not hover.is_visible():
+        assert time.monotonic() < end, f"nothing is hovered at {place}"
+        page.mouse.move(place[0] + 3, place[1] + 1)
+        page.mouse.move(*place)
+        page.wait_for_timeout(300)
     page.mouse.click(*place)
 
 
