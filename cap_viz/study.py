@@ -20,6 +20,8 @@ from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec, Scor
 from cap_viz.tasks import load_task
 
 N_CALIBRATION = 48
+# Questions of a task in the parts that are not about the ordering itself: all would take twice the study's time.
+FEWER = 500
 SPARSITIES = (0.1, 0.2, 0.5)
 FEW_SPARSITIES = (0.2, 0.5)
 BETWEEN = (0.3, 0.4, 0.6)
@@ -37,7 +39,8 @@ STRONGEST = (*FEW, "sparsegpt", "taylor")
 class Setting:
     """What a model is asked: tasks with how many of their evaluation questions (None: all).
 
-    `main` are tasks it answers clearly above chance; questions about one task are asked on the first. `weak` are tasks
+    `main` are tasks it answers clearly above chance; what is about one task is measured on the first, what is not about
+    the ordering itself on `fewer` questions. `weak` are tasks
     it does not, `solutions` those whose worked solutions are read. `text` is the running text that asks for nothing,
     its perplexity that of windows of `length` tokens.
     """
@@ -51,6 +54,11 @@ class Setting:
     @property
     def first(self) -> str:
         return next(iter(self.main))
+
+    def fewer(self, task: str) -> ExampleSet:
+        """The first evaluation questions of a main task, as many as the lesser parts ask."""
+        n = self.main[task]
+        return evaluation_set(task, FEWER if n is None else min(n, FEWER))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -149,7 +157,8 @@ def driven() -> tuple[str, ...]:
 
 def controls(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
     """CAP with its head scores dealt out anew, and weights drawn at random."""
-    masks, examples = Masks(model, asked.first), evaluation_set(asked.first, asked.main[asked.first])
+    masks, examples = Masks(model, asked.first), asked.fewer(asked.first)
+    yield from masks.measured(examples, ("cap",), FEW_SPARSITIES)
     for seed in range(PERMUTATIONS):
         yield from masks.measured(examples, ("shuffled_cap",), FEW_SPARSITIES, control_seed=seed)
     yield from masks.measured(examples, ("random",), SPARSITIES)
@@ -161,8 +170,9 @@ def between(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
 
 
 def scores(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
-    for task, n in asked.main.items():
-        masks, examples = Masks(model, task), evaluation_set(task, n)
+    for task in asked.main:
+        masks, examples = Masks(model, task), asked.fewer(task)
+        yield from masks.measured(examples, ("cap",), SPARSITIES)
         yield from masks.measured(examples, ("cap",), SPARSITIES, metric="choice_nll")
         yield from masks.measured(examples, ("cap",), SPARSITIES, scores=by_mean(model, task))
 
@@ -172,18 +182,16 @@ def by_mean(model: ModelRef, task: str) -> ScoreSpec:
 
 
 def seeds(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
-    masks, examples = Masks(model, asked.first), evaluation_set(asked.first, asked.main[asked.first])
+    masks, examples = Masks(model, asked.first), asked.fewer(asked.first)
     for seed in SEEDS:
         yield from masks.measured(examples, ("cap", "wanda"), SPARSITIES, seed=seed)
 
 
 def transfer(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
-    """Masks calibrated on one of the main tasks, measured on the others."""
+    """Masks calibrated on each of the main tasks, measured on all of them."""
     for made_for in asked.main:
-        for task, n in asked.main.items():
-            if task != made_for:
-                masks = Masks(model, made_for)
-                yield from masks.measured(evaluation_set(task, n), ("cap", "wanda"), FEW_SPARSITIES)
+        for task in asked.main:
+            yield from Masks(model, made_for).measured(asked.fewer(task), ("cap", "wanda"), FEW_SPARSITIES)
 
 
 def generic(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:

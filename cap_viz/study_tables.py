@@ -70,9 +70,14 @@ class Study:
     def dense(self, task: str) -> EvalReport:
         return self.report(EvalSpec(self.model, self.examples(task)))
 
-    def pruned(self, task: str, criterion: str, sparsity: float, *, made_for: str = "", **options: Any) -> EvalReport:
-        mask = Masks(self.model, made_for or task).spec(criterion, sparsity, **options)
+    def pruned(self, task: str, criterion: str, sparsity: float, **options: Any) -> EvalReport:
+        mask = Masks(self.model, task).spec(criterion, sparsity, **options)
         return self.report(EvalSpec(self.model, self.examples(task), mask))
+
+    def lesser(self, task: str, criterion: str, sparsity: float, *, made_for: str = "", **options: Any) -> EvalReport:
+        """As `pruned`, on the fewer questions of the lesser parts, and under the mask made for any task."""
+        mask = Masks(self.model, made_for or task).spec(criterion, sparsity, **options)
+        return self.report(EvalSpec(self.model, self.asked.fewer(task), mask))
 
     def examples(self, task: str) -> ExampleSet:
         return evaluation_set(task, {**self.asked.main, **self.asked.weak}[task])
@@ -163,7 +168,7 @@ def levels(study: Study) -> pd.DataFrame:
             for sparsity in sorted((*SPARSITIES, *between)):
                 rows.append(level_row(task, criterion, sparsity, study.pruned(task, criterion, sparsity)))
     first = study.asked.first
-    rows += [level_row(first, "random", sparsity, study.pruned(first, "random", sparsity)) for sparsity in SPARSITIES]
+    rows += [level_row(first, "random", sparsity, study.lesser(first, "random", sparsity)) for sparsity in SPARSITIES]
     return pd.DataFrame(rows)
 
 
@@ -219,8 +224,8 @@ def placebo(study: Study) -> pd.DataFrame:
     """CAP among permutations of its own head scores: the share of all that are at least as good is p."""
     task, rows = study.asked.first, []
     for sparsity in FEW_SPARSITIES:
-        cap = study.pruned(task, "cap", sparsity)
-        dealt = [study.pruned(task, "shuffled_cap", sparsity, control_seed=seed) for seed in range(PERMUTATIONS)]
+        cap = study.lesser(task, "cap", sparsity)
+        dealt = [study.lesser(task, "shuffled_cap", sparsity, control_seed=seed) for seed in range(PERMUTATIONS)]
         for name, sign, value in (("accuracy", 1, lambda one: one.acc), ("choice_nll", -1, mean_choice_loss)):
             mine, others = value(cap), [value(one) for one in dealt]
             as_good = sum(sign * other >= sign * mine for other in others)
@@ -233,6 +238,7 @@ def placebo(study: Study) -> pd.DataFrame:
                     "lowest": min(others),
                     "median": float(np.median(others)),
                     "highest": max(others),
+                    "n": len(cap),
                     "p": (1 + as_good) / (1 + PERMUTATIONS),
                 }
             )
@@ -249,14 +255,14 @@ def score_choices(study: Study) -> pd.DataFrame:
     def rows() -> Iterator[Row]:
         for task in study.asked.main:
             for sparsity in SPARSITIES:
-                usual = study.pruned(task, "cap", sparsity)
+                usual = study.lesser(task, "cap", sparsity)
                 labels = {"task": task, "sparsity": sparsity}
                 yield Row(
                     {**labels, "instead": "choice loss"},
                     usual,
-                    study.pruned(task, "cap", sparsity, metric="choice_nll"),
+                    study.lesser(task, "cap", sparsity, metric="choice_nll"),
                 )
-                ablated = study.pruned(task, "cap", sparsity, scores=by_mean(study.model, task))
+                ablated = study.lesser(task, "cap", sparsity, scores=by_mean(study.model, task))
                 yield Row({**labels, "instead": "mean ablation"}, usual, ablated)
 
     return compared(list(rows()))
@@ -269,8 +275,8 @@ def seeds(study: Study) -> pd.DataFrame:
         [
             Row(
                 {"task": task, "sparsity": sparsity, "seed": seed},
-                study.pruned(task, "cap", sparsity, seed=seed),
-                study.pruned(task, "wanda", sparsity, seed=seed),
+                study.lesser(task, "cap", sparsity, seed=seed),
+                study.lesser(task, "wanda", sparsity, seed=seed),
             )
             for sparsity in SPARSITIES
             for seed in SEEDS
@@ -284,8 +290,8 @@ def transfer(study: Study) -> pd.DataFrame:
         [
             Row(
                 {"task": task, "made_for": other, "sparsity": sparsity, "criterion": criterion},
-                study.pruned(task, criterion, sparsity),
-                study.pruned(task, criterion, sparsity, made_for=other),
+                study.lesser(task, criterion, sparsity),
+                study.lesser(task, criterion, sparsity, made_for=other),
             )
             for task in study.asked.main
             for other in study.asked.main
