@@ -37,8 +37,10 @@ from jaxtyping import Float
 from cap_viz.cli.output import shown
 from cap_viz.estimators.hybrid import hybrid_scores
 from cap_viz.estimators.joint import JointScores, joint_effects
+from cap_viz.example_sets import calibration_set
 from cap_viz.models import DEFAULT_MODEL, ModelShape, ReasoningModel, load_model
-from cap_viz.runs import calibration_set, read_gradient, read_scores, run_steps
+from cap_viz.reading import read_gradient, read_scores
+from cap_viz.runs import run_steps
 from cap_viz.spec import ScoreSpec
 from cap_viz.stats.circuits import all_but_first, circuit_areas, faithfulness, first, michel_scores, order_of
 from cap_viz.stats.joint import Head, HeadSet

@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from cap_viz.example_sets import evaluation_set, examples_of
 from cap_viz.finding import role_spec, score_runs
 from cap_viz.models import TOY_MODEL, ReasoningModel, load_model
 from cap_viz.progress import finish
+from cap_viz.reading import read_roles, read_scores
 from cap_viz.results import JointScores
 from cap_viz.roles import MEASURES
-from cap_viz.runs import evaluation_set, examples_of, read_roles, read_scores
 from cap_viz.spec import JointSpec, ScoreSpec
 from cap_viz.stats import mean_with_ci
 from cap_viz.stats.circuits import order_of

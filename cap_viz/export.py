@@ -27,7 +27,7 @@ from cap_viz.models import converted
 from cap_viz.perplexity import perplexity_of
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.masks import Mask
-from cap_viz.runs import read_answers, read_report
+from cap_viz.reading import read_answers, read_report
 from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
 from cap_viz.stats import wilson

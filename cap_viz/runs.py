@@ -16,37 +16,34 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from jaxtyping import Float
 
 from cap_viz import __version__
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.example_sets import check_version, examples_of
 from cap_viz.files import write_json
 from cap_viz.finding import check_readable
 from cap_viz.generation import PROTOCOL as WRITES
 from cap_viz.generation import GenerationReport, protocol_of, writing_of
-from cap_viz.metrics import metric_named
 from cap_viz.perplexity import PROTOCOL as READS
 from cap_viz.perplexity import length_of, perplexity_plan
 from cap_viz.plan import BatchPlan
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
-from cap_viz.pruning.base import check_kv_combine, check_pattern_sparsity, check_spread
-from cap_viz.pruning.head_zeros import HeadZeros, head_profile_steps, mask_head_zeros
-from cap_viz.pruning.masks import Mask, ZeroCounts, check_scope, check_sparsity
-from cap_viz.results import BlockScores, EvalReport, GradientEffects, HeadScores, JointScores
-from cap_viz.roles import HeadRoles, role_steps
+from cap_viz.pruning.base import check_kv_combine
+from cap_viz.pruning.head_zeros import head_profile_steps, mask_head_zeros
+from cap_viz.pruning.masks import Mask, check_scope
+from cap_viz.reading import read_mean_effect
+from cap_viz.results import BlockScores, EvalReport
+from cap_viz.roles import role_steps
 from cap_viz.solution_loss import PROTOCOL as SOLUTIONS
 from cap_viz.solution_loss import check_has_solutions, is_solution_loss
 from cap_viz.spec import (
     EvalSpec,
-    ExampleSet,
     JointSpec,
     MaskSpec,
-    ModelRef,
     ProfileSpec,
     RoleSpec,
     RunSpec,
@@ -56,229 +53,24 @@ from cap_viz.spec import (
 from cap_viz.store import SPEC, Store, StoredRun, lock_file
 from cap_viz.tables import (
     ablated_table,
-    answers_from,
     answers_table,
-    blocks_from,
     blocks_table,
     effects_table,
-    gradient_from,
-    head_zeros_from,
     head_zeros_table,
-    joint_from,
     joint_table,
     options_table,
-    report_from,
-    roles_from,
     roles_table,
-    scores_from,
     units_table,
-    zeros_from,
     zeros_table,
 )
-from cap_viz.tasks import Example, check_has_options, load_task
-from cap_viz.together import sets_of, together_steps
+from cap_viz.tasks import check_has_options, load_task
+from cap_viz.together import together_steps
 
 if TYPE_CHECKING:
     from cap_viz.models import ReasoningModel
 
 RunSteps = Generator[Progress, None, StoredRun]
 PROFILE_SPARSITIES = tuple(round(0.01 * step, 2) for step in range(96))
-
-
-def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
-    """`n` calibration examples of a task, drawn with `seed`."""
-    chosen = load_task(task)
-    ids = tuple(example.id for example in chosen.calibration(n, seed))
-    return ExampleSet(task=task, version=chosen.version, ids=ids, split="calibration", seed=seed)
-
-
-def evaluation_set(task: str, n: int | None = None) -> ExampleSet:
-    """The first `n` evaluation examples of a task."""
-    chosen = load_task(task)
-    ids = tuple(example.id for example in chosen.evaluation(n))
-    return ExampleSet(task=task, version=chosen.version, ids=ids, split="evaluation")
-
-
-def named_set(task: str, ids: tuple[str, ...]) -> ExampleSet:
-    """Exactly the named examples, from any split."""
-    chosen = load_task(task)
-    chosen.by_ids(ids)
-    return ExampleSet(task=task, version=chosen.version, ids=ids, split="ids")
-
-
-def mask_spec_for(
-    model: ModelRef,
-    criterion: str,
-    sparsity: float,
-    *,
-    task: str,
-    n: int,
-    seed: int = 0,
-    metric: str = "nll",
-    kv_combine: str = "mean",
-    scope: str = "both",
-    scores: ScoreSpec | None = None,
-    calibration_task: str | None = None,
-    scores_task: str | None = None,
-    control_seed: int = 0,
-    allocation: str | None = None,
-    pattern: str | None = None,
-) -> MaskSpec:
-    """The mask a criterion makes from `n` calibration examples of a task; fields it does not need stay None.
-
-    `scores` names other head scores to build on. `calibration_task` names another source of the text whose
-    activations and gradients are measured (generic_text, say), `scores_task` one of the head scores (solutions the
-    model wrote itself, say); both are `task` where left out. Raises `UsageError` for an unknown name, a sparsity out
-    of range, options that do not go together, or scores of another model.
-    """
-    metric_named(metric)
-    needs = criterion_named(criterion)
-    if needs.needs_scores and scores is None:
-        scores = ScoreSpec(model=model, examples=calibration_set(scores_task or task, n, seed))
-    calibration = None
-    if needs.needs_calibration or allocation is not None:
-        calibration = calibration_set(calibration_task or task, n, seed)
-    spec = mask_spec_from(
-        criterion,
-        sparsity,
-        scope=scope,
-        scores=scores,
-        metric=metric,
-        kv_combine=kv_combine,
-        calibration=calibration,
-        control_seed=control_seed,
-        allocation=allocation,
-        pattern=pattern,
-    )
-    if spec.scores is not None and spec.scores.model != model:
-        raise UsageError(
-            f"The head scores are of {spec.scores.model.id} with fingerprint {spec.scores.model.fingerprint}, the mask "
-            f"is for {model.id} with {model.fingerprint}; score the heads of this model."
-        )
-    return spec
-
-
-def mask_spec_from(
-    criterion: str,
-    sparsity: float,
-    *,
-    scope: str,
-    scores: ScoreSpec | None,
-    metric: str,
-    kv_combine: str,
-    calibration: ExampleSet | None,
-    control_seed: int = 0,
-    allocation: str | None = None,
-    pattern: str | None = None,
-) -> MaskSpec:
-    """The mask described by what its criterion needs: every other field stays None, and so out of its key.
-
-    Raises `UsageError` for an unknown name, a sparsity out of range or options that do not go together.
-    """
-    check_sparsity(sparsity)
-    check_scope(scope)
-    needs = criterion_named(criterion)
-    check_spread(needs, allocation=allocation, pattern=pattern)
-    if pattern is not None:
-        check_pattern_sparsity(pattern, sparsity)
-    return MaskSpec(
-        criterion=criterion,
-        sparsity=sparsity,
-        scope=scope,
-        scores=scores if needs.needs_scores else None,
-        metric=metric if needs.needs_scores else None,
-        kv_combine=kv_combine if needs.needs_scores else None,
-        calibration=calibration if needs.needs_calibration or allocation is not None else None,
-        control_seed=control_seed if needs.needs_seed else None,
-        allocation=allocation,
-        pattern=pattern,
-    )
-
-
-def examples_of(wanted: ExampleSet) -> tuple[Example, ...]:
-    """The examples a spec names. Raises `UsageError` when the task has changed since."""
-    check_version(wanted)
-    return load_task(wanted.task).by_ids(wanted.ids)
-
-
-def check_version(wanted: ExampleSet) -> None:
-    task = load_task(wanted.task)
-    if task.version != wanted.version:
-        raise UsageError(
-            f"The run needs version {wanted.version} of task {wanted.task}, this program has version {task.version}."
-        )
-
-
-def read_scores(store: Store, run: StoredRun) -> HeadScores:
-    """Exact head scores. A gradient run holds no ablated log-likelihoods: see `read_gradient`.
-
-    Raises `UsageError` for a run of whole blocks: see `read_blocks`.
-    """
-    if parts_of(run) == "blocks":
-        raise UsageError(f"Run {run.key} is of whole attention layers and MLPs, not of heads.")
-    return scores_from(store.table(run, "options"), store.table(run, "ablated"))
-
-
-def read_blocks(store: Store, run: StoredRun) -> BlockScores:
-    """Exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
-    if parts_of(run) != "blocks":
-        raise UsageError(f"Run {run.key} is of heads, not of whole attention layers and MLPs.")
-    return blocks_from(store.table(run, "options"), store.table(run, "blocks"))
-
-
-def parts_of(run: StoredRun) -> str:
-    return (isinstance(run.spec, ScoreSpec) and run.spec.parts) or "heads"
-
-
-def read_gradient(store: Store, run: StoredRun) -> GradientEffects:
-    """The first-order effects of a gradient run."""
-    units = store.table(run, "units") if "units.parquet" in run.checksums else None
-    metric = run.spec.metric if isinstance(run.spec, ScoreSpec) else None
-    return gradient_from(store.table(run, "options"), store.table(run, "effects"), units, metric or "nll")
-
-
-def read_mean_effect(store: Store, run: StoredRun, metric: str) -> Float[np.ndarray, "layer head"]:
-    """Head scores of a run, exact or gradient. Raises `UsageError` for a metric that a gradient run is not about."""
-    if isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient":
-        return read_gradient(store, run).mean_effect(metric)
-    return read_scores(store, run).mean_effect(metric)
-
-
-def read_report(store: Store, run: StoredRun) -> EvalReport:
-    """Log-likelihoods of options. Raises `UsageError` for a run of written answers: see `read_answers`."""
-    if "options.parquet" not in run.checksums:
-        raise UsageError(f"Run {run.key} is of written answers; it holds no log-likelihoods of options.")
-    return report_from(store.table(run, "options"))
-
-
-def read_answers(store: Store, run: StoredRun) -> GenerationReport:
-    """Written answers. Raises `UsageError` for a run that wrote nothing."""
-    if "answers.parquet" not in run.checksums:
-        raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
-    return answers_from(store.table(run, "answers"))
-
-
-def read_roles(store: Store, run: StoredRun) -> HeadRoles:
-    """What heads attend to."""
-    return roles_from(store.table(run, "roles"), len(run.spec.examples.ids))
-
-
-def read_joint(store: Store, run: StoredRun) -> JointScores:
-    """Sets of heads removed together."""
-    assert isinstance(run.spec, JointSpec)
-    shape = run.provenance["shape"]
-    sets = sets_of(run.spec, shape["n_layers"], shape["n_heads"])
-    return joint_from(store.table(run, "options"), store.table(run, "joint"), sets)
-
-
-def read_zeros(store: Store, run: StoredRun) -> ZeroCounts:
-    """Zeros per matrix: at one sparsity for a pruned evaluation, at many for a profile."""
-    return zeros_from(store.table(run, "zeros"))
-
-
-def read_head_zeros(store: Store, run: StoredRun) -> HeadZeros:
-    """Zeros per head: at one sparsity for a pruned evaluation, at many for a profile of heads."""
-    return head_zeros_from(store.table(run, "heads"))
 
 
 def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:

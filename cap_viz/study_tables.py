@@ -18,10 +18,11 @@ import pandas as pd
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import UsageError
+from cap_viz.example_sets import evaluation_set
 from cap_viz.measures import ACC, CHOICE_LOSS, Measure, level_of, paired
 from cap_viz.perplexity import perplexity_of, perplexity_spec, window_losses
+from cap_viz.reading import read_head_zeros, read_report, read_scores
 from cap_viz.results import EvalReport
-from cap_viz.runs import evaluation_set, read_head_zeros, read_report, read_scores
 from cap_viz.solution_loss import solution_loss_of, solution_spec
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec
 from cap_viz.stats import compare_means, holm

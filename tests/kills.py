@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from cap_viz.example_sets import calibration_set, evaluation_set
+from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ReasoningModel, load, resolve
 from cap_viz.progress import finish
-from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, run_steps
+from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store
 from tests.tiny import write_tiny_model

@@ -13,9 +13,9 @@ from cap_viz.devices import asked_device, asked_dtype, chosen_device, expected_d
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.evaluation import evaluate
+from cap_viz.example_sets import evaluation_set
 from cap_viz.models import ReasoningModel, load, resolve
 from cap_viz.pruning import prune_mask
-from cap_viz.runs import evaluation_set
 from cap_viz.scoring import exact_scores, make_score_plan
 from cap_viz.spec import EvalSpec, spec_key
 from cap_viz.stats.reliability import rank_correlation

@@ -13,6 +13,7 @@ import pytest
 from cap_viz.audit import audit_of
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import UsageError
+from cap_viz.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.generation import (
     END_OF_TEXT,
     LENGTH,
@@ -29,18 +30,12 @@ from cap_viz.generation import (
     protocol_of,
     shots,
 )
+from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ModelShape, ReasoningModel
 from cap_viz.own_solutions import own_solutions_task
 from cap_viz.progress import finish
-from cap_viz.runs import (
-    calibration_set,
-    evaluation_set,
-    examples_of,
-    mask_spec_for,
-    read_answers,
-    read_report,
-    run_steps,
-)
+from cap_viz.reading import read_answers, read_report
+from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.store import Store, StoredRun
 from cap_viz.tables import answers_table

@@ -12,10 +12,13 @@ import pytest
 
 from cap_viz.doctor import weights_digest
 from cap_viz.errors import CapVizError
+from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import MAX_EXAMPLES, Job, JobQueue, State, advance, next_turn
+from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import Progress, finish
-from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, run_steps
+from cap_viz.reading import read_report
+from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Task

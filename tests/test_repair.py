@@ -17,11 +17,12 @@ import pytest
 from filelock import FileLock
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import shared_queue
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.repair import repair
-from cap_viz.runs import calibration_set, evaluation_set, run_steps
+from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT
 from cap_viz.spec import EvalSpec, ScoreSpec, spec_key
 from cap_viz.store import Store, StoredRun

@@ -14,21 +14,15 @@ from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators import score_heads
 from cap_viz.evaluation import compare, evaluate
+from cap_viz.example_sets import calibration_set, evaluation_set, named_set
 from cap_viz.files import write_json
 from cap_viz.finding import eval_runs, model_ref, score_runs
+from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import prune_mask
-from cap_viz.runs import (
-    calibration_set,
-    evaluation_set,
-    mask_spec_for,
-    named_set,
-    read_report,
-    read_scores,
-    read_zeros,
-    run_steps,
-)
+from cap_viz.reading import read_report, read_scores, read_zeros
+from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.store import SPEC, DamagedRun, Store, StoredRun
 from cap_viz.tasks import TASKS, Task

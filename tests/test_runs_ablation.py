@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from cap_viz.errors import UsageError
+from cap_viz.example_sets import calibration_set
 from cap_viz.finding import block_run, block_spec, score_runs
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import calibration_set, read_blocks, read_scores, run_steps
+from cap_viz.reading import read_blocks, read_scores
+from cap_viz.runs import run_steps
 from cap_viz.scoring import exact_scores, score_blocks
 from cap_viz.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.store import Store

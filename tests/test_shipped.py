@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cap_viz.models import TOY_MODEL
-from cap_viz.runs import read_blocks, read_report, read_roles, read_scores, read_zeros
+from cap_viz.reading import read_blocks, read_report, read_roles, read_scores, read_zeros
 from cap_viz.settings import shipped_folder
 from cap_viz.shipped import SHIPMENTS
 from cap_viz.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key

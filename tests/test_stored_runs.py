@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cap_viz.runs import read_report, read_zeros
+from cap_viz.reading import read_report, read_zeros
 from cap_viz.store import Store, StoredRun
 
 OLD_RUNS = Path(__file__).parent / "stored_runs"

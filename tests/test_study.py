@@ -14,7 +14,7 @@ from cap_viz import study
 from cap_viz.cli.study import markdown
 from cap_viz.errors import UsageError
 from cap_viz.models import TOY_MODEL, ReasoningModel, resolve
-from cap_viz.runs import read_report
+from cap_viz.reading import read_report
 from cap_viz.series import computed_in_turn
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store

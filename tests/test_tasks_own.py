@@ -9,9 +9,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.errors import UsageError
+from cap_viz.example_sets import evaluation_set
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import evaluation_set, run_steps
+from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT, local_folder
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store

@@ -11,11 +11,13 @@ from numpy.testing import assert_allclose
 
 from cap_viz.errors import UsageError
 from cap_viz.estimators.joint import joint_effects
+from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.models import ReasoningModel
 from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish
+from cap_viz.reading import read_joint
 from cap_viz.results import JointScores, Questions
-from cap_viz.runs import calibration_set, evaluation_set, read_joint, run_steps
+from cap_viz.runs import run_steps
 from cap_viz.spec import JointSpec, spec_dict, spec_from_dict
 from cap_viz.store import Store
 from cap_viz.tasks import Task

@@ -12,9 +12,11 @@ import pytest
 import cap_viz as cv
 from cap_viz import models
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.example_sets import evaluation_set, examples_of
 from cap_viz.finding import check_readable, controls_for, score_runs, tasks_for
 from cap_viz.models import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, TRAINING_FILE, ReasoningModel, load_model, resolve
-from cap_viz.runs import evaluation_set, examples_of, read_report, read_scores, run_steps
+from cap_viz.reading import read_report, read_scores
+from cap_viz.runs import run_steps
 from cap_viz.settings import ASSETS
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.store import Store

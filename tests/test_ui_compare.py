@@ -23,13 +23,16 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.cli.accuracy import compare
 from cap_viz.comparison import DENSE, Cell, Contrast, comparison_specs
+from cap_viz.example_sets import evaluation_set
 from cap_viz.jobs import shared_queue
+from cap_viz.mask_specs import mask_spec_for
 from cap_viz.measures import ACC, CHOICE_LOSS, Level, Measure
 from cap_viz.models import ReasoningModel, load, resolve
 from cap_viz.paper import PaperPoint, accuracy_of
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.progress import finish
-from cap_viz.runs import evaluation_set, mask_spec_for, read_report, run_steps
+from cap_viz.reading import read_report
+from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT
 from cap_viz.shipped import MAIN_CRITERIA, SEED
 from cap_viz.shipped import N_CALIBRATION as N_CALIBRATED

@@ -10,9 +10,10 @@ from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.estimators.hybrid import hybrid_scores
+from cap_viz.example_sets import calibration_set
 from cap_viz.finding import block_spec
 from cap_viz.models import ReasoningModel
-from cap_viz.runs import calibration_set, read_blocks, read_gradient, read_scores
+from cap_viz.reading import read_blocks, read_gradient, read_scores
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import Store, StoredRun
 from tests.test_ui_pages import matrix, opened, text

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import shared_queue
+from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import calibration_set, evaluation_set, mask_spec_for, read_report, read_scores, run_steps
+from cap_viz.reading import read_report, read_scores
+from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT
 from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.stats import compare_paired

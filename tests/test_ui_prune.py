@@ -20,23 +20,18 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.errors import CapVizError
+from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.generation import generation_spec
 from cap_viz.jobs import Job, JobQueue, shared_queue
+from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ReasoningModel, load, resolve
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.base import MaskRequest
 from cap_viz.pruning.masks import SCOPES, Scope
+from cap_viz.reading import read_answers, read_report, read_zeros
 from cap_viz.results import EvalReport, Questions
-from cap_viz.runs import (
-    calibration_set,
-    evaluation_set,
-    mask_spec_for,
-    read_answers,
-    read_report,
-    read_zeros,
-    run_steps,
-)
+from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT
 from cap_viz.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.stats import compare_paired, wilson

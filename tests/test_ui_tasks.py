@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.runs import read_scores
+from cap_viz.reading import read_scores
 from cap_viz.settings import PROJECT
 from cap_viz.spec import ScoreSpec
 from cap_viz.stats import rank_agreement, rank_heads, true_spread

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.finding import control_runs
 from cap_viz.jobs import shared_queue
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import calibration_set, evaluation_set, read_scores, run_steps
+from cap_viz.reading import read_scores
+from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.stats import specificity, top_overlap
 from cap_viz.store import Store, StoredRun

@@ -44,7 +44,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy, dense or pruned."""
     from cap_viz.accuracy import against_guessing
-    from cap_viz.runs import evaluation_set, read_report
+    from cap_viz.example_sets import evaluation_set
+    from cap_viz.reading import read_report
     from cap_viz.stats import wilson
     from cap_viz.store import Store
 

@@ -34,6 +34,6 @@ def stored_runs(specs_for: Any, model_id: str, store: Any) -> dict[Any, StoredRu
 
 def stored_reports(specs_for: Any, model_id: str, store: Any) -> dict[Any, EvalReport]:
     """Reports of many specs on one model."""
-    from cap_viz.runs import read_report
+    from cap_viz.reading import read_report
 
     return {name: read_report(store, run) for name, run in stored_runs(specs_for, model_id, store).items()}

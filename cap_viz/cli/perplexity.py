@@ -34,7 +34,7 @@ def perplexity(
 ) -> None:
     """Measure perplexity on running text, dense or pruned."""
     from cap_viz.perplexity import perplexity_of, perplexity_spec
-    from cap_viz.runs import read_report
+    from cap_viz.reading import read_report
     from cap_viz.store import Store
 
     n_windows = windows or count_windows(text, model, length)

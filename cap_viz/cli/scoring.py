@@ -60,7 +60,7 @@ def score(
     --minutes or --half-width a pilot of 16 examples chooses both numbers, which are then kept.
     """
     from cap_viz.estimators import ESTIMATORS
-    from cap_viz.runs import calibration_set, named_set
+    from cap_viz.example_sets import calibration_set, named_set
     from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
     from cap_viz.store import Store
 
@@ -145,8 +145,9 @@ def plan_by_pilot(
 ) -> HybridPlan:
     """Sizes of a hybrid run from 16 examples measured both ways; their stored runs say what an example costs."""
     from cap_viz.estimators.hybrid import plan_hybrid
+    from cap_viz.example_sets import calibration_set
     from cap_viz.progress import duration
-    from cap_viz.runs import calibration_set, read_gradient, read_scores
+    from cap_viz.reading import read_gradient, read_scores
     from cap_viz.stats.budget import Cost
     from cap_viz.stats.hybrid import FEWEST_EXACT
 
@@ -181,8 +182,8 @@ def single_content(
     store: Store, run: StoredRun, metric: str, full: bool
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
     """Mean effects with intervals from one run, and what else `score --json` says about it."""
+    from cap_viz.reading import read_gradient, read_scores
     from cap_viz.results import GradientEffects
-    from cap_viz.runs import read_gradient, read_scores
     from cap_viz.stats import mean_with_ci
 
     by_gradient = isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient"
@@ -206,7 +207,7 @@ def hybrid_content(
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
     """The combination of an exact and a gradient run, and what else `score --json` says about it."""
     from cap_viz.estimators.hybrid import hybrid_scores
-    from cap_viz.runs import read_gradient, read_scores
+    from cap_viz.reading import read_gradient, read_scores
     from cap_viz.stats.hybrid import slope_named
 
     gradient = read_gradient(store, found["gradient"])
@@ -224,8 +225,8 @@ def hybrid_content(
 
 def block_report(store: Store, run: StoredRun, metric: str, ablation: str, *, as_json: bool) -> None:
     """Print the effects of whole attention layers and MLPs."""
+    from cap_viz.reading import read_blocks
     from cap_viz.results import BLOCK_PARTS
-    from cap_viz.runs import read_blocks
     from cap_viz.stats import mean_with_ci
 
     scores = read_blocks(store, run)

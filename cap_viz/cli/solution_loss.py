@@ -31,7 +31,8 @@ def solution_loss(
     mask: MaskOptions,
 ) -> None:
     """Measure the loss on worked solutions (GSM8K), dense or pruned."""
-    from cap_viz.runs import evaluation_set, read_report
+    from cap_viz.example_sets import evaluation_set
+    from cap_viz.reading import read_report
     from cap_viz.solution_loss import check_has_solutions, solution_loss_of, solution_spec
     from cap_viz.store import Store
 

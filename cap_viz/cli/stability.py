@@ -33,7 +33,8 @@ def stability(
 
     Two rankings agree no better than each repeats itself: its own reliability stands on the diagonal.
     """
-    from cap_viz.runs import calibration_set, read_scores
+    from cap_viz.example_sets import calibration_set
+    from cap_viz.reading import read_scores
     from cap_viz.stats import rank_stability, split_half
     from cap_viz.store import Store
 

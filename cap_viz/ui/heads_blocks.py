@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from cap_viz.errors import CapVizError
 from cap_viz.finding import block_run, block_spec
+from cap_viz.reading import read_blocks
 from cap_viz.results import BLOCK_PARTS
-from cap_viz.runs import read_blocks
 from cap_viz.spec import ScoreSpec
 from cap_viz.stats import MeanEstimate, mean_with_ci
 from cap_viz.store import Store

@@ -12,7 +12,7 @@ import streamlit as st
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.finding import score_runs
-from cap_viz.runs import read_gradient, read_scores
+from cap_viz.reading import read_gradient, read_scores
 from cap_viz.spec import ScoreSpec
 from cap_viz.stats import false_discovery, mean_with_ci, rank_heads
 from cap_viz.store import Store, StoredRun

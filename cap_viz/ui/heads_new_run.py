@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.example_sets import calibration_set
 from cap_viz.metrics import METRICS
-from cap_viz.runs import calibration_set
 from cap_viz.spec import ABLATIONS, ScoreSpec
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task

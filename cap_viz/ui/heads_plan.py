@@ -5,8 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.errors import UsageError
+from cap_viz.example_sets import calibration_set
 from cap_viz.progress import duration
-from cap_viz.runs import calibration_set, read_gradient, read_scores
+from cap_viz.reading import read_gradient, read_scores
 from cap_viz.spec import ScoreSpec
 from cap_viz.stats.budget import Cost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
 from cap_viz.stats.hybrid import FEWEST_EXACT

@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from cap_viz.errors import CapVizError
+from cap_viz.example_sets import evaluation_set
 from cap_viz.jobs import Job
-from cap_viz.runs import evaluation_set, read_joint
+from cap_viz.reading import read_joint
 from cap_viz.spec import ExampleSet, JointSpec
 from cap_viz.stats import JointEffect
 from cap_viz.together import judged

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from cap_viz.errors import CapVizError
 from cap_viz.finding import control_runs
+from cap_viz.reading import read_zeros
 from cap_viz.results import EvalReport, HeadScores
-from cap_viz.runs import read_zeros
 from cap_viz.spec import ScoreSpec
 from cap_viz.stats import PairedComparison
 from cap_viz.stats.specificity import TopOverlap, top_overlap

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import CapVizError
 from cap_viz.measures import ACC, Level, Measure, Paired, level_of, paired
+from cap_viz.reading import read_report, read_scores
 from cap_viz.results import EvalReport, HeadScores
-from cap_viz.runs import read_report, read_scores
 from cap_viz.stats import (
     Discoveries,
     MeanEstimate,

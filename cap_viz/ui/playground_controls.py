@@ -8,9 +8,9 @@ import streamlit as st
 
 from cap_viz.errors import CapVizError
 from cap_viz.finding import own_tasks_of, score_runs
+from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ModelShape
 from cap_viz.pruning import CRITERIA
-from cap_viz.runs import mask_spec_for
 from cap_viz.serving import most_prompt_characters
 from cap_viz.shipped import N_CALIBRATION
 from cap_viz.spec import MaskSpec, ScoreSpec

@@ -11,9 +11,9 @@ from typing import cast
 
 import streamlit as st
 
+from cap_viz.example_sets import calibration_set
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.base import ALLOCATIONS, KV_COMBINES, PATTERNS, pattern_sparsity
-from cap_viz.runs import calibration_set
 from cap_viz.shipped import N_CALIBRATION, SEED
 from cap_viz.spec import ExampleSet, ScoreSpec
 from cap_viz.store import StoredRun

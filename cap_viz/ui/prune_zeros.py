@@ -21,7 +21,7 @@ from cap_viz.models import ModelShape
 from cap_viz.pruning import MatrixSize, ZeroCounts, criterion_named
 from cap_viz.pruning.groups import LOCAL_GROUPS, group_for, local_profile
 from cap_viz.pruning.head_zeros import HeadZeros
-from cap_viz.runs import read_head_zeros, read_zeros
+from cap_viz.reading import read_head_zeros, read_zeros
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec
 from cap_viz.store import DamagedRun, Store, StoredRun
 from cap_viz.ui.loading import address

@@ -17,7 +17,7 @@ from cap_viz.measures import ACC, ACC_NORM
 from cap_viz.notebook import notebook_of
 from cap_viz.numbers import numbers_of
 from cap_viz.perplexity import perplexity_of
-from cap_viz.runs import read_answers
+from cap_viz.reading import read_answers
 from cap_viz.serving import REFUSAL, is_shared
 from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict

@@ -9,7 +9,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.generation import protocol_of
 from cap_viz.measures import ACC
 from cap_viz.perplexity import length_of
-from cap_viz.runs import read_answers
+from cap_viz.reading import read_answers
 from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.stats import PairedComparison, compare_means, compare_paired, true_spread

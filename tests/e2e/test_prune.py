@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
+from cap_viz.example_sets import evaluation_set
 from cap_viz.finding import model_ref, score_runs
+from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import DEFAULT_MODEL, load, resolve
 from cap_viz.progress import finish
-from cap_viz.runs import evaluation_set, mask_spec_for, read_report, run_steps
+from cap_viz.reading import read_report
+from cap_viz.runs import run_steps
 from cap_viz.shipped import SHIPMENTS
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.store import Store

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 import cap_viz as cv
 from cap_viz.doctor import checks, weights_digest
 from cap_viz.estimators import score_heads
+from cap_viz.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.generation import NO_TOKEN, Block, generation_plan, generation_spec, generation_steps
 from cap_viz.models import DEFAULT_MODEL, ReasoningModel, converted, resolve
-from cap_viz.runs import calibration_set, evaluation_set, examples_of, read_blocks, read_report, read_scores
+from cap_viz.reading import read_blocks, read_report, read_scores
 from cap_viz.scoring import exact_scores, score_blocks
 from cap_viz.shipped import shipped_specs
 from cap_viz.spec import EvalSpec, ScoreSpec
