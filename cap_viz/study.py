@@ -144,10 +144,15 @@ def ordering(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
 
 
 def text(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
-    """Activations and gradients measured on generic text; CAP's head scores as well."""
+    """Activations and gradients measured on generic text; CAP's head scores as well.
+
+    Wanda's on all questions, since the better of the two Wandas is what the ordering is about.
+    """
     for task, n in asked.main.items():
-        masks, examples = Masks(model, task), evaluation_set(task, n)
+        masks, examples = Masks(model, task), asked.fewer(task)
+        yield from masks.measured(evaluation_set(task, n), ("wanda",), SPARSITIES, calibration_task=asked.text)
         yield from masks.measured(examples, driven(), SPARSITIES, calibration_task=asked.text)
+        yield from masks.measured(examples, ("cap", *driven()), SPARSITIES)
         yield from masks.measured(examples, ("cap",), SPARSITIES, scores_task=asked.text)
 
 

@@ -199,9 +199,9 @@ def calibration(study: Study) -> pd.DataFrame:
             for sparsity in SPARSITIES:
                 for criterion in ("cap", *driven()):
                     source = "scores_task" if criterion == "cap" else "calibration_task"
-                    text = study.pruned(task, criterion, sparsity, **{source: study.asked.text})
+                    text = study.lesser(task, criterion, sparsity, **{source: study.asked.text})
                     labels = {"task": task, "sparsity": sparsity, "criterion": criterion}
-                    yield Row(labels, study.pruned(task, criterion, sparsity), text)
+                    yield Row(labels, study.lesser(task, criterion, sparsity), text)
 
     return compared(list(rows()))
 
