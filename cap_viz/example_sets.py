@@ -1,0 +1,42 @@
+"""Which examples a run is about: drawn for calibration, the first ones for evaluation, or named; and their texts."""
+
+from __future__ import annotations
+
+from cap_viz.errors import UsageError
+from cap_viz.spec import ExampleSet
+from cap_viz.tasks import Example, load_task
+
+
+def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
+    """`n` calibration examples of a task, drawn with `seed`."""
+    chosen = load_task(task)
+    ids = tuple(example.id for example in chosen.calibration(n, seed))
+    return ExampleSet(task=task, version=chosen.version, ids=ids, split="calibration", seed=seed)
+
+
+def evaluation_set(task: str, n: int | None = None) -> ExampleSet:
+    """The first `n` evaluation examples of a task."""
+    chosen = load_task(task)
+    ids = tuple(example.id for example in chosen.evaluation(n))
+    return ExampleSet(task=task, version=chosen.version, ids=ids, split="evaluation")
+
+
+def named_set(task: str, ids: tuple[str, ...]) -> ExampleSet:
+    """Exactly the named examples, from any split."""
+    chosen = load_task(task)
+    chosen.by_ids(ids)
+    return ExampleSet(task=task, version=chosen.version, ids=ids, split="ids")
+
+
+def examples_of(wanted: ExampleSet) -> tuple[Example, ...]:
+    """The examples a spec names. Raises `UsageError` when the task has changed since."""
+    check_version(wanted)
+    return load_task(wanted.task).by_ids(wanted.ids)
+
+
+def check_version(wanted: ExampleSet) -> None:
+    task = load_task(wanted.task)
+    if task.version != wanted.version:
+        raise UsageError(
+            f"The run needs version {wanted.version} of task {wanted.task}, this program has version {task.version}."
+        )

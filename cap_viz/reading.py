@@ -1,0 +1,99 @@
+"""What stored runs hold, as results: the tables of a run read back into what was computed."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from cap_viz.errors import UsageError
+from cap_viz.generation import GenerationReport
+from cap_viz.pruning.head_zeros import HeadZeros
+from cap_viz.pruning.masks import ZeroCounts
+from cap_viz.results import BlockScores, EvalReport, GradientEffects, HeadScores, JointScores
+from cap_viz.roles import HeadRoles
+from cap_viz.spec import JointSpec, ScoreSpec
+from cap_viz.store import Store, StoredRun
+from cap_viz.tables import (
+    answers_from,
+    blocks_from,
+    gradient_from,
+    head_zeros_from,
+    joint_from,
+    report_from,
+    roles_from,
+    scores_from,
+    zeros_from,
+)
+from cap_viz.together import sets_of
+
+
+def read_scores(store: Store, run: StoredRun) -> HeadScores:
+    """Exact head scores. A gradient run holds no ablated log-likelihoods: see `read_gradient`.
+
+    Raises `UsageError` for a run of whole blocks: see `read_blocks`.
+    """
+    if parts_of(run) == "blocks":
+        raise UsageError(f"Run {run.key} is of whole attention layers and MLPs, not of heads.")
+    return scores_from(store.table(run, "options"), store.table(run, "ablated"))
+
+
+def read_blocks(store: Store, run: StoredRun) -> BlockScores:
+    """Exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
+    if parts_of(run) != "blocks":
+        raise UsageError(f"Run {run.key} is of heads, not of whole attention layers and MLPs.")
+    return blocks_from(store.table(run, "options"), store.table(run, "blocks"))
+
+
+def parts_of(run: StoredRun) -> str:
+    return (isinstance(run.spec, ScoreSpec) and run.spec.parts) or "heads"
+
+
+def read_gradient(store: Store, run: StoredRun) -> GradientEffects:
+    """The first-order effects of a gradient run."""
+    units = store.table(run, "units") if "units.parquet" in run.checksums else None
+    metric = run.spec.metric if isinstance(run.spec, ScoreSpec) else None
+    return gradient_from(store.table(run, "options"), store.table(run, "effects"), units, metric or "nll")
+
+
+def read_mean_effect(store: Store, run: StoredRun, metric: str) -> Float[np.ndarray, "layer head"]:
+    """Head scores of a run, exact or gradient. Raises `UsageError` for a metric that a gradient run is not about."""
+    if isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient":
+        return read_gradient(store, run).mean_effect(metric)
+    return read_scores(store, run).mean_effect(metric)
+
+
+def read_report(store: Store, run: StoredRun) -> EvalReport:
+    """Log-likelihoods of options. Raises `UsageError` for a run of written answers: see `read_answers`."""
+    if "options.parquet" not in run.checksums:
+        raise UsageError(f"Run {run.key} is of written answers; it holds no log-likelihoods of options.")
+    return report_from(store.table(run, "options"))
+
+
+def read_answers(store: Store, run: StoredRun) -> GenerationReport:
+    """Written answers. Raises `UsageError` for a run that wrote nothing."""
+    if "answers.parquet" not in run.checksums:
+        raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
+    return answers_from(store.table(run, "answers"))
+
+
+def read_roles(store: Store, run: StoredRun) -> HeadRoles:
+    """What heads attend to."""
+    return roles_from(store.table(run, "roles"), len(run.spec.examples.ids))
+
+
+def read_joint(store: Store, run: StoredRun) -> JointScores:
+    """Sets of heads removed together."""
+    assert isinstance(run.spec, JointSpec)
+    shape = run.provenance["shape"]
+    sets = sets_of(run.spec, shape["n_layers"], shape["n_heads"])
+    return joint_from(store.table(run, "options"), store.table(run, "joint"), sets)
+
+
+def read_zeros(store: Store, run: StoredRun) -> ZeroCounts:
+    """Zeros per matrix: at one sparsity for a pruned evaluation, at many for a profile."""
+    return zeros_from(store.table(run, "zeros"))
+
+
+def read_head_zeros(store: Store, run: StoredRun) -> HeadZeros:
+    """Zeros per head: at one sparsity for a pruned evaluation, at many for a profile of heads."""
+    return head_zeros_from(store.table(run, "heads"))
