@@ -9,7 +9,7 @@ APP := .venv/.installed-app
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-model e2e long fuzz audit lint check fix runs clean
+.PHONY: help run test test-model test-ray e2e long fuzz audit lint check fix runs clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ test: $(DEV) ## the default tests: no network, no model
 
 test-model: $(DEV) ## the tests on the real model (SmolLM2)
 	@$(PY) -m pytest -m model $(ARGS)
+
+test-ray: $(DEV) ## the tests on a Ray cluster of two workers, started on this machine
+	@$(PY) -m pytest -m ray $(ARGS)
 
 e2e: $(DEV) ## the tests in a real browser (needs Chromium)
 	@$(PY) -m pytest -m e2e $(ARGS)

@@ -6,7 +6,7 @@ lm-evaluation-harness does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,14 +71,15 @@ def eval_steps(
     plan: EvalPlan,
     weights: Mapping[str, Tensor] | None = None,
     *,
-    skip: Collection[int] = (),
+    only: Iterable[int] | None = None,
 ) -> Generator[EvalBlock, None, None]:
-    """Log-likelihoods batch by batch with `weights` swapped in; the model is dense again at every yield."""
-    for number, members in enumerate(plan.batches.batches):
-        if number in skip:
-            continue
+    """Log-likelihoods batch by batch (all, or `only` those named) with `weights` swapped in.
+
+    The model is dense again at every yield.
+    """
+    for number in plan.batches.numbers(only):
         with model.swapped(weights or {}):
-            examples = [plan.encoded[i] for i in members]
+            examples = [plan.encoded[i] for i in plan.batches.batches[number]]
             logliks = dense_logliks(model, examples, packed=plan.batches.packed, direct=plan.batches.direct)
         yield EvalBlock(batch=number, logliks=logliks)
 

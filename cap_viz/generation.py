@@ -11,7 +11,7 @@ readings of GSM8K follow lm-evaluation-harness' task `gsm8k`, so that its number
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -233,12 +233,15 @@ def generation_steps(
     plan: GenerationPlan,
     weights: Mapping[str, Tensor] | None = None,
     *,
-    skip: Collection[int] = (),
+    only: Iterable[int] | None = None,
 ) -> Generator[Block | Unfinished, None, None]:
-    """Write batch by batch with `weights` swapped in, a step per token; the model is dense again at every yield."""
-    for number, members in enumerate(plan.batches.batches):
-        if number not in skip:
-            yield from batch_steps(model, plan, number, [plan.prompts[i] for i in members], weights or {})
+    """Write batch by batch (all, or `only` those named) with `weights` swapped in, a step per token.
+
+    The model is dense again at every yield.
+    """
+    for number in plan.batches.numbers(only):
+        prompts = [plan.prompts[i] for i in plan.batches.batches[number]]
+        yield from batch_steps(model, plan, number, prompts, weights or {})
 
 
 def batch_steps(

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from cap_viz.engines import HERE, LOCAL, Engine, asked_engine, engine_named
 from cap_viz.errors import CapVizError
 from cap_viz.progress import Progress
 from cap_viz.spec import EvalSpec, RunSpec, spec_key
@@ -84,9 +85,17 @@ class Job:
 class JobQueue:
     """Jobs in order of arrival, computed by one daemon thread that starts with the first of them."""
 
-    def __init__(self, store: Store, load_model: Callable[[str], ReasoningModel]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        load_model: Callable[[str], ReasoningModel],
+        engine: Callable[[], Engine] = lambda: HERE,
+        most_together: int = MOST_TOGETHER,
+    ) -> None:
         self.store = store
         self.load_model = load_model
+        self.engine = engine
+        self.most_together = most_together
         self.jobs: dict[int, Job] = {}
         self.waiting: deque[Job] = deque()
         self.requests: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
@@ -179,7 +188,7 @@ class JobQueue:
         are to be compared fill in together."""
         with self.lock:
             jobs = [self.waiting.popleft()] if self.waiting else []
-            while jobs and self.waiting and len(jobs) < MOST_TOGETHER and side_by_side(jobs[0], self.waiting[0]):
+            while jobs and self.waiting and len(jobs) < self.most_together and side_by_side(jobs[0], self.waiting[0]):
                 jobs.append(self.waiting.popleft())
             for job in jobs:
                 job.state, job.started = "running", time.monotonic()
@@ -223,7 +232,7 @@ class JobQueue:
 
         job.progress = Progress(0, 1, "loading the model")
         # Loading is the first step, so that a failure is this job's alone.
-        return (yield from run_steps(job.spec, self.model_for(job.spec.model.id), self.store))
+        return (yield from run_steps(job.spec, self.model_for(job.spec.model.id), self.store, self.engine()))
 
     def model_for(self, model_id: str) -> ReasoningModel:
         """The loaded model, or the asked one in its place: one model is held at a time."""
@@ -286,7 +295,15 @@ def shared_queue() -> JobQueue:
     """The process's one queue. Not in Streamlit's caches, which any visitor can clear for everyone."""
     from cap_viz.models import load, resolve
 
-    return JobQueue(Store(), lambda model_id: load(resolve(model_id)))
+    choice = asked_engine()
+    return JobQueue(
+        Store(),
+        lambda model_id: load(resolve(model_id)),
+        # With the first job, whose error it is if there is no such engine.
+        engine=cache(lambda: engine_named(choice)),
+        # A cluster computes one run at a time, on all its workers.
+        most_together=MOST_TOGETHER if choice.name == LOCAL else 1,
+    )
 
 
 def sentence(error: Exception) -> str:

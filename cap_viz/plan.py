@@ -6,7 +6,7 @@ with the run and followed on resume.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # The sizes of forwards are made for SmolLM2. A model a hundred times smaller takes more at once, or the calls would
@@ -30,6 +30,10 @@ class BatchPlan:
     batches: tuple[tuple[int, ...], ...]
     packed: bool
     direct: bool = False
+
+    def numbers(self, only: Iterable[int] | None = None) -> Iterable[int]:
+        """The numbers of all batches, or those named."""
+        return range(len(self.batches)) if only is None else only
 
 
 def plan_batches(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -21,14 +21,15 @@ from filelock import FileLock, Timeout
 
 from cap_viz import __version__
 from cap_viz.checkpoints import Checkpoints
-from cap_viz.errors import CapVizError, UsageError
+from cap_viz.engines import HERE, Engine
+from cap_viz.errors import CapVizError, UsageError, check_choice
 from cap_viz.example_sets import check_version, examples_of
 from cap_viz.files import write_json
 from cap_viz.finding import check_readable
 from cap_viz.generation import PROTOCOL as WRITES
-from cap_viz.generation import GenerationReport, protocol_of, writing_of
+from cap_viz.generation import protocol_of, writing_of
 from cap_viz.perplexity import PROTOCOL as READS
-from cap_viz.perplexity import length_of, perplexity_plan
+from cap_viz.perplexity import length_of
 from cap_viz.plan import BatchPlan
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
@@ -36,7 +37,6 @@ from cap_viz.pruning.base import check_kv_combine
 from cap_viz.pruning.head_zeros import head_profile_steps, mask_head_zeros
 from cap_viz.pruning.masks import Mask, check_scope
 from cap_viz.reading import read_mean_effect
-from cap_viz.results import BlockScores, EvalReport
 from cap_viz.roles import role_steps
 from cap_viz.solution_loss import PROTOCOL as SOLUTIONS
 from cap_viz.solution_loss import check_has_solutions, is_solution_loss
@@ -52,29 +52,26 @@ from cap_viz.spec import (
 )
 from cap_viz.store import SPEC, Store, StoredRun, lock_file
 from cap_viz.tables import (
-    ablated_table,
-    answers_table,
-    blocks_table,
-    effects_table,
     head_zeros_table,
     joint_table,
     options_table,
     roles_table,
-    units_table,
     zeros_table,
 )
 from cap_viz.tasks import check_has_options, load_task
 from cap_viz.together import together_steps
 
 if TYPE_CHECKING:
+    from cap_viz.batched import BatchedRun
     from cap_viz.models import ReasoningModel
 
 RunSteps = Generator[Progress, None, StoredRun]
+STORED_ESTIMATORS = ("exact", "gradient")
 PROFILE_SPARSITIES = tuple(round(0.01 * step, 2) for step in range(96))
 
 
-def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
-    """Compute any run, or return the stored one at once.
+def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine = HERE) -> RunSteps:
+    """Compute any run, or return the stored one at once; `engine` computes what is made of batches.
 
     Raises `CapVizError` when the spec asks for other weights than `model` has.
     """
@@ -97,7 +94,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store) -> RunSteps:
         stored = store.get(spec)
         if stored is None:
             write_json(folder / SPEC, spec_dict(spec))
-            stored = yield from computed(spec, model, store, Checkpoints(folder))
+            stored = yield from computed(spec, model, store, Checkpoints(folder), engine)
         Checkpoints(folder).discard()
     finally:
         lock.release()
@@ -123,89 +120,21 @@ def acquired(lock: FileLock) -> Generator[Progress, None, None]:
             time.sleep(0.05)
 
 
-def computed(spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
-    if isinstance(spec, ScoreSpec):
-        return (yield from SCORE_RUNS[known_estimator(spec)](spec, model, store, checkpoints))
-    if isinstance(spec, EvalSpec):
-        return (yield from eval_run(spec, model, store, checkpoints))
+def computed(spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, engine: Engine) -> RunSteps:
+    if isinstance(spec, ScoreSpec | EvalSpec):
+        return (yield from batched_result(spec, model, store, checkpoints, engine))
     if isinstance(spec, RoleSpec):
         return (yield from roles_run(spec, model, store))
     if isinstance(spec, JointSpec):
         return (yield from joint_run(spec, model, store))
-    return (yield from profile_run(spec, model, store))
+    return (yield from profile_run(spec, model, store, engine))
 
 
-def score_run(spec: ScoreSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
-    from cap_viz.scoring import ScoreArrays, make_score_plan, score_steps
-
-    started, examples = time.perf_counter(), examples_of(spec.examples)
-    plan = make_score_plan(
-        model, examples, **ablation_options(spec), parts=spec.parts or "heads", batches=checkpoints.plan()
-    )
-    checkpoints.start(plan.batches)
-    arrays = ScoreArrays(plan, model.shape.n_layers, model.shape.n_heads)
-    finished = checkpoints.finished()
-    for batch, content in finished.items():
-        arrays.restore(batch, content)
-    total = plan.total_work(model.shape.n_layers)
-    done = sum(plan.batch_work(batch, model.shape.n_layers) for batch in finished)
-    note = "scoring heads" if spec.parts is None else "scoring whole layers"
-    # A resumed run starts part-way; the first step tells, so that the remaining time is judged from here.
-    yield Progress(done, total, note, arrays.result())
-    for block in score_steps(model, plan, skip=finished):
-        arrays.add(block)
-        done += block.work
-        if block.last:
-            checkpoints.add(block.batch, arrays.batch(block.batch))
-        yield Progress(done, total, note, arrays.result())
-    result = arrays.result()
-    blocks = isinstance(result, BlockScores)
-    name, table = ("blocks", blocks_table(result)) if blocks else ("ablated", ablated_table(result))
-    tables = {"options": options_table(result.questions, result.dense), name: table}
-    return store.save(spec, tables, provenance(spec, model, plan.batches, started, resumed_batches=len(finished)))
-
-
-def gradient_run(spec: ScoreSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
-    from cap_viz.estimators.gradient import GradientArrays, gradient_steps, make_gradient_plan
-
-    metric = spec.metric or "nll"
-    started, examples = time.perf_counter(), examples_of(spec.examples)
-    plan = make_gradient_plan(model, examples, metric=metric, **ablation_options(spec), batches=checkpoints.plan())
-    checkpoints.start(plan.batches)
-    arrays = GradientArrays(plan, metric, model.shape.n_layers, model.shape.n_heads)
-    finished = checkpoints.finished()
-    for batch, content in finished.items():
-        arrays.restore(batch, content)
-    done = sum(len(plan.batches.batches[batch]) for batch in finished)
-    yield Progress(done, len(examples), "gradients of all heads", arrays.result())
-    for block in gradient_steps(model, plan, metric=metric, units=True, skip=finished):
-        arrays.add(block)
-        checkpoints.add(block.batch, arrays.batch(block.batch))
-        done += block.work
-        yield Progress(done, len(examples), "gradients of all heads", arrays.result())
-    result = arrays.result()
-    tables = {"options": options_table(result.questions, result.known_logliks), "effects": effects_table(result)}
-    if result.units is not None:
-        tables["units"] = units_table(result.units)
-    return store.save(spec, tables, provenance(spec, model, plan.batches, started, resumed_batches=len(finished)))
-
-
-def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
-    """What of a spec says by what outputs are replaced, as arguments of the plans."""
-    reference = None if spec.reference is None else examples_of(spec.reference)
-    seed = (spec.reference or spec.examples).seed or 0
-    return {"ablation": spec.ablation, "reference": reference, "seed": seed}
-
-
-SCORE_RUNS = {"exact": score_run, "gradient": gradient_run}
-
-
-def known_estimator(spec: ScoreSpec) -> str:
-    """The estimator, when it can be stored; raises `UsageError` where the spec contradicts itself."""
+def check_estimator(spec: ScoreSpec) -> None:
+    """Raise `UsageError` for an estimator that cannot be stored, or where the spec contradicts itself."""
     if spec.estimator == "hybrid":
         raise UsageError("Hybrid scores are not stored: run exact and gradient, and combine them (`hybrid_scores`).")
-    if spec.estimator not in SCORE_RUNS:
-        raise UsageError(f"Unknown estimator {spec.estimator!r}; choose one of {', '.join(SCORE_RUNS)}.")
+    check_choice("estimator", spec.estimator, STORED_ESTIMATORS)
     if (spec.estimator == "exact") != (spec.metric is None):
         raise UsageError(
             "Exact scores hold every metric, so their spec names none; a gradient run is about one metric and names it."
@@ -217,69 +146,55 @@ def known_estimator(spec: ScoreSpec) -> str:
         )
     if spec.ablation == "zero" and spec.reference is not None:
         raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
-    return spec.estimator
 
 
-def eval_run(spec: EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints) -> RunSteps:
-    from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
-    from cap_viz.generation import GenerationArrays, GenerationPlan, Unfinished, generation_plan, generation_steps
+def batched_result(
+    spec: ScoreSpec | EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, engine: Engine
+) -> RunSteps:
+    """Head scores or an evaluation: a mask first where one is asked for, then batch by batch."""
+    from cap_viz.batched import batched_run
 
-    started = time.perf_counter()
-    check_protocol(spec)
-    longer = longer_run(spec, store)
-    if longer is not None:
-        return first_of(longer, spec, store)
-    weights, tables = {}, {}
-    if spec.mask is not None:
-        mask = yield from mask_steps(spec.mask, model, store)
-        with model.lease:
-            weights = model.pruned_weights(mask.keep, mask.updated)
-        tables["zeros"] = zeros_table(mask.counts)
-        if mask.scope != "mlp":
-            tables["heads"] = head_zeros_table(mask_head_zeros(model, mask))
-        del mask
-    if length_of(spec) is not None:
-        plan, doing = perplexity_plan(model, spec), "reading text"
-    elif protocol_of(spec) is not None:
-        plan, doing = generation_plan(model, spec, examples_of(spec.examples), checkpoints.plan()), "writing answers"
+    started, mask, tables = time.perf_counter(), None, {}
+    if isinstance(spec, ScoreSpec):
+        check_estimator(spec)
     else:
-        plan = make_eval_plan(model, examples_of(spec.examples), checkpoints.plan())
-        doing = "reading solutions" if is_solution_loss(spec) else "answering questions"
-    checkpoints.start(plan.batches)
-    finished, n = checkpoints.finished(), len(plan.examples)
-    arrays: Any
-    steps: Iterable[Any]
-    if isinstance(plan, GenerationPlan):
-        arrays = GenerationArrays(model, plan, load_task(spec.examples.task))
-        steps = generation_steps(model, plan, weights, skip=finished)
-    else:
-        arrays, steps = EvalArrays(plan), eval_steps(model, plan, weights, skip=finished)
+        check_protocol(spec)
+        longer = longer_run(spec, store)
+        if longer is not None:
+            return first_of(longer, spec, store)
+        if spec.mask is not None:
+            mask = yield from mask_steps(spec.mask, model, store, engine)
+            tables = mask_tables(model, mask)
+    run = batched_run(model, spec, checkpoints.plan(), mask)
+    del mask  # The run lets go of it once it has the pruned weights.
+    resumed = yield from batch_steps(run, checkpoints, engine)
+    made = provenance(spec, model, run.batches, started, resumed_batches=resumed)
+    return store.save(spec, {**tables, **run.tables()}, made | engine.facts() | run.facts())
+
+
+def mask_tables(model: ReasoningModel, mask: Mask) -> dict[str, pd.DataFrame]:
+    """Zeros per matrix, and per head where attention takes part."""
+    tables = {"zeros": zeros_table(mask.counts)}
+    if mask.scope != "mlp":
+        tables["heads"] = head_zeros_table(mask_head_zeros(model, mask))
+    return tables
+
+
+def batch_steps(run: BatchedRun, checkpoints: Checkpoints, engine: Engine) -> Generator[Progress, None, int]:
+    """Take in the finished batches and have the engine compute the others; returns how many were finished."""
+    checkpoints.start(run.batches)
+    finished, numbers = checkpoints.finished(), range(len(run.batches.batches))
     for batch, content in finished.items():
-        arrays.restore(batch, content)
-    partial = arrays.report()
-    yield Progress(len(arrays.arrived), n, doing, partial)
-    for step in steps:
-        if isinstance(step, Unfinished):
-            yield Progress(len(arrays.arrived) + step.done, n, doing, partial)
-            continue
-        arrays.add(step)
-        checkpoints.add(step.batch, arrays.batch(step.batch))
-        partial = arrays.report()
-        yield Progress(len(arrays.arrived), n, doing, partial)
-    made = provenance(spec, model, plan.batches, started, resumed_batches=len(finished))
-    return store.save(spec, {**tables, **report_tables(partial)}, made | truncation(plan.dropped))
-
-
-def report_tables(report: EvalReport | GenerationReport) -> dict[str, pd.DataFrame]:
-    if isinstance(report, GenerationReport):
-        return {"answers": answers_table(report)}
-    return {"options": options_table(report.questions, report.logliks)}
-
-
-def truncation(dropped: Sequence[int]) -> dict[str, Any]:
-    """What to record where prompts lost their beginning; nothing where none did."""
-    cut = [n for n in dropped if n]
-    return {"truncated": {"examples": len(cut), "tokens": sum(cut)}} if cut else {}
+        run.restore(batch, content)
+    total, done = sum(map(run.size, numbers)), sum(map(run.size, finished))
+    # A resumed run starts part-way; the first step tells, so that the remaining time is judged from here.
+    yield Progress(done, total, run.note, run.partial())
+    for step in engine.steps(run, [batch for batch in numbers if batch not in finished]):
+        if step.last:
+            checkpoints.add(step.batch, run.content(step.batch))
+            done += run.size(step.batch)
+        yield Progress(done if step.last else done + step.done, total, run.note, run.partial())
+    return len(finished)
 
 
 def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:
@@ -335,13 +250,15 @@ def roles_run(spec: RoleSpec, model: ReasoningModel, store: Store) -> RunSteps:
 
 
 def joint_run(spec: JointSpec, model: ReasoningModel, store: Store) -> RunSteps:
+    from cap_viz.batched import ablation_options
+
     started = time.perf_counter()
     scores = yield from together_steps(spec, model, examples_of(spec.examples), **ablation_options(spec))
     tables = {"options": options_table(scores.questions, scores.ablated[0]), "joint": joint_table(scores)}
     return store.save(spec, tables, provenance(spec, model, None, started))
 
 
-def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store) -> RunSteps:
+def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store, engine: Engine) -> RunSteps:
     started = time.perf_counter()
     criterion = criterion_named(spec.mask.criterion)
     if criterion.rank is None:
@@ -350,7 +267,7 @@ def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store) -> RunSt
         raise UsageError(f"The pattern {spec.mask.pattern!r} has one sparsity; it has no profile over many.")
     if spec.parts not in (None, "heads"):
         raise UsageError(f'Parts {spec.parts!r}: a profile names none for matrices, or "heads".')
-    request = yield from mask_request(spec.mask, model, store)
+    request = yield from mask_request(spec.mask, model, store, engine)
     ranking = yield from criterion.rank(model, request)
     if spec.parts == "heads":
         heads = yield from head_profile_steps(model, ranking, request.scope, PROFILE_SPARSITIES)
@@ -360,16 +277,20 @@ def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store) -> RunSt
     return store.save(spec, tables, provenance(spec, model, None, started))
 
 
-def mask_steps(spec: MaskSpec, model: ReasoningModel, store: Store) -> Generator[Progress, None, Mask]:
+def mask_steps(
+    spec: MaskSpec, model: ReasoningModel, store: Store, engine: Engine = HERE
+) -> Generator[Progress, None, Mask]:
     """Build the mask a spec describes, from stored head scores (computed first if they are missing)."""
-    request = yield from mask_request(spec, model, store)
+    request = yield from mask_request(spec, model, store, engine)
     return (yield from criterion_named(spec.criterion).steps(model, request))
 
 
-def mask_request(spec: MaskSpec, model: ReasoningModel, store: Store) -> Generator[Progress, None, MaskRequest]:
+def mask_request(
+    spec: MaskSpec, model: ReasoningModel, store: Store, engine: Engine
+) -> Generator[Progress, None, MaskRequest]:
     effect = None
     if spec.scores is not None:
-        run = yield from run_steps(spec.scores, model, store)
+        run = yield from run_steps(spec.scores, model, store, engine)
         effect = read_mean_effect(store, run, spec.metric or "nll")
     return MaskRequest(
         sparsity=spec.sparsity,

@@ -15,7 +15,7 @@ Nothing here is averaged and nothing is stored: `runs.py` stores, `stats/` judge
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
@@ -186,20 +186,22 @@ def encode_all(
 
 
 def score_steps(
-    model: ReasoningModel, plan: ScorePlan, *, skip: Collection[int] = ()
+    model: ReasoningModel,
+    plan: ScorePlan,
+    *,
+    only: Iterable[int] | None = None,
+    replaced: Replacements | None = None,
 ) -> Generator[ScoreBlock, None, None]:
-    """Blocks of ablated log-likelihoods, batch by batch, layers in order; batches in `skip` are left out.
+    """Blocks of ablated log-likelihoods, batch by batch, layers in order; all batches, or `only` those named.
 
     The lease is held within a step only, never across a yield.
     """
-    z_of = replacing(model, plan, heads_site(model.shape))
-    mlp_of = replacing(model, plan, mlp_site(model.shape)) if plan.parts == "blocks" else None
+    replaced = replaced or replacements(model, plan)
     direct = direct_model(model) if plan.batches.direct else None
-    for number, members in enumerate(plan.batches.batches):
-        if number in skip:
-            continue
+    for number in plan.batches.numbers(only):
+        members = plan.batches.batches[number]
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
-        z, mlp = z_of(members), None if mlp_of is None else mlp_of(members)
+        z, mlp = replaced.z(members), None if replaced.mlp is None else replaced.mlp(members)
         with model.lease, torch.inference_mode():
             dense = dense_pass(model, batch)
             dense_values = checked(model, batch, read_logliks(model, batch, dense.final[:, None])[0])
@@ -257,6 +259,24 @@ def ablated_blocks(
     if direct is None:
         return ablate_blocks(model, batch, dense, layer, z, mlp)
     return ablate_blocks_direct(direct, batch, dense, layer, z, mlp)
+
+
+@dataclass(frozen=True)
+class Replacements:
+    """What replaces z of the heads, and where whole blocks are ablated the output of the MLP, in any batch of a plan.
+
+    Made once: for mean ablation it takes a forward of all reference examples.
+    """
+
+    z: Callable[[Sequence[int]], Tensor]
+    mlp: Callable[[Sequence[int]], Tensor] | None
+
+
+def replacements(model: ReasoningModel, plan: ScorePlan) -> Replacements:
+    return Replacements(
+        z=replacing(model, plan, heads_site(model.shape)),
+        mlp=replacing(model, plan, mlp_site(model.shape)) if plan.parts == "blocks" else None,
+    )
 
 
 def replacing(model: ReasoningModel, plan: ScorePlan, site: Site) -> Callable[[Sequence[int]], Tensor]:

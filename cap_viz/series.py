@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cap_viz.describe import describe
+from cap_viz.engines import HERE, Engine
 from cap_viz.perplexity import length_of
 from cap_viz.progress import duration
 from cap_viz.results import BLOCK_PARTS
@@ -34,7 +35,9 @@ class Turn:
     line: str
 
 
-def computed_in_turn(specs: Sequence[RunSpec], model: ReasoningModel, store: Store) -> Iterator[Turn]:
+def computed_in_turn(
+    specs: Sequence[RunSpec], model: ReasoningModel, store: Store, engine: Engine = HERE
+) -> Iterator[Turn]:
     """Compute what is missing, in order, with progress on stderr."""
     from cap_viz.cli.output import shown
 
@@ -42,7 +45,7 @@ def computed_in_turn(specs: Sequence[RunSpec], model: ReasoningModel, store: Sto
     done, start = 0.0, time.monotonic()
     for spec in specs:
         size, found = left.pop(spec), store.get(spec)
-        run = found or shown(run_steps(spec, model, store))
+        run = found or shown(run_steps(spec, model, store, engine))
         done += 0 if found else size
         to_go = duration((time.monotonic() - start) / done * sum(left.values())) if done and left else ""
         took = "computed before" if found else duration(run.provenance["seconds"])

@@ -300,7 +300,7 @@ def test_the_first_items_of_a_longer_evaluation_are_not_asked_again(
     many, few = (EvalSpec(tiny_model.ref, evaluation_set("tiny", n), mask=mask) for n in (20, 7))
     longer = finish(run_steps(many, tiny_model, store))
     with monkeypatch.context() as patch:
-        patch.setattr("cap_viz.evaluation.eval_steps", None)  # Nothing may be computed.
+        patch.setattr("cap_viz.batched.eval_steps", None)  # Nothing may be computed.
         run = finish(run_steps(few, tiny_model, store))
     assert run.provenance["taken_from"] == longer.key
     report, whole = read_report(store, run), read_report(store, longer)

@@ -10,17 +10,21 @@ from rich.table import Table
 from cap_viz.cli.computing import stored_reports, stored_run
 from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import (
+    AddressOption,
     CalibrationTaskOption,
+    EngineOption,
     JsonOption,
     MetricOption,
     ModelOption,
     SeedOption,
     TaskOption,
+    WorkersOption,
     number,
     split_list,
 )
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.describe import percent
+from cap_viz.engines import asked_engine
 from cap_viz.models import DEFAULT_MODEL
 from cap_viz.spec import EvalSpec
 from cap_viz.tasks import check_has_options, load_task
@@ -101,6 +105,9 @@ def compare(
     metric: MetricOption = "nll",
     calibration_task: CalibrationTaskOption = None,
     measure: Annotated[str, typer.Option(help="What to compare: acc, acc_norm or choice_nll (a loss).")] = "acc",
+    engine: EngineOption = "",
+    address: AddressOption = "",
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Several criteria at several sparsities on the same items, paired with one of them."""
@@ -127,7 +134,7 @@ def compare(
             calibration_task=calibration_task,
         )
 
-    reports = stored_reports(specs, model, store)
+    reports = stored_reports(specs, model, store, asked_engine(engine, address, workers))
     rows = comparison_rows(load_task(task), reports, against, wanted)
     if as_json:
         print_json({"task": task, "model": model, "n": n, "against": against, "measure": measure, "rows": rows})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cap_viz.cli.output import shown
+from cap_viz.engines import EngineChoice, asked_engine, engine_of
 
 if TYPE_CHECKING:
     from cap_viz.results import EvalReport
@@ -16,24 +17,27 @@ def stored_run(spec_for: Any, model_id: str, store: Any) -> StoredRun:
     return stored_runs(lambda ref: {"run": spec_for(ref)}, model_id, store)["run"]
 
 
-def stored_runs(specs_for: Any, model_id: str, store: Any) -> dict[Any, StoredRun]:
+def stored_runs(specs_for: Any, model_id: str, store: Any, engine: EngineChoice | None = None) -> dict[Any, StoredRun]:
     """The runs of many specs on one model, which is loaded only if one of them is missing."""
     from cap_viz.models import load, resolve
     from cap_viz.runs import run_steps
 
     source, loaded = resolve(model_id), None
     found: dict[Any, StoredRun] = {}
-    for name, spec in specs_for(source.ref).items():
-        run = store.get(spec)
-        if run is None:
-            loaded = loaded or load(source)
-            run = shown(run_steps(spec, loaded, store))
-        found[name] = run
+    with engine_of(engine or asked_engine()) as computing:
+        for name, spec in specs_for(source.ref).items():
+            run = store.get(spec)
+            if run is None:
+                loaded = loaded or load(source)
+                run = shown(run_steps(spec, loaded, store, computing))
+            found[name] = run
     return found
 
 
-def stored_reports(specs_for: Any, model_id: str, store: Any) -> dict[Any, EvalReport]:
+def stored_reports(
+    specs_for: Any, model_id: str, store: Any, engine: EngineChoice | None = None
+) -> dict[Any, EvalReport]:
     """Reports of many specs on one model."""
     from cap_viz.reading import read_report
 
-    return {name: read_report(store, run) for name, run in stored_runs(specs_for, model_id, store).items()}
+    return {name: read_report(store, run) for name, run in stored_runs(specs_for, model_id, store, engine).items()}

@@ -11,8 +11,18 @@ import typer
 from rich.table import Table
 
 from cap_viz.cli.computing import stored_runs
-from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, read_ids
+from cap_viz.cli.options import (
+    AddressOption,
+    EngineOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    TaskOption,
+    WorkersOption,
+    read_ids,
+)
 from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
+from cap_viz.engines import asked_engine
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.metrics import METRICS, check_differentiable, metric_named
 from cap_viz.models import DEFAULT_MODEL
@@ -51,6 +61,9 @@ def score(
     parts: Annotated[str, typer.Option(help="heads, or blocks: whole attention layers and MLPs, exactly.")] = "heads",
     ids: Annotated[Path | None, typer.Option(help="Score exactly these example ids (one a line, any split).")] = None,
     full: Annotated[bool, typer.Option("--full", help="With --json: add effects per example and raw values.")] = False,
+    engine: EngineOption = "",
+    address: AddressOption = "",
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the causal effect of every attention head on a task.
@@ -115,7 +128,7 @@ def score(
         )
         return {name: spec for name, spec in (("exact", exact), ("gradient", gradient)) if hybrid or name == estimator}
 
-    found = stored_runs(specs, model, store)
+    found = stored_runs(specs, model, store, asked_engine(engine, address, workers))
     if parts == "blocks":
         block_report(store, found["exact"], metric, ablation, as_json=as_json)
         return

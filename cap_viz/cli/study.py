@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cap_viz.cli.options import JsonOption, ModelOption
+from cap_viz.cli.options import AddressOption, EngineOption, JsonOption, ModelOption, WorkersOption
 from cap_viz.cli.output import out, print_json
+from cap_viz.engines import asked_engine, engine_of
 from cap_viz.errors import UsageError
 from cap_viz.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cap_viz.engines import Engine
     from cap_viz.models import ModelSource
     from cap_viz.store import Store
     from cap_viz.study import Part
@@ -30,6 +32,9 @@ def study(
     table: Annotated[
         str, typer.Option(help='Print this table of the results ("all": every one); compute nothing.')
     ] = "",
+    engine: EngineOption = "",
+    address: AddressOption = "",
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute the runs behind the study's questions: hours on two cores; stop and go on at any time."""
@@ -46,7 +51,8 @@ def study(
     if not parts:
         raise UsageError(f"The study has no part {part!r}; choose one of {', '.join(one.name for one in every)}.")
     if not plan:
-        compute_missing(source, store, parts, quiet=as_json)
+        with engine_of(asked_engine(engine, address, workers)) as computing:
+            compute_missing(source, store, parts, computing, quiet=as_json)
     rows = [
         {
             "part": one.name,
@@ -90,7 +96,7 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], *, quiet: bool) -> None:
+def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], engine: Engine, *, quiet: bool) -> None:
     """The missing runs of all parts, each once, the first part's first; the model is loaded only if there are any."""
     from cap_viz.models import load
     from cap_viz.series import computed_in_turn
@@ -98,6 +104,6 @@ def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], *,
     wanted = list(dict.fromkeys(spec for part in parts for spec in part.specs if store.get(spec) is None))
     if not wanted:
         return
-    for turn in computed_in_turn(wanted, load(source), store):
+    for turn in computed_in_turn(wanted, load(source), store, engine):
         if not quiet:
             out.print(turn.line, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ The counterpart of `cap_viz.scoring` (exact); the same division of work: nothing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,13 +18,13 @@ from jaxtyping import Float
 
 from cap_viz.engine.checks import batch_of, packing_is_valid
 from cap_viz.engine.gradient import gradient_pass
-from cap_viz.engine.replacement import heads_site, with_options
+from cap_viz.engine.replacement import with_options
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.metrics import COMPARES_OPTIONS, check_differentiable
 from cap_viz.models import ReasoningModel
 from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.results import GradientEffects
-from cap_viz.scoring import ScorePlan, encode_all, make_score_plan, replacing
+from cap_viz.scoring import Replacements, ScorePlan, encode_all, make_score_plan, replacements
 from cap_viz.tasks.base import Example
 
 # Rows x positions of one forward and backward: about 2 MB of kept activations a token for SmolLM2-135M, and a step
@@ -77,16 +77,21 @@ def make_gradient_plan(
 
 
 def gradient_steps(
-    model: ReasoningModel, plan: ScorePlan, *, metric: str, units: bool = False, skip: Collection[int] = ()
+    model: ReasoningModel,
+    plan: ScorePlan,
+    *,
+    metric: str,
+    units: bool = False,
+    only: Iterable[int] | None = None,
+    replaced: Replacements | None = None,
 ) -> Generator[GradientBlock, None, None]:
-    """One block a batch; batches in `skip` are left out. The lease is held within a step only."""
-    value_of = replacing(model, plan, heads_site(model.shape))
-    for number, members in enumerate(plan.batches.batches):
-        if number in skip:
-            continue
+    """One block a batch; all batches, or `only` those named. The lease is held within a step only."""
+    replaced = replaced or replacements(model, plan)
+    for number in plan.batches.numbers(only):
+        members = plan.batches.batches[number]
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
         gold = torch.tensor([plan.asked[i].index(plan.examples[i].gold) for i in members], device=model.device)
-        value = value_of(members)
+        value = replaced.z(members)
         with model.lease:
             found = gradient_pass(model, batch, metric=metric, gold=gold, value=value, units=units)
         yield GradientBlock(

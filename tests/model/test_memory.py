@@ -34,7 +34,7 @@ examples = [replace(e, id=f"{e.id} {i}") for i in range(N_TIMES) for e in pool] 
 plan = make_score_plan(model, examples)
 arrays = ScoreArrays(plan, model.shape.n_layers, model.shape.n_heads)
 last = len(plan.batches.batches) - 1
-steps = score_steps(model, plan, skip=range(last))
+steps = score_steps(model, plan, only=[last])
 for block in steps:
     arrays.add(block)
     partial = arrays.scores()
@@ -43,7 +43,7 @@ for block in steps:
 plan = make_gradient_plan(model, examples, metric="nll")
 effects = GradientArrays(plan, "nll", model.shape.n_layers, model.shape.n_heads)
 last = len(plan.batches.batches) - 1
-for block in gradient_steps(model, plan, metric="nll", units=True, skip=range(last)):
+for block in gradient_steps(model, plan, metric="nll", units=True, only=[last]):
     effects.add(block)
     partial = effects.result()
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

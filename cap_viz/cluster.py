@@ -1,0 +1,238 @@
+"""Batches computed by the workers of a Ray cluster, one to a device, each with the model in memory.
+
+1. With its first run a `Cluster` joins Ray (or starts it on this machine alone) and starts the workers, whose versions
+   are compared with ours; with a run about another model they load that one.
+2. Every worker is told the run once: spec, plan and, for pruned evaluations, the mask from the object store.
+3. Every worker has one batch at a time. What comes back is taken in by the run as a finished batch is on resume,
+   so the bits are those of this process.
+4. A worker that dies costs the batch it was at, which another one gets; a new worker takes its place, as often as
+   `REPLACEMENTS`. Whatever ends a run early, finished batches are on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cap_viz.batched import BatchedRun, Step
+from cap_viz.cluster_worker import Worker, versions_here
+from cap_viz.devices import CPU, DEVICE, DTYPE, asked_device
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.settings import PROJECT, thread_count
+from cap_viz.spec import spec_dict
+
+# Without this Ray reports its use to its makers.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+if TYPE_CHECKING:
+    from cap_viz.models import ModelRef
+    from cap_viz.plan import BatchPlan
+
+AUTO = "auto"
+# A machine may have to be taken out of a queue and to import torch.
+START_SECONDS = 300
+REACH_SECONDS = 5
+REPLACEMENTS = 3
+# What workers are told of this process's settings.
+SETTINGS = (DEVICE, DTYPE, "CAP_VIZ_DATA", "CAP_VIZ_CACHE", "HF_HUB_OFFLINE", "HF_HOME")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker takes of the cluster."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a worker is told of a run; the mask is a reference into Ray's object store, where it lies once a machine."""
+
+    spec: dict[str, Any]
+    plan: BatchPlan
+    mask: Any
+
+    def to(self, worker: Any) -> Any:
+        return worker.begin.remote(self.spec, self.plan, self.mask)
+
+
+class Cluster:
+    """An engine. It computes one run at a time."""
+
+    def __init__(self, address: str = "", workers: int = 0) -> None:
+        self.address, self.asked_workers = address, workers
+        self.workers: list[Any] = []
+        self.joined = False
+        self.lost = 0
+        self.share = Share(0, 1, 0)
+
+    def close(self) -> None:
+        """End the workers, and Ray where it was started here."""
+        for worker in self.workers:
+            ray.kill(worker)
+        if self.joined:
+            ray.shutdown()
+        self.workers, self.joined = [], False
+
+    def facts(self) -> dict[str, Any]:
+        return {"workers": self.share.workers, "threads": self.share.cpus, "lost_workers": self.lost}
+
+    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[Step]:
+        """Batches in the order they come in; a step without news about once a second, for cancelling and clocks.
+
+        Raises `CapVizError` in one sentence for whatever fails; finished batches have been given out before.
+        """
+        if not wanted:
+            return
+        self.lost = 0
+        with ray_errors_explained():
+            self.join()
+            self.hold(run.spec.model)
+            told = Told(spec_dict(run.spec), run.batches, ray.put(run.mask))
+            self.asked([told.to(worker) for worker in self.workers], "read the run's examples")
+            yield from self.shared_out(run, deque(wanted), told)
+
+    def shared_out(self, run: BatchedRun, left: deque[int], told: Told) -> Iterator[Step]:
+        idle, busy = list(self.workers), {}
+        n = len(left)
+        while left or busy:
+            while idle and left:
+                worker, batch = idle.pop(), left.popleft()
+                busy[worker.batch.remote(batch)] = (worker, batch)
+            ready, _ = ray.wait(list(busy), timeout=1.0)
+            if not ready:
+                yield Step(batch=0, done=0.0, last=False)
+            for reference in ready:
+                worker, batch = busy.pop(reference)
+                try:
+                    content = ray.get(reference)
+                except RayActorError as error:
+                    left.appendleft(batch)
+                    done = n - len(left) - len(busy)
+                    fresh = self.replaced(worker, run.spec.model, f"{done} of {n} batches are kept", error)
+                    self.asked([told.to(fresh)], "read the run's examples")
+                    idle.append(fresh)
+                    continue
+                run.restore(batch, content)
+                idle.append(worker)
+                yield Step(batch, run.size(batch), last=True)
+
+    def replaced(self, worker: Any, model: ModelRef, kept: str, error: RayActorError) -> Any:
+        """A new worker with the model in the place of a lost one. Raises `CapVizError` when that happens too often."""
+        self.workers.remove(worker)
+        self.lost += 1
+        if self.lost > REPLACEMENTS:
+            self.close()
+            raise CapVizError(
+                f"{self.lost} workers were lost, and no more are started; {kept}, and the same command goes on from "
+                "there. Too little memory on the workers is the usual cause."
+            ) from error
+        fresh = self.new_worker()
+        self.workers.append(fresh)
+        self.asked([fresh.hold.remote(model)], "load the model")
+        return fresh
+
+    def join(self) -> None:
+        """Join the cluster and start the workers, unless that is done."""
+        if self.joined:
+            return
+        if self.address not in ("", AUTO):
+            check_reachable(self.address)
+        local = {} if self.address else {"include_dashboard": False}
+        ray.init(address=self.address or "local", logging_level="error", log_to_driver=False, **local)
+        self.joined = True
+        self.share = share_of(ray.nodes(), self.asked_workers)
+        self.workers = [self.new_worker() for _ in range(self.share.workers)]
+        found = self.asked([worker.versions.remote() for worker in self.workers], "start")
+        for theirs in found:
+            if theirs != versions_here():
+                raise CapVizError(f"The workers have {theirs}, this machine has {versions_here()}; make them the same.")
+
+    def new_worker(self) -> Any:
+        variables = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
+        variables["CAP_VIZ_THREADS"] = variables["OMP_NUM_THREADS"] = str(self.share.cpus)
+        if not self.address:
+            variables["PYTHONPATH"] = str(PROJECT)
+        # Not restarted by Ray itself, since a new worker has no model yet and would not know the run.
+        options = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus, "max_restarts": 0}
+        return ray.remote(Worker).options(**options, runtime_env={"env_vars": variables}).remote()
+
+    def hold(self, model: ModelRef) -> None:
+        """Have all workers load the model, unless they hold it; a worker that died since the last run is replaced."""
+        loading = [(worker, worker.hold.remote(model)) for worker in self.workers]
+        for worker, reference in loading:
+            try:
+                self.asked([reference], "load the model")
+            except RayActorError as error:
+                self.replaced(worker, model, "finished batches are kept", error)
+
+    def asked(self, references: list[Any], what: str) -> list[Any]:
+        try:
+            return ray.get(references, timeout=START_SECONDS)
+        except GetTimeoutError as error:
+            raise CapVizError(
+                f"The {len(references)} workers did not {what} within {START_SECONDS} s; each asks for "
+                f"{self.share.cpus} CPUs and {self.share.gpus} GPUs. Ask for fewer workers, or look at `ray status`."
+            ) from error
+
+
+def share_of(nodes: Sequence[dict[str, Any]], workers: int) -> Share:
+    """How many workers, and what each takes: one to a GPU, or to a machine where there are none (or none is wanted).
+
+    On machines without GPUs the CPUs of each are shared out evenly; `CAP_VIZ_THREADS` decides where it is set.
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = 0 if asked_device() == CPU else sum(int(node.get("GPU", 0)) for node in alive)
+    if gpus:
+        return Share(workers or gpus, cpus=thread_count() or 1, gpus=1)
+    per_machine = -(-workers // len(alive)) if workers else 1
+    fewest = min(int(node.get("CPU", 1)) for node in alive)
+    return Share(workers or len(alive), cpus=thread_count() or max(1, fewest // per_machine), gpus=0)
+
+
+def check_reachable(address: str) -> None:
+    """Raise `CapVizError` where nothing answers: Ray itself would try for a minute and end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"{address!r} is no address of a Ray cluster; give auto, or a host and port: head:6379.")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise CapVizError(
+            f"No Ray cluster answers at {address} ({error}); start one by `ray start --head`, or use --engine local."
+        ) from error
+
+
+@contextlib.contextmanager
+def ray_errors_explained() -> Iterator[None]:
+    """One sentence for what goes wrong in Ray or in a worker."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, CapVizError):
+            raise cause from error
+        if type(cause).__name__ in ("OutOfMemoryError", "MemoryError"):
+            raise CapVizError(
+                "A worker ran out of memory; finished batches are kept. Use a lower precision or a device with more."
+            ) from error
+        raise CapVizError(f"A worker failed ({type(cause).__name__}: {cause}); finished batches are kept.") from error
+    except RayActorError as error:
+        raise CapVizError(f"The workers cannot be started ({first_line(error)}).") from error
+    except (RayError, ConnectionError) as error:
+        raise CapVizError(f"Ray failed ({first_line(error)}); finished batches are kept.") from error
+
+
+def first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,88 @@
+"""What a worker of a cluster does: hold the model on its device, and compute batches of the run it was told.
+
+A plain class, so that it can be read and tested without Ray; `cluster.py` makes an actor of it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cap_viz import __version__
+from cap_viz.errors import CapVizError
+from cap_viz.spec import ENGINE_VERSION, spec_from_dict
+
+if TYPE_CHECKING:
+    from cap_viz.batched import BatchedRun
+    from cap_viz.checkpoints import Arrays
+    from cap_viz.models import ModelRef, ReasoningModel
+    from cap_viz.plan import BatchPlan
+    from cap_viz.pruning.masks import Mask
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What has to be the same on all machines for a run to have the same bits, and the same format."""
+
+    cap_viz: str
+    engine: int
+    torch: str
+
+    def __str__(self) -> str:
+        return f"CAP Viz {self.cap_viz} (engine {self.engine}) with torch {self.torch}"
+
+
+def versions_here() -> Versions:
+    from importlib.metadata import version
+
+    return Versions(__version__, ENGINE_VERSION, version("torch"))
+
+
+class Worker:
+    """One copy of a model, and the run it works on."""
+
+    def __init__(self) -> None:
+        self.model: ReasoningModel | None = None
+        self.run: BatchedRun | None = None
+
+    def versions(self) -> Versions:
+        return versions_here()
+
+    def place(self) -> dict[str, Any]:
+        """Where it works, for people and for tests that kill it."""
+        return {"host": socket.gethostname(), "pid": os.getpid()}
+
+    def hold(self, model: ModelRef) -> str:
+        """Load the model unless it is held; the device it is on.
+
+        Raises `CapVizError` where it is not on this machine, or is another one.
+        """
+        from cap_viz.models import load, resolve
+
+        if self.model is not None and self.model.ref == model:
+            return str(self.model.device)
+        self.model = self.run = None
+        source = resolve(model.id)
+        if source.ref != model:
+            raise CapVizError(
+                f"{model.id} on {socket.gethostname()} has fingerprint {source.ref.fingerprint}, the run is about "
+                f"{model.fingerprint}; give all machines the same files."
+            )
+        self.model = load(source)
+        return str(self.model.device)
+
+    def begin(self, spec: dict[str, Any], plan: BatchPlan, mask: Mask | None) -> None:
+        """Get ready for batches of a run, whose spec comes as its JSON. Raises `CapVizError` without its data."""
+        from cap_viz.batched import batched_run
+
+        assert self.model is not None
+        self.run = batched_run(self.model, spec_from_dict(spec), plan, mask)  # pyright: ignore[reportArgumentType]
+
+    def batch(self, number: int) -> Arrays:
+        """Compute one batch."""
+        assert self.run is not None
+        for _ in self.run.steps([number]):
+            pass
+        return self.run.content(number)

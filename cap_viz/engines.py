@@ -1,0 +1,97 @@
+"""Who computes the batches of a run: this process, or workers of a Ray cluster. Needs neither torch nor Ray.
+
+`CAP_VIZ_ENGINE`: local or ray. `CAP_VIZ_RAY`: the address of a running cluster, "auto" for the one this machine
+belongs to; where it is left out, Ray is started on this machine alone. `CAP_VIZ_WORKERS`: how many workers.
+The commands' own options come first. Results have the same bits whoever computes them, given the same plan, versions,
+kind of processor and number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cap_viz.errors import CapVizError, UsageError, check_choice
+
+if TYPE_CHECKING:
+    from cap_viz.batched import BatchedRun, Step
+
+ENGINE, ADDRESS, WORKERS = "CAP_VIZ_ENGINE", "CAP_VIZ_RAY", "CAP_VIZ_WORKERS"
+LOCAL, RAY = "local", "ray"
+
+
+class Engine(Protocol):
+    """Computes the batches asked for and keeps them in the run."""
+
+    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[Step]:
+        """What has arrived, about once a second; a step may also say no more than that time has passed."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What is recorded with a run this engine computed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds; it may be used again."""
+        ...
+
+
+class Here:
+    """Compute in this process, on the model the run was made with."""
+
+    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[Step]:
+        return run.steps(wanted)
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+HERE = Here()
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine by name; of Ray the address ("": a cluster of this machine's own) and workers (0: one a device)."""
+
+    name: str = LOCAL
+    address: str = ""
+    workers: int = 0
+
+
+def asked_engine(name: str = "", address: str = "", workers: int | None = None) -> EngineChoice:
+    """The engine asked for by options, else by the environment. Raises `UsageError` for what makes no sense."""
+    address = address or os.environ.get(ADDRESS, "")
+    chosen = name or os.environ.get(ENGINE) or (RAY if address else LOCAL)
+    check_choice("engine", chosen, (LOCAL, RAY))
+    typed = (os.environ.get(WORKERS) or "0") if workers is None else str(workers)
+    if not typed.isdecimal():
+        raise UsageError(f"{typed!r} workers make no sense; give a whole number, or 0 for one to each device.")
+    return EngineChoice(chosen, address, int(typed)) if chosen == RAY else EngineChoice()
+
+
+def engine_named(choice: EngineChoice) -> Engine:
+    """The engine, ready to be used; a cluster is joined with its first run.
+
+    Raises `CapVizError` where Ray is asked for and not installed.
+    """
+    if choice.name == LOCAL:
+        return HERE
+    if find_spec("ray") is None:
+        raise CapVizError("Ray is not installed here; run pip install -r requirements-ray.txt, or use --engine local.")
+    from cap_viz.cluster import Cluster
+
+    return Cluster(choice.address, choice.workers)
+
+
+@contextmanager
+def engine_of(choice: EngineChoice) -> Iterator[Engine]:
+    """`engine_named`, closed in the end."""
+    with closing(engine_named(choice)) as engine:
+        yield engine
