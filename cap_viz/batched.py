@@ -7,7 +7,7 @@ tables that are stored. Batches may arrive in any order and from elsewhere (`res
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -66,6 +66,10 @@ class BatchedRun(Protocol):
     def content(self, batch: int) -> Arrays: ...
 
     def restore(self, batch: int, content: Arrays) -> None: ...
+
+    def replan(self, plan: BatchPlan) -> None:
+        """Go on by another plan, in which the batches that have arrived are the same."""
+        ...
 
     def partial(self) -> Any:
         """The result of what has arrived."""
@@ -135,6 +139,10 @@ class ScoreRun:
     def restore(self, batch: int, content: Arrays) -> None:
         self.arrays.restore(batch, content)
 
+    def replan(self, plan: BatchPlan) -> None:
+        self.plan = self.arrays.plan = replace(self.plan, batches=plan)
+        self.batches = plan
+
     def partial(self) -> Any:
         return self.arrays.result()
 
@@ -181,6 +189,10 @@ class GradientRun:
     def restore(self, batch: int, content: Arrays) -> None:
         self.arrays.restore(batch, content)
 
+    def replan(self, plan: BatchPlan) -> None:
+        self.plan = self.arrays.plan = replace(self.plan, batches=plan)
+        self.batches = plan
+
     def partial(self) -> Any:
         return self.arrays.result()
 
@@ -224,6 +236,10 @@ class ReadingRun:
 
     def restore(self, batch: int, content: Arrays) -> None:
         self.arrays.restore(batch, content)
+
+    def replan(self, plan: BatchPlan) -> None:
+        self.plan = self.arrays.plan = replace(self.plan, batches=plan)
+        self.batches = plan
 
     def partial(self) -> Any:
         return self.arrays.report()
@@ -274,6 +290,10 @@ class WritingRun:
     def restore(self, batch: int, content: Arrays) -> None:
         self.arrays.restore(batch, content)
         self.known = None
+
+    def replan(self, plan: BatchPlan) -> None:
+        self.plan = self.arrays.plan = replace(self.plan, batches=plan)
+        self.batches = plan
 
     def partial(self) -> GenerationReport:
         """Made when asked for and kept until the next batch: a step is a token, and reading texts takes longer."""

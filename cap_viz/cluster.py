@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from cap_viz.batched import BatchedRun, Step
 from cap_viz.cluster_worker import Worker, versions_here
 from cap_viz.devices import CPU, DEVICE, DTYPE, asked_device
-from cap_viz.errors import CapVizError, UsageError
+from cap_viz.engines import OUT_OF_MEMORY, is_out_of_memory
+from cap_viz.errors import CapVizError, OutOfMemory, UsageError
 from cap_viz.settings import PROJECT, thread_count
 from cap_viz.spec import spec_dict
 
@@ -222,10 +223,8 @@ def ray_errors_explained() -> Iterator[None]:
         cause = error.cause
         if isinstance(cause, CapVizError):
             raise cause from error
-        if type(cause).__name__ in ("OutOfMemoryError", "MemoryError"):
-            raise CapVizError(
-                "A worker ran out of memory; finished batches are kept. Use a lower precision or a device with more."
-            ) from error
+        if is_out_of_memory(cause):
+            raise OutOfMemory(OUT_OF_MEMORY) from error
         raise CapVizError(f"A worker failed ({type(cause).__name__}: {cause}); finished batches are kept.") from error
     except RayActorError as error:
         raise CapVizError(f"The workers cannot be started ({first_line(error)}).") from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cap_viz.errors import CapVizError, UsageError, check_choice
+from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
 
 if TYPE_CHECKING:
     from cap_viz.batched import BatchedRun, Step
@@ -28,7 +28,10 @@ class Engine(Protocol):
     """Computes the batches asked for and keeps them in the run."""
 
     def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[Step]:
-        """What has arrived, about once a second; a step may also say no more than that time has passed."""
+        """What has arrived, about once a second; a step may also say no more than that time has passed.
+
+        Raises `OutOfMemory` where a batch does not fit; those that came before are kept.
+        """
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -40,11 +43,27 @@ class Engine(Protocol):
         ...
 
 
+OUT_OF_MEMORY = (
+    "The memory ran out; finished batches are kept. Use a lower precision (CAP_VIZ_DTYPE) or a larger device."
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Told by name, since torch has an error of its own for GPUs and a plain one for the CPU."""
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return named or "can't allocate memory" in str(error)
+
+
 class Here:
     """Compute in this process, on the model the run was made with."""
 
     def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[Step]:
-        return run.steps(wanted)
+        try:
+            yield from run.steps(wanted)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(OUT_OF_MEMORY) from error
 
     def facts(self) -> dict[str, Any]:
         return {}

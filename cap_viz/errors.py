@@ -13,6 +13,10 @@ class UsageError(CapVizError):
     """The request itself is wrong (unknown name, value out of range); the CLI exits with 2."""
 
 
+class OutOfMemory(CapVizError):
+    """The device had no room for a batch; smaller ones may fit."""
+
+
 def check_choice(what: str, name: str, choices: Sequence[str]) -> None:
     """Raise `UsageError` with the known names where `name` is none of them."""
     if name not in choices:

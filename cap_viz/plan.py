@@ -6,13 +6,25 @@ with the run and followed on resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 # The sizes of forwards are made for SmolLM2. A model a hundred times smaller takes more at once, or the calls would
 # cost more than the products; beyond four times nothing is gained.
 REFERENCE_PARAMS = 134_515_008
 MOST_TIMES = 4
+
+
+def halved(plan: BatchPlan, unfinished: Collection[int]) -> BatchPlan | None:
+    """The plan with every unfinished batch cut in two, the second halves at the end, so that finished ones keep their
+    numbers; None where none of them holds more than one example."""
+    batches, second = list(plan.batches), []
+    for number in sorted(unfinished):
+        members = batches[number]
+        middle = -(-len(members) // 2)
+        batches[number] = members[:middle]
+        second += [members[middle:]] if members[middle:] else []
+    return replace(plan, batches=(*batches, *second)) if second else None
 
 
 def tokens_at_once(tokens: int, n_params: int) -> int:

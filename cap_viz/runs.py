@@ -7,9 +7,10 @@ those files and ends with the same bits. A second process asking for the same ru
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from filelock import FileLock, Timeout
 from cap_viz import __version__
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.engines import HERE, Engine
-from cap_viz.errors import CapVizError, UsageError, check_choice
+from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
 from cap_viz.example_sets import check_version, examples_of
 from cap_viz.files import write_json
 from cap_viz.finding import check_readable
@@ -30,7 +31,7 @@ from cap_viz.generation import PROTOCOL as WRITES
 from cap_viz.generation import protocol_of, writing_of
 from cap_viz.perplexity import PROTOCOL as READS
 from cap_viz.perplexity import length_of
-from cap_viz.plan import BatchPlan
+from cap_viz.plan import BatchPlan, halved
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
 from cap_viz.pruning.base import check_kv_combine
@@ -64,6 +65,8 @@ from cap_viz.together import together_steps
 if TYPE_CHECKING:
     from cap_viz.batched import BatchedRun
     from cap_viz.models import ReasoningModel
+
+log = logging.getLogger(__name__)
 
 RunSteps = Generator[Progress, None, StoredRun]
 STORED_ESTIMATORS = ("exact", "gradient")
@@ -181,20 +184,38 @@ def mask_tables(model: ReasoningModel, mask: Mask) -> dict[str, pd.DataFrame]:
 
 
 def batch_steps(run: BatchedRun, checkpoints: Checkpoints, engine: Engine) -> Generator[Progress, None, int]:
-    """Take in the finished batches and have the engine compute the others; returns how many were finished."""
+    """Take in the finished batches and have the engine compute the others; returns how many were finished.
+
+    Where the memory runs out, the rest goes on in batches of half the size, by a new plan that is recorded.
+    """
     checkpoints.start(run.batches)
-    finished, numbers = checkpoints.finished(), range(len(run.batches.batches))
+    finished = checkpoints.finished()
     for batch, content in finished.items():
         run.restore(batch, content)
-    total, done = sum(map(run.size, numbers)), sum(map(run.size, finished))
+    arrived = set(finished)
     # A resumed run starts part-way; the first step tells, so that the remaining time is judged from here.
-    yield Progress(done, total, run.note, run.partial())
-    for step in engine.steps(run, [batch for batch in numbers if batch not in finished]):
-        if step.last:
-            checkpoints.add(step.batch, run.content(step.batch))
-            done += run.size(step.batch)
-        yield Progress(done if step.last else done + step.done, total, run.note, run.partial())
+    yield progress_of(run, arrived)
+    while left := [batch for batch in run.batches.numbers() if batch not in arrived]:
+        try:
+            for step in engine.steps(run, left):
+                if step.last:
+                    checkpoints.add(step.batch, run.content(step.batch))
+                    arrived.add(step.batch)
+                yield progress_of(run, arrived, 0.0 if step.last else step.done)
+        except OutOfMemory:
+            smaller = halved(run.batches, [batch for batch in left if batch not in arrived])
+            if smaller is None:
+                raise
+            log.warning("the memory ran out: going on with batches of half the size")
+            checkpoints.start(smaller)
+            run.replan(smaller)
     return len(finished)
+
+
+def progress_of(run: BatchedRun, arrived: Collection[int], begun: float = 0.0) -> Progress:
+    """How far a run is, with `begun` of a batch that has not arrived."""
+    total, done = (sum(map(run.size, numbers)) for numbers in (run.batches.numbers(), arrived))
+    return Progress(done + begun, total, run.note, run.partial())
 
 
 def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cap_viz.doctor import weights_digest
+from cap_viz.engines import Engine, Here
 from cap_viz.errors import CapVizError
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import MAX_EXAMPLES, Job, JobQueue, State, advance, next_turn
@@ -45,7 +47,9 @@ class Gate:
         self.closed = 0
         monkeypatch.setattr("cap_viz.runs.run_steps", self.steps)
 
-    def steps(self, spec: RunSpec, model: ReasoningModel, store: Store) -> Generator[Progress, None, StoredRun]:
+    def steps(
+        self, spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine
+    ) -> Generator[Progress, None, StoredRun]:
         try:
             for i in range(1000):
                 self.open.acquire()
@@ -65,6 +69,38 @@ def test_a_job_ends_with_a_stored_run(queue: JobQueue, tiny_model: ReasoningMode
     assert len(read_report(queue.store, job.result)) == 4
     assert job.progress.share == 1
     assert weights_digest(tiny_model) == before
+
+
+def test_jobs_are_computed_by_the_engine_of_the_queue(
+    tiny_model: ReasoningModel, tiny_task: Task, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    class Counting(Here):
+        def facts(self) -> dict[str, Any]:
+            asked.append("facts")
+            return {"engine": "counting"}
+
+    store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+    queue = JobQueue(store, lambda model_id: tiny_model, engine=Counting, most_together=1)
+    job = queue.submit(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), "dense")
+    wait_for(job, "done", "failed")
+    assert job.result is not None
+    assert job.result.provenance["engine"] == "counting"
+    assert asked == ["facts"]
+
+
+def test_an_engine_that_is_not_there_is_the_error_of_the_job(
+    tiny_model: ReasoningModel, tiny_task: Task, tmp_path: Path
+) -> None:
+    def missing() -> Engine:
+        raise CapVizError("Ray is not installed here.")
+
+    store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+    queue = JobQueue(store, lambda model_id: tiny_model, engine=missing)
+    job = queue.submit(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), "dense")
+    wait_for(job, "failed")
+    assert job.error == "Ray is not installed here."
 
 
 def test_the_same_request_shares_a_job(

@@ -17,7 +17,18 @@ import typer
 from typer.exceptions import TyperException
 
 from cap_viz import __version__
-from cap_viz.cli import accuracy, catalogue, generation, perplexity, pruning, scoring, solution_loss, stability, study
+from cap_viz.cli import (
+    accuracy,
+    catalogue,
+    generation,
+    perplexity,
+    plan,
+    pruning,
+    scoring,
+    solution_loss,
+    stability,
+    study,
+)
 from cap_viz.cli.output import err, shown
 from cap_viz.cli.runs import runs_app
 from cap_viz.describe import describe
@@ -48,6 +59,7 @@ app.command()(generation.generate)
 app.command()(perplexity.perplexity)
 app.command()(solution_loss.solution_loss)
 app.command()(study.study)
+app.command()(plan.plan)
 app.add_typer(runs_app, name="runs")
 app.command()(catalogue.doctor)
 

@@ -39,6 +39,14 @@ class EncodedExample:
     def row_length(self) -> int:
         return len(self.prefix) + sum(len(branch) - 1 for branch in self.branches)
 
+    @property
+    def n_reads(self) -> int:
+        """Distinct places whose next-token distribution is needed: what lies in the prefix is read once."""
+        in_branches = [len(branch) - 1 for branch in self.branches]
+        in_prefix = [length - own for length, own in zip(self.answer_lengths, in_branches, strict=True)]
+        read_in_branches = sum(min(length, own) for length, own in zip(self.answer_lengths, in_branches, strict=True))
+        return read_in_branches + max(0, *in_prefix)
+
 
 @dataclass(frozen=True)
 class PackedBatch:

@@ -1,0 +1,100 @@
+"""`plan`: what a model would take, told before it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cap_viz.cli.options import JsonOption, TaskOption
+from cap_viz.cli.output import out, print_json
+from cap_viz.devices import asked_dtype
+from cap_viz.errors import UsageError
+from cap_viz.models import DEFAULT_MODEL
+from cap_viz.progress import duration
+
+if TYPE_CHECKING:
+    from cap_viz.tasks import Example
+
+
+def plan(
+    task: TaskOption = "mini_science",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="As elsewhere, or a folder with config.json and tokenizer only.")
+    ] = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Calibration examples whose heads are scored.")] = 48,
+    n_evaluation: Annotated[int, typer.Option(help="Evaluation examples of one accuracy.")] = 600,
+    teraflops: Annotated[
+        float, typer.Option(help="What the device does in products, in 10^12 operations a second; 0: no times.")
+    ] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Memory and operations of head scores and accuracies, from the config and the tokenizer alone.
+
+    With --teraflops also times: give what products of the size of the model's reach, not what the maker states.
+    """
+    from cap_viz.planning import dimensions_in, mean_operations, memory_plan
+    from cap_viz.scoring import MOST_TOKENS_PER_STEP
+    from cap_viz.tasks import load_task
+
+    if teraflops < 0:
+        raise UsageError(f"{teraflops} teraflops make no sense; give a number above 0.")
+    folder, chosen, dtype = folder_of(model), load_task(task), asked_dtype()
+    sizes = dimensions_in(folder)
+    scored, asked = (
+        items_of(folder, examples) for examples in (chosen.calibration(n), chosen.evaluation(n_evaluation))
+    )
+    longest = max(tokens for tokens, _ in scored)
+    memory = memory_plan(sizes, dtype, max(MOST_TOKENS_PER_STEP, longest))
+    each, each_answer = mean_operations(sizes, scored), mean_operations(sizes, asked)
+    total = {"exact": n * each.exact, "gradient": n * each.gradient, "accuracy": n_evaluation * each_answer.evaluation}
+    content = {
+        "model": model,
+        "task": task,
+        "dtype": dtype,
+        "shape": asdict(sizes.shape),
+        "bytes": {"weights": memory.weights, "to_score": memory.to_score, "to_prune": memory.to_prune},
+        "operations": total,
+        "seconds": {name: work / (teraflops * 1e12) for name, work in total.items()} if teraflops else None,
+    }
+    if as_json:
+        print_json(content)
+        return
+    shape = sizes.shape
+    out.print(f"{shape.n_params:,} parameters: {shape.n_layers} layers, {shape.n_heads} heads, d_model {shape.d_model}")
+    for name, size in content["bytes"].items():
+        out.print(f"{name.replace('_', ' '):9} {size / 2**30:8.2f} GiB in {dtype}", highlight=False)
+    named = {"exact": f"exact, n = {n}", "gradient": f"gradient, n = {n}", "accuracy": f"accuracy, n = {n_evaluation}"}
+    for name, work in total.items():
+        time = f", {duration(work / (teraflops * 1e12))} at {teraflops:g} TFLOP/s" if teraflops else ""
+        out.print(f"{named[name]:20} {work / 1e12:12,.1f} TFLOP{time}", highlight=False)
+
+
+def folder_of(model: str) -> Path:
+    """Where the config is: a folder as it is, whatever else is in it; else the model's files."""
+    from cap_viz.models import converted, resolve
+
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    source = resolve(model)
+    return converted(source) if source.gguf else source.folder
+
+
+def items_of(folder: Path, examples: tuple[Example, ...]) -> list[tuple[int, int]]:
+    """Tokens of every example, and the places where its answers are read."""
+    from transformers import AutoTokenizer
+
+    from cap_viz.engine.packing import encode
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # Whatever a damaged or missing tokenizer makes its reader trip over.
+        raise UsageError(
+            f"The tokenizer in {folder} cannot be read ({error!r:.80}); a plan counts its tokens."
+        ) from error
+    encoded = [encode(tokenizer, example, max_length=1 << 30) for example in examples]
+    return [(one.row_length, one.n_reads) for one in encoded]

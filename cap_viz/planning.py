@@ -1,0 +1,202 @@
+"""What a model will take, told from its config alone: bytes of memory and floating-point operations.
+
+Memory. Weights, one number each in the precision asked for. Scoring adds the activations of one step, whose tokens are
+limited (`scoring.py`), and the residual streams of one dense pass. Pruning adds a mask (one byte a weight) and a
+second copy of the pruned matrices; a global threshold 256 KB a matrix and scores of one matrix at a time.
+
+Operations. A product of [m, k] and [k, n] counts 2 m k n; only products count. Exact scores of a model of L layers run
+the MLP of the ablated layer and all later blocks for every head, L (L + 1) / 2 blocks a head and token in place of L;
+of the last block only the places where an answer is read. Gradient scores count three forwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cap_viz.devices import BYTES
+from cap_viz.errors import UsageError
+from cap_viz.models import ModelShape
+
+# Python, torch and a tokenizer, without any model.
+PROGRAM_BYTES = 1 << 30
+HISTOGRAM_BYTES = 1 << 18
+# What a step keeps for a token beside the residual stream and its norm: queries and keys before and after their
+# rotation, values, z and its copy for the output projection.
+QUERY_SIZED, KEY_SIZED = 4, 3
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """A Llama-like model's shape with the size of its vocabulary."""
+
+    shape: ModelShape
+    vocabulary: int
+
+    @property
+    def attention(self) -> int:
+        """Weights of the four projections of a block."""
+        shape = self.shape
+        return 2 * shape.d_model * shape.d_head * (shape.n_heads + shape.n_kv_heads)
+
+    @property
+    def mlp(self) -> int:
+        """Weights of the three projections of a gated MLP."""
+        return 3 * self.shape.d_model * self.shape.d_mlp
+
+    @property
+    def block(self) -> int:
+        return self.attention + self.mlp
+
+    @property
+    def prunable(self) -> int:
+        return self.shape.n_layers * self.block
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes, beside those of the program itself."""
+
+    weights: int
+    scoring: int
+    masking: int
+
+    @property
+    def to_score(self) -> int:
+        return PROGRAM_BYTES + self.weights + self.scoring
+
+    @property
+    def to_prune(self) -> int:
+        return PROGRAM_BYTES + self.weights + self.masking
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating-point operations of one item."""
+
+    evaluation: int
+    gradient: int
+    exact: int
+
+
+def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
+    """From a `config.json` of the Llama family. Raises `UsageError` naming what it lacks."""
+    try:
+        layers, heads, d_model, d_mlp, vocabulary, n_ctx = (
+            int(config[name])
+            for name in (
+                "num_hidden_layers",
+                "num_attention_heads",
+                "hidden_size",
+                "intermediate_size",
+                "vocab_size",
+                "max_position_embeddings",
+            )
+        )
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        d_head = int(config.get("head_dim") or d_model // heads)
+    except KeyError as error:
+        raise UsageError(
+            f"The config.json says nothing of {error}; only models built like Llama can be planned."
+        ) from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"The config.json holds odd sizes ({error}); fetch it again.") from error
+    embeddings = vocabulary * d_model * (1 if config.get("tie_word_embeddings") else 2)
+    shape = ModelShape(layers, heads, kv_heads, d_model, d_head, d_mlp, n_ctx, n_params=0)
+    sizes = Dimensions(shape, vocabulary)
+    norms = (2 * layers + 1) * d_model
+    n_params = embeddings + sizes.prunable + norms
+    return Dimensions(ModelShape(layers, heads, kv_heads, d_model, d_head, d_mlp, n_ctx, n_params), vocabulary)
+
+
+def dimensions_in(folder: Path) -> Dimensions:
+    """Those of the model in a folder, of which only config.json has to be there."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UsageError(f"{folder} has no config.json; name the folder of a model in Hugging Face layout.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file} cannot be read as JSON; fetch it again.") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{file} holds no object; fetch it again.")
+    return dimensions_of(config)
+
+
+def memory_plan(sizes: Dimensions, dtype: str, tokens: int) -> MemoryPlan:
+    """Memory for steps of `tokens` tokens: rows × positions × heads that go through at a time."""
+    shape, bytes_each = sizes.shape, BYTES[dtype]
+    wide, narrow = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+    per_token = 2 * shape.d_model + QUERY_SIZED * wide + KEY_SIZED * narrow
+    recorded = shape.n_layers * shape.d_model
+    largest = shape.d_model * max(shape.d_mlp, wide)
+    matrices = 7 * shape.n_layers
+    return MemoryPlan(
+        weights=bytes_each * shape.n_params,
+        scoring=bytes_each * tokens * (per_token + recorded),
+        # Scores of one matrix, their bits and what compares them, in float32.
+        masking=sizes.prunable * (1 + bytes_each) + matrices * HISTOGRAM_BYTES + 3 * 4 * largest,
+    )
+
+
+def operations(sizes: Dimensions, tokens: int, reads: int) -> Operations:
+    """Of an item of `tokens` tokens (its options share the question) whose answers are read at `reads` places."""
+    forward = forward_operations(sizes, tokens, reads)
+    return Operations(
+        evaluation=forward, gradient=3 * forward, exact=forward + ablation_operations(sizes, tokens, reads)
+    )
+
+
+def forward_operations(sizes: Dimensions, tokens: int, reads: int) -> int:
+    """All blocks but the last whole, the last where answers are read, and the vocabulary there."""
+    whole = (sizes.shape.n_layers - 1) * tokens * (2 * sizes.block + attention_operations(sizes, tokens))
+    return whole + last_block(sizes, tokens, reads) + vocabulary_operations(sizes, reads)
+
+
+def ablation_operations(sizes: Dimensions, tokens: int, reads: int) -> int:
+    """Every head of every layer ablated in turn."""
+    shape = sizes.shape
+    total = 0
+    for layer in range(shape.n_layers):
+        # The attention of the ablated layer is computed once; a head changes its own slice of the output projection.
+        once = tokens * (2 * sizes.attention + attention_operations(sizes, tokens))
+        change = 2 * tokens * shape.d_head * shape.d_model
+        if layer == shape.n_layers - 1:
+            each = change + 2 * reads * sizes.mlp
+        else:
+            between = shape.n_layers - 2 - layer
+            blocks = between * tokens * (2 * sizes.block + attention_operations(sizes, tokens))
+            each = change + 2 * tokens * sizes.mlp + blocks + last_block(sizes, tokens, reads)
+        total += once + shape.n_heads * (each + vocabulary_operations(sizes, reads))
+    return total
+
+
+def attention_operations(sizes: Dimensions, tokens: int) -> int:
+    """Of one query: scores against all positions, and the sum of their values."""
+    return 4 * tokens * sizes.shape.n_heads * sizes.shape.d_head
+
+
+def last_block(sizes: Dimensions, tokens: int, reads: int) -> int:
+    """Keys and values of all tokens; everything else where answers are read."""
+    shape = sizes.shape
+    keys_and_values = 2 * tokens * 2 * shape.d_model * shape.n_kv_heads * shape.d_head
+    rest = 2 * (2 * shape.d_model * shape.n_heads * shape.d_head + sizes.mlp)
+    return keys_and_values + reads * (rest + attention_operations(sizes, tokens))
+
+
+def vocabulary_operations(sizes: Dimensions, reads: int) -> int:
+    return 2 * reads * sizes.shape.d_model * sizes.vocabulary
+
+
+def mean_operations(sizes: Dimensions, items: Sequence[tuple[int, int]]) -> Operations:
+    """The mean over items, each with its tokens and reads."""
+    all_of_them = [operations(sizes, tokens, reads) for tokens, reads in items]
+    n = len(all_of_them)
+    return Operations(
+        evaluation=sum(one.evaluation for one in all_of_them) // n,
+        gradient=sum(one.gradient for one in all_of_them) // n,
+        exact=sum(one.exact for one in all_of_them) // n,
+    )

@@ -1,0 +1,122 @@
+"""A device without room for a batch: smaller ones by a new plan, which is stored; what was finished stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cap_viz.checkpoints import Checkpoints
+from cap_viz.errors import OutOfMemory
+from cap_viz.example_sets import calibration_set, evaluation_set
+from cap_viz.models import ReasoningModel
+from cap_viz.plan import BatchPlan, halved
+from cap_viz.progress import finish
+from cap_viz.reading import read_report, read_scores
+from cap_viz.runs import run_steps
+from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.store import Store
+from cap_viz.tasks import Task
+
+GPU_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+CPU_ERROR = RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+
+
+def with_room_for(most: int, work: Work, size: Callable[..., int], error: Exception) -> Work:
+    """`work`, failing as torch does on more than `most`; the first call has room for anything."""
+    calls = iter(range(10**6))
+
+    def limited(*arguments: Any, **options: Any) -> Any:
+        if next(calls) > 0 and size(*arguments) > most:
+            raise error
+        return work(*arguments, **options)
+
+    return limited
+
+
+@pytest.mark.parametrize("error", [GPU_ERROR, CPU_ERROR, MemoryError()], ids=["gpu", "cpu", "python"])
+def test_an_evaluation_goes_on_in_smaller_batches_and_keeps_what_it_had(
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from cap_viz import evaluation
+
+    monkeypatch.setattr(evaluation, "TOKENS_PER_FORWARD", 60)
+    spec = EvalSpec(tiny_model.ref, evaluation_set("tiny", 20))
+    other = Store(shipped=store.shipped, local=store.local.parent / "other")
+    whole = finish(run_steps(spec, tiny_model, other))
+    planned = whole.provenance["plan"]["batches"]
+    assert len(planned[0]) > 2
+    limited = with_room_for(1, evaluation.dense_logliks, lambda model, encoded: len(encoded), error)
+    monkeypatch.setattr(evaluation, "dense_logliks", limited)
+    run = finish(run_steps(spec, tiny_model, store))
+    followed = run.provenance["plan"]["batches"]
+    assert followed[0] == planned[0], "what was finished keeps its batch"
+    assert {len(batch) for batch in followed[1:]} == {1}
+    assert sorted(i for batch in followed for i in batch) == list(range(20))
+    np.testing.assert_allclose(
+        read_report(store, run).logliks, read_report(other, whole).logliks, rtol=0, atol=1e-5, equal_nan=True
+    )
+
+
+def test_scores_go_on_too_and_a_killed_process_follows_the_new_plan(
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cap_viz import scoring
+
+    spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 12))
+    other = Store(shipped=store.shipped, local=store.local.parent / "other")
+    whole = read_scores(other, finish(run_steps(spec, tiny_model, other)))
+    with monkeypatch.context() as patch:
+        limited = with_room_for(3, scoring.dense_pass, lambda model, batch: len(batch.tokens), GPU_ERROR)
+        patch.setattr(scoring, "TOKENS_PER_FORWARD", 60)
+        patch.setattr(scoring, "dense_pass", limited)
+        steps = run_steps(spec, tiny_model, store)
+        while len(Checkpoints(store.workshop(spec)).finished()) < 2:
+            next(steps)
+        steps.close()
+    run = finish(run_steps(spec, tiny_model, store))
+    assert run.provenance["resumed_batches"] == 2
+    assert max(len(batch) for batch in run.provenance["plan"]["batches"][1:]) <= 3
+    np.testing.assert_allclose(read_scores(store, run).ablated, whole.ablated, rtol=0, atol=1e-5, equal_nan=True)
+
+
+def test_without_room_for_one_example_it_is_a_sentence_and_what_was_finished_stays(
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cap_viz import evaluation
+
+    monkeypatch.setattr(evaluation, "TOKENS_PER_FORWARD", 60)
+    spec = EvalSpec(tiny_model.ref, evaluation_set("tiny", 20))
+    with monkeypatch.context() as patch:
+        limited = with_room_for(0, evaluation.dense_logliks, lambda model, encoded: len(encoded), GPU_ERROR)
+        patch.setattr(evaluation, "dense_logliks", limited)
+        with pytest.raises(OutOfMemory, match="The memory ran out; finished batches are kept"):
+            finish(run_steps(spec, tiny_model, store))
+    assert finish(run_steps(spec, tiny_model, store)).provenance["resumed_batches"] == 1
+
+
+def test_other_errors_are_not_taken_for_it(
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("cap_viz.evaluation.dense_logliks", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), tiny_model, store))
+
+
+def test_halves_by_hand() -> None:
+    plan = BatchPlan(((0, 1, 2), (3,), (4, 5)), packed=True)
+    assert halved(plan, [0, 1, 2]) == BatchPlan(((0, 1), (3,), (4,), (2,), (5,)), packed=True)
+    assert halved(plan, [2]) == BatchPlan(((0, 1, 2), (3,), (4,), (5,)), packed=True)
+    assert halved(plan, [1]) is None
