@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,6 +56,8 @@ def plan(
         "task": task,
         "dtype": dtype,
         "shape": asdict(sizes.shape),
+        "tokens_of_an_item": mean(tokens for tokens, _ in scored),
+        "reads_of_an_item": mean(reads for _, reads in scored),
         "bytes": {"weights": memory.weights, "to_score": memory.to_score, "to_prune": memory.to_prune},
         "operations": total,
         "seconds": {name: work / (teraflops * 1e12) for name, work in total.items()} if teraflops else None,
@@ -64,6 +67,8 @@ def plan(
         return
     shape = sizes.shape
     out.print(f"{shape.n_params:,} parameters: {shape.n_layers} layers, {shape.n_heads} heads, d_model {shape.d_model}")
+    tokens, reads = content["tokens_of_an_item"], content["reads_of_an_item"]
+    out.print(f"{tokens:.0f} tokens a question of {task}, read at {reads:.0f} places")
     for name, size in content["bytes"].items():
         out.print(f"{name.replace('_', ' '):9} {size / 2**30:8.2f} GiB in {dtype}", highlight=False)
     named = {"exact": f"exact, n = {n}", "gradient": f"gradient, n = {n}", "accuracy": f"accuracy, n = {n_evaluation}"}
