@@ -149,7 +149,7 @@ class Cluster:
             return
         if self.address not in ("", AUTO):
             check_reachable(self.address)
-        local = {} if self.address else {"include_dashboard": False}
+        local: dict[str, Any] = {} if self.address else {"include_dashboard": False}
         ray.init(address=self.address or "local", logging_level="error", log_to_driver=False, **local)
         self.joined = True
         self.share = share_of(ray.nodes(), self.asked_workers)

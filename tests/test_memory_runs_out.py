@@ -31,6 +31,9 @@ def store(tmp_path: Path) -> Store:
     return Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
 
 
+Work = Callable[..., Any]
+
+
 def with_room_for(most: int, work: Work, size: Callable[..., int], error: Exception) -> Work:
     """`work`, failing as torch does on more than `most`; the first call has room for anything."""
     calls = iter(range(10**6))
