@@ -54,10 +54,17 @@ class BatchedRun(Protocol):
     asked for, and keeps what comes out; `content` gives a kept batch away, `restore` takes one in.
     """
 
-    spec: ScoreSpec | EvalSpec
-    mask: Mask | None
-    batches: BatchPlan
-    note: str
+    @property
+    def spec(self) -> ScoreSpec | EvalSpec: ...
+
+    @property
+    def mask(self) -> Mask | None: ...
+
+    @property
+    def batches(self) -> BatchPlan: ...
+
+    @property
+    def note(self) -> str: ...
 
     def size(self, batch: int) -> float: ...
 

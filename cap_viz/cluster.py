@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from collections import deque
@@ -150,7 +151,7 @@ class Cluster:
         if self.address not in ("", AUTO):
             check_reachable(self.address)
         local: dict[str, Any] = {} if self.address else {"include_dashboard": False}
-        ray.init(address=self.address or "local", logging_level="error", log_to_driver=False, **local)
+        ray.init(address=self.address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
         self.joined = True
         self.share = share_of(ray.nodes(), self.asked_workers)
         self.workers = [self.new_worker() for _ in range(self.share.workers)]

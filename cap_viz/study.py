@@ -8,7 +8,7 @@ What the runs say is read by `study_tables.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import calibration_set, evaluation_set
@@ -133,7 +133,8 @@ def study_parts(model: ModelRef, setting: Setting | None = None) -> tuple[Part, 
         Part("solutions", "What happens to worked solutions under their masks?", tuple(solutions(model, asked))),
         Part("weak", "What is seen where the model does not beat guessing?", tuple(weak(model, asked))),
     )
-    return tuple(part for part in parts if part.specs)
+    # A run may be named twice where a task has few questions.
+    return tuple(replace(part, specs=tuple(dict.fromkeys(part.specs))) for part in parts if part.specs)
 
 
 def ordering(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
