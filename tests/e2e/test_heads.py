@@ -148,11 +148,14 @@ def click_cell(page: Page, place: tuple[float, float]) -> None:
     """Click once Plotly shows what the pointer is over: it reports a click on what it knows to be hovered."""
     hover = page.locator(".js-plotly-plot .hoverlayer .hovertext").first
     end = time.monotonic() + PATIENCE_MS / 1000
-    while not hover.is_visible():
+    arrived = False
+    while not arrived:
         assert time.monotonic() < end, f"nothing is hovered at {place}"
+        # The pointer moves before it is asked: what an earlier click hovered over may still be shown.
         page.mouse.move(place[0] + 3, place[1] + 1)
         page.mouse.move(*place)
         page.wait_for_timeout(300)
+        arrived = hover.is_visible()
     page.mouse.click(*place)
 
 
