@@ -1,7 +1,7 @@
 """Batches computed by the workers of a Ray cluster, one to a device, each with the model in memory.
 
-1. With its first run a `Cluster` joins Ray (or starts it on this machine alone) and starts the workers, whose versions
-   are compared with ours; with a run about another model they load that one.
+1. With its first run a `Cluster` joins Ray (or starts it on this machine alone) and starts the workers. With every run
+   their versions are compared with ours, and they load its model unless they hold it.
 2. Every worker is told the run once: spec, plan and, for pruned evaluations, the mask from the object store.
 3. Every worker has one batch at a time. What comes back is taken in by the run as a finished batch is on resume,
    so the bits are those of this process.
@@ -28,7 +28,8 @@ from cap_viz.errors import CapVizError, OutOfMemory, UsageError
 from cap_viz.settings import PROJECT, thread_count
 from cap_viz.spec import spec_dict
 
-# Without this Ray reports its use to its makers.
+# Ray reads these when it is imported. Without the first it reports its use to its makers; the second is what its next
+# version does anyway, and without it every start warns of that.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
@@ -141,11 +142,11 @@ class Cluster:
             ) from error
         fresh = self.new_worker()
         self.workers.append(fresh)
-        self.asked([fresh.hold.remote(model)], "load the model")
+        self.ready(*loading(fresh, model))
         return fresh
 
     def join(self) -> None:
-        """Join the cluster and start the workers, unless that is done."""
+        """Join the cluster and ask for the workers, unless that is done."""
         if self.joined:
             return
         if self.address not in ("", AUTO):
@@ -155,10 +156,6 @@ class Cluster:
         self.joined = True
         self.share = share_of(ray.nodes(), self.asked_workers)
         self.workers = [self.new_worker() for _ in range(self.share.workers)]
-        found = self.asked([worker.versions.remote() for worker in self.workers], "start")
-        for theirs in found:
-            if theirs != versions_here():
-                raise CapVizError(f"The workers have {theirs}, this machine has {versions_here()}; make them the same.")
 
     def new_worker(self) -> Any:
         variables = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
@@ -171,12 +168,19 @@ class Cluster:
 
     def hold(self, model: ModelRef) -> None:
         """Have all workers load the model, unless they hold it; a worker that died since the last run is replaced."""
-        loading = [(worker, worker.hold.remote(model)) for worker in self.workers]
-        for worker, reference in loading:
+        # All at once, then one after the other.
+        for worker, begun in [(worker, loading(worker, model)) for worker in self.workers]:
             try:
-                self.asked([reference], "load the model")
+                self.ready(*begun)
             except RayActorError as error:
                 self.replaced(worker, model, "finished batches are kept", error)
+
+    def ready(self, versions: Any, model: Any) -> None:
+        """Wait until a worker has started and loaded. Raises `CapVizError` where its versions are others than ours."""
+        (theirs,) = self.asked([versions], "start")
+        if theirs != versions_here():
+            raise CapVizError(f"The workers have {theirs}, this machine has {versions_here()}; make them the same.")
+        self.asked([model], "load the model")
 
     def asked(self, references: list[Any], what: str) -> list[Any]:
         try:
@@ -186,6 +190,11 @@ class Cluster:
                 f"The {len(references)} workers did not {what} within {START_SECONDS} s; each asks for "
                 f"{self.share.cpus} CPUs and {self.share.gpus} GPUs. Ask for fewer workers, or look at `ray status`."
             ) from error
+
+
+def loading(worker: Any, model: ModelRef) -> tuple[Any, Any]:
+    """References to a worker's versions, and to the end of its loading."""
+    return worker.versions.remote(), worker.hold.remote(model)
 
 
 def share_of(nodes: Sequence[dict[str, Any]], workers: int) -> Share:
@@ -228,11 +237,11 @@ def ray_errors_explained() -> Iterator[None]:
             raise OutOfMemory(OUT_OF_MEMORY) from error
         raise CapVizError(f"A worker failed ({type(cause).__name__}: {cause}); finished batches are kept.") from error
     except RayActorError as error:
-        raise CapVizError(f"The workers cannot be started ({first_line(error)}).") from error
+        raise CapVizError(f"The workers cannot be started ({last_line(error)}).") from error
     except (RayError, ConnectionError) as error:
-        raise CapVizError(f"Ray failed ({first_line(error)}); finished batches are kept.") from error
+        raise CapVizError(f"Ray failed ({last_line(error)}); finished batches are kept.") from error
 
 
-def first_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__

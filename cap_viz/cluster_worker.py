@@ -5,7 +5,6 @@ A plain class, so that it can be read and tested without Ray; `cluster.py` makes
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,10 +48,6 @@ class Worker:
 
     def versions(self) -> Versions:
         return versions_here()
-
-    def place(self) -> dict[str, Any]:
-        """Where it works, for people and for tests that kill it."""
-        return {"host": socket.gethostname(), "pid": os.getpid()}
 
     def hold(self, model: ModelRef) -> str:
         """Load the model unless it is held; the device it is on.

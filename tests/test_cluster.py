@@ -82,7 +82,7 @@ def processes(cluster: Cluster, model: ReasoningModel, store: Store) -> list[int
     import ray
 
     computed(EvalSpec(model.ref, evaluation_set(TASK, 2)), model, store, cluster)
-    return [found["pid"] for found in ray.get([worker.place.remote() for worker in cluster.workers])]
+    return ray.get([worker.__ray_call__.remote(lambda _: os.getpid()) for worker in cluster.workers])
 
 
 def test_every_kind_of_run_has_the_bits_of_this_process(
