@@ -19,16 +19,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scaling import Setting, memory, questions
+from benchmarks.scaling import Setting, memory, new_peak, questions
 from cap_viz.devices import FULL_PRECISION
-from cap_viz.models import DEFAULT_MODEL
-from cap_viz.planning import PROGRAM_BYTES, dimensions_in, memory_plan
+from cap_viz.models import DEFAULT_MODEL, readable_folder
+from cap_viz.planning import dimensions_in, memory_plan
+from cap_viz.weights import WORKING_MEMORY_BYTES
 
 GENERATED = Setting(layers=20, heads=16, d_model=2048, mlp=7168, tokens=48)
-
-
-def new_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(model_id: str, first_layers: int) -> dict[str, Any]:
@@ -57,7 +54,7 @@ def measure(model_id: str, first_layers: int) -> dict[str, Any]:
     mask = cv.prune_mask(model, "global_magnitude", sparsity=0.5)
     cv.evaluate(model, examples[1:], mask=mask)
     peaks["prune_peak"] = memory("VmHWM")
-    sizes = dimensions_in(model.source.folder if model.source.gguf is None else converted_folder(model))
+    sizes = dimensions_in(readable_folder(model.source))
     plan = memory_plan(sizes, FULL_PRECISION, MOST_TOKENS_PER_STEP)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.bridge.parameters())
     planned = {"load_peak": plan.weights, "score_peak": plan.to_score, "prune_peak": plan.to_prune}
@@ -66,16 +63,10 @@ def measure(model_id: str, first_layers: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **{name: round((peak - program) / weights, 3) for name, peak in peaks.items()},
         "planned": {
-            name: round((size - (PROGRAM_BYTES if name != "load_peak" else 0)) / weights, 3)
+            name: round((size - (WORKING_MEMORY_BYTES if name != "load_peak" else 0)) / weights, 3)
             for name, size in planned.items()
         },
     }
-
-
-def converted_folder(model: Any) -> Path:
-    from cap_viz.models import converted
-
-    return converted(model.source)
 
 
 def in_a_process(model_id: str, first_layers: int) -> dict[str, Any]:

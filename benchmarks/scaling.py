@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from cap_viz.planning import Dimensions, dimensions_of, mean_operations, memory_plan
+from cap_viz.planning import dimensions_of, mean_operations, memory_plan
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,24 @@ class Setting:
 
     @property
     def config(self) -> dict[str, Any]:
-        return {
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": max(1, self.heads // 2),
-            "hidden_size": self.d_model,
-            "intermediate_size": self.mlp,
-            "vocab_size": len(WORDS) + 1,
-            "max_position_embeddings": 2048,
-            "tie_word_embeddings": True,
-        }
+        kv_heads, words = max(1, self.heads // 2), len(WORDS) + 1
+        return config_of(self.layers, self.heads, kv_heads, self.d_model, self.mlp, words, tied=True)
+
+
+def config_of(
+    layers: int, heads: int, kv_heads: int, d_model: int, mlp: int, words: int, *, tied: bool = False
+) -> dict[str, Any]:
+    """The sizes of a Llama under the names of its config.json."""
+    return {
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "hidden_size": d_model,
+        "intermediate_size": mlp,
+        "vocab_size": words,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": tied,
+    }
 
 
 WORDS = tuple(f"w{number}" for number in range(999))
@@ -108,6 +116,11 @@ def memory(name: str) -> int:
     return 1024 * int(status[name].split()[0])
 
 
+def new_peak() -> None:
+    """Have VmHWM start anew from what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def measure_one(setting: Setting, repeats: int) -> dict[str, float]:
     """In this process: median processor seconds of exact scores of all heads, and the peak beyond the loaded model."""
     import torch
@@ -120,7 +133,7 @@ def measure_one(setting: Setting, repeats: int) -> dict[str, float]:
         examples = questions(setting.tokens, N_ITEMS)
         cv.score_heads(model, examples[:1])
         before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # The peak starts anew from here.
+        new_peak()
         times = []
         for _ in range(repeats):
             started = time.process_time()
@@ -209,27 +222,11 @@ def strong_scaling(repeats: int) -> dict[str, Any]:
     }
 
 
-def large(name: str) -> Dimensions:
-    layers, heads, kv_heads, d_model, mlp, words = LARGE[name]
-    return dimensions_of(
-        {
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "hidden_size": d_model,
-            "intermediate_size": mlp,
-            "vocab_size": words,
-            "max_position_embeddings": 8192,
-            "tie_word_embeddings": False,
-        }
-    )
-
-
 def projection(n: int = 48) -> dict[str, Any]:
     """Never run: operations divided by a rate, shared out by items. A copy of the model has to fit on one device."""
     rows = []
     for name in LARGE:
-        sizes = large(name)
+        sizes = dimensions_of(config_of(*LARGE[name]))
         need = memory_plan(sizes, "bfloat16", 1152).to_score / 2**30
         work = n * mean_operations(sizes, [USUAL_ITEM]).exact
         hours = work / (GPU["sustained_teraflops"] * 1e12) / 3600

@@ -6,10 +6,11 @@ tables that are stored. Batches may arrive in any order and from elsewhere (`res
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 from torch import Tensor
@@ -30,7 +31,7 @@ from cap_viz.models import ReasoningModel
 from cap_viz.perplexity import length_of, perplexity_plan
 from cap_viz.plan import BatchPlan
 from cap_viz.pruning.masks import Mask
-from cap_viz.results import BlockScores
+from cap_viz.results import BlockScores, EvalReport
 from cap_viz.scoring import Replacements, ScoreArrays, make_score_plan, replacements, score_steps
 from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec, JointSpec, ScoreSpec
@@ -47,46 +48,54 @@ class Step:
     last: bool
 
 
-class BatchedRun(Protocol):
+class BatchedRun(ABC):
     """What an engine needs to know of a run, and where it puts what it has computed.
 
-    `size` is a batch's share of the work, in the unit of the progress. `steps` computes batches here, in the order
-    asked for, and keeps what comes out; `content` gives a kept batch away, `restore` takes one in.
+    `plan` holds the batches and what else was fixed before the first forward, `arrays` what has arrived. `mask` is the
+    one an evaluation is under.
     """
 
-    @property
-    def spec(self) -> ScoreSpec | EvalSpec: ...
+    spec: ScoreSpec | EvalSpec
+    mask: Mask | None
+    note: str
+    plan: Any
+    arrays: Any
 
     @property
-    def mask(self) -> Mask | None: ...
+    def batches(self) -> BatchPlan:
+        return self.plan.batches
 
-    @property
-    def batches(self) -> BatchPlan: ...
+    def size(self, batch: int) -> float:
+        """A batch's share of the work, in the unit of the progress: examples, unless they differ much."""
+        return len(self.batches.batches[batch])
 
-    @property
-    def note(self) -> str: ...
+    @abstractmethod
+    def steps(self, wanted: Sequence[int]) -> Iterator[Step]:
+        """Compute batches here, in the order asked for, and keep what comes out."""
 
-    def size(self, batch: int) -> float: ...
+    def content(self, batch: int) -> Arrays:
+        """What came out of a batch, to be stored or sent."""
+        return self.arrays.batch(batch)
 
-    def steps(self, wanted: Sequence[int]) -> Iterator[Step]: ...
+    def restore(self, batch: int, content: Arrays) -> None:
+        """Take in a batch that was stored, or computed elsewhere."""
+        self.arrays.restore(batch, content)
 
-    def content(self, batch: int) -> Arrays: ...
+    def replan(self, batches: BatchPlan) -> None:
+        """Go on by other batches, of which those that have arrived are the same."""
+        self.plan = self.arrays.plan = replace(self.plan, batches=batches)
 
-    def restore(self, batch: int, content: Arrays) -> None: ...
-
-    def replan(self, plan: BatchPlan) -> None:
-        """Go on by another plan, in which the batches that have arrived are the same."""
-        ...
-
+    @abstractmethod
     def partial(self) -> Any:
         """The result of what has arrived."""
-        ...
 
-    def tables(self) -> dict[str, pd.DataFrame]: ...
+    @abstractmethod
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The whole result as it is stored."""
 
     def facts(self) -> dict[str, Any]:
         """What is recorded beside the tables."""
-        ...
+        return {}
 
 
 def batched_run(
@@ -107,27 +116,31 @@ def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
     return {"ablation": spec.ablation, "reference": reference, "seed": seed}
 
 
-class ScoreRun:
-    """Heads, or whole attention layers and MLPs, ablated exactly."""
+class AblationRun(BatchedRun):
+    """Head scores: what outputs are replaced by is prepared once, with the first batch."""
 
     mask = None
 
-    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec) -> None:
         self.model, self.spec = model, spec
-        self.plan = make_score_plan(
-            model,
-            examples_of(spec.examples),
-            **ablation_options(spec),
-            parts=spec.parts or "heads",
-            batches=plan,
-        )
-        self.arrays = ScoreArrays(self.plan, model.shape.n_layers, model.shape.n_heads)
-        self.batches = self.plan.batches
-        self.note = "scoring heads" if spec.parts is None else "scoring whole layers"
 
     @cached_property
     def replaced(self) -> Replacements:
         return replacements(self.model, self.plan)
+
+    def partial(self) -> Any:
+        return self.arrays.result()
+
+
+class ScoreRun(AblationRun):
+    """Heads, or whole attention layers and MLPs, ablated exactly."""
+
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
+        super().__init__(model, spec)
+        options = {**ablation_options(spec), "parts": spec.parts or "heads", "batches": plan}
+        self.plan = make_score_plan(model, examples_of(spec.examples), **options)
+        self.arrays = ScoreArrays(self.plan, model.shape.n_layers, model.shape.n_heads)
+        self.note = "scoring heads" if spec.parts is None else "scoring whole layers"
 
     def size(self, batch: int) -> float:
         return self.plan.batch_work(batch, self.model.shape.n_layers)
@@ -140,49 +153,24 @@ class ScoreRun:
             yield Step(block.batch, done, block.last)
             done = 0.0 if block.last else done
 
-    def content(self, batch: int) -> Arrays:
-        return self.arrays.batch(batch)
-
-    def restore(self, batch: int, content: Arrays) -> None:
-        self.arrays.restore(batch, content)
-
-    def replan(self, plan: BatchPlan) -> None:
-        self.plan = self.arrays.plan = replace(self.plan, batches=plan)
-        self.batches = plan
-
-    def partial(self) -> Any:
-        return self.arrays.result()
-
     def tables(self) -> dict[str, pd.DataFrame]:
         result = self.arrays.result()
         blocks = isinstance(result, BlockScores)
         name, table = ("blocks", blocks_table(result)) if blocks else ("ablated", ablated_table(result))
         return {"options": options_table(result.questions, result.dense), name: table}
 
-    def facts(self) -> dict[str, Any]:
-        return {}
 
-
-class GradientRun:
+class GradientRun(AblationRun):
     """All heads to first order, from one forward and one backward a batch."""
 
-    mask = None
     note = "gradients of all heads"
 
     def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
-        self.model, self.spec, self.metric = model, spec, spec.metric or "nll"
-        self.plan = make_gradient_plan(
-            model, examples_of(spec.examples), metric=self.metric, **ablation_options(spec), batches=plan
-        )
+        super().__init__(model, spec)
+        self.metric = spec.metric or "nll"
+        options = {**ablation_options(spec), "metric": self.metric, "batches": plan}
+        self.plan = make_gradient_plan(model, examples_of(spec.examples), **options)
         self.arrays = GradientArrays(self.plan, self.metric, model.shape.n_layers, model.shape.n_heads)
-        self.batches = self.plan.batches
-
-    @cached_property
-    def replaced(self) -> Replacements:
-        return replacements(self.model, self.plan)
-
-    def size(self, batch: int) -> float:
-        return len(self.batches.batches[batch])
 
     def steps(self, wanted: Sequence[int]) -> Iterator[Step]:
         options = {"metric": self.metric, "units": True, "only": wanted, "replaced": self.replaced}
@@ -190,94 +178,68 @@ class GradientRun:
             self.arrays.add(block)
             yield Step(block.batch, block.work, last=True)
 
-    def content(self, batch: int) -> Arrays:
-        return self.arrays.batch(batch)
-
-    def restore(self, batch: int, content: Arrays) -> None:
-        self.arrays.restore(batch, content)
-
-    def replan(self, plan: BatchPlan) -> None:
-        self.plan = self.arrays.plan = replace(self.plan, batches=plan)
-        self.batches = plan
-
-    def partial(self) -> Any:
-        return self.arrays.result()
-
     def tables(self) -> dict[str, pd.DataFrame]:
         result = self.arrays.result()
         tables = {"options": options_table(result.questions, result.known_logliks), "effects": effects_table(result)}
         return tables if result.units is None else tables | {"units": units_table(result.units)}
 
+
+class EvaluationRun(BatchedRun):
+    """Dense or under a mask, which is let go of once the pruned weights are there."""
+
+    def __init__(self, model: ReasoningModel, spec: EvalSpec, mask: Mask | None) -> None:
+        self.model, self.spec, self.mask = model, spec, mask
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        if self.mask is None:
+            return {}
+        with self.model.lease:
+            weights = self.model.pruned_weights(self.mask.keep, self.mask.updated)
+        self.mask = None
+        return weights
+
     def facts(self) -> dict[str, Any]:
-        return {}
+        """Where prompts lost their beginning, how many and how much; nothing where none did."""
+        cut = [n for n in self.plan.dropped if n]
+        return {"truncated": {"examples": len(cut), "tokens": sum(cut)}} if cut else {}
 
 
-class ReadingRun:
-    """Log-likelihoods of options, of windows of text or of worked solutions, dense or under a mask."""
+class ReadingRun(EvaluationRun):
+    """Log-likelihoods of options, of windows of text or of worked solutions."""
 
     def __init__(self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
-        self.model, self.spec, self.mask = model, spec, mask
+        super().__init__(model, spec, mask)
         if length_of(spec) is not None:
             self.plan, self.note = perplexity_plan(model, spec), "reading text"
         else:
             self.plan = make_eval_plan(model, examples_of(spec.examples), plan)
             self.note = "reading solutions" if is_solution_loss(spec) else "answering questions"
         self.arrays = EvalArrays(self.plan)
-        self.batches = self.plan.batches
-
-    @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        weights, self.mask = pruned_weights(self.model, self.mask), None
-        return weights
-
-    def size(self, batch: int) -> float:
-        return len(self.batches.batches[batch])
 
     def steps(self, wanted: Sequence[int]) -> Iterator[Step]:
         for block in eval_steps(self.model, self.plan, self.weights, only=wanted):
             self.arrays.add(block)
             yield Step(block.batch, self.size(block.batch), last=True)
 
-    def content(self, batch: int) -> Arrays:
-        return self.arrays.batch(batch)
-
-    def restore(self, batch: int, content: Arrays) -> None:
-        self.arrays.restore(batch, content)
-
-    def replan(self, plan: BatchPlan) -> None:
-        self.plan = self.arrays.plan = replace(self.plan, batches=plan)
-        self.batches = plan
-
-    def partial(self) -> Any:
+    def partial(self) -> EvalReport:
         return self.arrays.report()
 
     def tables(self) -> dict[str, pd.DataFrame]:
         report = self.arrays.report()
         return {"options": options_table(report.questions, report.logliks)}
 
-    def facts(self) -> dict[str, Any]:
-        return truncation(self.plan.dropped)
 
-
-class WritingRun:
-    """Answers the model writes out, dense or under a mask."""
+class WritingRun(EvaluationRun):
+    """Answers the model writes out."""
 
     note = "writing answers"
 
     def __init__(self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
-        self.model, self.spec, self.mask = model, spec, mask
+        super().__init__(model, spec, mask)
         self.plan = generation_plan(model, spec, examples_of(spec.examples), plan)
         self.arrays = GenerationArrays(model, self.plan, load_task(spec.examples.task))
-        self.batches = self.plan.batches
         self.known: GenerationReport | None = None
-
-    @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        weights, self.mask = pruned_weights(self.model, self.mask), None
-        return weights
-
-    def size(self, batch: int) -> float:
-        return len(self.batches.batches[batch])
 
     def steps(self, wanted: Sequence[int]) -> Iterator[Step]:
         coming = iter(wanted)
@@ -291,38 +253,16 @@ class WritingRun:
             else:
                 yield Step(batch, step.done, last=False)
 
-    def content(self, batch: int) -> Arrays:
-        return self.arrays.batch(batch)
-
     def restore(self, batch: int, content: Arrays) -> None:
-        self.arrays.restore(batch, content)
+        super().restore(batch, content)
         self.known = None
-
-    def replan(self, plan: BatchPlan) -> None:
-        self.plan = self.arrays.plan = replace(self.plan, batches=plan)
-        self.batches = plan
 
     def partial(self) -> GenerationReport:
         """Made when asked for and kept until the next batch: a step is a token, and reading texts takes longer."""
-        if self.known is None:
-            self.known = self.arrays.report()
-        return self.known
+        report = self.known
+        if report is None:
+            report = self.known = self.arrays.report()
+        return report
 
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"answers": answers_table(self.partial())}
-
-    def facts(self) -> dict[str, Any]:
-        return truncation(self.plan.dropped)
-
-
-def pruned_weights(model: ReasoningModel, mask: Mask | None) -> dict[str, Tensor]:
-    if mask is None:
-        return {}
-    with model.lease:
-        return model.pruned_weights(mask.keep, mask.updated)
-
-
-def truncation(dropped: Sequence[int]) -> dict[str, Any]:
-    """What to record where prompts lost their beginning; nothing where none did."""
-    cut = [n for n in dropped if n]
-    return {"truncated": {"examples": len(cut), "tokens": sum(cut)}} if cut else {}

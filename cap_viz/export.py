@@ -23,7 +23,7 @@ from jaxtyping import Bool
 from cap_viz.devices import CPU
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.generation import protocol_of
-from cap_viz.models import converted
+from cap_viz.models import readable_folder
 from cap_viz.perplexity import perplexity_of
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.masks import Mask
@@ -50,7 +50,7 @@ def export_model(model: ReasoningModel, mask: Mask, spec: MaskSpec, target: Path
     The model in memory is left alone: the weights come from its source files, with the pruned matrices in place of
     their own. Raises `UsageError` when the folder exists and `CapVizError` when disk or memory do not suffice.
     """
-    source = converted(model.source) if model.source.gguf else model.source.folder
+    source = readable_folder(model.source)
     check_absent(target)
     check_memory(model.ref.id, source, model.ref.dtype, CPU)
     check_disk(target, weight_bytes(source, model.ref.dtype) + OTHER_BYTES)

@@ -372,7 +372,7 @@ def load(source: ModelSource) -> ReasoningModel:
     Raises `CapVizError` when the memory does not suffice, the family is not supported, weights are damaged, or there is
     no such device.
     """
-    folder = converted(source) if source.gguf else source.folder
+    folder = readable_folder(source)
     check_layers(source.id, folder)
     # Read when torch is first imported. With the default (spinning) threads, another busy process makes every
     # parallel region wait for a descheduled thread: measured 105 s against 18 s for sequential Wanda.
@@ -455,6 +455,11 @@ def seen_whole(config: Any, n_ctx: int) -> int:
 
 def unsupported(model_id: str, reason: str) -> CapVizError:
     return CapVizError(f"{model_id} belongs to a family that cannot be scored: {reason}.")
+
+
+def readable_folder(source: ModelSource) -> Path:
+    """The model in Hugging Face layout with safetensors, converted first where it is not."""
+    return converted(source) if source.gguf else source.folder
 
 
 def converted(source: ModelSource) -> Path:

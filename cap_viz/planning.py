@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cap_viz.devices import BYTES
 from cap_viz.errors import UsageError
 from cap_viz.models import ModelShape
+from cap_viz.weights import WORKING_MEMORY_BYTES
 
-# Python, torch and a tokenizer, without any model.
-PROGRAM_BYTES = 1 << 30
 HISTOGRAM_BYTES = 1 << 18
 # What a step keeps for a token beside the residual stream and its norm: queries and keys before and after their
 # rotation, values, z and its copy for the output projection.
@@ -66,11 +65,11 @@ class MemoryPlan:
 
     @property
     def to_score(self) -> int:
-        return PROGRAM_BYTES + self.weights + self.scoring
+        return WORKING_MEMORY_BYTES + self.weights + self.scoring
 
     @property
     def to_prune(self) -> int:
-        return PROGRAM_BYTES + self.weights + self.masking
+        return WORKING_MEMORY_BYTES + self.weights + self.masking
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,9 @@ def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UsageError(f"The config.json holds odd sizes ({error}); fetch it again.") from error
     embeddings = vocabulary * d_model * (1 if config.get("tie_word_embeddings") else 2)
-    shape = ModelShape(layers, heads, kv_heads, d_model, d_head, d_mlp, n_ctx, n_params=0)
-    sizes = Dimensions(shape, vocabulary)
+    sizes = Dimensions(ModelShape(layers, heads, kv_heads, d_model, d_head, d_mlp, n_ctx, n_params=0), vocabulary)
     norms = (2 * layers + 1) * d_model
-    n_params = embeddings + sizes.prunable + norms
-    return Dimensions(ModelShape(layers, heads, kv_heads, d_model, d_head, d_mlp, n_ctx, n_params), vocabulary)
+    return replace(sizes, shape=replace(sizes.shape, n_params=embeddings + sizes.prunable + norms))
 
 
 def dimensions_in(folder: Path) -> Dimensions:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -193,15 +193,17 @@ def batch_steps(run: BatchedRun, checkpoints: Checkpoints, engine: Engine) -> Ge
     for batch, content in finished.items():
         run.restore(batch, content)
     arrived = set(finished)
+    total, done = sum(map(run.size, run.batches.numbers())), sum(map(run.size, arrived))
     # A resumed run starts part-way; the first step tells, so that the remaining time is judged from here.
-    yield progress_of(run, arrived)
+    yield Progress(done, total, run.note, run.partial())
     while left := [batch for batch in run.batches.numbers() if batch not in arrived]:
         try:
             for step in engine.steps(run, left):
                 if step.last:
                     checkpoints.add(step.batch, run.content(step.batch))
                     arrived.add(step.batch)
-                yield progress_of(run, arrived, 0.0 if step.last else step.done)
+                    done += run.size(step.batch)
+                yield Progress(done if step.last else done + step.done, total, run.note, run.partial())
         except OutOfMemory:
             smaller = halved(run.batches, [batch for batch in left if batch not in arrived])
             if smaller is None:
@@ -209,13 +211,8 @@ def batch_steps(run: BatchedRun, checkpoints: Checkpoints, engine: Engine) -> Ge
             log.warning("the memory ran out: going on with batches of half the size")
             checkpoints.start(smaller)
             run.replan(smaller)
+            total = sum(map(run.size, smaller.numbers()))
     return len(finished)
-
-
-def progress_of(run: BatchedRun, arrived: Collection[int], begun: float = 0.0) -> Progress:
-    """How far a run is, with `begun` of a batch that has not arrived."""
-    total, done = (sum(map(run.size, numbers)) for numbers in (run.batches.numbers(), arrived))
-    return Progress(done + begun, total, run.note, run.partial())
 
 
 def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:

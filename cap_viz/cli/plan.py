@@ -51,6 +51,7 @@ def plan(
     memory = memory_plan(sizes, dtype, max(MOST_TOKENS_PER_STEP, longest))
     each, each_answer = mean_operations(sizes, scored), mean_operations(sizes, asked)
     total = {"exact": n * each.exact, "gradient": n * each.gradient, "accuracy": n_evaluation * each_answer.evaluation}
+    seconds = {name: work / (teraflops * 1e12) for name, work in total.items()} if teraflops else None
     content = {
         "model": model,
         "task": task,
@@ -60,7 +61,7 @@ def plan(
         "reads_of_an_item": mean(reads for _, reads in scored),
         "bytes": {"weights": memory.weights, "to_score": memory.to_score, "to_prune": memory.to_prune},
         "operations": total,
-        "seconds": {name: work / (teraflops * 1e12) for name, work in total.items()} if teraflops else None,
+        "seconds": seconds,
     }
     if as_json:
         print_json(content)
@@ -73,19 +74,16 @@ def plan(
         out.print(f"{name.replace('_', ' '):9} {size / 2**30:8.2f} GiB in {dtype}", highlight=False)
     named = {"exact": f"exact, n = {n}", "gradient": f"gradient, n = {n}", "accuracy": f"accuracy, n = {n_evaluation}"}
     for name, work in total.items():
-        time = f", {duration(work / (teraflops * 1e12))} at {teraflops:g} TFLOP/s" if teraflops else ""
+        time = f", {duration(seconds[name])} at {teraflops:g} TFLOP/s" if seconds else ""
         out.print(f"{named[name]:20} {work / 1e12:12,.1f} TFLOP{time}", highlight=False)
 
 
 def folder_of(model: str) -> Path:
     """Where the config is: a folder as it is, whatever else is in it; else the model's files."""
-    from cap_viz.models import converted, resolve
+    from cap_viz.models import readable_folder, resolve
 
     folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    source = resolve(model)
-    return converted(source) if source.gguf else source.folder
+    return folder if folder.is_dir() else readable_folder(resolve(model))
 
 
 def items_of(folder: Path, examples: tuple[Example, ...]) -> list[tuple[int, int]]:
