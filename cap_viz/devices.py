@@ -47,6 +47,12 @@ def asked_device() -> str:
     return asked
 
 
+def check_asked() -> None:
+    """Raise `UsageError` where the environment asks for a device or precision that does not exist."""
+    asked_dtype()
+    asked_device()
+
+
 def chosen_device() -> Device:
     """The device asked for if it is here, or the best there is. Raises `CapVizError` for one that is not here."""
     asked, here = asked_device(), available()

@@ -52,7 +52,7 @@ def check_memory(model_id: str, folder: Path, dtype: str, device: str) -> None:
         smaller = "" if BYTES[dtype] == 2 else " In bfloat16 (CAP_VIZ_DTYPE) it needs half of that."
         raise CapVizError(
             f"{model_id} needs about {needed / 2**30:.1f} GiB of memory in {dtype}, and only "
-            f"{free / 2**30:.1f} GiB are free on {device}.{smaller}"
+            f"{free / 2**30:.1f} GiB are free on {device}, the one device that has to hold it whole.{smaller}"
         )
 
 

@@ -44,6 +44,15 @@ def test_a_typing_error_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not at.selectbox
 
 
+@pytest.mark.parametrize("name", ["CAP_VIZ_ENGINE", "CAP_VIZ_WORKERS", "CAP_VIZ_DTYPE", "CAP_VIZ_DEVICE"])
+def test_other_settings_with_typing_errors_are_a_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAP_VIZ_ENGINE", "ray")
+    monkeypatch.setenv(name, "quick")
+    at = opened("pages/heads.py")
+    assert not at.exception
+    assert "quick" in at.error[0].value
+
+
 @pytest.mark.usefixtures("shared")
 def test_only_listed_models_are_offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert allowed_models() == (DEFAULT_MODEL, TOY_MODEL)

@@ -26,6 +26,7 @@ from cap_viz.engines import asked_engine
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.metrics import METRICS, check_differentiable, metric_named
 from cap_viz.models import DEFAULT_MODEL
+from cap_viz.precision import noise_floor
 from cap_viz.spec import ABLATIONS, PARTS, ScoreSpec
 from cap_viz.tasks import check_metric, load_task
 
@@ -136,14 +137,20 @@ def score(
         estimate, content = hybrid_content(store, found, slope)
     else:
         estimate, content = single_content(store, found[estimator], metric, full)
+    rounding = None
+    if estimator == "exact":
+        rounding = noise_floor(found["exact"].spec.model.dtype, metric, estimate.mean, estimate.n)
     if as_json:
         about = {"task": task, "metric": metric, "estimator": estimator, "ablation": ablation}
+        about |= {} if rounding is None else {"noise_floor": asdict(rounding)}
         limits = {"ci_low": none_for_nan(estimate.low), "ci_high": none_for_nan(estimate.high)}
         content |= {} if planned is None else {"planned": asdict(planned)}
         print_json(content | about | {"mean_effect": estimate.mean.tolist()} | limits)
         return
     counted = f"{estimate.n} examples" + (f" exactly and {big_n} by gradient" if hybrid else "")
     print_top_heads(estimate, metric, f"{task}, {counted}")
+    if rounding is not None and rounding.below:
+        out.print(str(rounding), highlight=False)
 
 
 def plan_by_pilot(

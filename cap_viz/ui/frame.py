@@ -13,7 +13,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from cap_viz.devices import asked_dtype, expected_device
+from cap_viz.devices import asked_dtype, check_asked, expected_device
+from cap_viz.engines import asked_engine
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.finding import model_ref, tasks_for
 from cap_viz.jobs import Job, shared_queue
@@ -78,6 +79,8 @@ def frame(title: str) -> Frame:
     every = stored_runs(store)
     try:
         models = offered([*CATALOGUE, *(run.spec.model.id for run in every)])
+        check_asked()
+        asked_engine()
     except UsageError as error:
         problem(str(error))
         st.stop()

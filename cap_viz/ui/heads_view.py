@@ -8,6 +8,7 @@ import streamlit as st
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import CapVizError
+from cap_viz.precision import noise_floor
 from cap_viz.results import EvalReport
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import StoredRun
@@ -106,6 +107,9 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
             st.markdown(above, help=GLOSSARY["ceiling"])
         st.markdown(reliability_sentence(view), help=GLOSSARY["reliability"])
         spec = view.source.spec
+        rounding = noise_floor(spec.model.dtype, view.metric, view.stats.estimate.mean, view.n)
+        if rounding is not None and rounding.below:
+            caution(str(rounding))
         blocks = block_effects(view.frame.store, spec, view.metric)
         draw_grid(
             shown, (layer, head), None if blocks is None else partial(add_blocks, estimate=blocks, unit=view.unit)
