@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from cap_viz.plan import BatchPlan
 
 AUTO = "auto"
+# `ray start` makes a token or finds one; both sides have to agree on whether there is one.
+TOKENS = (
+    "Where the cluster uses a token (`ray start` says so), set RAY_AUTH_MODE=token here; where not, leave it unset."
+)
 # A machine may have to be taken out of a queue and to import torch.
 START_SECONDS = 300
 REACH_SECONDS = 5
@@ -237,8 +241,10 @@ def ray_errors_explained() -> Iterator[None]:
             raise OutOfMemory(OUT_OF_MEMORY) from error
         raise CapVizError(f"A worker failed ({type(cause).__name__}: {cause}); finished batches are kept.") from error
     except RayActorError as error:
-        raise CapVizError(f"The workers cannot be started ({last_line(error)}).") from error
-    except (RayError, ConnectionError) as error:
+        raise CapVizError(f"The workers cannot be started ({last_line(error)}). {TOKENS}") from error
+    except ConnectionError as error:
+        raise CapVizError(f"The Ray cluster does not take us in ({last_line(error)}). {TOKENS}") from error
+    except RayError as error:
         raise CapVizError(f"Ray failed ({last_line(error)}); finished batches are kept.") from error
 
 

@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray.exceptions
 
-from cap_viz.cluster import REPLACEMENTS, Cluster, check_reachable, share_of
+from cap_viz.cluster import REPLACEMENTS, Cluster, check_reachable, ray_errors_explained, share_of
 from cap_viz.cluster_worker import Versions
 from cap_viz.engines import HERE, Engine
 from cap_viz.errors import CapVizError, UsageError
@@ -201,6 +202,15 @@ def test_a_running_cluster_is_joined_by_its_address(
         subprocess.run([ray, "stop", "--force"], env=environment, check=True, capture_output=True, timeout=120)
     shutil.rmtree(os.environ["CAP_VIZ_CACHE"])
     assert theirs["mean_effect"] == shell.json(*arguments)["mean_effect"]
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("Failed to connect to Ray cluster"), ray.exceptions.ActorDiedError()]
+)
+def test_a_cluster_that_refuses_us_leads_to_its_token(error: Exception) -> None:
+    """Ray says neither to a client without a token nor to one whose token nobody asked for what is wrong."""
+    with pytest.raises(CapVizError, match="set RAY_AUTH_MODE=token here"), ray_errors_explained():
+        raise error
 
 
 def test_a_dead_address_is_told_soon() -> None:
