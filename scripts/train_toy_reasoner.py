@@ -40,6 +40,7 @@ class Recipe:
     layers: int = 5
     heads: int = 8
     kv_heads: int = 4
+    d_head: int = 16
     width: int = 128
     mlp: int = 288
     steps: int = 6_000
@@ -84,6 +85,7 @@ def new_model(recipe: Recipe, n_words: int) -> LlamaForCausalLM:
             num_hidden_layers=recipe.layers,
             num_attention_heads=recipe.heads,
             num_key_value_heads=recipe.kv_heads,
+            head_dim=recipe.d_head,
             max_position_embeddings=256,
             tie_word_embeddings=True,
             bos_token_id=None,

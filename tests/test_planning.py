@@ -94,8 +94,19 @@ def added_product(total: list[int], left: list[int], right: list[int], *_: objec
     return 2 * left[0] * left[1] * right[1]
 
 
+def attention_products(query: list[int], key: list[int], *_: object, **__: object) -> int:
+    """Operations of the fused attention of the CPU: each query against all positions, and the sum of their values."""
+    rows, heads, queries, d_head = query
+    return 2 * 2 * rows * heads * queries * key[2] * d_head
+
+
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
 def counting() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added_product})
+    return FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.addmm_: added_product, FUSED: attention_products}
+    )
 
 
 def test_operations_are_those_torch_counts(tiny_model: ReasoningModel, tiny_task: Task, tiny_folder: Path) -> None:

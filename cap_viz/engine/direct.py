@@ -30,8 +30,6 @@ from cap_viz.models import ReasoningModel
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 # Activations of one slice of the MLP: gate and up together take 4 MB in float32.
 MLP_VALUES = 1 << 19
-# Attention scores in memory at a time (2 MB in float32, which stays in the cache); one version of the rows at least.
-ATTENTION_VALUES = 1 << 19
 # Words whose logits are in memory at a time.
 VOCABULARY_SLICE = 4096
 
@@ -291,29 +289,12 @@ def heads_output(
     q = rotated(split_heads(block.q(asking), direct.d_head, block.norm_q), asking_rotary)
     k = rotated(split_heads(block.k(normed), direct.d_head, block.norm_k), rotary)
     v = split_heads(block.v(normed), direct.d_head, None)
-    versions, rows, n_queries, n_heads, _ = q.shape
-    group = n_heads // direct.n_kv_heads
-    # [version, row, kv_head, group and query, d_head]: the queries of a group share keys and values.
-    q = q.unflatten(3, (direct.n_kv_heads, group)).permute(0, 1, 3, 4, 2, 5).flatten(3, 4)
-    k, v = k.permute(0, 1, 3, 4, 2), v.permute(0, 1, 3, 2, 4)
-    step = max(1, ATTENTION_VALUES // (rows * n_heads * n_queries * k.shape[-1]))
-    parts = zip(q.split(step), k.split(step), v.split(step), strict=True)
-    z = torch.cat([attended(*part, mask, direct.d_head**-0.5) for part in parts])
-    return z.unflatten(3, (group, n_queries)).permute(0, 1, 4, 2, 3, 5).reshape(versions, rows, n_queries, -1)
-
-
-def attended(
-    q: Float[Tensor, "version row kv_head group_query d_head"],
-    k: Float[Tensor, "version row kv_head d_head position"],
-    v: Float[Tensor, "version row kv_head position d_head"],
-    mask: Float[Tensor, "row 1 query position"],
-    scale: float,
-) -> Float[Tensor, "version row kv_head group_query d_head"]:
-    """Softmax attention; the mask is the same for all queries of a group."""
-    scores = torch.matmul(q, k).mul_(scale)
-    n_queries = mask.shape[2]
-    scores.unflatten(3, (-1, n_queries)).add_(mask[:, :, None])
-    return torch.matmul(torch.softmax(scores, dim=-1), v)
+    versions, rows = q.shape[:2]
+    # One row's mask serves all versions without a copy.
+    masks = mask if rows == 1 else mask.repeat(versions, 1, 1, 1)
+    q, k, v = (each.flatten(0, 1).transpose(1, 2) for each in (q, k, v))
+    z = F.scaled_dot_product_attention(q, k, v, attn_mask=masks, enable_gqa=True)
+    return z.transpose(1, 2).flatten(2).unflatten(0, (versions, rows))
 
 
 def split_heads(x: Float[Tensor, "version row position width"], d_head: int, norm: Any) -> Tensor:
