@@ -5,15 +5,15 @@ FROM python:3.11-slim-bookworm
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV TORCH_INDEX=${TORCH_INDEX} PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 CAP_VIZ_CACHE=/data HOST=0.0.0.0 PORT=8501
 
-RUN useradd --create-home --uid 1000 capviz && mkdir /app /data && chown capviz:capviz /app /data
+RUN useradd --create-home --uid 1000 capviz && mkdir /app /data && chown 1000:1000 /app /data
 WORKDIR /app
-USER capviz
+USER 1000
 
 # What is installed changes less often than the code, and stays a layer of its own.
-COPY --chown=capviz:capviz requirements.txt requirements-model.txt constraints.txt ./
-COPY --chown=capviz:capviz scripts/setup.sh scripts/setup.sh
+COPY --chown=1000:1000 requirements.txt requirements-model.txt constraints.txt ./
+COPY --chown=1000:1000 scripts/setup.sh scripts/setup.sh
 RUN sh scripts/setup.sh app
-COPY --chown=capviz:capviz . .
+COPY --chown=1000:1000 . .
 
 # Runs, converted models and the log; everything else is only read.
 VOLUME /data

@@ -37,20 +37,20 @@ class Recipe:
     """How the model is built and trained."""
 
     seed: int = 0
-    layers: int = 5
+    layers: int = 4
     heads: int = 8
     kv_heads: int = 4
     d_head: int = 16
     width: int = 128
-    mlp: int = 288
+    mlp: int = 192
     steps: int = 6_000
     warm_up: int = 200
     rate: float = 3e-3
     final_rate: float = 1e-4
     decay: float = 0.1
     copying: float = 0.08
-    looking_up: float = 0.25
-    check_every: int = 250
+    looking_up: float = 0.2
+    check_every: int = 100
     checked: int = 100
 
     def shares(self, step: int) -> dict[str, int]:

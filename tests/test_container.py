@@ -34,7 +34,7 @@ def test_it_is_of_the_python_the_pins_are_made_for(steps: list[tuple[str, str]])
 
 def test_it_does_not_run_as_root_and_keeps_what_it_computes(steps: list[tuple[str, str]]) -> None:
     names = [instruction for instruction, _ in steps]
-    assert all_of(steps, "USER") == ["capviz"]
+    assert all_of(steps, "USER") == ["1000"]
     assert names.index("USER") < names.index("COPY") < names.index("CMD")
     (volume,) = all_of(steps, "VOLUME")
     assert f"CAP_VIZ_CACHE={volume}" in " ".join(all_of(steps, "ENV"))
