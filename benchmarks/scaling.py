@@ -13,6 +13,7 @@ projection        exact scores of 48 ARC-Easy questions on large models, from th
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import subprocess
@@ -30,13 +31,14 @@ from cap_viz.planning import dimensions_of, mean_operations, memory_plan
 
 @dataclass(frozen=True)
 class Setting:
-    """A generated model and the length of its questions."""
+    """A generated model, the length of its questions and how many there are."""
 
     layers: int = 8
     heads: int = 8
     d_model: int = 256
     mlp: int = 512
     tokens: int = 64
+    examples: int = 2
 
     @property
     def config(self) -> dict[str, Any]:
@@ -67,8 +69,8 @@ ROWS = {
     "heads": [replace(BASE, heads=value) for value in (4, 8, 16, 32)],
     "d_model": [replace(BASE, d_model=value, mlp=2 * value) for value in (128, 256, 512)],
     "tokens": [replace(BASE, tokens=value) for value in (32, 64, 128, 256)],
+    "examples": [replace(BASE, examples=value) for value in (2, 4, 8, 16)],
 }
-N_ITEMS = 2
 LARGE = {
     "Llama-3-8B": (32, 32, 8, 4096, 14336, 128256),
     "Mistral-7B": (32, 32, 8, 4096, 14336, 32000),
@@ -116,6 +118,11 @@ def memory(name: str) -> int:
     return 1024 * int(status[name].split()[0])
 
 
+def give_back_memory() -> None:
+    """What the C library holds free of an earlier run: used again, it would hide what the next run takes."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def new_peak() -> None:
     """Have VmHWM start anew from what is resident now."""
     Path("/proc/self/clear_refs").write_text("5")
@@ -130,8 +137,9 @@ def measure_one(setting: Setting, repeats: int) -> dict[str, float]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         model = cv.load_model(str(write_model(setting, Path(folder))))
-        examples = questions(setting.tokens, N_ITEMS)
+        examples = questions(setting.tokens, setting.examples)
         cv.score_heads(model, examples[:1])
+        give_back_memory()
         before = memory("VmRSS")
         new_peak()
         times = []
@@ -161,7 +169,7 @@ def grid(repeats: int) -> dict[str, Any]:
     for name, settings in ROWS.items():
         values = [float(getattr(setting, name)) for setting in settings]
         found = [measured(setting, repeats) for setting in settings]
-        work = [N_ITEMS * operations_of(setting) for setting in settings]
+        work = [setting.examples * operations_of(setting) for setting in settings]
         exponents[name] = {
             "seconds": exponent(values, [one["seconds"] for one in found]),
             "bytes": exponent(values, [one["bytes"] for one in found]),

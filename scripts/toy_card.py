@@ -6,7 +6,6 @@ The training calls this when it is done. Needs Chromium for the picture (the var
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import random
 from collections import defaultdict
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import plotly.graph_objects as go
-from PIL import Image
-from playwright.sync_api import ViewportSize, sync_playwright
 
 import cap_viz as cv
 from cap_viz.models import TRAINING_FILE, ReasoningModel, folder_source, load
@@ -25,7 +22,7 @@ from cap_viz.settings import ASSETS
 from cap_viz.stats import above_chance
 from cap_viz.tasks import toy_choice, toy_math, toy_strategy
 from cap_viz.tasks.toy_draws import N_EVALUATION, Drawn, as_example, drawn
-from scripts.screenshot import CHROMIUM_OPTIONS, chromium
+from scripts.pictures import TEXT, save_picture
 
 TITLES = {"toy_math": "Toy math", "toy_strategy": "Toy strategy", "toy_choice": "Toy choice"}
 COLOURS = {"toy_math": "#0072B2", "toy_strategy": "#D55E00", "toy_choice": "#009E73"}
@@ -34,7 +31,6 @@ CHANCE = 0.25
 # Longer than any question of the training.
 HARDER = {"toy_math": (5, 6), "toy_strategy": (5, 6), "toy_choice": (5, 6)}
 N_HARDER = 200
-PICTURE = ViewportSize(width=900, height=420)
 
 
 class SizedDraw(Protocol):
@@ -100,21 +96,10 @@ def curves(log: Sequence[Mapping[str, float]]) -> go.Figure:
         title="Accuracy on held-out questions while training",
         xaxis_title="Training step",
         yaxis={"title": "Accuracy (%)", "range": [0, 102]},
-        font={"family": "DejaVu Sans, sans-serif", "size": 14},
+        font=TEXT,
         margin={"l": 70, "r": 20, "t": 50, "b": 60},
     )
     return figure
-
-
-def save_picture(figure: go.Figure, file: Path) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
-        page = browser.new_page(viewport=PICTURE)
-        page.set_content(figure.to_html(include_plotlyjs=True, config={"displayModeBar": False}))
-        page.wait_for_selector(".main-svg")
-        picture = Image.open(io.BytesIO(page.screenshot()))
-        browser.close()
-    picture.quantize(256).save(file, optimize=True)
 
 
 def table(found: Sequence[Measured]) -> str:

@@ -20,6 +20,7 @@ from cap_viz.spec import EvalSpec
 from cap_viz.store import Store
 from cap_viz.study import COMPETING, PERMUTATIONS, Setting, setting_of, study_parts
 from cap_viz.study_tables import TABLES, Study, verdict
+from scripts.study_figures import FIGURES, height_of
 from tests.shell import Shell
 
 SMALL = Setting(
@@ -122,6 +123,38 @@ def test_every_table_follows_from_the_planned_runs(whole: Study) -> None:
         assert len(rows) > 0, name
         assert not rows.isna().to_numpy().all(axis=None), name
         assert markdown(rows).count("\n") == len(rows) + 1
+
+
+def test_every_table_is_drawn_with_its_numbers(whole: Study) -> None:
+    assert set(FIGURES) == set(TABLES)
+    columns = {
+        "levels": "accuracy",
+        "placebo": "cap",
+        "survivors": "all_keep",
+        "generic": "perplexity",
+        "solutions": "loss",
+    }
+    for name, draw in FIGURES.items():
+        table, figure = TABLES[name](whole), draw(TABLES[name](whole))
+        shown = np.array(
+            [
+                float(value)
+                for trace in figure.data
+                for axis in (trace.x, trace.y)
+                for value in axis
+                if not isinstance(value, str)
+            ]
+        )
+        for value in table[columns.get(name, "difference")]:
+            scales = (1, 100)
+            assert any(np.isclose(shown, scale * value).any() for scale in scales) or value == dense_of(table), name
+        assert height_of(figure) >= 420
+
+
+def dense_of(table: pd.DataFrame) -> float:
+    """Drawn as a line where the table is about running text."""
+    rows = table[table["criterion"] == "dense"]
+    return float(rows.iloc[0].get("perplexity", rows.iloc[0].get("loss")))
 
 
 def test_cap_against_the_better_wanda_by_hand(whole: Study) -> None:

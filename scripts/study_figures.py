@@ -1,0 +1,236 @@
+"""Draw the study's tables:  python -m scripts.study_figures [--model smollm2-135m-instruct-q4_1] [--out docs/results]
+
+One picture for each table that can be computed from the stored runs; the others are named. Needs Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from cap_viz.errors import UsageError
+from cap_viz.models import DEFAULT_MODEL, resolve
+from cap_viz.settings import PROJECT
+from cap_viz.store import Store
+from cap_viz.study import setting_of
+from cap_viz.study_tables import MARGIN, TABLES, Study
+from cap_viz.ui.figures import criterion_colour, criterion_name, display_order
+from scripts.pictures import TEXT, save_picture
+
+SPARSITY_COLOURS = {0.1: "#56B4E9", 0.2: "#0072B2", 0.3: "#009E73", 0.4: "#E69F00", 0.5: "#D55E00", 0.6: "#882255"}
+LINE, PANEL_HEADS = 22, 120
+
+
+def panels(names: Sequence[str], title: str, x_title: str, *, shared_y: bool = True) -> go.Figure:
+    figure = make_subplots(cols=len(names), shared_yaxes=shared_y, subplot_titles=list(names), horizontal_spacing=0.06)
+    figure.update_layout(template="plotly_white", title=title, font=TEXT, margin={"l": 20, "r": 20, "t": 90, "b": 60})
+    figure.update_xaxes(title=x_title)
+    figure.update_yaxes(automargin=True)
+    return figure
+
+
+def differences(table: pd.DataFrame, title: str, labels: Sequence[str], *, unit: str = "points") -> go.Figure:
+    """Paired differences with their 95 % intervals: a panel for each task, a line for each label, sparsities by colour.
+
+    Filled where Holm's test over the whole table finds a difference, open elsewhere.
+    """
+    tasks, scale = list(dict.fromkeys(table["task"])), 100 if unit == "points" else 1
+    figure = panels(tasks, title, f"difference, {unit}")
+    for column, task in enumerate(tasks, start=1):
+        for place, (sparsity, rows) in enumerate(table[table["task"] == task].groupby("sparsity")):
+            found = rows["p_holm"] < 0.05
+            middle = scale * rows["difference"]
+            figure.add_scatter(
+                x=middle,
+                y=[" ".join(str(row[name]) for name in labels) or "all" for _, row in rows.iterrows()],
+                error_x={
+                    "array": scale * rows["difference_high"] - middle,
+                    "arrayminus": middle - scale * rows["difference_low"],
+                    "thickness": 1.5,
+                },
+                mode="markers",
+                marker={
+                    "color": SPARSITY_COLOURS[float(str(sparsity))],
+                    "size": 9,
+                    "symbol": ["circle" if one else "circle-open" for one in found],
+                },
+                name=f"{float(str(sparsity)):.0%}",
+                legendgroup=str(sparsity),
+                showlegend=column == 1,
+                offsetgroup=str(place),
+                row=1,
+                col=column,
+            )
+    figure.update_layout(scattermode="group", legend_title="sparsity")
+    figure.add_vline(x=0, line={"color": "#555", "width": 1})
+    return figure
+
+
+def ordering(table: pd.DataFrame) -> go.Figure:
+    figure = differences(table, "CAP minus the better Wanda, accuracy", ())
+    figure.add_vline(x=100 * MARGIN, line={"color": "#999", "width": 1, "dash": "dot"})
+    return figure
+
+
+def levels(table: pd.DataFrame) -> go.Figure:
+    """Accuracy against sparsity, a line for each criterion, from the dense model at 0 %."""
+    tasks = list(dict.fromkeys(table["task"]))
+    figure = panels(tasks, "Accuracy under every criterion", "sparsity, %")
+    named = set()
+    for column, task in enumerate(tasks, start=1):
+        rows = table[table["task"] == task]
+        (dense,) = rows.loc[rows["criterion"] == "dense", "accuracy"]
+        for criterion in display_order([name for name in dict.fromkeys(rows["criterion"]) if name != "dense"]):
+            mine = rows[rows["criterion"] == criterion].sort_values("sparsity")
+            figure.add_scatter(
+                x=[0, *(100 * mine["sparsity"])],
+                y=[100 * dense, *(100 * mine["accuracy"])],
+                mode="lines+markers",
+                line={"color": criterion_colour(criterion), "width": 2},
+                name=criterion_name(criterion),
+                legendgroup=criterion,
+                showlegend=criterion not in named,
+                row=1,
+                col=column,
+            )
+            named.add(criterion)
+        figure.add_hline(y=100 * rows["chance"].iloc[0], line={"dash": "dot", "color": "#888"}, row=1, col=column)
+    figure.update_yaxes(title="accuracy, %", row=1, col=1)
+    return figure
+
+
+def placebo(table: pd.DataFrame) -> go.Figure:
+    """CAP as a mark, the range of its permutations as a bar."""
+    names = list(dict.fromkeys(table["measure"]))
+    figure = panels(names, "CAP and permutations of its own head scores", "value")
+    for column, name in enumerate(names, start=1):
+        rows = table[table["measure"] == name]
+        sparsities = [f"{value:.0%}" for value in rows["sparsity"]]
+        figure.add_scatter(
+            x=rows["median"],
+            y=sparsities,
+            error_x={"array": rows["highest"] - rows["median"], "arrayminus": rows["median"] - rows["lowest"]},
+            mode="markers",
+            marker={"color": "#888", "symbol": "line-ns-open", "size": 12},
+            name="permutations: range and median",
+            showlegend=column == 1,
+            row=1,
+            col=column,
+        )
+        figure.add_scatter(
+            x=rows["cap"],
+            y=sparsities,
+            mode="markers",
+            marker={"color": criterion_colour("cap"), "size": 11, "symbol": "diamond"},
+            name="CAP",
+            showlegend=column == 1,
+            row=1,
+            col=column,
+        )
+    return figure
+
+
+def survivors(table: pd.DataFrame) -> go.Figure:
+    """What the first tenth of the heads keeps of its weights, beside what all keep."""
+    tasks = list(dict.fromkeys(table["task"]))
+    figure = panels(tasks, "Weights kept by the tenth of heads with the largest effects", "sparsity, %")
+    for column, task in enumerate(tasks, start=1):
+        rows = table[table["task"] == task]
+        for criterion in dict.fromkeys(rows["criterion"]):
+            mine = rows[rows["criterion"] == criterion]
+            for name, dash in (("first_tenth_keeps", "solid"), ("all_keep", "dot")):
+                figure.add_scatter(
+                    x=100 * mine["sparsity"],
+                    y=100 * mine[name],
+                    mode="lines+markers",
+                    line={"color": criterion_colour(criterion), "dash": dash},
+                    name=f"{criterion_name(criterion)}, {'first tenth' if dash == 'solid' else 'all heads'}",
+                    legendgroup=f"{criterion} {name}",
+                    showlegend=column == 1,
+                    row=1,
+                    col=column,
+                )
+    figure.update_yaxes(title="kept, %", row=1, col=1)
+    return figure
+
+
+def under_masks(table: pd.DataFrame, title: str, value: str, x_title: str, *, log: bool) -> go.Figure:
+    """A loss of running text under every criterion, with its interval; the dense model as a line."""
+    figure = panels([""], title, x_title)
+    dense = table[table["criterion"] == "dense"].iloc[0]
+    pruned = table[table["criterion"] != "dense"]
+    for sparsity, rows in pruned.groupby("sparsity"):
+        figure.add_scatter(
+            x=rows[value],
+            y=[criterion_name(name) for name in rows["criterion"]],
+            error_x={"array": rows["high"] - rows[value], "arrayminus": rows[value] - rows["low"]},
+            mode="markers",
+            marker={"color": SPARSITY_COLOURS[float(str(sparsity))], "size": 9},
+            name=f"{float(str(sparsity)):.0%}",
+        )
+    figure.add_vline(x=dense[value], line={"color": "#555", "width": 1, "dash": "dot"}, annotation_text="dense")
+    figure.update_layout(legend_title="sparsity")
+    if log:
+        figure.update_xaxes(type="log")
+    return figure
+
+
+FIGURES: dict[str, Callable[[pd.DataFrame], go.Figure]] = {
+    "ordering": ordering,
+    "levels": levels,
+    "rest": lambda table: differences(table, "Other criteria minus the better Wanda, accuracy", ("criterion",)),
+    "calibration": lambda table: differences(table, "Calibrated on the task minus on text, accuracy", ("criterion",)),
+    "causality": lambda table: differences(table, "CAP minus plain global magnitude, accuracy", ()),
+    "placebo": placebo,
+    "score_choices": lambda table: differences(table, "CAP minus CAP by other head scores, accuracy", ("instead",)),
+    "seeds": lambda table: differences(table, "CAP minus Wanda by calibration seed, accuracy", ("seed",)),
+    "transfer": lambda table: differences(
+        table, "Mask made for the task minus mask made for another, accuracy", ("criterion", "made_for")
+    ),
+    "generic": lambda table: under_masks(
+        table, "Running text under the masks of the task", "perplexity", "perplexity", log=True
+    ),
+    "survivors": survivors,
+    "solutions": lambda table: under_masks(
+        table, "Worked solutions under their masks", "loss", "loss, nats per token", log=False
+    ),
+    "weak": lambda table: differences(table, "Minus Wanda, choice loss (below 0: better)", ("criterion",), unit="nats"),
+}
+
+
+def height_of(figure: go.Figure) -> int:
+    """Room for every line of the longest panel."""
+    lines = len({label for trace in figure.data for label in trace.y if isinstance(label, str)})
+    marks = len({trace.name for trace in figure.data})
+    return max(420, PANEL_HEADS + lines * max(LINE, 9 * marks))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "results")
+    options = parser.parse_args()
+    ref = resolve(options.model).ref
+    study = Study(Store(), ref, setting_of(ref))
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, draw in FIGURES.items():
+        try:
+            table = TABLES[name](study)
+        except UsageError as error:
+            print(f"{name}: not drawn. {error}")
+            continue
+        if table.empty:
+            continue
+        figure = draw(table)
+        file = options.out / f"{options.model}-{name}.png"
+        save_picture(figure, file, height=height_of(figure))
+        print(file)
+
+
+if __name__ == "__main__":
+    main()
