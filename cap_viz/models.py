@@ -76,7 +76,7 @@ CATALOGUE = {
         ),
         CatalogueEntry(
             id=TOY_MODEL,
-            title="Toy reasoner (0.8 M parameters, trained for CAP Viz)",
+            title="Toy reasoner (0.5 M parameters, trained for CAP Viz)",
             package="cap_viz",
             file="assets/toy_reasoner/model.safetensors",
             install="git checkout cap_viz/assets/toy_reasoner",

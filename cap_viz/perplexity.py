@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import Float
-
 from cap_viz.errors import UsageError
 from cap_viz.results import EvalReport
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
@@ -126,7 +123,8 @@ def perplexity_plan(model: ReasoningModel, spec: EvalSpec) -> EvalPlan:
 def perplexity_of(report: EvalReport) -> Perplexity:
     """Perplexity from the stored log-likelihoods of the windows."""
     tokens = report.questions.tokens[:, 0]
-    losses = window_losses(report)
+    # All windows have the same length, so that their mean losses count alike.
+    losses = report.losses("nll")
     ci = bootstrap_mean_ci(losses)
     return Perplexity(
         value=exp(float(losses.mean())),
@@ -134,8 +132,3 @@ def perplexity_of(report: EvalReport) -> Perplexity:
         n_windows=len(losses),
         n_tokens=int(tokens.sum()),
     )
-
-
-def window_losses(report: EvalReport) -> Float[np.ndarray, " window"]:
-    """Mean loss per scored token of every window, in nats; all windows have the same length."""
-    return -report.logliks[:, 0].astype(np.float64) / report.questions.tokens[:, 0]

@@ -20,7 +20,7 @@ from cap_viz.accuracy import against_guessing
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
 from cap_viz.measures import ACC, CHOICE_LOSS, Measure, level_of, paired
-from cap_viz.perplexity import perplexity_of, perplexity_spec, window_losses
+from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_head_zeros, read_report, read_scores
 from cap_viz.results import EvalReport
 from cap_viz.solution_loss import solution_loss_of, solution_spec
@@ -347,7 +347,7 @@ def perplexity_facts(report: EvalReport) -> dict[str, float]:
 
 
 def factor(name: str, report: EvalReport, other: EvalReport) -> dict[str, float]:
-    found = compare_means(window_losses(report), window_losses(other))
+    found = compare_means(report.losses("nll"), other.losses("nll"))
     return {
         f"against_{name}": exp(found.difference),
         f"against_{name}_low": exp(found.ci.low),

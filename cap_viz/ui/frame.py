@@ -151,7 +151,7 @@ def other_model_button(model_id: str, models: list[str]) -> None:
         key="other_model",
         icon=":material/undo:" if is_toy else ":material/toys:",
         type="tertiary",
-        help="A model of 0.8 million parameters trained for CAP Viz: everything is computed live within seconds.",
+        help="A model of 0.5 million parameters trained for CAP Viz: everything is computed live within seconds.",
         on_click=choose,
         args=({"model": other, "task": tasks_for(other)[0], "n": DEFAULT_SIZE if is_toy else TOY_SIZE},),
     )
