@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -42,7 +43,7 @@ def differences(table: pd.DataFrame, title: str, labels: Sequence[str], *, unit:
     tasks, scale = list(dict.fromkeys(table["task"])), 100 if unit == "points" else 1
     figure = panels(tasks, title, f"difference, {unit}")
     for column, task in enumerate(tasks, start=1):
-        for place, (sparsity, rows) in enumerate(table[table["task"] == task].groupby("sparsity")):
+        for place, (sparsity, rows) in enumerate(of_task(table, task).groupby("sparsity")):
             found = rows["p_holm"] < 0.05
             middle = scale * rows["difference"]
             figure.add_scatter(
@@ -71,6 +72,10 @@ def differences(table: pd.DataFrame, title: str, labels: Sequence[str], *, unit:
     return figure
 
 
+def of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    return pd.DataFrame(table[table["task"] == task])
+
+
 def ordering(table: pd.DataFrame) -> go.Figure:
     figure = differences(table, "CAP minus the better Wanda, accuracy", ())
     figure.add_vline(x=100 * MARGIN, line={"color": "#999", "width": 1, "dash": "dot"})
@@ -83,10 +88,10 @@ def levels(table: pd.DataFrame) -> go.Figure:
     figure = panels(tasks, "Accuracy under every criterion", "sparsity, %")
     named = set()
     for column, task in enumerate(tasks, start=1):
-        rows = table[table["task"] == task]
+        rows = of_task(table, task)
         (dense,) = rows.loc[rows["criterion"] == "dense", "accuracy"]
         for criterion in display_order([name for name in dict.fromkeys(rows["criterion"]) if name != "dense"]):
-            mine = rows[rows["criterion"] == criterion].sort_values("sparsity")
+            mine = pd.DataFrame(rows[rows["criterion"] == criterion]).sort_values("sparsity")
             figure.add_scatter(
                 x=[0, *(100 * mine["sparsity"])],
                 y=[100 * dense, *(100 * mine["accuracy"])],
@@ -99,7 +104,8 @@ def levels(table: pd.DataFrame) -> go.Figure:
                 col=column,
             )
             named.add(criterion)
-        figure.add_hline(y=100 * rows["chance"].iloc[0], line={"dash": "dot", "color": "#888"}, row=1, col=column)
+        here: Any = {"row": 1, "col": column}
+        figure.add_hline(y=100 * rows["chance"].iloc[0], line={"dash": "dot", "color": "#888"}, **here)
     figure.update_yaxes(title="accuracy, %", row=1, col=1)
     return figure
 
@@ -140,7 +146,7 @@ def survivors(table: pd.DataFrame) -> go.Figure:
     tasks = list(dict.fromkeys(table["task"]))
     figure = panels(tasks, "Weights kept by the tenth of heads with the largest effects", "sparsity, %")
     for column, task in enumerate(tasks, start=1):
-        rows = table[table["task"] == task]
+        rows = of_task(table, task)
         for criterion in dict.fromkeys(rows["criterion"]):
             mine = rows[rows["criterion"] == criterion]
             for name, dash in (("first_tenth_keeps", "solid"), ("all_keep", "dot")):
@@ -205,8 +211,9 @@ FIGURES: dict[str, Callable[[pd.DataFrame], go.Figure]] = {
 
 def height_of(figure: go.Figure) -> int:
     """Room for every line of the longest panel."""
-    lines = len({label for trace in figure.data for label in trace.y if isinstance(label, str)})
-    marks = len({trace.name for trace in figure.data})
+    traces: Any = figure.data
+    lines = len({label for trace in traces for label in trace.y if isinstance(label, str)})
+    marks = len({trace.name for trace in traces})
     return max(420, PANEL_HEADS + lines * max(LINE, 9 * marks))
 
 

@@ -1,0 +1,327 @@
+"""Candidates for cap_fine on ARC-Easy validation:  python -m benchmarks.cap_fine [--only NAME …] [--n 570] --out FILE
+
+The protocol is in docs/research_log.md. Masks at 50 % are calibrated on 48 ARC-Easy calibration examples; every
+candidate is compared with sequential Wanda on the same questions, paired. A line of JSON for each candidate is added to
+the file, and what stands there is not computed again. Needs CAP_VIZ_DATA with arc_easy/validation.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import cap_viz as cv
+from cap_viz.errors import UsageError
+from cap_viz.estimators.gradient import gradient_effects
+from cap_viz.example_sets import calibration_set
+from cap_viz.finding import block_spec
+from cap_viz.measures import ACC, CHOICE_LOSS, paired
+from cap_viz.models import DEFAULT_MODEL, Matrix, ReasoningModel
+from cap_viz.progress import finish
+from cap_viz.pruning.activations import input_norm, squares, wanda_score
+from cap_viz.pruning.base import MaskRequest, Ranking
+from cap_viz.pruning.cap import cap_score, importance, region_importance
+from cap_viz.pruning.flows import Flow, flow_steps
+from cap_viz.pruning.gradients import HalfMatrix, answer_rows, gradient_steps
+from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, OrderedGroup, local_ranking
+from cap_viz.pruning.masks import Mask, mask_from, matrix_size, scoped_matrices
+from cap_viz.pruning.sequential import Pruned, sequential_steps
+from cap_viz.pruning.threshold import Score, rank_steps
+from cap_viz.reading import read_blocks, read_scores
+from cap_viz.results import BLOCK_PARTS, EvalReport
+from cap_viz.spec import ScoreSpec
+from cap_viz.store import Store
+from cap_viz.tasks.arc import to_example
+from cap_viz.tasks.base import Example
+from cap_viz.tasks.sources import read_json_lines
+
+TASK, N_CALIBRATION, SPARSITY = "arc_easy", 48, 0.5
+# How far a row, matrix or layer may be from the sparsity of the whole.
+MOST_OFF = 0.1
+BASELINE = "wanda"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A model with what is measured on the calibration examples, each when it is first asked for."""
+
+    model: ReasoningModel
+    calibration: tuple[Example, ...]
+
+    @property
+    def request(self) -> MaskRequest:
+        return MaskRequest(SPARSITY, calibration=self.calibration)
+
+    @cached_property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return scoped_matrices(self.model, "both")
+
+    @cached_property
+    def flows(self) -> dict[str, Flow]:
+        return finish(flow_steps(self.model, self.matrices, self.calibration))
+
+    @cached_property
+    def roots(self) -> dict[str, HalfMatrix]:
+        return dict(finish(gradient_steps(self.model, self.matrices, self.calibration, answer_rows)))
+
+    @cached_property
+    def scores(self) -> ScoreSpec:
+        return ScoreSpec(self.model.ref, calibration_set(TASK, N_CALIBRATION))
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """First-order effect of every hidden unit, [layer, unit]."""
+        found = gradient_effects(self.model, self.calibration, units=True)
+        assert found.units is not None
+        return found.units
+
+    def stored(self, spec: ScoreSpec) -> Any:
+        run = (store := Store()).get(spec)
+        if run is None:
+            raise UsageError("The shipped scores of ARC-Easy are missing; run make runs.")
+        return read_blocks(store, run) if spec.parts else read_scores(store, run)
+
+
+def magnitude(matrix: Matrix) -> Tensor:
+    return matrix.weight.detach().float().abs()
+
+
+def kfac(lab: Lab) -> Score:
+    def score(matrix: Matrix) -> Tensor:
+        flow = lab.flows[matrix.name]
+        slopes = (flow.slopes / flow.tokens).sqrt().float()
+        return magnitude(matrix) * (flow.inputs / flow.tokens).sqrt().float() * slopes[:, None]
+
+    return score
+
+
+def token_weighted(lab: Lab) -> Score:
+    return lambda matrix: magnitude(matrix) * lab.flows[matrix.name].weighted.sqrt().float()
+
+
+def wanda_oneshot(lab: Lab) -> Score:
+    return lambda matrix: wanda_score(matrix.weight, input_norm(lab.flows[matrix.name].inputs))
+
+
+def taylor(lab: Lab) -> Score:
+    return lambda matrix: magnitude(matrix) * lab.roots[matrix.name].full()
+
+
+def geometric(first: Callable[[Lab], Score], second: Callable[[Lab], Score]) -> Callable[[Lab], Score]:
+    """The root of the product of two scores."""
+
+    def made(lab: Lab) -> Score:
+        one, other = first(lab), second(lab)
+        return lambda matrix: (one(matrix) * other(matrix)).sqrt()
+
+    return made
+
+
+def unit_cap(lab: Lab) -> Score:
+    """CAP, with the importance of an MLP's hidden unit in place of its layer's mean."""
+    effect = lab.stored(lab.scores).mean_effect("nll")
+    regions = region_importance(importance(effect), lab.model.shape.n_kv_heads)
+    units = torch.from_numpy(importance(lab.units)).float()
+
+    def score(matrix: Matrix) -> Tensor:
+        if matrix.part == "attention":
+            return cap_score(matrix.weight, matrix.kind, matrix.layer, regions)
+        own = units[matrix.layer]
+        return magnitude(matrix) * (own if matrix.weight.shape[1] == len(own) else own[:, None])
+
+    return score
+
+
+def global_cut(score: Callable[[Lab], Score]) -> Callable[[Lab], Mask]:
+    def made(lab: Lab) -> Mask:
+        ranking: Ranking = finish(rank_steps(lab.model, criterion="candidate", scope="both", score=score(lab)))
+        return finish(ranking.mask_steps(lab.model, SPARSITY))
+
+    return made
+
+
+def local_cut(score: Callable[[Lab], Score], group: OrderedGroup) -> Callable[[Lab], Mask]:
+    def made(lab: Lab) -> Mask:
+        ranking = local_ranking(lab.model, lab.request, criterion="candidate", group=group, score=score(lab))
+        return finish(ranking.mask_steps(lab.model, SPARSITY))
+
+    return made
+
+
+def row_budgets(budget: Callable[[Lab], Score], inside: Callable[[Lab], Score]) -> Callable[[Lab], Mask]:
+    """Every row loses the share it has under a global cut by `budget`, within limits; which weights, says `inside`."""
+
+    def made(lab: Lab) -> Mask:
+        cut, score = global_cut(budget)(lab), inside(lab)
+        shares = {name: 1 - kept.float().mean(dim=1) for name, kept in cut.keep.items()}
+        sizes = {name: kept.shape[1] for name, kept in cut.keep.items()}
+        offset = centred(shares, sizes)
+        keep = {}
+        for matrix in lab.matrices:
+            share = (shares[matrix.name] + offset).clamp(SPARSITY - MOST_OFF, SPARSITY + MOST_OFF)
+            keep[matrix.name] = kept_by_row(score(matrix), share)
+        return whole(lab, keep)
+
+    return made
+
+
+def centred(shares: dict[str, Tensor], sizes: dict[str, int]) -> float:
+    """What has to be added to the shares for them to take half of all weights once they are clipped."""
+    low, high = -1.0, 1.0
+    total = sum(sizes[name] * len(share) for name, share in shares.items())
+    for _ in range(40):
+        middle = (low + high) / 2
+        taken = sum(
+            sizes[name] * float((share + middle).clamp(SPARSITY - MOST_OFF, SPARSITY + MOST_OFF).sum())
+            for name, share in shares.items()
+        )
+        low, high = (middle, high) if taken < SPARSITY * total else (low, middle)
+    return (low + high) / 2
+
+
+def kept_by_row(score: Tensor, share: Tensor) -> Tensor:
+    """The lowest `share[i]` of row i go."""
+    places = score.argsort(dim=1, stable=True).argsort(dim=1)
+    return places >= (share * score.shape[1]).round().long()[:, None]
+
+
+def whole(lab: Lab, keep: dict[str, Tensor]) -> Mask:
+    sizes = tuple(matrix_size(matrix) for matrix in lab.matrices)
+    return mask_from(criterion="candidate", sparsity=SPARSITY, scope="both", matrices=sizes, keep=keep)
+
+
+def part_budgets(lab: Lab) -> dict[tuple[int, str], Tensor]:
+    """The sparsity of every attention layer and MLP, by the rank of its causal effect."""
+    blocks = lab.stored(block_spec(lab.scores)).mean_effect("nll")
+    place = blocks.ravel().argsort().argsort().reshape(blocks.shape)
+    spread = MOST_OFF * (1 - 2 * place / (blocks.size - 1))
+    names = {BLOCK_PARTS[0]: "attention", BLOCK_PARTS[1]: "mlp"}
+    found = {
+        (layer, names[part]): SPARSITY + float(spread[layer, column])
+        for layer in range(len(blocks))
+        for column, part in enumerate(BLOCK_PARTS)
+    }
+    size = {key: sum(one.weight.numel() for one in lab.matrices if (one.layer, one.part) == key) for key in found}
+    mean = sum(size[key] * share for key, share in found.items()) / sum(size.values())
+    return {key: torch.tensor(share - mean + SPARSITY) for key, share in found.items()}
+
+
+def causal_budgets(inside: Callable[[Lab], Score]) -> Callable[[Lab], Mask]:
+    def made(lab: Lab) -> Mask:
+        budgets, score = part_budgets(lab), inside(lab)
+        return whole(
+            lab,
+            {
+                one.name: kept_by_row(score(one), budgets[one.layer, one.part].expand(one.weight.shape[0]))
+                for one in lab.matrices
+            },
+        )
+
+    return made
+
+
+def behind_pruned(factor: Callable[[Lab], dict[str, Tensor]], budgets: bool) -> Callable[[Lab], Mask]:
+    """Sequential Wanda, each norm times a factor of the dense model's inputs; with or without causal budgets."""
+
+    def made(lab: Lab) -> Mask:
+        factors, shares = factor(lab), part_budgets(lab) if budgets else None
+
+        def prune(matrix: Matrix, sums: Tensor, sparsity: float) -> Pruned:
+            score = wanda_score(matrix.weight, input_norm(sums) * factors[matrix.name])
+            if shares is None:
+                return Pruned(PER_ROW.keep(score, sparsity))
+            return Pruned(kept_by_row(score, shares[matrix.layer, matrix.part].expand(len(score))))
+
+        steps = sequential_steps(lab.model, lab.request, criterion="candidate", measure=squares, prune=prune)
+        return finish(steps)
+
+    return made
+
+
+def token_factor(lab: Lab) -> dict[str, Tensor]:
+    """How much larger token weighting makes each input's norm."""
+    return {name: (flow.weighted / flow.inputs.clamp_min(1e-30)).sqrt().float() for name, flow in lab.flows.items()}
+
+
+def no_factor(lab: Lab) -> dict[str, Tensor]:
+    return {matrix.name: torch.ones(matrix.weight.shape[1]) for matrix in lab.matrices}
+
+
+CANDIDATES: dict[str, Callable[[Lab], Mask]] = {
+    BASELINE: lambda lab: cv.prune_mask(lab.model, "wanda", sparsity=SPARSITY, calibration=lab.calibration),
+    "1 kfac, global": global_cut(kfac),
+    "2a kfac, per matrix": local_cut(kfac, PER_MATRIX),
+    "2b kfac budgets, wanda in rows": row_budgets(kfac, wanda_oneshot),
+    "3 token-weighted, per row": local_cut(token_weighted, PER_ROW),
+    "4 wanda x taylor, global": global_cut(geometric(wanda_oneshot, taylor)),
+    "4b wanda x kfac, global": global_cut(geometric(wanda_oneshot, kfac)),
+    "5 unit cap, global": global_cut(unit_cap),
+    "6 causal part budgets, wanda in rows": causal_budgets(wanda_oneshot),
+    "7a token-weighted, sequential": behind_pruned(token_factor, budgets=False),
+    "7b causal part budgets, sequential": behind_pruned(no_factor, budgets=True),
+    "7c both, sequential": behind_pruned(token_factor, budgets=True),
+}
+
+
+def validation(n: int) -> tuple[Example, ...]:
+    folder = os.environ.get("CAP_VIZ_DATA")
+    if not folder:
+        raise SystemExit("Name the folder with arc_easy/validation.jsonl by CAP_VIZ_DATA.")
+    rows = read_json_lines(Path(folder) / TASK / "validation.jsonl")
+    return tuple(to_example(row) for row in rows)[:n]
+
+
+def line_of(name: str, report: EvalReport, baseline: EvalReport, mask: Mask, seconds: float) -> dict[str, Any]:
+    loss, accuracy = paired(report, baseline, CHOICE_LOSS), paired(report, baseline, ACC)
+    return {
+        "candidate": name,
+        "n": len(report),
+        "reached": round(mask.reached, 4),
+        "acc": round(report.acc, 4),
+        "choice_nll": round(float(report.losses("choice_nll").mean()), 4),
+        "minus_wanda": round(loss.difference, 4),
+        "ci": [round(loss.ci.low, 4), round(loss.ci.high, 4)],
+        "p": loss.p_value,
+        "acc_minus_wanda": round(accuracy.difference, 4),
+        "mask_seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=list(CANDIDATES), choices=list(CANDIDATES))
+    parser.add_argument("--n", type=int, default=570)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    there = options.out.read_text("utf-8").splitlines() if options.out.is_file() else []
+    done = {json.loads(line)["candidate"] for line in there}
+    lab = Lab(cv.load_model(DEFAULT_MODEL), cv.load_task(TASK).calibration(N_CALIBRATION))
+    questions, baseline = validation(options.n), None
+    for name in dict.fromkeys([BASELINE, *options.only]):
+        if name in done and name != BASELINE:
+            continue
+        started = time.perf_counter()
+        mask = CANDIDATES[name](lab)
+        seconds = time.perf_counter() - started
+        report = cv.evaluate(lab.model, questions, mask=mask)
+        baseline = baseline or report
+        line = json.dumps(line_of(name, report, baseline, mask, seconds))
+        print(line, flush=True)
+        if name not in done:
+            with options.out.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
