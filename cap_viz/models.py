@@ -30,9 +30,10 @@ from cap_viz.devices import FULL_PRECISION, asked_dtype, chosen_device
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import replace_folder, write_json
 from cap_viz.hub import hub_snapshot
+from cap_viz.offload import placement
 from cap_viz.settings import local_folder, thread_count
 from cap_viz.spec import ModelRef
-from cap_viz.weights import check_complete, check_finite, check_layers, check_memory
+from cap_viz.weights import check_complete, check_finite, check_layers
 
 if TYPE_CHECKING:
     import torch
@@ -159,14 +160,14 @@ class ReasoningModel:
         self.lease = threading.RLock()
         # Short cuts that were tried on this model and hold (engine/checks.py), so that each is tried once.
         self.passed: set[str] = set()
+        # Where it computes. Weights that are elsewhere until they are used (offload.py) are on the device "meta".
+        places = dict.fromkeys(parameter.device for parameter in bridge.parameters())
+        self.device: torch.device = next(place for place in places if place.type != "meta")
+        self.offloaded = len(places) > 1
 
     @property
     def blocks(self) -> Any:
         return self.bridge.blocks
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.bridge.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -175,9 +176,19 @@ class ReasoningModel:
     def matrices(self) -> tuple[Matrix, ...]:
         """The attention and MLP projections of every block, in layer order.
 
-        Raises `CapVizError` for families whose projections are fused or not plain linear layers.
+        Raises `CapVizError` for families whose projections are fused or not plain linear layers, and for weights that
+        are not all on the device.
         """
+        self.check_whole("prune it")
         return tuple(matrix for layer in range(self.shape.n_layers) for matrix in block_matrices(self, layer))
+
+    def check_whole(self, what: str) -> None:
+        """Raise `CapVizError` where weights are fetched only when they are used."""
+        if self.offloaded:
+            raise CapVizError(
+                f"{self.ref.id} does not fit on {self.device}, and its weights are fetched block by block; to {what}, "
+                "use a larger device or a lower precision (CAP_VIZ_DTYPE). Exact scores and accuracies work."
+            )
 
     def pruned_weights(
         self,
@@ -386,7 +397,7 @@ def load(source: ModelSource) -> ReasoningModel:
     if threads is not None:
         torch.set_num_threads(threads)
     device = chosen_device().name
-    check_memory(source.id, folder, source.dtype, device)
+    placed = placement(source.id, folder, source.dtype, device)
     try:
         with_info: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -394,6 +405,7 @@ def load(source: ModelSource) -> ReasoningModel:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **placed,
         )
         network, found = with_info
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -405,7 +417,8 @@ def load(source: ModelSource) -> ReasoningModel:
         raise CapVizError(f"{source.id} cannot be loaded as a causal language model: {reason}") from error
     check_complete(source.id, found["missing_keys"])
     check_finite(source.id, network)
-    return boot(source, network.eval().to(device), tokenizer)
+    network = network.eval()
+    return boot(source, network if placed else network.to(device), tokenizer)
 
 
 def boot(source: ModelSource, network: Any, tokenizer: Any) -> ReasoningModel:

@@ -41,18 +41,22 @@ def check_layers(model_id: str, folder: Path) -> None:
 
 def check_finite(model_id: str, network: Any) -> None:
     for name, parameter in network.named_parameters():
-        if not bool(parameter.isfinite().all()):
+        # Weights that are fetched when they are used (offload.py) show only then whether they are.
+        if parameter.device.type != "meta" and not bool(parameter.isfinite().all()):
             raise CapVizError(f"Weight {name} of {model_id} holds NaN or infinite values; its files are damaged.")
 
 
-def check_memory(model_id: str, folder: Path, dtype: str, device: str) -> None:
-    """Refuse a model whose weights in this precision do not fit into the free memory of the device."""
+def check_memory(model_id: str, folder: Path, dtype: str, device: str, *, otherwise: str = "") -> None:
+    """Refuse a model whose weights in this precision do not fit into the free memory of the device.
+
+    `otherwise` ends the sentence with what else could be done.
+    """
     needed, free = weight_bytes(folder, dtype) + WORKING_MEMORY_BYTES, free_memory(device)
     if needed > free:
         smaller = "" if BYTES[dtype] == 2 else " In bfloat16 (CAP_VIZ_DTYPE) it needs half of that."
         raise CapVizError(
-            f"{model_id} needs about {needed / 2**30:.1f} GiB of memory in {dtype}, and only "
-            f"{free / 2**30:.1f} GiB are free on {device}, the one device that has to hold it whole.{smaller}"
+            f"{model_id} needs about {needed / 2**30:.1f} GiB of memory in {dtype}, and only {free / 2**30:.1f} GiB "
+            f"are free on {device}, the one device that has to hold it whole.{smaller}{otherwise}"
         )
 
 

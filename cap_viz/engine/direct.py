@@ -66,7 +66,7 @@ class DirectModel:
 def direct_model(model: ReasoningModel) -> DirectModel | None:
     """The model's modules, or None where its family is not one of these."""
     layers = [block.original_component for block in model.blocks]
-    if any(type(layer).__name__ not in LAYERS for layer in layers):
+    if model.offloaded or any(type(layer).__name__ not in LAYERS for layer in layers):
         return None
     unembed = model.bridge.unembed.original_component
     if any(type(layer.mlp.original_component.act_fn).__name__ not in ("SiLU", "SiLUActivation") for layer in layers):

@@ -59,9 +59,11 @@ def make_gradient_plan(
     """Encode the examples and fix the batches (or follow `batches`, when a run is resumed).
 
     `reference` and `seed` are those of `make_score_plan`. Raises `UsageError` for no examples, an unknown ablation, a
-    metric without gradient or one that compares options of examples that have one only.
+    metric without gradient or one that compares options of examples that have one only; `CapVizError` for a model
+    whose weights are not all on the device.
     """
     check_differentiable(metric)
+    model.check_whole("estimate by gradients")
     if metric in COMPARES_OPTIONS and any(len(example.options) < 2 for example in examples):
         raise UsageError(f"Metric {metric!r} compares options, and an example has a single one; use nll.")
     encoded = encode_all(model, examples)

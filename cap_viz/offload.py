@@ -1,0 +1,41 @@
+"""Models larger than the device: weights that do not fit wait in memory or on disk and are fetched block by block.
+
+`CAP_VIZ_OFFLOAD` names a folder for what fits neither on the device nor into the machine's memory. accelerate places
+the weights and fetches them for every forward of their block; scores and accuracies then go through TransformerLens'
+own blocks. Masks exchange weights in place and gradients would keep every fetched weight for the backward pass, so that
+neither is possible with weights that are not all there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cap_viz.devices import CPU, free_memory
+from cap_viz.weights import WORKING_MEMORY_BYTES, check_memory, weight_bytes
+
+OFFLOAD = "CAP_VIZ_OFFLOAD"
+OTHERWISE = f" Or name a folder by {OFFLOAD}, which is slower and cannot prune (docs/large_models.md)."
+
+
+def placement(model_id: str, folder: Path, dtype: str, device: str) -> dict[str, Any]:
+    """What `from_pretrained` is told beside the usual: nothing for a model that fits on the device.
+
+    Raises `CapVizError` for one that does not, unless a folder is named.
+    """
+    asked = os.environ.get(OFFLOAD)
+    if not asked:
+        check_memory(model_id, folder, dtype, device, otherwise=OTHERWISE)
+        return {}
+    if weight_bytes(folder, dtype) + WORKING_MEMORY_BYTES <= free_memory(device):
+        return {}
+    kind, _, number = device.partition(":")
+    # accelerate knows GPUs by number.
+    room = {int(number) if number else kind: room_on(device), CPU: room_on(CPU)}
+    return {"device_map": "auto", "max_memory": room, "offload_folder": asked}
+
+
+def room_on(device: str) -> int:
+    """Bytes for weights there."""
+    return max(0, free_memory(device) - WORKING_MEMORY_BYTES)
