@@ -25,6 +25,7 @@ from cap_viz.cluster_worker import Worker, versions_here
 from cap_viz.devices import CPU, DEVICE, DTYPE, asked_device
 from cap_viz.engines import OUT_OF_MEMORY, is_out_of_memory
 from cap_viz.errors import CapVizError, OutOfMemory, UsageError
+from cap_viz.offload import OFFLOAD
 from cap_viz.settings import PROJECT, thread_count
 from cap_viz.spec import spec_dict
 
@@ -49,7 +50,7 @@ START_SECONDS = 300
 REACH_SECONDS = 5
 REPLACEMENTS = 3
 # What workers are told of this process's settings.
-SETTINGS = (DEVICE, DTYPE, "CAP_VIZ_DATA", "CAP_VIZ_CACHE", "HF_HUB_OFFLINE", "HF_HOME")
+SETTINGS = (DEVICE, DTYPE, OFFLOAD, "CAP_VIZ_DATA", "CAP_VIZ_CACHE", "HF_HUB_OFFLINE", "HF_HOME")
 
 
 @dataclass(frozen=True)
