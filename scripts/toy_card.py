@@ -116,6 +116,7 @@ def table(found: Sequence[Measured]) -> str:
 
 def card(training: Mapping[str, Any], found: Sequence[Measured]) -> str:
     recipe = training["recipe"]
+    cores = "one CPU core" if training["threads"] == 1 else f"{training['threads']} CPU cores"
     return f"""---
 license: apache-2.0
 language: en
@@ -131,7 +132,7 @@ are unknown to it.
 - {recipe["layers"]} layers of {recipe["heads"]} query heads in {recipe["kv_heads"]} key-value groups, width \
 {recipe["width"]}, MLP width {recipe["mlp"]}, tied embeddings, {training["words"]} tokens.
 - Trained from scratch on documents made up on the fly (`scripts/toy_documents.py`, seed {recipe["seed"]}) in
-  {recipe["steps"]:,} steps with AdamW: {training["seconds"] / 60:.0f} minutes on {training["threads"]} CPU cores.
+  {recipe["steps"]:,} steps with AdamW: {training["seconds"] / 60:.0f} minutes on {cores}.
 - Lessons that build on one another: copying repeated words, then looking up and retelling stated facts, then mostly
   the three tasks. Loss on answers; on made-up facts next to none, since nobody can know them.
 - Held out are combinations, not only questions: who, where and what is asked together, say. A tenth of the
