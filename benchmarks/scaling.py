@@ -208,7 +208,7 @@ def strong_scaling(repeats: int) -> dict[str, Any]:
         folder = Path(name)
         # The toy reasoner's questions need its words; a generated model of its size would not read them.
         model = cv.load_model("toy-reasoner")
-        spec = ScoreSpec(model.ref, calibration_set("toy_math", 48))
+        spec = ScoreSpec(model.ref, calibration_set("toy_math", 256))
         small = ScoreSpec(model.ref, calibration_set("toy_math", 4))
         engines: dict[str, Engine] = {"here": HERE, "one worker": Cluster(workers=1), "two workers": Cluster(workers=2)}
         seconds: dict[str, float] = {}
