@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from cap_viz.conversion import convert_apart
-from cap_viz.devices import FULL_PRECISION, asked_dtype, chosen_device
+from cap_viz.devices import CPU, FULL_PRECISION, asked_dtype, chosen_device
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import replace_folder, write_json
 from cap_viz.hub import hub_snapshot
@@ -160,10 +160,12 @@ class ReasoningModel:
         self.lease = threading.RLock()
         # Short cuts that were tried on this model and hold (engine/checks.py), so that each is tried once.
         self.passed: set[str] = set()
-        # Where it computes. Weights that are elsewhere until they are used (offload.py) are on the device "meta".
+        # Weights that are elsewhere until they are used (offload.py) are on the device "meta"; the others tell where
+        # the model computes. Where all are elsewhere that is the CPU.
         places = dict.fromkeys(parameter.device for parameter in bridge.parameters())
-        self.device: torch.device = next(place for place in places if place.type != "meta")
-        self.offloaded = len(places) > 1
+        here = [place for place in places if place.type != "meta"]
+        self.device: torch.device = here[0] if here else cpu_device()
+        self.offloaded = here != list(places)
 
     @property
     def blocks(self) -> Any:
@@ -235,6 +237,12 @@ class ReasoningModel:
         """Hold the lease with a mask applied, as `pruned_weights` describes it."""
         with self.lease, self.swapped(self.pruned_weights(keep, updated)):
             yield
+
+
+def cpu_device() -> torch.device:
+    import torch
+
+    return torch.device(CPU)
 
 
 ATTENTION_PARTS = {"q": "q", "k": "k", "v": "v", "o": "o"}

@@ -16,10 +16,12 @@ from cap_viz.tasks import Task
 from cap_viz.weights import WORKING_MEMORY_BYTES, weight_bytes
 
 
-@pytest.fixture(scope="module")
-def offloaded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ReasoningModel:
-    """The tiny model with room for two thirds of its weights."""
-    room = WORKING_MEMORY_BYTES + weight_bytes(tiny_folder, "float32") * 2 // 3
+@pytest.fixture(scope="module", params=[2 / 3, 0.0], ids=["a third elsewhere", "all elsewhere"])
+def offloaded(
+    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ReasoningModel:
+    """The tiny model with room for a share of its weights."""
+    room = WORKING_MEMORY_BYTES + int(request.param * weight_bytes(tiny_folder, "float32"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAP_VIZ_OFFLOAD", str(tmp_path_factory.mktemp("offload")))
         patch.setattr(offload, "free_memory", lambda device: room)
@@ -28,7 +30,7 @@ def offloaded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Re
 
 def test_some_weights_are_elsewhere(offloaded: ReasoningModel) -> None:
     places = {parameter.device.type for parameter in offloaded.bridge.parameters()}
-    assert places == {"cpu", "meta"}
+    assert "meta" in places <= {"cpu", "meta"}
     assert offloaded.offloaded
     assert offloaded.device.type == "cpu"
 
