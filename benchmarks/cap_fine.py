@@ -37,6 +37,7 @@ from cap_viz.pruning.gradients import HalfMatrix, answer_rows, gradient_steps
 from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, OrderedGroup, local_ranking
 from cap_viz.pruning.masks import Mask, mask_from, matrix_size, scoped_matrices
 from cap_viz.pruning.sequential import Pruned, sequential_steps
+from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.threshold import Score, rank_steps
 from cap_viz.reading import read_blocks, read_scores
 from cap_viz.results import BLOCK_PARTS, EvalReport
@@ -93,21 +94,17 @@ class Lab:
         return read_blocks(store, run) if spec.parts else read_scores(store, run)
 
 
-def magnitude(matrix: Matrix) -> Tensor:
-    return matrix.weight.detach().float().abs()
-
-
 def kfac(lab: Lab) -> Score:
     def score(matrix: Matrix) -> Tensor:
         flow = lab.flows[matrix.name]
         slopes = (flow.slopes / flow.tokens).sqrt().float()
-        return magnitude(matrix) * (flow.inputs / flow.tokens).sqrt().float() * slopes[:, None]
+        return wanda_score(matrix.weight, (flow.inputs / flow.tokens).sqrt().float()) * slopes[:, None]
 
     return score
 
 
 def token_weighted(lab: Lab) -> Score:
-    return lambda matrix: magnitude(matrix) * lab.flows[matrix.name].weighted.sqrt().float()
+    return lambda matrix: wanda_score(matrix.weight, input_norm(lab.flows[matrix.name].weighted))
 
 
 def wanda_oneshot(lab: Lab) -> Score:
@@ -115,7 +112,7 @@ def wanda_oneshot(lab: Lab) -> Score:
 
 
 def taylor(lab: Lab) -> Score:
-    return lambda matrix: magnitude(matrix) * lab.roots[matrix.name].full()
+    return lambda matrix: taylor_score(matrix.weight, lab.roots[matrix.name].full())
 
 
 def geometric(first: Callable[[Lab], Score], second: Callable[[Lab], Score]) -> Callable[[Lab], Score]:
@@ -138,7 +135,7 @@ def unit_cap(lab: Lab) -> Score:
         if matrix.part == "attention":
             return cap_score(matrix.weight, matrix.kind, matrix.layer, regions)
         own = units[matrix.layer]
-        return magnitude(matrix) * (own if matrix.weight.shape[1] == len(own) else own[:, None])
+        return matrix.weight.detach().float().abs() * (own if matrix.weight.shape[1] == len(own) else own[:, None])
 
     return score
 

@@ -246,7 +246,7 @@ def projection(n: int = 48) -> dict[str, Any]:
                 "model": name,
                 "gib_to_score": round(need, 1),
                 "petaflop": round(work / 1e15, 1),
-                "hours_on_gpus": by_gpus if fits else "does not fit on one device, which this version needs",
+                "hours_on_gpus": by_gpus if fits else "does not fit on one device",
             }
         )
     return {

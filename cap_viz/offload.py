@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cap_viz.devices import CPU, free_memory
-from cap_viz.weights import WORKING_MEMORY_BYTES, check_memory, weight_bytes
+from cap_viz.weights import WORKING_MEMORY_BYTES, check_memory, memory_needed
 
 OFFLOAD = "CAP_VIZ_OFFLOAD"
 OTHERWISE = f" Or name a folder by {OFFLOAD}, which is slower and cannot prune (docs/large_models.md)."
@@ -28,7 +28,7 @@ def placement(model_id: str, folder: Path, dtype: str, device: str) -> dict[str,
     if not asked:
         check_memory(model_id, folder, dtype, device, otherwise=OTHERWISE)
         return {}
-    if weight_bytes(folder, dtype) + WORKING_MEMORY_BYTES <= free_memory(device):
+    if memory_needed(folder, dtype) <= free_memory(device):
         return {}
     kind, _, number = device.partition(":")
     # accelerate knows GPUs by number.

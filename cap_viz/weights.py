@@ -51,13 +51,18 @@ def check_memory(model_id: str, folder: Path, dtype: str, device: str, *, otherw
 
     `otherwise` ends the sentence with what else could be done.
     """
-    needed, free = weight_bytes(folder, dtype) + WORKING_MEMORY_BYTES, free_memory(device)
+    needed, free = memory_needed(folder, dtype), free_memory(device)
     if needed > free:
         smaller = "" if BYTES[dtype] == 2 else " In bfloat16 (CAP_VIZ_DTYPE) it needs half of that."
         raise CapVizError(
             f"{model_id} needs about {needed / 2**30:.1f} GiB of memory in {dtype}, and only {free / 2**30:.1f} GiB "
             f"are free on {device}, the one device that has to hold it whole.{smaller}{otherwise}"
         )
+
+
+def memory_needed(folder: Path, dtype: str) -> int:
+    """Bytes a model needs to be loaded and used."""
+    return weight_bytes(folder, dtype) + WORKING_MEMORY_BYTES
 
 
 def weight_bytes(folder: Path, dtype: str) -> int:

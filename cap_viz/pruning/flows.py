@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 
-from cap_viz.errors import CapVizError
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import Steps
-from cap_viz.pruning.gradients import ScoredRow, answer_rows, row_loss
+from cap_viz.pruning.gradients import ScoredRow, answer_rows, check_gradients, row_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,10 +58,7 @@ def flow_steps(
         with model.lease:
             add_row(model, matrices, row, flows)
         yield Progress(number + 1, len(rows), "measuring inputs and output gradients")
-    if not all(bool(flow.weighted.isfinite().all()) for flow in flows.values()):
-        raise CapVizError(
-            f"{model.ref.id} gave gradients that are not finite; its weights or dtype are broken, run doctor."
-        )
+    check_gradients(model, (flow.weighted for flow in flows.values()))
     return flows
 
 

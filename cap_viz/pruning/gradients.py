@@ -13,7 +13,7 @@ it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -126,7 +126,12 @@ def add_squares(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRo
     with model.lease, torch.enable_grad(), gradients_of(model, matrices, add):
         loss = row_loss(model, row)
         loss.backward()
-    if not all(bool(total.isfinite().all()) for total in sums.values()):
+    check_gradients(model, sums.values())
+
+
+def check_gradients(model: ReasoningModel, sums: Iterable[Tensor]) -> None:
+    """Raise `CapVizError` when something summed up from gradients is not finite."""
+    if not all(bool(total.isfinite().all()) for total in sums):
         raise CapVizError(
             f"{model.ref.id} gave gradients that are not finite; its weights or dtype are broken, run doctor."
         )
