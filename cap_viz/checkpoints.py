@@ -37,7 +37,8 @@ class Checkpoints:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             batches = tuple(tuple(batch) for batch in content["batches"])
-            return BatchPlan(batches, packed=content["packed"], direct=content["direct"])
+            limits = {name: content[name] for name in ("packed", "direct", "most_tokens")}
+            return BatchPlan(batches, **limits)
         except (ValueError, KeyError, TypeError) as error:
             log.warning("unreadable plan in %s (%s): starting over", self.folder, error)
             self.discard()

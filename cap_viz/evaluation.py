@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from cap_viz.batch_size import tokens_at_once
 from cap_viz.engine.checks import dense_logliks, direct_reading_is_valid, packing_is_valid
 from cap_viz.engine.packing import EncodedExample
 from cap_viz.errors import UsageError
 from cap_viz.models import ReasoningModel
-from cap_viz.plan import BatchPlan, plan_batches, tokens_at_once
+from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.pruning.masks import Mask
 from cap_viz.results import EvalReport, questions_of
 from cap_viz.scoring import encode_all
@@ -59,7 +60,7 @@ def make_eval_plan(model: ReasoningModel, examples: Sequence[Example], batches: 
         lengths = [example.row_length for example in encoded]
         packed = packing_is_valid(model, encoded)
         batches = BatchPlan(
-            plan_batches(lengths, tokens_at_once(TOKENS_PER_FORWARD, model.shape.n_params), window=SORT_WINDOW),
+            plan_batches(lengths, tokens_at_once(TOKENS_PER_FORWARD, model), window=SORT_WINDOW),
             packed=packed,
             direct=direct_reading_is_valid(model, encoded, packed=packed),
         )

@@ -9,39 +9,34 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-# The sizes of forwards are made for SmolLM2. A model a hundred times smaller takes more at once, or the calls would
-# cost more than the products; beyond four times nothing is gained.
-REFERENCE_PARAMS = 134_515_008
-MOST_TIMES = 4
-
 
 def halved(plan: BatchPlan, unfinished: Collection[int]) -> BatchPlan | None:
     """The plan with every unfinished batch cut in two, the second halves at the end, so that finished ones keep their
-    numbers; None where none of them holds more than one example."""
+    numbers, and with half the tokens in a step where these are limited; None where there is nothing left to halve."""
     batches, second = list(plan.batches), []
     for number in sorted(unfinished):
         members = batches[number]
         middle = -(-len(members) // 2)
         batches[number] = members[:middle]
         second += [members[middle:]] if members[middle:] else []
-    return replace(plan, batches=(*batches, *second)) if second else None
-
-
-def tokens_at_once(tokens: int, n_params: int) -> int:
-    """Tokens of one forward for a model of `n_params` weights, where SmolLM2 would take `tokens`."""
-    return tokens * max(1, min(MOST_TIMES, REFERENCE_PARAMS // n_params))
+    most = plan.most_tokens
+    if not second and (most is None or most == 1):
+        return None
+    return replace(plan, batches=(*batches, *second), most_tokens=most and max(1, most // 2))
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """`batches` holds example numbers; `packed` says whether an example's options share a row.
 
-    `direct`: `engine/direct.py` computes instead of the model's own blocks.
+    `direct`: `engine/direct.py` computes instead of the model's own blocks. `most_tokens` limits those of one step
+    where a batch can take several, some of the heads in each; None where it cannot.
     """
 
     batches: tuple[tuple[int, ...], ...]
     packed: bool
     direct: bool = False
+    most_tokens: int | None = None
 
     def numbers(self, only: Iterable[int] | None = None) -> Iterable[int]:
         """The numbers of all batches, or those named."""

@@ -17,15 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cap_viz.batch_size import activation_bytes
 from cap_viz.devices import BYTES
 from cap_viz.errors import UsageError
 from cap_viz.models import ModelShape
 from cap_viz.weights import WORKING_MEMORY_BYTES
 
 HISTOGRAM_BYTES = 1 << 18
-# What a step keeps for a token beside the residual stream and its norm: queries and keys before and after their
-# rotation, values, z and its copy for the output projection.
-QUERY_SIZED, KEY_SIZED = 4, 3
 
 
 @dataclass(frozen=True)
@@ -126,14 +124,11 @@ def dimensions_in(folder: Path) -> Dimensions:
 def memory_plan(sizes: Dimensions, dtype: str, tokens: int) -> MemoryPlan:
     """Memory for steps of `tokens` tokens: rows × positions × heads that go through at a time."""
     shape, bytes_each = sizes.shape, BYTES[dtype]
-    wide, narrow = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-    per_token = 2 * shape.d_model + QUERY_SIZED * wide + KEY_SIZED * narrow
-    recorded = shape.n_layers * shape.d_model
-    largest = shape.d_model * max(shape.d_mlp, wide)
+    largest = shape.d_model * max(shape.d_mlp, shape.n_heads * shape.d_head)
     matrices = 7 * shape.n_layers
     return MemoryPlan(
         weights=bytes_each * shape.n_params,
-        scoring=bytes_each * tokens * (per_token + recorded),
+        scoring=tokens * activation_bytes(shape, bytes_each),
         # Scores of one matrix, their bits and what compares them, in float32.
         masking=sizes.prunable * (1 + bytes_each) + matrices * HISTOGRAM_BYTES + 3 * 4 * largest,
     )

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cap_viz.batch_size import tokens_at_once
 from cap_viz.engine.capture import DensePass, dense_pass, read_logliks
 from cap_viz.engine.checks import batch_of, check_replay, checked, direct_is_valid, packing_is_valid
 from cap_viz.engine.direct import DirectModel, ablate_blocks_direct, ablate_layer_direct, direct_model
@@ -33,7 +34,7 @@ from cap_viz.engine.replacement import Site, heads_site, means, mlp_site, resamp
 from cap_viz.engine.replay import ablate_blocks, ablate_layer
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.models import ReasoningModel
-from cap_viz.plan import BatchPlan, plan_batches, tokens_at_once
+from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.results import BLOCK_PARTS, BlockScores, HeadScores, Questions, questions_of
 from cap_viz.spec import ABLATIONS, PARTS
 from cap_viz.tasks.base import Example
@@ -123,12 +124,13 @@ def make_score_plan(
     encoded = encode_all(model, examples)
     if batches is None:
         versions = model.shape.n_heads if parts == "heads" else len(BLOCK_PARTS)
-        budget = max(1, tokens_at_once(TOKENS_PER_FORWARD, model.shape.n_params) // versions)
+        budget = max(1, tokens_at_once(TOKENS_PER_FORWARD, model) // versions)
         lengths = [example.row_length for example in encoded]
         packed = packing_is_valid(model, encoded)
         check_replay(model, encoded, packed=packed)
         direct = direct_is_valid(model, encoded, packed=packed)
-        batches = BatchPlan(plan_batches(lengths, budget), packed=packed, direct=direct)
+        most = tokens_at_once(MOST_TOKENS_PER_STEP, model)
+        batches = BatchPlan(plan_batches(lengths, budget), packed=packed, direct=direct, most_tokens=most)
     return ScorePlan(
         examples=tuple(examples),
         questions=questions_of(examples, [example.answer_lengths for example in encoded]),
@@ -206,8 +208,7 @@ def score_steps(
             dense = dense_pass(model, batch)
             dense_values = checked(model, batch, read_logliks(model, batch, dense.final[:, None])[0])
         n_parts = plan.n_parts(model.shape.n_heads)
-        most = tokens_at_once(MOST_TOKENS_PER_STEP, model.shape.n_params)
-        groups = [range(n_parts)] if mlp is not None else head_groups(n_parts, batch.tokens.numel(), most)
+        groups = head_groups(n_parts, batch.tokens.numel(), None if mlp is not None else plan.batches.most_tokens)
         for layer, parts in product(range(model.shape.n_layers), groups):
             with model.lease, torch.inference_mode():
                 if mlp is None:
@@ -226,9 +227,9 @@ def score_steps(
             )
 
 
-def head_groups(n_heads: int, n_tokens: int, most: int) -> list[range]:
+def head_groups(n_heads: int, n_tokens: int, most: int | None) -> list[range]:
     """Heads that go through together, as evenly as can be: all of a layer unless that would be over `most` tokens."""
-    n_groups = min(n_heads, ceil(n_heads * n_tokens / most))
+    n_groups = 1 if most is None else min(n_heads, ceil(n_heads * n_tokens / most))
     edges = [n_heads * i // n_groups for i in range(n_groups + 1)]
     return [range(*edge) for edge in pairwise(edges)]
 

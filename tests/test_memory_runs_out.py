@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from cap_viz.batch_size import MOST_TIMES
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import OutOfMemory
 from cap_viz.example_sets import calibration_set, evaluation_set
@@ -18,6 +20,7 @@ from cap_viz.plan import BatchPlan, halved
 from cap_viz.progress import finish
 from cap_viz.reading import read_report, read_scores
 from cap_viz.runs import run_steps
+from cap_viz.scoring import MOST_TOKENS_PER_STEP
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.store import Store
 from cap_viz.tasks import Task
@@ -123,3 +126,23 @@ def test_halves_by_hand() -> None:
     assert halved(plan, [0, 1, 2]) == BatchPlan(((0, 1), (3,), (4,), (2,), (5,)), packed=True)
     assert halved(plan, [2]) == BatchPlan(((0, 1, 2), (3,), (4,), (5,)), packed=True)
     assert halved(plan, [1]) is None
+    limited = BatchPlan(((0,), (1,)), packed=True, most_tokens=5)
+    assert halved(limited, [1]) == BatchPlan(((0,), (1,)), packed=True, most_tokens=2), "fewer heads at a time"
+    assert halved(replace(limited, most_tokens=1), [1]) is None
+
+
+def test_a_single_example_goes_on_with_fewer_heads_at_a_time(
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cap_viz import scoring
+
+    spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 1))
+    other = Store(shipped=store.shipped, local=store.local.parent / "other")
+    whole = read_scores(other, finish(run_steps(spec, tiny_model, other)))
+    heads = tiny_model.shape.n_heads
+    limited = with_room_for(1, scoring.ablated_heads, lambda *arguments: len(arguments[-1]), GPU_ERROR)
+    monkeypatch.setattr(scoring, "ablated_heads", limited)
+    run = finish(run_steps(spec, tiny_model, store))
+    assert heads > 1
+    assert run.provenance["plan"]["most_tokens"] < MOST_TOKENS_PER_STEP * MOST_TIMES / heads
+    np.testing.assert_allclose(read_scores(store, run).ablated, whole.ablated, rtol=0, atol=1e-5, equal_nan=True)

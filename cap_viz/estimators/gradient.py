@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from cap_viz.batch_size import backward_tokens_at_once
 from cap_viz.engine.checks import batch_of, packing_is_valid
 from cap_viz.engine.gradient import gradient_pass
 from cap_viz.engine.replacement import with_options
@@ -73,7 +74,8 @@ def make_gradient_plan(
     rows = tuple(with_options(example, options) for example, options in zip(encoded, asked, strict=True))
     if batches is None:
         lengths = [example.row_length for example in rows]
-        batches = BatchPlan(plan_batches(lengths, TOKENS_PER_BACKWARD), packed=packing_is_valid(model, rows))
+        most = backward_tokens_at_once(TOKENS_PER_BACKWARD, model)
+        batches = BatchPlan(plan_batches(lengths, most), packed=packing_is_valid(model, rows))
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, batches=batches)
     return replace(plan, encoded=rows, asked=asked)
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from cap_viz.batch_size import tokens_at_once
 from cap_viz.engine.checks import batch_of, checked, packing_is_valid
 from cap_viz.engine.joint import ablate_set
 from cap_viz.engine.replacement import heads_site
 from cap_viz.errors import UsageError
 from cap_viz.models import ModelShape, ReasoningModel
-from cap_viz.plan import BatchPlan, plan_batches, tokens_at_once
+from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.results import JointScores
 from cap_viz.scoring import TOKENS_PER_FORWARD, ScorePlan, encode_all, make_score_plan, replacing
 from cap_viz.stats.joint import HeadSet
@@ -47,7 +48,7 @@ def make_joint_plan(
         encoded = encode_all(model, examples)
         lengths = [example.row_length for example in encoded]
         batches = BatchPlan(
-            plan_batches(lengths, tokens_at_once(TOKENS_PER_FORWARD, model.shape.n_params)),
+            plan_batches(lengths, tokens_at_once(TOKENS_PER_FORWARD, model)),
             packed=packing_is_valid(model, encoded),
         )
     return make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, batches=batches)
