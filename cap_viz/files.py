@@ -22,8 +22,10 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
-    write_bytes(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+def write_json(path: Path, content: Any, *, compact: bool = False) -> None:
+    """`compact`: for many files that hold long lists; otherwise for people to read."""
+    layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    write_bytes(path, (json.dumps(content, sort_keys=True, **layout) + "\n").encode())
 
 
 def replace_folder(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
 from cap_viz.example_sets import check_version, examples_of
 from cap_viz.files import write_json
 from cap_viz.finding import check_readable
+from cap_viz.first_items import first_of, longer_run
 from cap_viz.generation import PROTOCOL as WRITES
 from cap_viz.generation import protocol_of, writing_of
 from cap_viz.perplexity import PROTOCOL as READS
@@ -213,37 +214,6 @@ def batch_steps(run: BatchedRun, checkpoints: Checkpoints, engine: Engine) -> Ge
             run.replan(smaller)
             total = sum(map(run.size, smaller.numbers()))
     return len(finished)
-
-
-def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:
-    """A stored evaluation of more items that begin with these, the same in everything else.
-
-    None where it had to cut prompts: how many of these were cut, it does not say.
-    """
-    ids = spec.examples.ids
-    for run in store.runs():
-        if "truncated" in run.provenance:
-            continue
-        if not isinstance(run.spec, EvalSpec) or len(run.spec.examples.ids) <= len(ids):
-            continue
-        if replace(run.spec, examples=replace(run.spec.examples, ids=run.spec.examples.ids[: len(ids)])) == spec:
-            return run
-    return None
-
-
-def first_of(longer: StoredRun, spec: EvalSpec, store: Store) -> StoredRun:
-    """The first items of a stored evaluation as a run of their own: what was answered is not asked again.
-
-    Its seconds are the share of these items, so that estimates made from it hold for items that have to be asked.
-    """
-    n, n_longer = len(spec.examples.ids), len(longer.spec.examples.ids)
-    names = [file.removesuffix(".parquet") for file in longer.checksums]
-    tables = {name: store.table(longer, name) for name in names}
-    for name in {"options", "answers"} & tables.keys():
-        tables[name] = tables[name].query("example < @n")
-    seconds = round(longer.provenance["seconds"] * n / n_longer, 2)
-    made = {**longer.provenance, "taken_from": longer.key, "seconds": seconds}
-    return store.save(spec, tables, made)
 
 
 def check_protocol(spec: EvalSpec) -> None:

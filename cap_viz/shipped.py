@@ -1,5 +1,8 @@
 """The runs that come with the project: `python -m cap_viz.shipped` computes what is missing and publishes it.
 
+Those of the study (`study.py`) come with it as well; what of it has been computed is published, but `python -m cap_viz
+study` computes it.
+
 Runs are computed in the local store (so an interrupted rebuild goes on where it was) and then copied to
 cache/shipped, which the app itself never writes. Only numbers and example ids are stored, no texts.
 """
@@ -23,6 +26,7 @@ from cap_viz.series import computed_in_turn
 from cap_viz.settings import shipped_folder
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
+from cap_viz.study import study_parts
 
 N_CALIBRATION = 48
 N_TEXTS = 16
@@ -119,6 +123,14 @@ def calibrated_mask(model: ModelRef, shipment: Shipment, criterion: str, sparsit
     return mask_spec_for(model, criterion, sparsity, task=shipment.task, n=shipment.n_scores, seed=SEED)
 
 
+def study_runs(model: ModelRef, store: Store) -> Iterator[StoredRun]:
+    """What is stored of a model's study, but for what was read off a longer run that is part of it."""
+    for spec in dict.fromkeys(spec for part in study_parts(model) for spec in part.specs):
+        run = store.get(spec)
+        if run is not None and "taken_from" not in run.provenance:
+            yield run
+
+
 def publish(run: StoredRun, folder: Path) -> None:
     """Copy a finished run into `folder`, complete or not at all."""
     building = folder / f".{run.folder.name}.building"
@@ -140,6 +152,10 @@ def main() -> None:
             for turn in computed_in_turn(missing, load(source), store):
                 publish(turn.run, shipped_folder())
                 print(turn.line, flush=True)
+        of_study = [run for run in study_runs(source.ref, store) if run.origin == "live"]
+        for run in of_study:
+            publish(run, shipped_folder())
+        print(f"{model_id}: {len(of_study)} runs of the study were published.", flush=True)
 
 
 if __name__ == "__main__":

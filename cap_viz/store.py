@@ -21,6 +21,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_float_dtype
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.fields import checked, fits
@@ -189,7 +190,7 @@ class Store:
         shutil.rmtree(building, ignore_errors=True)
         checksums: dict[str, str] = {}
         for name, table in tables.items():
-            content = table.to_parquet(index=False, compression="zstd")
+            content = parquet(table)
             write_bytes(building / f"{name}.parquet", content)
             checksums[f"{name}.parquet"] = hashlib.sha256(content).hexdigest()
         manifest = {
@@ -200,7 +201,7 @@ class Store:
             "provenance": {**provenance, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
             "files": checksums,
         }
-        write_json(building / MANIFEST, manifest)
+        write_json(building / MANIFEST, manifest, compact=True)
         replace_folder(building, target)
         return self.open(target)
 
@@ -252,6 +253,19 @@ class Store:
         except OSError as error:
             # A full or read-only disk: the run is not used all the same, and the others can be read.
             log.warning("%s cannot be set aside (%s)", folder, error)
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    """The table as a small Parquet file: bytes of floats are grouped by their place, which packs a quarter better."""
+    floats = [str(name) for name, kind in table.dtypes.items() if is_float_dtype(kind)]
+    others = [str(name) for name in table.columns if name not in floats]
+    return table.to_parquet(
+        index=False,
+        compression="zstd",
+        compression_level=19,
+        use_byte_stream_split=floats or False,
+        use_dictionary=others or False,
+    )
 
 
 def lock_file(workshop: Path) -> Path:

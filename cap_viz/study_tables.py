@@ -19,6 +19,7 @@ import pandas as pd
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
+from cap_viz.first_items import longer_run, report_of_first
 from cap_viz.measures import ACC, CHOICE_LOSS, Measure, level_of, paired
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_head_zeros, read_report, read_scores
@@ -66,6 +67,9 @@ class Study:
         return run
 
     def report(self, spec: EvalSpec) -> EvalReport:
+        """From its run, or from one of more questions that begin with its own."""
+        if self.store.get(spec) is None and (longer := longer_run(spec, self.store)) is not None:
+            return report_of_first(longer, spec, self.store)
         return read_report(self.store, self.run(spec))
 
     def dense(self, task: str) -> EvalReport:
@@ -196,7 +200,7 @@ def calibration(study: Study) -> pd.DataFrame:
 
     def rows() -> Iterator[Row]:
         for task in study.asked.main:
-            for sparsity in SPARSITIES:
+            for sparsity in FEW_SPARSITIES:
                 for criterion in ("cap", *driven()):
                     source = "scores_task" if criterion == "cap" else "calibration_task"
                     text = study.lesser(task, criterion, sparsity, **{source: study.asked.text})
@@ -255,7 +259,7 @@ def score_choices(study: Study) -> pd.DataFrame:
 
     def rows() -> Iterator[Row]:
         for task in study.asked.main:
-            for sparsity in SPARSITIES:
+            for sparsity in FEW_SPARSITIES:
                 usual = study.lesser(task, "cap", sparsity)
                 labels = {"task": task, "sparsity": sparsity}
                 yield Row(
@@ -263,8 +267,9 @@ def score_choices(study: Study) -> pd.DataFrame:
                     usual,
                     study.lesser(task, "cap", sparsity, metric="choice_nll"),
                 )
-                ablated = study.lesser(task, "cap", sparsity, scores=by_mean(study.model, task))
-                yield Row({**labels, "instead": "mean ablation"}, usual, ablated)
+                if task == study.asked.first:
+                    ablated = study.lesser(task, "cap", sparsity, scores=by_mean(study.model, task))
+                    yield Row({**labels, "instead": "mean ablation"}, usual, ablated)
 
     return compared(list(rows()))
 
@@ -279,7 +284,7 @@ def seeds(study: Study) -> pd.DataFrame:
                 study.lesser(task, "cap", sparsity, seed=seed),
                 study.lesser(task, "wanda", sparsity, seed=seed),
             )
-            for sparsity in SPARSITIES
+            for sparsity in FEW_SPARSITIES
             for seed in SEEDS
         ]
     )
