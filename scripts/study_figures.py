@@ -24,7 +24,7 @@ from cap_viz.ui.figures import criterion_colour, criterion_name, display_order
 from scripts.pictures import TEXT, save_picture
 
 SPARSITY_COLOURS = {0.1: "#56B4E9", 0.2: "#0072B2", 0.3: "#009E73", 0.4: "#E69F00", 0.5: "#D55E00", 0.6: "#882255"}
-LINE, PANEL_HEADS = 22, 120
+LINE, PANEL_HEADS, LEAST_HEIGHT = 22, 160, 320
 
 
 def panels(names: Sequence[str], title: str, x_title: str, *, shared_y: bool = True) -> go.Figure:
@@ -36,19 +36,20 @@ def panels(names: Sequence[str], title: str, x_title: str, *, shared_y: bool = T
 
 
 def differences(table: pd.DataFrame, title: str, labels: Sequence[str], *, unit: str = "points") -> go.Figure:
-    """Paired differences with their 95 % intervals: a panel for each task, a line for each label, sparsities by colour.
+    """Paired differences with their 95 % intervals: a panel for each task, a line for each comparison, the sparsity by
+    colour.
 
     Filled where Holm's test over the whole table finds a difference, open elsewhere.
     """
     tasks, scale = list(dict.fromkeys(table["task"])), 100 if unit == "points" else 1
     figure = panels(tasks, title, f"difference, {unit}")
     for column, task in enumerate(tasks, start=1):
-        for place, (sparsity, rows) in enumerate(of_task(table, task).groupby("sparsity")):
+        for sparsity, rows in of_task(table, task).groupby("sparsity"):
             found = rows["p_holm"] < 0.05
             middle = scale * rows["difference"]
             figure.add_scatter(
                 x=middle,
-                y=[" ".join(str(row[name]) for name in labels) or "all" for _, row in rows.iterrows()],
+                y=[line_of(row, labels) for _, row in rows.iterrows()],
                 error_x={
                     "array": scale * rows["difference_high"] - middle,
                     "arrayminus": middle - scale * rows["difference_low"],
@@ -63,13 +64,21 @@ def differences(table: pd.DataFrame, title: str, labels: Sequence[str], *, unit:
                 name=f"{float(str(sparsity)):.0%}",
                 legendgroup=str(sparsity),
                 showlegend=column == 1,
-                offsetgroup=str(place),
                 row=1,
                 col=column,
             )
-    figure.update_layout(scattermode="group", legend_title="sparsity")
+    lines = [line_of(row, labels) for _, row in table.sort_values([*labels, "sparsity"]).iterrows()]
+    figure.update_yaxes(categoryorder="array", categoryarray=list(dict.fromkeys(lines)), autorange="reversed")
+    figure.update_layout(legend_title="sparsity")
     figure.add_vline(x=0, line={"color": "#555", "width": 1})
     return figure
+
+
+def line_of(row: pd.Series, labels: Sequence[str]) -> str:
+    """What a line is about: the labels of its comparison, and its sparsity."""
+    said = {"criterion": criterion_name, "seed": "seed {}".format, "made_for": "mask for {}".format}
+    words = [said.get(name, str)(row[name]) for name in labels]
+    return " ".join([*words, f"{row['sparsity']:.0%}"])
 
 
 def of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -194,7 +203,11 @@ FIGURES: dict[str, Callable[[pd.DataFrame], go.Figure]] = {
     "causality": lambda table: differences(table, "CAP minus plain global magnitude, accuracy", ()),
     "placebo": placebo,
     "score_choices": lambda table: differences(table, "CAP minus CAP by other head scores, accuracy", ("instead",)),
-    "seeds": lambda table: differences(table, "CAP minus Wanda by calibration seed, accuracy", ("seed",)),
+    "seeds": lambda table: differences(
+        table.assign(seed="seed " + table["seed"].astype(str)),
+        "CAP minus Wanda by calibration seed, accuracy",
+        ("seed",),
+    ),
     "transfer": lambda table: differences(
         table, "Mask made for the task minus mask made for another, accuracy", ("criterion", "made_for")
     ),
@@ -213,8 +226,7 @@ def height_of(figure: go.Figure) -> int:
     """Room for every line of the longest panel."""
     traces: Any = figure.data
     lines = len({label for trace in traces for label in trace.y if isinstance(label, str)})
-    marks = len({trace.name for trace in traces})
-    return max(420, PANEL_HEADS + lines * max(LINE, 9 * marks))
+    return max(LEAST_HEIGHT, PANEL_HEADS + lines * LINE)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from cap_viz.spec import EvalSpec
 from cap_viz.store import Store
 from cap_viz.study import COMPETING, PERMUTATIONS, Setting, is_missing, setting_of, study_parts
 from cap_viz.study_tables import TABLES, Study, verdict
-from scripts.study_figures import FIGURES, height_of
+from scripts.study_figures import FIGURES, LEAST_HEIGHT, height_of
 from tests.shell import Shell
 
 SMALL = Setting(
@@ -145,7 +145,7 @@ def test_every_table_is_drawn_with_its_numbers(whole: Study) -> None:
         for value in table[columns.get(name, "difference")]:
             as_share_or_percent = np.isclose(shown, value) | np.isclose(shown, 100 * value)
             assert as_share_or_percent.any() or value == dense_of(table), name
-        assert height_of(figure) >= 420
+        assert height_of(figure) >= LEAST_HEIGHT
 
 
 def dense_of(table: pd.DataFrame) -> float:
