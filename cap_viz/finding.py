@@ -54,7 +54,10 @@ def check_readable(model_id: str, task: str) -> None:
 
 
 def score_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact") -> list[StoredRun]:
-    """Head scores of these weights on a task by one estimator, most examples first."""
+    """Head scores of these weights on a task by one estimator, most examples first.
+
+    Among as many examples the usual comes first: zero ablation, then the first draw.
+    """
     found = [
         run
         for run in runs
@@ -64,7 +67,12 @@ def score_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, *, estimat
         and run.spec.estimator == estimator
         and run.spec.parts is None
     ]
-    return sorted(found, key=lambda run: len(run.spec.examples.ids), reverse=True)
+    return sorted(found, key=unusual)
+
+
+def unusual(run: StoredRun) -> tuple[int, bool, int]:
+    spec = run.spec
+    return -len(spec.examples.ids), isinstance(spec, ScoreSpec) and spec.ablation != "zero", spec.examples.seed or 0
 
 
 def block_run(store: Store, spec: ScoreSpec) -> StoredRun | None:
@@ -115,9 +123,18 @@ def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | No
     ]
 
 
+def dense_runs(runs: Sequence[StoredRun], model: ModelRef, task: str) -> list[StoredRun]:
+    return [run for run in eval_runs(runs, model, task) if isinstance(run.spec, EvalSpec) and run.spec.mask is None]
+
+
+def dense_sizes(runs: Sequence[StoredRun], model: ModelRef, task: str) -> set[int]:
+    """The numbers of items on which the dense accuracy is stored."""
+    return {len(run.spec.examples.ids) for run in dense_runs(runs, model, task)}
+
+
 def dense_run(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int) -> StoredRun | None:
     """The dense accuracy on at most n items, the most of them stored; where all are on more, on the largest number."""
-    dense = [run for run in eval_runs(runs, model, task) if isinstance(run.spec, EvalSpec) and run.spec.mask is None]
+    dense = dense_runs(runs, model, task)
     within = [run for run in dense if len(run.spec.examples.ids) <= n]
     return max(within or dense, key=lambda run: len(run.spec.examples.ids), default=None)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cap_viz.reading import read_report
-from cap_viz.results import EvalReport
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun
 
@@ -39,9 +37,3 @@ def first_of(longer: StoredRun, spec: EvalSpec, store: Store) -> StoredRun:
     seconds = round(longer.provenance["seconds"] * n / n_longer, 2)
     made = {**longer.provenance, "taken_from": longer.key, "seconds": seconds}
     return store.save(spec, tables, made)
-
-
-def report_of_first(longer: StoredRun, spec: EvalSpec, store: Store) -> EvalReport:
-    """The report of the first items, from the longer run itself."""
-    report, rows = read_report(store, longer), range(len(spec.examples.ids))
-    return EvalReport(questions=report.questions.take(rows), logliks=report.logliks[: len(rows)])

@@ -24,7 +24,7 @@ from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, load, resolve
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.series import computed_in_turn
 from cap_viz.settings import shipped_folder
-from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, spec_key
+from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.study import study_parts
 
@@ -124,13 +124,9 @@ def calibrated_mask(model: ModelRef, shipment: Shipment, criterion: str, sparsit
 
 
 def study_runs(model: ModelRef, store: Store) -> Iterator[StoredRun]:
-    """What is stored of a model's study, but for what was read off a longer run that is part of it."""
+    """What is stored of a model's study."""
     specs = dict.fromkeys(spec for part in study_parts(model) for spec in part.specs)
-    keys = set(map(spec_key, specs))
-    for spec in specs:
-        run = store.get(spec)
-        if run is not None and run.provenance.get("taken_from") not in keys:
-            yield run
+    return (run for spec in specs if (run := store.get(spec)) is not None)
 
 
 def publish(run: StoredRun, folder: Path) -> None:

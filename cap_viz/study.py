@@ -12,14 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import calibration_set, evaluation_set
-from cap_viz.first_items import longer_run
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import TOY_MODEL
 from cap_viz.perplexity import USUAL_LENGTH, perplexity_spec
 from cap_viz.pruning import CRITERIA
 from cap_viz.solution_loss import solution_spec
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec, ScoreSpec
-from cap_viz.store import Store
 from cap_viz.tasks import load_task
 
 N_CALIBRATION = 48
@@ -91,13 +89,6 @@ class Part:
     specs: tuple[RunSpec, ...]
 
 
-def is_missing(spec: RunSpec, store: Store) -> bool:
-    """Whether a run of the study has to be computed: it is not stored, nor a longer one that begins with its items."""
-    if store.get(spec) is not None:
-        return False
-    return not isinstance(spec, EvalSpec) or longer_run(spec, store) is None
-
-
 @dataclass(frozen=True)
 class Masks:
     """Masks of a model built on the calibration examples of one task."""
@@ -161,6 +152,7 @@ def text(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
     """
     for task, n in asked.main.items():
         masks, examples = Masks(model, task), asked.fewer(task)
+        yield EvalSpec(model, examples)
         yield from masks.measured(evaluation_set(task, n), ("wanda",), SPARSITIES, calibration_task=asked.text)
         yield from masks.measured(examples, driven(), FEW_SPARSITIES, calibration_task=asked.text)
         yield from masks.measured(examples, ("cap", *driven()), FEW_SPARSITIES)
@@ -175,6 +167,7 @@ def driven() -> tuple[str, ...]:
 def controls(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
     """CAP with its head scores dealt out anew, and weights drawn at random."""
     masks, examples = Masks(model, asked.first), asked.fewer(asked.first)
+    yield EvalSpec(model, examples)
     yield from masks.measured(examples, ("cap",), FEW_SPARSITIES)
     for seed in range(PERMUTATIONS):
         yield from masks.measured(examples, ("shuffled_cap",), FEW_SPARSITIES, control_seed=seed)

@@ -19,7 +19,6 @@ import pandas as pd
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
-from cap_viz.first_items import longer_run, report_of_first
 from cap_viz.measures import ACC, CHOICE_LOSS, Measure, level_of, paired
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_head_zeros, read_report, read_scores
@@ -67,9 +66,6 @@ class Study:
         return run
 
     def report(self, spec: EvalSpec) -> EvalReport:
-        """From its run, or from one of more questions that begin with its own."""
-        if self.store.get(spec) is None and (longer := longer_run(spec, self.store)) is not None:
-            return report_of_first(longer, spec, self.store)
         return read_report(self.store, self.run(spec))
 
     def dense(self, task: str) -> EvalReport:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from cap_viz.reading import read_report
 from cap_viz.series import computed_in_turn
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store
-from cap_viz.study import COMPETING, PERMUTATIONS, Setting, is_missing, setting_of, study_parts
+from cap_viz.study import COMPETING, PERMUTATIONS, Setting, setting_of, study_parts
 from cap_viz.study_tables import TABLES, Study, verdict
 from scripts.study_figures import FIGURES, LEAST_HEIGHT, height_of
 from tests.shell import Shell
@@ -168,21 +167,6 @@ def test_cap_against_the_better_wanda_by_hand(whole: Study) -> None:
     assert row.other == max(wandas)
     assert row.difference == pytest.approx(cap.acc - max(wandas))
     assert row.n == 6
-
-
-def test_questions_that_a_longer_run_answered_are_read_off_it(whole: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = whole.pruned("mini_math", "cap", 0.5)
-    monkeypatch.setattr(study, "FEWER", 4)
-    spec = EvalSpec(whole.model, SMALL.fewer("mini_math"), study.Masks(whole.model, "mini_math").spec("cap", 0.5))
-    assert whole.store.get(spec) is None
-    assert not is_missing(spec, whole.store)
-    report = whole.lesser("mini_math", "cap", 0.5)
-    assert report.questions.ids == longer.questions.ids[:4]
-    np.testing.assert_array_equal(report.logliks, longer.logliks[:4])
-    other = replace(spec, mask=study.Masks(whole.model, "mini_math").spec("cap", 0.55))
-    assert is_missing(other, whole.store)
-    with pytest.raises(UsageError, match="A run of the study is missing"):
-        whole.report(other)
 
 
 def test_the_placebo_p_counts_permutations_that_are_as_good(whole: Study) -> None:

@@ -466,6 +466,14 @@ def test_another_size_shows_the_largest_and_says_so(world: World, page: AppTest)
     assert f"the largest number there is, {N_ITEMS} items" in texts(page)
 
 
+def test_other_sizes_that_are_stored_are_named(world: World, page: AppTest) -> None:
+    opened(page, world)
+    assert "Also stored" not in texts(page)
+    finish(run_steps(EvalSpec(world.model.ref, evaluation_set(TASK, N_ITEMS // 2)), world.model, Store()))
+    page.run()
+    assert f"Also stored: {N_ITEMS // 2} items (evaluation size in the sidebar)" in texts(page)
+
+
 def test_a_model_that_guesses_is_called_out(world: World, page: AppTest) -> None:
     assert not world.comparison().test.clearly_above
     opened(page, world)

@@ -40,7 +40,7 @@ def study(
     """Compute the runs behind the study's questions: hours on two cores; stop and go on at any time."""
     from cap_viz.models import resolve
     from cap_viz.store import Store
-    from cap_viz.study import is_missing, study_parts
+    from cap_viz.study import study_parts
 
     source, store = resolve(model), Store()
     if table:
@@ -58,7 +58,7 @@ def study(
             "part": one.name,
             "question": one.question,
             "runs": len(one.specs),
-            "missing": sum(is_missing(spec, store) for spec in one.specs),
+            "missing": sum(store.get(spec) is None for spec in one.specs),
         }
         for one in parts
     ]
@@ -100,9 +100,8 @@ def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], en
     """The missing runs of all parts, each once, the first part's first; the model is loaded only if there are any."""
     from cap_viz.models import load
     from cap_viz.series import computed_in_turn
-    from cap_viz.study import is_missing
 
-    wanted = list(dict.fromkeys(spec for part in parts for spec in part.specs if is_missing(spec, store)))
+    wanted = list(dict.fromkeys(spec for part in parts for spec in part.specs if store.get(spec) is None))
     if not wanted:
         return
     for turn in computed_in_turn(wanted, load(source), store, engine):

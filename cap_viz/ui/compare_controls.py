@@ -26,7 +26,7 @@ def controls(task: Task, stored: Stored) -> Choice:
     notes = [bad_choice("measure", list(MEASURES), ACC.name, "the measure")]
     several = len(stored.groups) > 1
     with st.container():
-        widths = [3.1, 4.4, 2.2, 3.0] if several else [3.1, 4.9, 2.4]
+        widths = [3.6, 4.0, 2.2, 2.9] if several else [3.1, 4.9, 2.4]
         places = st.columns(widths, vertical_alignment="bottom")
     with places[0]:
         measure = measure_control()

@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.comparison import CONTROL, DENSE, SUBJECT, Cell
+from cap_viz.finding import dense_sizes
 from cap_viz.paper import ACCURACY, MODEL, PERPLEXITY, SOURCE, accuracy_of
 from cap_viz.tasks import Task
 from cap_viz.ui.compare_command import next_command
@@ -122,6 +123,9 @@ def banners(view: Frame, comparison: Comparison) -> None:
             f"No dense accuracy on {view.n} items is stored: this page shows the largest number there is, "
             f"{comparison.n} items."
         )
+    others = sorted(dense_sizes(view.runs, view.model, view.task.name) - {comparison.n})
+    if others:
+        st.caption(f"Also stored: {' and '.join(f'{n:,}' for n in others)} items (evaluation size in the sidebar).")
 
 
 # Provenance and files ---------------------------------------------------------------------------------------------
