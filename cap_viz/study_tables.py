@@ -2,7 +2,7 @@
 
 All comparisons are paired, on the same questions. The tests of one table are one family and are adjusted together
 (Holm); the families were fixed with the questions. Against Wanda means against the better of Wanda calibrated on the
-task and on text: its accuracy decides, which favours Wanda.
+task and on text, by the measure of the table, which favours Wanda.
 """
 
 from __future__ import annotations
@@ -83,13 +83,14 @@ class Study:
     def examples(self, task: str) -> ExampleSet:
         return evaluation_set(task, {**self.asked.main, **self.asked.weak}[task])
 
-    def wanda(self, task: str, sparsity: float) -> tuple[str, EvalReport]:
-        """The better of the two Wandas by accuracy, and what it was calibrated on."""
+    def wanda(self, task: str, sparsity: float, measure: Measure = ACC) -> tuple[str, EvalReport]:
+        """The better of the two Wandas by this measure, and what it was calibrated on."""
         found = {
             "task": self.pruned(task, "wanda", sparsity),
             "text": self.pruned(task, "wanda", sparsity, calibration_task=self.asked.text),
         }
-        best = max(found, key=lambda name: found[name].acc)
+        better = max if measure.is_share else min
+        best = better(found, key=lambda name: level_of(found[name], measure).value)
         return best, found[best]
 
 
@@ -128,9 +129,11 @@ def compared(rows: Sequence[Row], measure: Measure = ACC) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def ordering(study: Study) -> pd.DataFrame:
-    """The primary question: CAP against Wanda; at 10 and 20 % whether it is not worse by 3 points."""
-    table = compared(list(against_wanda(study, ("cap",))))
+def ordering(study: Study, measure: Measure) -> pd.DataFrame:
+    """The primary question: CAP against Wanda; by accuracy also whether it is not worse by 3 points at 10 and 20 %."""
+    table = compared(list(against_wanda(study, ("cap",), measure)), measure)
+    if measure != ACC:
+        return table
     limits = zip(table["sparsity"], table["difference_low"], table["difference_high"], strict=True)
     table["verdict"] = [verdict(*one) for one in limits]
     return table
@@ -145,15 +148,16 @@ def verdict(sparsity: float, low: float, high: float) -> str:
     return "inconclusive"
 
 
-def rest(study: Study) -> pd.DataFrame:
+def rest(study: Study, measure: Measure) -> pd.DataFrame:
     """Every other criterion against Wanda, a family of its own."""
-    return compared(list(against_wanda(study, [name for name in COMPETING if name not in ("cap", "wanda")])))
+    others = [name for name in COMPETING if name not in ("cap", "wanda")]
+    return compared(list(against_wanda(study, others, measure)), measure)
 
 
-def against_wanda(study: Study, criteria: Sequence[str]) -> Iterator[Row]:
+def against_wanda(study: Study, criteria: Sequence[str], measure: Measure) -> Iterator[Row]:
     for task in study.asked.main:
         for sparsity in SPARSITIES:
-            calibration, wanda = study.wanda(task, sparsity)
+            calibration, wanda = study.wanda(task, sparsity, measure)
             for criterion in criteria:
                 labels = {"task": task, "sparsity": sparsity, "criterion": criterion, "wanda": calibration}
                 yield Row(labels, study.pruned(task, criterion, sparsity), wanda)
@@ -191,7 +195,7 @@ def level_row(task: str, criterion: str, sparsity: float, report: EvalReport) ->
     }
 
 
-def calibration(study: Study) -> pd.DataFrame:
+def calibration(study: Study, measure: Measure) -> pd.DataFrame:
     """Criteria calibrated on the task minus the same calibrated on text."""
 
     def rows() -> Iterator[Row]:
@@ -203,10 +207,10 @@ def calibration(study: Study) -> pd.DataFrame:
                     labels = {"task": task, "sparsity": sparsity, "criterion": criterion}
                     yield Row(labels, study.lesser(task, criterion, sparsity), text)
 
-    return compared(list(rows()))
+    return compared(list(rows()), measure)
 
 
-def causality(study: Study) -> pd.DataFrame:
+def causality(study: Study, measure: Measure) -> pd.DataFrame:
     """CAP minus the same with every head equally important."""
     return compared(
         [
@@ -217,7 +221,8 @@ def causality(study: Study) -> pd.DataFrame:
             )
             for task in study.asked.main
             for sparsity in SPARSITIES
-        ]
+        ],
+        measure,
     )
 
 
@@ -250,7 +255,7 @@ def mean_choice_loss(report: EvalReport) -> float:
     return float(report.losses("choice_nll").mean())
 
 
-def score_choices(study: Study) -> pd.DataFrame:
+def score_choices(study: Study, measure: Measure) -> pd.DataFrame:
     """CAP from answer loss and zero ablation minus CAP from another metric or another ablation."""
 
     def rows() -> Iterator[Row]:
@@ -267,10 +272,10 @@ def score_choices(study: Study) -> pd.DataFrame:
                     ablated = study.lesser(task, "cap", sparsity, scores=by_mean(study.model, task))
                     yield Row({**labels, "instead": "mean ablation"}, usual, ablated)
 
-    return compared(list(rows()))
+    return compared(list(rows()), measure)
 
 
-def seeds(study: Study) -> pd.DataFrame:
+def seeds(study: Study, measure: Measure) -> pd.DataFrame:
     """CAP minus Wanda with other calibration examples for both."""
     task = study.asked.first
     return compared(
@@ -282,11 +287,12 @@ def seeds(study: Study) -> pd.DataFrame:
             )
             for sparsity in FEW_SPARSITIES
             for seed in SEEDS
-        ]
+        ],
+        measure,
     )
 
 
-def transfer(study: Study) -> pd.DataFrame:
+def transfer(study: Study, measure: Measure) -> pd.DataFrame:
     """A task under the mask made for it minus the task under the mask made for another."""
     return compared(
         [
@@ -300,7 +306,8 @@ def transfer(study: Study) -> pd.DataFrame:
             if other != task
             for criterion in ("cap", "wanda")
             for sparsity in FEW_SPARSITIES
-        ]
+        ],
+        measure,
     )
 
 
@@ -422,16 +429,21 @@ def weak(study: Study) -> pd.DataFrame:
     return compared(rows, CHOICE_LOSS) if rows else pd.DataFrame()
 
 
-TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
+# Tables of paired differences, by accuracy and by choice loss: a family each.
+PAIRED: dict[str, Callable[[Study, Measure], pd.DataFrame]] = {
     "ordering": ordering,
     "rest": rest,
-    "levels": levels,
-    "calibration": calibration,
     "causality": causality,
-    "placebo": placebo,
+    "calibration": calibration,
     "score_choices": score_choices,
     "seeds": seeds,
     "transfer": transfer,
+}
+TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
+    "levels": levels,
+    **{name: partial(table, measure=ACC) for name, table in PAIRED.items()},
+    **{f"{name}_loss": partial(table, measure=CHOICE_LOSS) for name, table in PAIRED.items()},
+    "placebo": placebo,
     "generic": generic,
     "survivors": survivors,
     "solutions": solutions,

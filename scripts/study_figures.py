@@ -27,6 +27,9 @@ SPARSITY_COLOURS = {0.1: "#56B4E9", 0.2: "#0072B2", 0.3: "#009E73", 0.4: "#E69F0
 LINE, PANEL_HEADS, LEAST_HEIGHT = 22, 160, 320
 
 
+Draw = Callable[[pd.DataFrame], go.Figure]
+
+
 def panels(names: Sequence[str], title: str, x_title: str, *, shared_y: bool = True) -> go.Figure:
     figure = make_subplots(cols=len(names), shared_yaxes=shared_y, subplot_titles=list(names), horizontal_spacing=0.06)
     figure.update_layout(template="plotly_white", title=title, font=TEXT, margin={"l": 20, "r": 20, "t": 90, "b": 60})
@@ -86,7 +89,8 @@ def of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
 
 
 def ordering(table: pd.DataFrame) -> go.Figure:
-    figure = differences(table, "CAP minus the better Wanda, accuracy", ())
+    """With the margin of 3 points as a dotted line."""
+    figure = by_accuracy("ordering")(table)
     figure.add_vline(x=100 * MARGIN, line={"color": "#999", "width": 1, "dash": "dot"})
     return figure
 
@@ -195,22 +199,34 @@ def under_masks(table: pd.DataFrame, title: str, value: str, x_title: str, *, lo
     return figure
 
 
-FIGURES: dict[str, Callable[[pd.DataFrame], go.Figure]] = {
+# The tables of paired differences: what is subtracted from what, and the labels of a line.
+PAIRED_FIGURES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ordering": ("CAP minus the better Wanda", ()),
+    "rest": ("Other criteria minus the better Wanda", ("criterion",)),
+    "causality": ("CAP minus plain global magnitude", ()),
+    "calibration": ("Calibrated on the task minus on text", ("criterion",)),
+    "score_choices": ("CAP minus CAP by other head scores", ("instead",)),
+    "seeds": ("CAP minus Wanda by calibration seed", ("seed",)),
+    "transfer": ("Mask made for the task minus mask made for another", ("criterion", "made_for")),
+}
+
+
+def by_accuracy(name: str) -> Draw:
+    title, labels = PAIRED_FIGURES[name]
+    return lambda table: differences(table, f"{title}, accuracy", labels)
+
+
+def by_loss(name: str) -> Draw:
+    title, labels = PAIRED_FIGURES[name]
+    return lambda table: differences(table, f"{title}, choice loss (below 0: better)", labels, unit="nats")
+
+
+FIGURES: dict[str, Draw] = {
+    **{name: by_accuracy(name) for name in PAIRED_FIGURES},
+    **{f"{name}_loss": by_loss(name) for name in PAIRED_FIGURES},
     "ordering": ordering,
     "levels": levels,
-    "rest": lambda table: differences(table, "Other criteria minus the better Wanda, accuracy", ("criterion",)),
-    "calibration": lambda table: differences(table, "Calibrated on the task minus on text, accuracy", ("criterion",)),
-    "causality": lambda table: differences(table, "CAP minus plain global magnitude, accuracy", ()),
     "placebo": placebo,
-    "score_choices": lambda table: differences(table, "CAP minus CAP by other head scores, accuracy", ("instead",)),
-    "seeds": lambda table: differences(
-        table.assign(seed="seed " + table["seed"].astype(str)),
-        "CAP minus Wanda by calibration seed, accuracy",
-        ("seed",),
-    ),
-    "transfer": lambda table: differences(
-        table, "Mask made for the task minus mask made for another, accuracy", ("criterion", "made_for")
-    ),
     "generic": lambda table: under_masks(
         table, "Running text under the masks of the task", "perplexity", "perplexity", log=True
     ),

@@ -96,11 +96,11 @@ def test_a_part_is_computed_once_and_then_there(shell: Shell, tiny_folder: Path)
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("option", ["part", "table"])
-def test_what_is_not_there_is_a_sentence(shell: Shell, tiny_folder: Path, option: str) -> None:
+@pytest.mark.parametrize(("option", "first"), [("part", "ordering"), ("table", "levels")])
+def test_what_is_not_there_is_a_sentence(shell: Shell, tiny_folder: Path, option: str, first: str) -> None:
     code, _, err = shell("study", "--model", str(tiny_folder), f"--{option}", "nothing")
     assert code == 2
-    assert f"no {option} 'nothing'; choose one of ordering" in err
+    assert f"no {option} 'nothing'; choose one of {first}" in err
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +169,17 @@ def test_cap_against_the_better_wanda_by_hand(whole: Study) -> None:
     assert row.n == 6
 
 
+def test_the_better_wanda_is_the_better_by_the_measure(whole: Study) -> None:
+    rows = TABLES["ordering_loss"](whole).set_index(["task", "sparsity"])
+    for sparsity in (0.1, 0.5):
+        losses = [
+            whole.pruned("mini_math", "wanda", sparsity, **options).losses("choice_nll").mean()
+            for options in ({}, {"calibration_task": "mini_text"})
+        ]
+        assert rows.loc[("mini_math", sparsity)].other == pytest.approx(min(losses))
+    assert "verdict" not in rows.columns, "points of accuracy have a margin, nats have none"
+
+
 def test_the_placebo_p_counts_permutations_that_are_as_good(whole: Study) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cap_viz.study_tables.PERMUTATIONS", 3)
@@ -208,3 +219,8 @@ def test_verdicts_by_hand(sparsity: float, low: float, high: float, expected: st
 
 def test_markdown_by_hand() -> None:
     assert markdown(pd.DataFrame({"a": [1], "b": [0.12345]})) == "| a | b |\n|---|---|\n| 1 | 0.123 |"
+
+
+def test_small_p_are_written_as_such() -> None:
+    table = pd.DataFrame({"p": [0.0004, 0.25], "difference": [0.0004, -1.5], "n": [3, 4]})
+    assert markdown(table).splitlines()[2:] == ["| < 0.001 | 0.000 | 3 |", "| 0.250 | -1.500 | 4 |"]

@@ -88,12 +88,18 @@ def print_tables(source: ModelSource, store: Store, name: str, *, as_json: bool)
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A pipe table with three decimals."""
+    """A pipe table with three decimals; a smaller p as such."""
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
     for row in table.itertuples(index=False):
-        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+        cells = (written(str(name), cell) for name, cell in zip(table.columns, row, strict=True))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def written(column: str, cell: object) -> str:
+    if not isinstance(cell, float):
+        return str(cell)
+    return "< 0.001" if column in ("p", "p_holm", "p_above_chance") and cell < 0.001 else f"{cell:.3f}"
 
 
 def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], engine: Engine, *, quiet: bool) -> None:
