@@ -19,7 +19,7 @@ from cap_viz.reading import read_report
 from cap_viz.series import computed_in_turn
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store
-from cap_viz.study import COMPETING, PERMUTATIONS, Setting, setting_of, study_parts
+from cap_viz.study import COMPETING, PERMUTATIONS, STRONGEST, Setting, setting_of, study_parts
 from cap_viz.study_tables import TABLES, Study, verdict
 from scripts.study_figures import FIGURES, LEAST_HEIGHT, height_of
 from tests.shell import Shell
@@ -105,13 +105,14 @@ def test_what_is_not_there_is_a_sentence(shell: Shell, tiny_folder: Path, option
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: ReasoningModel) -> Iterator[Study]:
-    """Every run of a small study, with few permutations."""
+    """Every run of a small study, with few criteria and permutations."""
     folder = tmp_path_factory.mktemp("study")
     store = Store(shipped=folder / "shipped", local=folder / "local")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "N_CALIBRATION", 4)
         for module in ("cap_viz.study", "cap_viz.study_tables"):
             patch.setattr(f"{module}.PERMUTATIONS", 3)
+            patch.setattr(f"{module}.COMPETING", STRONGEST)
         specs = dict.fromkeys(spec for part in study_parts(tiny_model.ref, SMALL) for spec in part.specs)
         for _ in computed_in_turn(list(specs), tiny_model, store):
             pass
