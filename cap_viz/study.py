@@ -21,6 +21,8 @@ from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec, Scor
 from cap_viz.tasks import load_task
 
 N_CALIBRATION = 48
+# Worked solutions are long texts, and each is read at every token: as many as the shipped head scores are made of.
+N_SOLUTIONS = 16
 # Parts that are not about the ordering itself ask fewer questions at fewer sparsities, and about mean ablation (a score
 # run of its own) on the first task only: all would take more than twice the study's time.
 FEWER = 500
@@ -91,10 +93,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Masks:
-    """Masks of a model built on the calibration examples of one task."""
+    """Masks of a model built on `n` calibration examples of one task (None: the usual number)."""
 
     model: ModelRef
     task: str
+    n: int | None = None
 
     def spec(self, criterion: str, sparsity: float, **options: object) -> MaskSpec:
         return mask_spec_for(
@@ -102,7 +105,7 @@ class Masks:
             criterion,
             sparsity,
             task=self.task,
-            n=N_CALIBRATION,
+            n=self.n or N_CALIBRATION,
             **options,  # pyright: ignore[reportArgumentType]
         )
 
@@ -221,9 +224,10 @@ def solutions(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
     for task, n in asked.solutions.items():
         examples = evaluation_set(task, n)
         yield solution_spec(model, examples)
+        masks = Masks(model, task, N_SOLUTIONS)
         for criterion in FEW:
             for sparsity in SPARSITIES:
-                yield solution_spec(model, examples, Masks(model, task).spec(criterion, sparsity))
+                yield solution_spec(model, examples, masks.spec(criterion, sparsity))
 
 
 def weak(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:

@@ -33,6 +33,7 @@ from cap_viz.study import (
     COMPETING,
     FEW,
     FEW_SPARSITIES,
+    N_SOLUTIONS,
     PERMUTATIONS,
     SEEDS,
     SPARSITIES,
@@ -394,7 +395,8 @@ def solutions(study: Study) -> pd.DataFrame:
     rows = []
     for task, n in study.asked.solutions.items():
         spec = partial(solution_spec, study.model, evaluation_set(task, n))
-        found = under_masks(study, spec, Masks(study.model, task), FEW, solution_facts, loss_difference)
+        masks = Masks(study.model, task, N_SOLUTIONS)
+        found = under_masks(study, spec, masks, FEW, solution_facts, loss_difference)
         rows += [{"task": task, **row} for row in found]
     return pd.DataFrame(rows)
 
