@@ -21,8 +21,9 @@ from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec, Scor
 from cap_viz.tasks import load_task
 
 N_CALIBRATION = 48
-# Worked solutions are long texts, and each is read at every token: as many as the shipped head scores are made of.
+# Worked solutions and passages are long and read at every token: as many as the shipped head scores are made of.
 N_SOLUTIONS = 16
+N_PASSAGES = 40
 # Parts that are not about the ordering itself ask fewer questions at fewer sparsities, and about mean ablation (a score
 # run of its own) on the first task only: all would take more than twice the study's time.
 FEWER = 500
@@ -159,7 +160,7 @@ def text(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
         yield from masks.measured(evaluation_set(task, n), ("wanda",), SPARSITIES, calibration_task=asked.text)
         yield from masks.measured(examples, driven(), FEW_SPARSITIES, calibration_task=asked.text)
         yield from masks.measured(examples, ("cap", *driven()), FEW_SPARSITIES)
-        yield from masks.measured(examples, ("cap",), FEW_SPARSITIES, scores_task=asked.text)
+        yield from masks.measured(examples, ("cap",), FEW_SPARSITIES, scores=by_text(model, asked))
 
 
 def driven() -> tuple[str, ...]:
@@ -189,6 +190,10 @@ def scores(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
         yield from masks.measured(examples, ("cap",), FEW_SPARSITIES, metric="choice_nll")
         if task == asked.first:
             yield from masks.measured(examples, ("cap",), FEW_SPARSITIES, scores=by_mean(model, task))
+
+
+def by_text(model: ModelRef, asked: Setting) -> ScoreSpec:
+    return ScoreSpec(model, calibration_set(asked.text, N_PASSAGES))
 
 
 def by_mean(model: ModelRef, task: str) -> ScoreSpec:

@@ -41,6 +41,7 @@ from cap_viz.study import (
     Masks,
     Setting,
     by_mean,
+    by_text,
     driven,
 )
 from cap_viz.tasks import load_task
@@ -203,8 +204,10 @@ def calibration(study: Study, measure: Measure) -> pd.DataFrame:
         for task in study.asked.main:
             for sparsity in FEW_SPARSITIES:
                 for criterion in ("cap", *driven()):
-                    source = "scores_task" if criterion == "cap" else "calibration_task"
-                    text = study.lesser(task, criterion, sparsity, **{source: study.asked.text})
+                    by: dict[str, Any] = {"calibration_task": study.asked.text}
+                    if criterion == "cap":
+                        by = {"scores": by_text(study.model, study.asked)}
+                    text = study.lesser(task, criterion, sparsity, **by)
                     labels = {"task": task, "sparsity": sparsity, "criterion": criterion}
                     yield Row(labels, study.lesser(task, criterion, sparsity), text)
 
