@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from cap_viz.accuracy import against_guessing
+from cap_viz.comparison import CLEAR
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
 from cap_viz.measures import ACC, CHOICE_LOSS, Measure, level_of, paired
@@ -136,15 +137,17 @@ def ordering(study: Study, measure: Measure) -> pd.DataFrame:
     table = compared(list(against_wanda(study, ("cap",), measure)), measure)
     if measure != ACC:
         return table
-    limits = zip(table["sparsity"], table["difference_low"], table["difference_high"], strict=True)
-    table["verdict"] = [verdict(*one) for one in limits]
+    table["verdict"] = [
+        verdict(*one)
+        for one in zip(table["sparsity"], table["difference"], table["difference_low"], table["p_holm"], strict=True)
+    ]
     return table
 
 
-def verdict(sparsity: float, low: float, high: float) -> str:
-    """What the interval of CAP minus Wanda allows to say."""
-    if low > 0 or high < 0:
-        return "better" if low > 0 else "worse"
+def verdict(sparsity: float, difference: float, low: float, p_holm: float) -> str:
+    """What Holm's test over the table, and below 50 % the interval's lower end, allow to say of CAP minus Wanda."""
+    if p_holm < CLEAR:
+        return "better" if difference > 0 else "worse"
     if sparsity in GENTLE and low > MARGIN:
         return "not worse by 3 points"
     return "inconclusive"
@@ -444,10 +447,16 @@ PAIRED: dict[str, Callable[[Study, Measure], pd.DataFrame]] = {
     "seeds": seeds,
     "transfer": transfer,
 }
+
+
+def by_measure(name: str, measure: Measure) -> Callable[[Study], pd.DataFrame]:
+    return lambda study: PAIRED[name](study, measure)
+
+
 TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "levels": levels,
-    **{name: partial(table, measure=ACC) for name, table in PAIRED.items()},
-    **{f"{name}_loss": partial(table, measure=CHOICE_LOSS) for name, table in PAIRED.items()},
+    **{name: by_measure(name, ACC) for name in PAIRED},
+    **{f"{name}_loss": by_measure(name, CHOICE_LOSS) for name in PAIRED},
     "placebo": placebo,
     "generic": generic,
     "survivors": survivors,

@@ -204,18 +204,19 @@ def test_solutions_are_paired_with_dense_by_hand(whole: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sparsity", "low", "high", "expected"),
+    ("sparsity", "difference", "low", "p_holm", "expected"),
     [
-        (0.1, 0.01, 0.05, "better"),
-        (0.5, -0.05, -0.01, "worse"),
-        (0.2, -0.02, 0.04, "not worse by 3 points"),
-        (0.2, -0.04, 0.04, "inconclusive"),
-        (0.5, -0.02, 0.02, "inconclusive"),
-        (0.1, -0.02, -0.001, "worse"),
+        (0.1, 0.03, 0.01, 0.02, "better"),
+        (0.5, -0.03, -0.05, 0.01, "worse"),
+        (0.1, -0.01, -0.02, 0.04, "worse"),
+        (0.1, 0.03, 0.01, 0.06, "not worse by 3 points"),
+        (0.2, 0.01, -0.02, 0.7, "not worse by 3 points"),
+        (0.2, 0.01, -0.04, 0.7, "inconclusive"),
+        (0.5, 0.0, -0.02, 0.9, "inconclusive"),
     ],
 )
-def test_verdicts_by_hand(sparsity: float, low: float, high: float, expected: str) -> None:
-    assert verdict(sparsity, low, high) == expected
+def test_verdicts_by_hand(sparsity: float, difference: float, low: float, p_holm: float, expected: str) -> None:
+    assert verdict(sparsity, difference, low, p_holm) == expected
 
 
 def test_markdown_by_hand() -> None:
