@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from math import log10
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from cap_viz.ui.figures import criterion_colour, criterion_name, display_order
 from scripts.pictures import TEXT, save_picture
 
 SPARSITY_COLOURS = {0.1: "#56B4E9", 0.2: "#0072B2", 0.3: "#009E73", 0.4: "#E69F00", 0.5: "#D55E00", 0.6: "#882255"}
-LINE, PANEL_HEADS, LEAST_HEIGHT = 22, 160, 320
+LINE, LEGEND_LINE, PANEL_HEADS, LEAST_HEIGHT = 22, 32, 160, 320
 
 
 Draw = Callable[[pd.DataFrame], go.Figure]
@@ -192,10 +193,13 @@ def under_masks(table: pd.DataFrame, title: str, value: str, x_title: str, *, lo
             marker={"color": SPARSITY_COLOURS[float(str(sparsity))], "size": 9},
             name=f"{float(str(sparsity)):.0%}",
         )
-    figure.add_vline(x=dense[value], line={"color": "#555", "width": 1, "dash": "dot"}, annotation_text="dense")
+    figure.add_vline(x=dense[value], line={"color": "#555", "width": 1, "dash": "dot"})
+    # On a logarithmic axis shapes are placed by the value, texts by its logarithm.
+    place = log10(dense[value]) if log else dense[value]
+    figure.add_annotation(x=place, y=1, yref="paper", yanchor="bottom", text="dense", showarrow=False)
     figure.update_layout(legend_title="sparsity")
     if log:
-        figure.update_xaxes(type="log")
+        figure.update_xaxes(type="log", tickvals=[lead * 10**power for power in range(5) for lead in (1, 2, 5)])
     return figure
 
 
@@ -239,10 +243,11 @@ FIGURES: dict[str, Draw] = {
 
 
 def height_of(figure: go.Figure) -> int:
-    """Room for every line of the longest panel."""
+    """Room for every line of the longest panel, and for the legend."""
     traces: Any = figure.data
     lines = len({label for trace in traces for label in trace.y if isinstance(label, str)})
-    return max(LEAST_HEIGHT, PANEL_HEADS + lines * LINE)
+    names = len({trace.name for trace in traces})
+    return max(LEAST_HEIGHT, PANEL_HEADS + lines * LINE, PANEL_HEADS + names * LEGEND_LINE)
 
 
 def main() -> None:
