@@ -37,8 +37,7 @@ class Checkpoints:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             batches = tuple(tuple(batch) for batch in content["batches"])
-            limits = {name: content[name] for name in ("packed", "direct", "most_tokens")}
-            return BatchPlan(batches, **limits)
+            return BatchPlan(batches, **{name: content[name] for name in ("packed", "direct", "most_tokens")})
         except (ValueError, KeyError, TypeError) as error:
             log.warning("unreadable plan in %s (%s): starting over", self.folder, error)
             self.discard()

@@ -34,6 +34,12 @@ def store(tmp_path: Path) -> Store:
     return Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
 
 
+@pytest.fixture
+def roomy(store: Store) -> Store:
+    """Where the same runs are computed with room for everything."""
+    return Store(shipped=store.shipped, local=store.local.parent / "other")
+
+
 Work = Callable[..., Any]
 
 
@@ -51,14 +57,18 @@ def with_room_for(most: int, work: Work, size: Callable[..., int], error: Except
 
 @pytest.mark.parametrize("error", [GPU_ERROR, CPU_ERROR, MemoryError()], ids=["gpu", "cpu", "python"])
 def test_an_evaluation_goes_on_in_smaller_batches_and_keeps_what_it_had(
-    tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+    tiny_model: ReasoningModel,
+    tiny_task: Task,
+    store: Store,
+    roomy: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     from cap_viz import evaluation
 
     monkeypatch.setattr(evaluation, "TOKENS_PER_FORWARD", 60)
     spec = EvalSpec(tiny_model.ref, evaluation_set("tiny", 20))
-    other = Store(shipped=store.shipped, local=store.local.parent / "other")
-    whole = finish(run_steps(spec, tiny_model, other))
+    whole = finish(run_steps(spec, tiny_model, roomy))
     planned = whole.provenance["plan"]["batches"]
     assert len(planned[0]) > 2
     limited = with_room_for(1, evaluation.dense_logliks, lambda model, encoded: len(encoded), error)
@@ -69,18 +79,17 @@ def test_an_evaluation_goes_on_in_smaller_batches_and_keeps_what_it_had(
     assert {len(batch) for batch in followed[1:]} == {1}
     assert sorted(i for batch in followed for i in batch) == list(range(20))
     np.testing.assert_allclose(
-        read_report(store, run).logliks, read_report(other, whole).logliks, rtol=0, atol=1e-5, equal_nan=True
+        read_report(store, run).logliks, read_report(roomy, whole).logliks, rtol=0, atol=1e-5, equal_nan=True
     )
 
 
 def test_scores_go_on_too_and_a_killed_process_follows_the_new_plan(
-    tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store, roomy: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cap_viz import scoring
 
     spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 12))
-    other = Store(shipped=store.shipped, local=store.local.parent / "other")
-    whole = read_scores(other, finish(run_steps(spec, tiny_model, other)))
+    whole = read_scores(roomy, finish(run_steps(spec, tiny_model, roomy)))
     with monkeypatch.context() as patch:
         limited = with_room_for(3, scoring.dense_pass, lambda model, batch: len(batch.tokens), GPU_ERROR)
         patch.setattr(scoring, "TOKENS_PER_FORWARD", 60)
@@ -132,13 +141,12 @@ def test_halves_by_hand() -> None:
 
 
 def test_a_single_example_goes_on_with_fewer_heads_at_a_time(
-    tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store, roomy: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cap_viz import scoring
 
     spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 1))
-    other = Store(shipped=store.shipped, local=store.local.parent / "other")
-    whole = read_scores(other, finish(run_steps(spec, tiny_model, other)))
+    whole = read_scores(roomy, finish(run_steps(spec, tiny_model, roomy)))
     heads = tiny_model.shape.n_heads
     limited = with_room_for(1, scoring.ablated_heads, lambda *arguments: len(arguments[-1]), GPU_ERROR)
     monkeypatch.setattr(scoring, "ablated_heads", limited)

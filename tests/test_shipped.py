@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from cap_viz.models import TOY_MODEL
+from cap_viz.perplexity import USUAL_WINDOWS
 from cap_viz.reading import read_blocks, read_report, read_roles, read_scores, read_zeros
 from cap_viz.settings import shipped_folder
 from cap_viz.shipped import SHIPMENTS
 from cap_viz.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
 from cap_viz.store import Store, StoredRun
+from cap_viz.study import FEWER, setting_of
 from cap_viz.study import N_CALIBRATION as STUDY_CALIBRATION
 from cap_viz.tasks import TASKS, load_task
 
@@ -47,7 +49,9 @@ def check_run(run: StoredRun) -> None:
         assert scores.questions.ids == run.spec.examples.ids
         assert scores.effects("nll").shape[2] in (SHIPPED[run.spec.examples.task].n_scores, STUDY_CALIBRATION)
     elif isinstance(run.spec, EvalSpec):
-        assert read_report(STORE, run).questions.ids == run.spec.examples.ids
+        report = read_report(STORE, run)
+        assert report.questions.ids == run.spec.examples.ids
+        assert len(report) in evaluation_sizes(run)
         # The criterion of whole heads counts heads, not weights.
         if run.spec.mask is not None and run.spec.mask.criterion != "head":
             # Row-wise criteria round to whole weights of a row; the toy model's rows are short.
@@ -60,6 +64,17 @@ def check_run(run: StoredRun) -> None:
     else:
         assert isinstance(run.spec, ProfileSpec)
         assert (read_zeros(STORE, run).reached >= 0).all()
+
+
+def evaluation_sizes(run: StoredRun) -> set[int]:
+    """How many items of its task an evaluation may be of: what is shipped for the pages, or what the study asks."""
+    task, asked = run.spec.examples.task, setting_of(run.spec.model)
+    if task == asked.text:
+        return {USUAL_WINDOWS}
+    n = {**asked.main, **asked.weak, **asked.solutions}.get(task)
+    if n is None and load_task(task).is_local():
+        n = len(load_task(task).splits.evaluation)
+    return {size for size in (SHIPPED[task].n_evaluation, n, FEWER if task in asked.main else None) if size}
 
 
 def test_calibration_and_evaluation_are_apart() -> None:
