@@ -33,7 +33,14 @@ from cap_viz.pruning.activations import input_norm, squares, wanda_score
 from cap_viz.pruning.base import MaskRequest, Ranking
 from cap_viz.pruning.cap import cap_score, importance, region_importance
 from cap_viz.pruning.flows import Flow, flow_steps
-from cap_viz.pruning.gradients import HalfMatrix, answer_rows, gradient_steps
+from cap_viz.pruning.gradients import (
+    HalfMatrix,
+    ScoredRow,
+    answer_rows,
+    gradient_steps,
+    root_square_sums,
+    whole_rows,
+)
 from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, OrderedGroup, local_ranking
 from cap_viz.pruning.masks import Mask, mask_from, matrix_size, scoped_matrices
 from cap_viz.pruning.sequential import Pruned, sequential_steps
@@ -48,6 +55,7 @@ from cap_viz.tasks.base import Example
 from cap_viz.tasks.sources import read_json_lines
 
 TASK, N_CALIBRATION, SPARSITY = "arc_easy", 48, 0.5
+TEXT, N_PASSAGES = "generic_text", 192
 # How far a row, matrix or layer may be from the sparsity of the whole.
 MOST_OFF = 0.1
 BASELINE = "wanda"
@@ -70,11 +78,30 @@ class Lab:
 
     @cached_property
     def flows(self) -> dict[str, Flow]:
-        return finish(flow_steps(self.model, self.matrices, self.calibration))
+        return finish(flow_steps(self.model, self.matrices, answer_rows(self.model, self.calibration)))
 
     @cached_property
     def roots(self) -> dict[str, HalfMatrix]:
         return dict(finish(gradient_steps(self.model, self.matrices, self.calibration, answer_rows)))
+
+    @cached_property
+    def passages(self) -> tuple[Example, ...]:
+        return cv.load_task(TEXT).calibration(N_PASSAGES)
+
+    def rows(self, source: str) -> list[ScoredRow]:
+        """Calibration rows: the first 48 passages of text, all of them, or all with the task's examples as text."""
+        with self.model.lease:
+            text = answer_rows(self.model, self.passages)
+            task = whole_rows(self.model, self.calibration)
+        return {"text": text[:N_CALIBRATION], "more text": text, "text and task": text + task, "task": task}[source]
+
+    def measured(self, source: str, keep: dict[str, Tensor] | None = None) -> dict[str, HalfMatrix]:
+        """Root square gradients of the rows' losses, of the model under a mask."""
+        with self.model.masked(keep or {}):
+            return finish(root_square_sums(self.model, self.matrices, self.rows(source)))
+
+    def token_flows(self, source: str) -> dict[str, Flow]:
+        return finish(flow_steps(self.model, self.matrices, self.rows(source)))
 
     @cached_property
     def scores(self) -> ScoreSpec:
@@ -113,6 +140,26 @@ def wanda_oneshot(lab: Lab) -> Score:
 
 def taylor(lab: Lab) -> Score:
     return lambda matrix: taylor_score(matrix.weight, lab.roots[matrix.name].full())
+
+
+def taylor_from(source: str) -> Callable[[Lab], Score]:
+    """Taylor's score from other rows than the task's answers."""
+
+    def made(lab: Lab) -> Score:
+        roots = lab.measured(source)
+        return lambda matrix: taylor_score(matrix.weight, roots[matrix.name].full())
+
+    return made
+
+
+def token_taylor(source: str) -> Callable[[Lab], Score]:
+    """Taylor's score, every token an example of its own."""
+
+    def made(lab: Lab) -> Score:
+        flows = lab.token_flows(source)
+        return lambda matrix: taylor_score(matrix.weight, flows[matrix.name].products.sqrt())
+
+    return made
 
 
 def geometric(first: Callable[[Lab], Score], second: Callable[[Lab], Score]) -> Callable[[Lab], Score]:
@@ -268,6 +315,11 @@ CANDIDATES: dict[str, Callable[[Lab], Mask]] = {
     "7a token-weighted, sequential": behind_pruned(token_factor, budgets=False),
     "7b causal part budgets, sequential": behind_pruned(no_factor, budgets=True),
     "7c both, sequential": behind_pruned(token_factor, budgets=True),
+    "reference: wanda one-shot": local_cut(wanda_oneshot, PER_ROW),
+    "8a taylor from text": global_cut(taylor_from("text")),
+    "8b taylor from more text": global_cut(taylor_from("more text")),
+    "8c taylor from text and task": global_cut(taylor_from("text and task")),
+    "9 token taylor from text and task": global_cut(token_taylor("text and task")),
 }
 
 

@@ -18,12 +18,14 @@ from cap_viz.tasks import Task
 
 def test_sums_by_hand() -> None:
     inputs, slopes, weighted = torch.zeros(3, 2, dtype=torch.float64)
-    flow = Flow(inputs, slopes, weighted)
+    flow = Flow(inputs, slopes, weighted, torch.zeros(2, 2))
     flow.add(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
     assert flow.inputs.tolist() == [10, 4]
     assert flow.slopes.tolist() == [5, 1]
     # Squared lengths of the slopes are 4 and 2: 4 · (1, 4) + 2 · (9, 0).
     assert flow.weighted.tolist() == [22, 16]
+    # Rows are outputs: squares of the first column of slopes are 4 and 1, of the second 0 and 1.
+    assert flow.products.tolist() == [[4 * 1 + 1 * 9, 4 * 4], [9, 0]]
     assert flow.tokens == 2
 
 
@@ -33,19 +35,20 @@ def test_one_token_makes_the_weights_gradient(tiny_model: ReasoningModel, tiny_t
     example = next(one for one in tiny_task.calibration(12) if len(rows[one.id].tokens) - rows[one.id].first == 1)
     last = tiny_model.shape.n_layers - 1
     down = [matrix for matrix in scoped_matrices(tiny_model, "mlp") if matrix.layer == last]
-    flows = finish(flow_steps(tiny_model, down, [example]))
+    flows = finish(flow_steps(tiny_model, down, [rows[example.id]]))
     gradients: dict[str, torch.Tensor] = {}
     with torch.enable_grad(), gradients_of(tiny_model, down, lambda one, value: gradients.update({one.name: value})):
         row_loss(tiny_model, rows[example.id]).backward()
     for matrix in down:
         expected = gradients[matrix.name].double().square()
         torch.testing.assert_close(flows[matrix.name].weighted, expected.sum(dim=0), rtol=1e-4, atol=1e-12)
+        torch.testing.assert_close(flows[matrix.name].products.double(), expected, rtol=1e-4, atol=1e-12)
 
 
 def test_inputs_are_those_wanda_measures(tiny_model: ReasoningModel, tiny_task: Task) -> None:
     examples = tiny_task.calibration(3)
     matrices = scoped_matrices(tiny_model, "both")
-    flows = finish(flow_steps(tiny_model, matrices, examples))
+    flows = finish(flow_steps(tiny_model, matrices, answer_rows(tiny_model, examples)))
     wanda = finish(dense_sums(tiny_model, MaskRequest(0.5, calibration=examples), squares))
     assert flows.keys() == wanda.keys()
     for name, flow in flows.items():
@@ -55,11 +58,13 @@ def test_inputs_are_those_wanda_measures(tiny_model: ReasoningModel, tiny_task: 
 
 def test_parameters_are_left_as_they_were(tiny_model: ReasoningModel, tiny_task: Task) -> None:
     before = [(parameter.requires_grad, parameter.grad) for parameter in tiny_model.bridge.parameters()]
-    finish(flow_steps(tiny_model, scoped_matrices(tiny_model, "mlp"), tiny_task.calibration(1)))
+    rows = answer_rows(tiny_model, tiny_task.calibration(1))
+    finish(flow_steps(tiny_model, scoped_matrices(tiny_model, "mlp"), rows))
     assert before == [(parameter.requires_grad, parameter.grad) for parameter in tiny_model.bridge.parameters()]
 
 
 @pytest.mark.parametrize("part", ["attention", "mlp"])
 def test_only_matrices_asked_for(tiny_model: ReasoningModel, tiny_task: Task, part: str) -> None:
     matrices = [matrix for matrix in scoped_matrices(tiny_model, "both") if matrix.part == part]
-    assert finish(flow_steps(tiny_model, matrices, tiny_task.calibration(1))).keys() == {one.name for one in matrices}
+    rows = answer_rows(tiny_model, tiny_task.calibration(1))
+    assert finish(flow_steps(tiny_model, matrices, rows)).keys() == {one.name for one in matrices}

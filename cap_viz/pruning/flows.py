@@ -2,12 +2,13 @@
 
 For a matrix W let x_t be its input at token t and d_t the gradient of the answer loss (metric nll) with respect to its
 output there, so that the gradient of W is the sum of d_t x_t^T over tokens. One forward and one backward pass for each
-example give three vectors for each matrix, in float64:
+example give three vectors for each matrix, in float64, and a matrix in float32:
 
 inputs     sum of x_tj^2: what Wanda's norm is the root of
 slopes     sum of d_ti^2: with `inputs` the diagonal of a Kronecker-factored Fisher matrix (Martens and Grosse,
            arXiv 1503.05671), the gradient's size if inputs and slopes were independent
 weighted   sum of |d_t|^2 x_tj^2: inputs, with each token counting as much as the answer depends on the output there
+products   sum of d_ti^2 x_tj^2: the squared gradients if tokens were examples of their own
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from jaxtyping import Float
 
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import Steps
-from cap_viz.pruning.gradients import ScoredRow, answer_rows, check_gradients, row_loss
+from cap_viz.pruning.gradients import ScoredRow, check_gradients, row_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cap_viz.models import Matrix, ReasoningModel
-    from cap_viz.tasks.base import Example
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Flow:
     inputs: Float[Tensor, " input"]
     slopes: Float[Tensor, " output"]
     weighted: Float[Tensor, " input"]
+    products: Float[Tensor, "output input"]
     tokens: int = 0
 
     def add(self, inputs: Float[Tensor, "token input"], slopes: Float[Tensor, "token output"]) -> None:
@@ -44,15 +45,13 @@ class Flow:
         self.inputs += x.sum(dim=0)
         self.slopes += d.sum(dim=0)
         self.weighted += d.sum(dim=1) @ x
+        self.products += d.T.float() @ x.float()
         self.tokens += len(x)
 
 
-def flow_steps(
-    model: ReasoningModel, matrices: Sequence[Matrix], examples: Sequence[Example]
-) -> Steps[dict[str, Flow]]:
-    """The sums of every matrix, by its name; an example a step. Raises `CapVizError` when one is not finite."""
+def flow_steps(model: ReasoningModel, matrices: Sequence[Matrix], rows: Sequence[ScoredRow]) -> Steps[dict[str, Flow]]:
+    """The sums of every matrix, by its name; a row a step. Raises `CapVizError` when one is not finite."""
     with model.lease:
-        rows = answer_rows(model, examples)
         flows = {matrix.name: empty_flow(matrix) for matrix in matrices}
     for number, row in enumerate(rows):
         with model.lease:
@@ -70,7 +69,8 @@ def empty_flow(matrix: Matrix) -> Flow:
     def zeros(size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.float64, device=matrix.weight.device)
 
-    return Flow(inputs=zeros(inputs), slopes=zeros(outputs), weighted=zeros(inputs))
+    products = torch.zeros(outputs, inputs, device=matrix.weight.device)
+    return Flow(inputs=zeros(inputs), slopes=zeros(outputs), weighted=zeros(inputs), products=products)
 
 
 def add_row(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, flows: dict[str, Flow]) -> None:
