@@ -55,7 +55,9 @@ from cap_viz.tasks.base import Example
 from cap_viz.tasks.sources import read_json_lines
 
 TASK, N_CALIBRATION, SPARSITY = "arc_easy", 48, 0.5
-TEXT, N_PASSAGES = "generic_text", 192
+TEXT, N_PASSAGES = "generic_text", 160
+# Sparsities at which gradients are measured again.
+STEPS = (0.2, 0.35, SPARSITY)
 # How far a row, matrix or layer may be from the sparsity of the whole.
 MOST_OFF = 0.1
 BASELINE = "wanda"
@@ -158,6 +160,26 @@ def token_taylor(source: str) -> Callable[[Lab], Score]:
     def made(lab: Lab) -> Score:
         flows = lab.token_flows(source)
         return lambda matrix: taylor_score(matrix.weight, flows[matrix.name].products.sqrt())
+
+    return made
+
+
+def stepwise(source: str) -> Callable[[Lab], Mask]:
+    """Taylor in steps: gradients measured again under the mask so far; what is zero stays zero."""
+
+    def made(lab: Lab) -> Mask:
+        keep: dict[str, Tensor] = {}
+        for sparsity in STEPS:
+            roots = lab.measured(source, keep)
+
+            def score(matrix: Matrix, roots: Any = roots, keep: dict[str, Tensor] = keep) -> Tensor:
+                found = taylor_score(matrix.weight, roots[matrix.name].full())
+                return found * keep[matrix.name] if keep else found
+
+            ranking = finish(rank_steps(lab.model, criterion="candidate", scope="both", score=score))
+            mask = finish(ranking.mask_steps(lab.model, sparsity))
+            keep = dict(mask.keep)
+        return mask
 
     return made
 

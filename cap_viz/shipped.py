@@ -124,9 +124,11 @@ def calibrated_mask(model: ModelRef, shipment: Shipment, criterion: str, sparsit
 
 
 def study_runs(model: ModelRef, store: Store) -> Iterator[StoredRun]:
-    """What is stored of a model's study."""
-    specs = dict.fromkeys(spec for part in study_parts(model) for spec in part.specs)
-    return (run for spec in specs if (run := store.get(spec)) is not None)
+    """What is stored of a model's study, and the head scores its masks are made from."""
+    specs = [spec for part in study_parts(model) for spec in part.specs]
+    scores = [spec.mask.scores for spec in specs if isinstance(spec, EvalSpec) and spec.mask is not None]
+    wanted: list[RunSpec | None] = [*specs, *scores]
+    return (run for spec in dict.fromkeys(wanted) if spec is not None and (run := store.get(spec)) is not None)
 
 
 def publish(run: StoredRun, folder: Path) -> None:

@@ -91,7 +91,7 @@ def test_calibration_and_evaluation_are_apart() -> None:
 def test_shipped_runs_are_small_and_hold_no_texts() -> None:
     files = [path for path in shipped_folder().rglob("*") if path.is_file()]
     # With the study's evidence, which is more than half of it.
-    assert sum(path.stat().st_size for path in files) < 25 * 2**20
+    assert sum(path.stat().st_size for path in files) < 22 * 2**20
     assert {path.suffix for path in files} <= {".json", ".parquet", ".md"}
     for path in files:
         if path.suffix == ".parquet":
