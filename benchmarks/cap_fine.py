@@ -97,9 +97,19 @@ class Lab:
             task = whole_rows(self.model, self.calibration)
         return {"text": text[:N_CALIBRATION], "more text": text, "text and task": text + task, "task": task}[source]
 
-    def measured(self, source: str, keep: dict[str, Tensor] | None = None) -> dict[str, HalfMatrix]:
-        """Root square gradients of the rows' losses, of the model under a mask."""
-        with self.model.masked(keep or {}):
+    @cached_property
+    def dense_roots(self) -> dict[str, dict[str, HalfMatrix]]:
+        return {}
+
+    def measured(self, source: str) -> dict[str, HalfMatrix]:
+        """Root square gradients of the rows' losses."""
+        if source not in self.dense_roots:
+            self.dense_roots[source] = self.measured_under({}, source)
+        return self.dense_roots[source]
+
+    def measured_under(self, keep: dict[str, Tensor], source: str) -> dict[str, HalfMatrix]:
+        """The same under a mask."""
+        with self.model.masked(keep):
             return finish(root_square_sums(self.model, self.matrices, self.rows(source)))
 
     def token_flows(self, source: str) -> dict[str, Flow]:
@@ -170,7 +180,7 @@ def stepwise(source: str) -> Callable[[Lab], Mask]:
     def made(lab: Lab) -> Mask:
         keep: dict[str, Tensor] = {}
         for sparsity in STEPS:
-            roots = lab.measured(source, keep)
+            roots = lab.measured_under(keep, source) if keep else lab.measured(source)
 
             def score(matrix: Matrix, roots: Any = roots, keep: dict[str, Tensor] = keep) -> Tensor:
                 found = taylor_score(matrix.weight, roots[matrix.name].full())
@@ -342,6 +352,9 @@ CANDIDATES: dict[str, Callable[[Lab], Mask]] = {
     "8b taylor from more text": global_cut(taylor_from("more text")),
     "8c taylor from text and task": global_cut(taylor_from("text and task")),
     "9 token taylor from text and task": global_cut(token_taylor("text and task")),
+    "10 wanda x taylor from text and task": global_cut(geometric(wanda_oneshot, taylor_from("text and task"))),
+    "11 taylor budgets, wanda in rows": row_budgets(taylor_from("text and task"), wanda_oneshot),
+    "12 stepwise taylor from text and task": stepwise("text and task"),
 }
 
 
