@@ -13,7 +13,7 @@ from cap_viz.settings import shipped_folder
 from cap_viz.shipped import SHIPMENTS
 from cap_viz.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
 from cap_viz.store import Store, StoredRun
-from cap_viz.study import FEWER, setting_of
+from cap_viz.study import FEWER, N_PASSAGES, setting_of
 from cap_viz.study import N_CALIBRATION as STUDY_CALIBRATION
 from cap_viz.tasks import TASKS, load_task
 
@@ -47,7 +47,7 @@ def check_run(run: StoredRun) -> None:
     if isinstance(run.spec, ScoreSpec):
         scores = read_scores(STORE, run) if run.spec.parts is None else read_blocks(STORE, run)
         assert scores.questions.ids == run.spec.examples.ids
-        assert scores.effects("nll").shape[2] in (SHIPPED[run.spec.examples.task].n_scores, STUDY_CALIBRATION)
+        assert scores.effects("nll").shape[2] in calibration_sizes(run)
     elif isinstance(run.spec, EvalSpec):
         report = read_report(STORE, run)
         assert report.questions.ids == run.spec.examples.ids
@@ -64,6 +64,12 @@ def check_run(run: StoredRun) -> None:
     else:
         assert isinstance(run.spec, ProfileSpec)
         assert (read_zeros(STORE, run).reached >= 0).all()
+
+
+def calibration_sizes(run: StoredRun) -> set[int]:
+    """On how many examples head scores may be: those of the pages, or of the study."""
+    task = run.spec.examples.task
+    return {SHIPPED[task].n_scores, N_PASSAGES if task == setting_of(run.spec.model).text else STUDY_CALIBRATION}
 
 
 def evaluation_sizes(run: StoredRun) -> set[int]:
