@@ -17,7 +17,14 @@ from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ScoreSpec
 from cap_viz.store import StoredRun
 
 # Values that go without saying in a group's name.
-USUAL = {"scope": "both", "metric": "nll", "kv_combine": "mean", "estimator": "exact", "ablation": "zero"}
+USUAL = {
+    "scope": "both",
+    "metric": "nll",
+    "kv_combine": "mean",
+    "estimator": "exact",
+    "ablation": "zero",
+    "control_seed": "0",
+}
 
 
 @dataclass(frozen=True)
