@@ -24,15 +24,14 @@ from torch import Tensor
 import cap_viz as cv
 from cap_viz.errors import UsageError
 from cap_viz.estimators.gradient import gradient_effects
-from cap_viz.example_sets import calibration_set
+from cap_viz.example_sets import calibration_set, companion_text, examples_of
 from cap_viz.finding import block_spec
 from cap_viz.measures import ACC, CHOICE_LOSS, paired
 from cap_viz.models import DEFAULT_MODEL, Matrix, ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.pruning.activations import input_norm, squares, wanda_score
+from cap_viz.pruning.activations import input_norm, products, squares, wanda_score
 from cap_viz.pruning.base import MaskRequest, Ranking
 from cap_viz.pruning.cap import cap_score, importance, region_importance
-from cap_viz.pruning.flows import Flow, flow_steps
 from cap_viz.pruning.gradients import (
     HalfMatrix,
     ScoredRow,
@@ -44,8 +43,10 @@ from cap_viz.pruning.gradients import (
 from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, OrderedGroup, local_ranking
 from cap_viz.pruning.masks import Mask, mask_from, matrix_size, scoped_matrices
 from cap_viz.pruning.sequential import Pruned, sequential_steps
+from cap_viz.pruning.sparsegpt import inverse_factor
 from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.threshold import Score, rank_steps
+from cap_viz.pruning.token_gradients import root_token_squares, take_row
 from cap_viz.reading import read_blocks, read_scores
 from cap_viz.results import BLOCK_PARTS, EvalReport
 from cap_viz.spec import ScoreSpec
@@ -61,6 +62,34 @@ STEPS = (0.2, 0.35, SPARSITY)
 # How far a row, matrix or layer may be from the sparsity of the whole.
 MOST_OFF = 0.1
 BASELINE = "wanda"
+
+
+@dataclass
+class Flow:
+    """Sums over `tokens` tokens, in float64, for one matrix with inputs x_t and gradients d_t at its outputs.
+
+    inputs     sum of x_tj^2: what Wanda's norm is the root of
+    slopes     sum of d_ti^2: with `inputs` the diagonal of a Kronecker-factored Fisher matrix (Martens and Grosse,
+               arXiv 1503.05671), the gradient's size if inputs and slopes were independent
+    weighted   sum of |d_t|^2 x_tj^2: inputs, with each token counting as much as the answer depends on the output there
+    """
+
+    inputs: Tensor
+    slopes: Tensor
+    weighted: Tensor
+    tokens: int = 0
+
+    def add(self, inputs: Tensor, slopes: Tensor) -> None:
+        x, d = inputs.double().square(), slopes.double().square()
+        self.inputs += x.sum(dim=0)
+        self.slopes += d.sum(dim=0)
+        self.weighted += d.sum(dim=1) @ x
+        self.tokens += len(x)
+
+
+def empty_flow(matrix: Matrix) -> Flow:
+    outputs, inputs = matrix.weight.shape
+    return Flow(*(torch.zeros(size, dtype=torch.float64) for size in (inputs, outputs, inputs)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +109,12 @@ class Lab:
 
     @cached_property
     def flows(self) -> dict[str, Flow]:
-        return finish(flow_steps(self.model, self.matrices, answer_rows(self.model, self.calibration)))
+        flows = {matrix.name: empty_flow(matrix) for matrix in self.matrices}
+        takers = {name: flow.add for name, flow in flows.items()}
+        with self.model.lease:
+            for row in answer_rows(self.model, self.calibration):
+                take_row(self.model, self.matrices, row, takers)
+        return flows
 
     @cached_property
     def roots(self) -> dict[str, HalfMatrix]:
@@ -90,12 +124,23 @@ class Lab:
     def passages(self) -> tuple[Example, ...]:
         return cv.load_task(TEXT).calibration(N_PASSAGES)
 
+    def examples(self, source: str) -> tuple[Example, ...]:
+        """The first 48 passages of text, all of them, or all with the task's examples; mini_text in their place."""
+        if source.startswith("mini_text"):
+            return (*examples_of(companion_text(self.model.ref)), *self.calibration)
+        text, task = self.passages, self.calibration
+        return {"text": text[:N_CALIBRATION], "more text": text, "text and task": (*text, *task), "task": task}[source]
+
     def rows(self, source: str) -> list[ScoredRow]:
-        """Calibration rows: the first 48 passages of text, all of them, or all with the task's examples as text."""
+        """The examples as rows; of a passage what follows its opening is scored, of a question all of its text."""
+        task = {example.id for example in self.calibration}
+        examples = self.examples(source)
         with self.model.lease:
-            text = answer_rows(self.model, self.passages)
-            task = whole_rows(self.model, self.calibration)
-        return {"text": text[:N_CALIBRATION], "more text": text, "text and task": text + task, "task": task}[source]
+            return [
+                row
+                for example in examples
+                for row in (whole_rows if example.id in task else answer_rows)(self.model, [example])
+            ]
 
     @cached_property
     def dense_roots(self) -> dict[str, dict[str, HalfMatrix]]:
@@ -111,9 +156,6 @@ class Lab:
         """The same under a mask."""
         with self.model.masked(keep):
             return finish(root_square_sums(self.model, self.matrices, self.rows(source)))
-
-    def token_flows(self, source: str) -> dict[str, Flow]:
-        return finish(flow_steps(self.model, self.matrices, self.rows(source)))
 
     @cached_property
     def scores(self) -> ScoreSpec:
@@ -168,8 +210,8 @@ def token_taylor(source: str) -> Callable[[Lab], Score]:
     """Taylor's score, every token an example of its own."""
 
     def made(lab: Lab) -> Score:
-        flows = lab.token_flows(source)
-        return lambda matrix: taylor_score(matrix.weight, flows[matrix.name].products.sqrt())
+        roots = finish(root_token_squares(lab.model, lab.matrices, lab.rows(source)))
+        return lambda matrix: taylor_score(matrix.weight, roots[matrix.name].full())
 
     return made
 
@@ -192,6 +234,10 @@ def stepwise(source: str) -> Callable[[Lab], Mask]:
         return mask
 
     return made
+
+
+def magnitude(lab: Lab) -> Score:
+    return lambda matrix: matrix.weight.detach().float().abs()
 
 
 def geometric(first: Callable[[Lab], Score], second: Callable[[Lab], Score]) -> Callable[[Lab], Score]:
@@ -325,6 +371,34 @@ def behind_pruned(factor: Callable[[Lab], dict[str, Tensor]], budgets: bool) -> 
     return made
 
 
+def repaired(source: str, scored_by: Callable[[str], Callable[[Lab], Score]]) -> Callable[[Lab], Mask]:
+    """A global cut; the weights that stay make up for the rest as in SparseGPT, block by block."""
+
+    def made(lab: Lab) -> Mask:
+        chosen = global_cut(scored_by(source))(lab).keep
+
+        def prune(matrix: Matrix, moments: Tensor, sparsity: float) -> Pruned:
+            return Pruned(chosen[matrix.name], made_up_for(matrix.weight, moments, chosen[matrix.name]))
+
+        request = MaskRequest(SPARSITY, calibration=lab.examples(source))
+        return finish(sequential_steps(lab.model, request, criterion="candidate", measure=products, prune=prune))
+
+    return made
+
+
+def made_up_for(weight: Tensor, moments: Tensor, keep: Tensor) -> Tensor:
+    """SparseGPT's update of what stays of a matrix, from the sum of x x^T of its inputs."""
+    moments = moments.clone()
+    dead = moments.diagonal() == 0
+    moments[dead, dead] = 1
+    factor = inverse_factor(moments)
+    columns, gone = weight.detach().float().T.contiguous(), ~keep.T
+    for place in range(len(columns)):
+        lost = (columns[place] / factor[place, place]).masked_fill_(~gone[place], 0)
+        columns[place:].addr_(factor[place, place:], lost, alpha=-1)
+    return columns.T.masked_fill(gone.T, 0)
+
+
 def token_factor(lab: Lab) -> dict[str, Tensor]:
     """How much larger token weighting makes each input's norm."""
     return {name: (flow.weighted / flow.inputs.clamp_min(1e-30)).sqrt().float() for name, flow in lab.flows.items()}
@@ -355,6 +429,18 @@ CANDIDATES: dict[str, Callable[[Lab], Mask]] = {
     "10 wanda x taylor from text and task": global_cut(geometric(wanda_oneshot, taylor_from("text and task"))),
     "11 taylor budgets, wanda in rows": row_budgets(taylor_from("text and task"), wanda_oneshot),
     "12 stepwise taylor from text and task": stepwise("text and task"),
+    "13 taylor from the task's whole texts": global_cut(taylor_from("task")),
+    "14 token taylor, repaired": repaired("text and task", token_taylor),
+    "14 with mini_text": repaired("mini_text and task", token_taylor),
+    "14 with text alone": repaired("more text", token_taylor),
+    "14 with the task alone": repaired("task", token_taylor),
+    "14 cut by magnitude": repaired("text and task", lambda source: magnitude),
+    "reference: sparsegpt from text and task": lambda lab: cv.prune_mask(
+        lab.model, "sparsegpt", sparsity=SPARSITY, calibration=lab.examples("text and task")
+    ),
+    "reference: wanda from text and task": lambda lab: cv.prune_mask(
+        lab.model, "wanda", sparsity=SPARSITY, calibration=lab.examples("text and task")
+    ),
 }
 
 
@@ -388,6 +474,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=570)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    options.out.with_suffix("").mkdir(exist_ok=True)
     there = options.out.read_text("utf-8").splitlines() if options.out.is_file() else []
     done = {json.loads(line)["candidate"] for line in there}
     lab = Lab(cv.load_model(DEFAULT_MODEL), cv.load_task(TASK).calibration(N_CALIBRATION))
@@ -400,6 +487,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         report = cv.evaluate(lab.model, questions, mask=mask)
         baseline = baseline or report
+        np.save(options.out.with_suffix("") / f"{name.replace(' ', '_')}.npy", report.losses("choice_nll"))
         line = json.dumps(line_of(name, report, baseline, mask, seconds))
         print(line, flush=True)
         if name not in done:

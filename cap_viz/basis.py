@@ -56,7 +56,8 @@ def basis_of(mask: MaskSpec) -> Basis:
     facts: dict[str, object] = {
         field.name: getattr(mask, field.name)
         for field in fields(mask)
-        if field.name not in ("criterion", "sparsity", "scores", "calibration")
+        # The text beside the examples goes with the model.
+        if field.name not in ("criterion", "sparsity", "scores", "calibration", "text")
     }
     if mask.calibration is not None:
         facts["examples"] = mask.calibration

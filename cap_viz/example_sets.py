@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from cap_viz.errors import UsageError
-from cap_viz.spec import ExampleSet
+from cap_viz.models import TOY_MODEL
+from cap_viz.spec import ExampleSet, ModelRef
 from cap_viz.tasks import Example, load_task
+
+# All but a few of mini_text's calibration passages.
+N_TEXT_PASSAGES = 80
 
 
 def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
@@ -12,6 +16,14 @@ def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
     chosen = load_task(task)
     ids = tuple(example.id for example in chosen.calibration(n, seed))
     return ExampleSet(task=task, version=chosen.version, ids=ids, split="calibration", seed=seed)
+
+
+def companion_text(model: ModelRef) -> ExampleSet:
+    """Passages of running text for criteria that measure some beside a task; they come with the program.
+
+    The toy reasoner knows the words of its own text only.
+    """
+    return calibration_set("toy_text" if model.id == TOY_MODEL else "mini_text", N_TEXT_PASSAGES)
 
 
 def evaluation_set(task: str, n: int | None = None) -> ExampleSet:

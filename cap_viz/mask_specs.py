@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import calibration_set
+from cap_viz.example_sets import calibration_set, companion_text
 from cap_viz.metrics import metric_named
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.base import check_pattern_sparsity, check_spread
@@ -43,6 +43,7 @@ def mask_spec_for(
     calibration = None
     if needs.needs_calibration or allocation is not None:
         calibration = calibration_set(calibration_task or task, n, seed)
+    text = companion_text(model) if needs.needs_text else None
     spec = mask_spec_from(
         criterion,
         sparsity,
@@ -51,6 +52,7 @@ def mask_spec_for(
         metric=metric,
         kv_combine=kv_combine,
         calibration=calibration,
+        text=text,
         control_seed=control_seed,
         allocation=allocation,
         pattern=pattern,
@@ -72,6 +74,7 @@ def mask_spec_from(
     metric: str,
     kv_combine: str,
     calibration: ExampleSet | None,
+    text: ExampleSet | None,
     control_seed: int = 0,
     allocation: str | None = None,
     pattern: str | None = None,
@@ -94,6 +97,7 @@ def mask_spec_from(
         metric=metric if needs.needs_scores else None,
         kv_combine=kv_combine if needs.needs_scores else None,
         calibration=calibration if needs.needs_calibration or allocation is not None else None,
+        text=text if needs.needs_text else None,
         control_seed=control_seed if needs.needs_seed else None,
         allocation=allocation,
         pattern=pattern,

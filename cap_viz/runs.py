@@ -286,6 +286,7 @@ def mask_request(
         effect=effect,
         kv_combine=check_kv_combine(spec.kv_combine or "mean"),
         calibration=None if spec.calibration is None else examples_of(spec.calibration),
+        text=None if spec.text is None else examples_of(spec.text),
         control_seed=spec.control_seed or 0,
         allocation=spec.allocation,
         pattern=spec.pattern,

@@ -70,7 +70,8 @@ class MaskSpec:
 
     `criterion` ranks weights, `sparsity` is the asked share of zeros, `scope` the matrices that take part.
     `scores`, `metric` and `kv_combine` matter to criteria built on head scores; `calibration` to those built
-    on activations; both are None elsewhere. `control_seed` is the draw of a random control; `allocation` ("owl") and
+    on activations, `text` to those that measure passages of running text beside it; all are None elsewhere.
+    `control_seed` is the draw of a random control; `allocation` ("owl") and
     `pattern` ("2:4") say how the zeros are spread, None leaves it to the criterion.
     """
 
@@ -81,6 +82,7 @@ class MaskSpec:
     metric: str | None = None
     kv_combine: str | None = None
     calibration: ExampleSet | None = None
+    text: ExampleSet | None = None
     control_seed: int | None = None
     allocation: str | None = None
     pattern: str | None = None

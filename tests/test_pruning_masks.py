@@ -59,7 +59,7 @@ def hook_count(model: ReasoningModel) -> int:
 
 
 def request(sparsity: float = 0.5, **fields: Any) -> MaskRequest:
-    return MaskRequest(sparsity=sparsity, **{"effect": EFFECT, "calibration": EXAMPLES, **fields})
+    return MaskRequest(sparsity=sparsity, **{"effect": EFFECT, "calibration": EXAMPLES, "text": EXAMPLES[:2], **fields})
 
 
 def all_scores(model: ReasoningModel) -> dict[str, torch.Tensor]:
@@ -118,11 +118,12 @@ FIXED = [name for name, criterion in CRITERIA.items() if criterion.fixed_score]
 )
 def test_the_profile_agrees_with_the_masks(model: ReasoningModel, name: str, scope: Any):
     # Gradients are measured anew for every mask, one example at a time.
-    examples = EXAMPLES[:1] if name == "taylor" else EXAMPLES
-    ranking = rank_weights(model, name, effect=EFFECT, calibration=examples, scope=scope)
+    examples = EXAMPLES[:1] if name in ("taylor", "cap_fine") else EXAMPLES
+    inputs: Any = {"effect": EFFECT, "calibration": examples, "text": EXAMPLES[1:2], "scope": scope}
+    ranking = rank_weights(model, name, **inputs)
     profile = ranking.profile(SPARSITIES)
     for row, sparsity in enumerate(SPARSITIES):
-        mask = prune_mask(model, name, sparsity=sparsity, effect=EFFECT, calibration=examples, scope=scope)
+        mask = prune_mask(model, name, sparsity=sparsity, **inputs)
         counted = [int((~kept).sum()) for kept in mask.keep.values()]
         assert mask.counts.zeros[0].tolist() == counted
         assert profile.matrices == mask.counts.matrices
@@ -315,7 +316,7 @@ BAD = np.where(np.arange(12).reshape(3, 4) == 5, np.nan, 0.0)
 @pytest.mark.parametrize(
     ("name", "fields", "sentence"),
     [
-        ("best", {}, "Unknown criterion 'best'; choose one of cap, global_magnitude, magnitude, wanda,"),
+        ("best", {}, "Unknown criterion 'best'; choose one of cap, cap_fine, global_magnitude, magnitude, wanda,"),
         ("magnitude", {"sparsity": 20}, "The sparsity is 20; give a share of at least 0 and below 1"),
         ("magnitude", {"scope": "heads"}, "Unknown scope 'heads'; choose one of both, attention, mlp"),
         ("cap", {}, "The criterion 'cap' is built on head scores: give scores=, from score_heads"),

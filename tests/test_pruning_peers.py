@@ -399,7 +399,7 @@ def test_a_pattern_needs_rows_that_divide():
 def test_a_layer_of_equal_weights_breaks_no_criterion(tiny_model: ReasoningModel, name: str, fill: float):
     constant = {m.name: torch.full_like(m.weight, fill) for m in tiny_model.matrices() if m.layer == 1}
     with tiny_model.swapped(constant):
-        mask = prune_mask(tiny_model, name, sparsity=0.5, effect=EFFECT, calibration=EXAMPLES[:2])
+        mask = prune_mask(tiny_model, name, sparsity=0.5, effect=EFFECT, calibration=EXAMPLES[:2], text=EXAMPLES[2:3])
     if name == "head":
         assert mask.counts.zeros.sum() >= 6 * 2 * 256
     else:

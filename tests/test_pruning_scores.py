@@ -124,7 +124,7 @@ def test_a_sparsity_out_of_range_is_named(sparsity: float):
 def test_criteria_describe_themselves():
     local = ["magnitude", "wanda", "wanda_oneshot", "ria", "sparsegpt"]
     others = ["taylor", "gblm", "shuffled_cap", "random", "head"]
-    assert list(CRITERIA) == ["cap", "global_magnitude", *local, *others]
+    assert list(CRITERIA) == ["cap", "cap_fine", "global_magnitude", *local, *others]
     for name, criterion in CRITERIA.items():
         assert criterion.name == name
         assert criterion.summary.endswith(".")

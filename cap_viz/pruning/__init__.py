@@ -23,6 +23,7 @@ from cap_viz.pruning.base import (
     check_request,
 )
 from cap_viz.pruning.cap import CAP, RegionImportance, importance, region_importance
+from cap_viz.pruning.cap_fine import CAP_FINE
 from cap_viz.pruning.gblm import GBLM
 from cap_viz.pruning.global_magnitude import GLOBAL_MAGNITUDE
 from cap_viz.pruning.head import HEAD
@@ -63,6 +64,7 @@ CRITERIA: dict[str, Criterion] = {
     criterion.name: criterion
     for criterion in (
         CAP,
+        CAP_FINE,
         GLOBAL_MAGNITUDE,
         MAGNITUDE,
         WANDA,
@@ -94,8 +96,8 @@ def criterion_named(name: str) -> Criterion:
 class MaskInputs(TypedDict, total=False):
     """What a mask may be built from. Criteria ignore what they do not need.
 
-    Head scores come as `scores` (read at `metric`) or directly as `effect`, positive where the head helps. The
-    others are described at `MaskRequest`.
+    Head scores come as `scores` (read at `metric`) or directly as `effect`, positive where the head helps. Where `text`
+    is left out it is the model's usual one (`example_sets.companion_text`). The others are described at `MaskRequest`.
     """
 
     effect: Float[np.ndarray, "layer head"] | None
@@ -103,6 +105,7 @@ class MaskInputs(TypedDict, total=False):
     metric: str
     kv_combine: KvCombine
     calibration: Sequence[Example] | None
+    text: Sequence[Example] | None
     scope: Scope
     control_seed: int
     allocation: str | None
@@ -116,7 +119,7 @@ def prune_mask(model: ReasoningModel, criterion_name: str, *, sparsity: float, *
     missing input.
     """
     criterion = criterion_named(criterion_name)
-    return finish(criterion.steps(model, mask_request(criterion, sparsity=sparsity, **inputs)))
+    return finish(criterion.steps(model, mask_request(model, criterion, sparsity=sparsity, **inputs)))
 
 
 def rank_weights(model: ReasoningModel, criterion_name: str, **inputs: Unpack[MaskInputs]) -> Ranking:
@@ -131,10 +134,11 @@ def rank_weights(model: ReasoningModel, criterion_name: str, **inputs: Unpack[Ma
             f"The criterion {criterion_name!r} scores weights anew for every sparsity and cannot rank them "
             f"once; these can: {fixed}."
         )
-    return finish(criterion.rank(model, mask_request(criterion, sparsity=0.0, **inputs)))
+    return finish(criterion.rank(model, mask_request(model, criterion, sparsity=0.0, **inputs)))
 
 
 def mask_request(
+    model: ReasoningModel,
     criterion: Criterion,
     *,
     sparsity: float,
@@ -143,22 +147,28 @@ def mask_request(
     metric: str = "nll",
     kv_combine: KvCombine = "mean",
     calibration: Sequence[Example] | None = None,
+    text: Sequence[Example] | None = None,
     scope: Scope = "both",
     control_seed: int = 0,
     allocation: str | None = None,
     pattern: str | None = None,
 ) -> MaskRequest:
-    """The request, with the effects read from the scores where the criterion needs them."""
+    """The request, with effects read from the scores and the model's usual text where the criterion needs them."""
     if effect is not None and scores is not None:
         raise UsageError("Give either scores= or effect=, not both: they are two ways to say the same.")
     if criterion.needs_scores and scores is not None:
         effect = scores.mean_effect(metric)
+    if criterion.needs_text and text is None:
+        from cap_viz.example_sets import companion_text, examples_of
+
+        text = examples_of(companion_text(model.ref))
     return MaskRequest(
         sparsity=sparsity,
         scope=scope,
         effect=None if effect is None else np.asarray(effect, dtype=np.float64),
         kv_combine=kv_combine,
         calibration=None if calibration is None else tuple(calibration),
+        text=None if text is None else tuple(text),
         control_seed=control_seed,
         allocation=allocation,
         pattern=pattern,

@@ -42,7 +42,8 @@ class MaskRequest:
     """What a criterion is asked for. Fields a criterion does not need are ignored by it.
 
     `effect`: head scores, positive where the head helps. `kv_combine`: how the query heads of a KV group make
-    one importance. `calibration`: the examples whose activations or gradients are measured. `control_seed`: the
+    one importance. `calibration`: the examples whose activations or gradients are measured; `text`: passages of running
+    text measured beside them. `control_seed`: the
     draw of the random controls. `allocation`: how the sparsity is spread over layers, None for the criterion's
     own way. `pattern`: "2:4" or "4:8" for n zeros in every m neighbouring weights of a row.
     """
@@ -52,6 +53,7 @@ class MaskRequest:
     effect: Float[np.ndarray, "layer head"] | None = field(default=None, compare=False)
     kv_combine: KvCombine = "mean"
     calibration: tuple[Example, ...] | None = None
+    text: tuple[Example, ...] | None = None
     control_seed: int = 0
     allocation: str | None = None
     pattern: str | None = None
@@ -81,7 +83,8 @@ class Criterion:
     """A way to rank weights.
 
     `threshold`: among which weights the lowest scores are found. `rank` is there where the score does not
-    depend on the sparsity. `steps` and `rank` rely on `check_request` having passed. `needs_seed`: its draw is
+    depend on the sparsity. `steps` and `rank` rely on `check_request` having passed. `needs_text`: running text is
+    measured beside the calibration examples. `needs_seed`: its draw is
     random. `allocations`, `patterns`: whether it can be told how to spread its zeros over layers (OWL) or over
     neighbouring weights (n:m).
     """
@@ -97,6 +100,7 @@ class Criterion:
     rank: Callable[[ReasoningModel, MaskRequest], Steps[Ranking]] | None = field(
         default=None, repr=False, compare=False
     )
+    needs_text: bool = False
     needs_seed: bool = False
     allocations: bool = False
     patterns: bool = False
@@ -143,6 +147,11 @@ def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape)
         raise UsageError(
             f"The criterion {criterion.name!r} measures activations: give calibration examples, "
             "such as task.calibration(64)."
+        )
+    if criterion.needs_text and not request.text:
+        raise UsageError(
+            f"The criterion {criterion.name!r} measures running text beside the calibration examples: give text=, "
+            "such as load_task('mini_text').calibration(80)."
         )
     if request.allocation is not None and not request.calibration:
         raise UsageError(

@@ -63,7 +63,7 @@ SYMBOL_GLYPHS = {
     "x": "✖",
     "triangle-up": "▲",
     "diamond": "◆",
-    "diamond-wide": "◆",
+    "diamond-wide": "◈",
 }
 OTHER_CRITERION = "#6F7685"
 # Signed head effects: teal where removing the head hurts, brown where it helps.

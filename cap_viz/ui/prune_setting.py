@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cap_viz.errors import CapVizError
+from cap_viz.example_sets import companion_text
 from cap_viz.finding import profile_spec
 from cap_viz.mask_specs import mask_spec_from
 from cap_viz.pruning import CRITERIA, criterion_named
@@ -74,6 +75,7 @@ def mask_spec(setting: Setting, criterion: str, sparsity: float | None = None) -
         metric=setting.metric,
         kv_combine=setting.kv_combine,
         calibration=setting.calibration,
+        text=companion_text(setting.model) if needs.needs_text else None,
         control_seed=setting.control_seed,
         allocation=allocation,
         pattern=setting.spread if takes_pattern(needs, setting.spread, sparsity) else None,

@@ -1,0 +1,94 @@
+"""What flows into every matrix at a token, and the gradient of the loss at what comes out: a backward pass a row.
+
+For a matrix W let x_t be its input at token t and d_t the gradient of the row's loss with respect to its output there;
+the gradient of W is the sum of d_t x_t^T over the tokens of the row. If tokens were examples of their own, the squared
+gradients would sum to `sum over t of d_ti^2 x_tj^2`, one product of two matrices. That is what `root_token_squares`
+gives the root of: thousands of samples where gradients of whole rows (`gradients.py`) are only as many as the rows, and
+no gradient of a weight is ever made.
+
+Sums are kept in float32 for as many layers at once as `gradients.SUM_BYTES` holds, then as roots in half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+
+from cap_viz.progress import Progress
+from cap_viz.pruning.base import Steps
+from cap_viz.pruning.gradients import HalfMatrix, ScoredRow, check_gradients, halved, portions_of, row_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models import Matrix, ReasoningModel
+
+# Is given the inputs [token, input] of a matrix and the gradients [token, output] at its outputs.
+Take = Callable[["Tensor", "Tensor"], None]
+
+
+def root_token_squares(
+    model: ReasoningModel, matrices: Sequence[Matrix], rows: Sequence[ScoredRow]
+) -> Steps[dict[str, HalfMatrix]]:
+    """The root of the sum over all tokens of `d_i^2 x_j^2` for each weight; one row a step.
+
+    Raises `CapVizError` when one is not finite.
+    """
+    import torch
+
+    portions = portions_of(matrices)
+    found: dict[str, HalfMatrix] = {}
+    for index, portion in enumerate(portions):
+        sums = {
+            matrix.name: torch.zeros(matrix.weight.shape, dtype=torch.float32, device=matrix.weight.device)
+            for matrix in portion
+        }
+        takers = {name: adding(total) for name, total in sums.items()}
+        for number, row in enumerate(rows):
+            with model.lease:
+                take_row(model, portion, row, takers)
+            yield Progress(index + (number + 1) / len(rows), len(portions), "measuring gradients at every token")
+        check_gradients(model, sums.values())
+        for matrix in portion:
+            found[matrix.name] = halved(sums.pop(matrix.name).sqrt_())
+    return found
+
+
+def adding(total: Float[Tensor, "output input"]) -> Take:
+    """Adds the squared gradients of each token to a sum."""
+
+    def add(inputs: Float[Tensor, "token input"], slopes: Float[Tensor, "token output"]) -> None:
+        total.addmm_(slopes.float().square().T, inputs.float().square())
+
+    return add
+
+
+def take_row(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, takers: Mapping[str, Take]) -> None:
+    """One forward and one backward pass without gradients of weights. Hold the lease."""
+    import torch
+
+    from cap_viz.engine.capture import removed
+    from cap_viz.engine.gradient import start_of_graph, weights_frozen
+
+    with torch.enable_grad(), weights_frozen(model), ExitStack() as stack:
+        stack.enter_context(removed(model.blocks[0].register_forward_pre_hook(start_of_graph, with_kwargs=True)))
+        for matrix in matrices:
+            stack.enter_context(removed(matrix.module.register_forward_hook(watching(takers[matrix.name]))))
+        row_loss(model, row).backward()
+
+
+def watching(take: Take) -> Callable[[Any, tuple[Tensor, ...], Tensor], None]:
+    """A forward hook that hands on inputs and output gradients once the backward pass has the latter."""
+
+    def watch(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs = args[0].detach().flatten(0, -2)
+
+        def hand_on(slope: Tensor) -> None:
+            take(inputs, slope.flatten(0, -2))
+
+        output.register_hook(hand_on)
+
+    return watch

@@ -1,0 +1,73 @@
+"""CAP fine against the definition of its score, and what it is given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cap_viz.errors import UsageError
+from cap_viz.example_sets import companion_text, examples_of
+from cap_viz.mask_specs import mask_spec_for
+from cap_viz.models import TOY_MODEL, ModelRef, ReasoningModel, resolve
+from cap_viz.progress import finish
+from cap_viz.pruning import MaskRequest, criterion_named, prune_mask
+from cap_viz.pruning.gradients import whole_rows
+from cap_viz.pruning.taylor import taylor_score
+from cap_viz.pruning.token_gradients import take_row
+from cap_viz.tasks import Task
+
+
+def test_the_score_is_the_root_of_summed_squared_effects(tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    task, text = tiny_task.calibration(2), tiny_task.calibration(5)[3:]
+    matrices = tiny_model.matrices()
+    effects = {matrix.name: torch.zeros_like(matrix.weight, dtype=torch.float64) for matrix in matrices}
+
+    def one_by_one(name: str, weight: torch.Tensor):
+        def take(inputs: torch.Tensor, slopes: torch.Tensor) -> None:
+            for x, d in zip(inputs.double(), slopes.double(), strict=True):
+                effects[name] += (weight.double() * d[:, None] * x[None, :]).square()
+
+        return take
+
+    takers = {matrix.name: one_by_one(matrix.name, matrix.weight.detach()) for matrix in matrices}
+    with tiny_model.lease:
+        for row in whole_rows(tiny_model, (*task, *text)):
+            take_row(tiny_model, matrices, row, takers)
+    mask = prune_mask(tiny_model, "cap_fine", sparsity=0.4, calibration=task, text=text)
+    kept = torch.cat([effects[name][keep].sqrt() for name, keep in mask.keep.items()])
+    gone = torch.cat([effects[name][~keep].sqrt() for name, keep in mask.keep.items()])
+    assert len(gone) == round(0.4 * mask.counts.sizes.sum())
+    # Roots are kept in half precision: on either side of the cut scores may be off in the eleventh bit.
+    assert float(kept.min()) >= float(gone.max()) * (1 - 2e-3)
+
+
+def test_a_weight_at_one_token_by_hand() -> None:
+    # |W| = 2 and 3, effects per token of the first: 2·1·1 and 2·3·0; of the second: 3·1·2 and 3·3·1.
+    squares = torch.tensor([[(1 * 1) ** 2 + (3 * 0) ** 2, (1 * 2) ** 2 + (3 * 1) ** 2]], dtype=torch.float32)
+    score = taylor_score(torch.tensor([[-2.0, 3.0]]), squares.sqrt())
+    torch.testing.assert_close(score, torch.tensor([[2.0, (6.0**2 + 9.0**2) ** 0.5]]))
+
+
+def test_text_is_needed_and_has_a_default(tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    task = tiny_task.calibration(1)
+    steps = criterion_named("cap_fine").steps(tiny_model, MaskRequest(0.5, calibration=task))
+    with pytest.raises(UsageError, match=r"'cap_fine' measures running text .* give text="):
+        finish(steps)
+    usual = examples_of(companion_text(tiny_model.ref))
+    by_default = prune_mask(tiny_model, "cap_fine", sparsity=0.5, calibration=task)
+    assert by_default.digest == prune_mask(tiny_model, "cap_fine", sparsity=0.5, calibration=task, text=usual).digest
+    assert by_default.digest != prune_mask(tiny_model, "cap_fine", sparsity=0.5, calibration=task, text=task).digest
+
+
+def test_specs_name_the_text(tiny_model: ReasoningModel) -> None:
+    toy = resolve(TOY_MODEL).ref
+    assert text_of(toy) == "toy_text"
+    assert text_of(tiny_model.ref) == "mini_text"
+    assert mask_spec_for(toy, "wanda", 0.5, task="toy_math", n=2).text is None
+
+
+def text_of(model: ModelRef) -> str:
+    text = mask_spec_for(model, "cap_fine", 0.5, task="toy_math", n=2).text
+    assert text is not None
+    assert text.split == "calibration"
+    return text.task
