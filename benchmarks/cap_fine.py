@@ -24,7 +24,7 @@ from torch import Tensor
 import cap_viz as cv
 from cap_viz.errors import UsageError
 from cap_viz.estimators.gradient import gradient_effects
-from cap_viz.example_sets import calibration_set, companion_text, examples_of
+from cap_viz.example_sets import calibration_set
 from cap_viz.finding import block_spec
 from cap_viz.measures import ACC, CHOICE_LOSS, paired
 from cap_viz.models import DEFAULT_MODEL, Matrix, ReasoningModel
@@ -43,7 +43,7 @@ from cap_viz.pruning.gradients import (
 from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, OrderedGroup, local_ranking
 from cap_viz.pruning.masks import Mask, mask_from, matrix_size, scoped_matrices
 from cap_viz.pruning.sequential import Pruned, sequential_steps
-from cap_viz.pruning.sparsegpt import inverse_factor
+from cap_viz.pruning.sparsegpt import repaired as repaired_weights
 from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.threshold import Score, rank_steps
 from cap_viz.pruning.token_gradients import root_token_squares, take_row
@@ -89,7 +89,8 @@ class Flow:
 
 def empty_flow(matrix: Matrix) -> Flow:
     outputs, inputs = matrix.weight.shape
-    return Flow(*(torch.zeros(size, dtype=torch.float64) for size in (inputs, outputs, inputs)))
+    zeros = [torch.zeros(size, dtype=torch.float64) for size in (inputs, outputs, inputs)]
+    return Flow(zeros[0], zeros[1], zeros[2])
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Lab:
     def examples(self, source: str) -> tuple[Example, ...]:
         """The first 48 passages of text, all of them, or all with the task's examples; mini_text in their place."""
         if source.startswith("mini_text"):
-            return (*examples_of(companion_text(self.model.ref)), *self.calibration)
+            return (*cv.load_task("mini_text").calibration(80), *self.calibration)
         text, task = self.passages, self.calibration
         return {"text": text[:N_CALIBRATION], "more text": text, "text and task": (*text, *task), "task": task}[source]
 
@@ -229,9 +230,8 @@ def stepwise(source: str) -> Callable[[Lab], Mask]:
                 return found * keep[matrix.name] if keep else found
 
             ranking = finish(rank_steps(lab.model, criterion="candidate", scope="both", score=score))
-            mask = finish(ranking.mask_steps(lab.model, sparsity))
-            keep = dict(mask.keep)
-        return mask
+            keep = dict(finish(ranking.mask_steps(lab.model, sparsity)).keep)
+        return whole(lab, keep)
 
     return made
 
@@ -378,25 +378,13 @@ def repaired(source: str, scored_by: Callable[[str], Callable[[Lab], Score]]) ->
         chosen = global_cut(scored_by(source))(lab).keep
 
         def prune(matrix: Matrix, moments: Tensor, sparsity: float) -> Pruned:
-            return Pruned(chosen[matrix.name], made_up_for(matrix.weight, moments, chosen[matrix.name]))
+            keep = chosen[matrix.name]
+            return Pruned(keep, repaired_weights(matrix.weight, moments, keep))
 
         request = MaskRequest(SPARSITY, calibration=lab.examples(source))
         return finish(sequential_steps(lab.model, request, criterion="candidate", measure=products, prune=prune))
 
     return made
-
-
-def made_up_for(weight: Tensor, moments: Tensor, keep: Tensor) -> Tensor:
-    """SparseGPT's update of what stays of a matrix, from the sum of x x^T of its inputs."""
-    moments = moments.clone()
-    dead = moments.diagonal() == 0
-    moments[dead, dead] = 1
-    factor = inverse_factor(moments)
-    columns, gone = weight.detach().float().T.contiguous(), ~keep.T
-    for place in range(len(columns)):
-        lost = (columns[place] / factor[place, place]).masked_fill_(~gone[place], 0)
-        columns[place:].addr_(factor[place, place:], lost, alpha=-1)
-    return columns.T.masked_fill(gone.T, 0)
 
 
 def token_factor(lab: Lab) -> dict[str, Tensor]:

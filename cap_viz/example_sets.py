@@ -7,8 +7,8 @@ from cap_viz.models import TOY_MODEL
 from cap_viz.spec import ExampleSet, ModelRef
 from cap_viz.tasks import Example, load_task
 
-# All but a few of mini_text's calibration passages.
-N_TEXT_PASSAGES = 80
+# All but a few of the calibration passages of generic_text.
+N_TEXT_PASSAGES = 160
 
 
 def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
@@ -19,11 +19,13 @@ def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
 
 
 def companion_text(model: ModelRef) -> ExampleSet:
-    """Passages of running text for criteria that measure some beside a task; they come with the program.
+    """Passages of running text for criteria that measure some beside a task."""
+    return calibration_set(companion_task(model), N_TEXT_PASSAGES)
 
-    The toy reasoner knows the words of its own text only.
-    """
-    return calibration_set("toy_text" if model.id == TOY_MODEL else "mini_text", N_TEXT_PASSAGES)
+
+def companion_task(model: ModelRef) -> str:
+    """WikiText-2; the toy reasoner knows the words of its own text only."""
+    return "toy_text" if model.id == TOY_MODEL else "generic_text"
 
 
 def evaluation_set(task: str, n: int | None = None) -> ExampleSet:

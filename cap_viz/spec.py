@@ -223,7 +223,7 @@ def head_set(value: list[Any]) -> tuple[tuple[int, int], ...]:
 
 
 def mask_spec(body: dict[str, Any]) -> MaskSpec:
-    return MaskSpec(**read(body, {"scores": score_spec, "calibration": example_set}))
+    return MaskSpec(**read(body, {"scores": score_spec, "calibration": example_set, "text": example_set}))
 
 
 def read(body: dict[str, Any], readers: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:

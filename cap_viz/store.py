@@ -264,7 +264,11 @@ def parquet(table: pd.DataFrame) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    encodings = {str(name): encoding for name, kind in table.dtypes.items() if (encoding := encoding_of(kind))}
+    encodings: dict[str, str] = {
+        str(name): encoding for name, kind in table.dtypes.items() if (encoding := encoding_of(kind))
+    }
+    # A list of columns may be given as well, which pyarrow's annotation leaves out.
+    dictionaries: Any = [str(name) for name in table.columns if name not in encodings] or False
     file = io.BytesIO()
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None),
@@ -272,7 +276,7 @@ def parquet(table: pd.DataFrame) -> bytes:
         compression="zstd",
         compression_level=19,
         column_encoding=encodings or None,
-        use_dictionary=[str(name) for name in table.columns if name not in encodings] or False,
+        use_dictionary=dictionaries,
         write_statistics=False,
         store_schema=False,
     )

@@ -11,7 +11,8 @@ from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import TOY_MODEL, ModelRef, ReasoningModel, resolve
 from cap_viz.progress import finish
 from cap_viz.pruning import MaskRequest, criterion_named, prune_mask
-from cap_viz.pruning.gradients import whole_rows
+from cap_viz.pruning.gradients import answer_rows, whole_rows
+from cap_viz.pruning.sparsegpt import repaired, sparsegpt
 from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.token_gradients import take_row
 from cap_viz.tasks import Task
@@ -31,7 +32,7 @@ def test_the_score_is_the_root_of_summed_squared_effects(tiny_model: ReasoningMo
 
     takers = {matrix.name: one_by_one(matrix.name, matrix.weight.detach()) for matrix in matrices}
     with tiny_model.lease:
-        for row in whole_rows(tiny_model, (*task, *text)):
+        for row in (*whole_rows(tiny_model, task), *answer_rows(tiny_model, text)):
             take_row(tiny_model, matrices, row, takers)
     mask = prune_mask(tiny_model, "cap_fine", sparsity=0.4, calibration=task, text=text)
     kept = torch.cat([effects[name][keep].sqrt() for name, keep in mask.keep.items()])
@@ -46,6 +47,40 @@ def test_a_weight_at_one_token_by_hand() -> None:
     squares = torch.tensor([[(1 * 1) ** 2 + (3 * 0) ** 2, (1 * 2) ** 2 + (3 * 1) ** 2]], dtype=torch.float32)
     score = taylor_score(torch.tensor([[-2.0, 3.0]]), squares.sqrt())
     torch.testing.assert_close(score, torch.tensor([[2.0, (6.0**2 + 9.0**2) ** 0.5]]))
+
+
+def test_what_stays_makes_up_for_what_goes_as_least_squares_would() -> None:
+    """Where the columns that go come first, column by column is the exact least-squares answer."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight = torch.randn(50, 5, generator=generator), torch.randn(3, 5, generator=generator)
+    moments = inputs.T @ inputs
+    keep = torch.tensor([[False, False, True, True, True]]).expand(3, 5)
+    damped = moments.double() + 0.01 * moments.double().diagonal().mean() * torch.eye(5, dtype=torch.float64)
+    makes_up = torch.linalg.solve(damped[2:, 2:], damped[2:, :2] @ weight[:, :2].double().T).T
+    expected = torch.cat([torch.zeros(3, 2), weight[:, 2:] + makes_up.float()], dim=1)
+    torch.testing.assert_close(repaired(weight, moments, keep), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_repairing_sparsegpts_own_mask_gives_its_weights() -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs, weight = torch.randn(400, 150, generator=generator), torch.randn(7, 150, generator=generator)
+    moments = inputs.T @ inputs
+    whole = sparsegpt(weight, moments, 0.5)
+    assert whole.updated is not None
+    assert torch.equal(repaired(weight, moments, whole.keep), whole.updated)
+
+
+def test_masks_hold_new_values_for_what_stays(tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    task, text = tiny_task.calibration(2), tiny_task.calibration(5)[3:]
+    mask = prune_mask(tiny_model, "cap_fine", sparsity=0.4, calibration=task, text=text)
+    assert mask.updated is not None
+    assert mask.updated.keys() == mask.keep.keys()
+    for matrix in tiny_model.matrices():
+        assert not bool(mask.updated[matrix.name][~mask.keep[matrix.name]].any())
+    nothing = prune_mask(tiny_model, "cap_fine", sparsity=0.0, calibration=task, text=text)
+    assert nothing.updated is not None
+    for matrix in tiny_model.matrices():
+        assert torch.equal(nothing.updated[matrix.name], matrix.weight.detach())
 
 
 def test_text_is_needed_and_has_a_default(tiny_model: ReasoningModel, tiny_task: Task) -> None:

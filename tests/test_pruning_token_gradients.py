@@ -11,7 +11,7 @@ from cap_viz.progress import finish
 from cap_viz.pruning import gradients
 from cap_viz.pruning.gradients import ScoredRow, answer_rows, gradients_of, row_loss, whole_rows
 from cap_viz.pruning.masks import scoped_matrices
-from cap_viz.pruning.token_gradients import adding, root_token_squares, take_row
+from cap_viz.pruning.token_gradients import Take, adding, root_token_squares, take_row
 from cap_viz.tasks import Task
 
 
@@ -26,9 +26,14 @@ def test_slopes_times_inputs_are_the_gradient_of_the_weights(tiny_model: Reasoni
     matrices = scoped_matrices(tiny_model, "both")
     row = whole_rows(tiny_model, tiny_task.calibration(1))[0]
     sums = {matrix.name: torch.zeros_like(matrix.weight) for matrix in matrices}
-    takers = {
-        name: (lambda inputs, slopes, total=total: total.addmm_(slopes.T, inputs)) for name, total in sums.items()
-    }
+
+    def adding_to(total: torch.Tensor) -> Take:
+        def add(inputs: torch.Tensor, slopes: torch.Tensor) -> None:
+            total.addmm_(slopes.T, inputs)
+
+        return add
+
+    takers = {name: adding_to(total) for name, total in sums.items()}
     with tiny_model.lease:
         take_row(tiny_model, matrices, row, takers)
     expected = gradients_by_autograd(tiny_model, row)

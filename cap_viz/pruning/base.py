@@ -151,7 +151,7 @@ def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape)
     if criterion.needs_text and not request.text:
         raise UsageError(
             f"The criterion {criterion.name!r} measures running text beside the calibration examples: give text=, "
-            "such as load_task('mini_text').calibration(80)."
+            "such as load_task('generic_text').calibration(160)."
         )
     if request.allocation is not None and not request.calibration:
         raise UsageError(

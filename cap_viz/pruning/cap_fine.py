@@ -1,29 +1,38 @@
-"""CAP fine: causal attribution down to single weights, to first order, at every token; one global threshold.
+"""CAP fine: causal attribution down to single weights, to first order, and what stays makes up for what goes.
 
 CAP measures what removing a head does and spreads it over the weights of its layer. Here the weight itself is removed:
 
-1. Rows are the task's calibration examples (prompt and gold option as plain text) and passages of running text. A row's
-   loss is the mean cross-entropy of its tokens but the first.
+1. Rows are the task's calibration examples as plain text (prompt and gold option, every token but the first scored)
+   and passages of running text (what follows the opening is scored). A row's loss is the mean cross-entropy of its
+   scored tokens.
 2. One forward and one backward pass a row give, for every matrix W and token t, the input x_t and the gradient d_t of
    the loss with respect to the output.
 3. Without W_ij the output i at token t is smaller by W_ij x_tj, which changes the loss, to first order, by
    -W_ij x_tj d_ti: the effect of the weight at that token.
 4. The score is the root of the summed squared effects, S_ij = |W_ij| * sqrt(sum over tokens of d_ti^2 x_tj^2).
 5. The lowest scores of all matrices go, whatever matrix they are in.
+6. Block by block, behind blocks already pruned and repaired, the weights that stay in a row are adjusted so that its
+   outputs on the rows change least: SparseGPT's update (`sparsegpt.repaired`).
 
-Steps 3 to 5 are Taylor pruning (Molchanov et al., arXiv 1906.10771) with tokens in place of batches. How this recipe
-was chosen among twenty, and what it is worth, is written down in docs/research_log.md.
+Steps 3 to 5 are Taylor pruning (Molchanov et al., arXiv 1906.10771) with tokens in place of batches, step 6 is Frantar
+and Alistarh, arXiv 2301.00774. How this recipe was chosen among twenty, what each part is worth and how it does on
+questions nobody had looked at is written down in docs/research_log.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from cap_viz.pruning.activations import products
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps, portion
-from cap_viz.pruning.gradients import whole_rows
-from cap_viz.pruning.masks import scoped_matrices
+from cap_viz.pruning.gradients import answer_rows, whole_rows
+from cap_viz.pruning.masks import Mask, ZeroCounts, scoped_matrices
+from cap_viz.pruning.sequential import Pruned, sequential_steps
+from cap_viz.pruning.sparsegpt import repaired
 from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.threshold import GlobalRanking, rank_steps
 from cap_viz.pruning.token_gradients import root_token_squares
@@ -32,27 +41,56 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.tasks.base import Example
 
 
-def rank_cap_fine(model: ReasoningModel, request: MaskRequest) -> Steps[GlobalRanking]:
-    """Rank by the first-order effects of single weights."""
+@dataclass(frozen=True)
+class RepairedRanking:
+    """Weights ranked once; a mask is a threshold on that, and new values for what stays."""
+
+    ranking: GlobalRanking
+    examples: tuple[Example, ...]
+
+    def profile(self, sparsities: Sequence[float]) -> ZeroCounts:
+        return self.ranking.profile(sparsities)
+
+    def order(self, matrix: Matrix, sparsities: Sequence[float]) -> tuple[Int[Tensor, "output input"], list[int]]:
+        return self.ranking.order(matrix, sparsities)
+
+    def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
+        """Steps 5 and 6."""
+        chosen = yield from portion(self.ranking.mask_steps(model, sparsity), 0, 2)
+
+        def prune(matrix: Matrix, moments: Float[Tensor, "input input"], share: float) -> Pruned:
+            keep = chosen.keep[matrix.name]
+            return Pruned(keep, repaired(matrix.weight, moments, keep))
+
+        request = MaskRequest(sparsity, self.ranking.scope, calibration=self.examples)
+        steps = sequential_steps(model, request, criterion="cap_fine", measure=products, prune=prune)
+        return (yield from portion(steps, 1, 2))
+
+
+def rank_cap_fine(model: ReasoningModel, request: MaskRequest) -> Steps[RepairedRanking]:
+    """Rank by the first-order effects of single weights: steps 1 to 4."""
     check_request(CAP_FINE, request, model.shape)
+    task, text = request.calibration or (), request.text or ()
     matrices = scoped_matrices(model, request.scope)
     with model.lease:
-        rows = whole_rows(model, (*(request.calibration or ()), *(request.text or ())))
+        rows = [*answer_rows(model, text), *whole_rows(model, task)]
     roots = yield from portion(root_token_squares(model, matrices, rows), 0, 2)
 
     def score(matrix: Matrix) -> Float[Tensor, "output input"]:
         return taylor_score(matrix.weight, roots[matrix.name].full())
 
-    return (yield from portion(rank_steps(model, criterion="cap_fine", scope=request.scope, score=score), 1, 2))
+    ranked = yield from portion(rank_steps(model, criterion="cap_fine", scope=request.scope, score=score), 1, 2)
+    return RepairedRanking(ranked, (*text, *task))
 
 
 CAP_FINE = Criterion(
     name="cap_fine",
     title="CAP fine",
-    summary="First-order effect of every single weight at every token of the task and of running text; one global "
-    "threshold.",
+    summary="First-order effect of every single weight at every token of the task and of running text, one global "
+    "threshold; the weights that stay are adjusted to make up for the rest.",
     source="this project, docs/research_log.md",
     needs_scores=False,
     needs_calibration=True,

@@ -17,6 +17,7 @@ scales H by 2 / sequences, which cancels; calibration is the task's examples ins
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 DAMPING = 0.01
 
+# From the columns it is about, their weights and the factor between them: what is to be made up for, and what stays.
+PruneColumns = Callable[[slice, "Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
+
 
 def sparsegpt(
     weight: Float[Tensor, "output input"],
@@ -48,6 +52,28 @@ def sparsegpt(
 
     Inputs that are always 0 lose their weights, as in the reference. Raises `CapVizError` when H has no inverse.
     """
+    if pattern is not None:
+        pattern.check(weight.shape[1], sparsity)
+    return in_blocks(weight, moments, lambda here, block, factor: prune_columns(block, factor, sparsity, pattern))
+
+
+def repaired(
+    weight: Float[Tensor, "output input"],
+    moments: Float[Tensor, "input input"],
+    keep: Bool[Tensor, "output input"],
+) -> Float[Tensor, "output input"]:
+    """Steps 1 and 3 for weights that somebody else has chosen: what stays makes up for what goes."""
+
+    def repair(here: slice, block: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        return repair_columns(block, factor, keep[:, here]), keep[:, here]
+
+    updated = in_blocks(weight, moments, repair).updated
+    assert updated is not None
+    return updated
+
+
+def in_blocks(weight: Tensor, moments: Tensor, prune: PruneColumns) -> Pruned:
+    """Block after block of columns; what a block must be made up for is taken from all columns behind it."""
     import torch
 
     weight, moments = weight.detach().float().clone(), moments.clone()
@@ -55,13 +81,11 @@ def sparsegpt(
     moments[dead, dead] = 1
     weight[:, dead] = 0
     factor = inverse_factor(moments)
-    if pattern is not None:
-        pattern.check(weight.shape[1], sparsity)
     keep = torch.ones_like(weight, dtype=torch.bool)
     for start in range(0, weight.shape[1], SPARSEGPT_COLUMNS):
         here = slice(start, start + SPARSEGPT_COLUMNS)
         rest = slice(start + SPARSEGPT_COLUMNS, None)
-        errors, keep[:, here] = prune_columns(weight[:, here], factor[here, here], sparsity, pattern)
+        errors, keep[:, here] = prune(here, weight[:, here], factor[here, here])
         weight[:, rest] -= errors @ factor[here, rest]
     return Pruned(keep, weight)
 
@@ -93,19 +117,39 @@ def prune_columns(
     scale = factor.diagonal().square()
     if pattern is None:
         keep = PER_MATRIX.keep(block.square() / scale, sparsity)
-    else:
-        keep = torch.ones_like(block, dtype=torch.bool)
+        return repair_columns(block, factor, keep), keep
+    keep = torch.ones_like(block, dtype=torch.bool)
+
+    def choose(place: int, columns: Float[Tensor, "column output"]) -> None:
+        if place % pattern.length == 0:
+            run = slice(place, place + pattern.length)
+            keep[:, run] = pattern.keep(columns[run].T.square() / scale[run], sparsity)
+
+    return repair_columns(block, factor, keep, choose), keep
+
+
+def repair_columns(
+    block: Float[Tensor, "output column"],
+    factor: Float[Tensor, "column column"],
+    keep: Bool[Tensor, "output column"],
+    choose: Callable[[int, Tensor], None] | None = None,
+) -> Float[Tensor, "output column"]:
+    """Repair some columns in place: what the columns to their right must make up for.
+
+    `choose` is called before each column with the columns as they are then, and may still change `keep` from there on.
+    """
+    import torch
+
     # A column a row: updates then touch neighbours in memory, which is several times faster.
     columns = block.T.contiguous()
     lost = torch.zeros_like(columns)
     for place in range(len(columns)):
-        if pattern is not None and place % pattern.length == 0:
-            run = slice(place, place + pattern.length)
-            keep[:, run] = pattern.keep(columns[run].T.square() / scale[run], sparsity)
+        if choose is not None:
+            choose(place, columns)
         lost[place] = (columns[place] / factor[place, place]).masked_fill_(keep[:, place], 0)
         columns[place:].addr_(factor[place, place:], lost[place], alpha=-1)
     block.copy_(columns.T).masked_fill_(~keep, 0)
-    return lost.T, keep
+    return lost.T
 
 
 def sparsegpt_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import streamlit as st
 
+from cap_viz.example_sets import companion_task
 from cap_viz.pruning import CRITERIA, importance
 from cap_viz.pruning.base import ALLOCATIONS
 from cap_viz.store import DamagedRun, Store
@@ -89,6 +90,7 @@ def mask_facts(setting: Setting) -> list[str]:
         "OWL allocation" if allocated else "",
         f"pattern {setting.spread}" if patterned else "",
         f"activations on {setting.calibration.task}" if measured and other_text and setting.calibration else "",
+        f"CAP fine reads {companion_task(setting.model)} as well" if any(one.needs_text for one in needs) else "",
         f"control seed {setting.control_seed}" if any(one.needs_seed for one in needs) else "",
     ]
 

@@ -1,0 +1,201 @@
+"""The one confirmation of cap_fine:  python -m benchmarks.cap_fine_confirmation [--compute PART …]
+
+The protocol is in docs/research_log.md. Without --compute the tables are printed from stored runs; with it what is
+missing of the named parts is computed first, a stopped run goes on where it was. Needs CAP_VIZ_DATA with arc_easy and
+wikitext2.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import exp
+
+import numpy as np
+
+from cap_viz.errors import UsageError
+from cap_viz.example_sets import evaluation_set
+from cap_viz.models import DEFAULT_MODEL, load, resolve
+from cap_viz.perplexity import perplexity_of, perplexity_spec
+from cap_viz.reading import read_report
+from cap_viz.results import EvalReport
+from cap_viz.series import computed_in_turn
+from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.stats import PairedComparison, compare_means, compare_paired, holm
+from cap_viz.store import Store
+from cap_viz.study import Masks
+
+CRITERION, OPPONENT = "cap_fine", "wanda"
+ARC, SCIENCE, TEXT = "arc_easy", "mini_science", "generic_text"
+TASKS = (ARC, SCIENCE)
+HALF, GENTLE = 0.5, (0.1, 0.2)
+# At 10 and 20 % it is as good as Wanda if the interval of the accuracy's difference stays above this.
+MARGIN = -0.03
+SEEDS = (0, 1, 2)
+# Rows of each task, counted from 0: the first ones were seen by the study when the criterion was chosen.
+ROWS = {ARC: slice(500, 1500), SCIENCE: slice(0, None)}
+UNTOUCHED = {ARC: slice(1000, 1500), SCIENCE: slice(500, None)}
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The runs of a model that the confirmation is about."""
+
+    model: ModelRef
+    store: Store
+
+    def mask(self, criterion: str, sparsity: float, task: str, **options: object) -> MaskSpec:
+        return Masks(self.model, task).spec(criterion, sparsity, **options)
+
+    def asked(self, task: str, mask: MaskSpec) -> EvalSpec:
+        """On every question up to the last of the rows."""
+        return EvalSpec(self.model, evaluation_set(task, ROWS[task].stop), mask)
+
+    def opponents(self, task: str, sparsity: float) -> dict[str, EvalSpec]:
+        """Wanda, calibrated on the task and on text."""
+        found = {"task": self.asked(task, self.mask(OPPONENT, sparsity, task))}
+        if sparsity == HALF:
+            found["text"] = self.asked(task, self.mask(OPPONENT, sparsity, task, calibration_task=TEXT))
+        return found
+
+    def subject(self, task: str, sparsity: float) -> EvalSpec:
+        return self.asked(task, self.mask(CRITERION, sparsity, task))
+
+    def perplexity(self, criterion: str) -> EvalSpec:
+        return perplexity_spec(self.model, TEXT, length=1024, mask=self.mask(criterion, HALF, ARC))
+
+    def transferred(self, criterion: str, task: str) -> EvalSpec:
+        """The first 500 questions of a task under the mask of the other."""
+        (other,) = set(TASKS) - {task}
+        return EvalSpec(self.model, few(task), self.mask(criterion, HALF, other))
+
+    def drawn(self, criterion: str, seed: int) -> EvalSpec:
+        """The first 500 questions of ARC-Easy with other calibration examples."""
+        return EvalSpec(self.model, few(ARC), self.mask(criterion, HALF, ARC, seed=seed))
+
+    def report(self, spec: EvalSpec) -> EvalReport:
+        run = self.store.get(spec)
+        if run is None:
+            raise UsageError(f"A run on {spec.examples.task} is missing; compute it with --compute.")
+        return read_report(self.store, run)
+
+
+def few(task: str) -> ExampleSet:
+    return evaluation_set(task, 500)
+
+
+def at(sparsities: tuple[float, ...]) -> Callable[[Confirmation], Iterator[EvalSpec]]:
+    def specs(about: Confirmation) -> Iterator[EvalSpec]:
+        for task in TASKS:
+            for sparsity in sparsities:
+                yield about.subject(task, sparsity)
+                yield from about.opponents(task, sparsity).values()
+
+    return specs
+
+
+PARTS: dict[str, Callable[[Confirmation], Iterator[EvalSpec]]] = {
+    "primary": at((HALF,)),
+    "gentle": at(GENTLE),
+    "perplexity": lambda about: map(about.perplexity, (CRITERION, OPPONENT)),
+    "transfer": lambda about: (about.transferred(name, task) for task in TASKS for name in (CRITERION, OPPONENT)),
+    "seeds": lambda about: (about.drawn(name, seed) for seed in SEEDS for name in (CRITERION, OPPONENT)),
+}
+
+
+def primary(about: Confirmation) -> None:
+    """By choice loss against the better Wanda, adjusted over the two sets; accuracy beside it."""
+    for title, rows in (("all rows of the confirmation", ROWS), ("rows nobody had looked at", UNTOUCHED)):
+        print(f"\n{HALF:.0%}, {title}")
+        results = []
+        for task in TASKS:
+            mine = about.report(about.subject(task, HALF))
+            others = {name: about.report(spec) for name, spec in about.opponents(task, HALF).items()}
+            calibration = min(others, key=lambda name: others[name].losses()[rows[task]].mean())
+            results.append((task, mine, calibration, others[calibration]))
+        losses = [
+            compare_means(mine.losses()[rows[task]], other.losses()[rows[task]]) for task, mine, _, other in results
+        ]
+        adjusted = holm(np.array([loss.p_value for loss in losses]))
+        for (task, mine, calibration, other), loss, p in zip(results, losses, adjusted, strict=True):
+            right = compare_paired(mine.correct[rows[task]], other.correct[rows[task]])
+            print(
+                f"{task}, n {loss.n}, Wanda on {calibration}: choice loss {loss.mean_a:.3f} and {loss.mean_b:.3f}, "
+                f"{loss.difference:+.3f} [{loss.ci.low:+.3f}, {loss.ci.high:+.3f}], Holm p {p:.2g}; accuracy "
+                f"{right.accuracy_a:.1%} and {right.accuracy_b:.1%}, {points(right)}, McNemar p {right.p_value:.2g}"
+            )
+
+
+def points(found: PairedComparison) -> str:
+    return f"{100 * found.difference:+.1f} points [{100 * found.ci.low:+.1f}, {100 * found.ci.high:+.1f}]"
+
+
+def gentle(about: Confirmation) -> None:
+    print("\n10 and 20 %, against Wanda on the task")
+    for task in TASKS:
+        rows = ROWS[task]
+        for sparsity in GENTLE:
+            mine, other = (
+                about.report(about.subject(task, sparsity)),
+                about.report(about.opponents(task, sparsity)["task"]),
+            )
+            right = compare_paired(mine.correct[rows], other.correct[rows])
+            loss = compare_means(mine.losses()[rows], other.losses()[rows])
+            verdict = "not worse by 3 points" if right.ci.low > MARGIN else "inconclusive"
+            accuracies = f"{right.accuracy_a:.1%} and {right.accuracy_b:.1%}, {points(right)}"
+            losses = f"{loss.difference:+.3f} [{loss.ci.low:+.3f}, {loss.ci.high:+.3f}]"
+            print(f"{task} {sparsity:.0%}, {verdict}: {accuracies}; choice loss {losses}")
+
+
+def perplexity(about: Confirmation) -> None:
+    mine, other = (about.report(about.perplexity(name)) for name in (CRITERION, OPPONENT))
+    found = compare_means(mine.losses("nll"), other.losses("nll"))
+    print(
+        f"\nPerplexity of WikiText-2 at {HALF:.0%} for {ARC}: {perplexity_of(mine).value:.1f} and "
+        f"{perplexity_of(other).value:.1f}, a factor of {exp(found.difference):.3f} "
+        f"[{exp(found.ci.low):.3f}, {exp(found.ci.high):.3f}]"
+    )
+
+
+def transfer(about: Confirmation) -> None:
+    print(f"\n{HALF:.0%}, mask made for the other task, first 500 questions")
+    for task in TASKS:
+        paired_line(task, *(about.report(about.transferred(name, task)) for name in (CRITERION, OPPONENT)))
+
+
+def seeds(about: Confirmation) -> None:
+    print(f"\n{HALF:.0%}, {ARC}, first 500 questions, other calibration examples for both")
+    for seed in SEEDS:
+        paired_line(f"seed {seed}", *(about.report(about.drawn(name, seed)) for name in (CRITERION, OPPONENT)))
+
+
+def paired_line(label: str, mine: EvalReport, other: EvalReport) -> None:
+    right, loss = compare_paired(mine.correct, other.correct), compare_means(mine.losses(), other.losses())
+    print(
+        f"{label}: choice loss {loss.mean_a:.3f} and {loss.mean_b:.3f}, {loss.difference:+.3f} "
+        f"[{loss.ci.low:+.3f}, {loss.ci.high:+.3f}]; accuracy {right.accuracy_a:.1%} and {right.accuracy_b:.1%}, "
+        f"{points(right)}"
+    )
+
+
+TABLES = (primary, gentle, perplexity, transfer, seeds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compute", nargs="+", choices=list(PARTS), default=[])
+    options = parser.parse_args()
+    source, store = resolve(DEFAULT_MODEL), Store()
+    about = Confirmation(source.ref, store)
+    if options.compute:
+        specs = list(dict.fromkeys(spec for part in options.compute for spec in PARTS[part](about)))
+        for turn in computed_in_turn(specs, load(source), store):
+            print(turn.line, flush=True)
+        return
+    for table in TABLES:
+        table(about)
+
+
+if __name__ == "__main__":
+    main()
