@@ -28,6 +28,16 @@ def companion_task(model: ModelRef) -> str:
     return "toy_text" if model.id == TOY_MODEL else "generic_text"
 
 
+def check_companion_is_local(model: ModelRef) -> None:
+    """Raise `UsageError` where the text would have to be fetched, for pages that must not wait for it."""
+    name = companion_task(model)
+    if not load_task(name).is_local():
+        raise UsageError(
+            f"CAP fine reads {name} (WikiText-2) beside the task's examples, and it is not on this machine: fetch it "
+            f"by `python -m cap_viz score --task {name} --n 8`, or name a folder with wikitext2 by CAP_VIZ_DATA."
+        )
+
+
 def evaluation_set(task: str, n: int | None = None) -> ExampleSet:
     """The first `n` evaluation examples of a task."""
     chosen = load_task(task)

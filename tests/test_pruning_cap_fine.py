@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import companion_text, examples_of
+from cap_viz.example_sets import (
+    check_companion_is_local,
+    companion_task,
+    companion_text,
+    evaluation_set,
+    examples_of,
+)
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import TOY_MODEL, ModelRef, ReasoningModel, resolve
+from cap_viz.models import TOY_MODEL, ReasoningModel, resolve
 from cap_viz.progress import finish
 from cap_viz.pruning import MaskRequest, criterion_named, prune_mask
 from cap_viz.pruning.gradients import answer_rows, whole_rows
 from cap_viz.pruning.sparsegpt import repaired, sparsegpt
 from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.token_gradients import take_row
+from cap_viz.spec import EvalSpec, spec_dict, spec_from_dict
 from cap_viz.tasks import Task
 
 
@@ -83,7 +92,10 @@ def test_masks_hold_new_values_for_what_stays(tiny_model: ReasoningModel, tiny_t
         assert torch.equal(nothing.updated[matrix.name], matrix.weight.detach())
 
 
-def test_text_is_needed_and_has_a_default(tiny_model: ReasoningModel, tiny_task: Task) -> None:
+def test_text_is_needed_and_has_a_default(
+    tiny_model: ReasoningModel, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cap_viz.example_sets.companion_task", lambda model: "toy_text")
     task = tiny_task.calibration(1)
     steps = criterion_named("cap_fine").steps(tiny_model, MaskRequest(0.5, calibration=task))
     with pytest.raises(UsageError, match=r"'cap_fine' measures running text .* give text="):
@@ -96,13 +108,21 @@ def test_text_is_needed_and_has_a_default(tiny_model: ReasoningModel, tiny_task:
 
 def test_specs_name_the_text(tiny_model: ReasoningModel) -> None:
     toy = resolve(TOY_MODEL).ref
-    assert text_of(toy) == "toy_text"
-    assert text_of(tiny_model.ref) == "mini_text"
-    assert mask_spec_for(toy, "wanda", 0.5, task="toy_math", n=2).text is None
-
-
-def text_of(model: ModelRef) -> str:
-    text = mask_spec_for(model, "cap_fine", 0.5, task="toy_math", n=2).text
+    text = mask_spec_for(toy, "cap_fine", 0.5, task="toy_math", n=2).text
     assert text is not None
-    assert text.split == "calibration"
-    return text.task
+    assert (text.task, text.split, len(text.ids)) == ("toy_text", "calibration", 160)
+    assert mask_spec_for(toy, "wanda", 0.5, task="toy_math", n=2).text is None
+    assert companion_task(tiny_model.ref) == "generic_text"
+
+
+def test_the_spec_survives_its_manifest() -> None:
+    toy = resolve(TOY_MODEL).ref
+    mask = mask_spec_for(toy, "cap_fine", 0.5, task="toy_math", n=2)
+    spec = EvalSpec(toy, evaluation_set("toy_math", 2), mask)
+    assert spec_from_dict(json.loads(json.dumps(spec_dict(spec)))) == spec
+
+
+def test_pages_do_not_wait_for_a_text_that_is_elsewhere(tiny_model: ReasoningModel) -> None:
+    check_companion_is_local(resolve(TOY_MODEL).ref)
+    with pytest.raises(UsageError, match=r"reads generic_text .* not on this machine: fetch it by"):
+        check_companion_is_local(tiny_model.ref)

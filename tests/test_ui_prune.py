@@ -179,7 +179,12 @@ def column(name: str, correct: list[bool], **changes: object) -> Column:
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_masks_have_the_keys_the_library_gives_them(world: World, criterion: str) -> None:
+def test_masks_have_the_keys_the_library_gives_them(
+    world: World, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The text that goes with other models has to be fetched.
+    monkeypatch.setattr("cap_viz.example_sets.companion_task", lambda model: "mini_text")
+    monkeypatch.setattr("cap_viz.example_sets.N_TEXT_PASSAGES", 2)
     theirs = mask_spec_for(
         world.model.ref, criterion, 0.2, task=TASK, n=N_CALIBRATION, seed=0, metric="choice_nll", kv_combine="max"
     )
