@@ -1,9 +1,9 @@
 """What a mask costs to make:  python -m benchmarks.criterion_cost [--criteria wanda,…] [--repeats 1] [--json]
 
-For each criterion, each time in a process of its own, on the default model at 50 % from 48 mini_science examples (and the
-text a criterion reads beside them): seconds, and the most memory beyond that of the loaded model. Every criterion takes its
-turn in each repeat; medians are shown, and seconds as multiples of the first criterion's in the same repeat. Criteria on head
-scores are left out: theirs are made before. cap_fine needs CAP_VIZ_DATA with wikitext2.
+For each criterion, each time in a process of its own, on the default model at 50 % from 48 mini_science examples (and
+the text a criterion reads beside them): seconds, and the most memory beyond that of the loaded model. Every criterion
+takes its turn in each repeat; medians are shown, and seconds as multiples of the first criterion's in the same repeat.
+Criteria on head scores are left out: theirs are made before. cap_fine needs CAP_VIZ_DATA with wikitext2.
 """
 
 from __future__ import annotations
