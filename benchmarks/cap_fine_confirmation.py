@@ -1,8 +1,9 @@
-"""The one confirmation of cap_fine:  python -m benchmarks.cap_fine_confirmation [--compute PART …]
+"""The one confirmation of cap_fine:  python -m benchmarks.cap_fine_confirmation [--compute PART …] [--publish]
 
-The protocol is in docs/research_log.md. Without --compute the tables are printed from stored runs; with it what is
-missing of the named parts is computed first, a stopped run goes on where it was. Needs CAP_VIZ_DATA with arc_easy and
-wikitext2.
+The protocol is in docs/research_log.md. The tables are printed from stored runs. --compute computes what is missing of
+the named parts instead (a stopped run goes on where it was), --publish copies all runs to those that come with the
+project, and the first questions of cap_fine's once more, so that Compare has it beside the other criteria. Needs
+CAP_VIZ_DATA with arc_easy and wikitext2.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import numpy as np
 
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
+from cap_viz.first_items import first_of, longer_run
 from cap_viz.models import DEFAULT_MODEL, load, resolve
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_report
 from cap_viz.results import EvalReport
 from cap_viz.series import computed_in_turn
+from cap_viz.settings import shipped_folder
+from cap_viz.shipped import publish
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.stats import PairedComparison, compare_means, compare_paired, holm
 from cap_viz.store import Store
@@ -35,6 +39,7 @@ MARGIN = -0.03
 SEEDS = (0, 1, 2)
 # Rows of each task, counted from 0: the first ones were seen by the study when the criterion was chosen.
 ROWS = {ARC: slice(500, 1500), SCIENCE: slice(0, None)}
+SHOWN = {ARC: (600, 1000), SCIENCE: (600,)}
 UNTOUCHED = {ARC: slice(1000, 1500), SCIENCE: slice(500, None)}
 
 
@@ -179,12 +184,34 @@ def paired_line(label: str, mine: EvalReport, other: EvalReport) -> None:
     )
 
 
+def published(about: Confirmation) -> Iterator[EvalSpec]:
+    """Everything, and cap_fine on as many questions as the pages and the study ask."""
+    for part in PARTS.values():
+        yield from part(about)
+    for task, sizes in SHOWN.items():
+        for sparsity in (*GENTLE, HALF):
+            for n in sizes:
+                yield EvalSpec(about.model, evaluation_set(task, n), about.mask(CRITERION, sparsity, task))
+
+
+def publish_runs(about: Confirmation) -> None:
+    for spec in dict.fromkeys(published(about)):
+        run = about.store.get(spec)
+        if run is None and (longer := longer_run(spec, about.store)) is not None:
+            run = first_of(longer, spec, about.store)
+        if run is None:
+            raise UsageError(f"A run on {spec.examples.task} is missing; compute it with --compute.")
+        if run.origin == "live":
+            publish(run, shipped_folder())
+
+
 TABLES = (primary, gentle, perplexity, transfer, seeds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compute", nargs="+", choices=list(PARTS), default=[])
+    parser.add_argument("--publish", action="store_true")
     options = parser.parse_args()
     source, store = resolve(DEFAULT_MODEL), Store()
     about = Confirmation(source.ref, store)
@@ -193,6 +220,8 @@ def main() -> None:
         for turn in computed_in_turn(specs, load(source), store):
             print(turn.line, flush=True)
         return
+    if options.publish:
+        publish_runs(about)
     for table in TABLES:
         table(about)
 

@@ -37,7 +37,7 @@ def test_places_by_hand() -> None:
 
 @pytest.mark.parametrize("name", FIXED)
 def test_a_profile_counts_what_the_masks_take(tiny_model: ReasoningModel, name: str) -> None:
-    inputs: dict[str, Any] = {"effect": EFFECT, "calibration": EXAMPLES[:1]}
+    inputs: dict[str, Any] = {"effect": EFFECT, "calibration": EXAMPLES[:1], "text": EXAMPLES[1:]}
     ranking = rank_weights(tiny_model, name, **inputs)
     profile = finish(head_profile_steps(tiny_model, ranking, "both", SPARSITIES))
     for row, sparsity in enumerate(SPARSITIES):

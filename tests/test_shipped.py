@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.cap_fine_confirmation import ROWS, SHOWN
 from cap_viz.models import TOY_MODEL
 from cap_viz.perplexity import USUAL_WINDOWS
 from cap_viz.reading import read_blocks, read_report, read_roles, read_scores, read_zeros
@@ -80,7 +81,8 @@ def evaluation_sizes(run: StoredRun) -> set[int]:
     n = {**asked.main, **asked.weak, **asked.solutions}.get(task)
     if n is None and load_task(task).is_local():
         n = len(load_task(task).splits.evaluation)
-    return {size for size in (SHIPPED[task].n_evaluation, n, FEWER if task in asked.main else None) if size}
+    confirmed = (ROWS[task].stop, *SHOWN[task]) if task in ROWS else ()
+    return {size for size in (SHIPPED[task].n_evaluation, n, FEWER if task in asked.main else None, *confirmed) if size}
 
 
 def test_calibration_and_evaluation_are_apart() -> None:

@@ -41,7 +41,7 @@ PAGES = (
     ("Glossary", "pages/glossary.py", ":material/menu_book:"),
 )
 # With what the study asks: 400, 500 and 1,000.
-SIZES = ("100", "200", "300", "400", "500", "600", "1000")
+SIZES = ("100", "200", "300", "400", "500", "600", "1000", "1500")
 DEFAULT_SIZE = "600"
 # What is shipped of the toy model.
 TOY_SIZE = "200"
