@@ -1,7 +1,7 @@
 """The runs that come with the project: `python -m cap_viz.shipped` computes what is missing and publishes it.
 
 Those of the study (`study.py`) come with it as well; what of it has been computed is published, but `python -m cap_viz
-study` computes it.
+study` computes it. Those of cap_fine's confirmation come from `python -m benchmarks.cap_fine_confirmation --publish`.
 
 Runs are computed in the local store (so an interrupted rebuild goes on where it was) and then copied to
 cache/shipped, which the app itself never writes. Only numbers and example ids are stored, no texts.

@@ -96,6 +96,7 @@ def test_text_is_needed_and_has_a_default(
     tiny_model: ReasoningModel, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cap_viz.example_sets.companion_task", lambda model: "toy_text")
+    monkeypatch.setattr("cap_viz.example_sets.N_TEXT_PASSAGES", 3)
     task = tiny_task.calibration(1)
     steps = criterion_named("cap_fine").steps(tiny_model, MaskRequest(0.5, calibration=task))
     with pytest.raises(UsageError, match=r"'cap_fine' measures running text .* give text="):
