@@ -69,7 +69,7 @@ def test_files_can_be_downloaded(server: str, open_tab: OpenTab, tmp_path: Path)
     assert rows[0]["criterion"] == "dense"
     assert float(rows[0]["value"]) == pytest.approx(0.658, abs=1e-3)
     content = json.loads(saved["json"].read_text())
-    assert len(content["contrasts"]) == 12
+    assert len(content["contrasts"]) == 15
     assert "Plotly.newPlot" in saved["html"].read_text()
     assert not tab.errors
 
