@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from cap_viz.errors import UsageError
 from cap_viz.models import TOY_MODEL
 from cap_viz.spec import ExampleSet, ModelRef
@@ -9,6 +12,7 @@ from cap_viz.tasks import Example, load_task
 
 # All but a few of the calibration passages of generic_text.
 N_TEXT_PASSAGES = 160
+COMPANION_IDS = Path(__file__).with_name("assets") / "companion_text.json"
 
 
 def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
@@ -19,23 +23,20 @@ def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
 
 
 def companion_text(model: ModelRef) -> ExampleSet:
-    """Passages of running text for criteria that measure some beside a task."""
-    return calibration_set(companion_task(model), N_TEXT_PASSAGES)
+    """Passages of running text for criteria that measure some beside a task.
+
+    Those of WikiText-2 are named by a file of ids, so that masks built on them can be found where the text is not.
+    """
+    task = companion_task(model)
+    if task != "generic_text":
+        return calibration_set(task, N_TEXT_PASSAGES)
+    named = json.loads(COMPANION_IDS.read_text("utf-8"))
+    return ExampleSet(task=task, version=named["version"], ids=tuple(named["ids"]), split="calibration", seed=0)
 
 
 def companion_task(model: ModelRef) -> str:
     """WikiText-2; the toy reasoner knows the words of its own text only."""
     return "toy_text" if model.id == TOY_MODEL else "generic_text"
-
-
-def check_companion_is_local(model: ModelRef) -> None:
-    """Raise `UsageError` where the text would have to be fetched, for pages that must not wait for it."""
-    name = companion_task(model)
-    if not load_task(name).is_local():
-        raise UsageError(
-            f"CAP fine reads {name} (WikiText-2) beside the task's examples, and it is not on this machine: fetch it "
-            f"by `python -m cap_viz score --task {name} --n 8`, or name a folder with wikitext2 by CAP_VIZ_DATA."
-        )
 
 
 def evaluation_set(task: str, n: int | None = None) -> ExampleSet:

@@ -7,24 +7,25 @@ import json
 import pytest
 import torch
 
-from cap_viz.errors import UsageError
+from cap_viz.errors import CapVizError, UsageError
 from cap_viz.example_sets import (
-    check_companion_is_local,
     companion_task,
     companion_text,
     evaluation_set,
     examples_of,
 )
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import TOY_MODEL, ReasoningModel, resolve
+from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, ReasoningModel, resolve
 from cap_viz.progress import finish
 from cap_viz.pruning import MaskRequest, criterion_named, prune_mask
 from cap_viz.pruning.gradients import answer_rows, whole_rows
 from cap_viz.pruning.sparsegpt import repaired, sparsegpt
 from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.token_gradients import take_row
+from cap_viz.settings import shipped_folder
 from cap_viz.spec import EvalSpec, spec_dict, spec_from_dict
-from cap_viz.tasks import Task
+from cap_viz.store import Store
+from cap_viz.tasks import Task, load_task
 
 
 def test_the_score_is_the_root_of_summed_squared_effects(tiny_model: ReasoningModel, tiny_task: Task) -> None:
@@ -123,7 +124,20 @@ def test_the_spec_survives_its_manifest() -> None:
     assert spec_from_dict(json.loads(json.dumps(spec_dict(spec)))) == spec
 
 
-def test_pages_do_not_wait_for_a_text_that_is_elsewhere(tiny_model: ReasoningModel) -> None:
-    check_companion_is_local(resolve(TOY_MODEL).ref)
-    with pytest.raises(UsageError, match=r"reads generic_text .* not on this machine: fetch it by"):
-        check_companion_is_local(tiny_model.ref)
+def test_masks_are_found_where_their_text_is_not(tiny_model: ReasoningModel) -> None:
+    """Without WikiText-2 the spec is the one that stored runs have; only making the mask needs the texts."""
+    text = companion_text(tiny_model.ref)
+    assert (text.task, text.version, text.split, text.seed) == (
+        "generic_text",
+        load_task("generic_text").version,
+        "calibration",
+        0,
+    )
+    stored = {
+        run.spec.mask.text
+        for run in Store(shipped=shipped_folder()).runs()
+        if isinstance(run.spec, EvalSpec) and run.spec.mask is not None and run.spec.model.id == DEFAULT_MODEL
+    }
+    assert stored == {None, text}
+    with pytest.raises(CapVizError, match="set CAP_VIZ_DATA to a folder with wikitext2"):
+        examples_of(text)

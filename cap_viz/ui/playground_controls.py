@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import streamlit as st
 
 from cap_viz.errors import CapVizError
-from cap_viz.example_sets import check_companion_is_local
 from cap_viz.finding import own_tasks_of, score_runs
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ModelShape
@@ -210,8 +209,6 @@ def mask_control(view: Frame, run: StoredRun | None) -> tuple[MaskSpec | None, l
         caution(f"{criterion} needs head scores of {view.task.name}; measure them on the Heads page first.")
         return None, notes
     try:
-        if CRITERIA[criterion].needs_text:
-            check_companion_is_local(view.model)
         spec = mask_spec_for(view.model, criterion, percent / 100, task=view.task.name, n=N_CALIBRATION, scores=scores)
     except CapVizError as error:
         return None, [*notes, str(error)]

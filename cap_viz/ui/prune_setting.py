@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cap_viz.errors import CapVizError
-from cap_viz.example_sets import check_companion_is_local, companion_text
+from cap_viz.example_sets import companion_text
 from cap_viz.finding import profile_spec
 from cap_viz.mask_specs import mask_spec_from
 from cap_viz.pruning import CRITERIA, criterion_named
@@ -67,8 +67,6 @@ def mask_spec(setting: Setting, criterion: str, sparsity: float | None = None) -
     allocation = setting.spread if needs.allocations and setting.spread in ALLOCATIONS else None
     if (needs.needs_calibration or allocation) and setting.calibration is None:
         raise CapVizError(f"{needs.title} measures activations on calibration examples, and none are on this machine.")
-    if needs.needs_text:
-        check_companion_is_local(setting.model)
     return mask_spec_from(
         criterion,
         sparsity,
