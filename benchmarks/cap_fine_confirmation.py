@@ -39,6 +39,7 @@ MARGIN = -0.03
 SEEDS = (0, 1, 2)
 # Rows of each task, counted from 0: the first ones were seen by the study when the criterion was chosen.
 ROWS = {ARC: slice(500, 1500), SCIENCE: slice(0, None)}
+# How many questions of cap_fine's are published beside, as the pages and the study ask them.
 SHOWN = {ARC: (600, 1000), SCIENCE: (600,)}
 UNTOUCHED = {ARC: slice(1000, 1500), SCIENCE: slice(500, None)}
 
@@ -141,10 +142,8 @@ def gentle(about: Confirmation) -> None:
     for task in TASKS:
         rows = ROWS[task]
         for sparsity in GENTLE:
-            mine, other = (
-                about.report(about.subject(task, sparsity)),
-                about.report(about.opponents(task, sparsity)["task"]),
-            )
+            mine = about.report(about.subject(task, sparsity))
+            other = about.report(about.opponents(task, sparsity)["task"])
             right = compare_paired(mine.correct[rows], other.correct[rows])
             loss = compare_means(mine.losses()[rows], other.losses()[rows])
             verdict = "not worse by 3 points" if right.ci.low > MARGIN else "inconclusive"

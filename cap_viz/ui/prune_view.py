@@ -90,7 +90,7 @@ def mask_facts(setting: Setting) -> list[str]:
         "OWL allocation" if allocated else "",
         f"pattern {setting.spread}" if patterned else "",
         f"activations on {setting.calibration.task}" if measured and other_text and setting.calibration else "",
-        f"CAP fine reads {companion_task(setting.model)} as well" if any(one.needs_text for one in needs) else "",
+        *(f"{one.title} reads {companion_task(setting.model)} as well" for one in needs if one.needs_text),
         f"control seed {setting.control_seed}" if any(one.needs_seed for one in needs) else "",
     ]
 
