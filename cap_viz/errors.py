@@ -17,6 +17,10 @@ class OutOfMemory(CapVizError):
     """The device had no room for a batch; smaller ones may fit."""
 
 
+class NotEnoughMemory(CapVizError):
+    """A model was not loaded since its weights do not fit into the memory that is free now."""
+
+
 def check_choice(what: str, name: str, choices: Sequence[str]) -> None:
     """Raise `UsageError` with the known names where `name` is none of them."""
     if name not in choices:

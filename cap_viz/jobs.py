@@ -1,29 +1,40 @@
-"""The job queue: one worker thread that owns the models and computes runs one after another.
+"""The job queue: one worker thread that owns the models and computes jobs in turns of one step.
 
-Evaluations of the same questions that wait in a row take turns, so that dense and pruned accuracies fill in together.
-Long jobs advance step by step; between steps the worker serves interactive requests and looks at the cancel
-flag. Two people asking for the same run share one job. Closing a page loses nothing: the job goes on, and its
-result is stored.
+A job is queued, loads its model, then runs step by step until it is done, failed or cancelled; in between it may wait
+for another process that computes the same run. Before every turn the worker answers interactive requests. Turns go to
+the session served least, so that a short job of one visitor is not stuck behind another's hour; within a session jobs
+run in order, and evaluations of the same questions side by side, so that dense and pruned accuracies fill in together.
+Two people asking for the same run share one job. Closing a page loses nothing: the job goes on, and its result is
+stored.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cap_viz.engines import HERE, LOCAL, Engine, asked_engine, engine_named
 from cap_viz.errors import CapVizError
+from cap_viz.loaded_models import LoadedModels, ModelBusy
 from cap_viz.progress import Progress
-from cap_viz.spec import EvalSpec, RunSpec, spec_key
+from cap_viz.spec import (
+    ENGINE_VERSION,
+    SCHEMA_VERSION,
+    EvalSpec,
+    MaskSpec,
+    ModelRef,
+    RunSpec,
+    key_of,
+    mask_dict,
+    spec_key,
+)
 from cap_viz.store import Store, StoredRun
 
 if TYPE_CHECKING:
@@ -31,41 +42,84 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-State = Literal["queued", "running", "done", "failed", "cancelled"]
+State = Literal["queued", "loading", "running", "waiting", "done", "failed", "cancelled"]
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
+# From a state to those that may follow; "loading" goes back where running jobs leave no memory for the model.
+NEXT_STATES: dict[State, tuple[State, ...]] = {
+    "queued": ("loading", "cancelled"),
+    "loading": ("running", "queued", "failed", "cancelled"),
+    "running": ("waiting", *ENDED),
+    "waiting": ("running", *ENDED),
+}
 KEEP_ENDED = 50
 MAX_QUEUED = 64
 # More would keep everybody else waiting for hours; the shell takes any number.
 MAX_EXAMPLES = {"score": 1_000, "eval": 10_000, "profile": 1_000, "roles": 1_000, "joint": 1_000}
-# Each holds a pruned copy of the weights.
+# Started jobs may each hold a pruned copy of the weights.
 MOST_TOGETHER = 3
+MOST_STARTED = 8
+# How often a job looks whether what it waits for has ended elsewhere.
+LOOK_AGAIN_SECONDS = 0.5
+# A turn counts as at least this long, so that turns of next to nothing alternate, too.
+SHORTEST_TURN = 0.01
 
 Answer = TypeVar("Answer")
 
 
+@dataclass(frozen=True)
+class PrunedWeights:
+    """A job whose result stays in memory, for the Playground: the weights of a model under a mask."""
+
+    model: ModelRef
+    mask: MaskSpec
+
+    kind = "weights"
+
+    @property
+    def key(self) -> str:
+        content = {"kind": self.kind, "model": asdict(self.model), "mask": mask_dict(self.mask)}
+        return key_of(content, ENGINE_VERSION, SCHEMA_VERSION)
+
+
+JobSpec = RunSpec | PrunedWeights
+
+
 @dataclass
 class Job:
-    """One run being computed. Pages read it; only the worker writes it (but for `cancel`)."""
+    """One piece of work. Pages read it; only the worker writes it (but for `JobQueue.cancel`).
+
+    `sessions` asked for it. `waits_for` says in one sentence why a queued job cannot start yet, where the order alone
+    does not explain it. `spent` are the seconds of its turns.
+    """
 
     number: int
-    spec: RunSpec
+    spec: JobSpec
     title: str
+    sessions: list[str] = field(default_factory=lambda: [""])
     state: State = "queued"
     progress: Progress = field(default_factory=lambda: Progress(0, 1, "waiting for its turn"))
+    waits_for: str = ""
     error: str = ""
     result: StoredRun | None = None
     started: float | None = None
     ended: float | None = None
     start_share: float = 0.0
+    spent: float = 0.0
+    look_again: float = 0.0
+    steps: Generator[Progress, None, StoredRun | None] | None = None
     cancel_asked: threading.Event = field(default_factory=threading.Event)
 
     @property
     def key(self) -> str:
-        return spec_key(self.spec)
+        return job_key(self.spec)
 
     @property
     def active(self) -> bool:
         return self.state not in ENDED
+
+    @property
+    def is_started(self) -> bool:
+        return self.state in ("loading", "running", "waiting")
 
     @property
     def seconds(self) -> float:
@@ -81,9 +135,43 @@ class Job:
             return None
         return self.seconds * (1 - self.progress.share) / gained
 
+    def enter(self, state: State) -> None:
+        """Go on to a state that may follow the present one."""
+        if state not in NEXT_STATES.get(self.state, ()):
+            raise RuntimeError(f"job {self.number} cannot go from {self.state} to {state}")
+        self.state = state
+
+
+class Request(Future[Answer]):
+    """A short question to a model. `waits_for` says why it is not answered yet, where that may take long."""
+
+    def __init__(self, model_id: str, question: Callable[[ReasoningModel], Answer]) -> None:
+        super().__init__()
+        self.model_id, self.question = model_id, question
+        self.waits_for = ""
+        self.look_again = 0.0
+
+
+class FairShare:
+    """Whose turn it is: the session that has been served least since it last had nothing to do."""
+
+    def __init__(self) -> None:
+        self.served: dict[str, float] = {}
+
+    def join(self, session: str, active: Collection[str]) -> None:
+        """A session asks for a job; `active` are those with jobs. A new one starts level with the least served."""
+        self.served = {one: self.served[one] for one in active}
+        self.served.setdefault(session, min(self.served.values(), default=0.0))
+
+    def least_served(self, sessions: Iterable[str]) -> str:
+        return min(sessions, key=lambda session: self.served[session])
+
+    def charge(self, session: str, seconds: float) -> None:
+        self.served[session] = self.served.get(session, 0.0) + max(seconds, SHORTEST_TURN)
+
 
 class JobQueue:
-    """Jobs in order of arrival, computed by one daemon thread that starts with the first of them."""
+    """Jobs of all sessions, computed by one daemon thread that starts with the first of them."""
 
     def __init__(
         self,
@@ -91,59 +179,65 @@ class JobQueue:
         load_model: Callable[[str], ReasoningModel],
         engine: Callable[[], Engine] = lambda: HERE,
         most_together: int = MOST_TOGETHER,
+        most_started: int = MOST_STARTED,
     ) -> None:
         self.store = store
-        self.load_model = load_model
+        self.models = LoadedModels(load_model)
         self.engine = engine
         self.most_together = most_together
+        self.most_started = most_started
         self.jobs: dict[int, Job] = {}
-        self.waiting: deque[Job] = deque()
-        self.requests: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
-        self.model: ReasoningModel | None = None
+        self.requests: list[Request[Any]] = []
+        self.share = FairShare()
         self.numbers = itertools.count(1)
         self.lock = threading.Lock()
         self.wake = threading.Event()
         self.thread: threading.Thread | None = None
 
-    def submit(self, spec: RunSpec, title: str) -> Job:
-        """Queue a run; the active job of the same spec is returned if there is one.
+    # What any thread may call
+
+    def submit(self, spec: JobSpec, title: str, session: str = "") -> Job:
+        """Queue a job for a session; the active job of the same spec is returned if there is one.
 
         Raises `CapVizError` when the queue is full or the run is too large for one.
         """
         check_size(spec)
-        key = spec_key(spec)
+        key = job_key(spec)
         with self.lock:
-            for job in self.jobs.values():
-                if job.active and job.key == key and not job.cancel_asked.is_set():
+            active = [job for job in self.jobs.values() if job.active]
+            self.share.join(session, {one for job in active for one in job.sessions})
+            for job in active:
+                if job.key == key and not job.cancel_asked.is_set():
+                    if session not in job.sessions:
+                        job.sessions.append(session)
                     return job
-            if len(self.waiting) >= MAX_QUEUED:
+            if sum(job.state == "queued" for job in active) >= MAX_QUEUED:
                 raise CapVizError(f"{MAX_QUEUED} jobs are waiting already; cancel some or try again later.")
-            job = Job(number=next(self.numbers), spec=spec, title=title)
+            job = Job(number=next(self.numbers), spec=spec, title=title, sessions=[session])
             self.jobs[job.number] = job
-            self.waiting.append(job)
             self.forget_old()
         self.notify()
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ask a job to stop; a running one does at its next step, and what it has finished stays for a resume."""
+        """Ask a job to stop; a started one does before its next turn, and what it has finished stays for a resume."""
         job.cancel_asked.set()
         with self.lock:
-            if job in self.waiting:
-                self.waiting.remove(job)
-                job.state = "cancelled"
+            if job.state == "queued":
+                job.enter("cancelled")
         self.notify()
 
-    def ask(self, model_id: str, question: Callable[[ReasoningModel], Answer]) -> Future[Answer]:
+    def ask(self, model_id: str, question: Callable[[ReasoningModel], Answer]) -> Request[Answer]:
         """Run a short question on the model between the steps of whatever is running."""
-        future: Future[Answer] = Future()
-        self.requests.put((lambda: question(self.model_for(model_id)), future))
+        request = Request(model_id, question)
+        with self.lock:
+            self.requests.append(request)
         self.notify()
-        return future
+        return request
 
-    def find(self, spec: RunSpec) -> Job | None:
+    def find(self, spec: JobSpec) -> Job | None:
         """The newest job of that spec, active or ended."""
-        key = spec_key(spec)
+        key = job_key(spec)
         with self.lock:
             return next((job for job in reversed(self.jobs.values()) if job.key == key), None)
 
@@ -153,12 +247,11 @@ class JobQueue:
             return list(self.jobs.values())
 
     def position(self, job: Job) -> int:
-        """How many jobs go first: 0 for the running one and for the next in line when nothing runs."""
-        with self.lock:
-            if job not in self.waiting:
-                return 0
-            running = any(other.state == "running" for other in self.jobs.values())
-            return self.waiting.index(job) + int(running)
+        """How many jobs of the same session go first."""
+        if job.state != "queued":
+            return 0
+        earlier = (other for other in self.listing() if other.active and other.number < job.number)
+        return sum(not set(other.sessions).isdisjoint(job.sessions) for other in earlier)
 
     def forget_old(self) -> None:
         ended = [job for job in self.jobs.values() if not job.active]
@@ -172,78 +265,175 @@ class JobQueue:
                 self.thread.start()
         self.wake.set()
 
+    # What only the worker calls
+
     def work(self) -> None:
         while True:
-            self.wake.wait()
+            # Cleared before looking, so that whatever comes in meanwhile is seen the next time round.
             self.wake.clear()
-            while True:
-                self.answer_requests()
-                jobs = self.next_jobs()
-                if not jobs:
-                    break
-                self.compute(jobs)
-
-    def next_jobs(self) -> list[Job]:
-        """The next job, with those behind it that answer the same questions: they take turns, so that results that
-        are to be compared fill in together."""
-        with self.lock:
-            jobs = [self.waiting.popleft()] if self.waiting else []
-            while jobs and self.waiting and len(jobs) < self.most_together and side_by_side(jobs[0], self.waiting[0]):
-                jobs.append(self.waiting.popleft())
-            for job in jobs:
-                job.state, job.started = "running", time.monotonic()
-        return jobs
+            self.answer_requests()
+            self.end_cancelled()
+            chosen = self.next_turn()
+            if chosen is None:
+                self.wake.wait(self.seconds_to_next_look())
+            else:
+                self.take_turn(*chosen)
 
     def answer_requests(self) -> None:
-        while True:
+        """Answer those that are there now; one whose model does not fit yet stays."""
+        with self.lock:
+            asked, self.requests = self.requests, []
+        left = [request for request in asked if not self.is_answered(request)]
+        with self.lock:
+            self.requests = left + self.requests
+
+    def is_answered(self, request: Request[Any]) -> bool:
+        if request.cancelled():
+            return True
+        if request.look_again > time.monotonic():
+            return False
+        try:
+            model = self.models.get(request.model_id, self.models_in_use())
+            if request.set_running_or_notify_cancel():
+                request.set_result(request.question(model))
+        except ModelBusy as busy:
+            request.waits_for, request.look_again = str(busy), time.monotonic() + LOOK_AGAIN_SECONDS
+            return False
+        except BaseException as error:
+            if request.running() or request.set_running_or_notify_cancel():
+                request.set_exception(error)
+        return True
+
+    def models_in_use(self) -> set[str]:
+        """Those of started jobs: their generators hold them."""
+        return {job.spec.model.id for job in self.listing() if job.is_started}
+
+    def end_cancelled(self) -> None:
+        for job in self.listing():
+            if job.is_started and job.cancel_asked.is_set():
+                self.end(job, "cancelled")
+
+    def next_turn(self) -> tuple[Job, str] | None:
+        """The job to advance and the session whose turn it is; None when nothing can be done now."""
+        now = time.monotonic()
+        with self.lock:
+            ready: dict[str, list[Job]] = {}
+            for job in self.jobs.values():
+                if job.active and job.look_again <= now:
+                    for session in job.sessions:
+                        if job.is_started or self.may_start(job, session):
+                            ready.setdefault(session, []).append(job)
+            if not ready:
+                return None
+            session = self.share.least_served(ready)
+            job = first_in_line(ready[session])
+            if job.state == "queued":
+                job.enter("loading")
+                job.started, job.progress = time.monotonic(), Progress(0, 1, "loading the model")
+            return job, session
+
+    def may_start(self, job: Job, session: str) -> bool:
+        """Whether a queued job may start beside those that have: the first of its session, or side by side with it."""
+        earlier = [other for other in self.jobs.values() if other.active and other.number < job.number]
+        if any(other.waits_for and other.spec.model.id != job.spec.model.id for other in earlier):
+            return False  # Or the memory that the other one waits for would never be free.
+        if any(request.waits_for and request.model_id != job.spec.model.id for request in self.requests):
+            return False
+        started = [other for other in self.jobs.values() if other.is_started]
+        if len(started) >= self.most_started:
+            return False
+        copies = sum(holds_weights(other) for other in started)
+        if copies and holds_weights(job) and not self.models.has_room(job.spec.model.id, copies + 1):
+            return False
+        # Jobs that wait for another process hold nobody up.
+        own = [other for other in earlier if session in other.sessions and other.state != "waiting"]
+        own += [other for other in started if session in other.sessions and other.number > job.number]
+        if not own:
+            return True
+        return len(own) < self.most_together and all(side_by_side(other, job) for other in own)
+
+    def seconds_to_next_look(self) -> float | None:
+        """Until something that waits is to be looked at; None when only a new job or request can change anything."""
+        now = time.monotonic()
+        with self.lock:
+            looks = [job.look_again for job in self.jobs.values() if job.active]
+            looks += [request.look_again for request in self.requests]
+        return min((look - now for look in looks if look > now), default=None)
+
+    def take_turn(self, job: Job, session: str) -> None:
+        """Load the model of a job or advance it by one step. Nothing that goes wrong in it reaches the worker."""
+        began = time.monotonic()
+        try:
+            if job.steps is None:
+                self.start(job)
+            else:
+                self.step(job, job.steps)
+        except ModelBusy as busy:
+            job.enter("queued")
+            job.waits_for, job.look_again = str(busy), time.monotonic() + LOOK_AGAIN_SECONDS
+        except BaseException as error:
+            log.exception("job %d (%s) failed", job.number, job.title)
+            self.end(job, "failed", sentence(error))
+        seconds = time.monotonic() - began
+        job.spent += seconds
+        with self.lock:
+            self.share.charge(session, seconds)
+
+    def start(self, job: Job) -> None:
+        model = self.models.get(job.spec.model.id, self.models_in_use())
+        job.waits_for = ""
+        job.steps = self.steps_of(job.spec, model)
+        job.enter("running")
+
+    def step(self, job: Job, steps: Generator[Progress, None, StoredRun | None]) -> None:
+        try:
+            job.progress = next(steps)
+        except StopIteration as stop:
+            job.result = stop.value
+            self.end(job, "done")
+            return
+        if job.progress.waiting:
+            job.look_again = time.monotonic() + LOOK_AGAIN_SECONDS
+        if job.progress.waiting != (job.state == "waiting"):
+            job.enter("waiting" if job.progress.waiting else "running")
+        if job.progress.partial is None:
+            # The pace is judged from where results begin to come in.
+            job.start_share, job.started = job.progress.share, time.monotonic()
+
+    def steps_of(self, spec: JobSpec, model: ReasoningModel) -> Generator[Progress, None, StoredRun | None]:
+        from cap_viz.runs import pruned_weights_steps, run_steps
+
+        if isinstance(spec, PrunedWeights):
+            weights = yield from pruned_weights_steps(spec.mask, model, self.store, self.engine())
+            self.models.keep_pruned(spec.model, spec.mask, weights)
+            return None
+        return (yield from run_steps(spec, model, self.store, self.engine()))
+
+    def end(self, job: Job, state: State, error: str = "") -> None:
+        """Close a job's steps, so that locks and hooks are released; where that fails, the job has failed."""
+        steps, job.steps = job.steps, None
+        if steps is not None:
             try:
-                answer, future = self.requests.get_nowait()
-            except queue.Empty:
-                return
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(answer())
-            except BaseException as error:
-                future.set_exception(error)
-
-    def compute(self, jobs: Sequence[Job]) -> None:
-        """Take steps of the jobs in turn until all have ended: `next_turn` says whose."""
-        running = {job.number: (job, self.steps_of(job)) for job in jobs}
-        spent = dict.fromkeys(running, 0.0)
-        while running:
-            # Between any two steps, so that a cancelled job does not wait for the others.
-            for number, (job, steps) in list(running.items()):
-                if job.cancel_asked.is_set():
-                    end(job, steps, "cancelled")
-                    del running[number]
-            if running:
-                number = next_turn([job for job, _ in running.values()], spent)
-                job, steps = running[number]
-                started = time.monotonic()
-                if (state := advance(job, steps)) is not None:
-                    end(job, steps, state)
-                    del running[number]
-                spent[number] += time.monotonic() - started
-            self.answer_requests()
-
-    def steps_of(self, job: Job) -> Generator[Progress, None, StoredRun]:
-        from cap_viz.runs import run_steps
-
-        job.progress = Progress(0, 1, "loading the model")
-        # Loading is the first step, so that a failure is this job's alone.
-        return (yield from run_steps(job.spec, self.model_for(job.spec.model.id), self.store, self.engine()))
-
-    def model_for(self, model_id: str) -> ReasoningModel:
-        """The loaded model, or the asked one in its place: one model is held at a time."""
-        if self.model is None or self.model.ref.id != model_id:
-            self.model = None
-            self.model = self.load_model(model_id)
-        return self.model
+                steps.close()
+            except BaseException as failure:
+                log.exception("job %d (%s) could not be ended properly", job.number, job.title)
+                state, error = "failed", error or sentence(failure)
+        job.error, job.ended = error, time.monotonic()
+        job.enter(state)
+        with self.lock:
+            # Whoever waits may wait for this one.
+            for waiting in (*self.jobs.values(), *self.requests):
+                waiting.look_again = 0.0
 
 
-def check_size(spec: RunSpec) -> None:
+def job_key(spec: JobSpec) -> str:
+    return spec.key if isinstance(spec, PrunedWeights) else spec_key(spec)
+
+
+def check_size(spec: JobSpec) -> None:
     """Raise `CapVizError` for a run of more examples than a shared queue should take."""
+    if isinstance(spec, PrunedWeights):
+        return
     n, most = len(spec.examples.ids), MAX_EXAMPLES[spec.kind]
     if n > most:
         raise CapVizError(
@@ -260,34 +450,16 @@ def side_by_side(first: Job, second: Job) -> bool:
     return (one.model, one.examples, one.protocol) == (other.model, other.examples, other.protocol)
 
 
-def next_turn(jobs: Sequence[Job], spent: Mapping[int, float]) -> int:
+def holds_weights(job: Job) -> bool:
+    """Whether a started job holds a pruned copy of the weights."""
+    return isinstance(job.spec, PrunedWeights) or (isinstance(job.spec, EvalSpec) and job.spec.mask is not None)
+
+
+def first_in_line(jobs: Collection[Job]) -> Job:
     """The first job that has shown nothing yet, so that there soon is something to compare; else the one that has had
     the least time."""
-    silent = [job.number for job in jobs if not job.progress.partial]
-    return silent[0] if silent else min((job.number for job in jobs), key=lambda number: spent[number])
-
-
-def advance(job: Job, steps: Generator[Progress, None, StoredRun]) -> State | None:
-    """One step; the state the job ends with, or None while it goes on."""
-    first = job.progress.note == "loading the model"
-    try:
-        job.progress = next(steps)
-    except StopIteration as stop:
-        job.result = stop.value
-        return "done"
-    except Exception as error:
-        job.error = sentence(error)
-        log.exception("job %d (%s) failed", job.number, job.title)
-        return "failed"
-    if first or job.progress.partial is None:
-        job.start_share, job.started = job.progress.share, time.monotonic()
-    return None
-
-
-def end(job: Job, steps: Generator[Progress, None, StoredRun], state: State) -> None:
-    steps.close()
-    job.ended = time.monotonic()
-    job.state = state
+    silent = [job for job in jobs if not job.progress.partial]
+    return silent[0] if silent else min(jobs, key=lambda job: job.spent)
 
 
 @cache
@@ -296,17 +468,18 @@ def shared_queue() -> JobQueue:
     from cap_viz.models import load, resolve
 
     choice = asked_engine()
+    # A cluster computes one run at a time, on all its workers.
+    at_once = {} if choice.name == LOCAL else {"most_together": 1, "most_started": 1}
     return JobQueue(
         Store(),
         lambda model_id: load(resolve(model_id)),
-        # With the first job, whose error it is if there is no such engine.
+        # Created with the first job, so that an unknown engine fails that job.
         engine=cache(lambda: engine_named(choice)),
-        # A cluster computes one run at a time, on all its workers.
-        most_together=MOST_TOGETHER if choice.name == LOCAL else 1,
+        **at_once,
     )
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """What to show for an error: our own sentences as they are, a full disk by name, the rest with a pointer."""
     if isinstance(error, CapVizError):
         return str(error)

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+LOOK_AGAIN_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of work (equal units take about equal time); `note` says what is going on."""
+    """`done` of `total` units of work (equal units take about equal time); `note` says what is going on.
+
+    `waiting`: nothing was done, since somebody else has to finish first; look again a little later.
+    """
 
     done: float
     total: float
     note: str = ""
     partial: Any = None
+    waiting: bool = False
 
     @property
     def share(self) -> float:
         return min(1.0, self.done / self.total) if self.total else 0.0
 
 
-def finish(steps: Generator[Any, None, Result]) -> Result:
-    """Run a generator to its end and give back what it returns."""
+def finish(steps: Generator[Any, None, Result], watch: Callable[[Any], None] = lambda progress: None) -> Result:
+    """Run a generator to its end and return what it returns; `watch` sees every step."""
     while True:
         try:
-            next(steps)
+            progress = next(steps)
         except StopIteration as stop:
             return stop.value
+        watch(progress)
+        if isinstance(progress, Progress) and progress.waiting:
+            time.sleep(LOOK_AGAIN_SECONDS)
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -64,6 +64,8 @@ from cap_viz.tasks import check_has_options, load_task
 from cap_viz.together import together_steps
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cap_viz.batched import BatchedRun
     from cap_viz.models import ReasoningModel
 
@@ -119,9 +121,7 @@ def acquired(lock: FileLock) -> Generator[Progress, None, None]:
             lock.acquire(timeout=0)
             return
         except Timeout:
-            yield Progress(0, 1, "this run is being computed elsewhere; waiting for it")
-            # Short: another job of this process may hold the lock and needs its turn.
-            time.sleep(0.05)
+            yield Progress(0, 1, "this run is being computed elsewhere; waiting for it", waiting=True)
 
 
 def computed(spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, engine: Engine) -> RunSteps:
@@ -271,6 +271,15 @@ def mask_steps(
     """Build the mask a spec describes, from stored head scores (computed first if they are missing)."""
     request = yield from mask_request(spec, model, store, engine)
     return (yield from criterion_named(spec.criterion).steps(model, request))
+
+
+def pruned_weights_steps(
+    spec: MaskSpec, model: ReasoningModel, store: Store, engine: Engine = HERE
+) -> Generator[Progress, None, Mapping[str, Tensor]]:
+    """Build a mask and return copies of the matrices it changes, whole and by name."""
+    mask = yield from mask_steps(spec, model, store, engine)
+    with model.lease:
+        return model.pruned_weights(mask.keep, mask.updated)
 
 
 def mask_request(

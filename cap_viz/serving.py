@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cap_viz.errors import UsageError
-from cap_viz.jobs import Job
+from cap_viz.jobs import Job, JobSpec, PrunedWeights
 from cap_viz.models import CATALOGUE
-from cap_viz.spec import RunSpec
 
 MOST_JOBS = 3
 MOST_EXAMPLES = {"score": 64, "eval": 600, "profile": 64, "roles": 64, "joint": 64}
@@ -49,15 +48,16 @@ def offered(model_ids: Iterable[str]) -> set[str]:
     return set(model_ids).intersection(allowed_models()) if is_shared() else set(model_ids)
 
 
-def check_job(spec: RunSpec, own: Iterable[Job]) -> None:
+def check_job(spec: JobSpec, own: Iterable[Job]) -> None:
     """Raise `UsageError` when a visitor who has started `own` jobs may not start this one."""
     if not is_shared():
         return
     if not offered([spec.model.id]):
         raise UsageError(f"This server is shared and does not offer {spec.model.id}.")
-    most, n = MOST_EXAMPLES[spec.kind], len(spec.examples.ids)
-    if n > most:
-        raise UsageError(f"This server is shared: a run of this kind may have {most} examples, not {n}.")
+    if not isinstance(spec, PrunedWeights):
+        most, n = MOST_EXAMPLES[spec.kind], len(spec.examples.ids)
+        if n > most:
+            raise UsageError(f"This server is shared: a run of this kind may have {most} examples, not {n}.")
     if sum(job.active for job in own) >= MOST_JOBS:
         raise UsageError(f"This server is shared: wait until one of your {MOST_JOBS} jobs is done, or cancel one.")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cap_viz.devices import BYTES, free_memory
-from cap_viz.errors import CapVizError
+from cap_viz.errors import CapVizError, NotEnoughMemory
 
 # Room for activations, the tokenizer and Python itself, on top of the weights.
 WORKING_MEMORY_BYTES = 1 << 30
@@ -54,7 +54,7 @@ def check_memory(model_id: str, folder: Path, dtype: str, device: str, *, otherw
     needed, free = memory_needed(folder, dtype), free_memory(device)
     if needed > free:
         smaller = "" if BYTES[dtype] == 2 else " In bfloat16 (CAP_VIZ_DTYPE) it needs half of that."
-        raise CapVizError(
+        raise NotEnoughMemory(
             f"{model_id} needs about {needed / 2**30:.1f} GiB of memory in {dtype}, and only {free / 2**30:.1f} GiB "
             f"are free on {device}, the one device that has to hold it whole.{smaller}{otherwise}"
         )

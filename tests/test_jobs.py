@@ -1,28 +1,33 @@
-"""The job queue: one at a time, shared, cancellable, and open to short questions while it works."""
+"""The job queue: shared, fair, cancellable, open to short questions while it works, and not to be killed by a job."""
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Generator
+import weakref
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from filelock import FileLock
 
 from cap_viz.doctor import weights_digest
 from cap_viz.engines import Engine, Here
-from cap_viz.errors import CapVizError
+from cap_viz.errors import CapVizError, NotEnoughMemory
 from cap_viz.example_sets import calibration_set, evaluation_set
-from cap_viz.jobs import MAX_EXAMPLES, Job, JobQueue, State, advance, next_turn
+from cap_viz.jobs import MAX_EXAMPLES, NEXT_STATES, Job, JobQueue, PrunedWeights, first_in_line
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import Progress, finish
-from cap_viz.reading import read_report
+from cap_viz.pruning import prune_mask
+from cap_viz.reading import read_report, read_scores
 from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.store import Store, StoredRun, lock_file
 from cap_viz.tasks import Task
 
 
@@ -225,57 +230,338 @@ def test_evaluations_of_the_same_questions_take_turns(
 ) -> None:
     examples = evaluation_set("tiny", 20)
     mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.5, task="tiny", n=2)
-    found = [
-        Job(0, EvalSpec(tiny_model.ref, examples), "dense"),
-        Job(1, EvalSpec(tiny_model.ref, examples, mask=mask), "pruned"),
-    ]
-    order: list[int] = []
+    order: list[RunSpec] = []
+    real = run_steps
 
-    def watched(job: Job, steps: Generator[Progress, None, StoredRun]) -> State | None:
-        order.append(job.number)
-        return advance(job, steps)
+    def watched(spec: RunSpec, *others: Any) -> Generator[Progress, None, StoredRun]:
+        steps = real(spec, *others)
+        while True:
+            order.append(spec)
+            try:
+                yield next(steps)
+            except StopIteration as stop:
+                return stop.value
 
-    monkeypatch.setattr("cap_viz.jobs.advance", watched)
-    queue.waiting.extend(found)
-    together = queue.next_jobs()
-    assert together == found
-    queue.compute(together)
+    monkeypatch.setattr("cap_viz.runs.run_steps", watched)
+    specs = [EvalSpec(tiny_model.ref, examples), EvalSpec(tiny_model.ref, examples, mask=mask)]
+    found = at_once(queue, *specs)
+    for job in found:
+        wait_for(job, "done", "failed")
     # The second begins before the first has ended, and each is stepped to its own end.
-    assert order.index(1) < len(order) - 1 - order[::-1].index(0)
+    assert order.index(specs[1]) < len(order) - 1 - order[::-1].index(specs[0])
     alone = Store(shipped=tmp_path / "none", local=tmp_path / "alone")
     for job in found:
         assert job.state == "done"
         assert job.result is not None
-        assert job.result.checksums == finish(run_steps(job.spec, tiny_model, alone)).checksums
+        assert job.result.checksums == finish(real(job.spec, tiny_model, alone)).checksums
 
 
 def test_one_of_two_side_by_side_can_be_cancelled_or_fail_alone(queue: JobQueue, tiny_model: ReasoningModel) -> None:
     examples = evaluation_set("tiny", 20)
     foreign = replace(tiny_model.ref, fingerprint="other")
-    good, cancelled = (Job(number, EvalSpec(tiny_model.ref, examples), str(number)) for number in range(2))
-    broken = Job(2, EvalSpec(foreign, examples), "2")
-    cancelled.cancel_asked.set()
-    queue.compute([good, cancelled, broken])
-    assert [job.state for job in (good, cancelled, broken)] == ["done", "cancelled", "failed"]
+    good, broken, cancelled = at_once(
+        queue,
+        EvalSpec(tiny_model.ref, examples),
+        EvalSpec(foreign, examples),
+        EvalSpec(tiny_model.ref, evaluation_set("tiny", 19)),
+        cancel=2,
+    )
+    for job in (good, broken, cancelled):
+        wait_for(job, "done", "cancelled", "failed")
+    assert [job.state for job in (good, broken, cancelled)] == ["done", "failed", "cancelled"]
     assert "fingerprint other" in broken.error
 
 
-def test_other_jobs_keep_their_order(queue: JobQueue, tiny_model: ReasoningModel) -> None:
-    examples = evaluation_set("tiny", 4)
-    score = Job(0, ScoreSpec(tiny_model.ref, calibration_set("tiny", 2)), "score")
-    first, second = (Job(n, EvalSpec(tiny_model.ref, examples), "eval") for n in (1, 2))
-    other = Job(3, EvalSpec(tiny_model.ref, evaluation_set("tiny", 5)), "others")
-    queue.waiting.extend([score, first, second, other])
-    assert [queue.next_jobs() for _ in range(4)] == [[score], [first, second], [other], []]
+def at_once(queue: JobQueue, *specs: RunSpec, cancel: int | None = None) -> list[Job]:
+    """Jobs that come in while the worker is busy, so that it sees them together."""
+    busy = threading.Event()
+    held = queue.ask("tiny", lambda model: busy.wait(60))
+    jobs = [queue.submit(spec, str(number)) for number, spec in enumerate(specs)]
+    if cancel is not None:
+        queue.cancel(jobs[cancel])
+    busy.set()
+    held.result(60)
+    return jobs
+
+
+def test_jobs_of_a_session_keep_their_order_and_like_ones_start_together(
+    queue: JobQueue, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, examples = Gate(monkeypatch), evaluation_set("tiny", 4)
+    mask = mask_spec_for(tiny_model.ref, "magnitude", 0.5, task="tiny", n=2)
+    score, first, second, other = at_once(
+        queue,
+        ScoreSpec(tiny_model.ref, calibration_set("tiny", 2)),
+        EvalSpec(tiny_model.ref, examples),
+        EvalSpec(tiny_model.ref, examples, mask=mask),
+        EvalSpec(tiny_model.ref, evaluation_set("tiny", 5)),
+    )
+    wait_for(score, "running")
+    assert [job.state for job in (first, second, other)] == ["queued"] * 3
+    assert [queue.position(job) for job in (first, second, other)] == [1, 2, 3]
+    queue.cancel(score)
+    gate.open.release(20)
+    wait_for(first, "running")
+    wait_for(second, "running")
+    assert other.state == "queued"
+    for job in (other, second, first):
+        queue.cancel(job)
+    gate.open.release(1000)
+    wait_for(first, "cancelled")
 
 
 def test_who_has_shown_nothing_goes_first_then_who_had_least_time(tiny_model: ReasoningModel, tiny_task: Task) -> None:
     spec = EvalSpec(tiny_model.ref, evaluation_set("tiny", 4))
     first, second, third = (Job(number, spec, "") for number in range(3))
-    spent = {0: 3.0, 1: 1.0, 2: 2.0}
+    first.spent, second.spent, third.spent = 3.0, 1.0, 2.0
     first.progress = replace(first.progress, partial="some")
     second.progress = replace(first.progress, partial="")
-    assert next_turn([first, second, third], spent) == 1
+    assert first_in_line([first, second, third]) is second
     second.progress = third.progress = first.progress
-    assert next_turn([first, second, third], spent) == 1
-    assert next_turn([first, third], spent) == 2
+    assert first_in_line([first, second, third]) is second
+    assert first_in_line([first, third]) is third
+
+
+def test_a_state_follows_only_from_some_others() -> None:
+    """Guards the state machine: an ended job never lives again, and nothing runs without having been loaded."""
+    job = Job(number=1, spec=None, title="")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(RuntimeError, match="from queued to running"):
+        job.enter("running")
+    for state in ("loading", "running", "waiting", "running", "done"):
+        job.enter(state)
+    assert "done" not in NEXT_STATES
+    with pytest.raises(RuntimeError, match="from done to running"):
+        job.enter("running")
+
+
+class Scripted:
+    """Fake runs: what a spec's steps do is a function of the spec; counts the steps of each."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, steps: Callable[[RunSpec], Generator[Progress, None, None]]
+    ) -> None:
+        self.script = steps
+        self.taken: list[RunSpec] = []
+        monkeypatch.setattr("cap_viz.runs.run_steps", self.steps)
+
+    def steps(self, spec: RunSpec, *others: Any) -> Generator[Progress, None, None]:
+        for progress in self.script(spec):
+            self.taken.append(spec)
+            yield progress
+
+
+def test_a_job_that_waits_for_another_process_leaves_the_rotation(
+    queue: JobQueue, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: it had shown nothing, and so had 60 of 62 turns while the others starved."""
+    examples = evaluation_set("tiny", 20)
+    mask = mask_spec_for(tiny_model.ref, "magnitude", 0.5, task="tiny", n=2)
+    blocked, free = EvalSpec(tiny_model.ref, examples), EvalSpec(tiny_model.ref, examples, mask=mask)
+
+    def steps(spec: RunSpec) -> Generator[Progress, None, None]:
+        for i in range(50) if spec == free else iter(int, 1):
+            yield Progress(i, 50, partial=i, waiting=spec == blocked)
+
+    scripted = Scripted(monkeypatch, steps)
+    waiting, other = at_once(queue, blocked, free)
+    wait_for(other, "done")
+    assert waiting.state == "waiting"
+    assert scripted.taken.count(blocked) <= 5, "it is looked at now and then only"
+    queue.cancel(waiting)
+    wait_for(waiting, "cancelled")
+
+
+def test_a_run_that_another_process_computes_is_waited_for_and_then_taken(
+    queue: JobQueue, tiny_model: ReasoningModel, tiny_task: Task
+) -> None:
+    """Guards: the only worker slept while it waited for a lock, and nothing else was answered."""
+    spec = EvalSpec(tiny_model.ref, evaluation_set("tiny", 3))
+    workshop = queue.store.workshop(spec)
+    workshop.parent.mkdir(parents=True)
+    with FileLock(lock_file(workshop)):
+        job = queue.submit(spec, "elsewhere")
+        wait_for(job, "waiting")
+        other = queue.submit(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), "free")
+        wait_for(other, "done")
+        assert queue.ask("tiny", lambda model: model.shape.n_heads).result(30) == 4
+        assert job.state == "waiting"
+    wait_for(job, "done")
+
+
+class Weights:
+    """In place of a model; tests count those alive."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Memory:
+    """Loads fake models, of which so many fit side by side."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.loaded: list[weakref.ref[Weights]] = []
+
+    def alive(self) -> list[str]:
+        gc.collect()
+        return sorted(model.name for one in self.loaded if (model := one()) is not None)
+
+    def load(self, model_id: str) -> Any:
+        if len(self.alive()) >= self.room:
+            raise NotEnoughMemory(f"{model_id} does not fit.")
+        model = Weights(model_id)
+        self.loaded.append(weakref.ref(model))
+        return model
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_one_copy_of_each_model_is_alive(
+    tiny_model: ReasoningModel, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Guards: a question to another model loaded a second while a job ran, and going back a third."""
+    memory, gate = Memory(room), Gate(monkeypatch)
+    queue = JobQueue(Store(tmp_path / "shipped", tmp_path / "local"), memory.load)
+    first = ScoreSpec(replace(tiny_model.ref, id="a"), calibration_set("tiny", 3))
+    job = queue.submit(first, "long")
+    wait_for(job, "running")
+    gate.open.release()
+    asked = queue.ask("b", lambda model: model.name)
+    if room == 1:
+        waits = time.monotonic() + 60
+        while not asked.waits_for:
+            gate.open.release()
+            assert time.monotonic() < waits
+            time.sleep(0.01)
+        assert "beside a, which running jobs need" in asked.waits_for
+        # A job of that model waits as well and says so.
+        other = queue.submit(ScoreSpec(replace(tiny_model.ref, id="b"), calibration_set("tiny", 3)), "b", session="2")
+        while not other.waits_for:
+            gate.open.release()
+            assert time.monotonic() < waits
+            time.sleep(0.01)
+        assert other.state == "queued"
+        assert memory.alive() == ["a"]
+        queue.cancel(job)
+        gate.open.release(1000)
+        assert asked.result(60) == "b"
+        wait_for(other, "running")
+        assert memory.alive() == ["b"]
+        queue.cancel(other)
+    else:
+        gate.open.release(10)
+        assert asked.result(60) == "b"
+        gate.open.release(10)
+        assert queue.ask("a", lambda model: model.name).result(60) == "a"
+        assert memory.alive() == ["a", "b"]
+        assert len(memory.loaded) == 2
+        queue.cancel(job)
+    gate.open.release(1000)
+
+
+def test_nothing_a_job_does_kills_the_worker(
+    queue: JobQueue, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: an error while a job's steps were closed ended the thread and left the job running for ever."""
+
+    def steps(spec: RunSpec) -> Generator[Progress, None, None]:
+        if len(spec.examples.ids) == 1:
+            raise SystemExit("a library wanted to leave")
+        try:
+            for _ in iter(int, 1):
+                yield Progress(0, 1)
+        finally:
+            raise OSError(28, "No space left on device")
+
+    class Closing(Scripted):
+        def steps(self, spec: RunSpec, *others: Any) -> Generator[Progress, None, None]:
+            return self.script(spec)
+
+    Closing(monkeypatch, steps)
+    leaving = queue.submit(ScoreSpec(tiny_model.ref, calibration_set("tiny", 1)), "leaves")
+    wait_for(leaving, "failed")
+    worker = queue.thread
+    full = queue.submit(ScoreSpec(tiny_model.ref, calibration_set("tiny", 2)), "full disk")
+    wait_for(full, "running")
+    queue.cancel(full)
+    wait_for(full, "failed")
+    assert "No space left on device" in full.error
+    assert queue.ask("tiny", lambda model: model.shape.n_heads).result(30) == 4
+    assert queue.thread is worker
+
+
+def test_a_short_job_of_another_session_is_not_stuck_behind_an_endless_one(
+    queue: JobQueue, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless, short = (ScoreSpec(tiny_model.ref, calibration_set("tiny", n)) for n in (3, 2))
+    go = threading.Event()
+
+    def steps(spec: RunSpec) -> Generator[Progress, None, None]:
+        for i in range(10) if spec == short else iter(int, 1):
+            if len(scripted.taken) >= 500:
+                go.wait(60)
+            yield Progress(i, 10, partial="some")
+
+    scripted = Scripted(monkeypatch, steps)
+    long_job = queue.submit(endless, "endless", session="first")
+    while len(scripted.taken) < 500:
+        time.sleep(0.01)
+    job = queue.submit(short, "short", session="second")
+    begun = len(scripted.taken)
+    go.set()
+    wait_for(job, "done")
+    turns = scripted.taken[begun:]
+    last = len(turns) - 1 - turns[::-1].index(short)
+    assert turns[: last + 1].count(short) == 10
+    assert last < 40, "ten steps end within forty turns"
+    queue.cancel(long_job)
+    wait_for(long_job, "cancelled")
+
+
+def test_a_job_carries_the_sessions_that_asked_for_it(
+    queue: JobQueue, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second to ask for a run that is queued behind its first asker's other job need not wait for that."""
+    gate = Gate(monkeypatch)
+    long_job = queue.submit(ScoreSpec(tiny_model.ref, calibration_set("tiny", 3)), "long", session="first")
+    shared = queue.submit(ScoreSpec(tiny_model.ref, calibration_set("tiny", 2)), "shared", session="first")
+    wait_for(long_job, "running")
+    assert queue.submit(shared.spec, "shared", session="second") is shared
+    assert shared.sessions == ["first", "second"]
+    gate.open.release(5)
+    wait_for(shared, "running")
+    for job in (shared, long_job):
+        queue.cancel(job)
+    gate.open.release(1000)
+    wait_for(long_job, "cancelled")
+
+
+def test_a_mask_is_a_job_and_questions_are_answered_while_it_waits(
+    queue: JobQueue, tiny_model: ReasoningModel, tiny_task: Task
+) -> None:
+    """Guards: the mask was built inside one question, and waited for ever where a suspended job held its scores."""
+    mask = mask_spec_for(tiny_model.ref, "cap", 0.5, task="tiny", n=3)
+    assert mask.scores is not None
+    workshop = queue.store.workshop(mask.scores)
+    workshop.parent.mkdir(parents=True)
+    with FileLock(lock_file(workshop)):
+        job = queue.submit(PrunedWeights(tiny_model.ref, mask), "pruning")
+        wait_for(job, "waiting")
+        assert queue.ask("tiny", lambda model: model.shape.n_heads).result(30) == 4
+        assert not queue.models.has_pruned(tiny_model.ref, mask)
+    wait_for(job, "done", "failed")
+    assert job.error == ""
+    stored = queue.store.get(mask.scores)
+    assert stored is not None
+    wanted = prune_mask(tiny_model, "cap", sparsity=0.5, scores=read_scores(queue.store, stored), metric="nll")
+    found, expected = queue.models.pruned_weights(tiny_model.ref, mask), tiny_model.pruned_weights(wanted.keep)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_few_pruned_weights_are_kept(queue: JobQueue, tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    masks = [mask_spec_for(tiny_model.ref, "magnitude", share / 10, task="tiny", n=2) for share in range(1, 6)]
+    for mask in masks:
+        wait_for(queue.submit(PrunedWeights(tiny_model.ref, mask), "pruning"), "done")
+    assert [queue.models.has_pruned(tiny_model.ref, mask) for mask in masks] == [False, False, True, True, True]
+    with pytest.raises(CapVizError, match="no longer in memory"):
+        queue.models.pruned_weights(tiny_model.ref, masks[0])

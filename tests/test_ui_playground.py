@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.errors import CapVizError
 from cap_viz.jobs import shared_queue
 from cap_viz.models import ReasoningModel
+from cap_viz.progress import Progress
 from cap_viz.store import Store, StoredRun
 from cap_viz.ui import playground_data
 from cap_viz.ui.playground_figures import coloured_prompt, unique, visible
 from cap_viz.whatif import encode_prompt, read_prompt
-from tests.test_ui_pages import opened, text
+from tests.test_ui_pages import opened, text, wait_for_jobs
 from tests.test_ui_text import computed, score_spec
 
 PROMPT = "Question: what is water ?\nAnswer:"
@@ -31,7 +33,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 def forget() -> None:
     shared_queue.cache_clear()
-    for cached in (playground_data.outcome, playground_data.pattern, playground_data.weights_of):
+    for cached in (playground_data.outcome, playground_data.pattern):
         cached.cache_clear()
 
 
@@ -74,10 +76,33 @@ def test_the_top_heads_of_the_task_go_off_and_on_again(scores: StoredRun) -> Non
     assert at.multiselect(key="off").value == []
 
 
-def test_pruned_weights_change_the_continuation_s_model(scores: StoredRun) -> None:
+def test_pruned_weights_are_a_job_that_a_click_starts(scores: StoredRun) -> None:
+    """Guards: the mask was built while the page waited, with every other page blocked."""
     at = played(scores, mask="global_magnitude", zeros="90")
+    assert not shared_queue().listing(), "nothing starts by being drawn"
+    assert "nothing changed" in text(at)
+    at.button(key="play_apply").click().run()
+    wait_for_jobs()
+    at.run()
+    assert not at.exception
     assert "With Global magnitude at 90 %" in text(at)
     assert "nothing changed" not in text(at)
+    assert "play_apply" not in [button.key for button in at.button]
+
+
+def test_a_mask_that_cannot_be_built_says_why(scores: StoredRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> Iterator[Progress]:
+        yield Progress(0, 1)
+        raise CapVizError("The calibration examples have gone.")
+
+    at = played(scores, mask="wanda", zeros="50")
+    monkeypatch.setattr("cap_viz.runs.pruned_weights_steps", fails)
+    at.button(key="play_apply").click().run()
+    wait_for_jobs()
+    at.run()
+    assert not at.exception
+    assert "The calibration examples have gone." in text(at)
+    assert at.button(key="play_apply").label.startswith("Apply")
 
 
 def test_a_wrong_link_falls_back_with_notes(scores: StoredRun) -> None:

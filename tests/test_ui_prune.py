@@ -535,7 +535,10 @@ def test_measuring_computes_what_the_library_computes(world: World, page: AppTes
 
 
 def test_zeros_nobody_has_counted_are_counted_by_a_small_job(world: World, page: AppTest) -> None:
+    """Guards: the page started jobs, of gradients too, by being drawn."""
     opened(page, world, criterion="global_magnitude")
+    assert not shared_queue().listing(), "nothing starts by being drawn"
+    page.button(key="prune_count").click().run()
     jobs = shared_queue().listing()
     assert [type(job.spec) for job in jobs] == [ProfileSpec]
     wait_for_jobs()
@@ -546,8 +549,8 @@ def test_zeros_nobody_has_counted_are_counted_by_a_small_job(world: World, page:
 
 def test_zeros_of_heads_are_counted_by_a_small_job(world: World, page: AppTest) -> None:
     opened(page, world, criterion="global_magnitude", against="random")
-    wait_for_jobs()
     page.segmented_control(key="prune_detail").set_value("heads").run()
+    page.button(key="prune_count").click().run()
     wait_for_jobs()
     page.run()
     assert [job.spec.parts for job in shared_queue().listing() if isinstance(job.spec, ProfileSpec)].count("heads") == 2
@@ -561,13 +564,29 @@ def test_a_failed_count_is_told_and_not_started_again_by_itself(
     def fail(model_id: str) -> ReasoningModel:
         raise CapVizError("The weights have gone.")
 
-    monkeypatch.setattr(shared_queue(), "load_model", fail)
+    monkeypatch.setattr(shared_queue().models, "load", fail)
     opened(page, world, criterion="global_magnitude")
+    page.button(key="prune_count").click().run()
     wait_for_jobs()
     page.run()
     page.run()
     assert "The weights have gone." in texts(page)
     assert len(shared_queue().listing()) == 1
+
+
+def test_a_count_that_the_queue_refuses_says_its_reason(
+    world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: whatever the reason was, the page said that the queue is full."""
+
+    def refuse(*args: object) -> Job:
+        raise CapVizError("This server is shared and does not offer that.")
+
+    opened(page, world, criterion="global_magnitude")
+    monkeypatch.setattr(shared_queue(), "submit", refuse)
+    page.button(key="prune_count").click().run()
+    assert "This server is shared and does not offer that." in texts(page)
+    assert "queue is full" not in texts(page)
 
 
 def test_a_damaged_accuracy_is_told_in_its_place(world: World, page: AppTest) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from cap_viz.progress import Progress
+from cap_viz.progress import Progress, finish
 
 if TYPE_CHECKING:
     from cap_viz.store import StoredRun
@@ -28,12 +28,11 @@ def shown(steps: Generator[Progress, None, Result]) -> Result:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Bar(*columns, console=err, transient=True) as bar:
         line = bar.add_task("starting", total=1.0)
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as stop:
-                return stop.value
+
+        def update(progress: Progress) -> None:
             bar.update(line, completed=progress.share, description=progress.note or "working")
+
+        return finish(steps, update)
 
 
 def run_facts(run: StoredRun) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def portion(steps: Steps[Result], index: int, count: int) -> Steps[Result]:
                 progress = next(steps)
             except StopIteration as stop:
                 return stop.value
-            yield Progress(index + progress.share, count, progress.note)
+            yield Progress(index + progress.share, count, progress.note, waiting=progress.waiting)
     finally:
         steps.close()
 

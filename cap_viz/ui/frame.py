@@ -8,6 +8,7 @@ Native pages draw the frame themselves, so that a deep link to a fresh server ne
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cap_viz.devices import asked_dtype, check_asked, expected_device
 from cap_viz.engines import asked_engine
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.finding import model_ref, tasks_for
-from cap_viz.jobs import Job, shared_queue
+from cap_viz.jobs import Job, JobSpec, PrunedWeights, shared_queue
 from cap_viz.models import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, is_available
 from cap_viz.serving import offered
 from cap_viz.settings import ASSETS, PROJECT, start_logging
@@ -28,17 +29,38 @@ from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.loading import stored_runs
 from cap_viz.ui.panels import note, problem
 from cap_viz.ui.state import bad_choice, choose, keep_valid
+from cap_viz.ui.submission import own_jobs
 
+
+@dataclass(frozen=True)
+class PageEntry:
+    """A page of the navigation, and which runs it shows: some kinds, of the chosen model, perhaps of its task only."""
+
+    label: str
+    file: str
+    icon: str
+    kinds: tuple[str, ...] = ()
+    one_task: bool = False
+    one_model: bool = True
+
+    def shows(self, spec: JobSpec, model_id: str, task: str) -> bool:
+        """Whether a run of this spec would change the page while model and task are chosen."""
+        if isinstance(spec, PrunedWeights) or spec.kind not in self.kinds:
+            return False
+        return (not self.one_model or spec.model.id == model_id) and (not self.one_task or spec.examples.task == task)
+
+
+EVERY_KIND = ("score", "eval", "profile", "roles", "joint")
 PAGES = (
-    ("Overview", "app.py", ":material/dashboard:"),
-    ("Heads", "pages/heads.py", ":material/grid_on:"),
-    ("Tasks", "pages/tasks.py", ":material/view_module:"),
-    ("Prune", "pages/prune.py", ":material/content_cut:"),
-    ("Compare", "pages/compare.py", ":material/show_chart:"),
-    ("Playground", "pages/playground.py", ":material/science:"),
-    ("Runs", "pages/runs.py", ":material/history:"),
-    ("Learn", "pages/learn.py", ":material/school:"),
-    ("Glossary", "pages/glossary.py", ":material/menu_book:"),
+    PageEntry("Overview", "app.py", ":material/dashboard:", ("score", "eval")),
+    PageEntry("Heads", "pages/heads.py", ":material/grid_on:", ("score", "roles", "joint")),
+    PageEntry("Tasks", "pages/tasks.py", ":material/view_module:", ("score",)),
+    PageEntry("Prune", "pages/prune.py", ":material/content_cut:", ("score", "eval", "profile"), one_task=True),
+    PageEntry("Compare", "pages/compare.py", ":material/show_chart:", ("eval", "profile")),
+    PageEntry("Playground", "pages/playground.py", ":material/science:", ("score",), one_task=True),
+    PageEntry("Runs", "pages/runs.py", ":material/history:", EVERY_KIND, one_model=False),
+    PageEntry("Learn", "pages/learn.py", ":material/school:", EVERY_KIND),
+    PageEntry("Glossary", "pages/glossary.py", ":material/menu_book:"),
 )
 # With what the study asks: 400, 500 and 1,000.
 SIZES = ("100", "200", "300", "400", "500", "600", "1000", "1500")
@@ -76,6 +98,8 @@ def frame(title: str) -> Frame:
     st.set_page_config(page_title=f"{title} · CAP Viz", page_icon=str(ASSETS / "mark.svg"), layout="wide")
     st.html(ROOM)
     start_logging()
+    # Before the runs are read, so that the status line notices whatever ends from here on.
+    ends = job_ends(shared_queue().listing())
     store = Store()
     every = stored_runs(store)
     try:
@@ -94,7 +118,8 @@ def frame(title: str) -> Frame:
         n = evaluation_size(task, at_most)
         if sentence := size_sentence(task, n, at_most):
             st.caption(sentence)
-        status()
+        page = next(entry for entry in PAGES if entry.label == title)
+        status(ends, lambda spec: page.shows(spec, model_id, task_name))
     for sentence in notes:
         note(sentence)
     try:
@@ -108,9 +133,9 @@ def frame(title: str) -> Frame:
 
 def navigation() -> None:
     with st.container(gap="xxsmall"):
-        for label, file, icon in PAGES:
-            if Path(PROJECT, file).is_file():
-                st.page_link(file, label=label, icon=icon, width="stretch")
+        for page in PAGES:
+            if Path(PROJECT, page.file).is_file():
+                st.page_link(page.file, label=page.label, icon=page.icon, width="stretch")
 
 
 def selection(models: list[str]) -> tuple[str, str, int, list[str]]:
@@ -199,30 +224,40 @@ def readiness(model_id: str) -> tuple[bool, str]:
     return False, f"Live runs need the weights of {entry.title}, which are not installed. Run: {entry.install}"
 
 
-def status() -> None:
-    """The status line; remembers which jobs this run of the page has seen, so that its ticks notice a change."""
-    st.session_state["frame_seen_jobs"] = job_states()
-    status_line()
+def status(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) -> None:
+    """The status line. Its ticks redraw the page when a job it shows, or one of this session, has come or ended."""
+    own = {job.number for job in own_jobs()}
+    st.fragment(
+        lambda: status_line(seen, lambda job: job.number in own or concerns(job.spec)), run_every=STATUS_SECONDS
+    )()
 
 
-@st.fragment(run_every=STATUS_SECONDS)
-def status_line() -> None:
-    if st.session_state.get("frame_seen_jobs") != job_states():
-        st.rerun()
+def status_line(seen: Mapping[int, str], concerns: Callable[[Job], bool]) -> None:
     queue = shared_queue()
-    held = "model in memory" if queue.model is not None else "no model in memory"
-    device = expected_device() if queue.model is None else str(queue.model.device)
-    st.caption(f"{device.upper()} · {asked_dtype()} · {held}  \n{queue_sentence(queue.listing())}")
+    jobs = queue.listing()
+    if is_outdated(seen, [job for job in jobs if concerns(job)]):
+        st.rerun()
+    held = queue.models.held
+    models = {0: "no model in memory", 1: "model in memory"}.get(len(held), f"{len(held)} models in memory")
+    device = str(held[-1].device) if held else expected_device()
+    st.caption(f"{device.upper()} · {asked_dtype()} · {models}  \n{queue_sentence(jobs)}")
 
 
-def job_states() -> list[tuple[int, str]]:
-    return [(job.number, job.state) for job in shared_queue().listing()]
+def job_ends(jobs: Iterable[Job]) -> dict[int, str]:
+    """How each job has ended; "" while it has not."""
+    return {job.number: "" if job.active else job.state for job in jobs}
 
 
-def queue_sentence(jobs: list[Job]) -> str:
-    running = next((job for job in jobs if job.state == "running"), None)
-    waiting = sum(job.state == "queued" for job in jobs)
-    if running is None:
-        return "Queue: idle" if not waiting else f"Queue: {waiting} waiting"
-    tail = f", {waiting} waiting" if waiting else ""
-    return f"Queue: {running.title}, {running.progress.share:.0%}{tail}"
+def is_outdated(seen: Mapping[int, str], jobs: Iterable[Job]) -> bool:
+    """Whether one of these jobs is new or has ended since."""
+    return any(seen.get(number) != end for number, end in job_ends(jobs).items())
+
+
+def queue_sentence(jobs: Collection[Job]) -> str:
+    started = [job for job in jobs if job.is_started]
+    queued = sum(job.state == "queued" for job in jobs)
+    if not started:
+        return "Queue: idle" if not queued else f"Queue: {queued} waiting"
+    others = f" and {len(started) - 1} more" if len(started) > 1 else ""
+    tail = f", {queued} waiting" if queued else ""
+    return f"Queue: {started[0].title}, {started[0].progress.share:.0%}{others}{tail}"

@@ -6,16 +6,15 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from cap_viz.jobs import Job, shared_queue
+from cap_viz.jobs import Job, JobSpec, PrunedWeights, shared_queue
 from cap_viz.progress import duration
-from cap_viz.spec import RunSpec
 from cap_viz.ui.panels import escaped, problem
 from cap_viz.ui.submission import may_cancel
 
 TICK_SECONDS = 1.0
 
 
-def active_jobs(wanted: Callable[[RunSpec], bool]) -> list[Job]:
+def active_jobs(wanted: Callable[[JobSpec], bool]) -> list[Job]:
     """Jobs waiting or running, of any session, whose spec the page is interested in; oldest first."""
     return [job for job in shared_queue().listing() if job.active and wanted(job.spec)]
 
@@ -45,11 +44,13 @@ def job_view(job: Job, *, key: str) -> None:
 
 
 def job_sentence(job: Job) -> str:
+    if job.cancel_asked.is_set() and job.active:
+        return "stopping at the next step"
+    if job.waits_for:
+        return escaped(job.waits_for)
     if job.state == "queued":
         ahead = shared_queue().position(job)
         return "starts next" if not ahead else f"{ahead} {'job goes' if ahead == 1 else 'jobs go'} first"
-    if job.cancel_asked.is_set() and job.active:
-        return "stopping at the next step"
     left = job.seconds_left
     remaining = "" if left is None else f", about {duration(left)} left"
     return f"{escaped(job.progress.note)}, {job.progress.share:.0%}{remaining}"
@@ -60,6 +61,9 @@ def ended_view(job: Job) -> None:
     if job.state == "failed":
         problem(f"{job.title} stopped: {job.error}")
     elif job.state == "cancelled":
-        st.caption(
-            f"{escaped(job.title)} was cancelled. Finished batches are kept: starting it again goes on from there."
+        kept = (
+            ""
+            if isinstance(job.spec, PrunedWeights)
+            else " Finished batches are kept: starting it again goes on from there."
         )
+        st.caption(f"{escaped(job.title)} was cancelled.{kept}")

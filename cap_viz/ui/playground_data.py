@@ -75,9 +75,28 @@ class Outcome:
         return max(self.candidates, key=lambda one: one.changed if changed else one.dense)
 
 
-def ask(model: ModelRef, question: Callable[[ReasoningModel], Answer]) -> Answer:
-    """Wait for the worker's answer. Raises what the question raises."""
-    return shared_queue().ask(model.id, question).result()
+def ask(
+    model: ModelRef,
+    question: Callable[[ReasoningModel], Answer],
+    on_wait: Callable[[str], object] = lambda sentence: None,
+) -> Answer:
+    """Wait for the worker's answer. Raises what the question raises.
+
+    `on_wait` is told, twice a second, why the model cannot be loaded yet.
+    """
+    request = shared_queue().ask(model.id, question)
+    try:
+        while True:
+            try:
+                return request.result(timeout=0.5)
+            except TimeoutError:
+                # Of the waiting, or of the question itself.
+                if request.done():
+                    raise
+            if request.waits_for:
+                on_wait(request.waits_for)
+    finally:
+        request.cancel()
 
 
 @lru_cache(maxsize=64)
@@ -87,7 +106,7 @@ def outcome(model: ModelRef, prompt: str, change: Change) -> Outcome:
     def question(loaded: ReasoningModel) -> Outcome:
         tokens = encode_prompt(loaded, prompt)
         dense = read_prompt(loaded, tokens)
-        changed = dense if change.is_none else read_prompt(loaded, tokens, change.heads, weights_of(model, change.mask))
+        changed = dense if change.is_none else read_prompt(loaded, tokens, change.heads, weights_of(model, change))
         found = likeliest(dense, changed, CANDIDATES)
         texts = token_texts(loaded, [one.token for one in found])
         return Outcome(
@@ -112,7 +131,7 @@ def continuation(model: ModelRef, prompt: str, change: Change) -> Iterator[str]:
 
     def start(loaded: ReasoningModel) -> Generator[int, None, None]:
         tokens = encode_prompt(loaded, prompt)
-        return continuation_steps(loaded, tokens, CONTINUATION_TOKENS, change.heads, weights_of(model, change.mask))
+        return continuation_steps(loaded, tokens, CONTINUATION_TOKENS, change.heads, weights_of(model, change))
 
     steps, added = ask(model, start), []
 
@@ -127,16 +146,6 @@ def continuation(model: ModelRef, prompt: str, change: Change) -> Iterator[str]:
         yield text
 
 
-@lru_cache(maxsize=1)
-def weights_of(model: ModelRef, spec: MaskSpec | None) -> Mapping[str, Tensor]:
-    """The matrices a mask changes; call it on the worker's thread. One set is kept: it is as large as the model."""
-    from cap_viz.progress import finish
-    from cap_viz.runs import mask_steps
-
-    if spec is None:
-        return DENSE
-    queue = shared_queue()
-    loaded = queue.model_for(model.id)
-    mask = finish(mask_steps(spec, loaded, queue.store))
-    with loaded.lease:
-        return loaded.pruned_weights(mask.keep, mask.updated)
+def weights_of(model: ModelRef, change: Change) -> Mapping[str, Tensor]:
+    """The matrices a change replaces. Raises `CapVizError` where its mask is no longer in memory."""
+    return DENSE if change.mask is None else shared_queue().models.pruned_weights(model, change.mask)

@@ -6,20 +6,25 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.errors import CapVizError
+from cap_viz.jobs import PrunedWeights, shared_queue
 from cap_viz.models import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.serving import check_prompt
+from cap_viz.spec import MaskSpec
 from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_grid import head_inputs
+from cap_viz.ui.jobs_view import ended_view, job_view, ticking
 from cap_viz.ui.panels import empty, escaped, note, problem, provenance
 from cap_viz.ui.playground_controls import LINK_KEYS, head_control, prompt_and_mask
 from cap_viz.ui.playground_data import Change, Outcome, ask, continuation, outcome, pattern
 from cap_viz.ui.playground_figures import attention_map, coloured_prompt, next_token_bars, visible
 from cap_viz.ui.state import link_here
+from cap_viz.ui.submission import submit_run
 
 MOST_ATTENTION_TOKENS = 120
 KEPT_TEXTS = 20
+REFUSED = "play_refused"
 
 
 def body(view: Frame) -> None:
@@ -27,15 +32,18 @@ def body(view: Frame) -> None:
         empty("The Playground needs the model", view.install_hint)
         return
     try:
+        reason = st.empty()
         with st.spinner("Loading the model …", show_time=True):
-            shape = ask(view.model, lambda model: model.shape)
+            shape = ask(view.model, lambda model: model.shape, on_wait=lambda sentence: reason.info(escaped(sentence)))
+        reason.empty()
     except CapVizError as error:
         problem(str(error))
         return
     facts, share = st.columns([6, 1], vertical_alignment="center")
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        prompt, mask, notes = prompt_and_mask(view)
+        prompt, asked, notes = prompt_and_mask(view)
+        mask = applied(view, asked)
         answers = st.container()
     with right:
         heads, head_notes = head_control(view, shape)
@@ -59,6 +67,47 @@ def body(view: Frame) -> None:
         attention(view, shape, prompt, change, found)
     except CapVizError as error:
         problem(str(error))
+
+
+def applied(view: Frame, asked: MaskSpec | None) -> MaskSpec | None:
+    """The mask whose weights are in memory; else None, with what there is to do about the one asked for."""
+    if asked is None or shared_queue().models.has_pruned(view.model, asked):
+        return asked
+    spec = PrunedWeights(view.model, asked)
+    job = shared_queue().find(spec)
+    live = job is not None and job.active
+    ticking(lambda: pruning(spec, live), live=live)
+    return None
+
+
+def pruning(spec: PrunedWeights, live: bool) -> None:
+    """The job that prunes, or the button that starts it: some criteria take minutes."""
+    job = shared_queue().find(spec)
+    if job is not None and job.active:
+        job_view(job, key="play")
+        return
+    if live:
+        st.rerun()
+    if job is not None:
+        ended_view(job)
+    if refused := st.session_state.pop(REFUSED, ""):
+        problem(refused)
+    name = f"{CRITERIA[spec.mask.criterion].title} at {100 * spec.mask.sparsity:.0f} %"
+    st.button(
+        f"Apply {name}",
+        key="play_apply",
+        icon=":material/content_cut:",
+        on_click=start_pruning,
+        args=(spec, f"Pruning by {name}"),
+    )
+    st.caption("Below is the model without it. The pruned weights stay in memory; nothing is stored.")
+
+
+def start_pruning(spec: PrunedWeights, title: str) -> None:
+    try:
+        submit_run(spec, title)
+    except CapVizError as error:
+        st.session_state[REFUSED] = str(error)
 
 
 def changes_in_words(change: Change) -> str:

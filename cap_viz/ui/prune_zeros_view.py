@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,13 @@ from jaxtyping import Float
 from cap_viz.errors import CapVizError
 from cap_viz.jobs import Job, shared_queue
 from cap_viz.pruning import CRITERIA
-from cap_viz.spec import ProfileSpec, RunSpec
+from cap_viz.spec import ProfileSpec
 from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
-from cap_viz.ui.jobs_view import ended_view, job_sentence, ticking
+from cap_viz.ui.jobs_view import ended_view, job_view, ticking
 from cap_viz.ui.panels import (
     empty,
-    escaped,
+    note,
     percent,
     problem,
 )
@@ -35,13 +35,13 @@ from cap_viz.ui.prune_zeros import Zeros, head_zeros_of, zeros_of
 from cap_viz.ui.state import go_button
 from cap_viz.ui.submission import submit_run
 
-DETAIL = "prune_detail"
+DETAIL, REFUSED = "prune_detail", "prune_count_refused"
 
 
 def zeros_section(view: Frame, setting: Setting) -> None:
     """Which weights go, before anything is measured."""
-    jobs = counting_jobs(view, setting, parts_of(st.session_state.get(DETAIL)))
-    ticking(lambda: draw_zeros(view, setting, len(jobs)), live=bool(jobs))
+    active = active_among(missing_counts(view, setting, st.session_state.get(DETAIL)))
+    ticking(lambda: draw_zeros(view, setting, len(active)), live=bool(active))
 
 
 def parts_of(detail: str | None) -> str | None:
@@ -64,12 +64,14 @@ def draw_zeros(view: Frame, setting: Setting, n_active: int) -> None:
             label_visibility="collapsed",
             width="stretch",
         )
-    jobs = counting_jobs(view, setting, parts_of(detail))
-    if len(jobs) != n_active:
+    missing = missing_counts(view, setting, detail)
+    active = active_among(missing)
+    if len(active) != n_active:
         st.rerun()
     found = [zeros for name in dict.fromkeys(setting.criteria) if (zeros := zeros_or_sentence(view, setting, name))]
-    for job in jobs:
-        st.progress(job.progress.share, text=f"{escaped(job.title)}: {job_sentence(job)}")
+    for job in active:
+        job_view(job, key="prune_zeros")
+    offer_counting(view, missing)
     if not found:
         return
     figure = zeros_figure(view, setting, found, detail)
@@ -107,25 +109,15 @@ def zeros_figure(view: Frame, setting: Setting, found: Sequence[Zeros], detail: 
     return zeros_by_head(shares)
 
 
-def counting_jobs(view: Frame, setting: Setting, parts: str | None) -> list[Job]:
-    """Jobs that count zeros nobody has counted yet. They are started here: a few seconds each."""
-    jobs: list[Job] = []
+def missing_counts(view: Frame, setting: Setting, detail: str | None) -> dict[ProfileSpec, str]:
+    """The small runs that would count zeros nobody has counted yet, with their titles."""
+    found: dict[ProfileSpec, str] = {}
     for name in dict.fromkeys(setting.criteria):
-        spec = missing_count(view, setting, name, parts)
-        if spec is None or not view.installed:
-            continue
-        job = shared_queue().find(spec) or started(spec, f"Counting the zeros of {title_of(name)}")
-        if job is not None and job.active:
-            jobs.append(job)
-    return jobs
-
-
-def started(spec: RunSpec, title: str) -> Job | None:
-    """The job, or None while the queue is full."""
-    try:
-        return submit_run(spec, title)
-    except CapVizError:
-        return None
+        for parts in dict.fromkeys((None, parts_of(detail))):
+            spec = missing_count(view, setting, name, parts)
+            if spec is not None:
+                found[spec] = f"Counting the zeros of {title_of(name)}{' per head' if parts else ''}"
+    return found
 
 
 def missing_count(view: Frame, setting: Setting, name: str, parts: str | None) -> ProfileSpec | None:
@@ -138,8 +130,41 @@ def missing_count(view: Frame, setting: Setting, name: str, parts: str | None) -
             return None
         spec = counting_spec(setting, name, parts)
     except CapVizError:
-        return None
+        return None  # `zeros_or_sentence` shows it.
     return None if spec is None or view.store.get(spec) is not None else spec
+
+
+def active_among(specs: Iterable[ProfileSpec]) -> list[Job]:
+    jobs = (shared_queue().find(spec) for spec in specs)
+    return [job for job in jobs if job is not None and job.active]
+
+
+def offer_counting(view: Frame, missing: Mapping[ProfileSpec, str]) -> None:
+    """The button that counts what nobody has counted, and what became of earlier tries."""
+    idle = {}
+    for spec, title in missing.items():
+        job = shared_queue().find(spec)
+        if job is None or not job.active:
+            idle[spec] = title
+        if job is not None:
+            ended_view(job)
+    if refused := st.session_state.pop(REFUSED, ""):
+        problem(refused)
+    if not idle:
+        return
+    if not view.installed:
+        note(view.install_hint)
+        return
+    st.button("Count the zeros", key="prune_count", on_click=count, args=(idle,))
+    st.caption(f"{len(idle)} {'count is' if len(idle) == 1 else 'counts are'} not stored yet. You can leave the page; it goes on.")
+
+
+def count(wanted: Mapping[ProfileSpec, str]) -> None:
+    try:
+        for spec, title in wanted.items():
+            submit_run(spec, title)
+    except CapVizError as error:
+        st.session_state[REFUSED] = str(error)
 
 
 def zeros_or_sentence(view: Frame, setting: Setting, name: str) -> Zeros | None:
@@ -154,18 +179,8 @@ def zeros_or_sentence(view: Frame, setting: Setting, name: str) -> Zeros | None:
         return None
     if zeros is not None:
         return zeros
-    job = None if spec is None else shared_queue().find(spec)
-    if not view.installed:
-        empty(f"Zeros of {title_of(name)} are not stored", view.install_hint)
-    elif job is not None and not job.active:
-        ended_view(job)
-        if st.button("Count again", key=f"prune_recount_{name}"):
-            started(job.spec, job.title)
-            st.rerun()
-    elif spec is None:
+    if spec is None:
         empty(f"Zeros of {title_of(name)}", "They appear with the first measurement of this model.")
-    elif job is None:
-        empty(f"Zeros of {title_of(name)}", "The queue is full; they are counted when there is room.")
     return None
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
+
 import streamlit as st
 
-from cap_viz.jobs import Job, shared_queue
+from cap_viz.jobs import Job, JobSpec, shared_queue
 from cap_viz.serving import check_job, is_shared
-from cap_viz.spec import RunSpec
 
-OWN_JOBS = "own_jobs"
+OWN_JOBS, SESSION = "own_jobs", "queue_session"
 
 
-def submit_run(spec: RunSpec, title: str) -> Job:
-    """Queue a run. Raises `CapVizError` when the queue, or a shared server, does not take it."""
+def submit_run(spec: JobSpec, title: str) -> Job:
+    """Queue a job for this session. Raises `CapVizError` when the queue, or a shared server, does not take it."""
     check_job(spec, own_jobs())
-    job = shared_queue().submit(spec, title)
+    session: str = st.session_state.setdefault(SESSION, uuid.uuid4().hex)
+    job = shared_queue().submit(spec, title, session)
     st.session_state[OWN_JOBS] = {*st.session_state.get(OWN_JOBS, ()), job.number}
     return job
 

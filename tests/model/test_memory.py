@@ -68,18 +68,17 @@ def test_peak_is_at_most_the_weights_and_2_gib() -> None:
         assert bytes_used <= weights + 2 * GIB, f"{bytes_used / GIB:.2f} GiB at n = {n}"
 
 
-# Two models in turn, as visitors who choose different ones make the queue load them; it holds one at a time.
+# Two models in turn, where memory holds one of them.
 SWITCH = """
 import gc, sys
 from pathlib import Path
 
-from cap_viz.jobs import JobQueue
+from cap_viz.loaded_models import LoadedModels
 from cap_viz.models import load_model
-from cap_viz.store import Store
 from tests.tiny import write_tiny_model
 
 tiny = str(write_tiny_model(Path(sys.argv[1])))
-queue = JobQueue(Store(), load_model)
+models = LoadedModels(load_model)
 
 def resident():
     gc.collect()
@@ -88,10 +87,12 @@ def resident():
 
 with_model, without = [], []
 for _ in range(20):
-    queue.model_for("smollm2-135m-instruct-q4_1")
+    models.get("smollm2-135m-instruct-q4_1")
     with_model.append(resident())
-    queue.model_for(tiny)
+    models.release("smollm2-135m-instruct-q4_1")
+    models.get(tiny)
     without.append(resident())
+    models.release(tiny)
 print(with_model[0], with_model[-1], without[0], without[-1])
 """
 
