@@ -226,16 +226,13 @@ def readiness(model_id: str) -> tuple[bool, str]:
 
 def status(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) -> None:
     """The status line. Its ticks redraw the page when a job it shows, or one of this session, has come or ended."""
-    own = {job.number for job in own_jobs()}
-    st.fragment(
-        lambda: status_line(seen, lambda job: job.number in own or concerns(job.spec)), run_every=STATUS_SECONDS
-    )()
+    st.fragment(lambda: status_line(seen, concerns), run_every=STATUS_SECONDS)()
 
 
-def status_line(seen: Mapping[int, str], concerns: Callable[[Job], bool]) -> None:
-    queue = shared_queue()
+def status_line(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) -> None:
+    queue, own = shared_queue(), {job.number for job in own_jobs()}
     jobs = queue.listing()
-    if is_outdated(seen, [job for job in jobs if concerns(job)]):
+    if is_outdated(seen, [job for job in jobs if job.number in own or concerns(job.spec)]):
         st.rerun()
     held = queue.models.held
     models = {0: "no model in memory", 1: "model in memory"}.get(len(held), f"{len(held)} models in memory")

@@ -83,11 +83,11 @@ def applied(view: Frame, asked: MaskSpec | None) -> MaskSpec | None:
 def pruning(spec: PrunedWeights, live: bool) -> None:
     """The job that prunes, or the button that starts it: some criteria take minutes."""
     job = shared_queue().find(spec)
-    if job is not None and job.active:
+    if live != (job is not None and job.active):
+        st.rerun()
+    if job is not None and live:
         job_view(job, key="play")
         return
-    if live:
-        st.rerun()
     if job is not None:
         ended_view(job)
     if refused := st.session_state.pop(REFUSED, ""):

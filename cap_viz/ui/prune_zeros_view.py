@@ -156,7 +156,8 @@ def offer_counting(view: Frame, missing: Mapping[ProfileSpec, str]) -> None:
         note(view.install_hint)
         return
     st.button("Count the zeros", key="prune_count", on_click=count, args=(idle,))
-    st.caption(f"{len(idle)} {'count is' if len(idle) == 1 else 'counts are'} not stored yet. You can leave the page; it goes on.")
+    counts = "1 count is" if len(idle) == 1 else f"{len(idle)} counts are"
+    st.caption(f"{counts} not stored yet. You can leave the page; it goes on.")
 
 
 def count(wanted: Mapping[ProfileSpec, str]) -> None:

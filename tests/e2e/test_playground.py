@@ -32,4 +32,6 @@ def test_a_link_opens_on_its_prompt_and_change(server: str, open_tab: OpenTab) -
     tab = open_tab(f"{server}/playground?prompt=The+sky+is&off=L0H6&mask=global_magnitude&zeros=50")
     page = tab.page
     expect(page.get_by_role("textbox", name="Prompt")).to_have_value("The sky is", timeout=COMPUTING_MS)
+    expect(page.get_by_text("With 1 head off, the likeliest next token")).to_be_visible(timeout=COMPUTING_MS)
+    page.get_by_role("button", name="Apply Global magnitude at 50 %").click()
     expect(page.get_by_text("With 1 head off and Global magnitude at 50 %")).to_be_visible(timeout=COMPUTING_MS)
