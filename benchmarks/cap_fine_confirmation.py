@@ -18,7 +18,9 @@ import numpy as np
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
 from cap_viz.first_items import first_of, longer_run
+from cap_viz.measures import paired_losses
 from cap_viz.models import DEFAULT_MODEL, load, resolve
+from cap_viz.pairing import check_same_items
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_report
 from cap_viz.results import EvalReport
@@ -26,7 +28,7 @@ from cap_viz.series import computed_in_turn
 from cap_viz.settings import shipped_folder
 from cap_viz.shipped import publish
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
-from cap_viz.stats import PairedComparison, compare_means, compare_paired, holm
+from cap_viz.stats import PairedComparison, PairedMeans, compare_means, compare_paired, holm
 from cap_viz.store import Store
 from cap_viz.study import Masks
 
@@ -120,17 +122,21 @@ def primary(about: Confirmation) -> None:
             others = {name: about.report(spec) for name, spec in about.opponents(task, HALF).items()}
             calibration = min(others, key=lambda name: others[name].losses()[rows[task]].mean())
             results.append((task, mine, calibration, others[calibration]))
-        losses = [
-            compare_means(mine.losses()[rows[task]], other.losses()[rows[task]]) for task, mine, _, other in results
-        ]
-        adjusted = holm(np.array([loss.p_value for loss in losses]))
-        for (task, mine, calibration, other), loss, p in zip(results, losses, adjusted, strict=True):
-            right = compare_paired(mine.correct[rows[task]], other.correct[rows[task]])
+        found = [compared(mine, other, rows[task]) for task, mine, _, other in results]
+        adjusted = holm(np.array([loss.p_value for _, loss in found]))
+        for (task, _, calibration, _), (right, loss), p in zip(results, found, adjusted, strict=True):
             print(
                 f"{task}, n {loss.n}, Wanda on {calibration}: choice loss {loss.mean_a:.3f} and {loss.mean_b:.3f}, "
                 f"{loss.difference:+.3f} [{loss.ci.low:+.3f}, {loss.ci.high:+.3f}], Holm p {p:.2g}; accuracy "
                 f"{right.accuracy_a:.1%} and {right.accuracy_b:.1%}, {points(right)}, McNemar p {right.p_value:.2g}"
             )
+
+
+def compared(mine: EvalReport, other: EvalReport, rows: slice = slice(None)) -> tuple[PairedComparison, PairedMeans]:
+    """Accuracy and choice loss on some rows of the same questions."""
+    check_same_items(mine.items, other.items)
+    right = compare_paired(mine.correct[rows], other.correct[rows])
+    return right, compare_means(mine.losses()[rows], other.losses()[rows])
 
 
 def points(found: PairedComparison) -> str:
@@ -140,12 +146,10 @@ def points(found: PairedComparison) -> str:
 def gentle(about: Confirmation) -> None:
     print("\n10 and 20 %, against Wanda on the task")
     for task in TASKS:
-        rows = ROWS[task]
         for sparsity in GENTLE:
             mine = about.report(about.subject(task, sparsity))
             other = about.report(about.opponents(task, sparsity)["task"])
-            right = compare_paired(mine.correct[rows], other.correct[rows])
-            loss = compare_means(mine.losses()[rows], other.losses()[rows])
+            right, loss = compared(mine, other, ROWS[task])
             verdict = "not worse by 3 points" if right.ci.low > MARGIN else "inconclusive"
             accuracies = f"{right.accuracy_a:.1%} and {right.accuracy_b:.1%}, {points(right)}"
             losses = f"{loss.difference:+.3f} [{loss.ci.low:+.3f}, {loss.ci.high:+.3f}]"
@@ -154,7 +158,7 @@ def gentle(about: Confirmation) -> None:
 
 def perplexity(about: Confirmation) -> None:
     mine, other = (about.report(about.perplexity(name)) for name in (CRITERION, OPPONENT))
-    found = compare_means(mine.losses("nll"), other.losses("nll"))
+    found = paired_losses(mine, other)
     print(
         f"\nPerplexity of WikiText-2 at {HALF:.0%} for {ARC}: {perplexity_of(mine).value:.1f} and "
         f"{perplexity_of(other).value:.1f}, a factor of {exp(found.difference):.3f} "
@@ -175,7 +179,7 @@ def seeds(about: Confirmation) -> None:
 
 
 def paired_line(label: str, mine: EvalReport, other: EvalReport) -> None:
-    right, loss = compare_paired(mine.correct, other.correct), compare_means(mine.losses(), other.losses())
+    right, loss = compared(mine, other)
     print(
         f"{label}: choice loss {loss.mean_a:.3f} and {loss.mean_b:.3f}, {loss.difference:+.3f} "
         f"[{loss.ci.low:+.3f}, {loss.ci.high:+.3f}]; accuracy {right.accuracy_a:.1%} and {right.accuracy_b:.1%}, "

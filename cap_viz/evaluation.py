@@ -16,8 +16,8 @@ from torch import Tensor
 from cap_viz.batch_size import tokens_at_once
 from cap_viz.engine.checks import dense_logliks, direct_reading_is_valid, packing_is_valid
 from cap_viz.engine.packing import EncodedExample
-from cap_viz.errors import UsageError
 from cap_viz.models import ReasoningModel
+from cap_viz.pairing import check_same_items
 from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.pruning.masks import Mask
 from cap_viz.results import EvalReport, questions_of
@@ -128,8 +128,7 @@ def compare(first: EvalReport, second: EvalReport, *, norm: bool = False) -> Pai
 
     Raises `UsageError` when the two reports are not about the same items.
     """
-    if first.questions.ids != second.questions.ids:
-        raise UsageError("The two reports are about different items; evaluate both on the same examples.")
+    check_same_items(first.items, second.items)
     if norm:
         return compare_paired(first.correct_norm, second.correct_norm)
     return compare_paired(first.correct, second.correct)

@@ -19,9 +19,11 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from cap_viz.errors import UsageError
+from cap_viz.pairing import Items
 from cap_viz.plan import BatchPlan
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.tasks import Example, Task, all_tasks, load_task
+from cap_viz.tasks.base import TaskVersion, tasks_of
 from cap_viz.tasks.writing import Writing
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class GenerationReport:
     """What was written for every example and the answers read from it; None where a reading found none.
 
     `tokens` counts the tokens written, `dropped` those cut from the beginning of the prompt; `ended` are numbers of
-    `ENDINGS`.
+    `ENDINGS`. `tasks` are those the examples come from.
     """
 
     ids: tuple[str, ...]
@@ -98,9 +100,15 @@ class GenerationReport:
     tokens: Int[np.ndarray, " example"]
     ended: Int[np.ndarray, " example"]
     dropped: Int[np.ndarray, " example"]
+    tasks: tuple[TaskVersion, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def items(self) -> Items:
+        """For pairing: there are no options here, the right answers are texts."""
+        return Items(self.tasks, self.ids, tuple((gold,) for gold in self.gold))
 
     @property
     def correct(self) -> Bool[np.ndarray, " example"]:
@@ -346,4 +354,5 @@ class GenerationArrays:
             tokens=(self.tokens[rows] != NO_TOKEN).sum(axis=1),
             ended=self.ended[rows].astype(np.int64),
             dropped=np.array([self.plan.dropped[row] for row in rows], dtype=np.int64),
+            tasks=tasks_of(self.plan.examples),
         )

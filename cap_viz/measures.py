@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import UsageError
+from cap_viz.pairing import check_same_items
 from cap_viz.results import EvalReport
 from cap_viz.stats import (
     Interval,
@@ -105,10 +106,18 @@ def level_of(report: EvalReport, measure: Measure) -> Level:
 
 def paired(first: EvalReport, second: EvalReport, measure: Measure) -> Paired:
     """First minus second on the same items. Raises `UsageError` when the items differ."""
-    if first.questions.ids != second.questions.ids:
-        raise UsageError("The two evaluations are about different items; evaluate both on the same examples.")
+    check_same_items(first.items, second.items)
     a, b = per_question(first, measure), per_question(second, measure)
     return compare_paired(a > 0, b > 0) if measure.is_share else compare_means(a, b)
+
+
+def paired_losses(first: EvalReport, second: EvalReport) -> PairedMeans:
+    """Loss per token of the first minus the second on the same texts: windows of running text, worked solutions.
+
+    Raises `UsageError` when the texts differ, or were read in other tokens.
+    """
+    check_same_items(first.items, second.items)
+    return compare_means(first.losses("nll"), second.losses("nll"))
 
 
 def guessing(task: Task, report: EvalReport, measure: Measure) -> float:

@@ -110,7 +110,7 @@ def perplexity_plan(model: ReasoningModel, spec: EvalSpec) -> EvalPlan:
             f"The text of {task.name} has {len(windows)} windows of {length} tokens, fewer than the {n} asked for."
         )
     examples = tuple(
-        Example(id=identity, question="", prompt="", options=(str(number),), gold=0)
+        Example(id=identity, question="", prompt="", options=(str(number),), gold=0, task=task.as_version)
         for number, identity in enumerate(spec.examples.ids)
     )
     encoded = tuple(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TypeVar
+
 import numpy as np
 from jaxtyping import Float
 
@@ -24,7 +27,10 @@ from cap_viz.tables import (
     scores_from,
     zeros_from,
 )
+from cap_viz.tasks.base import TaskVersion
 from cap_viz.together import sets_of
+
+Asked = TypeVar("Asked", EvalReport, HeadScores, BlockScores, GradientEffects, JointScores)
 
 
 def read_scores(store: Store, run: StoredRun) -> HeadScores:
@@ -34,14 +40,23 @@ def read_scores(store: Store, run: StoredRun) -> HeadScores:
     """
     if parts_of(run) == "blocks":
         raise UsageError(f"Run {run.key} is of whole attention layers and MLPs, not of heads.")
-    return scores_from(store.table(run, "options"), store.table(run, "ablated"))
+    return of_task(run, scores_from(store.table(run, "options"), store.table(run, "ablated")))
 
 
 def read_blocks(store: Store, run: StoredRun) -> BlockScores:
     """Exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
     if parts_of(run) != "blocks":
         raise UsageError(f"Run {run.key} is of heads, not of whole attention layers and MLPs.")
-    return blocks_from(store.table(run, "options"), store.table(run, "blocks"))
+    return of_task(run, blocks_from(store.table(run, "options"), store.table(run, "blocks")))
+
+
+def of_task(run: StoredRun, result: Asked) -> Asked:
+    """The result with the task of its questions, which the run's spec names and its tables do not."""
+    return replace(result, questions=replace(result.questions, tasks=(task_of(run),)))
+
+
+def task_of(run: StoredRun) -> TaskVersion:
+    return TaskVersion(run.spec.examples.task, run.spec.examples.version)
 
 
 def parts_of(run: StoredRun) -> str:
@@ -52,7 +67,8 @@ def read_gradient(store: Store, run: StoredRun) -> GradientEffects:
     """The first-order effects of a gradient run."""
     units = store.table(run, "units") if "units.parquet" in run.checksums else None
     metric = run.spec.metric if isinstance(run.spec, ScoreSpec) else None
-    return gradient_from(store.table(run, "options"), store.table(run, "effects"), units, metric or "nll")
+    found = gradient_from(store.table(run, "options"), store.table(run, "effects"), units, metric or "nll")
+    return of_task(run, found)
 
 
 def read_mean_effect(store: Store, run: StoredRun, metric: str) -> Float[np.ndarray, "layer head"]:
@@ -66,14 +82,14 @@ def read_report(store: Store, run: StoredRun) -> EvalReport:
     """Log-likelihoods of options. Raises `UsageError` for a run of written answers: see `read_answers`."""
     if "options.parquet" not in run.checksums:
         raise UsageError(f"Run {run.key} is of written answers; it holds no log-likelihoods of options.")
-    return report_from(store.table(run, "options"))
+    return of_task(run, report_from(store.table(run, "options")))
 
 
 def read_answers(store: Store, run: StoredRun) -> GenerationReport:
     """Written answers. Raises `UsageError` for a run that wrote nothing."""
     if "answers.parquet" not in run.checksums:
         raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
-    return answers_from(store.table(run, "answers"))
+    return replace(answers_from(store.table(run, "answers")), tasks=(task_of(run),))
 
 
 def read_roles(store: Store, run: StoredRun) -> HeadRoles:
@@ -86,7 +102,7 @@ def read_joint(store: Store, run: StoredRun) -> JointScores:
     assert isinstance(run.spec, JointSpec)
     shape = run.provenance["shape"]
     sets = sets_of(run.spec, shape["n_layers"], shape["n_heads"])
-    return joint_from(store.table(run, "options"), store.table(run, "joint"), sets)
+    return of_task(run, joint_from(store.table(run, "options"), store.table(run, "joint"), sets))
 
 
 def read_zeros(store: Store, run: StoredRun) -> ZeroCounts:

@@ -13,24 +13,39 @@ from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
 from cap_viz.metrics import metric_named
+from cap_viz.pairing import Items
 from cap_viz.stats.joint import HeadSet
-from cap_viz.tasks.base import Example
+from cap_viz.tasks.base import Example, TaskVersion, tasks_of
 
 
 @dataclass(frozen=True)
 class Questions:
     """What is needed of the examples to turn log-likelihoods into metrics. Absent options count 0 tokens.
 
-    `chars` is the length of an option's text without the space that joins it to the prompt.
+    `chars` is the length of an option's text without the space that joins it to the prompt. `tasks` are those the
+    examples come from.
     """
 
     ids: tuple[str, ...]
     gold: Int[np.ndarray, " example"]
     tokens: Int[np.ndarray, "example option"]
     chars: Int[np.ndarray, "example option"]
+    tasks: tuple[TaskVersion, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def items(self) -> Items:
+        """For pairing. Options are as long as their texts; a text without alternatives is also as long as its tokens,
+        which its loss is about."""
+        facts = []
+        for gold, tokens, chars in zip(
+            *(array.tolist() for array in (self.gold, self.tokens, self.chars)), strict=True
+        ):
+            lengths = [length for length, n_tokens in zip(chars, tokens, strict=True) if n_tokens]
+            facts.append((gold, *lengths, *tokens[: len(lengths)]) if len(lengths) == 1 else (gold, *lengths))
+        return Items(self.tasks, self.ids, tuple(facts))
 
     @property
     def n_options(self) -> Int[np.ndarray, " example"]:
@@ -43,6 +58,7 @@ class Questions:
             gold=self.gold[index],
             tokens=self.tokens[index],
             chars=self.chars[index],
+            tasks=self.tasks,
         )
 
 
@@ -59,6 +75,7 @@ def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[
         gold=np.array([example.gold for example in examples], dtype=np.int64),
         tokens=tokens,
         chars=chars,
+        tasks=tasks_of(examples),
     )
 
 
@@ -163,6 +180,10 @@ class EvalReport:
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    @property
+    def items(self) -> Items:
+        return self.questions.items
 
     @property
     def chosen(self) -> Int[np.ndarray, " example"]:

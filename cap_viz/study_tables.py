@@ -20,13 +20,13 @@ from cap_viz.accuracy import against_guessing
 from cap_viz.comparison import CLEAR
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
-from cap_viz.measures import ACC, CHOICE_LOSS, Measure, level_of, paired
+from cap_viz.measures import ACC, CHOICE_LOSS, Measure, level_of, paired, paired_losses
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_head_zeros, read_report, read_scores
 from cap_viz.results import EvalReport
 from cap_viz.solution_loss import solution_loss_of, solution_spec
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec
-from cap_viz.stats import compare_means, holm
+from cap_viz.stats import holm
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.store import Store, StoredRun
 from cap_viz.study import (
@@ -362,7 +362,7 @@ def perplexity_facts(report: EvalReport) -> dict[str, float]:
 
 
 def factor(name: str, report: EvalReport, other: EvalReport) -> dict[str, float]:
-    found = compare_means(report.losses("nll"), other.losses("nll"))
+    found = paired_losses(report, other)
     return {
         f"against_{name}": exp(found.difference),
         f"against_{name}_low": exp(found.ci.low),
@@ -413,7 +413,7 @@ def solution_facts(report: EvalReport) -> dict[str, float]:
 
 
 def loss_difference(name: str, report: EvalReport, other: EvalReport) -> dict[str, float]:
-    found = compare_means(report.losses("nll"), other.losses("nll"))
+    found = paired_losses(report, other)
     return {
         f"minus_{name}": found.difference,
         f"minus_{name}_low": found.ci.low,

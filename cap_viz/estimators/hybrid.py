@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.errors import UsageError
+from cap_viz.pairing import check_same_items, common_rows
 from cap_viz.results import GradientEffects, HeadScores
 from cap_viz.stats.budget import Cost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
 from cap_viz.stats.hybrid import HybridEstimate, Slope, check_combinable, hybrid_mean
@@ -37,19 +38,21 @@ def hybrid_scores(
     """Combine the two on the gradient's metric.
 
     With mean and resample ablation both should take their values from the same reference examples. Raises
-    `UsageError` where the exact examples are not among the gradient's, or there are fewer than 16.
+    `UsageError` where the exact examples are not among the gradient's, are of another task, or are fewer than 16.
     """
     check_combinable(gradient.metric)
-    place = {name: i for i, name in enumerate(gradient.questions.ids)}
-    missing = [name for name in exact.questions.ids if name not in place]
+    known = set(gradient.questions.ids)
+    missing = [name for name in exact.questions.ids if name not in known]
     if missing:
         raise UsageError(
             f"Example {missing[0]!r} was measured exactly but not by its gradient ({len(missing)} of "
             f"{len(exact.questions)}); draw both sets with the same seed, the exact one smaller."
         )
     everything = gradient.effects(gradient.metric)
-    shared = everything[..., [place[name] for name in exact.questions.ids]]
-    estimate = hybrid_mean(exact.effects(gradient.metric), shared, everything, level=level, slope=slope)
+    _, places = common_rows(exact.questions.items, gradient.questions.items)
+    estimate = hybrid_mean(
+        exact.effects(gradient.metric), everything[..., places], everything, level=level, slope=slope
+    )
     return HybridScores(estimate=estimate, metric=gradient.metric)
 
 
@@ -65,8 +68,10 @@ def plan_hybrid(
     """Sizes of a hybrid run from a pilot of at least 16 examples measured both ways, which are then to be kept.
 
     Either within a time budget (`seconds`) or for a median half-width of the interval (in the metric's unit). Raises
-    `UsageError` where not exactly one of them is given, or it cannot be met with the `available` examples.
+    `UsageError` where not exactly one of them is given, it cannot be met with the `available` examples, or the two
+    parts of the pilot are about different examples.
     """
+    check_same_items(exact.questions.items, gradient.questions.items)
     if (seconds is None) == (half_width is None):
         raise UsageError("Plan a hybrid run for a time or for a half-width of the interval: give one of the two.")
     pilot = pilot_of(exact.effects(gradient.metric), gradient.effects(gradient.metric))

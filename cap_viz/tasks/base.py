@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -15,10 +15,22 @@ from cap_viz.tasks.writing import Writing
 
 
 @dataclass(frozen=True)
+class TaskVersion:
+    """The name and version of a task."""
+
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+@dataclass(frozen=True)
 class Example:
     """One question. The model scores `prompt + options[k]` for every k; `gold` indexes the right option.
 
-    `solution` is a worked answer as it would follow the prompt, where the source has one.
+    `solution` is a worked answer as it would follow the prompt, where the source has one. `task` is set by the task
+    that gives the example out; None for an example made by hand.
     """
 
     id: str
@@ -27,6 +39,12 @@ class Example:
     options: tuple[str, ...]
     gold: int
     solution: str | None = None
+    task: TaskVersion | None = field(default=None, repr=False, compare=False)
+
+
+def tasks_of(examples: Iterable[Example]) -> tuple[TaskVersion, ...]:
+    """The tasks the examples come from, each once; none for examples made by hand."""
+    return tuple(dict.fromkeys(example.task for example in examples if example.task is not None))
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,13 @@ class Splits:
     calibration: tuple[Example, ...]
     evaluation: tuple[Example, ...]
     origin: str | None = None
+
+    def of(self, task: TaskVersion) -> Splits:
+        """The same examples as those of a task."""
+        calibration, evaluation = (
+            tuple(replace(example, task=task) for example in split) for split in (self.calibration, self.evaluation)
+        )
+        return replace(self, calibration=calibration, evaluation=evaluation)
 
 
 def example_id(question: str) -> str:
@@ -80,11 +105,15 @@ class Task:
         """The folder under `CAP_VIZ_DATA` that holds a local copy."""
         return self.folder or self.name
 
+    @property
+    def as_version(self) -> TaskVersion:
+        return TaskVersion(self.name, self.version)
+
     @cached_property
     def splits(self) -> Splits:
         splits = self.load()
         check_splits(self.name, splits, min_options=1 if self.kind == "text" else 2)
-        return splits
+        return splits.of(self.as_version)
 
     def calibration(self, n: int, seed: int = 0) -> tuple[Example, ...]:
         """`n` examples drawn without replacement from the whole calibration split; nested for growing `n`."""

@@ -14,11 +14,11 @@ import streamlit as st
 from cap_viz.basis import basis_of
 from cap_viz.comparison import SUBJECT
 from cap_viz.errors import CapVizError
+from cap_viz.measures import paired_losses
 from cap_viz.models import DEFAULT_MODEL
 from cap_viz.perplexity import TEXT_TASKS, Perplexity, length_of, perplexity_of
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec
 from cap_viz.stats import Interval
-from cap_viz.stats.paired_means import compare_means
 from cap_viz.store import StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.compare_command import option
@@ -94,7 +94,7 @@ def rows_of(view: Frame, runs: list[StoredRun]) -> list[Row]:
         if dense is None or mask is None:
             rows.append(Row(mask, perplexity_of(reports[key])))
             continue
-        paired = compare_means(reports[key].losses("nll"), dense.losses("nll"))
+        paired = paired_losses(reports[key], dense)
         ci = Interval(exp(paired.ci.low), exp(paired.ci.high))
         rows.append(Row(mask, perplexity_of(reports[key]), exp(paired.difference), ci))
     return sorted(rows, key=lambda row: ("", 0.0) if row.mask is None else (row.mask.criterion, row.mask.sparsity))

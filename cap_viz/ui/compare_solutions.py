@@ -10,11 +10,11 @@ import streamlit as st
 
 from cap_viz.comparison import SUBJECT
 from cap_viz.errors import CapVizError
+from cap_viz.measures import paired_losses
 from cap_viz.models import DEFAULT_MODEL
 from cap_viz.results import EvalReport
 from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, MaskSpec
-from cap_viz.stats import compare_means
 from cap_viz.ui.compare_command import option
 from cap_viz.ui.compare_perplexity import largest_group
 from cap_viz.ui.figures import criterion_name
@@ -59,7 +59,7 @@ def row(mask: MaskSpec | None, report: EvalReport, dense: EvalReport | None) -> 
     }
     if mask is None or dense is None:
         return {**cells, "Against dense": "–", "p": "–"}
-    paired = compare_means(report.losses("nll"), dense.losses("nll"))
+    paired = paired_losses(report, dense)
     limits = f"[{signed(paired.ci.low, 3)}, {signed(paired.ci.high, 3)}]"
     return {**cells, "Against dense": f"{signed(paired.difference, 3)} {limits}", "p": p_words(paired.p_value)}
 

@@ -9,11 +9,12 @@ from cap_viz.basis import groups_of
 from cap_viz.comparison import Cell
 from cap_viz.errors import CapVizError
 from cap_viz.finding import dense_run, score_runs
+from cap_viz.measures import ACC, paired
 from cap_viz.metrics import nll
 from cap_viz.results import EvalReport, HeadScores
 from cap_viz.shipped import MAIN_CRITERIA, SPARSITIES
 from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec
-from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, compare_paired, mean_with_ci, wilson
+from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, mean_with_ci, wilson
 from cap_viz.store import StoredRun
 from cap_viz.tasks import Task, all_tasks
 from cap_viz.ui.figures import AccuracyPoint, criterion_name
@@ -183,7 +184,7 @@ def best_sentence(items: list[Pruned]) -> str:
     tied = [
         criterion_name(item.mask.criterion)
         for item in items
-        if item is not best and compare_paired(best.report.correct, item.report.correct).p_value >= CLEAR
+        if item is not best and paired(best.report, item.report, ACC).p_value >= CLEAR
     ]
     company = f", tied with {listed(tied)}" if tied else ""
     distance = signed(100 * best.against_dense.difference, 1)

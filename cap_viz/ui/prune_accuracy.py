@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cap_viz.errors import CapVizError
+from cap_viz.errors import CapVizError, UsageError
 from cap_viz.jobs import Job, JobQueue
+from cap_viz.pairing import common_rows
 from cap_viz.results import EvalReport
 from cap_viz.spec import EvalSpec, MaskSpec
 from cap_viz.stats import Interval, PairedComparison, PairedMeans, compare_means, compare_paired, wilson
@@ -95,7 +96,7 @@ def column_of(store: Store, queue: JobQueue, setting: Setting, name: str, last: 
 def with_last(store: Store, column: Column, last: EvalSpec) -> Column:
     """The column showing an earlier result, if that is about the same weights and task and still there."""
     wanted = column.wanted
-    if wanted is None or last.model != wanted.model or last.examples.task != wanted.examples.task:
+    if wanted is None or last.model != wanted.model or not same_task(last, wanted):
         return column
     try:
         run = store.get(last)
@@ -105,6 +106,11 @@ def with_last(store: Store, column: Column, last: EvalSpec) -> Column:
     except DamagedRun:
         return column
     return replace(column, shown=last, report=report, run=run, stale=difference(last, wanted))
+
+
+def same_task(first: EvalSpec, second: EvalSpec) -> bool:
+    a, b = first.examples, second.examples
+    return (a.task, a.version) == (b.task, b.version)
 
 
 def difference(shown: EvalSpec, wanted: EvalSpec) -> str:
@@ -167,7 +173,10 @@ def compare_columns(first: Column, second: Column) -> Difference:
         return Difference(first.name, second.name, None, reason="not measured yet")
     if not same_sparsity(first, second):
         return Difference(first.name, second.name, None, reason="measured at different settings")
-    a, b = aligned(first.report, second.report)
+    try:
+        a, b = aligned(first.report, second.report)
+    except UsageError as error:
+        return Difference(first.name, second.name, None, reason=str(error))
     if not len(a):
         return Difference(first.name, second.name, None, reason="no common items yet")
     return Difference(
@@ -186,16 +195,12 @@ def same_sparsity(first: Column, second: Column) -> bool:
 
 
 def aligned(first: EvalReport, second: EvalReport) -> tuple[EvalReport, EvalReport]:
-    """The items both reports hold, in the first one's order."""
-    rows, others = common_rows(first.questions.ids, second.questions.ids)
+    """The items both reports hold, in the first one's order.
+
+    Raises `UsageError` where the same ids stand for different items.
+    """
+    rows, others = common_rows(first.items, second.items)
     return taken(first, rows), taken(second, others)
-
-
-def common_rows(first: Sequence[str], second: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Where the ids that are in both stand in the one and in the other, in the first one's order."""
-    place = {identity: row for row, identity in enumerate(second)}
-    rows = [row for row, identity in enumerate(first) if identity in place]
-    return rows, [place[first[row]] for row in rows]
 
 
 def taken(report: EvalReport, rows: Sequence[int]) -> EvalReport:

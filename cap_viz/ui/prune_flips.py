@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from cap_viz.pairing import common_rows
 from cap_viz.results import EvalReport
 from cap_viz.tasks import Example
 from cap_viz.ui.prune_accuracy import Column
@@ -35,11 +36,16 @@ class Filter:
 
 
 def flips_of(columns: Sequence[Column]) -> tuple[Flip, ...]:
-    """Items on which at least two columns chose differently, in item order; only items all columns have answered."""
+    """Items on which at least two columns chose differently, in item order; only items all columns have answered.
+
+    Raises `UsageError` where an id stands for different items.
+    """
     reports = {column.name: column.report for column in columns if column.report is not None}
     if len(reports) < 2:
         return ()
-    first = next(iter(reports.values()))
+    first, *others = reports.values()
+    for other in others:
+        common_rows(first.items, other.items)
     chosen = {name: choices(report) for name, report in reports.items()}
     gold = dict(zip(first.questions.ids, first.questions.gold.tolist(), strict=True))
     flips: list[Flip] = []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import streamlit as st
 
+from cap_viz.errors import CapVizError
 from cap_viz.example_sets import companion_task
 from cap_viz.pruning import CRITERIA, importance
 from cap_viz.pruning.base import ALLOCATIONS
@@ -159,7 +160,11 @@ def flips_section(store: Store, setting: Setting, columns: Sequence[Column]) -> 
     if len(ready) < 2:
         st.caption("Appears when dense and a pruned model are measured.")
         return
-    flips = flips_of(ready)
+    try:
+        flips = flips_of(ready)
+    except CapVizError as error:
+        problem(str(error))
+        return
     filters = {f"{one.title} ({len(one.flips)})": one for one in filters_of(flips, ready)}
     chosen = st.pills(
         "Filter",

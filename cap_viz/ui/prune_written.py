@@ -16,11 +16,11 @@ from cap_viz.errors import CapVizError
 from cap_viz.example_sets import evaluation_set
 from cap_viz.generation import GenerationReport, generation_spec
 from cap_viz.jobs import Job, JobQueue
+from cap_viz.pairing import common_rows
 from cap_viz.reading import read_answers
 from cap_viz.spec import EvalSpec
 from cap_viz.stats import PairedComparison, compare_paired
 from cap_viz.store import DamagedRun, Store, StoredRun
-from cap_viz.ui.prune_accuracy import common_rows
 from cap_viz.ui.prune_setting import Setting, eval_spec, title_of
 
 
@@ -76,7 +76,7 @@ def written_difference(first: Written, second: Written) -> PairedComparison | No
     """Exact match (strict) of the first minus the second on the questions both have answered."""
     if first.report is None or second.report is None:
         return None
-    rows, others = common_rows(first.report.ids, second.report.ids)
+    rows, others = common_rows(first.report.items, second.report.items)
     return compare_paired(first.report.correct[rows], second.report.correct[others]) if rows else None
 
 

@@ -7,12 +7,13 @@ import streamlit as st
 from cap_viz.describe import describe
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.generation import protocol_of
-from cap_viz.measures import ACC
+from cap_viz.measures import ACC, paired_losses
+from cap_viz.pairing import check_same_items
 from cap_viz.perplexity import length_of
 from cap_viz.reading import read_answers
 from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec, ScoreSpec
-from cap_viz.stats import PairedComparison, compare_means, compare_paired, true_spread
+from cap_viz.stats import PairedComparison, compare_paired, true_spread
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.heads_specificity import usual_top
@@ -68,8 +69,7 @@ def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> Pai
     if not all(written):
         raise UsageError("One of the two wrote its answers out and the other chose among options; pick two of a kind.")
     one, other = (read_answers(store, run) for run in (first, second))
-    if one.ids != other.ids:
-        raise UsageError("The two runs are about different questions; pick two with the same.")
+    check_same_items(one.items, other.items)
     return compare_paired(one.correct, other.correct)
 
 
@@ -80,11 +80,7 @@ def reads_text(spec: EvalSpec) -> bool:
 
 def overlay_losses(store: Store, first: StoredRun, second: StoredRun) -> None:
     """Loss per token, text by text. Raises `CapVizError` where the two did not read the same texts."""
-    one, other = (report_of(store, run) for run in (first, second))
-    kinds = [run.spec.protocol for run in (first, second) if isinstance(run.spec, EvalSpec)]
-    if one.questions.ids != other.questions.ids or kinds[0] != kinds[1]:
-        raise UsageError("The two runs are about different texts, or read them differently; pick two of a kind.")
-    found = compare_means(one.losses("nll"), other.losses("nll"))
+    found = paired_losses(*(report_of(store, run) for run in (first, second)))
     names = [f"{describe(run.spec)} ({run.key[:6]})" for run in (first, second)]
     st.markdown(f"#### {escaped(names[0])} against {escaped(names[1])}")
     difference, losses, p_value = st.columns(3)
