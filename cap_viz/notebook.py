@@ -12,6 +12,7 @@ import pandas as pd
 
 from cap_viz import __version__
 from cap_viz.describe import describe
+from cap_viz.first_items import taken_words
 from cap_viz.numbers import numbers_of
 from cap_viz.spec import ScoreSpec, spec_dict
 from cap_viz.store import Store, StoredRun
@@ -85,10 +86,11 @@ def notebook_of(store: Store, run: StoredRun) -> bytes:
 
 
 def introduction(run: StoredRun, what: str) -> str:
-    made = run.provenance
+    made, taken = run.provenance, taken_words(run)
+    how = f"{taken}, taken {made['created']}" if taken else f"computed {made['created']} in {made['seconds']:,.0f} s"
     return (
         f"# CAP Viz run {run.key}\n\n{what}.\n\n"
-        f"{len(run.spec.examples.ids)} examples; computed {made['created']} in {made['seconds']:,.0f} s. "
+        f"{len(run.spec.examples.ids)} examples; {how}. "
         f"Written by CAP Viz {__version__}.\n\n"
         "The next cells look the run up in the local store or compute it, and check that its numbers are those that "
         "were exported."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cap_viz.describe import describe
 from cap_viz.engines import HERE, Engine
+from cap_viz.first_items import taken_words
 from cap_viz.perplexity import length_of
 from cap_viz.progress import duration
 from cap_viz.results import BLOCK_PARTS
@@ -46,9 +47,10 @@ def computed_in_turn(
     for spec in specs:
         size, found = left.pop(spec), store.get(spec)
         run = found or shown(run_steps(spec, model, store, engine))
-        done += 0 if found else size
+        taken = taken_words(run)
+        done += 0 if found or taken else size
         to_go = duration((time.monotonic() - start) / done * sum(left.values())) if done and left else ""
-        took = "computed before" if found else duration(run.provenance["seconds"])
+        took = "computed before" if found else taken or duration(run.provenance["seconds"])
         yield Turn(run, f"{spec.examples.task}: {describe(spec)} ({took}){to_go and f', about {to_go} to go'}")
 
 

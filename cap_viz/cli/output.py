@@ -36,15 +36,19 @@ def shown(steps: Generator[Progress, None, Result]) -> Result:
 
 
 def run_facts(run: StoredRun) -> dict[str, Any]:
-    return {
+    """`seconds` is None for the first items of another run, which `taken_from` then names."""
+    from cap_viz.first_items import computing_seconds
+
+    facts = {
         "key": run.key,
         "kind": run.kind,
         "model": run.spec.model.id,
         "fingerprint": run.spec.model.fingerprint,
         "origin": run.origin,
         "created": run.provenance["created"],
-        "seconds": run.provenance["seconds"],
+        "seconds": computing_seconds(run),
     }
+    return facts | {name: value for name, value in run.provenance.items() if name == "taken_from"}
 
 
 def none_for_nan(values: Any) -> Any:

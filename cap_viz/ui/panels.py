@@ -8,6 +8,7 @@ from math import isnan
 
 import streamlit as st
 
+from cap_viz.first_items import taken_words
 from cap_viz.spec import ExampleSet
 from cap_viz.stats import Interval
 from cap_viz.store import StoredRun
@@ -55,12 +56,13 @@ def run_facts(run: StoredRun) -> list[str]:
 
 
 def making_of(run: StoredRun) -> str:
-    """How a stored run was computed, in one line: machine, time, versions, key."""
+    """How a stored run was computed, in one line: machine, time (or which run it was taken from), versions, key."""
     made = run.provenance
+    time = taken_words(run) or f"{made.get('seconds', 0):,.0f} s"
     versions = ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items())
     return (
         f"{made.get('machine', '?')}, {made.get('device', '?')}, {made.get('dtype', '?')}, "
-        f"{made.get('threads', '?')} threads, {made.get('seconds', 0):,.0f} s; {versions}; key {run.key}."
+        f"{made.get('threads', '?')} threads, {time}; {versions}; key {run.key}."
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.first_items import computing_seconds
 from cap_viz.jobs import Job, JobQueue
 from cap_viz.pairing import common_rows
 from cap_viz.results import EvalReport
@@ -228,9 +229,10 @@ def cost_of(runs: Sequence[StoredRun], columns: Sequence[Column]) -> Cost:
 def seconds_of(runs: Sequence[StoredRun], wanted: EvalSpec) -> float | None:
     """Items times the seconds per item of the dense model, and what building such a mask took."""
     like = [
-        (run.spec, float(run.provenance["seconds"]))
+        (run.spec, seconds)
         for run in runs
-        if isinstance(run.spec, EvalSpec)
+        if (seconds := computing_seconds(run)) is not None
+        and isinstance(run.spec, EvalSpec)
         and run.spec.model == wanted.model
         and run.spec.examples.task == wanted.examples.task
         and run.spec.protocol == wanted.protocol

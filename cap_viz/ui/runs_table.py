@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.describe import describe
+from cap_viz.first_items import computing_seconds
 from cap_viz.store import StoredRun
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.panels import age, note
@@ -105,7 +106,9 @@ def draw_table(runs: Sequence[StoredRun]) -> None:
         on_select=lambda: take_rows(runs),
         selection_mode="multi-row",
         column_config={
-            "seconds": st.column_config.NumberColumn(format="%.0f", help="Computing time on the machine named below"),
+            "seconds": st.column_config.NumberColumn(
+                format="%.0f", help="Computing time; empty for the first items of another run"
+            ),
             "examples": st.column_config.NumberColumn(format="%d"),
         },
     )
@@ -119,7 +122,7 @@ def table_of(runs: Sequence[StoredRun]) -> pd.DataFrame:
             "what": [describe(run.spec) for run in runs],
             "examples": [len(run.spec.examples.ids) for run in runs],
             "age": [age(run.provenance["created"]) for run in runs],
-            "seconds": [run.provenance["seconds"] for run in runs],
+            "seconds": [computing_seconds(run) for run in runs],
             "origin": [run.origin for run in runs],
             "model": [run.spec.model.id for run in runs],
             "key": [run.key for run in runs],
