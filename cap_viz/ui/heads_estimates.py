@@ -23,7 +23,7 @@ from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import MEANINGS, TEXT_MEANING, interval, q_value
 from cap_viz.ui.heads_grid import head_inputs
 from cap_viz.ui.heads_map import HeadMap, draw_bars, draw_grid
-from cap_viz.ui.heads_source import Source, run_name
+from cap_viz.ui.heads_source import Source, shown_name
 from cap_viz.ui.heads_specificity import agreement
 from cap_viz.ui.loading import head_statistics, reliability_of, statistics_of
 from cap_viz.ui.panels import METRIC_UNITS, metric_name, signed, tile
@@ -155,10 +155,9 @@ def agreement_sentence(frame: Frame, source: Source, found: Estimates, metric: s
     ]
     if not like:
         return "No exact run of this task is stored to compare the ranking with."
-    spec = like[0].spec
-    assert isinstance(spec, ScoreSpec)
     ranks = agreement(head_statistics(found.effects), statistics_of(frame.store, like[0], metric))
+    name = shown_name(frame.runs, like[0])
     return (
-        f"Rank correlation with the exact run {run_name(spec)}: {ranks.correlation:.2f} (noise ceiling "
-        f"{ranks.ceiling:.2f}). Shared examples raise it."
+        f"Rank correlation with the exact run {name}: {ranks.correlation:.2f} (noise ceiling {ranks.ceiling:.2f}). "
+        "Shared examples raise it."
     )

@@ -7,14 +7,14 @@ import streamlit as st
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.example_sets import calibration_set
 from cap_viz.metrics import METRICS
-from cap_viz.spec import ABLATIONS, ScoreSpec
+from cap_viz.spec import ABLATIONS, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_cost import cost_sentence
 from cap_viz.ui.heads_plan import planned_sizes
-from cap_viz.ui.heads_source import WANTED_RUN, applicable_metrics, hybrid_name, run_name, submitting, watch
+from cap_viz.ui.heads_source import WANTED_RUN, applicable_metrics, name_of, submitting, watch
 
 NEW_RUN_OPEN = "heads_new_run"
 ESTIMATORS = {
@@ -133,8 +133,8 @@ def submit(view: Frame, specs: dict[str, ScoreSpec]) -> None:
     st.session_state[NEW_RUN_OPEN] = False
     with submitting():
         for name, spec in specs.items():
-            st.session_state["run"] = run_name(spec)
             if view.store.get(spec) is None:
                 watch(spec, f"Head scores, {view.task.name}, {name}, n = {len(spec.examples.ids)}")
+            st.session_state["run"] = name_of(view, spec)
         if len(specs) == 2:
-            st.session_state[WANTED_RUN] = hybrid_name(specs["exact"], specs["gradient"])
+            st.session_state[WANTED_RUN] = (spec_key(specs["exact"]), spec_key(specs["gradient"]))

@@ -1,6 +1,7 @@
 """What the Heads page shows: a stored run or one being computed, chosen by a name that is the same for both.
 
-The name (`n48-seed0-zero`) says how the run was made, stands in the URL, and stays when a job turns into a run.
+The name (`n48-seed0-zero`) says how the run was made, stands in the URL, and stays when a job turns into a run. Runs
+that differ in what the name does not say (which reference examples, say) get their keys added.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cap_viz.finding import score_runs
 from cap_viz.jobs import Job, shared_queue
 from cap_viz.metrics import METRICS
 from cap_viz.models import ModelShape
-from cap_viz.spec import RunSpec, ScoreSpec, spec_key
+from cap_viz.spec import ModelRef, RunSpec, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.store import StoredRun
 from cap_viz.tasks import Task
@@ -27,7 +28,7 @@ from cap_viz.ui.state import bad_choice, keep_valid
 from cap_viz.ui.submission import submit_run
 
 WATCHED_JOB, SUBMIT_PROBLEM = "heads_job", "heads_problem"
-# A run to show as soon as it is there: a hybrid one waits for both of its parts.
+# The keys of a run to show as soon as it is there: a hybrid one waits for both of its parts.
 WANTED_RUN = "heads_wanted"
 
 
@@ -43,6 +44,19 @@ class Source:
     run: StoredRun | None = None
     job: Job | None = None
     gradient: StoredRun | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of the run, stored or to come; of a combination those of both parts."""
+        return tuple(part.key for part in (self.run, self.job, self.gradient) if part is not None)
+
+    @property
+    def seniority(self) -> tuple[bool, bool, str, int, tuple[str, ...]]:
+        """Who keeps a name that several have: what comes with the project, then the longest stored, jobs last."""
+        runs = [run for run in (self.run, self.gradient) if run is not None]
+        stored = max((run.provenance["created"] for run in runs), default="")
+        number = 0 if self.job is None else self.job.number
+        return not runs, any(run.origin != "precomputed" for run in runs), stored, number, self.keys
 
     @property
     def estimator(self) -> str:
@@ -68,29 +82,63 @@ def hybrid_name(exact: ScoreSpec, gradient: ScoreSpec) -> str:
 
 
 def sources(view: Frame) -> list[Source]:
-    """Stored runs of this model and task, then active jobs.
+    """Stored runs of this model and task, then active jobs, each with a name of its own.
 
     Exact ones first, then hybrid combinations and gradients; most examples and zero ablation before others.
     """
+    found = stored_sources(view.runs, view.model, view.task.name)
+    known = {source.keys for source in found}
+    found += [
+        Source(run_name(job.spec), job.spec, job=job)
+        for job in active_jobs(lambda spec: concerns(view, spec))
+        if isinstance(job.spec, ScoreSpec) and (job.key,) not in known
+    ]
+    return told_apart(found)
+
+
+def stored_sources(runs: Sequence[StoredRun], model: ModelRef, task: str) -> list[Source]:
+    """By their usual names, of which several may be the same."""
     exact, gradient = (
         [
             Source(run_name(run.spec), run.spec, run=run)
-            for run in score_runs(view.runs, view.model, view.task.name, estimator=estimator)
+            for run in score_runs(runs, model, task, estimator=estimator)
             if isinstance(run.spec, ScoreSpec)
         ]
         for estimator in ("exact", "gradient")
     )
-    found = [
+    return [
         source
         for group in (exact, combinations(exact, gradient), gradient)
         for source in sorted(group, key=lambda source: source.spec.ablation != "zero")
     ]
-    found += [
-        Source(run_name(job.spec), job.spec, job=job)
-        for job in active_jobs(lambda spec: concerns(view, spec))
-        if isinstance(job.spec, ScoreSpec)
+
+
+def told_apart(found: Sequence[Source]) -> list[Source]:
+    """Sources with a name of their own each: where names agree the eldest keeps it, to the others their keys are added.
+
+    So a link goes on to mean the run it was made for when another of the same name is stored.
+    """
+    eldest: dict[str, Source] = {}
+    for source in sorted(found, key=lambda source: source.seniority):
+        eldest.setdefault(source.name, source)
+    return [
+        source
+        if source is eldest[source.name]
+        else replace(source, name="-".join([source.name, *(key[:8] for key in source.keys)]))
+        for source in found
     ]
-    return list({source.name: source for source in reversed(found)}.values())[::-1]
+
+
+def name_of(view: Frame, spec: ScoreSpec) -> str:
+    """The name of a run that is stored or was just queued."""
+    keys = (spec_key(spec),)
+    return next((source.name for source in sources(view) if source.keys == keys), run_name(spec))
+
+
+def shown_name(runs: Sequence[StoredRun], run: StoredRun) -> str:
+    """The name under which the Heads page shows a stored run of heads."""
+    available = told_apart(stored_sources(runs, run.spec.model, run.spec.examples.task))
+    return next(source.name for source in available if source.keys == (run.key,))
 
 
 def combinations(exact: Sequence[Source], gradient: Sequence[Source]) -> list[Source]:
@@ -124,8 +172,10 @@ def pick_source(available: list[Source]) -> tuple[Source | None, str]:
     names = [source.name for source in available]
     if not names:
         return None, ""
-    if st.session_state.get(WANTED_RUN) in names:
-        st.session_state["run"] = st.session_state.pop(WANTED_RUN)
+    wanted = next((source for source in available if source.keys == st.session_state.get(WANTED_RUN)), None)
+    if wanted is not None:
+        st.session_state["run"] = wanted.name
+        del st.session_state[WANTED_RUN]
     sentence = bad_choice("run", names, names[0], "the run")
     keep_valid("run", names)
     chosen = st.selectbox(

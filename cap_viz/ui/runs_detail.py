@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -27,7 +27,7 @@ from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.figures import CONFIG, grid_width, head_grid
 from cap_viz.ui.frame import Frame
-from cap_viz.ui.heads_source import run_name
+from cap_viz.ui.heads_source import shown_name
 from cap_viz.ui.loading import level_in, report_of
 from cap_viz.ui.panels import (
     age,
@@ -60,7 +60,7 @@ def detail(view: Frame, run: StoredRun) -> None:
         with st.container(width=430):
             headline(view.store, run)
         with st.container(width="stretch"):
-            open_button(run)
+            open_button(view.runs, run)
             st.caption(escaped(making_of(run)))
             files(view.store, run)
             housekeeping(view.store, run)
@@ -137,12 +137,12 @@ def small_grid(store: Store, run: StoredRun) -> None:
     )
 
 
-def open_button(run: StoredRun) -> None:
-    """The page on which the run is shown in full."""
+def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
+    """The page on which the run is shown in full; `runs` are all that are stored."""
     spec = run.spec
     selection: dict[str, object] = {"model": spec.model.id, "task": spec.examples.task}
     if isinstance(spec, ScoreSpec):
-        params = {} if spec.parts is not None else {"run": run_name(spec)}
+        params = {} if spec.parts is not None else {"run": shown_name(runs, run)}
         go_button("Open on Heads", "pages/heads.py", key="runs_open", selection=selection, params=params)
     elif isinstance(spec, (RoleSpec, JointSpec)):
         go_button("Open on Heads", "pages/heads.py", key="runs_open", selection=selection)
