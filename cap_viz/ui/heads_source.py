@@ -114,9 +114,9 @@ def stored_sources(runs: Sequence[StoredRun], model: ModelRef, task: str) -> lis
 
 
 def told_apart(found: Sequence[Source]) -> list[Source]:
-    """Sources with a name of their own each: where names agree the eldest keeps it, to the others their keys are added.
+    """Give every source a name of its own: the eldest of equal names keeps it, the others get their keys added.
 
-    So a link goes on to mean the run it was made for when another of the same name is stored.
+    So a link keeps showing the run it was made for when another of the same name is stored.
     """
     eldest: dict[str, Source] = {}
     for source in sorted(found, key=lambda source: source.seniority):
