@@ -1,22 +1,28 @@
-"""The unfinished part of a run on disk: the batch plan, and one file per finished batch.
+"""The unfinished part of a run on disk: the batch plan, and one file per finished batch, a part.
 
-The plan is written before the first forward and followed on resume, which keeps resumed results bit-identical.
+The plan is written before the first forward and followed on resume, which keeps resumed results bit-identical. A part
+names its examples, how they were laid out, and a digest of its arrays, so that it is only used for the batch it is of.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
+from cap_viz.fields import checked
 from cap_viz.files import write_bytes, write_json
 from cap_viz.plan import BatchPlan
+
+PLAN, DAMAGED_PLAN = "plan.json", "plan.damaged.json"
 
 log = logging.getLogger(__name__)
 
@@ -24,42 +30,71 @@ Arrays = dict[str, np.ndarray]
 
 
 class Checkpoints:
-    """Plan and finished batches of one run, in `folder`."""
+    """Plan and finished batches of one run, in `folder`; `ids` are those of its examples, by number."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, ids: Sequence[str]) -> None:
+        self.folder, self.ids = folder, ids
 
     def plan(self) -> BatchPlan | None:
-        """The stored plan; None when there is none or it cannot be read (then the run starts over)."""
-        path = self.folder / "plan.json"
+        """The stored plan; None when there is none, or when it is damaged: then it is set aside."""
+        path = self.folder / PLAN
         if not path.is_file():
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             batches = tuple(tuple(batch) for batch in content["batches"])
-            return BatchPlan(batches, **{name: content[name] for name in ("packed", "direct", "most_tokens")})
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning("unreadable plan in %s (%s): starting over", self.folder, error)
-            self.discard()
+            plan = checked(BatchPlan(batches, **{name: content[name] for name in ("packed", "direct", "most_tokens")}))
+            if not all(batches) or sorted(i for batch in batches for i in batch) != list(range(len(self.ids))):
+                raise ValueError(f"its batches do not hold each of {len(self.ids)} examples once")
+            if plan.most_tokens is not None and plan.most_tokens < 1:
+                raise ValueError(f"{plan.most_tokens} tokens in a step")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            aside = path.replace(path.with_name(DAMAGED_PLAN))
+            log.warning("damaged plan set aside as %s (%s): making a new one", aside, error)
             return None
+        return plan
 
     def start(self, plan: BatchPlan) -> None:
-        write_json(self.folder / "plan.json", asdict(plan))
+        write_json(self.folder / PLAN, asdict(plan))
 
-    def finished(self) -> dict[int, Arrays]:
-        """Batch number -> its arrays. A damaged file is logged and its batch computed again."""
+    def finished(self, plan: BatchPlan) -> dict[int, Arrays]:
+        """Batch number -> its arrays. A part that is damaged or of another batch is logged and not used."""
         found: dict[int, Arrays] = {}
         for path in sorted(self.folder.glob("batch-*.safetensors")):
             try:
-                found[int(path.stem.removeprefix("batch-"))] = load(path.read_bytes())
-            except (SafetensorError, ValueError) as error:
-                log.warning("damaged checkpoint %s (%s): computing it again", path, error)
+                number = int(path.stem.removeprefix("batch-"))
+                found[number] = read_part(path, self.label(plan, number))
+            except (SafetensorError, ValueError, IndexError) as error:
+                log.warning("part %s is not used (%s): what it is of is computed again", path, error)
         return found
 
-    def add(self, batch: int, arrays: Arrays) -> None:
+    def add(self, plan: BatchPlan, batch: int, arrays: Arrays) -> None:
         # safetensors writes the memory as it lies, so strided views would come back scrambled.
-        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        content = save(arrays, metadata={"of": self.label(plan, batch), "sha256": digest(arrays)})
         write_bytes(self.folder / f"batch-{batch:05}.safetensors", content)
+
+    def label(self, plan: BatchPlan, batch: int) -> str:
+        """What a part is of. Raises `IndexError` where the plan has no such batch."""
+        ids = [self.ids[i] for i in plan.batches[batch]]
+        return json.dumps({"ids": ids, "packed": plan.packed, "direct": plan.direct})
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def read_part(path: Path, label: str) -> Arrays:
+    """The arrays of a part. Raises `ValueError` or `SafetensorError` unless it is whole and of what the label says."""
+    with safe_open(path, framework="numpy") as content:
+        metadata = content.metadata() or {}
+        if metadata.get("of") != label:
+            raise ValueError("it is of other examples, or of an earlier version that does not name them")
+        arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dictionary
+    if metadata.get("sha256") != digest(arrays):
+        raise ValueError("it does not match its digest")
+    return arrays
+
+
+def digest(arrays: Arrays) -> str:
+    """Of names, kinds, shapes and values, all of which stand in the file that safetensors would write."""
+    return hashlib.sha256(save(arrays)).hexdigest()

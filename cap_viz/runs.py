@@ -14,7 +14,6 @@ from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -81,9 +80,10 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine
 
     Raises `CapVizError` when the spec asks for other weights than `model` has.
     """
+    checkpoints = Checkpoints(store.workshop(spec), spec.examples.ids)
     stored = store.get(spec)
     if stored is not None:
-        discard_leftovers(store.workshop(spec))
+        discard_leftovers(checkpoints)
         return stored
     check_readable(model.ref.id, spec.examples.task)
     if spec.model != model.ref:
@@ -91,7 +91,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine
             f"The run is about {spec.model.id} with fingerprint {spec.model.fingerprint}, the loaded weights are "
             f"{model.ref.id} with {model.ref.fingerprint}."
         )
-    folder = store.workshop(spec)
+    folder = checkpoints.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file(folder))
     yield from acquired(lock)
@@ -100,19 +100,19 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine
         stored = store.get(spec)
         if stored is None:
             write_json(folder / SPEC, spec_dict(spec))
-            stored = yield from computed(spec, model, store, Checkpoints(folder), engine)
-        Checkpoints(folder).discard()
+            stored = yield from computed(spec, model, store, checkpoints, engine)
+        checkpoints.discard()
     finally:
         lock.release()
     return stored
 
 
-def discard_leftovers(workshop: Path) -> None:
+def discard_leftovers(checkpoints: Checkpoints) -> None:
     """Remove the parts of a finished run: its process may have died after saving the run and before removing them."""
-    if workshop.is_dir():
-        lock = FileLock(lock_file(workshop))
+    if checkpoints.folder.is_dir():
+        lock = FileLock(lock_file(checkpoints.folder))
         with suppress(Timeout, OSError), lock.acquire(timeout=0):  # In use, or a cache that is only read.
-            Checkpoints(workshop).discard()
+            checkpoints.discard()
 
 
 def acquired(lock: FileLock) -> Generator[Progress, None, None]:
@@ -190,7 +190,7 @@ def batch_steps(run: BatchedRun, checkpoints: Checkpoints, engine: Engine) -> Ge
     Where the memory runs out, the rest goes on in batches of half the size, by a new plan that is recorded.
     """
     checkpoints.start(run.batches)
-    finished = checkpoints.finished()
+    finished = checkpoints.finished(run.batches)
     for batch, content in finished.items():
         run.restore(batch, content)
     arrived = set(finished)
@@ -201,7 +201,7 @@ def batch_steps(run: BatchedRun, checkpoints: Checkpoints, engine: Engine) -> Ge
         try:
             for step in engine.steps(run, left):
                 if step.last:
-                    checkpoints.add(step.batch, run.content(step.batch))
+                    checkpoints.add(run.batches, step.batch, run.content(step.batch))
                     arrived.add(step.batch)
                     done += run.size(step.batch)
                 yield Progress(done if step.last else done + step.done, total, run.note, run.partial())
