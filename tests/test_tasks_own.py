@@ -16,9 +16,10 @@ from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT, local_folder
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store
-from cap_viz.tasks import TASKS, all_tasks, load_task
-from cap_viz.tasks.description import described, splits_of
+from cap_viz.tasks import TASKS, Task, all_tasks, load_task
+from cap_viz.tasks.description import described, splits_of, task_of
 from cap_viz.tasks.own import add_task, own_tasks, remove_task
+from tests.moves import look_after_every_move
 from tests.shell import Shell
 
 CHOICES = [
@@ -105,6 +106,30 @@ def test_changed_content_is_another_version_and_old_runs_are_refused(
     store = Store(shipped=tmp_path / "shipped", local=tmp_path / "runs")
     with pytest.raises(UsageError, match=f"needs version {first.version} of task riddles"):
         finish(run_steps(spec, tiny_model, store))
+
+
+def test_a_task_is_there_and_whole_all_the_while_it_is_replaced(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder was moved away before the new one was there, and with it the rows of who had read its description."""
+    first = add_task(jsonl, tuple(TASKS))
+    write_rows(jsonl, [{**row, "gold": 0} for row in CHOICES])
+    second = task_of(described(jsonl))
+    found: list[dict[str, Task]] = []
+    with monkeypatch.context() as patch:
+        look_after_every_move(patch, lambda: found.append(own_tasks()))
+        assert add_task(jsonl, tuple(TASKS)).version == second.version
+    assert [list(tasks) for tasks in found] == [["riddles"]] * len(found)
+    golds = {first.version: [1, 0, 0, 1, 1, 0, 1], second.version: [0] * 7}
+    assert {tasks["riddles"].version for tasks in found} == golds.keys()
+    for tasks in found:
+        # The rows are read only here: those of the earlier task still are its own.
+        assert [row.gold for row in tasks["riddles"].splits.evaluation] == golds[tasks["riddles"].version]
+
+
+def test_rows_of_the_task_before_the_last_are_removed(jsonl: Path) -> None:
+    for gold in range(4):
+        write_rows(jsonl, [{**row, "gold": gold % 2, "id": f"{gold}-{number}"} for number, row in enumerate(CHOICES)])
+        add_task(jsonl, tuple(TASKS))
+    assert len(list((local_folder() / "tasks" / "riddles").iterdir())) == 3
 
 
 def test_removed_is_removed(jsonl: Path) -> None:

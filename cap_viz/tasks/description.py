@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -268,9 +268,8 @@ def content_version(description: Description) -> int:
     return int(digest.hexdigest()[:7], 16)
 
 
-def as_yaml(description: Description) -> str:
-    """The description with its files under their roles' names, as it is kept on this machine."""
+def as_yaml(description: Description, names: Mapping[str, str]) -> str:
+    """The description as it is kept on this machine, its files under other names, by their roles."""
     fields = {name: getattr(description, name) for name in TEXT_FIELDS if name not in DATA_FIELDS}
     fields["title"] = task_of(description).title
-    fields |= {role: f"{role}.jsonl" for role in description.files}
-    return yaml.safe_dump(fields | {"calibration_share": description.calibration_share}, sort_keys=False)
+    return yaml.safe_dump({**fields, **names, "calibration_share": description.calibration_share}, sort_keys=False)

@@ -1,7 +1,7 @@
 """Tasks added on this machine: kept under the local cache folder, one folder each, and found by name like all others.
 
-A folder holds `task.yaml` with its rows, or `task.py`. Python files are run when the task is used, so they are only
-taken from the command line; what is uploaded in the dashboard is data and never run.
+A folder holds `task.yaml` with its rows under names of their content, or `task.py`. Python files are run when the task
+is used, so they are only taken from the command line; what is uploaded in the dashboard is data and never run.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import importlib.util
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from filelock import FileLock
+
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.files import replace_folder, write_bytes
+from cap_viz.files import write_bytes
 from cap_viz.settings import local_folder
 from cap_viz.tasks.base import Task
 from cap_viz.tasks.description import NAME, Description, as_yaml, described, read_limited, task_of
@@ -33,9 +36,9 @@ def own_folder() -> Path:
 def own_tasks() -> dict[str, Task]:
     """The tasks added on this machine, by name. One that can no longer be read is logged and left out."""
     found: dict[str, Task] = {}
-    for folder in sorted(own_folder().glob("[!.]*/")):
+    for name in sorted({file.parent.name for file in own_folder().glob("[!.]*/task.*")}):
         try:
-            found[folder.name] = own_task(folder.name)
+            found[name] = own_task(name)
         except CapVizError as error:
             log.warning("%s", error)
     return found
@@ -46,8 +49,17 @@ def own_task(name: str) -> Task:
     folder = own_folder() / name
     for file in (folder / "task.yaml", folder / "task.py"):
         if file.is_file():
-            return read_task(file, tuple(path.stat().st_mtime_ns for path in sorted(folder.iterdir())))
+            return read_task(file, changes(folder))
     raise UsageError(f"There is no task {name!r} among those added on this machine.")
+
+
+def changes(folder: Path) -> tuple[int, ...]:
+    """When each file of a task was last changed."""
+    found: list[int] = []
+    for path in sorted(folder.glob("[!.]*")):
+        with suppress(FileNotFoundError):  # Rows of an earlier task, removed just now.
+            found.append(path.stat().st_mtime_ns)
+    return tuple(found)
 
 
 @lru_cache(maxsize=64)
@@ -97,18 +109,34 @@ def add_task(file: Path, taken: Sequence[str], *, name: str | None = None, kind:
     if task.name in taken:
         raise UsageError(f"{task.name} is the name of a task that comes with CAP Viz; choose another.")
     check = task.splits  # Every row is read before anything is kept.
-    building = own_folder() / f".{task.name}.building"
-    shutil.rmtree(building, ignore_errors=True)
-    for name_in_folder, content in contents.items():
-        write_bytes(building / name_in_folder, content)
-    replace_folder(building, own_folder() / task.name)
+    own_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(own_folder() / f".{task.name}.lock"):
+        keep(own_folder() / task.name, contents)
     log.info("Added task %s: %d + %d examples", task.name, len(check.calibration), len(check.evaluation))
     return own_task(task.name)
 
 
 def kept_files(found: Description) -> dict[str, bytes]:
-    data = {f"{role}.jsonl": read_limited(path) for role, path in found.files.items()}
-    return {"task.yaml": as_yaml(found).encode(), **data}
+    """The rows, and last the description that names them."""
+    rows = {role: read_limited(path) for role, path in found.files.items()}
+    names = {role: f"{role}-{hashlib.sha256(content).hexdigest()[:12]}.jsonl" for role, content in rows.items()}
+    return {**{names[role]: content for role, content in rows.items()}, "task.yaml": as_yaml(found, names).encode()}
+
+
+def keep(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write a task's files. Until the last of them, the description, is there in one rename, the earlier task is.
+
+    Nothing of the earlier task is overwritten, and its rows stay until the next replacement: whoever has read its
+    description, and reads rows only when they are needed, gets those it is about.
+    """
+    earlier = folder / "task.yaml"
+    named = earlier.read_text(encoding="utf-8", errors="replace") if earlier.is_file() else ""
+    outdated = [path for path in folder.glob("*.jsonl") if path.name not in named]
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
+    for path in (*folder.glob("task.*"), *outdated):
+        if path.name not in contents:
+            path.unlink(missing_ok=True)
 
 
 def remove_task(name: str) -> None:
