@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.files import replace_folder, write_bytes
+from cap_viz.files import write_bytes
 from cap_viz.store import MANIFEST, DamagedRun, Store, StoredRun
 
 MAX_BYTES = 256 * 2**20
@@ -48,7 +48,10 @@ def archive_bytes(run: StoredRun) -> bytes:
 
 
 def import_run(store: Store, file: Path) -> StoredRun:
-    """Bring an exported run into the local store. Raises `CapVizError` for anything that is not one."""
+    """Bring an exported run into the local store; a sound one that is there already stays.
+
+    Raises `CapVizError` for anything that is not an exported run.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             folder, content = checked_content(file, archive)
@@ -67,14 +70,13 @@ def import_run(store: Store, file: Path) -> StoredRun:
         if set(content) != {MANIFEST, *run.checksums} or not run.checksums:
             raise DamagedRun(f"Run {folder} holds other files than its manifest lists.")
         store.verify(run)
-        replace_folder(building / folder, store.local / folder)
+        return store.place(building / folder, folder)
     except DamagedRun as error:
         raise UsageError(f"{file} was not imported: {error}") from error
     except OSError as error:
         raise CapVizError(f"{file} was not imported: {store.local} cannot be written ({error.strerror}).") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return store.open(store.local / folder)
 
 
 def checked_content(file: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, bytes]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,3 @@ def write_json(path: Path, content: Any, *, compact: bool = False) -> None:
     """`compact`: for many files that hold long lists; otherwise for people to read."""
     layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
     write_bytes(path, (json.dumps(content, sort_keys=True, **layout) + "\n").encode())
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Move a finished folder into place; what was there before goes after it is replaced, never before."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    source.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -105,18 +106,11 @@ def settings() -> Section:
 
 def cache(store: Store) -> Section:
     """How many runs there are, whether their files are those written, and whether more can be written."""
-    damaged = list(store.damaged())
-    counts = {"precomputed": 0, "live": 0}
-    for run in store.runs():
-        counts[run.origin] = counts.get(run.origin, 0) + 1
-        try:
-            store.verify(run)
-        except CapVizError as error:
-            damaged.append(str(error))
+    counts = Counter(run.origin for run in store.runs())
     return {
         "shipped runs": str(counts["precomputed"]),
         "runs of this machine": str(counts["live"]),
-        "damaged": "; ".join(without_home(sentence) for sentence in dict.fromkeys(damaged)) or "none",
+        "damaged": "; ".join(map(without_home, store.damaged())) or "none",
         "free space": free_space(local_folder()),
         "writable": writable(local_folder()),
     }

@@ -28,7 +28,7 @@ from filelock import FileLock
 from cap_viz.conversion import convert_apart
 from cap_viz.devices import CPU, FULL_PRECISION, asked_dtype, chosen_device
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.files import replace_folder, write_json
+from cap_viz.files import write_json
 from cap_viz.hub import hub_snapshot
 from cap_viz.offload import placement
 from cap_viz.settings import local_folder, thread_count
@@ -498,7 +498,9 @@ def converted(source: ModelSource) -> Path:
             building = target.with_name(f"{target.name}.{os.getpid()}.building")
             try:
                 convert_apart(source.folder, source.gguf, building)
-                replace_folder(building, target)
+                # A folder without its config is no model, and nobody reads it.
+                shutil.rmtree(target, ignore_errors=True)
+                building.rename(target)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
     return target

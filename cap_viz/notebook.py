@@ -29,7 +29,7 @@ from cap_viz.store import Store
 
 spec = spec_from_dict(json.loads({spec!r}))
 store = Store()
-run = store.get(spec)
+run = store.sound(spec)
 """
 COMPUTE = """\
 # Not stored on this machine: compute it. The model and the task's data must be there (README, "Your own model").

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cap_viz.store import DamagedRun, Store, lock_file
+from cap_viz.store import Store, lock_file
 
 # A process writes a run's folder within seconds.
 ABANDONED_SECONDS = 3600.0
@@ -22,25 +22,18 @@ ABANDONED_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Repaired:
-    """A sentence per run that was set aside, and the names of the files and folders that were removed."""
+    """Why each run that was set aside is damaged, and the names of the files and folders that were removed."""
 
     set_aside: tuple[str, ...]
     removed: tuple[str, ...]
 
 
 def repair(store: Store) -> Repaired:
-    """Check every local run against its checksums and clean up. Raises `OSError` where the cache is read-only."""
-    aside: list[str] = []
-    known = {path.name for path in store.quarantine.glob("*")}
-    for run in store.runs():
-        try:
-            store.verify(run)
-        except DamagedRun as error:
-            if run.origin == "live":
-                store.set_aside(run.folder, str(error))
-    for folder in sorted(store.quarantine.glob("*/")):
-        if folder.name not in known and (folder / "reason.txt").is_file():
-            aside.append((folder / "reason.txt").read_text(encoding="utf-8").strip())
+    """Check every local run against its checksums and clean up.
+
+    Raises `CapVizError` or `OSError` where the cache is read-only.
+    """
+    aside = store.set_aside_damaged()
     removed = [*abandoned(store), *finished_parts(store), *free_locks(store)]
     return Repaired(tuple(aside), tuple(removed))
 

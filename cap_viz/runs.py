@@ -78,10 +78,11 @@ PROFILE_SPARSITIES = tuple(round(0.01 * step, 2) for step in range(96))
 def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine = HERE) -> RunSteps:
     """Compute any run, or return the stored one at once; `engine` computes what is made of batches.
 
-    Raises `CapVizError` when the spec asks for other weights than `model` has.
+    A damaged local run is set aside and computed again. Raises `CapVizError` when the spec asks for other weights than
+    `model` has, `DamagedRun` for a damaged run that came with CAP Viz.
     """
     checkpoints = Checkpoints(store.workshop(spec), spec.examples.ids)
-    stored = store.get(spec)
+    stored = store.sound(spec)
     if stored is not None:
         discard_leftovers(checkpoints)
         return stored
@@ -97,8 +98,9 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine
     yield from acquired(lock)
     try:
         # The process waited for may have finished this very run.
-        stored = store.get(spec)
+        stored = store.sound(spec)
         if stored is None:
+            store.make_room(spec)
             write_json(folder / SPEC, spec_dict(spec))
             stored = yield from computed(spec, model, store, checkpoints, engine)
         checkpoints.discard()
@@ -164,7 +166,7 @@ def batched_result(
     else:
         check_protocol(spec)
         longer = longer_run(spec, store)
-        if longer is not None:
+        if longer is not None and store.is_sound(longer):
             return first_of(longer, spec, store)
         if spec.mask is not None:
             mask = yield from mask_steps(spec.mask, model, store, engine)

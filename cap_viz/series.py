@@ -45,7 +45,7 @@ def computed_in_turn(
     left = {spec: work(spec, model.shape) for spec in specs}
     done, start = 0.0, time.monotonic()
     for spec in specs:
-        size, found = left.pop(spec), store.get(spec)
+        size, found = left.pop(spec), store.sound(spec)
         run = found or shown(run_steps(spec, model, store, engine))
         taken = taken_words(run)
         done += 0 if found or taken else size

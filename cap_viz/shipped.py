@@ -17,7 +17,6 @@ from pathlib import Path
 
 from cap_viz.errors import CapVizError
 from cap_viz.example_sets import calibration_set, evaluation_set
-from cap_viz.files import replace_folder
 from cap_viz.finding import block_spec, role_spec
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, load, resolve
@@ -132,11 +131,12 @@ def study_runs(model: ModelRef, store: Store) -> Iterator[StoredRun]:
 
 
 def publish(run: StoredRun, folder: Path) -> None:
-    """Copy a finished run into `folder`, complete or not at all."""
+    """Copy a finished run into `folder`, complete or not at all, in the place of one that cannot be read."""
     building = folder / f".{run.folder.name}.building"
     shutil.rmtree(building, ignore_errors=True)
     shutil.copytree(run.folder, building)
-    replace_folder(building, folder / run.folder.name)
+    shutil.rmtree(folder / run.folder.name, ignore_errors=True)
+    building.rename(folder / run.folder.name)
 
 
 def main() -> None:

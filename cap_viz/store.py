@@ -1,8 +1,9 @@
 """Stored runs: one folder each, found by the hash of what was asked.
 
 `<kind>-<model>-<task>-<key>/` holds `manifest.json` (spec, provenance, checksums; written last) and Parquet tables.
-Shipped runs (tracked in git) are only read; local ones are written by the app. A run that fails its checks is
-moved to the quarantine with the reason beside it, never read and never deleted.
+Shipped runs (tracked in git) are only read; local ones are written by the app. What fails its checks is never read and
+never deleted. Reading moves nothing: a damaged run stays where it is, and is named by `damaged`, until it is computed
+again or `runs repair` is given; then it goes to the quarantine, with the reason beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePath
@@ -25,7 +27,7 @@ from pandas.api.types import is_float_dtype, is_integer_dtype
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.fields import checked, fits
-from cap_viz.files import replace_folder, write_bytes, write_json
+from cap_viz.files import write_bytes, write_json
 from cap_viz.models import ModelShape
 from cap_viz.settings import local_folder, shipped_folder
 from cap_viz.spec import (
@@ -42,13 +44,20 @@ from cap_viz.spec import (
 MANIFEST = "manifest.json"
 # Beside the parts of an unfinished run: what it will be.
 SPEC = "spec.json"
-
+# Beside a damaged run that was set aside: why.
+REASON = "reason.txt"
+SHIPPED_REMEDY = "It came with CAP Viz: restore it with git restore cache/shipped, or install CAP Viz again."
+LOCAL_REMEDY = "Start the run again, or set it aside on the Runs page or with python -m cap_viz runs repair."
 
 log = logging.getLogger(__name__)
 
 
 class DamagedRun(CapVizError):
-    """A stored run that cannot be trusted."""
+    """A stored run that cannot be trusted: the `reason`, and where there is something what to do about it."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{reason} {remedy}".strip())
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -80,48 +89,60 @@ class Store:
         self.quarantine = self.local.parent / "quarantine"
 
     def runs(self) -> list[StoredRun]:
-        """All readable runs, newest first; a shipped run hides a local copy, damaged ones are set aside."""
+        """All runs whose manifest is sound, newest first; a shipped run hides a local copy."""
         found: dict[str, StoredRun] = {}
         for folder in self.folders():
-            run = self.try_open(folder)
-            if run is not None:
+            with suppress(DamagedRun):
+                run = self.open(folder)
                 found.setdefault(run.key, run)
         return sorted(found.values(), key=lambda run: run.provenance["created"], reverse=True)
 
     def get(self, spec: RunSpec) -> StoredRun | None:
-        """The stored run of exactly this spec, shipped ones first."""
+        """The stored run of exactly this spec whose manifest is sound, shipped ones first."""
         key = spec_key(spec)
         for root in (self.shipped, self.local):
             for folder in root.glob(f"*-{key}"):
-                run = self.try_open(folder)
-                if run is not None:
-                    return run
+                with suppress(DamagedRun):
+                    return self.open(folder)
         return None
 
+    def sound(self, spec: RunSpec) -> StoredRun | None:
+        """The stored run of exactly this spec, all its files checked; None where it has to be computed (again).
+
+        Raises `DamagedRun` where it came with CAP Viz, since a computed one would be hidden by it.
+        """
+        run = self.get(spec)
+        if run is None:
+            return None
+        if run.origin == "live":
+            return run if self.is_sound(run) else None
+        self.verify(run)
+        return run
+
     def folders(self) -> Iterator[Path]:
+        """Those of all runs, sound or not, shipped ones first."""
         for root in (self.shipped, self.local):
-            if root.is_dir():
-                # A name with a dot in front is a run that is being written, imported or deleted by some process.
-                yield from sorted(path for path in root.glob("[!.]*") if (path / MANIFEST).is_file())
+            # A name with a dot in front is a run that is being written, imported or deleted by some process.
+            yield from sorted(root.glob("[!.]*/"))
 
     def damaged(self) -> list[str]:
-        """One sentence per run in the quarantine or damaged among the shipped ones."""
-        reasons = sorted(self.quarantine.glob("*/reason.txt"))
-        sentences = [path.read_text(encoding="utf-8").strip() for path in reasons]
-        for folder in sorted(self.shipped.glob("*/")):
-            try:
-                self.open(folder)
-            except DamagedRun as error:
-                sentences.append(str(error))
-        return sentences
+        """One sentence per run in the quarantine, and per damaged one still in its place; all files are checked."""
+        return [*self.in_quarantine(), *map(str, self.damaged_in_place().values())]
 
-    def try_open(self, folder: Path) -> StoredRun | None:
-        try:
-            return self.open(folder)
-        except DamagedRun as error:
-            if self.local in folder.parents:
-                self.set_aside(folder, str(error))
-            return None
+    def in_quarantine(self) -> list[str]:
+        """One sentence per run that was set aside."""
+        return [f"{reason_of(folder)} It was set aside." for folder in sorted(self.quarantine.glob("*/"))]
+
+    def damaged_in_place(self) -> dict[Path, DamagedRun]:
+        """What is wrong with shipped and local runs, by their folder."""
+        found: dict[Path, DamagedRun] = {}
+        for folder in self.folders():
+            try:
+                self.verify(self.open(folder))
+            except DamagedRun as error:
+                if folder.is_dir():  # Else another process has deleted it, or set it aside.
+                    found[folder] = error
+        return found
 
     def open(self, folder: Path) -> StoredRun:
         """Read and check a run's manifest. Raises `DamagedRun` naming the run and the reason."""
@@ -134,39 +155,61 @@ class Store:
             created, seconds = datetime.fromisoformat(provenance["created"]), provenance["seconds"]
             checked(ModelShape(**provenance["shape"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DamagedRun(
-                f"Run {folder.name} has no readable manifest ({type(error).__name__}: {error})."
-            ) from error
+            reason = f"Run {folder.name} has no readable manifest ({type(error).__name__}: {error})."
+            raise self.damage(folder, reason) from error
         if not readable:
             known = ", ".join(map(str, READABLE_SCHEMAS))
-            raise DamagedRun(f"Run {folder.name} has schema {manifest['schema']}, this program reads {known}.")
+            reason = f"Run {folder.name} has schema {manifest['schema']}, this program reads {known}."
+            raise self.damage(folder, reason)
         plain = isinstance(checksums, dict) and all(PurePath(name).name == name for name in checksums)
         if created.tzinfo is None or not fits(seconds, float) or not plain:
-            raise DamagedRun(f"Run {folder.name} has a manifest with fields of the wrong kind.")
+            raise self.damage(folder, f"Run {folder.name} has a manifest with fields of the wrong kind.")
         if key != true_key or not folder.name.endswith(key):
-            raise DamagedRun(f"Run {folder.name} does not match its key: its spec was changed by hand or damaged.")
+            reason = f"Run {folder.name} does not match its key: its spec was changed by hand or damaged."
+            raise self.damage(folder, reason)
         missing = [name for name in checksums if not (folder / name).is_file()]
         if missing:
-            raise DamagedRun(f"Run {folder.name} lacks its file {missing[0]}.")
+            raise self.damage(folder, f"Run {folder.name} lacks its file {missing[0]}.")
         origin = "precomputed" if self.shipped in folder.parents else "live"
         return StoredRun(key, spec, folder, origin, provenance, checksums)
 
     def table(self, run: StoredRun, name: str) -> pd.DataFrame:
         """A table of a run, after its checksum was verified. Raises `DamagedRun`."""
-        file = f"{name}.parquet"
+        return pd.read_parquet(io.BytesIO(self.content(run, f"{name}.parquet")))
+
+    def content(self, run: StoredRun, file: str) -> bytes:
+        """The bytes of a run's file. Raises `DamagedRun` unless they are those its manifest lists."""
         try:
             content = (run.folder / file).read_bytes()
+        except FileNotFoundError as error:
+            raise self.damage(run.folder, f"Run {run.title} lacks its file {file}.") from error
         except OSError as error:
-            raise self.damage(run, f"Run {run.title} lacks its file {file}.") from error
+            raise self.damage(run.folder, f"Run {run.title}: {file} cannot be read ({error.strerror}).") from error
         if hashlib.sha256(content).hexdigest() != run.checksums.get(file):
-            raise self.damage(run, f"Run {run.title}: {file} does not match its checksum.")
-        return pd.read_parquet(io.BytesIO(content))
+            raise self.damage(run.folder, f"Run {run.title}: {file} does not match its checksum.")
+        return content
 
     def verify(self, run: StoredRun) -> None:
-        """Check every file of a run against its checksum. Raises `DamagedRun`; moves nothing."""
-        for file, checksum in run.checksums.items():
-            if hashlib.sha256((run.folder / file).read_bytes()).hexdigest() != checksum:
-                raise DamagedRun(f"Run {run.title}: {file} does not match its checksum.")
+        """Check every file of a run against its checksum. Raises `DamagedRun`."""
+        for file in run.checksums:
+            self.content(run, file)
+
+    def is_sound(self, run: StoredRun) -> bool:
+        try:
+            self.verify(run)
+        except DamagedRun:
+            return False
+        return True
+
+    def damage(self, folder: Path, reason: str) -> DamagedRun:
+        """The error of a damaged run, which says what to do where the run is shipped or local."""
+        if self.shipped in folder.parents:
+            return DamagedRun(reason, SHIPPED_REMEDY)
+        return DamagedRun(reason, LOCAL_REMEDY if self.is_local(folder) else "")
+
+    def is_local(self, folder: Path) -> bool:
+        """Whether a folder is the place of a run of this machine."""
+        return folder.parent == self.local
 
     def by_key(self, key: str) -> StoredRun:
         """The run whose key starts with `key`. Raises `CapVizError` when there is none or more than one."""
@@ -177,16 +220,10 @@ class Store:
             raise UsageError(f"{len(found)} stored runs have a key that starts with {key!r}; give more of it.")
         return found[0]
 
-    def damage(self, run: StoredRun, sentence: str) -> DamagedRun:
-        if run.origin == "live":
-            self.set_aside(run.folder, sentence)
-        return DamagedRun(f"{sentence} It was set aside; start the run again.")
-
     def save(self, spec: RunSpec, tables: dict[str, pd.DataFrame], provenance: dict[str, Any]) -> StoredRun:
         """Write a finished run: tables first, manifest last, then one rename into place."""
-        key = spec_key(spec)
-        target = self.local / folder_name(spec)
-        building = target.with_name(f".{target.name}.building")
+        key, title = spec_key(spec), folder_name(spec)
+        building = self.local / f".{title}.building"
         shutil.rmtree(building, ignore_errors=True)
         checksums: dict[str, str] = {}
         for name, table in tables.items():
@@ -202,22 +239,42 @@ class Store:
             "files": checksums,
         }
         write_json(building / MANIFEST, manifest, compact=True)
-        replace_folder(building, target)
+        return self.place(building, title)
+
+    def place(self, building: Path, title: str) -> StoredRun:
+        """Move a whole run into the local store, unless a sound one of its title is there, which then is kept.
+
+        Nothing is ever put in the place of a sound run, so there is no moment in which a reader could miss it; and
+        what is of the same key answers the same question.
+        """
+        target = self.local / title
+        self.set_aside_if_damaged(target)
+        try:
+            building.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+            shutil.rmtree(building, ignore_errors=True)
         return self.open(target)
 
     def delete(self, run: StoredRun) -> None:
         """Remove a local run. Raises `UsageError` for a shipped one, `CapVizError` where it cannot be removed."""
         if self.local not in run.folder.parents:
             raise UsageError(f"Run {run.title} came with CAP Viz and is only read; it cannot be deleted.")
+        # Renamed first: a folder without some of its files would look damaged to others. Under a name of its own: what
+        # an earlier deletion left behind may be there.
+        doomed = run.folder.with_name(f".{run.title}.{time.time_ns()}.deleted")
         try:
-            # Renamed first: a folder without some of its files would look damaged to others.
-            doomed = run.folder.with_name(f".{run.title}.deleted")
             run.folder.rename(doomed)
-            shutil.rmtree(doomed)
         except FileNotFoundError:
             return  # Another process deleted it first.
         except OSError as error:
             raise CapVizError(f"Run {run.title} cannot be deleted ({error.strerror}).") from error
+        try:
+            shutil.rmtree(doomed)
+        except OSError as error:
+            # It is gone from the store all the same; `runs repair` tries again.
+            log.warning("%s is left behind (%s)", doomed, error)
 
     def workshop(self, spec: RunSpec) -> Path:
         """Where an unfinished run keeps its plan and blocks; removed when the run is saved."""
@@ -230,29 +287,57 @@ class Store:
 
     def unfinished(self) -> list[RunSpec]:
         """Runs that were begun and neither finished nor given up, oldest first; some may be running right now."""
-        found: list[RunSpec] = []
-        files = sorted(self.workshops.glob(f"*/{SPEC}"), key=lambda path: path.stat().st_mtime)
-        for file in files:
+        found: list[tuple[float, RunSpec]] = []
+        for file in self.workshops.glob(f"*/{SPEC}"):
             try:
-                spec = spec_from_dict(json.loads(file.read_text(encoding="utf-8")))
+                begun, spec = file.stat().st_mtime, spec_from_dict(json.loads(file.read_text(encoding="utf-8")))
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # Of another version, or just removed: it can be neither shown nor resumed.
             if file.parent == self.workshop(spec) and self.get(spec) is None:
-                found.append(spec)
-        return found
+                found.append((begun, spec))
+        return [spec for _, spec in sorted(found, key=lambda one: one[0])]
+
+    def make_room(self, spec: RunSpec) -> None:
+        """Set aside what damaged local run lies where that of a spec belongs, so that it can be computed again."""
+        for folder in self.local.glob(f"[!.]*-{spec_key(spec)}"):
+            self.set_aside_if_damaged(folder)
+
+    def set_aside_damaged(self) -> list[str]:
+        """Set aside every damaged local run; the reasons, one sentence each. Raises `CapVizError` where it cannot."""
+        found = {folder: error for folder, error in self.damaged_in_place().items() if self.is_local(folder)}
+        for folder, error in found.items():
+            self.set_aside(folder, error.reason)
+        return [error.reason for error in found.values()]
+
+    def set_aside_if_damaged(self, folder: Path) -> None:
+        if folder.is_dir():
+            try:
+                self.verify(self.open(folder))
+            except DamagedRun as error:
+                self.set_aside(folder, error.reason)
 
     def set_aside(self, folder: Path, reason: str) -> None:
-        """Move a damaged run to the quarantine, with the reason in `reason.txt`."""
+        """Move a damaged run to the quarantine, with the reason in `reason.txt`. Raises `CapVizError`."""
         target = self.quarantine / f"{folder.name}-{time.time_ns()}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(target)
-            write_bytes(target / "reason.txt", f"{reason}\n".encode())
         except FileNotFoundError:
             return  # Another process set it aside first.
         except OSError as error:
-            # A full or read-only disk: the run is not used all the same, and the others can be read.
-            log.warning("%s cannot be set aside (%s)", folder, error)
+            raise CapVizError(f"Run {folder.name} is damaged and cannot be set aside ({error.strerror}).") from error
+        try:
+            write_bytes(target / REASON, f"{reason}\n".encode())
+        except OSError as error:
+            log.warning("%s (set aside as %s; the reason cannot be written there: %s)", reason, target, error)
+
+
+def reason_of(folder: Path) -> str:
+    """Why a run of the quarantine was set aside."""
+    try:
+        return (folder / REASON).read_text(encoding="utf-8").strip()
+    except OSError:
+        return f"Run {folder.name} is damaged; why could not be written beside it."
 
 
 def parquet(table: pd.DataFrame) -> bytes:

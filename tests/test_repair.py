@@ -99,7 +99,7 @@ def test_the_shell_says_that_the_disk_is_full(shell: Shell, tiny_folder: Path, m
 def test_runs_can_be_read_from_a_read_only_cache(
     store: Store, dense: StoredRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged local run cannot be set aside there; everything else is still found."""
+    """Nor is anything moved there; beside a damaged local run everything else is still found."""
     bad = store.local / f"{dense.title[:-4]}beef"
     shutil.copytree(dense.folder, bad)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cap_viz.checkpoints import Checkpoints
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators import score_heads
 from cap_viz.evaluation import compare, evaluate
@@ -124,7 +123,7 @@ def test_interrupted_evaluation_resumes_to_the_same_bits(
     mask = mask_spec_for(tiny_model.ref, "wanda", 0.5, task="tiny", n=4)
     spec = EvalSpec(model=tiny_model.ref, examples=evaluation_set("tiny", 12), mask=mask)
     steps = run_steps(spec, tiny_model, store)
-    while next(steps).note != "answering questions" or not list(Checkpoints(store.workshop(spec)).finished()):
+    while next(steps).note != "answering questions" or not list(store.workshop(spec).glob("batch-*")):
         pass
     steps.close()
     run = finish(run_steps(spec, tiny_model, store))
@@ -132,21 +131,6 @@ def test_interrupted_evaluation_resumes_to_the_same_bits(
     keep = prune_mask(tiny_model, "wanda", sparsity=0.5, calibration=tiny_task.calibration(4))
     fresh = evaluate(tiny_model, tiny_task.evaluation(12), mask=keep)
     np.testing.assert_array_equal(read_report(store, run).logliks, fresh.logliks)
-
-
-def test_damaged_checkpoints_are_computed_again(
-    score_spec: ScoreSpec, tiny_model: ReasoningModel, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 40)
-    steps = run_steps(score_spec, tiny_model, store)
-    for _ in range(6):
-        next(steps)
-    steps.close()
-    (part,) = store.workshop(score_spec).glob("batch-*.safetensors")
-    part.write_bytes(part.read_bytes()[:-9])
-    run = finish(run_steps(score_spec, tiny_model, store))
-    assert run.provenance["resumed_batches"] == 0
-    assert np.isfinite(read_scores(store, run).effects("nll")).all()
 
 
 def test_pruned_evaluation_builds_its_mask_from_stored_scores(
@@ -196,15 +180,23 @@ def flip_bit(path: Path) -> None:
         (lambda folder: (folder / "ablated.parquet").write_bytes(b""), "does not match its checksum"),
     ],
 )
-def test_damaged_tables_are_set_aside(
-    score_run: StoredRun, store: Store, damage: Callable[[Path], object], reason: str
+def test_a_damaged_table_is_not_read_and_stays_until_the_run_is_computed_again(
+    score_run: StoredRun, tiny_model: ReasoningModel, store: Store, damage: Callable[[Path], object], reason: str
 ) -> None:
     damage(score_run.folder)
-    with pytest.raises(DamagedRun, match=f"{reason}.* It was set aside; start the run again"):
+    with pytest.raises(DamagedRun, match=f"{reason}. Start the run again"):
         read_scores(store, score_run)
-    assert store.get(score_run.spec) is None
-    assert len(store.damaged()) == 1
-    assert reason in store.damaged()[0]
+    assert score_run.folder.is_dir()
+    assert not store.quarantine.exists()
+    (sentence,) = store.damaged()
+    assert reason in sentence
+    assert "was set aside" not in sentence
+    again = finish(run_steps(score_run.spec, tiny_model, store))
+    assert again.checksums == score_run.checksums
+    store.verify(again)
+    (sentence,) = store.damaged()
+    assert reason in sentence
+    assert sentence.endswith("It was set aside.")
     assert (next(store.quarantine.iterdir()) / "options.parquet").is_file(), "set aside, not deleted"
 
 
@@ -230,12 +222,19 @@ def edit(field: str, value: object) -> Callable[[Path], None]:
         (edit("key", "0" * 16), "does not match its key"),
     ],
 )
-def test_damaged_manifests_are_set_aside(
-    score_run: StoredRun, store: Store, damage: Callable[[Path], object], reason: str
+def test_a_run_with_a_damaged_manifest_is_passed_over_named_and_computed_again(
+    score_run: StoredRun, tiny_model: ReasoningModel, store: Store, damage: Callable[[Path], object], reason: str
 ) -> None:
     damage(score_run.folder)
-    assert store.runs() == []
-    assert reason in store.damaged()[0]
+    for _ in range(2):
+        assert store.runs() == []
+        assert store.get(score_run.spec) is None
+        assert reason in store.damaged()[0]
+    assert score_run.folder.is_dir()
+    assert not store.quarantine.exists(), "reading moves nothing"
+    assert finish(run_steps(score_run.spec, tiny_model, store)).checksums == score_run.checksums
+    (aside,) = store.quarantine.iterdir()
+    assert reason in (aside / "reason.txt").read_text()
 
 
 def test_damaged_shipped_runs_are_reported_and_stay(score_run: StoredRun, store: Store) -> None:
@@ -246,15 +245,22 @@ def test_damaged_shipped_runs_are_reported_and_stay(score_run: StoredRun, store:
     assert score_run.folder.is_dir()
 
 
-def test_shipped_runs_are_precomputed_and_never_written(score_run: StoredRun, store: Store) -> None:
+def test_shipped_runs_are_precomputed_and_never_written(
+    score_run: StoredRun, tiny_model: ReasoningModel, store: Store
+) -> None:
     shipped = Store(shipped=store.local, local=store.local.parent / "other")
     run = shipped.get(score_run.spec)
     assert run is not None
     assert (run.origin, score_run.origin) == ("precomputed", "live")
     flip_bit(run.folder / "ablated.parquet")
-    with pytest.raises(DamagedRun):
+    with pytest.raises(DamagedRun) as refusal:
         read_scores(shipped, run)
     assert run.folder.is_dir()
+    assert "set aside" not in str(refusal.value)
+    assert "git restore" in str(refusal.value)
+    assert shipped.damaged() == [str(refusal.value)]
+    with pytest.raises(DamagedRun, match="git restore"):
+        finish(run_steps(score_run.spec, tiny_model, shipped))
 
 
 def test_finding_runs(score_run: StoredRun, tiny_model: ReasoningModel, tiny_folder: Path, store: Store) -> None:

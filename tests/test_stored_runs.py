@@ -50,7 +50,7 @@ def test_an_old_run_is_read_after_the_schema_has_changed(store: Store, monkeypat
     assert store.damaged() == []
 
 
-def test_a_schema_that_is_no_longer_read_is_set_aside_with_the_reason(
+def test_a_schema_that_is_no_longer_read_is_named_with_the_reason(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cap_viz.store.READABLE_SCHEMAS", (2, 3))

@@ -276,11 +276,22 @@ def test_an_unknown_key_in_a_link_is_named(store: Store, dense: StoredRun) -> No
     assert "0123456789abcdef" in words(at)
 
 
-def test_damaged_runs_are_listed_with_their_reason(store: Store, dense: StoredRun) -> None:
+def test_damaged_runs_are_listed_with_their_reason_until_somebody_sets_them_aside(
+    store: Store, dense: StoredRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (dense.folder / "manifest.json").write_text("{")
+    with monkeypatch.context() as shared:
+        shared.setenv("CAP_VIZ_SERVER", "1")
+        assert "runs_set_aside" not in {button.key for button in opened().button}
     at = opened()
-    assert "Set aside" in words(at)
     assert "no readable manifest" in words(at)
+    assert dense.folder.is_dir(), "drawing a page moves nothing"
+    at.button(key="runs_set_aside").click().run()
+    assert not at.exception
+    assert not dense.folder.exists()
+    assert "no readable manifest" in words(at)
+    assert "It was set aside." in words(at)
+    assert "runs_set_aside" not in {button.key for button in at.button}
 
 
 def test_the_table_names_every_run_once(store: Store, scores: StoredRun, dense: StoredRun) -> None:

@@ -26,7 +26,7 @@ def stored_runs(specs_for: Any, model_id: str, store: Any, engine: EngineChoice 
     found: dict[Any, StoredRun] = {}
     with engine_of(engine or asked_engine()) as computing:
         for name, spec in specs_for(source.ref).items():
-            run = store.get(spec)
+            run = store.sound(spec)
             if run is None:
                 loaded = loaded or load(source)
                 run = shown(run_steps(spec, loaded, store, computing))

@@ -107,7 +107,7 @@ def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], en
     from cap_viz.models import load
     from cap_viz.series import computed_in_turn
 
-    wanted = list(dict.fromkeys(spec for part in parts for spec in part.specs if store.get(spec) is None))
+    wanted = list(dict.fromkeys(spec for part in parts for spec in part.specs if store.sound(spec) is None))
     if not wanted:
         return
     for turn in computed_in_turn(wanted, load(source), store, engine):

@@ -22,7 +22,6 @@ from cap_viz.ui.loading import level_in, paired_in, report_of
 class Damage:
     """A run that turned out unreadable, in the place where it was asked for."""
 
-    key: str
     cell: Cell
     sentence: str
 
@@ -49,7 +48,7 @@ def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, 
     try:
         report_of(store, found)
     except DamagedRun as error:
-        return Stored(None, (), (Damage(found.key, DENSE, str(error)),), pruned)
+        return Stored(None, (), (Damage(DENSE, str(error)),), pruned)
     return Stored(found, groups_of(runs, found), (), pruned)
 
 
@@ -122,7 +121,7 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: Choice) -> Comp
             levels[cell] = level_in(store, run, measure)
             runs[cell] = run
         except DamagedRun as error:
-            damage.append(Damage(run.key, cell, str(error)))
+            damage.append(Damage(cell, str(error)))
     report = report_of(store, dense)
     return Comparison(
         task=task,

@@ -31,7 +31,6 @@ from cap_viz.ui.frame import Frame
 from cap_viz.ui.panels import age, caution, empty, escaped, note, percent, problem, provenance
 from cap_viz.ui.state import go_button, link_here
 
-DAMAGE = "compare_damage"
 FIGURE_WIDTH, WORDS_WIDTH = 556, 330
 # Rows shown without scrolling inside the table.
 MOST_ROWS, TALLEST_TABLE = 15, 520
@@ -45,14 +44,14 @@ def body(view: Frame) -> None:
     stored = stored_comparison(view.store, view.runs, view.model, view.task, view.n)
     facts = st.container()
     if stored.dense is None:
-        damage_notes(view, stored.damage)
+        damage_notes(stored.damage)
         nothing_to_compare(view, stored)
         return
     choice = controls(view.task, stored)
     comparison = compared(view.store, view.task, stored.dense, choice)
     with facts:
         provenance_row(comparison)
-    damage_notes(view, comparison.damage)
+    damage_notes(comparison.damage)
     banners(view, comparison)
     # A row that wraps: beside a narrow window's sidebar there is no room for two columns.
     with st.container(horizontal=True, gap="medium"):
@@ -98,16 +97,11 @@ def nothing_to_compare(view: Frame, stored: Stored) -> None:
     paper_section(view.task)
 
 
-def damage_notes(view: Frame, damage: tuple[Damage, ...]) -> None:
-    """The runs that cannot be read. They are set aside when read and only missed afterwards: sentences are kept."""
-    kept: dict[str, str] = st.session_state.setdefault(DAMAGE, {}).setdefault((view.model, view.task.name), {})
-    for run in view.runs:
-        kept.pop(run.key, None)
+def damage_notes(damage: tuple[Damage, ...]) -> None:
+    """The runs that cannot be read."""
     for one in damage:
         where = "" if one.cell == DENSE else f" at {percent(one.cell[1], 0)}"
-        kept[one.key] = f"{name_of(one.cell)}{where}: {one.sentence}".replace("dense:", "Dense:")
-    for sentence in kept.values():
-        problem(sentence)
+        problem(f"{name_of(one.cell)}{where}: {one.sentence}".replace("dense:", "Dense:"))
 
 
 def banners(view: Frame, comparison: Comparison) -> None:

@@ -133,7 +133,7 @@ def submit(view: Frame, specs: dict[str, ScoreSpec]) -> None:
     st.session_state[NEW_RUN_OPEN] = False
     with submitting():
         for name, spec in specs.items():
-            if view.store.get(spec) is None:
+            if view.store.sound(spec) is None:
                 watch(spec, f"Head scores, {view.task.name}, {name}, n = {len(spec.examples.ids)}")
             st.session_state["run"] = name_of(view, spec)
         if len(specs) == 2:

@@ -5,6 +5,8 @@ Caches are keyed by folder and checksums, so a run that was replaced is read aga
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -66,8 +68,13 @@ class HeadStatistics:
 
 def stored_runs(store: Store) -> list[StoredRun]:
     """All readable runs, newest first; manifests are parsed again only when a file was added or changed."""
-    stamps = tuple((str(folder), (folder / MANIFEST).stat().st_mtime_ns) for folder in store.folders())
-    return list(listed(stamps, store.shipped, store.local.parent))
+    return list(listed(tuple(stamps_of(store)), store.shipped, store.local.parent))
+
+
+def stamps_of(store: Store) -> Iterator[tuple[str, int]]:
+    for folder in store.folders():
+        with suppress(FileNotFoundError):  # No run, or one that another process has just deleted.
+            yield str(folder), (folder / MANIFEST).stat().st_mtime_ns
 
 
 @lru_cache(maxsize=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pandas as pd
 import streamlit as st
@@ -35,7 +34,7 @@ from cap_viz.ui.prune_setting import DENSE, Setting, title_of
 from cap_viz.ui.prune_words import limits, named, origin_badge, pruned_words, so_far_badge, swatch
 from cap_viz.ui.submission import submit_run
 
-LAST, REFUSED, DAMAGE = "prune_last", "prune_refused", "prune_damage"
+LAST, REFUSED = "prune_last", "prune_refused"
 
 
 def current_columns(view: Frame, setting: Setting) -> list[Column]:
@@ -45,17 +44,7 @@ def current_columns(view: Frame, setting: Setting) -> list[Column]:
     for column in columns:
         if column.fresh and column.wanted is not None:
             last[column.name] = column.wanted
-    return [with_damage(column) for column in columns]
-
-
-def with_damage(column: Column) -> Column:
-    """The column with its sentence kept: a damaged run is set aside when it is read, and is only missed afterwards."""
-    damage: dict[EvalSpec, str] = st.session_state.setdefault(DAMAGE, {})
-    if column.wanted is None or column.fresh or column.active:
-        return column
-    if column.problem:
-        damage[column.wanted] = column.problem
-    return replace(column, problem=damage.get(column.wanted, ""))
+    return columns
 
 
 def accuracy_section(view: Frame, setting: Setting, columns: Sequence[Column]) -> None:

@@ -1,4 +1,4 @@
-"""The body of the Runs page: the queue, the history, what is picked of it, import and quarantine."""
+"""The body of the Runs page: the queue, the history, what is picked of it, import and damaged runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def body(view: Frame) -> None:
         shown = history(view)
         picked_section(view, shown)
     import_section(view.store)
-    quarantine_section(view.store)
+    damaged_section(view.store)
 
 
 def queue_section() -> None:
@@ -129,12 +129,27 @@ def take_upload(store: Store) -> None:
             st.session_state[IMPORTED] = False, str(error).replace(str(file), upload.name)
 
 
-def quarantine_section(store: Store) -> None:
-    damaged = store.damaged()
-    if not damaged:
+def damaged_section(store: Store) -> None:
+    aside, in_place = store.in_quarantine(), store.damaged_in_place()
+    if not aside and not in_place:
         return
-    st.markdown("#### Set aside")
+    st.markdown("#### Damaged")
     st.caption(
-        f"These runs did not pass their checks and are not used. They are kept in {escaped(str(store.quarantine))}."
+        "What does not pass its check is not read. Runs that were set aside are kept in "
+        f"{escaped(str(store.quarantine))}."
     )
-    st.markdown("\n".join(f"- {escaped(sentence)}" for sentence in damaged))
+    st.markdown("\n".join(f"- {escaped(sentence)}" for sentence in (*aside, *map(str, in_place.values()))))
+    if any(store.is_local(folder) for folder in in_place):
+        if is_shared():
+            st.caption(REFUSAL.format(what="setting runs aside"))
+        else:
+            st.button("Set aside", key="runs_set_aside", on_click=set_aside, args=(store,))
+
+
+def set_aside(store: Store) -> None:
+    """In a callback, so that the page that follows no longer lists the runs."""
+    try:
+        sentence = f"{len(store.set_aside_damaged())} damaged runs were set aside; they can be computed again."
+    except CapVizError as error:
+        sentence = str(error)
+    st.session_state[SAID] = {"": sentence}
