@@ -259,6 +259,8 @@ def batch_steps(
     prompts: Sequence[Sequence[int]],
     weights: Mapping[str, Tensor],
 ) -> Generator[Block | Unfinished, None, None]:
+    from cap_viz.engine.decoding import end_tokens
+
     tokens = np.full((len(prompts), plan.max_tokens), NO_TOKEN, dtype=np.int32)
     ended = np.full(len(prompts), LENGTH, dtype=np.int8)
     ends, tail = end_tokens(model), tail_length(plan.writing)
@@ -291,13 +293,6 @@ def decoding_steps(
     if direct is None:
         return greedy_steps(model, prompts, changed=lambda: model.swapped(weights))
     return direct_greedy_steps(model, direct, prompts, plan.max_tokens, changed=lambda: model.swapped(weights))
-
-
-def end_tokens(model: ReasoningModel) -> set[int]:
-    """Every token the model or its tokenizer ends a text with."""
-    configured = getattr(model.bridge.original_model.config, "eos_token_id", None)
-    found = configured if isinstance(configured, list) else [configured]
-    return {token for token in (*found, model.tokenizer.eos_token_id) if token is not None}
 
 
 def tail_length(writing: Writing) -> int:

@@ -115,13 +115,13 @@ def continuation_steps(
 
     The change is applied anew for every token, so that others may use the model in between.
     """
-    from cap_viz.engine.decoding import greedy_steps
+    from cap_viz.engine.decoding import end_tokens, greedy_steps
 
-    ends = model.tokenizer.eos_token_id
+    ends = end_tokens(model)
     room = min(n_tokens, model.shape.n_ctx - len(tokens))
     steps = greedy_steps(model, [tokens], changed=lambda: changed_model(model, heads, weights))
     for _, chosen in zip(range(room), steps, strict=False):
-        if int(chosen) == ends:
+        if int(chosen) in ends:
             return
         yield int(chosen)
 

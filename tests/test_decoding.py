@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -93,6 +94,25 @@ def test_weights_swapped_in_are_those_that_write(tiny_model: ReasoningModel, ste
         pruned = [plain_greedy(tiny_model, prompt, N) for prompt in prompts]
     assert written == pruned
     assert written != [plain_greedy(tiny_model, prompt, N) for prompt in prompts]
+
+
+def test_no_forward_runs_without_the_lease(tiny_model: ReasoningModel, steps: Steps) -> None:
+    """Direct decoding took the lease only where the caller's `changed` did."""
+    free: list[bool] = []
+
+    def ask_another_thread(*_: object) -> None:
+        free.append(pool.submit(tiny_model.lease.acquire, blocking=False).result())
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        handle = tiny_model.bridge.embed.original_component.register_forward_pre_hook(ask_another_thread)
+        try:
+            writing = steps(tiny_model, prompts_of(tiny_model, 10))
+            next(writing)
+            next(writing)
+        finally:
+            handle.remove()
+    # The common beginning, the rest of the prompts, a token.
+    assert free == [False] * 3
 
 
 def test_direct_decoding_is_refused_where_it_differs(

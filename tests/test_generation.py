@@ -40,6 +40,7 @@ from cap_viz.store import Store, StoredRun
 from cap_viz.tables import answers_table
 from cap_viz.tasks import TASKS, Task, all_tasks, load_task
 from cap_viz.tasks.writing import NUMBER, YES_NO, Writing
+from cap_viz.whatif import continuation_steps
 from tests.shell import Shell
 from tests.test_decoding import plain_greedy
 
@@ -164,11 +165,25 @@ def test_writing_ends_at_the_end_of_text_token(
     plan = planned(tiny_model, spec_of(tiny_model, 1))
     whole = plain_greedy(tiny_model, list(plan.prompts[0]), MOST)
     end = whole[2]
-    monkeypatch.setattr("cap_viz.generation.end_tokens", lambda model: {end})
+    monkeypatch.setattr("cap_viz.engine.decoding.end_tokens", lambda model: {end})
     (block,) = [step for step in generation_steps(tiny_model, plan) if isinstance(step, Block)]
     expected = whole[: whole.index(end)]
     assert block.tokens[0][block.tokens[0] != NO_TOKEN].tolist() == expected
     assert block.ended.tolist() == [END_OF_TEXT]
+
+
+def test_the_playground_ends_a_text_where_generate_does(
+    task: Task, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models may end a turn with a token that is not the tokenizer's; the Playground wrote on after it."""
+    plan = planned(tiny_model, spec_of(tiny_model, 1))
+    whole = plain_greedy(tiny_model, list(plan.prompts[0]), MOST)
+    assert tiny_model.tokenizer.eos_token_id not in whole[:2]
+    monkeypatch.setattr(tiny_model.bridge.original_model.config, "eos_token_id", [whole[1]])
+    (block,) = [step for step in generation_steps(tiny_model, plan) if isinstance(step, Block)]
+    assert block.ended.tolist() == [END_OF_TEXT]
+    written = block.tokens[0][block.tokens[0] != NO_TOKEN].tolist()
+    assert list(continuation_steps(tiny_model, plan.prompts[0], MOST)) == written == whole[: whole.index(whole[1])]
 
 
 def test_a_stored_run_holds_texts_and_readings(task: Task, tiny_model: ReasoningModel, store: Store) -> None:

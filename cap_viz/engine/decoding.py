@@ -80,3 +80,10 @@ def left_padded(
         tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
         real[row, longest - len(prompt) :] = True
     return tokens.to(device), real.to(device)
+
+
+def end_tokens(model: ReasoningModel) -> frozenset[int]:
+    """Every token the model or its tokenizer ends a text with."""
+    configured = getattr(model.bridge.original_model.config, "eos_token_id", None)
+    found = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in (*found, model.tokenizer.eos_token_id) if token is not None)

@@ -63,11 +63,11 @@ def direct_greedy_steps(
     changed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Generator[Int[Tensor, " row"], Rows | None, None]:
     """The likeliest next token of every row, again and again, at most `most` times; see `greedy_steps`."""
-    with changed(), torch.inference_mode():
+    with model.lease, torch.inference_mode(), changed():
         tokens, real, memories = opened(model, direct, prompts, most)
     filled = 0
     for _ in range(most):
-        with changed(), torch.inference_mode():
+        with model.lease, torch.inference_mode(), changed():
             hidden = read_own(model, direct, tokens, real, memories, filled)
             chosen = next_logits(direct, hidden[:, -1]).argmax(dim=-1)
         filled += tokens.shape[1]
