@@ -3,8 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cap_viz.spec import EvalSpec, JointSpec, RoleSpec, RunSpec, ScoreSpec
+
+
+@dataclass(frozen=True)
+class AblationWords:
+    """What was done to an output, for sentences: `doing` and `done` to it, and `by` what (with a space before it)."""
+
+    doing: str
+    done: str
+    by: str = ""
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """What a negative and a positive effect mean."""
+        return f"{self.doing} it helps", f"{self.doing} it hurts"
+
+    @property
+    def each(self) -> str:
+        """`by` of several outputs at once."""
+        return self.by and f", each{self.by}"
+
+
+ABLATION_WORDS = {
+    "zero": AblationWords("removing", "removed"),
+    "mean": AblationWords("replacing", "replaced", " by its mean over the reference examples"),
+    "resample": AblationWords("replacing", "replaced", " by its value on another example"),
+}
+
+
+def ablation_words(*specs: RunSpec) -> AblationWords:
+    """The words for the ablation of head scores; for scores of several ablations, words that are true of all."""
+    kinds = {spec.ablation for spec in specs if isinstance(spec, ScoreSpec | JointSpec)}
+    return ABLATION_WORDS[kinds.pop()] if len(kinds) == 1 else AblationWords("ablating", "ablated")
 
 
 def describe(spec: RunSpec) -> str:

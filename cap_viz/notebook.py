@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cap_viz import __version__
-from cap_viz.describe import describe
+from cap_viz.describe import ablation_words, describe
 from cap_viz.first_items import taken_words
 from cap_viz.numbers import numbers_of
 from cap_viz.spec import ScoreSpec, spec_dict
@@ -71,7 +71,8 @@ def notebook_of(store: Store, run: StoredRun) -> bytes:
         code(CHECK.format(means=json.dumps(means_of(table)), tolerance=TOLERANCE)),
     ]
     if isinstance(spec, ScoreSpec):
-        title = f"Effect of removing each {'block' if spec.parts else 'head'}, {spec.examples.task}"
+        words = ablation_words(spec)
+        title = f"Effect of {words.doing} each {'block' if spec.parts else 'head'}{words.by}, {spec.examples.task}"
         cells.append(code(PLOT.format(columns="part" if spec.parts else "head", title=title)))
     content = {
         "nbformat": 4,

@@ -36,7 +36,7 @@ MEAN = np.array([[0.5, -0.2, 0.0], [0.1, np.nan, -3.0]])
 
 def grid(**changes: Any) -> Grid:
     hover = [[f"{layer},{head}" for head in range(3)] for layer in range(2)]
-    return Grid(**{"mean": MEAN, "limit": 1.0, "hover": hover, **changes})
+    return Grid(**{"mean": MEAN, "limit": 1.0, "hover": hover, "ends": ("less", "more"), **changes})
 
 
 def heatmaps(figure: go.Figure) -> list[Any]:

@@ -220,7 +220,7 @@ def test_heads_together_against_their_sum_and_random_sets(
     found = judged(spec, read_joint(store, computed(store, tiny_model, spec)), "nll")
     at = opened_heads(scores, together=["L2H3", "L0H1"])
     assert not at.exception
-    assert f"Without these 2 heads: **{signed(float(found.joint.mean))} nats per token**" in text(at)
+    assert f"With these 2 heads removed: **{signed(float(found.joint.mean))} nats per token**" in text(at)
     assert f"Their single effects sum to {signed(float(found.singles.mean))}" in text(at)
     assert f"(p = {found.p_value:.2g})" in text(at)
 
@@ -234,7 +234,7 @@ def test_heads_are_measured_together_from_the_page(store: Store, scores: StoredR
     wait_for_jobs()
     at.run()
     assert not at.exception
-    assert "Without these 2 heads" in text(at)
+    assert "With these 2 heads removed" in text(at)
     assert [run.kind for run in store.runs()].count("joint") == 1
 
 

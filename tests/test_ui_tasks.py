@@ -62,7 +62,7 @@ def test_maps_lie_in_the_common_grid_where_the_clicks_are_looked_up(three: list[
     values = [one.stats.estimate.mean for one in three]
     none, rank = np.zeros((2, 2), dtype=bool), np.array([[1, 2], [3, 4]])
     maps = [TaskMap(f"task {i}", f"task {i}", mean, rank, none, none) for i, mean in enumerate(values)]
-    figure = task_maps(maps, limit=1.0, unit="nats", columns=2, selected=(1, 0))
+    figure = task_maps(maps, limit=1.0, unit="nats", ends=("", ""), columns=2, selected=(1, 0))
     cells, place = cast(Any, figure.data[1]).z, Mosaic(3, 2, 2, 2)
     for i, targets in enumerate(cast(Any, figure.data[-3:])):
         assert targets.hovertemplate.startswith(f"task {i}, layer %{{customdata[0]}}")

@@ -22,6 +22,7 @@ from cap_viz.cli.options import (
     read_ids,
 )
 from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
+from cap_viz.describe import ablation_words
 from cap_viz.engines import asked_engine
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.metrics import METRICS, check_differentiable, metric_named
@@ -31,7 +32,7 @@ from cap_viz.spec import ABLATIONS, PARTS, ScoreSpec
 from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
-    from cap_viz.spec import ModelRef
+    from cap_viz.spec import ModelRef, RunSpec
     from cap_viz.stats.budget import HybridPlan
     from cap_viz.stats.hybrid import HybridEstimate
     from cap_viz.stats.intervals import MeanEstimate
@@ -69,7 +70,7 @@ def score(
 ) -> None:
     """Measure the causal effect of every attention head on a task.
 
-    exact removes every head in turn; gradient judges all heads at once, to first order; hybrid measures n examples
+    exact ablates every head in turn; gradient judges all heads at once, to first order; hybrid measures n examples
     exactly and big-n by their gradient. Its two runs are stored, their combination is computed anew each time. With
     --minutes or --half-width a pilot of 16 examples chooses both numbers, which are then kept.
     """
@@ -148,7 +149,7 @@ def score(
         print_json(content | about | {"mean_effect": estimate.mean.tolist()} | limits)
         return
     counted = f"{estimate.n} examples" + (f" exactly and {big_n} by gradient" if hybrid else "")
-    print_top_heads(estimate, metric, f"{task}, {counted}")
+    print_top_heads(estimate, metric, f"{task}, {counted}", next(iter(found.values())).spec)
     if rounding is not None and rounding.below:
         out.print(str(rounding), highlight=False)
 
@@ -269,14 +270,15 @@ def block_report(store: Store, run: StoredRun, metric: str, ablation: str, *, as
         ]
         table.add_row(str(layer), *cells)
     out.print(table)
-    out.print("Positive: removing the part hurts.")
+    words = ablation_words(run.spec)
+    out.print(f"Positive: {words.doing} the part{words.by} hurts.", highlight=False, soft_wrap=True)
 
 
 def interval(low: float, high: float) -> str:
     return "needs more examples" if isnan(low) else f"{low:+.4f} … {high:+.4f}"
 
 
-def print_top_heads(estimate: MeanEstimate | HybridEstimate, metric: str, title: str) -> None:
+def print_top_heads(estimate: MeanEstimate | HybridEstimate, metric: str, title: str, spec: RunSpec) -> None:
     from cap_viz.stats import rank_heads
 
     rank = rank_heads(estimate.mean)
@@ -286,4 +288,9 @@ def print_top_heads(estimate: MeanEstimate | HybridEstimate, metric: str, title:
         low, high = estimate.low[layer, head], estimate.high[layer, head]
         table.add_row(str(place), f"L{layer} H{head}", f"{estimate.mean[layer, head]:+.4f}", interval(low, high))
     out.print(table)
-    out.print("Positive: removing the head hurts. The full grid: the dashboard's Heads page, or --json.")
+    words = ablation_words(spec)
+    out.print(
+        f"Positive: {words.doing} the head{words.by} hurts. The full grid: the dashboard's Heads page, or --json.",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -66,9 +66,8 @@ SYMBOL_GLYPHS = {
     "diamond-wide": "◈",
 }
 OTHER_CRITERION = "#6F7685"
-# Signed head effects: teal where removing the head hurts, brown where it helps.
+# Signed head effects: teal where ablating the head hurts, brown where it helps.
 HURTS, HELPS = "#12887B", "#B5691C"
-EFFECT_ENDS = ("removing it helps", "removing it hurts")
 ACCENT = "#6164F0"
 NEUTRAL = "#808694"
 FAINT = "rgba(128,134,148,0.28)"
@@ -158,10 +157,10 @@ class Grid:
     mean: Float[np.ndarray, "layer head"]
     limit: float
     hover: Sequence[Sequence[str]]
+    ends: tuple[str, str]
     faded: Bool[np.ndarray, "layer head"] | None = None
     marked: Bool[np.ndarray, "layer head"] | None = None
     selected: tuple[int, int] | None = None
-    ends: tuple[str, str] = EFFECT_ENDS
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -22,7 +22,7 @@ GLOSSARY = {
     "criterion": "The rule that decides which weights go first.",
     "best": "Highest accuracy. Tied: the paired McNemar test does not tell the two apart (p ≥ 0.05). In brackets: "
     "points of accuracy against dense on the same questions.",
-    "estimator": "How effects are computed. Exact: each head is removed in turn and the rest of the model run again.",
+    "estimator": "How effects are computed. Exact: each head is ablated in turn and the rest of the model run again.",
     "nll": "Answer loss: mean surprise per token of the right answer, in nats (negative log-likelihood).",
     "choice_nll": "Choice loss: surprise at the right option among the options offered, in nats.",
     "logit_diff": "Margin loss: all other options against the right one (log-sum-exp difference), in nats.",
@@ -31,7 +31,7 @@ GLOSSARY = {
     "fewer.",
     "loss": "Mean surprise per token of the given text, in nats, with no weight removed; averaged over the calibration "
     "examples, with Student's t interval.",
-    "view": "`task effect` what removing a head does to this task  \n`generic text` what it does to text that asks "
+    "view": "`task effect` a head's effect on this task  \n`generic text` its effect on text that asks "
     "for no reasoning  \n`specificity` the first minus the second, each in standard deviations over heads",
     "specificity": "Effect on this task minus effect on generic text, each divided by how much heads truly differ in "
     "that run (standard deviation over heads, noise taken out). 0: as important to any text as to this task.",
@@ -44,7 +44,7 @@ GLOSSARY = {
     "alike. Induction: on random tokens written twice, to the token after the earlier occurrence.",
     "reading": "Loads the model and reads the example with the selected head and with its output at zero: how expected "
     "each token is, what the model writes itself, and where the head looks.",
-    "together": "Heads removed at the same time, on evaluation questions, which ranked nothing. More than the sum of "
+    "together": "Heads ablated at the same time, on evaluation questions, which ranked nothing. More than the sum of "
     "single effects: each stands in for the others. Less: they do some of the same work.",
     "ceiling": "Spearman correlation of the two rankings of all heads. Noise ceiling: what two identical true rankings "
     "would reach with so many examples, the root of the product of their reliabilities.",
@@ -59,7 +59,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "estimator": "Estimator",
         "kv_group": "Key-value group",
         "calibration": "Calibration examples",
-        "together": "Heads removed together",
+        "together": "Heads ablated together",
         "reading": "Reading an example",
         "roles": "Role measures",
         "view": "Views of the heatmap",

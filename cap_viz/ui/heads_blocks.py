@@ -1,6 +1,6 @@
 """Whole attention layers and MLPs beside the heads: two columns of their own, on a scale of their own.
 
-Removing a whole block costs far more than removing one head, so a shared colour scale would leave the heads white.
+A whole block has a far larger effect than one head, so a shared colour scale would leave the heads white.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from jaxtyping import Float
 
+from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
 from cap_viz.finding import block_run, block_spec
 from cap_viz.reading import read_blocks
@@ -104,6 +105,7 @@ def offer_blocks(frame: Frame, spec: ScoreSpec) -> None:
     """A button that measures the two columns, where the model is here and they are not stored."""
     if not frame.installed or not frame.task.is_local() or block_run(frame.store, spec) is not None:
         return
+    words = ablation_words(spec)
     st.button(
         "Measure whole attention layers and MLPs, too",
         key="heads_blocks_start",
@@ -111,7 +113,8 @@ def offer_blocks(frame: Frame, spec: ScoreSpec) -> None:
         icon=":material/view_column:",
         on_click=submit,
         args=(spec,),
-        help="Two more columns on the same examples: what the model loses without all of a layer's heads, or its MLP.",
+        help="Two more columns on the same examples: the effect of "
+        f"{words.doing} the output of all heads of a layer, or of its MLP{words.each}.",
     )
 
 

@@ -9,7 +9,7 @@ from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_source import shape_of
 
 UNKNOWN = {
-    "exact": "Every head is removed in turn on every example. No run has been timed here yet, so the time is unknown.",
+    "exact": "Every head is ablated in turn on every example. No run has been timed here yet, so the time is unknown.",
     "gradient": "One backward pass per example judges all heads, about a hundredth of the exact estimator's time.",
 }
 

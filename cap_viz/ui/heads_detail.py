@@ -11,6 +11,7 @@ from math import exp
 import numpy as np
 import streamlit as st
 
+from cap_viz.describe import AblationWords, ablation_words
 from cap_viz.results import HeadScores
 from cap_viz.tasks import Task, load_task
 from cap_viz.ui.figures import CONFIG, example_strip
@@ -49,6 +50,11 @@ class HeadView:
     def task(self) -> Task:
         """The task the run is about: the control text's where that is what is shown."""
         return load_task(self.source.spec.examples.task)
+
+    @property
+    def words(self) -> AblationWords:
+        """What was done to each head."""
+        return ablation_words(self.source.spec)
 
     @property
     def unit(self) -> str:
@@ -129,14 +135,18 @@ def plain_sentence(view: HeadView, layer: int, head: int) -> str:
     """What the measurement says, no more: it never claims what the head is for."""
     estimate = view.stats.estimate
     mean, low, high = (float(values[layer, head]) for values in (estimate.mean, estimate.low, estimate.high))
-    act = "Removing" if view.source.spec.ablation == "zero" else "Replacing by its mean"
-    subject = f"{act} **head {head} of layer {layer}**"
+    subject = head_subject(view.words, layer, head)
     number = f"**{signed(mean)} {view.unit}** {interval(low, high)}"
     if view.stats.unclear[layer, head]:
         return f"{subject} has no clear effect on {count(view.n)}: {number}."
     meanings = TEXT_MEANING if view.task.kind == "text" else MEANINGS[view.metric]
     meaning = meanings[0 if mean > 0 else 1]
     return f"{subject} {meaning}: {number}{odds(view.metric, mean)}, mean of {count(view.n)}."
+
+
+def head_subject(words: AblationWords, layer: int, head: int) -> str:
+    """How a sentence about the effect of a head begins."""
+    return f"{words.doing.capitalize()} **head {head} of layer {layer}**{words.by}"
 
 
 def odds(metric: str, mean: float) -> str:

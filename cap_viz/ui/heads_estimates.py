@@ -1,6 +1,6 @@
 """Heads by the gradient or the hybrid estimator: the same grid, detail and ranking, without per-example answers.
 
-Nothing was removed from the model on the gradient's examples, so there are no answers before and after to show.
+No head was ablated on the gradient's examples, so there are no answers before and after to show.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 import streamlit as st
 from jaxtyping import Bool, Float, Int
 
+from cap_viz.describe import ablation_words
 from cap_viz.finding import score_runs
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.spec import ScoreSpec
@@ -20,7 +21,7 @@ from cap_viz.tasks import load_task
 from cap_viz.ui.figures import colour_limit
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
-from cap_viz.ui.heads_detail import MEANINGS, TEXT_MEANING, interval, q_value
+from cap_viz.ui.heads_detail import MEANINGS, TEXT_MEANING, head_subject, interval, q_value
 from cap_viz.ui.heads_grid import head_inputs
 from cap_viz.ui.heads_map import HeadMap, draw_bars, draw_grid
 from cap_viz.ui.heads_source import Source, shown_name
@@ -88,7 +89,7 @@ def hybrid_estimates(store: Store, exact: StoredRun, gradient: StoredRun) -> Est
 def estimate_body(frame: Frame, source: Source, run: StoredRun) -> None:
     found, metric = estimates_of(frame, source, run), source.metric or "nll"
     title = load_task(source.spec.examples.task).title
-    unit = METRIC_UNITS[metric]
+    unit, words = METRIC_UNITS[metric], ablation_words(source.spec)
     shown = HeadMap(
         mean=found.mean,
         low=found.low,
@@ -98,7 +99,9 @@ def estimate_body(frame: Frame, source: Source, run: StoredRun) -> None:
         hover=hover(found, unit),
         limit=colour_limit(found.mean),
         unit=unit,
-        title=f"Effect of removing each head on {title}, {metric_name(frame.task, metric)}, {source.estimator}",
+        title=f"Effect of {words.doing} each head{words.by} on {title}, {metric_name(frame.task, metric)}, "
+        f"{source.estimator}",
+        ends=words.ends,
     )
     left, right = st.columns([11, 10], gap="medium")
     with right:
@@ -128,7 +131,7 @@ def hover(found: Estimates, unit: str) -> list[list[str]]:
 def detail(frame: Frame, source: Source, found: Estimates, metric: str, layer: int, head: int) -> None:
     mean, low, high = (float(values[layer, head]) for values in (found.mean, found.low, found.high))
     number = f"**{signed(mean)} {METRIC_UNITS[metric]}** {interval(low, high)}"
-    subject = f"Removing **head {head} of layer {layer}**"
+    subject = head_subject(ablation_words(source.spec), layer, head)
     if low <= 0 <= high:
         st.markdown(f"{subject} has no clear effect by the {source.estimator} estimator: {number}.")
     else:

@@ -8,6 +8,7 @@ import streamlit as st
 from jaxtyping import Float
 from scipy.special import softmax
 
+from cap_viz.describe import AblationWords
 from cap_viz.results import EvalReport, HeadScores
 from cap_viz.tasks import Example, Task
 from cap_viz.ui.heads_passage import loss_cells, passage
@@ -22,6 +23,7 @@ SHOWN_EACH = 4
 def example_panel(
     task: Task,
     scores: HeadScores,
+    words: AblationWords,
     effects: Float[np.ndarray, "layer head example"],
     unit: str,
     layer: int,
@@ -42,7 +44,7 @@ def example_panel(
             "question": [ids[i] if texts is None else texts[ids[i]].question for i in extremes],
         }
     )
-    example_table(table, [ids[i] for i in extremes], unit, f"{task.name}_{layer}_{head}")
+    example_table(table, [ids[i] for i in extremes], words, unit, f"{task.name}_{layer}_{head}")
     if texts is None:
         st.caption(
             f"The texts of {task.title} are not on this machine, so only ids are shown. Set CAP_VIZ_DATA to a "
@@ -50,20 +52,20 @@ def example_panel(
         )
     example = None if texts is None else texts.get(ids[chosen])
     if task.kind == "text":
-        passage(scores, layer, head, chosen, example)
+        passage(scores, words, layer, head, chosen, example)
     else:
-        option_table(scores, layer, head, chosen, example)
+        option_table(scores, words, layer, head, chosen, example)
 
 
 def answer_cells(scores: HeadScores, layer: int, head: int, rows: list[int]) -> dict[str, list[str]]:
-    """What became of the answer when the head was removed."""
+    """What became of the answer when the head was ablated."""
     before, after = answers(scores, layer, head)
     gold = scores.questions.gold
     return {"answer": [outcome(before[i], after[i], gold[i]) for i in rows]}
 
 
 def answers(scores: HeadScores, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
-    """The option the model chose for every example, intact and with the head removed."""
+    """The option the model chose for every example, intact and with the head ablated."""
     before = EvalReport(scores.questions, scores.dense).chosen
     after = EvalReport(scores.questions, scores.ablated[layer, head]).chosen
     return before, after
@@ -110,8 +112,9 @@ def take_example(key: str, ids: tuple[str, ...]) -> None:
         st.session_state["example"] = ids[int(point["customdata"]["0"])]
 
 
-def example_table(table: pd.DataFrame, ids: list[str], unit: str, suffix: str) -> None:
+def example_table(table: pd.DataFrame, ids: list[str], words: AblationWords, unit: str, suffix: str) -> None:
     """One row per example; a click on one chooses it."""
+    then = f"with the head {words.done}{words.by}."
     key = f"heads_examples_{suffix}"
 
     def take_row() -> None:
@@ -127,9 +130,11 @@ def example_table(table: pd.DataFrame, ids: list[str], unit: str, suffix: str) -
         hide_index=True,
         column_config={
             "effect": st.column_config.NumberColumn("Effect", format="%+.2f", width=70, help=f"In {unit}."),
-            "answer": st.column_config.TextColumn("Answer", width=120, help="Intact, then with the head removed."),
+            "answer": st.column_config.TextColumn("Answer", width=120, help=f"Intact, then {then}"),
             "intact": st.column_config.NumberColumn("Loss", format="%.2f", width=60, help="Intact, nats per token."),
-            "removed": st.column_config.NumberColumn("Without", format="%.2f", width=70, help="With the head removed."),
+            "ablated": st.column_config.NumberColumn(
+                words.done.capitalize(), format="%.2f", width=80, help=then.capitalize()
+            ),
             "question": st.column_config.TextColumn("Passage" if "intact" in table else "Question"),
         },
     )
@@ -143,15 +148,17 @@ def outcome(before: int, after: int, gold: int) -> str:
     return f"stays {first}" if before == after else "other wrong one"
 
 
-def option_table(scores: HeadScores, layer: int, head: int, row: int, example: Example | None) -> None:
-    """One question with the probability of every option, intact and with the head removed."""
+def option_table(
+    scores: HeadScores, words: AblationWords, layer: int, head: int, row: int, example: Example | None
+) -> None:
+    """One question with the probability of every option, intact and with the head ablated."""
     count = int(scores.questions.n_options[row])
     dense, ablated = (
         softmax(values[row, :count].astype(np.float64)) for values in (scores.dense, scores.ablated[layer, head])
     )
     gold = int(scores.questions.gold[row])
     names = [f"Option {i + 1}" for i in range(count)] if example is None else [o.strip() for o in example.options]
-    lines = ["| | option | intact | removed | change |", "|:-|:-|-:|-:|-:|"]
+    lines = [f"| | option | intact | {words.done} | change |", "|:-|:-|-:|-:|-:|"]
     for i, name in enumerate(names):
         shares = [
             f"**{percent(values[i])}**" if i == int(np.argmax(values)) else percent(values[i])
@@ -166,8 +173,8 @@ def option_table(scores: HeadScores, layer: int, head: int, row: int, example: E
         st.markdown(f"**{escaped(scores.questions.ids[row] if example is None else example.question)}**")
         st.markdown("\n".join(lines))
         st.caption(
-            "Share of each option with the head intact and removed (softmax of the log-likelihoods), change in points; "
-            "bold: chosen; tick: right answer."
+            f"Share of each option with the head intact and {words.done}{words.by} (softmax of the log-likelihoods), "
+            "change in points; bold: chosen; tick: right answer."
         )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 from jaxtyping import Float
 
+from cap_viz.describe import AblationWords, ablation_words
 from cap_viz.results import HeadScores
 from cap_viz.ui.figures import Grid, colour_limit
 from cap_viz.ui.frame import Frame
@@ -25,7 +26,7 @@ def live_body(frame: Frame, source: Source, metric: str) -> None:
     job_view(job, key="heads")
     partial = job.progress.partial
     if isinstance(partial, HeadScores):
-        live_grid(partial, metric)
+        live_grid(partial, metric, ablation_words(source.spec))
         return
     left, right = st.columns([11, 10], gap="medium")
     with right:
@@ -36,7 +37,7 @@ def live_body(frame: Frame, source: Source, metric: str) -> None:
         empty("The first numbers appear soon", "The grid fills layer by layer once the model is loaded.")
 
 
-def live_grid(partial: HeadScores, metric: str) -> None:
+def live_grid(partial: HeadScores, metric: str, words: AblationWords) -> None:
     effects = arrived_effects(partial, metric)
     counts = np.isfinite(effects).sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -52,6 +53,7 @@ def live_grid(partial: HeadScores, metric: str) -> None:
             limit=colour_limit(mean),
             hover=live_hover(mean, counts, METRIC_UNITS[metric]),
             selected=(layer, head),
+            ends=words.ends,
         )
         show_grid(grid, METRIC_UNITS[metric], "Effects so far")
 

@@ -18,7 +18,7 @@ from cap_viz.ui.heads_source import WANTED_RUN, applicable_metrics, name_of, sub
 
 NEW_RUN_OPEN = "heads_new_run"
 ESTIMATORS = {
-    "exact": "Each head is removed in turn and the rest of the model run again. No approximation; all metrics at once.",
+    "exact": "Each head is ablated in turn and the rest of the model run again. No approximation; all metrics at once.",
     "gradient": "All heads from one backward pass per example, to first order. Fast; may mislead on the largest heads.",
     "hybrid": "A few examples exactly and many by gradient, combined. Unlike gradient alone its intervals cover.",
 }

@@ -1,4 +1,4 @@
-"""Examples of running text: the loss on a given continuation, intact and with a head removed."""
+"""Examples of running text: the loss on a given continuation, intact and with a head ablated."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import exp
 import numpy as np
 import streamlit as st
 
+from cap_viz.describe import AblationWords
 from cap_viz.metrics import nll
 from cap_viz.results import HeadScores
 from cap_viz.tasks import Example
@@ -14,19 +15,19 @@ from cap_viz.ui.panels import escaped, signed
 
 
 def losses(scores: HeadScores, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
-    """Loss per token of every example in nats, intact and with the head removed."""
+    """Loss per token of every example in nats, intact and with the head ablated."""
     gold, tokens = scores.questions.gold, scores.questions.tokens
     return nll(scores.dense, gold, tokens), nll(scores.ablated[layer, head], gold, tokens)
 
 
 def loss_cells(scores: HeadScores, layer: int, head: int, rows: list[int]) -> dict[str, np.ndarray]:
-    intact, removed = losses(scores, layer, head)
-    return {"intact": intact[rows], "removed": removed[rows]}
+    intact, ablated = losses(scores, layer, head)
+    return {"intact": intact[rows], "ablated": ablated[rows]}
 
 
-def passage(scores: HeadScores, layer: int, head: int, row: int, example: Example | None) -> None:
+def passage(scores: HeadScores, words: AblationWords, layer: int, head: int, row: int, example: Example | None) -> None:
     """One example: what was given, what was scored, and its loss before and after."""
-    intact, removed = (float(values[row]) for values in losses(scores, layer, head))
+    intact, ablated = (float(values[row]) for values in losses(scores, layer, head))
     n_tokens = int(scores.questions.tokens[row, scores.questions.gold[row]])
     with st.container(border=True):
         if example is None:
@@ -36,11 +37,11 @@ def passage(scores: HeadScores, layer: int, head: int, row: int, example: Exampl
             st.markdown(lines_of(example.prompt))
             st.caption(f"Scored: {n_tokens} tokens")
             st.markdown(lines_of(example.options[example.gold]))
-        change = removed - intact
+        change = ablated - intact
         st.markdown(
-            "| | intact | removed | change |\n|:-|-:|-:|-:|\n"
-            f"| loss, nats per token | {intact:.3f} | {removed:.3f} | {signed(change)} |\n"
-            f"| probability per token | {exp(-intact):.3f} | {exp(-removed):.3f} | × {exp(-change):.3g} |"
+            f"| | intact | {words.done} | change |\n|:-|-:|-:|-:|\n"
+            f"| loss, nats per token | {intact:.3f} | {ablated:.3f} | {signed(change)} |\n"
+            f"| probability per token | {exp(-intact):.3f} | {exp(-ablated):.3f} | × {exp(-change):.3g} |"
         )
         st.caption(
             "The model reads what is given and is scored on every token that follows; there are no options. "

@@ -1,6 +1,6 @@
-"""What heads attend to, beside what removing them does: a line about one head, and all heads as a scatter.
+"""What heads attend to, beside their effects: a line about one head, and all heads as a scatter.
 
-A pattern of attention describes; only the effect of removing a head says whether the model needs it.
+A pattern of attention describes; only a head's effect says whether the model needs it.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def roles_section(view: HeadView, roles: HeadRoles | None, selected: tuple[int, 
         alt=f"Effect of every head against {TITLES[measure]}; {in_words(effect, roles.values[measure])}",
     )
     figure.caption(
-        f"{in_words(effect, roles.values[measure])} Attention describes; only removing a head says whether the model "
-        "needs it. Click a point to select its head."
+        f"{in_words(effect, roles.values[measure])} Attention describes; only a head's effect says whether the "
+        "model needs it. Click a point to select its head."
     )
 
 

@@ -12,7 +12,7 @@ import streamlit as st
 from cap_viz.stats import RankAgreement, Specificity, TopOverlap, rank_agreement, top_overlap
 from cap_viz.ui.figures import CONFIG, colour_limit
 from cap_viz.ui.glossary import GLOSSARY
-from cap_viz.ui.heads_detail import HeadView, interval, q_value
+from cap_viz.ui.heads_detail import HeadView, head_subject, interval, q_value
 from cap_viz.ui.heads_grid import head_inputs, take_click
 from cap_viz.ui.heads_map import HeadMap, draw_bars, draw_grid
 from cap_viz.ui.loading import HeadStatistics, specificity_of
@@ -162,7 +162,7 @@ def plain_sentence(task: HeadView, control: HeadView, found: Specificity, layer:
         verdict = "no clear difference between the two"
     here, there = (view.stats.estimate.mean[layer, head] for view in (task, control))
     return (
-        f"Removing **head {head} of layer {layer}** changes the loss by {signed(here)} nats per token on this task "
+        f"{head_subject(task.words, layer, head)} changes the loss by {signed(here)} nats per token on this task "
         f"({signed(found.task[layer, head], 2)} SD) and by {signed(there)} on {text} "
         f"({signed(found.control[layer, head], 2)} SD): **{verdict}**."
     )

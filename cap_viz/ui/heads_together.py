@@ -1,4 +1,4 @@
-"""What if all of these: some heads removed together, against the sum of their single effects and random sets.
+"""What if all of these: some heads ablated together, against the sum of their single effects and random sets.
 
 Measured on evaluation questions, which ranked nothing: a set chosen for its large effects looks better on the
 examples that chose it.
@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
+from cap_viz.describe import AblationWords
 from cap_viz.errors import CapVizError
 from cap_viz.example_sets import evaluation_set
 from cap_viz.jobs import Job
@@ -43,7 +44,7 @@ def together_section(view: HeadView, selected: tuple[int, int]) -> None:
     chosen, figure = st.columns([11, 10], gap="medium")
     with chosen:
         picked = st.multiselect(
-            "Heads to remove together",
+            f"Heads {view.words.done} together",
             names,
             key=KEY,
             bind="query-params",
@@ -141,7 +142,7 @@ def submit(spec: JointSpec) -> None:
 
 
 def show(view: HeadView, spec: JointSpec, found: JointEffect) -> None:
-    st.markdown(verdict(found, view.unit, len(spec.examples.ids)))
+    st.markdown(verdict(found, view.words, view.unit, len(spec.examples.ids)))
     st.plotly_chart(
         joint_figure(found, view.unit),
         key="together_figure",
@@ -151,14 +152,12 @@ def show(view: HeadView, spec: JointSpec, found: JointEffect) -> None:
     )
 
 
-def verdict(found: JointEffect, unit: str, n: int) -> str:
+def verdict(found: JointEffect, words: AblationWords, unit: str, n: int) -> str:
     """What was measured, whether more than chance heads do, and whether single effects add up."""
     joint, excess = found.joint, found.excess
+    which, by = (f"these {found.size} heads", words.each) if found.size > 1 else ("this head", words.by)
     parts = [
-        f"Without these {found.size} heads: **{signed(float(joint.mean))} {unit}** "
-        f"{interval(float(joint.low), float(joint.high))} on {n} evaluation questions."
-        if found.size > 1
-        else f"Without this head: **{signed(float(joint.mean))} {unit}** "
+        f"With {which} {words.done}{by}: **{signed(float(joint.mean))} {unit}** "
         f"{interval(float(joint.low), float(joint.high))} on {n} evaluation questions.",
         f"Of {found.n_random} random sets of as many other heads, 95 % lie between {signed(found.random_low)} and "
         f"{signed(found.random_high)} (p = {found.p_value:.2g}).",

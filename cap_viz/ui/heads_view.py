@@ -90,7 +90,7 @@ def control_view(frame: Frame, control: StoredRun) -> HeadView:
 
 
 def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> None:
-    """Effects of removing heads on one text; `other` is the text it may be compared with, on the same colour scale."""
+    """Effects of heads on one text; `other` is the text it may be compared with, on the same colour scale."""
     alike = [view] if other is None or other.metric != view.metric else [view, other]
     # The wider of the two scales, so that neither text has more heads beyond it than on its own.
     shown = effect_map(view, max(colour_limit(one.stats.estimate.mean) for one in alike))
@@ -123,7 +123,7 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
     with lower_left:
         draw_bars(shown, ranks=view.ranks_heads)
     with lower_right:
-        example_panel(view.task, view.scores, view.stats.effects, view.unit, *selected_head())
+        example_panel(view.task, view.scores, view.words, view.stats.effects, view.unit, *selected_head())
     reading_section(view, layer, head)
     together_section(view, (layer, head))
     roles_section(view, roles, (layer, head))
@@ -172,7 +172,9 @@ def effect_map(view: HeadView, limit: float) -> HeadMap:
         hover=hover_sentences(view),
         limit=limit,
         unit=view.unit,
-        title=f"Effect of removing each head on {view.task.title}, {metric_name(view.task, view.metric)}",
+        title=f"Effect of {view.words.doing} each head{view.words.by} on {view.task.title}, "
+        f"{metric_name(view.task, view.metric)}",
+        ends=view.words.ends,
     )
 
 
@@ -183,8 +185,8 @@ def hover_sentences(view: HeadView) -> list[list[str]]:
 
 def hover_sentence(view: HeadView, layer: int, head: int) -> str:
     estimate = view.stats.estimate
-    verb = "hurts" if estimate.mean[layer, head] > 0 else "helps"
-    clear = "no clear effect" if view.stats.unclear[layer, head] else f"removing it {verb}"
+    meaning = view.words.ends[int(estimate.mean[layer, head] > 0)]
+    clear = "no clear effect" if view.stats.unclear[layer, head] else meaning
     rank = f"<br>rank {view.stats.rank[layer, head]} of {view.n_heads}" if view.ranks_heads else ""
     return (
         f"<b>Layer {layer}, head {head}</b>: {clear}<br>{signed(estimate.mean[layer, head])} {view.unit} "

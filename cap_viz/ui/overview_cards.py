@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from cap_viz.ui.figures import CONFIG, EFFECT_ENDS, HELPS, HURTS, Grid, criterion_name
+from cap_viz.describe import ablation_words
+from cap_viz.ui.figures import CONFIG, HELPS, HURTS, Grid, criterion_name
 from cap_viz.ui.loading import HeadStatistics
 from cap_viz.ui.overview_data import TaskSummary
 from cap_viz.ui.overview_figures import small_map
@@ -21,9 +22,10 @@ UNIT = METRIC_UNITS["nll"]
 
 def task_cards(summaries: Sequence[TaskSummary], limit: float, *, heading: str) -> None:
     st.markdown(f"#### {heading}")
+    helps, hurts = ablation_words(*(one.score_run.spec for one in summaries if one.score_run is not None)).ends
     st.caption(
-        f"One colour scale for all maps on this page: {coloured(HELPS, f'■ −{limit:.2g} {EFFECT_ENDS[0]}')} · 0 · "
-        f"{coloured(HURTS, f'■ +{limit:.2g} {EFFECT_ENDS[1]}')}, {UNIT}. Layers from top to bottom, heads from left to "
+        f"One colour scale for all maps on this page: {coloured(HELPS, f'■ −{limit:.2g} {helps}')} · 0 · "
+        f"{coloured(HURTS, f'■ +{limit:.2g} {hurts}')}, {UNIT}. Layers from top to bottom, heads from left to "
         "right."
     )
     with st.container(horizontal=True, gap="small"):
@@ -94,18 +96,21 @@ def top_head(heads: HeadStatistics) -> tuple[int, int]:
 
 
 def draw_map(summary: TaskSummary, heads: HeadStatistics, limit: float) -> None:
+    assert summary.score_run is not None
+    words = ablation_words(summary.score_run.spec)
     grid = Grid(
         mean=heads.estimate.mean,
         limit=limit,
         hover=hover(heads, UNIT),
         faded=heads.unclear,
         marked=heads.found.survives,
+        ends=words.ends,
     )
     st.plotly_chart(
         small_map(grid),
         key=f"overview_grid_{summary.task.name}",
         config=CONFIG,
-        alt=f"Effect of removing each head on {summary.task.title}",
+        alt=f"Effect of {words.doing} each head{words.by} on {summary.task.title}",
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
+from cap_viz.describe import ablation_words
 from cap_viz.settings import PROJECT
+from cap_viz.spec import ScoreSpec
 from cap_viz.tasks import Task
 from cap_viz.ui.figures import (
     CONFIG,
@@ -73,7 +75,9 @@ def leading(summaries: list[TaskSummary], chosen: Task) -> TaskSummary | None:
 def facts(view: Frame, summaries: list[TaskSummary], metric: str) -> list[str]:
     runs = [run for summary in summaries for run in (summary.dense_run, summary.score_run) if run is not None]
     newest = max((run.provenance["created"] for run in runs), default="")
-    return [view.model.id, "exact", "zero ablation", f"{metric}, {METRIC_UNITS[metric]}", f"newest {age(newest)}"]
+    ablations = sorted({run.spec.ablation for run in runs if isinstance(run.spec, ScoreSpec)})
+    measured = [f"{' and '.join(ablations)} ablation"] if ablations else []
+    return [view.model.id, "exact", *measured, f"{metric}, {METRIC_UNITS[metric]}", f"newest {age(newest)}"]
 
 
 def origins(summaries: list[TaskSummary]) -> str:
@@ -165,7 +169,7 @@ def links(summary: TaskSummary) -> None:
 
 
 def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
-    if summary.heads is None:
+    if summary.heads is None or summary.score_run is None:
         empty("No head scores yet", "Measure them on the Heads page.")
         go_button(
             "Start a run",
@@ -175,20 +179,21 @@ def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
             icon=":material/arrow_forward:",
         )
         return
-    estimate = summary.heads.estimate
+    estimate, words = summary.heads.estimate, ablation_words(summary.score_run.spec)
     grid = Grid(
         mean=estimate.mean,
         limit=limit,
         hover=hover(summary.heads, METRIC_UNITS[metric]),
         faded=summary.heads.unclear,
         marked=summary.heads.found.survives,
+        ends=words.ends,
     )
     st.plotly_chart(
         head_grid(grid, unit="nats", tallest=TALLEST),
         key=f"overview_grid_{summary.task.name}",
         width=grid_width(*grid.shape, TALLEST),
         config=CONFIG,
-        alt=f"Effect of removing each head on {summary.task.title}",
+        alt=f"Effect of {words.doing} each head{words.by} on {summary.task.title}",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
 from cap_viz.finding import own_tasks_of, score_runs
 from cap_viz.mask_specs import mask_spec_for
@@ -114,8 +115,8 @@ def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, list[str]]:
         except CapVizError as error:
             notes.append(str(error))
     top_control(view, statistics)
-    if statistics is not None:
-        toggle_map(statistics, heads, view.task.title)
+    if run is not None and statistics is not None:
+        toggle_map(statistics, heads, view.task.title, ablation_words(run.spec).ends)
     return heads, [sentence for sentence in notes if sentence]
 
 
@@ -145,7 +146,7 @@ def set_off(names: list[str]) -> None:
     st.session_state["off"] = names
 
 
-def toggle_map(statistics: HeadStatistics, off: HeadSet, title: str) -> None:
+def toggle_map(statistics: HeadStatistics, off: HeadSet, title: str, ends: tuple[str, str]) -> None:
     """The task's effects as a map; a click switches a head off or on again."""
     mean = statistics.estimate.mean
     marked = mean != mean
@@ -159,7 +160,7 @@ def toggle_map(statistics: HeadStatistics, off: HeadSet, title: str) -> None:
         ]
         for layer in range(mean.shape[0])
     ]
-    grid = Grid(mean=mean, limit=colour_limit(mean), hover=hover, marked=marked)
+    grid = Grid(mean=mean, limit=colour_limit(mean), hover=hover, ends=ends, marked=marked)
     # A new key after each click: Plotly would take a second click on a selected cell for an unselect.
     key = f"play_map_{st.session_state.get('play_turn', 0)}"
     st.plotly_chart(

@@ -10,7 +10,7 @@ import streamlit as st
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.archive import archive_bytes
-from cap_viz.describe import describe
+from cap_viz.describe import ablation_words, describe
 from cap_viz.errors import CapVizError
 from cap_viz.generation import LENGTH, GenerationReport, protocol_of
 from cap_viz.measures import ACC, ACC_NORM
@@ -127,13 +127,13 @@ def accuracy_tiles(store: Store, run: StoredRun) -> None:
 
 
 def small_grid(store: Store, run: StoredRun) -> None:
-    grid = run_grid(store, run)
+    grid, words = run_grid(store, run), ablation_words(run.spec)
     st.plotly_chart(
         head_grid(grid, unit="nats", tallest=320),
         key=f"runs_grid_{run.key}",
         width=min(420, grid_width(*grid.shape, 320)),
         config=CONFIG,
-        alt=f"Effect of removing each head, answer loss, run {run.key}",
+        alt=f"Effect of {words.doing} each head{words.by}, answer loss, run {run.key}",
     )
 
 

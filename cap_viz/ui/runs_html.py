@@ -7,7 +7,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from cap_viz.describe import describe
+from cap_viz.describe import ablation_words, describe
 from cap_viz.numbers import numbers_of
 from cap_viz.spec import ScoreSpec, spec_dict
 from cap_viz.store import Store, StoredRun
@@ -53,11 +53,12 @@ def figure_html(store: Store, run: StoredRun) -> str:
     """The grid of a run of head scores, with the plotting library inside the file; nothing for other runs."""
     if not has_grid(run):
         return ""
+    words = ablation_words(run.spec)
     figure = go.Figure(head_grid(run_grid(store, run), unit="nats"))
     figure.update_layout(template="plotly_white", paper_bgcolor="white", width=520)
     return (
-        "<h2>Effect of removing each head</h2><p>Answer loss, nats per token. Faded: the interval includes zero. "
-        "A dot: survives the false-discovery control.</p>"
+        f"<h2>Effect of {words.doing} each head{words.by}</h2><p>Answer loss, nats per token. Faded: the interval "
+        "includes zero. A dot: survives the false-discovery control.</p>"
         f"{figure.to_html(full_html=False, include_plotlyjs=True)}"
     )
 
@@ -76,4 +77,5 @@ def run_grid(store: Store, run: StoredRun) -> Grid:
         hover=hover(stats, METRIC_UNITS["nll"]),
         faded=stats.unclear,
         marked=stats.found.survives,
+        ends=ablation_words(run.spec).ends,
     )

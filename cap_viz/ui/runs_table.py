@@ -66,7 +66,7 @@ def filtered(view: Frame) -> list[StoredRun]:
                 key="kind",
                 bind="query-params",
                 width="stretch",
-                help="`scores` effects of removing heads  \n`accuracies` evaluations, dense or pruned  \n`profiles` "
+                help="`scores` effects of heads  \n`accuracies` evaluations, dense or pruned  \n`profiles` "
                 "zeros at every sparsity  \n`attention` what heads attend to",
             )
         with st.container(width=250):

@@ -14,7 +14,6 @@ import plotly.graph_objects as go
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.ui.figures import (
-    EFFECT_ENDS,
     FADED_OPACITY,
     FAINT,
     GHOST,
@@ -87,7 +86,13 @@ def mosaic_of(maps: Sequence[TaskMap], columns: int) -> Mosaic:
 
 
 def task_maps(
-    maps: Sequence[TaskMap], *, limit: float, unit: str, columns: int, selected: tuple[int, int] | None
+    maps: Sequence[TaskMap],
+    *,
+    limit: float,
+    unit: str,
+    ends: tuple[str, str],
+    columns: int,
+    selected: tuple[int, int] | None,
 ) -> go.Figure:
     """Every task's map on one colour scale; the selected head is framed in all. A click reports a cell (x, y)."""
     place = mosaic_of(maps, columns)
@@ -95,7 +100,7 @@ def task_maps(
     for i, one in enumerate(maps):
         part = cells_of(place, i)
         mean[part], faded[part], marked[part] = one.values, one.faded, one.marked
-    grid = Grid(mean=mean, limit=limit, hover=(), faded=faded, marked=marked)
+    grid = Grid(mean=mean, limit=limit, hover=(), ends=ends, faded=faded, marked=marked)
     figure = blank(height=MAPS_HEIGHT, left=30, right=8, top=26, bottom=26)
     figure.add_trace(
         go.Heatmap(
@@ -118,7 +123,7 @@ def task_maps(
             row, column = place.corner(i)
             frame_cell(figure, row + selected[0], column + selected[1], width=1.4)
     label_axes(figure, place)
-    label_scale(figure, limit, EFFECT_ENDS, unit)
+    label_scale(figure, limit, ends, unit)
     figure.update_layout(hoverdistance=60)
     return figure
 

@@ -9,6 +9,7 @@ import streamlit as st
 from jaxtyping import Float
 from streamlit.delta_generator import DeltaGenerator
 
+from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
 from cap_viz.spreadsheet import csv_text
 from cap_viz.ui.figures import CONFIG, colour_limit
@@ -112,17 +113,26 @@ def usual_head(measured: Sequence[Measured]) -> tuple[int, int]:
 
 
 def maps_section(measured: Sequence[Measured], choice: Choice, selected: tuple[int, int]) -> None:
-    st.markdown("#### Effect of removing each head", help=GLOSSARY["effect"])
+    words = ablation_words(*(one.run.spec for one in measured))
+    st.markdown(f"#### Effect of {words.doing} each head", help=GLOSSARY["effect"])
     values = [shown_values(one, choice.scale) for one in measured]
     maps = [task_map(one, shown) for one, shown in zip(measured, values, strict=True)]
     place, key = mosaic_of(maps, COLUMNS), turned(MAPS)
     st.plotly_chart(
-        task_maps(maps, limit=colour_limit(*values), unit=choice.unit, columns=COLUMNS, selected=selected),
+        task_maps(
+            maps,
+            limit=colour_limit(*values),
+            unit=choice.unit,
+            ends=words.ends,
+            columns=COLUMNS,
+            selected=selected,
+        ),
         key=key,
         config=CONFIG,
         on_select=lambda: take_head(key, place),
         selection_mode="points",
-        alt=f"Effect of removing each head on {len(maps)} tasks, on one scale; the table below names the largest.",
+        alt=f"Effect of {words.doing} each head{words.by} on {len(maps)} tasks, on one scale; the table below "
+        "names the largest.",
     )
     st.caption(
         "Layers from top to bottom, heads from left to right; behind each name the reliability of its ranking. "
