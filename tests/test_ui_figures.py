@@ -51,6 +51,7 @@ def test_colour_limit_is_shared_and_leaves_only_outliers_out() -> None:
     first, second = np.full((10, 10), 0.1), np.full((10, 10), 0.2)
     second[0, 0] = 50.0
     assert colour_limit(first, second) == pytest.approx(0.2)
+    assert colour_limit() == 1.0
     assert colour_limit(np.zeros((2, 2))) == 1.0
     assert colour_limit(np.full((2, 2), np.nan)) == 1.0
 

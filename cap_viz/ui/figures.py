@@ -140,8 +140,11 @@ def blank(*, height: int, left: int = 40, right: int = 12, top: int = 12, bottom
 
 
 def colour_limit(*means: Float[np.ndarray, "layer head"]) -> float:
-    """The shared end of the colour scale: the 98th percentile of the absolute effects, so that few are clipped."""
-    values = np.concatenate([np.abs(mean[np.isfinite(mean)]).ravel() for mean in means])
+    """The shared end of the colour scale: the 98th percentile of the absolute effects, so that few are clipped.
+
+    1 where there are no effects, or none but zeros.
+    """
+    values = np.concatenate([np.zeros(0), *(np.abs(mean[np.isfinite(mean)]).ravel() for mean in means)])
     if not values.size or not values.max() > 0:
         return 1.0
     return float(np.quantile(values, 0.98)) or float(values.max())
