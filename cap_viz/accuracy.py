@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from cap_viz.results import EvalReport
 from cap_viz.stats import ChanceTest, above_chance
-from cap_viz.tasks import Task
+from cap_viz.tasks import Task, majority_share
 
 
 def against_guessing(task: Task, report: EvalReport) -> ChanceTest:
     """Accuracy against 1/K, or against always giving the commoner answer for yes/no questions."""
-    majority = 0.0
-    if task.kind == "yes_no":
-        majority = float(np.bincount(report.questions.gold).max() / len(report))
-    return above_chance(report.correct, report.questions.n_options, majority=majority)
+    questions = report.questions
+    return above_chance(report.correct, questions.n_options, majority=majority_share(task, questions.gold.tolist()))

@@ -3,7 +3,7 @@
 Pure numpy and scipy, so that notebooks and pages that only read stored runs need no torch.
 """
 
-from cap_viz.stats.chance import ChanceTest, above_chance
+from cap_viz.stats.chance import ChanceTest, above_chance, guessing_floor
 from cap_viz.stats.circuits import CircuitAreas, circuit_areas, faithfulness, michel_scores
 from cap_viz.stats.hybrid import HybridEstimate, hybrid_mean
 from cap_viz.stats.intervals import Interval, MeanEstimate, bootstrap_mean_ci, mean_with_ci, wilson
@@ -51,6 +51,7 @@ __all__ = [
     "examples_needed",
     "faithfulness",
     "false_discovery",
+    "guessing_floor",
     "holm",
     "hybrid_mean",
     "joint_effect",

@@ -64,7 +64,7 @@ def above_chance(
         raise CapVizError(f"A question has {n_options.min()} options; each needs at least one.")
     if not 0 <= majority <= 1:
         raise UsageError(f"The share of the majority answer is {majority}; it lies between 0 and 1.")
-    guess = np.maximum(1 / n_options, majority)
+    guess = guessing_floor(n_options, majority)
     hits = int(correct.sum())
     return ChanceTest(
         n=correct.size,
@@ -73,6 +73,11 @@ def above_chance(
         chance=float(guess.mean()),
         p_value=float(min(1.0, hits_distribution(guess)[hits:].sum())),
     )
+
+
+def guessing_floor(n_options: Int[np.ndarray, " example"], majority: float = 0.0) -> Float[np.ndarray, " example"]:
+    """Probability of guessing each question right: 1/K, or the share of the most frequent answer where that is more."""
+    return np.maximum(1 / n_options, majority)
 
 
 def hits_distribution(guess: Float[np.ndarray, " example"]) -> Float[np.ndarray, " hits"]:

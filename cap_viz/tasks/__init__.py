@@ -17,7 +17,7 @@ from cap_viz.tasks import (
     toy_text,
 )
 from cap_viz.tasks.arc import ARC_CHALLENGE, ARC_EASY
-from cap_viz.tasks.base import Example, Splits, Task, chance_level, check_has_options, check_metric
+from cap_viz.tasks.base import Example, Splits, Task, chance_level, check_has_options, check_metric, majority_share
 from cap_viz.tasks.description import NAME
 from cap_viz.tasks.own import own_folder, own_task, own_tasks
 
@@ -65,4 +65,5 @@ __all__ = [
     "check_has_options",
     "check_metric",
     "load_task",
+    "majority_share",
 ]

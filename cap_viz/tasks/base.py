@@ -150,9 +150,17 @@ class Task:
 
 def chance_level(task: Task, examples: Sequence[Example]) -> float:
     """Accuracy of guessing: the mean of 1/K, or the share of the commoner answer for yes/no questions."""
-    if task.kind == "yes_no":
-        return max(Counter(example.gold for example in examples).values()) / len(examples)
-    return sum(1 / len(example.options) for example in examples) / len(examples)
+    import numpy as np
+
+    from cap_viz.stats import guessing_floor
+
+    n_options = np.array([len(example.options) for example in examples])
+    return float(guessing_floor(n_options, majority_share(task, [example.gold for example in examples])).mean())
+
+
+def majority_share(task: Task, gold: Sequence[int]) -> float:
+    """The share of the commonest answer, where always giving it is a way to guess (yes/no questions); else 0."""
+    return max(Counter(gold).values()) / len(gold) if task.kind == "yes_no" else 0.0
 
 
 def check_has_options(task: Task) -> None:

@@ -17,7 +17,8 @@ GLOSSARY = {
     "kv_group": "Heads that share one set of keys and values (grouped-query attention).",
     "dense": "The model as it is, with no weight removed; 95 % Wilson interval. None of these questions was used to "
     "measure heads.",
-    "chance": "Accuracy a guesser would reach: the mean of 1 / number of options.",
+    "chance": "Accuracy a guesser would reach: the mean of 1 / number of options. For yes/no questions the share of "
+    "the commoner answer, since always giving that one is a guess, too.",
     "sparsity": "Share of the weights in attention and MLP projections that are set to zero.",
     "criterion": "The rule that decides which weights go first.",
     "best": "Highest accuracy. Tied: the paired McNemar test does not tell the two apart (p ≥ 0.05). In brackets: "

@@ -70,7 +70,7 @@ def draw_accuracy(view: Frame, setting: Setting, active: Sequence[str]) -> None:
     if not any(column.report is not None for column in columns):
         return
     st.plotly_chart(
-        accuracy_whiskers(columns, chance_of(columns)),
+        accuracy_whiskers(columns, chance_of(view.task, columns)),
         config=CONFIG,
         key="prune_accuracy_figure",
         alt="; ".join(in_words(column) for column in columns),
@@ -178,11 +178,10 @@ def cost_sentence(view: Frame, missing: Sequence[Column]) -> str:
     return f"Measures {names}: {cost.items} questions in all, {time}. You can leave the page; it goes on."
 
 
-def chance_of(columns: Sequence[Column]) -> float | None:
-    for column in columns:
-        if column.report is not None:
-            return float((1 / column.report.questions.n_options).mean())
-    return None
+def chance_of(task: Task, columns: Sequence[Column]) -> float | None:
+    """The accuracy of guessing, judged by the most answers there are: those that arrive now may be few."""
+    reports = [column.report for column in columns if column.report is not None]
+    return against_guessing(task, max(reports, key=len)).chance if reports else None
 
 
 def in_words(column: Column) -> str:
