@@ -31,6 +31,19 @@ KV_COMBINES: tuple[KvCombine, ...] = ("mean", "max")
 ALLOCATIONS = ("owl",)
 PATTERNS = ("2:4", "4:8")
 
+SCATTERED = (
+    "Zeros are scattered over the matrices (unstructured): file size and speed stay the same; only formats and kernels "
+    "made for sparse weights would gain."
+)
+PATTERNED = (
+    "Zeros follow the pattern {} (semi-structured): file size and speed stay the same; only formats and kernels made "
+    "for this pattern would gain."
+)
+STRUCTURED = (
+    "Whole rows and columns are zero (structured): a model rebuilt without them is smaller and faster; an exported one "
+    "keeps them as zeros."
+)
+
 Result = TypeVar("Result")
 
 
@@ -86,7 +99,8 @@ class Criterion:
     depend on the sparsity. `steps` and `rank` rely on `check_request` having passed. `needs_text`: running text is
     measured beside the calibration examples. `needs_seed`: its draw is
     random. `allocations`, `patterns`: whether it can be told how to spread its zeros over layers (OWL) or over
-    neighbouring weights (n:m).
+    neighbouring weights (n:m). `structured`: its zeros fill whole rows and columns. `counting`: a sentence where
+    the share of weights that goes is not the sparsity asked. `scales_importance`: built on CAP's importance I.
     """
 
     name: str
@@ -104,6 +118,15 @@ class Criterion:
     needs_seed: bool = False
     allocations: bool = False
     patterns: bool = False
+    structured: bool = False
+    counting: str = ""
+    scales_importance: bool = False
+
+    def notes(self, pattern: str | None = None) -> tuple[str, ...]:
+        """What to know when reading numbers under its masks, under an n:m pattern or the criterion's own way."""
+        if pattern is not None:
+            return (PATTERNED.format(pattern),)
+        return (STRUCTURED if self.structured else SCATTERED, *([self.counting] if self.counting else []))
 
     @property
     def fixed_score(self) -> bool:

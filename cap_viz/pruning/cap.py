@@ -106,4 +106,5 @@ CAP = Criterion(
     threshold="global",
     rank=rank_cap,
     steps=fixed_score_steps(rank_cap),
+    scales_importance=True,
 )

@@ -19,7 +19,7 @@ from cap_viz.pruning.activations import squares
 from cap_viz.pruning.allocation import allocated
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, portion
 from cap_viz.pruning.gradients import gradient_steps, whole_rows
-from cap_viz.pruning.groups import PER_ROW, Allocation
+from cap_viz.pruning.groups import PER_ROW, ROWS_ROUNDED, Allocation
 from cap_viz.pruning.masks import Mask, scoped_matrices
 from cap_viz.pruning.sequential import Pruned, sequential_steps
 
@@ -67,5 +67,6 @@ GBLM = Criterion(
     needs_calibration=True,
     threshold="per row",
     steps=gblm_steps,
+    counting=ROWS_ROUNDED,
     allocations=True,
 )

@@ -163,6 +163,7 @@ class PerColumnBlock:
 
 
 PER_MATRIX, PER_ROW = PerMatrix(), PerRow()
+ROWS_ROUNDED = "Takes a whole number of weights from every row, rounded down: it reaches slightly less than asked."
 # SparseGPT decides about this many columns at a time.
 SPARSEGPT_COLUMNS = 128
 LOCAL_GROUPS: dict[str, Group] = {

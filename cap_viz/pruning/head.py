@@ -147,4 +147,6 @@ HEAD = Criterion(
     threshold="per head",
     rank=rank_heads_to_remove,
     steps=fixed_score_steps(rank_heads_to_remove),
+    structured=True,
+    counting="Counts heads, not weights: the share of weights that goes is the one reached, not the one asked.",
 )

@@ -43,5 +43,6 @@ SHUFFLED_CAP = Criterion(
     threshold="global",
     rank=rank_shuffled_cap,
     steps=fixed_score_steps(rank_shuffled_cap),
+    scales_importance=True,
     needs_seed=True,
 )

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from cap_viz.pruning.activations import input_norm, squares, wanda_score
 from cap_viz.pruning.allocation import allocated
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
-from cap_viz.pruning.groups import PER_ROW, Allocation, LocalRanking, group_for, local_ranking
+from cap_viz.pruning.groups import PER_ROW, ROWS_ROUNDED, Allocation, LocalRanking, group_for, local_ranking
 from cap_viz.pruning.masks import Mask
 from cap_viz.pruning.sequential import Prune, Pruned, dense_sums, sequential_steps
 
@@ -78,6 +78,7 @@ WANDA = Criterion(
     needs_calibration=True,
     threshold="per row",
     steps=wanda_steps,
+    counting=ROWS_ROUNDED,
     allocations=True,
     patterns=True,
 )
@@ -92,6 +93,7 @@ WANDA_ONESHOT = Criterion(
     threshold="per row",
     rank=rank_oneshot,
     steps=fixed_score_steps(rank_oneshot),
+    counting=ROWS_ROUNDED,
     allocations=True,
     patterns=True,
 )

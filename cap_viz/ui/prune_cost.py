@@ -6,6 +6,7 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from cap_viz.pruning import CRITERIA
 from cap_viz.settings import ASSETS
 
 MEASURED = ASSETS / "pruned_cost.json"
@@ -17,15 +18,19 @@ def measured() -> dict[str, Any]:
 
 
 def cost_sentence(criteria: tuple[str, ...]) -> str:
-    """Scattered zeros save nothing; whole heads save what was measured."""
+    """Zeros among other weights save nothing; whole heads save what was measured. Only what the criteria make."""
     cost = measured()
     about = f"{cost['model']}, {cost['tokens']} tokens, {cost['machine']}, {cost['threads']} threads"
-    scattered = cost["unstructured 50 %"]
-    parts = [
-        f"Scattered zeros leave file size and latency unchanged: with half of the weights at zero the file has "
-        f"{scattered['bytes_ratio']:.2f} and a forward takes {scattered['seconds_ratio']:.2f} times the dense model's."
-    ]
-    if "head" in criteria:
+    structured = [CRITERIA[name].structured for name in criteria]
+    parts: list[str] = []
+    if not all(structured):
+        half = cost["unstructured 50 %"]
+        parts.append(
+            "Zeros among other weights leave file size and latency unchanged: with half of the weights at zero the "
+            f"file has {half['bytes_ratio']:.2f} and a forward takes {half['seconds_ratio']:.2f} times the dense "
+            "model's."
+        )
+    if any(structured):
         few, half = cost["whole heads 20 %"], cost["whole heads 50 %"]
         parts.append(
             "Whole heads can be left out: without 20 % (50 %) of them the file has "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import streamlit as st
 
+from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
 from cap_viz.example_sets import companion_task
 from cap_viz.pruning import CRITERIA, importance
@@ -213,12 +214,14 @@ def flips_section(store: Store, setting: Setting, columns: Sequence[Column]) -> 
 
 def importance_section(view: Frame, setting: Setting) -> None:
     """How CAP scales head effects, when CAP is one of the criteria."""
-    if setting.scores is None or not any(CRITERIA[name].needs_scores for name in setting.criteria):
+    if setting.scores is None or not any(CRITERIA[name].scales_importance for name in setting.criteria):
         return
+    words = ablation_words(setting.scores)
     st.markdown(
         "##### Importance behind CAP",
-        help="CAP multiplies every weight's magnitude with the importance I of its head: the mean effect of removing "
-        "the head, scaled so that the least helpful head has I = 1 and the most helpful I = 10.",
+        help="CAP multiplies every weight's magnitude with the importance I of its head: the mean effect of "
+        f"{words.doing} the head{words.by}, scaled so that the least helpful head has I = 1 and the most helpful "
+        "I = 10.",
     )
     run = view.store.get(setting.scores)
     if run is None:
@@ -246,17 +249,7 @@ def importance_section(view: Frame, setting: Setting) -> None:
 def notes_section(setting: Setting) -> None:
     """What these numbers do not say."""
     st.markdown("##### Reading these numbers")
-    said = [
-        "Zeros are scattered over the matrices (unstructured). File size and speed stay the same; only formats and "
-        "kernels made for sparse weights would gain.",
-        *(() if is_text(setting) else ACCURACY_NOTES),
-    ]
-    if any(CRITERIA[name].threshold == "per row" for name in setting.criteria):
-        said.insert(
-            1,
-            "Wanda takes whole numbers of weights from every row, rounded down, and so reaches slightly less than "
-            "asked.",
-        )
+    said = [*criteria_notes(setting), *(() if is_text(setting) else ACCURACY_NOTES)]
     st.markdown("\n".join(f"- {one}" for one in said))
     rules = [
         f"{named(name)}: {CRITERIA[name].summary} *{CRITERIA[name].source}*" for name in dict.fromkeys(setting.criteria)
@@ -264,3 +257,14 @@ def notes_section(setting: Setting) -> None:
     st.markdown("  \n".join(rules))
     if not is_text(setting):
         st.caption(f"Chance: {GLOSSARY['chance']}")
+
+
+def criteria_notes(setting: Setting) -> list[str]:
+    """The criteria's own notes under the spread that is set; named where not all criteria have them."""
+    whose: dict[str, list[str]] = {}
+    shown = [CRITERIA[name] for name in dict.fromkeys(setting.criteria)]
+    for one in shown:
+        patterned = takes_pattern(one, setting.spread, setting.sparsity)
+        for note in one.notes(setting.spread if patterned else None):
+            whose.setdefault(note, []).append(one.title)
+    return [note if len(titles) == len(shown) else f"{' and '.join(titles)}: {note}" for note, titles in whose.items()]
