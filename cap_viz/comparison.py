@@ -24,8 +24,10 @@ from cap_viz.tasks import Task, check_has_options, load_task
 
 Cell = tuple[str, float]
 DENSE: Cell = ("dense", 0.0)
-# CAP with every head equally important: the difference between the two is what the causal scores add.
-SUBJECT, CONTROL = "cap", "global_magnitude"
+# CAP with every head equally important, and with the importance dealt out to the heads at random: what CAP is better
+# by than these is what its causal scores add.
+SUBJECT, CONTROL, PLACEBO = "cap", "global_magnitude", "shuffled_cap"
+CONTROLS = (CONTROL, PLACEBO)
 CLEAR = 0.05
 
 
@@ -37,6 +39,10 @@ class Contrast:
     second: Cell
     result: Paired
     p_holm: float
+
+    def is_causal(self, sparsity: float) -> bool:
+        """Whether it is CAP against one of its controls at this sparsity."""
+        return self.first == (SUBJECT, sparsity) and self.second[0] in CONTROLS
 
     @property
     def evidence(self) -> Literal["clear", "alone", "noise"]:
@@ -85,11 +91,15 @@ def reference_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, C
 
 
 def control_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cell]]:
-    """CAP with the control without causal scores, where `reference_pairs` does not already pair the two."""
-    if against in (SUBJECT, CONTROL):
+    """CAP with its controls, where `reference_pairs` does not already pair the two."""
+    if against == SUBJECT:
         return []
-    pairs = [((SUBJECT, sparsity), (CONTROL, sparsity)) for criterion, sparsity in cells if criterion == SUBJECT]
-    return [(first, second) for first, second in pairs if second in cells]
+    return [
+        ((SUBJECT, sparsity), (control, sparsity))
+        for criterion, sparsity in cells
+        for control in CONTROLS
+        if criterion == SUBJECT and control != against and (control, sparsity) in cells
+    ]
 
 
 def contrasts(pairs: Sequence[tuple[Cell, Cell]], compare: Callable[[Cell, Cell], Paired]) -> tuple[Contrast, ...]:

@@ -21,8 +21,10 @@ from cap_viz.stats import (
     bootstrap_mean_ci,
     compare_means,
     compare_paired,
+    mean_with_ci,
     wilson,
 )
+from cap_viz.stats.paired import mcnemar
 from cap_viz.tasks import Task
 
 Paired = PairedComparison | PairedMeans
@@ -118,6 +120,17 @@ def paired_losses(first: EvalReport, second: EvalReport) -> PairedMeans:
     """
     check_same_items(first.items, second.items)
     return compare_means(first.losses("nll"), second.losses("nll"))
+
+
+def paired_p(first: EvalReport, second: EvalReport, measure: Measure) -> float:
+    """The p-value of `paired` without its interval: for the many of a family of which few are shown."""
+    a, b = per_question(first, measure), per_question(second, measure)
+    return mcnemar(int((a > b).sum()), int((b > a).sum())) if measure.is_share else float(mean_with_ci(a - b).p_value)
+
+
+def companion(measure: Measure) -> Measure:
+    """The measure that is looked at beside this one: choice loss beside accuracies, accuracy beside the loss."""
+    return CHOICE_LOSS if measure.is_share else ACC
 
 
 def guessing(task: Task, report: EvalReport, measure: Measure) -> float:

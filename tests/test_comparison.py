@@ -124,6 +124,10 @@ def test_the_pairs_of_a_table() -> None:
     assert [first for first, second in reference_pairs(cells, "dense") if second == DENSE] == cells[1:]
     assert control_pairs(cells, "wanda") == [(("cap", 0.2), ("global_magnitude", 0.2))]
     assert control_pairs(cells, "global_magnitude") == []
+    cells.append(("shuffled_cap", 0.2))
+    assert [second for _, (second, _) in control_pairs(cells, "wanda")] == ["global_magnitude", "shuffled_cap"]
+    assert control_pairs(cells, "global_magnitude") == [(("cap", 0.2), ("shuffled_cap", 0.2))]
+    assert control_pairs(cells, "cap") == []
 
 
 def test_p_values_are_adjusted_over_the_table() -> None:

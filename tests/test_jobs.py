@@ -250,10 +250,10 @@ def test_evaluations_of_the_same_questions_take_turns(
     # The second begins before the first has ended, and each is stepped to its own end.
     assert order.index(specs[1]) < len(order) - 1 - order[::-1].index(specs[0])
     alone = Store(shipped=tmp_path / "none", local=tmp_path / "alone")
-    for job in found:
+    for job, spec in zip(found, specs, strict=True):
         assert job.state == "done"
         assert job.result is not None
-        assert job.result.checksums == finish(real(job.spec, tiny_model, alone)).checksums
+        assert job.result.checksums == finish(real(spec, tiny_model, alone)).checksums
 
 
 def test_one_of_two_side_by_side_can_be_cancelled_or_fail_alone(queue: JobQueue, tiny_model: ReasoningModel) -> None:
@@ -395,6 +395,10 @@ class Weights:
         self.name = name
 
 
+def name_of(model: Any) -> str:
+    return model.name
+
+
 class Memory:
     """Loads fake models, of which so many fit side by side."""
 
@@ -425,7 +429,7 @@ def test_one_copy_of_each_model_is_alive(
     job = queue.submit(first, "long")
     wait_for(job, "running")
     gate.open.release()
-    asked = queue.ask("b", lambda model: model.name)
+    asked = queue.ask("b", name_of)
     if room == 1:
         waits = time.monotonic() + 60
         while not asked.waits_for:
@@ -451,7 +455,7 @@ def test_one_copy_of_each_model_is_alive(
         gate.open.release(10)
         assert asked.result(60) == "b"
         gate.open.release(10)
-        assert queue.ask("a", lambda model: model.name).result(60) == "a"
+        assert queue.ask("a", name_of).result(60) == "a"
         assert memory.alive() == ["a", "b"]
         assert len(memory.loaded) == 2
         queue.cancel(job)

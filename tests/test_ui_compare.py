@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ from cap_viz.ui.compare_command import USUAL_N, USUAL_REFERENCE, next_command
 from cap_viz.ui.compare_data import Choice, Comparison, Stored, compared, stored_comparison
 from cap_viz.ui.compare_figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
 from cap_viz.ui.compare_table import figure_html, shown_table, table_csv, table_json
-from cap_viz.ui.compare_words import clause, evidence_words, verdicts
+from cap_viz.ui.compare_words import NO_SIGN, clause, evidence_words, verdicts
 from cap_viz.ui.figures import criterion_colour, display_order
 from tests.tiny import write_tiny_model
 
@@ -270,6 +271,55 @@ def test_verdicts_name_reference_and_control_at_every_sparsity(world: World) -> 
     assert all(
         "Dense" not in sentence and "dense" in sentence for sentence in verdicts(world.comparison(reference="dense"))
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "n", "controls"),
+    [
+        ("smollm2-135m-instruct-q4_1", "mini_science", 600, {"global_magnitude"}),
+        ("toy-reasoner", "toy_math", 200, {"global_magnitude", "shuffled_cap"}),
+    ],
+)
+@pytest.mark.parametrize("measure", [ACC, CHOICE_LOSS])
+def test_what_causal_scores_add_is_judged_by_both_measures(
+    measure: Measure, model: str, task: str, n: int, controls: set[str]
+) -> None:
+    """The first screen said "no sign" from accuracy where the choice loss of the same answers was clearly better."""
+    store = Store()
+    runs = store.runs()
+    ref = next(run.spec.model for run in runs if run.spec.model.id == model)
+    stored = stored_comparison(store, runs, ref, load_task(task), n)
+    assert stored.dense is not None
+    criteria = ("cap", "wanda", "global_magnitude")
+    choices = [Choice(one, criteria, "wanda", stored.groups[0], paper=False) for one in (ACC, CHOICE_LOSS)]
+    by_measure = {choice.measure: compared(store, load_task(task), stored.dense, choice) for choice in choices}
+    shown = by_measure[measure]
+    said = dict(zip(shown.sparsities, verdicts(shown), strict=True))
+    differing = 0
+    for sparsity in shown.sparsities:
+        evidence = shown.causal_evidence(sparsity)
+        assert {one.second[0] for _, one in evidence} == controls
+        # The other measure's contrasts are those of its own table, adjustment and all.
+        for one_measure, one in evidence:
+            assert by_measure[one_measure].contrast(one.first, one.second) == one
+        found = {one.evidence for _, one in evidence}
+        assert (NO_SIGN in said[sparsity]) == (found == {"noise"})
+        by_accuracy = {one.evidence for one_measure, one in evidence if one_measure == ACC}
+        by_loss = {one.evidence for one_measure, one in evidence if one_measure == CHOICE_LOSS}
+        assert ACC.title.lower() in said[sparsity]
+        assert CHOICE_LOSS.title.lower() in said[sparsity]
+        differing += by_accuracy == {"noise"} and "clear" in by_loss
+    assert differing, "no sparsity at which the two measures differ: the test says nothing"
+
+
+def test_causal_scores_are_no_verdict_about_other_criteria(world: World) -> None:
+    """Wanda beside global magnitude was said to tell whether CAP's causal scores help."""
+    stored = world.stored()
+    assert stored.dense is not None
+    choice = Choice(ACC, ("wanda",), "global_magnitude", stored.groups[0], paper=False)
+    found = verdicts(compared(world.store, load_task(TASK), stored.dense, choice))
+    assert len(found) == 2
+    assert not any("causal" in sentence for sentence in found)
 
 
 # Table and files --------------------------------------------------------------------------------------------------
@@ -499,7 +549,7 @@ def test_the_paper_s_numbers_are_in_their_table(world: World, page: AppTest) -> 
     assert f"The paper reports nothing on {TASK}" in texts(page)
 
 
-def test_the_paper_s_points_can_be_switched_off(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paper_s_points_wait_to_be_asked_for(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     # The tiny model's task stands in for one the paper reports; those need data that is not in the repository.
     def reported(name: str) -> tuple[PaperPoint, ...]:
         return accuracy_of("arc_challenge")
@@ -507,10 +557,14 @@ def test_the_paper_s_points_can_be_switched_off(world: World, page: AppTest, mon
     monkeypatch.setattr("cap_viz.ui.compare_view.accuracy_of", reported)
     monkeypatch.setattr("cap_viz.ui.compare_controls.accuracy_of", reported)
     opened(page, world)
-    assert diamonds_on(page) == 2
-    page.toggle(key="paper").set_value(False).run()
-    assert diamonds_on(page) == 0
+    assert diamonds_on(page) == 0, "second-hand numbers of another model stood in the figure unasked"
     page.toggle(key="paper").set_value(True).run()
+    assert diamonds_on(page) == 2
+    (link,) = [code.value for code in page.code if "paper=" in code.value]
+    (asked,) = parse_qs(urlsplit(link).query)["paper"]
+    again = opened(AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60), world, paper=asked)
+    assert again.toggle(key="paper").value
+    assert diamonds_on(again) == 2
     page.segmented_control(key="measure").set_value("choice_nll").run()
     assert not page.exception
     assert diamonds_on(page) == 0, "accuracies do not belong on an axis of losses"

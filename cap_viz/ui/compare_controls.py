@@ -122,7 +122,7 @@ def paper_control(task: Task, measure: Measure) -> bool:
         return False
     return st.toggle(
         "Show the paper’s points",
-        value=True,
+        value=False,
         key="paper",
         bind="query-params",
         persist_state="session",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.basis import Group, groups_of
-from cap_viz.comparison import CONTROL, DENSE, SUBJECT, Cell, Contrast, contrasts, control_pairs, reference_pairs
+from cap_viz.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast, contrasts, control_pairs, reference_pairs
 from cap_viz.finding import dense_run, eval_runs
-from cap_viz.measures import Level, Measure, guessing
+from cap_viz.measures import Level, Measure, companion, guessing
 from cap_viz.spec import ModelRef
-from cap_viz.stats import ChanceTest
+from cap_viz.stats import ChanceTest, holm
 from cap_viz.store import DamagedRun, Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.ui.figures import display_order
-from cap_viz.ui.loading import level_in, paired_in, report_of
+from cap_viz.ui.loading import level_in, paired_in, paired_p_in, report_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Levels of the dense model and of every cell shown, and the contrasts of the table, which are one family."""
+    """Levels of the dense model and of every cell shown, and the contrasts of the table, which are one family.
+
+    `companions` are those of CAP with its controls by the companion of the measure, adjusted over the same pairs.
+    """
 
     task: Task
     choice: Choice
@@ -73,6 +78,7 @@ class Comparison:
     runs: dict[Cell, StoredRun]
     levels: dict[Cell, Level]
     contrasts: tuple[Contrast, ...]
+    companions: tuple[Contrast, ...]
     test: ChanceTest
     guess: float
     damage: tuple[Damage, ...]
@@ -99,6 +105,11 @@ class Comparison:
     def contrast(self, first: Cell, second: Cell) -> Contrast | None:
         return next((one for one in self.contrasts if (one.first, one.second) == (first, second)), None)
 
+    def causal_evidence(self, sparsity: float) -> list[tuple[Measure, Contrast]]:
+        """CAP with its controls by both measures, the one shown first: whether causal scores add anything."""
+        by_measure = ((self.measure, self.contrasts), (companion(self.measure), self.companions))
+        return [(measure, one) for measure, found in by_measure for one in found if one.is_causal(sparsity)]
+
     def reference_cell(self, sparsity: float) -> Cell:
         return DENSE if self.choice.reference == DENSE[0] else (self.choice.reference, sparsity)
 
@@ -112,7 +123,7 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: Choice) -> Comp
     """Raises `DamagedRun` only for the dense run; damaged pruned runs are listed and left out."""
     measure = choice.measure
     wanted = {} if choice.group is None else choice.group.runs
-    needed = {*choice.criteria, choice.reference, *({CONTROL} if SUBJECT in choice.criteria else ())}
+    needed = {*choice.criteria, choice.reference, *(CONTROLS if SUBJECT in choice.criteria else ())}
     runs, levels, damage = {DENSE: dense}, {DENSE: level_in(store, dense, measure)}, []
     for cell, run in wanted.items():
         if cell[0] not in needed:
@@ -122,24 +133,36 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: Choice) -> Comp
             runs[cell] = run
         except DamagedRun as error:
             damage.append(Damage(cell, str(error)))
-    report = report_of(store, dense)
+    report, pairs = report_of(store, dense), table_pairs(choice, levels)
     return Comparison(
         task=task,
         choice=choice,
         dense=dense,
         runs=runs,
         levels=levels,
-        contrasts=contrasts(
-            table_pairs(choice, levels), lambda first, second: paired_in(store, runs[first], runs[second], measure)
-        ),
+        contrasts=contrasts(pairs, lambda first, second: paired_in(store, runs[first], runs[second], measure)),
+        companions=companions(store, runs, pairs, companion(measure)),
         test=against_guessing(task, report),
         guess=guessing(task, report, measure),
         damage=tuple(damage),
     )
 
 
+def companions(
+    store: Store, runs: Mapping[Cell, StoredRun], pairs: Sequence[tuple[Cell, Cell]], measure: Measure
+) -> tuple[Contrast, ...]:
+    """CAP with its controls by another measure, as the table by that measure would have them."""
+    p_values = [paired_p_in(store, runs[first], runs[second], measure) for first, second in pairs]
+    adjusted = holm(np.array(p_values, dtype=np.float64))
+    return tuple(
+        Contrast(first, second, paired_in(store, runs[first], runs[second], measure), float(p))
+        for (first, second), p in zip(pairs, adjusted, strict=True)
+        if first[0] == SUBJECT and second[0] in CONTROLS
+    )
+
+
 def table_pairs(choice: Choice, levels: dict[Cell, Level]) -> list[tuple[Cell, Cell]]:
-    """Every shown criterion with the reference, and CAP with its control: by sparsity, in the fixed order."""
+    """Every shown criterion with the reference, and CAP with its controls: by sparsity, in the fixed order."""
     order = display_order({name for name, _ in levels})
     pairs = [pair for pair in reference_pairs(levels, choice.reference) if pair[0][0] in choice.criteria]
     if SUBJECT in choice.criteria:

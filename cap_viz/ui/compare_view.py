@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from cap_viz.comparison import CONTROL, DENSE, SUBJECT, Cell
+from cap_viz.comparison import CONTROL, DENSE, PLACEBO, SUBJECT, Cell
 from cap_viz.finding import dense_sizes
 from cap_viz.paper import ACCURACY, MODEL, PERPLEXITY, SOURCE, accuracy_of
 from cap_viz.tasks import Task
@@ -267,7 +267,9 @@ def verdict_help(comparison: Comparison) -> str:
     return (
         "Paired on the same questions. Clear: p < 0.05 after Holm’s adjustment over all "
         f"{len(comparison.contrasts)} comparisons of the table below. {criterion_name(CONTROL)} is {SUBJECT.upper()} "
-        "with every head equally important: the difference between the two is what the causal scores add."
+        f"with every head equally important, {criterion_name(PLACEBO)} one draw of it with the importance dealt out at "
+        "random: what it is better by than these is what the causal scores add. It is judged by accuracy and by choice "
+        "loss, whichever is shown, with the same adjustment."
     )
 
 
@@ -320,7 +322,7 @@ def table_section(comparison: Comparison) -> None:
 def table_help(comparison: Comparison) -> str:
     return (
         f"Every criterion against {name_of(comparison.reference_cell(0.0))} on the same {comparison.n} questions"
-        f"{', and CAP against its control, global magnitude' if SUBJECT in comparison.choice.criteria else ''}. "
+        f"{', and CAP against its controls' if SUBJECT in comparison.choice.criteria else ''}. "
         "“Within noise” is no proof of equality: see the smallest detectable difference."
     )
 

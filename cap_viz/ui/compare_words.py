@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cap_viz.basis import Basis
-from cap_viz.comparison import CONTROL, DENSE, SUBJECT, Cell, Contrast
+from cap_viz.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast
 from cap_viz.measures import Level, Measure
 from cap_viz.ui.compare_data import Comparison
 from cap_viz.ui.figures import criterion_name, display_order
-from cap_viz.ui.panels import p_words, percent, percent_interval, signed
+from cap_viz.ui.panels import listed, p_words, percent, percent_interval, signed
 
 OPTION_WORDS = {
     "scope": "scope",
@@ -16,6 +18,10 @@ OPTION_WORDS = {
     "estimator": "estimator",
     "ablation": "ablation",
 }
+
+# From the strongest to none.
+EVIDENCE = ("clear", "alone", "noise")
+NO_SIGN, NO_SIGN_OF_IT = "no sign that the causal scores add anything", "no sign of it"
 
 
 def verdicts(comparison: Comparison) -> list[str]:
@@ -37,17 +43,60 @@ def verdict(comparison: Comparison, subject: str, sparsity: float) -> str:
     cell, reference = (subject, sparsity), comparison.reference_cell(sparsity)
     if cell not in comparison.levels:
         return ""
-    clauses = []
-    contrast = comparison.contrast(cell, reference)
-    if contrast is not None:
-        clauses.append(clause(contrast, comparison.measure))
-    control = comparison.contrast(cell, (CONTROL, sparsity))
-    if control is not None and control is not contrast:
-        clauses.append(clause(control, comparison.measure))
-    if not clauses:
+    seconds = dict.fromkeys([reference, *((control, sparsity) for control in CONTROLS)])
+    found = [contrast for second in seconds if (contrast := comparison.contrast(cell, second)) is not None]
+    if not found:
         return f"**{percent(sparsity, 0)}** {name_of(cell)}: {name_of(reference)} is not measured here."
-    meaning = "" if control is None else control_meaning(control, comparison.measure)
-    return f"**{percent(sparsity, 0)}** {name_of(cell)} {' and '.join(clauses)}{meaning}."
+    clauses = listed([clause(contrast, comparison.measure) for contrast in found])
+    meaning = causal_meaning(comparison.causal_evidence(sparsity)) if subject == SUBJECT else ""
+    return f"**{percent(sparsity, 0)}** {name_of(cell)} {clauses}{meaning}."
+
+
+def causal_meaning(evidence: Sequence[tuple[Measure, Contrast]]) -> str:
+    """What CAP's differences to its controls say about the causal scores; all are said where they do not agree."""
+    readings: dict[str, list[tuple[Measure, Contrast]]] = {}
+    for measure, contrast in sorted(evidence, key=lambda one: EVIDENCE.index(one[1].evidence)):
+        readings.setdefault(causal_reading(contrast, measure), []).append((measure, contrast))
+    if len(readings) < 2:
+        return "".join(f": {said}, by {listed(places(items, evidence))}" for said, items in readings.items())
+    parts = [
+        f"by {listed(places(items, evidence))} {NO_SIGN_OF_IT if said == NO_SIGN else said}"
+        for said, items in readings.items()
+    ]
+    return f": {'; '.join(parts)}"
+
+
+def causal_reading(contrast: Contrast, measure: Measure) -> str:
+    effect = "help" if is_better(contrast, measure) else "hurt"
+    return {
+        "clear": f"**the causal scores {effect}**",
+        "alone": f"a hint at most that the causal scores {effect}",
+        "noise": NO_SIGN,
+    }[contrast.evidence]
+
+
+def places(items: Sequence[tuple[Measure, Contrast]], evidence: Sequence[tuple[Measure, Contrast]]) -> list[str]:
+    """The measures behind a reading, with the control where a measure does not read the same against all of them.
+
+    Where no clause has said by how much the two differ, this does.
+    """
+    said: list[str] = []
+    for measure in dict.fromkeys(measure for measure, _ in items):
+        title, found = measure.title.lower(), [contrast for one, contrast in items if one == measure]
+        told = measure == evidence[0][0] or found[0].evidence == "noise"
+        if len(found) == sum(one == measure for one, _ in evidence):
+            said.append(title if told else f"{title} ({listed([gap(one, measure) for one in found])})")
+        else:
+            said += [
+                f"{title} against {name_of(one.second)}" + ("" if told else f" ({gap(one, measure)})") for one in found
+            ]
+    # What is said of one control comes first: after a whole measure it would seem to hold for both.
+    return sorted(said, key=lambda one: " against " not in one)
+
+
+def gap(contrast: Contrast, measure: Measure) -> str:
+    """0.183 nats better, 12.0 points below."""
+    return f"{amount(contrast.result.difference, measure)} {direction(contrast, measure).split()[0]}"
 
 
 def clause(contrast: Contrast, measure: Measure) -> str:
@@ -66,16 +115,6 @@ def clause(contrast: Contrast, measure: Measure) -> str:
         f"is {said} ({limits}), **not clear among so many comparisons** "
         f"(p = {p_words(result.p_value)}, adjusted {p_words(contrast.p_holm)})"
     )
-
-
-def control_meaning(control: Contrast, measure: Measure) -> str:
-    """What the difference to the control says about the causal scores."""
-    better = is_better(control, measure)
-    if control.evidence == "clear":
-        return f": the causal scores {'help' if better else 'hurt'}"
-    if control.evidence == "alone":
-        return f": a hint at most that the causal scores {'help' if better else 'hurt'}"
-    return ": no sign that the causal scores add anything"
 
 
 def direction(contrast: Contrast, measure: Measure) -> str:

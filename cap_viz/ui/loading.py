@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import CapVizError
-from cap_viz.measures import ACC, Level, Measure, Paired, level_of, paired
+from cap_viz.measures import ACC, Level, Measure, Paired, level_of, paired, paired_p
 from cap_viz.reading import read_report, read_scores
 from cap_viz.results import EvalReport, HeadScores
 from cap_viz.stats import (
@@ -107,6 +107,11 @@ def paired_in(store: Store, first: StoredRun, second: StoredRun, measure: Measur
     return cached_pair(address(store, first), address(store, second), measure)
 
 
+def paired_p_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> float:
+    """The p-value of `paired_in` alone. Raises `DamagedRun` with its sentence."""
+    return cached_p(address(store, first), address(store, second), measure)
+
+
 def specificity_of(store: Store, run: StoredRun, control: StoredRun) -> Specificity:
     """Effects on the run's task against those on a control text. Raises `CapVizError` where there is too little."""
     return cached_specificity(address(store, run), address(store, control))
@@ -146,6 +151,11 @@ def cached_level(run: Address, measure: Measure) -> Level:
 @lru_cache(maxsize=1024)
 def cached_pair(first: Address, second: Address, measure: Measure) -> Paired:
     return paired(cached_report(*first), cached_report(*second), measure)
+
+
+@lru_cache(maxsize=1024)
+def cached_p(first: Address, second: Address, measure: Measure) -> float:
+    return paired_p(cached_report(*first), cached_report(*second), measure)
 
 
 @lru_cache(maxsize=32)

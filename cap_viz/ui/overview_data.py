@@ -20,7 +20,7 @@ from cap_viz.tasks import Task, all_tasks
 from cap_viz.ui.figures import AccuracyPoint, criterion_name
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.loading import HeadStatistics, paired_of, report_of, scores_of, statistics_of
-from cap_viz.ui.panels import percent, signed
+from cap_viz.ui.panels import listed, percent, signed
 
 CLEAR = 0.05
 MOST_CRITERIA, MOST_SPARSITIES = 6, 4
@@ -172,11 +172,6 @@ def best_sentences(pruned: tuple[Pruned, ...]) -> list[str]:
     """One sentence per sparsity: the best criterion, those it cannot be told from, and the distance to dense."""
     sparsities = sorted({item.mask.sparsity for item in pruned})
     return [best_sentence([item for item in pruned if item.mask.sparsity == sparsity]) for sparsity in sparsities]
-
-
-def listed(names: list[str]) -> str:
-    """a, b and c."""
-    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def best_sentence(items: list[Pruned]) -> str:

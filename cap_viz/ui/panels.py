@@ -147,6 +147,11 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
+def listed(parts: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
+
+
 def age(created: str) -> str:
     """How long ago an ISO time was, in words."""
     try:
