@@ -1,8 +1,10 @@
-"""From a spec to its stored run: look it up, or compute it in resumable steps.
+"""From a spec to its stored run: look it up, cut it from a longer one, or compute it in steps.
 
-Every function that computes is a generator of `Progress` (about one a second) that returns the stored run. The
-batch plan is written before the first forward; each finished batch is a file. A killed process starts again from
-those files and ends with the same bits. A second process asking for the same run waits for the first.
+`run_steps` is a generator of `Progress` (about one a second) that returns the stored run; masks on the way are made by
+such steps and not stored. Head scores and evaluations are made of batches: the plan is written before the first
+forward, each finished batch is a file, and a killed process goes on from those files and ends with the same bits. What
+has no batches (masks, profiles, roles, heads removed together) starts anew. A second process asking for the same run
+waits for the first.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ PROFILE_SPARSITIES = tuple(round(0.01 * step, 2) for step in range(96))
 
 
 def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine = HERE) -> RunSteps:
-    """Compute any run, or return the stored one at once; `engine` computes what is made of batches.
+    """The stored run, cut from a longer one or computed where there is none; `engine` computes what has batches.
 
     A damaged local run is set aside and computed again. Raises `CapVizError` when the spec asks for other weights than
     `model` has, `DamagedRun` for a damaged run that came with CAP Viz.

@@ -9,7 +9,7 @@ The result is that of `replay.ablate_layer`; what is saved is nearly all that is
 3. Of the last block only the positions where an answer is read are computed (keys and values for all).
 
 Families: blocks with RMS norms before attention and MLP, rotary positions, grouped queries, a SiLU-gated MLP (Llama,
-Mistral, Qwen2, Qwen3). `scoring.py` compares it with the model's own blocks before it is used.
+Mistral, Qwen2, Qwen3). `checks.py` compares it with the model's own blocks once per loaded model, before it is used.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ token, and spread out for every query head and row. Here
 2. those of a row's own tokens have their place set aside beforehand;
 3. the queries of a group share keys and values as they lie.
 
-Softmax over both parts together is exact. `generation.py` compares it with the model's own blocks before it is used.
+Softmax over both parts together is exact. `checks.py` compares it with the model itself once per loaded model, before
+it is used.
 """
 
 from __future__ import annotations
