@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scaling import Setting, memory, new_peak, questions
-from cap_viz.devices import FULL_PRECISION
 from cap_viz.models import DEFAULT_MODEL, readable_folder
 from cap_viz.planning import dimensions_in, memory_plan
+from cap_viz.settings import FULL_PRECISION
 from cap_viz.weights import WORKING_MEMORY_BYTES
 
 GENERATED = Setting(layers=20, heads=16, d_model=2048, mlp=7168, tokens=48)

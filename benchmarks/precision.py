@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 
 import numpy as np
 
 import cap_viz as cv
-from cap_viz.devices import BYTES, DTYPE, FULL_PRECISION
 from cap_viz.models import DEFAULT_MODEL
 from cap_viz.results import HeadScores
+from cap_viz.settings import FULL_PRECISION, PRECISIONS, ask_for
 from cap_viz.stats.reliability import rank_correlation
 
 METRICS = ("nll", "choice_nll")
@@ -30,7 +29,7 @@ METRICS = ("nll", "choice_nll")
 
 def scored(model_id: str, task: str, n: int, dtype: str) -> tuple[HeadScores, float]:
     """Scores in that precision, and the seconds they took without loading."""
-    os.environ[DTYPE] = dtype
+    ask_for(device="", dtype=dtype)
     model, examples = cv.load_model(model_id), cv.load_task(task).calibration(n)
     cv.score_heads(model, examples[:1], estimator="exact")
     started = time.perf_counter()
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--task", default="arc_easy")
     parser.add_argument("--items", type=int, default=16)
-    parser.add_argument("--dtype", default="bfloat16", choices=[name for name in BYTES if name != FULL_PRECISION])
+    parser.add_argument("--dtype", default="bfloat16", choices=[name for name in PRECISIONS if name != FULL_PRECISION])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     full, full_s = scored(options.model, options.task, options.items, FULL_PRECISION)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cap_viz.devices import CPU, free_memory
+from cap_viz.devices import free_memory
+from cap_viz.settings import CPU
 
 if TYPE_CHECKING:
     from cap_viz.models import ModelShape, ReasoningModel

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,17 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from cap_viz.batched import BatchedRun, Step
 from cap_viz.cluster_worker import Worker, versions_here
-from cap_viz.devices import CPU, DEVICE, DTYPE, asked_device
 from cap_viz.engines import OUT_OF_MEMORY, is_out_of_memory
 from cap_viz.errors import CapVizError, OutOfMemory, UsageError
-from cap_viz.offload import OFFLOAD
-from cap_viz.settings import PROJECT, thread_count
+from cap_viz.settings import CPU, PROJECT, THREADS, asked_device, prepare_ray, thread_count, told_to_workers
 from cap_viz.spec import spec_dict
 
-# Ray reads these when it is imported. Without the first it reports its use to its makers; the second is what its next
-# version does anyway, and without it every start warns of that.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+prepare_ray()
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
@@ -49,8 +43,6 @@ TOKENS = (
 START_SECONDS = 300
 REACH_SECONDS = 5
 REPLACEMENTS = 3
-# What workers are told of this process's settings.
-SETTINGS = (DEVICE, DTYPE, OFFLOAD, "CAP_VIZ_DATA", "CAP_VIZ_CACHE", "HF_HUB_OFFLINE", "HF_HOME")
 
 
 @dataclass(frozen=True)
@@ -163,8 +155,8 @@ class Cluster:
         self.workers = [self.new_worker() for _ in range(self.share.workers)]
 
     def new_worker(self) -> Any:
-        variables = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
-        variables["CAP_VIZ_THREADS"] = variables["OMP_NUM_THREADS"] = str(self.share.cpus)
+        variables = told_to_workers()
+        variables[THREADS] = variables["OMP_NUM_THREADS"] = str(self.share.cpus)
         if not self.address:
             variables["PYTHONPATH"] = str(PROJECT)
         # Not restarted by Ray itself, since a new worker has no model yet and would not know the run.

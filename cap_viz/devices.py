@@ -1,4 +1,4 @@
-"""Where a model computes and in which precision. What is asked for is known without torch.
+"""Where a model computes and in which precision. What is asked for (`settings.py`) is known without torch.
 
 `CAP_VIZ_DEVICE`: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps.
 `CAP_VIZ_DTYPE`: float32, bfloat16 or float16. Nothing is computed in another precision than the one asked for, except
@@ -8,19 +8,15 @@ changes numbers; the device is recorded with the run.
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from cap_viz.errors import CapVizError, UsageError, check_choice
+from cap_viz.errors import CapVizError
+from cap_viz.settings import AUTO, CPU, PRECISIONS, asked_device, asked_dtype
 
-FULL_PRECISION = "float32"
-BYTES = {FULL_PRECISION: 4, "bfloat16": 2, "float16": 2}
-DEVICE, DTYPE = "CAP_VIZ_DEVICE", "CAP_VIZ_DTYPE"
-AUTO, CPU = "auto", "cpu"
-KINDS = (AUTO, CPU, "cuda", "mps")
+BYTES: dict[str, int] = dict(zip(PRECISIONS, (4, 2, 2), strict=True))
 
 
 @dataclass(frozen=True)
@@ -29,22 +25,6 @@ class Device:
 
     name: str
     reason: str
-
-
-def asked_dtype() -> str:
-    """The precision asked for. Raises `UsageError` for an unknown one."""
-    asked = os.environ.get(DTYPE) or FULL_PRECISION
-    check_choice(f"precision in {DTYPE}:", asked, tuple(BYTES))
-    return asked
-
-
-def asked_device() -> str:
-    """The device asked for, or "auto". Raises `UsageError` for what is no device's name."""
-    asked = os.environ.get(DEVICE) or AUTO
-    kind, _, number = asked.partition(":")
-    if kind not in KINDS or (number and not (kind == "cuda" and number.isdecimal())) or asked.endswith(":"):
-        raise UsageError(f"CAP_VIZ_DEVICE={asked!r} is no device; choose one of {', '.join(KINDS)}, or cuda:1.")
-    return asked
 
 
 def check_asked() -> None:

@@ -8,7 +8,6 @@ kind of processor and number of threads.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
+from cap_viz.settings import engine_name, ray_address, worker_count
 
 if TYPE_CHECKING:
     from cap_viz.batched import BatchedRun, Step
 
-ENGINE, ADDRESS, WORKERS = "CAP_VIZ_ENGINE", "CAP_VIZ_RAY", "CAP_VIZ_WORKERS"
 LOCAL, RAY = "local", "ray"
 
 
@@ -86,10 +85,10 @@ class EngineChoice:
 
 def asked_engine(name: str = "", address: str = "", workers: int | None = None) -> EngineChoice:
     """The engine asked for by options, else by the environment. Raises `UsageError` for what makes no sense."""
-    address = address or os.environ.get(ADDRESS, "")
-    chosen = name or os.environ.get(ENGINE) or (RAY if address else LOCAL)
+    address = address or ray_address()
+    chosen = name or engine_name() or (RAY if address else LOCAL)
     check_choice("engine", chosen, (LOCAL, RAY))
-    typed = (os.environ.get(WORKERS) or "0") if workers is None else str(workers)
+    typed = (worker_count() or "0") if workers is None else str(workers)
     if not typed.isdecimal():
         raise UsageError(f"{typed!r} workers make no sense; give a whole number, or 0 for one to each device.")
     return EngineChoice(chosen, address, int(typed)) if chosen == RAY else EngineChoice()

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool
 
-from cap_viz.devices import CPU
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.generation import protocol_of
 from cap_viz.models import readable_folder
@@ -28,6 +27,7 @@ from cap_viz.perplexity import perplexity_of
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.masks import Mask
 from cap_viz.reading import read_answers, read_report
+from cap_viz.settings import CPU
 from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
 from cap_viz.stats import wilson

@@ -1,6 +1,7 @@
 """What somebody who is asked for help wants to know: versions, machine, settings, cache. No secrets, no texts.
 
-Values of secrets are never read; paths are given from the home folder on, so that no name of a person is in them.
+Of secrets it says only whether they are set; paths are given from the home folder on, so that no name of a person is
+in them.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pathlib import Path
 import psutil
 
 from cap_viz import __version__
-from cap_viz.devices import asked_dtype, chosen_device
+from cap_viz.devices import chosen_device
 from cap_viz.errors import CapVizError
 from cap_viz.models import CATALOGUE, is_available
-from cap_viz.settings import data_folder, local_folder, log_file
+from cap_viz.settings import asked_dtype, data_folder, local_folder, log_file, reported
 from cap_viz.store import Store
 from cap_viz.tasks import all_tasks
 
@@ -36,16 +37,6 @@ PACKAGES = (
     "safetensors",
     "gguf",
 )
-SETTINGS = (
-    "CAP_VIZ_DEVICE",
-    "CAP_VIZ_DTYPE",
-    "CAP_VIZ_THREADS",
-    "CAP_VIZ_SERVER",
-    "CAP_VIZ_MODELS",
-    "HF_HUB_OFFLINE",
-    "OMP_NUM_THREADS",
-)
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 Section = dict[str, str]
 
@@ -94,10 +85,8 @@ def device() -> str:
 
 
 def settings() -> Section:
-    found = {name: without_home(os.environ.get(name, "not set")) for name in SETTINGS}
-    found |= {name: "set" if os.environ.get(name) else "not set" for name in SECRETS}
     data = data_folder()
-    return found | {
+    return {name: without_home(value) for name, value in reported().items()} | {
         "data": "not set" if data is None else from_home(data),
         "cache": from_home(local_folder()),
         "log": from_home(log_file()),

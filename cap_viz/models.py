@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from cap_viz.conversion import convert_apart
-from cap_viz.devices import CPU, FULL_PRECISION, asked_dtype, chosen_device
+from cap_viz.devices import chosen_device
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_json
 from cap_viz.hub import hub_snapshot
 from cap_viz.offload import placement
-from cap_viz.settings import local_folder, thread_count
+from cap_viz.settings import CPU, FULL_PRECISION, asked_dtype, local_folder, prepare_torch, thread_count
 from cap_viz.spec import ModelRef
 from cap_viz.weights import check_complete, check_finite, check_layers
 
@@ -393,9 +393,7 @@ def load(source: ModelSource) -> ReasoningModel:
     """
     folder = readable_folder(source)
     check_layers(source.id, folder)
-    # Read when torch is first imported. With the default (spinning) threads, another busy process makes every
-    # parallel region wait for a descheduled thread: measured 105 s against 18 s for sequential Wanda.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_torch()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging

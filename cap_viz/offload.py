@@ -8,14 +8,13 @@ neither is possible with weights that are not all there.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from cap_viz.devices import CPU, free_memory
+from cap_viz.devices import free_memory
+from cap_viz.settings import CPU, OFFLOAD, offload_folder
 from cap_viz.weights import WORKING_MEMORY_BYTES, check_memory, memory_needed
 
-OFFLOAD = "CAP_VIZ_OFFLOAD"
 OTHERWISE = f" Or name a folder by {OFFLOAD}, which is slower and cannot prune (docs/large_models.md)."
 
 
@@ -24,7 +23,7 @@ def placement(model_id: str, folder: Path, dtype: str, device: str) -> dict[str,
 
     Raises `CapVizError` for one that does not, unless a folder is named.
     """
-    asked = os.environ.get(OFFLOAD)
+    asked = offload_folder()
     if not asked:
         check_memory(model_id, folder, dtype, device, otherwise=OTHERWISE)
         return {}

@@ -2,18 +2,18 @@
 
 Only the models on a list (`CAP_VIZ_MODELS`, commas between; the catalogue where it is not set), no folders of the
 server, no uploads, nothing deleted, few and small jobs, short prompts. Without the variable nothing is limited but
-what `jobs.py` limits for everybody.
+what `jobs.py` limits for everybody, and prompts, which may be three times as long.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from cap_viz.errors import UsageError
 from cap_viz.jobs import Job, JobSpec, PrunedWeights
 from cap_viz.models import CATALOGUE
+from cap_viz.settings import is_shared, listed_models
 
 MOST_JOBS = 3
 MOST_EXAMPLES = {"score": 64, "eval": 600, "profile": 64, "roles": 64, "joint": 64}
@@ -21,26 +21,16 @@ MOST_PROMPT_CHARACTERS = {True: 500, False: 1500}
 REFUSAL = "This server is shared: {what} is switched off here. Run CAP Viz on a machine of your own for it."
 
 
-def is_shared() -> bool:
-    """Raises `UsageError` for a value that is neither yes nor no: an open server must not come from a typing error."""
-    value = os.environ.get("CAP_VIZ_SERVER", "").strip().lower()
-    if value in ("1", "true", "yes"):
-        return True
-    if value in ("", "0", "false", "no"):
-        return False
-    raise UsageError(f"CAP_VIZ_SERVER={value!r} is neither 1 nor 0; correct or unset it.")
-
-
 def allowed_models() -> tuple[str, ...]:
     """The models visitors may choose on a shared server.
 
     Raises `UsageError` where the list names a folder: its path would be shown to everybody.
     """
-    named = [name.strip() for name in os.environ.get("CAP_VIZ_MODELS", "").split(",") if name.strip()]
+    named = listed_models()
     folder = next((name for name in named if name not in CATALOGUE and Path(name).expanduser().exists()), None)
     if folder is not None:
         raise UsageError(f"CAP_VIZ_MODELS names {folder!r}, a file or folder of this machine; name models by their id.")
-    return tuple(named) or tuple(CATALOGUE)
+    return named or tuple(CATALOGUE)
 
 
 def offered(model_ids: Iterable[str]) -> set[str]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cap_viz.devices import asked_device, asked_dtype, chosen_device, expected_device
+from cap_viz.devices import chosen_device, expected_device
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.evaluation import evaluate
@@ -17,6 +17,7 @@ from cap_viz.example_sets import evaluation_set
 from cap_viz.models import ReasoningModel, load, resolve
 from cap_viz.pruning import prune_mask
 from cap_viz.scoring import exact_scores, make_score_plan
+from cap_viz.settings import asked_device, asked_dtype
 from cap_viz.spec import EvalSpec, spec_key
 from cap_viz.stats.reliability import rank_correlation
 from tests.shell import Shell

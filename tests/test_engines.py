@@ -9,13 +9,14 @@ import pytest
 
 from cap_viz.batched import batched_run
 from cap_viz.cluster_worker import Worker, versions_here
-from cap_viz.engines import ADDRESS, ENGINE, HERE, WORKERS, EngineChoice, asked_engine, engine_named
+from cap_viz.engines import HERE, EngineChoice, asked_engine, engine_named
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs import mask_steps
+from cap_viz.settings import ADDRESS, ENGINE, WORKERS
 from cap_viz.spec import EvalSpec, ModelRef, ScoreSpec, spec_dict
 from cap_viz.store import Store
 from cap_viz.tasks import Task

@@ -7,7 +7,6 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage.
 from __future__ import annotations
 
 import errno
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -32,9 +31,8 @@ from cap_viz.cli import (
 from cap_viz.cli.output import err, shown
 from cap_viz.cli.runs import runs_app
 from cap_viz.describe import describe
-from cap_viz.devices import DEVICE, DTYPE, asked_device, asked_dtype
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.settings import local_folder, start_logging
+from cap_viz.settings import ask_for, asked_device, asked_dtype, local_folder, start_logging
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -71,8 +69,7 @@ def common(
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")] = "",
     dtype: Annotated[str, typer.Option(help="Precision: float32, bfloat16, float16.")] = "",
 ) -> None:
-    # As variables, so that processes started from here compute there, too.
-    os.environ.update({name: value for name, value in ((DEVICE, device), (DTYPE, dtype)) if value})
+    ask_for(device=device, dtype=dtype)
     asked_device()
     asked_dtype()
     start_logging()
