@@ -2,14 +2,14 @@
 
 The protocol is in docs/research_log.md. Masks at 50 % are calibrated on 48 ARC-Easy calibration examples; every
 candidate is compared with sequential Wanda on the same questions, paired. A line of JSON for each candidate is added to
-the file, and what stands there is not computed again. Needs CAP_VIZ_DATA with arc_easy/validation.jsonl.
+the file, and what stands there of as many questions is not computed again. `mask_seconds` is the time of all a mask is
+made from: nothing an earlier candidate has measured is used again. Needs CAP_VIZ_DATA with arc_easy/validation.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +49,7 @@ from cap_viz.pruning.threshold import Score, rank_steps
 from cap_viz.pruning.token_gradients import root_token_squares, take_row
 from cap_viz.reading import read_blocks, read_scores
 from cap_viz.results import BLOCK_PARTS, EvalReport
+from cap_viz.settings import data_folder
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import Store
 from cap_viz.tasks.arc import to_example
@@ -433,10 +434,10 @@ CANDIDATES: dict[str, Callable[[Lab], Mask]] = {
 
 
 def validation(n: int) -> tuple[Example, ...]:
-    folder = os.environ.get("CAP_VIZ_DATA")
-    if not folder:
+    folder = data_folder()
+    if folder is None:
         raise SystemExit("Name the folder with arc_easy/validation.jsonl by CAP_VIZ_DATA.")
-    rows = read_json_lines(Path(folder) / TASK / "validation.jsonl")
+    rows = read_json_lines(folder / TASK / "validation.jsonl")
     return tuple(to_example(row) for row in rows)[:n]
 
 
@@ -464,16 +465,16 @@ def main() -> None:
     options = parser.parse_args()
     options.out.with_suffix("").mkdir(exist_ok=True)
     there = options.out.read_text("utf-8").splitlines() if options.out.is_file() else []
-    done = {json.loads(line)["candidate"] for line in there}
-    lab = Lab(cv.load_model(DEFAULT_MODEL), cv.load_task(TASK).calibration(N_CALIBRATION))
+    model, calibration = cv.load_model(DEFAULT_MODEL), cv.load_task(TASK).calibration(N_CALIBRATION)
     questions, baseline = validation(options.n), None
+    done = {line["candidate"] for line in map(json.loads, there) if line["n"] == len(questions)}
     for name in dict.fromkeys([BASELINE, *options.only]):
         if name in done and name != BASELINE:
             continue
         started = time.perf_counter()
-        mask = CANDIDATES[name](lab)
+        mask = CANDIDATES[name](Lab(model, calibration))
         seconds = time.perf_counter() - started
-        report = cv.evaluate(lab.model, questions, mask=mask)
+        report = cv.evaluate(model, questions, mask=mask)
         baseline = baseline or report
         np.save(options.out.with_suffix("") / f"{name.replace(' ', '_')}.npy", report.losses("choice_nll"))
         line = json.dumps(line_of(name, report, baseline, mask, seconds))

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from benchmarks.guards import self_checks_made
 from benchmarks.replay_vs_naive import CLOCKS, Clock, naive_batches, naive_head, option_rows, spread_heads
 from cap_viz.cli.output import shown
 from cap_viz.estimators.gradient import gradient_effects
@@ -148,12 +149,14 @@ def time_once(
     for layer, head in heads:
         naive_head(model, batches, layer, head)
     marks.append(clock())
-    plan = make_score_plan(model, examples)
+    with self_checks_made(model):
+        plan = make_score_plan(model, examples)
     marks.append(clock())
     for _ in score_steps(model, plan):
         pass
     marks.append(clock())
-    gradient_effects(model, many)
+    with self_checks_made(model):
+        gradient_effects(model, many)
     marks.append(clock())
     first, second, third, fourth = np.diff(marks).tolist()
     return first, second, third, fourth

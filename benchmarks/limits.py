@@ -3,9 +3,10 @@
 product_share        share of a replay's time that goes into matrix products (profiler, a layer in the middle)
 gflops_by_shape      rate of the products a replay consists of at its batch size, in float32 and in bfloat16, and of a
                      large square one
-exact_seconds        seconds per item of the exact estimator by rows x positions of a forward
+exact_seconds        seconds per item of the exact estimator by rows x positions of a forward, self-checks included
 gradient_seconds     the same of the gradient estimator, on eight times the items, by rows x positions of a backward
-bfloat16_noise       root mean square change of the options' log-likelihoods with products in bfloat16
+bfloat16_noise       root mean square change of the options' log-likelihoods with products in bfloat16, by the model's
+                     own blocks (torch's autocast does not reach into the direct ones, which add in place)
 left_by_covariate    share of an example's variance that is left when its exact effect is predicted from its gradient
                      effect and others (leave-one-out; median over heads, and over the ten with the largest effects)
 """
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,12 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.estimators import MANY, TASK, TOP, exact_specs
+from benchmarks.guards import self_checks_made
 from benchmarks.replay_vs_naive import matmul_rate
 from cap_viz import scoring
 from cap_viz.cli.output import shown
 from cap_viz.estimators import gradient as by_gradient
-from cap_viz.evaluation import evaluate
+from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.example_sets import calibration_set
 from cap_viz.models import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
@@ -91,12 +94,16 @@ def constant(module: Any, name: str, value: int) -> Iterator[None]:
 
 
 def seconds_by_budget(
-    run: Callable[[], object], module: Any, name: str, factors: Sequence[float], n: int
+    model: ReasoningModel, run: Callable[[], object], module: Any, name: str, factors: Sequence[float], n: int
 ) -> dict[str, float]:
+    def with_self_checks() -> None:
+        with self_checks_made(model):
+            run()
+
     usual, found = getattr(module, name), {}
     for factor in factors:
         with constant(module, name, int(factor * usual)):
-            found[str(int(factor * usual))] = round(best_seconds(run, repeats=2) / n, 3)
+            found[str(int(factor * usual))] = round(best_seconds(with_self_checks, repeats=2) / n, 3)
     return found
 
 
@@ -132,10 +139,19 @@ def left_by_covariate(model: ReasoningModel) -> dict[str, list[float]]:
 
 def bfloat16_noise(model: ReasoningModel, examples: Sequence[Example]) -> float:
     """Root mean square change of the options' log-likelihoods when matrix products are taken in bfloat16."""
-    full = evaluate(model, examples).logliks
+    full = logliks_by_own_blocks(model, examples)
     with torch.autocast("cpu", torch.bfloat16):
-        half = evaluate(model, examples).logliks
+        half = logliks_by_own_blocks(model, examples)
     return float(np.sqrt(np.nanmean((half - full) ** 2)))
+
+
+def logliks_by_own_blocks(model: ReasoningModel, examples: Sequence[Example]) -> Float[np.ndarray, "example option"]:
+    plan = make_eval_plan(model, examples)
+    plan = replace(plan, batches=replace(plan.batches, direct=False))
+    arrays = EvalArrays(plan)
+    for block in eval_steps(model, plan):
+        arrays.add(block)
+    return arrays.report().logliks
 
 
 def measure(model: ReasoningModel, n: int) -> dict[str, Any]:
@@ -145,10 +161,15 @@ def measure(model: ReasoningModel, n: int) -> dict[str, Any]:
         "product_share": round(product_share(model, examples), 3),
         "gflops_by_shape": gflops_by_shape(model, rows=scoring.TOKENS_PER_FORWARD // 2),
         "exact_seconds": seconds_by_budget(
-            lambda: exact_scores(model, examples), scoring, "TOKENS_PER_FORWARD", factors, n
+            model, lambda: exact_scores(model, examples), scoring, "TOKENS_PER_FORWARD", factors, n
         ),
         "gradient_seconds": seconds_by_budget(
-            lambda: by_gradient.gradient_effects(model, many), by_gradient, "TOKENS_PER_BACKWARD", factors, len(many)
+            model,
+            lambda: by_gradient.gradient_effects(model, many),
+            by_gradient,
+            "TOKENS_PER_BACKWARD",
+            factors,
+            len(many),
         ),
         "bfloat16_noise": round(bfloat16_noise(model, many), 3),
         "left_by_covariate": left_by_covariate(model),

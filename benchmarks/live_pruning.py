@@ -1,12 +1,13 @@
 """How soon live accuracies are there: python -m benchmarks.live_pruning [--json]
 
 What the Prune page does when its button is pressed: dense, CAP and Wanda at one sparsity go to the job queue. Stored
-are the shipped runs, which hold the dense answers to these questions and the head scores. The model is loaded
-beforehand.
+are the shipped runs but for answers under these two masks, so that the dense answers and the head scores are read, as
+on the page, and both pruned models are computed; the benchmark fails where one was not. The model is loaded beforehand.
 
 first_interval_s   until two of the three have answered 2 common questions, so that a paired interval can be drawn
 first_three_s      until all three have
 all_s              until all have answered `--items` questions (bar for 100: 25, and 2 with --model toy-reasoner)
+computed           questions of each that were computed; 0 where the answers were read from the shipped runs
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
+from benchmarks.guards import CountingEngine, shipped_only
 from cap_viz.example_sets import evaluation_set
 from cap_viz.finding import score_runs, tasks_for
 from cap_viz.jobs import Job, JobQueue
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, load_model
 from cap_viz.results import EvalReport
-from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.store import Store
 
 BARS = {DEFAULT_MODEL: {"first_interval_s": 5.0, "all_s": 25.0}, TOY_MODEL: {"first_interval_s": 5.0, "all_s": 2.0}}
@@ -36,20 +40,33 @@ def answered(job: Job) -> int:
     return len(partial) if isinstance(partial, EvalReport) else 0
 
 
-def measure(model_id: str, items: int, sparsity: float) -> dict[str, float]:
+def store_without(masks: Collection[MaskSpec], store: Store, folder: Path) -> Store:
+    """The shipped runs of a store but for the answers under some masks, and an empty folder for new ones."""
+    shipped = folder / "shipped"
+    shipped.mkdir()
+    for run in store.runs():
+        if not (isinstance(run.spec, EvalSpec) and run.spec.mask in masks):
+            (shipped / run.folder.name).symlink_to(run.folder)
+    return Store(shipped=shipped, local=folder / "local")
+
+
+def measure(model_id: str, items: int, sparsity: float) -> dict[str, Any]:
     model, task = load_model(model_id), tasks_for(model_id)[0]
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(local=Path(folder))
-        scores = score_runs(store.runs(), model.ref, task)[0].spec
+    with shipped_only() as shipped, tempfile.TemporaryDirectory() as folder:
+        scores = score_runs(shipped.runs(), model.ref, task)[0].spec
         assert isinstance(scores, ScoreSpec)
         n, examples = len(scores.examples.ids), evaluation_set(task, items)
-        masks = [mask_spec_for(model.ref, name, sparsity, task=task, n=n, scores=scores) for name in ("cap", "wanda")]
-        jobs_queue = JobQueue(store, lambda _: model)
+        masks = {
+            name: mask_spec_for(model.ref, name, sparsity, task=task, n=n, scores=scores) for name in ("cap", "wanda")
+        }
+        pruned = {name: EvalSpec(model.ref, examples, mask) for name, mask in masks.items()}
+        runs = {"dense": EvalSpec(model.ref, examples), **pruned}
+        engine = CountingEngine()
+        jobs_queue = JobQueue(
+            store_without(masks.values(), shipped, Path(folder)), lambda _: model, engine=lambda: engine
+        )
         started = time.perf_counter()
-        jobs = [
-            jobs_queue.submit(EvalSpec(model.ref, examples, mask=mask), name)
-            for mask, name in zip((None, *masks), ("dense", "cap", "wanda"), strict=True)
-        ]
+        jobs = [jobs_queue.submit(spec, name) for name, spec in runs.items()]
         first = three = 0.0
         while any(job.active for job in jobs):
             counts = sorted(items if job.state == "done" else answered(job) for job in jobs)
@@ -62,6 +79,7 @@ def measure(model_id: str, items: int, sparsity: float) -> dict[str, float]:
     failed = [job.error for job in jobs if job.state != "done"]
     if failed:
         raise SystemExit("; ".join(failed))
+    engine.check_computed(pruned)
     return {
         "first_interval_s": round(first or done, 2),
         # Between two looks all may be done.
@@ -69,6 +87,7 @@ def measure(model_id: str, items: int, sparsity: float) -> dict[str, float]:
         "all_s": round(done, 2),
         "items": items,
         "sparsity": sparsity,
+        "computed": {name: engine.computed[spec] for name, spec in runs.items()},
     }
 
 
@@ -85,7 +104,7 @@ def main() -> int:
     if options.json:
         print(json.dumps({**found, "bars": bars, "passed": passed}))
     else:
-        print("\n".join(f"{name:17} {value:g}" for name, value in found.items()))
+        print("\n".join(f"{name:17} {value}" for name, value in found.items()))
     return 0 if passed else 1
 
 

@@ -30,6 +30,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from benchmarks.guards import shipped_only
 from cap_viz.export import export_model
 from cap_viz.files import write_json
 from cap_viz.finding import score_runs
@@ -39,7 +40,6 @@ from cap_viz.pruning import Mask, prune_mask
 from cap_viz.reading import read_scores
 from cap_viz.settings import ASSETS
 from cap_viz.spec import ScoreSpec
-from cap_viz.store import Store
 
 TASK = "mini_science"
 TARGET = ASSETS / "pruned_cost.json"
@@ -141,14 +141,13 @@ def loaded(folder: Path) -> PreTrainedModel:
 
 
 def measure(model: ReasoningModel, *, n_tokens: int, repeats: int, shares: Sequence[float]) -> dict[str, Any]:
-    store = Store()
-    run = score_runs(store.runs(), model.ref, TASK)[0]
-    assert isinstance(run.spec, ScoreSpec)
-    scores = read_scores(store, run)
-    effect = scores.mean_effect("nll")
     tokens = torch.from_numpy(np.random.default_rng(0).integers(100, 1000, size=(1, n_tokens)))
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with shipped_only() as store, tempfile.TemporaryDirectory() as folder:
+        run = score_runs(store.runs(), model.ref, TASK)[0]
+        assert isinstance(run.spec, ScoreSpec)
+        scores = read_scores(store, run)
+        effect = scores.mean_effect("nll")
         sizes = {}
         for sparsity in (0.0, 0.5):
             spec = mask_spec_for(model.ref, "cap", sparsity, task=TASK, n=len(scores.questions), scores=run.spec)

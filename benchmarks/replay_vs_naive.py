@@ -4,7 +4,7 @@ Both sides score the same ARC-Easy calibration examples in the same run with the
 
 - naive: for each head TransformerLens' `run_with_hooks` with z set to zero, one row per option, rows sorted by length
   and batched, log-softmax at the answers only. A few heads spread over the layers are timed and scaled to all.
-- ours: `score_steps`, all heads, its self-checks and the dense passes included.
+- ours: `score_steps`, all heads, its self-checks (made anew in every repeat) and the dense passes included.
 
 ratio           naive seconds / our seconds, median over the repeats
 max_abs_diff    largest difference between an option's log-likelihoods of the two sides
@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.guards import self_checks_made
 from cap_viz.engine.packing import EncodedExample
 from cap_viz.models import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.results import HeadScores
@@ -168,7 +169,8 @@ def one_turn(
     batches = naive_batches(option_rows(encode_all(model, examples)))
     naive = {pair: naive_head(model, batches, *pair) for pair in heads}
     middle = clock()
-    scores = exact_scores(model, examples)
+    with self_checks_made(model):
+        scores = exact_scores(model, examples)
     ended = clock()
     n_heads = model.shape.n_layers * model.shape.n_heads
     turn = Turn((middle - started) * n_heads / len(heads), ended - middle, max(rate, matmul_rate(clock)))

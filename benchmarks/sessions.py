@@ -33,13 +33,15 @@ from scripts.screenshot import CHROMIUM_OPTIONS, SETTLED, chromium, server
 VIEWS = (
     "heads?task=mini_science&layer=1&head=3",
     "heads?task=arc_easy&metric=choice_nll&layer=24&head=6",
-    "heads?task=strategyqa&layer=12&head=0",
+    "heads?task=strategyqa&layer=0&head=0",
     "prune?task=mini_science&criterion=cap&against=wanda&sparsity=50",
     "prune?task=arc_easy&criterion=magnitude&against=global_magnitude&sparsity=20",
     "compare?task=mini_science&measure=choice_nll",
     "runs?kind=accuracies",
     "tasks?task=mini_math&against=gsm8k",
 )
+# Layers clicked on in turn: none that one of the views shows from the start.
+CLICKED = range(2, 22)
 NUMBERS = "[data-testid=stMetric], [data-testid=stTable]"
 PATIENCE_MS = 120_000
 STILL_MS = 1_000
@@ -108,13 +110,22 @@ def start_job(page: Page, address: str) -> None:
     expect(page.get_by_role("button", name="Cancel").first).to_be_visible(timeout=PATIENCE_MS)
 
 
+def check_busy(worker: Page) -> None:
+    """Exit where the job is over: what was timed beside it was timed on an idle server, at least in part."""
+    if not worker.get_by_role("button", name="Cancel").first.is_visible():
+        raise SystemExit("The job ended before the last click beside it; start one of more examples.")
+
+
 def click_seconds(page: Page, layer: int) -> float:
-    """A new layer number until the page speaks of that head."""
+    """A new layer number until the page speaks of that head. Exits where it does beforehand."""
     box = page.get_by_role("spinbutton", name="Layer")
+    sentence = page.get_by_text(re.compile(rf"head \d+ of layer {layer}\b"))
+    if sentence.count():
+        raise SystemExit(f"The page speaks of layer {layer} before it is clicked on: nothing can be timed.")
     started = time.perf_counter()
     box.fill(str(layer))
     box.press("Enter")
-    page.get_by_text(re.compile(rf"head \d+ of layer {layer}\b")).first.wait_for(timeout=PATIENCE_MS)
+    sentence.first.wait_for(timeout=PATIENCE_MS)
     return time.perf_counter() - started
 
 
@@ -137,7 +148,9 @@ def together(browser: Browser, address: str, expected: dict[str, list[str]], n: 
             if numbers != expected[view]:
                 wrong.append(f"{view}: {numbers} instead of {expected[view]}")
         on_heads = [visitor for visitor, view in zip(visitors, views, strict=True) if view.startswith("heads")]
-        clicks += [click_seconds(visitor.page, 2 + (turn + place) % 20) for place, visitor in enumerate(on_heads)]
+        layers = [CLICKED[(turn + place) % len(CLICKED)] for place in range(len(on_heads))]
+        clicks += [click_seconds(visitor.page, layer) for visitor, layer in zip(on_heads, layers, strict=True)]
+        check_busy(worker.page)
         turn += 1
     visitors[0].page.context.close()  # A closed tab: the others and the job go on.
     started = time.perf_counter()

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from benchmarks.guards import shipped_only
 from cap_viz.example_sets import evaluation_set, examples_of
 from cap_viz.finding import role_spec, score_runs
 from cap_viz.models import TOY_MODEL, ReasoningModel, load_model
@@ -124,12 +125,14 @@ class Findings:
 
 
 def measure(size: int, n: int) -> Findings:
-    model, store = load_model(TOY_MODEL), Store()
-    runs = {task: score_run(store, model, task) for task in TASKS}
-    sets = {task: order_of(read_scores(store, run).mean_effect(METRIC))[:size] for task, run in runs.items()}
-    every = [head for heads in sets.values() for head in heads]
+    model = load_model(TOY_MODEL)
+    with shipped_only() as store:
+        runs = {task: score_run(store, model, task) for task in TASKS}
+        sets = {task: order_of(read_scores(store, run).mean_effect(METRIC))[:size] for task, run in runs.items()}
+        heads = {task: top_heads(store, run, sets[task]) for task, run in runs.items()}
+    every = [head for chosen in sets.values() for head in chosen]
     return Findings(
-        heads={task: top_heads(store, run, sets[task]) for task, run in runs.items()},
+        heads=heads,
         shared=sorted({f"L{layer}H{head}" for layer, head in every if every.count((layer, head)) > 1}),
         removals=[one for task in TASKS for one in removals(model, task, sets, n)],
         size=size,
