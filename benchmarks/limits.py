@@ -84,26 +84,37 @@ def gflops_by_shape(model: ReasoningModel, rows: int) -> dict[str, list[float]]:
 
 
 @contextmanager
-def constant(module: Any, name: str, value: int) -> Iterator[None]:
-    before = getattr(module, name)
+def scaled(module: Any, names: Sequence[str], factor: float) -> Iterator[None]:
+    """Constants of a module times a factor."""
+    before = {name: getattr(module, name) for name in names}
     try:
-        setattr(module, name, value)
+        for name, value in before.items():
+            setattr(module, name, int(factor * value))
         yield
     finally:
-        setattr(module, name, before)
+        for name, value in before.items():
+            setattr(module, name, value)
 
 
 def seconds_by_budget(
-    model: ReasoningModel, run: Callable[[], object], module: Any, name: str, factors: Sequence[float], n: int
+    model: ReasoningModel,
+    run: Callable[[], object],
+    module: Any,
+    names: Sequence[str],
+    factors: Sequence[float],
+    n: int,
 ) -> dict[str, float]:
+    """Seconds per item by the first of these budgets; all of them are scaled, so that none limits another."""
+
     def with_self_checks() -> None:
         with self_checks_made(model):
             run()
 
-    usual, found = getattr(module, name), {}
+    found = {}
     for factor in factors:
-        with constant(module, name, int(factor * usual)):
-            found[str(int(factor * usual))] = round(best_seconds(with_self_checks, repeats=2) / n, 3)
+        with scaled(module, names, factor):
+            budget = str(getattr(module, names[0]))
+            found[budget] = round(best_seconds(with_self_checks, repeats=2) / n, 3)
     return found
 
 
@@ -161,13 +172,18 @@ def measure(model: ReasoningModel, n: int) -> dict[str, Any]:
         "product_share": round(product_share(model, examples), 3),
         "gflops_by_shape": gflops_by_shape(model, rows=scoring.TOKENS_PER_FORWARD // 2),
         "exact_seconds": seconds_by_budget(
-            model, lambda: exact_scores(model, examples), scoring, "TOKENS_PER_FORWARD", factors, n
+            model,
+            lambda: exact_scores(model, examples),
+            scoring,
+            ("TOKENS_PER_FORWARD", "MOST_TOKENS_PER_STEP"),
+            factors,
+            n,
         ),
         "gradient_seconds": seconds_by_budget(
             model,
             lambda: by_gradient.gradient_effects(model, many),
             by_gradient,
-            "TOKENS_PER_BACKWARD",
+            ("TOKENS_PER_BACKWARD",),
             factors,
             len(many),
         ),

@@ -111,10 +111,32 @@ def test_limits_times_self_checks_at_every_size(tiny_model: ReasoningModel, monk
     checks = Counted(monkeypatch, cap_viz.engine.checks, "replay_dense")
     run = Counted(monkeypatch, scoring, "exact_scores")
     found = limits.seconds_by_budget(
-        tiny_model, lambda: run(tiny_model, tiny_examples(2)), scoring, "TOKENS_PER_FORWARD", (0.5, 1.0), 2
+        tiny_model, lambda: run(tiny_model, tiny_examples(2)), scoring, ["TOKENS_PER_FORWARD"], (0.5, 1.0), 2
     )
     assert len(found) == 2
     assert checks.calls == run.calls == 4
+
+
+def test_limits_times_forwards_of_the_size_it_names(
+    tiny_model: ReasoningModel, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At twice the usual size the heads of a layer went through in two parts, each of the usual size."""
+    for name in ("TOKENS_PER_FORWARD", "MOST_TOKENS_PER_STEP"):
+        monkeypatch.setattr(scoring, name, 120)
+    for name in ("product_share", "gflops_by_shape", "bfloat16_noise", "left_by_covariate"):
+        monkeypatch.setattr(limits, name, lambda *_, **__: 0.0)
+    monkeypatch.setattr(limits, "TASK", "tiny")
+    monkeypatch.setattr(limits, "MANY", 1)
+    groups: set[int] = set()
+    real = scoring.ablated_heads
+
+    def noted(*arguments: Any) -> Any:
+        groups.add(len(arguments[-1]))
+        return real(*arguments)
+
+    monkeypatch.setattr(scoring, "ablated_heads", noted)
+    assert list(limits.measure(tiny_model, 12)["exact_seconds"]) == ["60", "120", "240"]
+    assert groups == {tiny_model.shape.n_heads}
 
 
 def test_limits_takes_products_in_bfloat16(tiny_model: ReasoningModel) -> None:
