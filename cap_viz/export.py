@@ -32,11 +32,10 @@ from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
 from cap_viz.stats import wilson
 from cap_viz.store import Store, StoredRun
+from cap_viz.tensors import Tensor
 from cap_viz.weights import check_memory, weight_bytes
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import ReasoningModel
 
 MASK_FORMAT = "cap-viz mask 1"

@@ -25,10 +25,9 @@ from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.tasks import Example, Task, all_tasks, load_task
 from cap_viz.tasks.base import TaskVersion, tasks_of
 from cap_viz.tasks.writing import Writing
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import ReasoningModel
 
 PROTOCOL = "generate"

@@ -24,10 +24,9 @@ from jaxtyping import Float
 from cap_viz.errors import UsageError
 from cap_viz.progress import Progress
 from cap_viz.tasks import Example
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import ReasoningModel
 
 MEASURES = ("previous_token", "first_token", "entropy", "induction")

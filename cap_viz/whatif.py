@@ -18,10 +18,9 @@ from jaxtyping import Float
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.stats.joint import HeadSet
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import ReasoningModel
 
 MAX_PROMPT_TOKENS = 512

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import jaxtyping
 import pytest
 
 from cap_viz.models import ReasoningModel, load, resolve
@@ -61,6 +62,14 @@ def own_folders(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("CAP_VIZ_LOG", str(tmp_path / "cap_viz.log"))
         monkeypatch.delenv("CAP_VIZ_DATA", raising=False)
+
+
+@pytest.fixture
+def any_shapes() -> Iterator[None]:
+    """Lets arrays of wrong shapes through to functions that refuse them with a sentence of their own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

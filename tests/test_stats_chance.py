@@ -76,6 +76,7 @@ def test_guessers_are_rarely_called_clear():
     assert np.mean([above_chance(guess, options).clearly_above for guess in guesses]) < 0.06
 
 
+@pytest.mark.usefixtures("any_shapes")
 def test_bad_input_is_refused():
     with pytest.raises(CapVizError, match="No answers"):
         above_chance(np.array([], dtype=bool), np.array([], dtype=int))

@@ -120,6 +120,7 @@ def test_a_fitted_slope_has_some():
     assert abs(found.mean.mean() - TRUTH) > 3 * found.mean.std() / REPLICATES**0.5
 
 
+@pytest.mark.usefixtures("any_shapes")
 def test_what_cannot_be_combined_is_refused():
     with pytest.raises(UsageError, match=r"at least 16 exactly measured examples .* n = 15"):
         hybrid_mean(np.zeros(15), np.zeros(15), np.zeros(40))

@@ -46,6 +46,7 @@ def test_one_subset_is_the_mean_effect_of_the_run():
         assert_allclose(found, scores.mean_effect("nll"))
 
 
+@pytest.mark.usefixtures("any_shapes")
 def test_impossible_subsets_are_refused():
     with pytest.raises(UsageError, match="k = 4 subsets of 3 examples"):
         median_of_k(np.zeros(3), np.zeros(3), k=4)

@@ -109,6 +109,7 @@ def test_wider_at_a_higher_level():
     assert inner.high < outer.high
 
 
+@pytest.mark.usefixtures("any_shapes")
 def test_bad_input_is_refused():
     with pytest.raises(CapVizError, match="3 and 2 answers"):
         compare_paired(np.ones(3, bool), np.ones(2, bool))

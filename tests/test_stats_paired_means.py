@@ -37,6 +37,7 @@ def test_a_single_question_has_no_uncertainty() -> None:
     assert np.isnan([result.ci.low, result.ci.high, result.p_value, result.minimum_detectable]).all()
 
 
+@pytest.mark.usefixtures("any_shapes")
 def test_unequal_or_empty_input_is_a_sentence() -> None:
     with pytest.raises(CapVizError, match="there are 2 and 3 losses"):
         compare_means(np.zeros(2), np.zeros(3))

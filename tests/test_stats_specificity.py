@@ -128,6 +128,7 @@ def test_a_head_without_effect_is_certain_and_not_specific() -> None:
         (np.ones((2, 3, 6)), np.ones((2, 3, 6)), "hardly tell these heads apart"),
     ],
 )
+@pytest.mark.usefixtures("any_shapes")
 def test_what_cannot_be_compared_is_a_sentence(task: np.ndarray, control: np.ndarray, sentence: str) -> None:
     with pytest.raises(CapVizError, match=sentence):
         specificity(task, control)

@@ -49,7 +49,7 @@ def batch_of(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed
     return lay_out(rows, model.device, model.dtype)
 
 
-def checked(model: ReasoningModel, batch: PackedBatch, logliks: Float[Tensor, ...]) -> np.ndarray:
+def checked(model: ReasoningModel, batch: PackedBatch, logliks: Float[Tensor, "*part example option"]) -> np.ndarray:
     """As numpy; raises `CapVizError` when the log-likelihood of an option that is there is not finite."""
     if not bool(logliks[..., batch.answer_tokens > 0].isfinite().all()):
         raise CapVizError(

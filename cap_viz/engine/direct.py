@@ -141,9 +141,9 @@ def ablate_layer_direct(
     batch: PackedBatch,
     dense: DensePass,
     layer: int,
-    value: Float[Tensor, "row position head d_head"],
+    value: Float[Tensor, "#row #position head d_head"],
     heads: range | None = None,
-) -> Float[Tensor, "head example option"]:
+) -> Float[Tensor, "ablated example option"]:
     """Option log-likelihoods with heads of `layer` ablated in turn (all of them, or a range): `value` replaces z."""
     rotary, queries = rotary_of(direct, dense), queries_of(batch)
     chosen = range(direct.n_heads) if heads is None else heads
@@ -162,8 +162,8 @@ def ablate_blocks_direct(
     batch: PackedBatch,
     dense: DensePass,
     layer: int,
-    z: Float[Tensor, "row position head d_head"],
-    mlp: Float[Tensor, "row position d_model"],
+    z: Float[Tensor, "#row #position head d_head"],
+    mlp: Float[Tensor, "#row #position d_model"],
 ) -> Float[Tensor, "2 example option"]:
     """Option log-likelihoods with z of all heads of `layer` replaced by `z`, and with its MLP's output by `mlp`."""
     rotary, queries = rotary_of(direct, dense), queries_of(batch)
@@ -246,9 +246,9 @@ def ablated_attention(
     hidden: Float[Tensor, "row position d_model"],
     rotary: Rotary,
     mask: Tensor,
-    value: Float[Tensor, "row position head d_head"],
+    value: Float[Tensor, "#row #position head d_head"],
     heads: range,
-) -> Float[Tensor, "head row position d_model"]:
+) -> Float[Tensor, "ablated row position d_model"]:
     """The residual stream after the attention of `block`, one version per ablated head."""
     part = slice(heads.start, heads.stop)
     z = heads_output(direct, block, hidden[None], rotary, mask)[0]
@@ -313,7 +313,7 @@ def rotated(x: Float[Tensor, "version row position head d_head"], rotary: Rotary
     return turned
 
 
-def add_mlp(block: DirectBlock, hidden: Float[Tensor, "version row position d_model"]) -> None:
+def add_mlp(block: DirectBlock, hidden: Float[Tensor, "... d_model"]) -> None:
     """Add the MLP's output to the residual stream, in slices that stay in the cache."""
     flat = hidden.view(-1, hidden.shape[-1])
     # Of one size, since a short last slice would read all the weights for little.

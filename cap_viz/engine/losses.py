@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 Logliks = Float[Tensor, "example option"]
@@ -43,5 +43,5 @@ def filled(logliks: Logliks) -> Logliks:
     return torch.where(logliks.isnan(), -torch.inf, logliks)
 
 
-def at_gold(values: Tensor, gold: Int[Tensor, " example"]) -> Float[Tensor, " example"]:
+def at_gold(values: Shaped[Tensor, "example option"], gold: Int[Tensor, " example"]) -> Shaped[Tensor, " example"]:
     return values.gather(-1, gold[:, None])[:, 0]

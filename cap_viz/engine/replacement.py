@@ -63,11 +63,11 @@ def dense_outputs(model: ReasoningModel, batch: PackedBatch, site: Site) -> list
     return found
 
 
-def zeros(model: ReasoningModel, site: Site) -> Float[Tensor, "layer row position ..."]:
+def zeros(model: ReasoningModel, site: Site) -> Float[Tensor, "layer 1 1 ..."]:
     return torch.zeros(model.shape.n_layers, 1, 1, *site.shape, dtype=model.dtype, device=model.device)
 
 
-def means(model: ReasoningModel, batches: Iterable[PackedBatch], site: Site) -> Float[Tensor, "layer row position ..."]:
+def means(model: ReasoningModel, batches: Iterable[PackedBatch], site: Site) -> Float[Tensor, "layer 1 1 ..."]:
     """Mean output over the batches' tokens, each counted once; the lease is held for a batch at a time."""
     total, n_tokens = zeros(model, site).double(), 0
     for batch in batches:

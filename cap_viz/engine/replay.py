@@ -27,9 +27,9 @@ def ablate_layer(
     batch: PackedBatch,
     dense: DensePass,
     layer: int,
-    value: Float[Tensor, "row position head d_head"],
+    value: Float[Tensor, "#row #position head d_head"],
     heads: range | None = None,
-) -> Float[Tensor, "head example option"]:
+) -> Float[Tensor, "ablated example option"]:
     """Option log-likelihoods with heads of `layer` ablated in turn (all of them, or a range): `value` replaces z."""
     n_rows, n_positions = batch.tokens.shape
     ablated = torch.arange(model.shape.n_heads, device=value.device)
@@ -51,8 +51,8 @@ def ablate_blocks(
     batch: PackedBatch,
     dense: DensePass,
     layer: int,
-    z: Float[Tensor, "row position head d_head"],
-    mlp: Float[Tensor, "row position d_model"],
+    z: Float[Tensor, "#row #position head d_head"],
+    mlp: Float[Tensor, "#row #position d_model"],
 ) -> Float[Tensor, "2 example option"]:
     """Option log-likelihoods with z of all heads of `layer` replaced by `z`, and with its MLP's output by `mlp`."""
 

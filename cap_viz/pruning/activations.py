@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 
+from cap_viz.tensors import Tensor
+
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from cap_viz.engine.capture import BlockCall
     from cap_viz.engine.packing import PackedBatch
@@ -86,7 +87,7 @@ def block_calls(model: ReasoningModel, batch: PackedBatch) -> tuple[BlockCall, .
 
 
 # What is summed over tokens: from the inputs of a matrix at some tokens [token, input] to their sum, in float64.
-Measure = Callable[["Float[Tensor, 'token input']"], "Tensor"]
+Measure = Callable[[Float[Tensor, "token input"]], Tensor]
 
 
 def squares(inputs: Float[Tensor, "token input"]) -> Float[Tensor, " input"]:

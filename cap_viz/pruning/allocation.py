@@ -17,16 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
+from jaxtyping import Float
+
 from cap_viz.pruning.activations import input_norm, squares, wanda_score
 from cap_viz.pruning.base import MaskRequest, Steps, portion
 from cap_viz.pruning.groups import UNIFORM, Allocation
 from cap_viz.pruning.masks import layer_groups, scoped_matrices
 from cap_viz.pruning.sequential import dense_sums
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
     from cap_viz.models import ReasoningModel
 
 OUTLIER_FACTOR = 5.0
@@ -57,7 +57,7 @@ def owl_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Allocation]:
     return owl_allocation(shares)
 
 
-def outlier_share(scores: list[Float[Tensor, "output input"]]) -> float:
+def outlier_share(scores: list[Float[Tensor, "_output _input"]]) -> float:
     """The share of a layer's scores above `OUTLIER_FACTOR` times their mean."""
     import torch
 

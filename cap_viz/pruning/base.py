@@ -18,10 +18,9 @@ from jaxtyping import Float, Int
 from cap_viz.errors import UsageError
 from cap_viz.progress import Progress
 from cap_viz.pruning.masks import Mask, Scope, ZeroCounts, check_scope, check_sparsity
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ModelShape, ReasoningModel
     from cap_viz.tasks.base import Example
 

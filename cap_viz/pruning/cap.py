@@ -21,10 +21,9 @@ from jaxtyping import Float
 
 from cap_viz.pruning.base import Criterion, KvCombine, MaskRequest, Steps, check_request, fixed_score_steps
 from cap_viz.pruning.threshold import GlobalRanking, rank_steps
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
 
 LOWEST, HIGHEST = 1.0, 10.0

@@ -36,10 +36,9 @@ from cap_viz.pruning.sparsegpt import repaired
 from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.threshold import GlobalRanking, rank_steps
 from cap_viz.pruning.token_gradients import root_token_squares
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
     from cap_viz.tasks.base import Example
 

@@ -22,10 +22,9 @@ from cap_viz.pruning.gradients import gradient_steps, whole_rows
 from cap_viz.pruning.groups import PER_ROW, ROWS_ROUNDED, Allocation
 from cap_viz.pruning.masks import Mask, scoped_matrices
 from cap_viz.pruning.sequential import Pruned, sequential_steps
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
 
 ALPHA = 100.0

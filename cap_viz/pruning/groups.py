@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
+from cap_viz.models import Matrix, ReasoningModel
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import MaskRequest, Steps, check_pattern_sparsity
 from cap_viz.pruning.masks import (
@@ -29,12 +30,7 @@ from cap_viz.pruning.masks import (
     zero_counts,
 )
 from cap_viz.pruning.threshold import Score, kept_above
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool
-    from torch import Tensor
-
-    from cap_viz.models import Matrix, ReasoningModel
+from cap_viz.tensors import Tensor
 
 
 class Group(Protocol):

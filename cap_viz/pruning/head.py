@@ -34,10 +34,9 @@ from cap_viz.pruning.masks import (
     scoped_matrices,
     zero_counts,
 )
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
 
 HEAD_KINDS = ("q", "k", "v", "o")

@@ -15,20 +15,18 @@ from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
 
 Scope = Literal["both", "attention", "mlp"]
 SCOPES: tuple[Scope, ...] = ("both", "attention", "mlp")
-Keep = Mapping[str, "Bool[Tensor, 'output input']"]
-Updated = Mapping[str, "Float[Tensor, 'output input']"]
+Keep = Mapping[str, Bool[Tensor, "_output _input"]]
+Updated = Mapping[str, Float[Tensor, "_output _input"]]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from cap_viz.progress import Progress
 from cap_viz.pruning.allocation import allocated
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
 from cap_viz.pruning.groups import PER_MATRIX, Allocation, LocalRanking, local_ranking
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
 
 

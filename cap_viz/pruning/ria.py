@@ -24,10 +24,9 @@ from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request
 from cap_viz.pruning.groups import PER_MATRIX, Allocation, group_for
 from cap_viz.pruning.masks import Mask
 from cap_viz.pruning.sequential import Pruned, sequential_steps
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
 
 NORM_EXPONENT = 0.5

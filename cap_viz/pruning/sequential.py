@@ -16,17 +16,15 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import MaskRequest, Steps
 from cap_viz.pruning.groups import UNIFORM, Allocation
 from cap_viz.pruning.masks import Mask, layer_groups, mask_from, matrix_size, scoped_matrices
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
-    from torch import Tensor
-
     from cap_viz.engine.capture import BlockCall
     from cap_viz.engine.packing import PackedBatch
     from cap_viz.models import Matrix, ReasoningModel
@@ -45,7 +43,7 @@ class Pruned:
 
 
 # From a matrix, the sum of its measure over all real tokens and its sparsity.
-Prune = Callable[["Matrix", "Tensor", float], Pruned]
+Prune = Callable[["Matrix", Tensor, float], Pruned]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cap_viz.errors import CapVizError
 from cap_viz.pruning.activations import products
@@ -29,17 +29,15 @@ from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request
 from cap_viz.pruning.groups import PER_MATRIX, SPARSEGPT_COLUMNS, Allocation, Pattern, group_for
 from cap_viz.pruning.masks import Mask
 from cap_viz.pruning.sequential import Pruned, sequential_steps
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
 
 DAMPING = 0.01
 
 # From the columns it is about, their weights and the factor between them: what is to be made up for, and what stays.
-PruneColumns = Callable[[slice, "Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
+PruneColumns = Callable[[slice, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def sparsegpt(

@@ -19,10 +19,9 @@ from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, f
 from cap_viz.pruning.gradients import answer_rows, gradient_steps
 from cap_viz.pruning.masks import scoped_matrices
 from cap_viz.pruning.threshold import GlobalRanking, rank_steps
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
 
 

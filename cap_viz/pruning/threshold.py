@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import CapVizError
+from cap_viz.models import Matrix, ReasoningModel
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import Steps, portion
 from cap_viz.pruning.masks import (
@@ -39,14 +39,9 @@ from cap_viz.pruning.masks import (
     matrix_size,
     scoped_matrices,
 )
+from cap_viz.tensors import Tensor
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool
-    from torch import Tensor
-
-    from cap_viz.models import Matrix, ReasoningModel
-
-Score = Callable[["Matrix"], "Float[Tensor, 'output input']"]
+Score = Callable[[Matrix], Float[Tensor, "output input"]]
 
 LOW_BITS = 15
 N_BINS = 1 << 16

@@ -24,10 +24,9 @@ from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, f
 from cap_viz.pruning.groups import PER_ROW, ROWS_ROUNDED, Allocation, LocalRanking, group_for, local_ranking
 from cap_viz.pruning.masks import Mask
 from cap_viz.pruning.sequential import Prune, Pruned, dense_sums, sequential_steps
+from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.models import Matrix, ReasoningModel
 
 

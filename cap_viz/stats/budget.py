@@ -69,9 +69,9 @@ def pilot_of(exact: Float[np.ndarray, "*head example"], gradient: Float[np.ndarr
     check_shapes(exact, gradient, gradient)
     line = fitted_line(exact, gradient, np.zeros(exact.shape[:-1]))
     return Pilot(
-        total=exact.var(axis=-1, ddof=1),
-        left=(line.left_out**2).mean(axis=-1),
-        carried=line.slope**2 * gradient.var(axis=-1, ddof=1),
+        total=np.asarray(exact.var(axis=-1, ddof=1)),
+        left=np.asarray((line.left_out**2).mean(axis=-1)),
+        carried=np.asarray(line.slope**2 * gradient.var(axis=-1, ddof=1)),
     )
 
 

@@ -90,11 +90,11 @@ def hybrid_mean(
     check_shapes(exact, gradient, gradient_all)
     slope_named(slope)
     n, n_gradient = exact.shape[-1], gradient_all.shape[-1]
-    shift = gradient.mean(axis=-1) - gradient_all.mean(axis=-1)
+    shift = np.asarray(gradient.mean(axis=-1) - gradient_all.mean(axis=-1))
     line = fixed_line(exact, gradient, 1.0) if slope == "one" else fitted_line(exact, gradient, shift)
     carried = line.slope**2 * gradient_all.var(axis=-1, ddof=1) + 2 * line.slope * covariance(line.residual, gradient)
     variance = (line.weight**2 * line.left_out**2).sum(axis=-1) + np.maximum(carried, 0) / n_gradient
-    mean, std_error = np.asarray(exact.mean(axis=-1) - line.slope * shift), np.sqrt(variance)
+    mean, std_error = np.asarray(exact.mean(axis=-1) - line.slope * shift), np.asarray(np.sqrt(variance))
     margin = stats.t.ppf((1 + level) / 2, df=n - 2) * std_error
     with np.errstate(divide="ignore", invalid="ignore"):
         p_value = 2 * stats.t.sf(np.abs(mean / std_error), df=n - 2)
@@ -114,7 +114,7 @@ def fitted_line(
     centred = gradient - gradient.mean(axis=-1, keepdims=True)
     spread = (centred**2).sum(axis=-1)
     usable = np.where(spread > 0, spread, 1.0)
-    slope = (flat.residual * centred).sum(axis=-1) / usable
+    slope = np.asarray((flat.residual * centred).sum(axis=-1) / usable)
     n = exact.shape[-1]
     line = Line(
         slope=slope,
@@ -149,7 +149,7 @@ def covariance(
     residual: Float[np.ndarray, "*head example"], gradient: Float[np.ndarray, "*head example"]
 ) -> Float[np.ndarray, "*head"]:
     centred = gradient - gradient.mean(axis=-1, keepdims=True)
-    return (residual * centred).sum(axis=-1) / (gradient.shape[-1] - 1)
+    return np.asarray((residual * centred).sum(axis=-1) / (gradient.shape[-1] - 1))
 
 
 def check_shapes(exact: np.ndarray, gradient: np.ndarray, gradient_all: np.ndarray) -> None:

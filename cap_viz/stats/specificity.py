@@ -37,7 +37,8 @@ from cap_viz.stats.reliability import FEWEST_EXAMPLES, spearman_rows
 
 LEAST_SIGNAL = 0.1
 
-Variance = Float[np.ndarray, "*resample"]
+# Of the runs themselves, or of each resample.
+Variance = float | Float[np.ndarray, " resample"]
 
 
 @dataclass(frozen=True)
