@@ -180,7 +180,7 @@ def gradient_from(
     )
 
 
-def array_from(table: pd.DataFrame, *axes: str) -> Float[np.ndarray, "..."]:
+def array_from(table: pd.DataFrame, *axes: str) -> Float[np.ndarray, "*axis"]:
     """Column `effect` as an array with the named columns as axes."""
     place = tuple(table[axis].to_numpy() for axis in axes)
     values = np.full([index.max() + 1 for index in place], np.nan, dtype=np.float32)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor as Tensor
 else:
-    from abc import ABC
 
-    class Tensor(ABC):
+    class TensorType(type):
+        """Recognises tensors once torch is there; without it there are none."""
+
+        def __instancecheck__(cls, value: object) -> bool:
+            return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
+
+    class Tensor(metaclass=TensorType):
         """Stands for `torch.Tensor`."""
-
-        @classmethod
-        def __subclasshook__(cls, kind: type) -> bool:
-            # Without torch there are no tensors.
-            return "torch" in sys.modules and issubclass(kind, sys.modules["torch"].Tensor)

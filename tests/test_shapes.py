@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -28,7 +27,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 @pytest.fixture(scope="module")
 def modules(request: pytest.FixtureRequest) -> list[ModuleType]:
     """All modules under the check, imported."""
-    *names, check = request.config.getoption("--jaxtyping-packages").split(",")
+    *names, check = str(request.config.getoption("jaxtyping_packages")).split(",")
     assert check.strip() == "tests.check_shapes"
     found = []
     for name in names:
@@ -53,7 +52,7 @@ def test_shapes_of_inner_functions_can_be_read(modules: list[ModuleType]) -> Non
         for module in modules
         for name, definition in definitions(ast.parse(source(module)))
         if "<locals>" in name
-        for hint in annotations(definition).values()
+        for hint in hints_of(definition).values()
         if holds_shape(evaluated(hint, everything(module)))
     ]
     assert len(found) > 10
@@ -90,10 +89,10 @@ def shapes_in(module: ModuleType) -> Iterator[tuple[str, str]]:
     names = everything(module)
     for name, definition in definitions(ast.parse(source(module))):
         if "<locals>" not in name:
-            is_class = isinstance(definition, ast.ClassDef)
-            for parameter, hint in annotations(definition).items():
+            function = name if not isinstance(definition, ast.ClassDef) else f"{name}.__init__"
+            for parameter, hint in hints_of(definition).items():
                 if holds_shape(evaluated(hint, names)):
-                    yield name + ".__init__" * is_class, parameter
+                    yield function, parameter
 
 
 def definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, Definition]]:
@@ -106,9 +105,11 @@ def definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, Definiti
         yield from definitions(child, inside)
 
 
-def annotations(definition: Definition) -> dict[str, str]:
-    """Annotations as they are written, by parameter or field."""
+def hints_of(definition: Definition) -> dict[str, str]:
+    """Annotations as they are written, by parameter or field of a dataclass (other classes only declare theirs)."""
     if isinstance(definition, ast.ClassDef):
+        if not any("dataclass" in ast.unparse(decorator) for decorator in definition.decorator_list):
+            return {}
         fields = [child for child in definition.body if isinstance(child, ast.AnnAssign)]
         return {ast.unparse(field.target): ast.unparse(field.annotation) for field in fields}
     arguments = definition.args

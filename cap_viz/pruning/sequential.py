@@ -19,6 +19,14 @@ from typing import TYPE_CHECKING
 from jaxtyping import Bool, Float
 
 from cap_viz.progress import Progress
+from cap_viz.pruning.activations import (
+    InputSums,
+    Measure,
+    block_calls,
+    calibration_batches,
+    calibration_rows,
+    plain_batch,
+)
 from cap_viz.pruning.base import MaskRequest, Steps
 from cap_viz.pruning.groups import UNIFORM, Allocation
 from cap_viz.pruning.masks import Mask, layer_groups, mask_from, matrix_size, scoped_matrices
@@ -28,7 +36,6 @@ if TYPE_CHECKING:
     from cap_viz.engine.capture import BlockCall
     from cap_viz.engine.packing import PackedBatch
     from cap_viz.models import Matrix, ReasoningModel
-    from cap_viz.pruning.activations import Measure
     from cap_viz.tasks.base import Example
 
 STEP_SECONDS = 0.5
@@ -115,8 +122,6 @@ def first_inputs(model: ReasoningModel, examples: Sequence[Example], total: int)
     """The input of block 0, and with which further arguments the model calls each block."""
     import torch
 
-    from cap_viz.pruning.activations import block_calls, plain_batch
-
     batches: list[CalibrationBatch] = []
     for rows in tokenised(model, examples):
         with model.lease, torch.no_grad():
@@ -129,8 +134,6 @@ def first_inputs(model: ReasoningModel, examples: Sequence[Example], total: int)
 
 def tokenised(model: ReasoningModel, examples: Sequence[Example]) -> list[list[tuple[int, ...]]]:
     """The calibration rows in batches."""
-    from cap_viz.pruning.activations import calibration_batches, calibration_rows
-
     with model.lease:
         return calibration_batches(calibration_rows(model, examples))
 
@@ -153,7 +156,6 @@ def measured_block(
     import torch
 
     from cap_viz.engine.replay import run_block
-    from cap_viz.pruning.activations import InputSums
 
     sums = InputSums(measure)
     waiting = deque(batches)
