@@ -104,6 +104,7 @@ def test_random_sets():
         random_sets(3, 4, 13, draws=1)
 
 
+@pytest.mark.usefixtures("any_shapes")
 def test_too_little_to_judge_by():
     with pytest.raises(CapVizError, match="18 random sets are too few"):
         joint_effect(np.zeros(3), np.zeros((2, 3)), np.zeros((18, 3)))

@@ -56,7 +56,7 @@ def gradient_pass(
     *,
     metric: str,
     gold: Int[Tensor, " example"],
-    value: Float[Tensor, "layer row position head d_head"],
+    value: Float[Tensor, "layer #row #position head d_head"],
     units: bool = False,
 ) -> GradientPass:
     """First-order effects of replacing z of each head by `value`, in the metric's unit (nats).

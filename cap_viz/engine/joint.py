@@ -21,7 +21,7 @@ def ablate_set(
     model: ReasoningModel,
     batch: PackedBatch,
     heads: Iterable[tuple[int, int]],
-    value: Float[Tensor, "layer row position head d_head"],
+    value: Float[Tensor, "layer #row #position head d_head"],
 ) -> Float[Tensor, "example option"]:
     """Option log-likelihoods with z of every (layer, head) in `heads` replaced by `value` at every position."""
     with model.bridge.hooks(fwd_hooks=set_hooks(heads, value)):
@@ -30,7 +30,7 @@ def ablate_set(
 
 
 def set_hooks(
-    heads: Iterable[tuple[int, int]], value: Float[Tensor, "layer row position head d_head"]
+    heads: Iterable[tuple[int, int]], value: Float[Tensor, "layer #row #position head d_head"]
 ) -> list[tuple[str, Callable[[Tensor, object], Tensor]]]:
     """Hooks that replace z of every (layer, head) in `heads` by `value`."""
     by_layer: dict[int, list[int]] = defaultdict(list)
@@ -39,7 +39,9 @@ def set_hooks(
     return [(f"blocks.{layer}.attn.hook_z", replacing(chosen, value[layer])) for layer, chosen in by_layer.items()]
 
 
-def replacing(heads: list[int], value: Float[Tensor, "row position head d_head"]) -> Callable[[Tensor, object], Tensor]:
+def replacing(
+    heads: list[int], value: Float[Tensor, "#row #position head d_head"]
+) -> Callable[[Tensor, object], Tensor]:
     def hook(z: Tensor, hook: object) -> Tensor:
         by_head = z.reshape(*z.shape[:2], *value.shape[2:]).clone()
         by_head[:, :, heads] = value[:, :, heads]
