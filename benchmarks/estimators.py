@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import stats
 
 from benchmarks.guards import self_checks_made
 from benchmarks.replay_vs_naive import CLOCKS, Clock, naive_batches, naive_head, option_rows, spread_heads
@@ -45,7 +46,7 @@ from cap_viz.scoring import encode_all, make_score_plan, score_steps
 from cap_viz.shipped import N_CALIBRATION
 from cap_viz.spec import ExampleSet, ScoreSpec
 from cap_viz.stats import hybrid_mean, mean_with_ci
-from cap_viz.stats.budget import Cost, exact_examples_for, pilot_of
+from cap_viz.stats.budget import Cost, pilot_of
 from cap_viz.stats.reliability import shuffled_examples, spearman_rows, subset_means
 from cap_viz.store import Store
 from cap_viz.tasks import Example, load_task
@@ -226,6 +227,22 @@ def simulated_coverage(n: int, n_gradient: int, replicates: int) -> Float[np.nda
         estimate = hybrid_mean(exact[:, :n], gradient[:, :n], gradient)
         covered.append((estimate.low <= truth) & (truth <= estimate.high))
     return np.mean(covered, axis=0)
+
+
+def exact_examples_for(
+    spread: Float[np.ndarray, "*head"],
+    half_width: Float[np.ndarray, "*head"],
+) -> Float[np.ndarray, "*head"]:
+    """Examples an exact run needs for a 95 % t interval of this half-width, as a real number (at least 2).
+
+    `spread` is the standard deviation of an example's effect.
+    """
+    low, high = np.full(np.shape(spread), 2.0), np.full(np.shape(spread), 1e7)
+    for _ in range(60):
+        middle = np.sqrt(low * high)
+        wide = stats.t.ppf(0.975, df=middle - 1) * spread / np.sqrt(middle) > half_width
+        low, high = np.where(wide, middle, low), np.where(wide, high, middle)
+    return np.asarray(high)
 
 
 def cost_ratios(bank: Bank, runs: Coverage, seconds: Seconds, n: int, n_gradient: int) -> Float[np.ndarray, " head"]:

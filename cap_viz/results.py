@@ -109,7 +109,7 @@ class Ablations:
         return losses.ablated - losses.dense
 
     def losses(self, metric: str = "nll") -> Losses:
-        """The metric itself, for statistics that need more than differences (`stats.median_of_k`)."""
+        """The metric itself, ablated and dense."""
         loss = metric_named(metric)
         gold, tokens = self.questions.gold, self.questions.tokens
         return Losses(ablated=loss(self.ablated, gold, tokens), dense=loss(self.dense, gold, tokens))

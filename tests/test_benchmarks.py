@@ -11,8 +11,10 @@ from typing import Any
 from unittest.mock import Mock
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page
+from scipy import stats
 
 import cap_viz.engine.checks
 import cap_viz.evaluation
@@ -286,3 +288,10 @@ def test_a_click_that_changes_nothing_and_a_job_that_is_over_end_sessions() -> N
         check_busy(page)
     page.get_by_role.return_value.first.is_visible.return_value = True
     check_busy(page)
+
+
+def test_exact_examples_for_a_half_width():
+    # At n = 25 a spread of 10 leaves t(24)·10/5.
+    width = stats.t.ppf(0.975, 24) * 2
+    needed = estimators.exact_examples_for(np.array([10.0, 20.0]), np.array([width, 2 * width]))
+    assert needed == pytest.approx([25, 25])

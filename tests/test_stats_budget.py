@@ -11,7 +11,6 @@ from cap_viz.stats import hybrid_mean
 from cap_viz.stats.budget import (
     Cost,
     Pilot,
-    exact_examples_for,
     pilot_of,
     plan_for_half_width,
     plan_for_seconds,
@@ -61,12 +60,6 @@ def test_expected_half_width_is_what_runs_give():
     expected = pilot_of(exact[:400], gradient[:400])
     width = np.median(expected.half_width(24, 120))
     assert np.median(measured.high - measured.mean) == pytest.approx(width, rel=0.06)
-
-
-def test_exact_examples_for_a_half_width():
-    # At n = 25 a spread of 10 leaves t(24)·10/5.
-    width = stats.t.ppf(0.975, 24) * 2
-    assert exact_examples_for(np.array([10.0, 20.0]), np.array([width, 2 * width])) == pytest.approx([25, 25])
 
 
 def test_what_cannot_be_reached_is_said():

@@ -8,11 +8,9 @@ from cap_viz.stats.circuits import CircuitAreas, circuit_areas, faithfulness, mi
 from cap_viz.stats.hybrid import HybridEstimate, hybrid_mean
 from cap_viz.stats.intervals import Interval, MeanEstimate, bootstrap_mean_ci, mean_with_ci, wilson
 from cap_viz.stats.joint import JointEffect, joint_effect, random_sets
-from cap_viz.stats.medians import median_of_k, paired_median_of_k
 from cap_viz.stats.multiple import Discoveries, false_discovery, holm
 from cap_viz.stats.paired import PairedComparison, compare_paired
 from cap_viz.stats.paired_means import PairedMeans, compare_means
-from cap_viz.stats.power import examples_needed, minimum_detectable_effect
 from cap_viz.stats.ranking import RankIntervals, bootstrap_rank_intervals, rank_heads
 from cap_viz.stats.reliability import Reliability, spearman_brown, split_half
 from cap_viz.stats.specificity import (
@@ -48,7 +46,6 @@ __all__ = [
     "circuit_areas",
     "compare_means",
     "compare_paired",
-    "examples_needed",
     "faithfulness",
     "false_discovery",
     "guessing_floor",
@@ -56,10 +53,7 @@ __all__ = [
     "hybrid_mean",
     "joint_effect",
     "mean_with_ci",
-    "median_of_k",
     "michel_scores",
-    "minimum_detectable_effect",
-    "paired_median_of_k",
     "random_sets",
     "rank_agreement",
     "rank_heads",

@@ -120,19 +120,3 @@ def plan_for_half_width(
 def planned(pilot: Pilot, cost: Cost, n: int, n_gradient: int, level: float) -> HybridPlan:
     width = float(np.median(pilot.half_width(n, n_gradient, level=level)))
     return HybridPlan(n=n, n_gradient=n_gradient, seconds=cost.seconds(n, n_gradient), half_width=width)
-
-
-def exact_examples_for(
-    spread: Float[np.ndarray, "*head"], half_width: Float[np.ndarray, "*head"], *, level: float = 0.95
-) -> Float[np.ndarray, "*head"]:
-    """Examples an exact run needs for a t interval of this half-width, as a real number (at least 2).
-
-    `spread` is the standard deviation of an example's effect.
-    """
-    check_level(level)
-    low, high = np.full(np.shape(spread), 2.0), np.full(np.shape(spread), 1e7)
-    for _ in range(60):
-        middle = np.sqrt(low * high)
-        wide = stats.t.ppf((1 + level) / 2, df=middle - 1) * spread / np.sqrt(middle) > half_width
-        low, high = np.where(wide, middle, low), np.where(wide, high, middle)
-    return np.asarray(high)

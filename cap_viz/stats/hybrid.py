@@ -17,7 +17,7 @@ of N examples drawn the same way, of which the n are part:
 Simpler intervals are too narrow at these n (95 % ones cover .84 to .92 with plug-in residuals or a shrunken slope).
 Heads with a few extreme effects are covered less often than others: quote the distribution over heads.
 
-A median of subsets (`median_of_k`) is no mean of examples and accuracy has no gradient: neither can be combined.
+Accuracy has no gradient and cannot be combined.
 """
 
 from __future__ import annotations
@@ -183,14 +183,10 @@ def slope_named(name: str) -> Slope:
     raise UsageError(f"Unknown slope {name!r}; choose one of {', '.join(SLOPES)}.")
 
 
-def check_combinable(metric: str, aggregation: str = "mean") -> None:
-    """Raise `UsageError` for what the two kinds of effects cannot be combined for."""
+def check_combinable(metric: str) -> None:
+    """Raise `UsageError` for a metric without a gradient."""
     if metric == "accuracy":
         raise UsageError(
             "Accuracy has no gradient, so the hybrid estimator cannot be used for it; choose nll, choice_nll or "
             "logit_diff, or the exact estimator."
-        )
-    if aggregation != "mean":
-        raise UsageError(
-            f"The hybrid estimator gives means over examples, not {aggregation!r}; use the exact estimator for that."
         )
