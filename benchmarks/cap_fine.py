@@ -27,7 +27,7 @@ from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.example_sets import calibration_set
 from cap_viz.finding import block_spec
 from cap_viz.measures import ACC, CHOICE_LOSS, paired
-from cap_viz.models import DEFAULT_MODEL, Matrix, ReasoningModel
+from cap_viz.models.loading import DEFAULT_MODEL, Matrix, ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning.activations import input_norm, products, squares, wanda_score
 from cap_viz.pruning.base import MaskRequest, Ranking

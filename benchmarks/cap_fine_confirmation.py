@@ -19,7 +19,7 @@ from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
 from cap_viz.first_items import first_of, longer_run
 from cap_viz.measures import paired_losses
-from cap_viz.models import DEFAULT_MODEL, load, resolve
+from cap_viz.models.loading import DEFAULT_MODEL, load, resolve
 from cap_viz.pairing import check_same_items
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_report

@@ -39,7 +39,7 @@ from benchmarks.replay_vs_naive import CLOCKS, Clock, naive_batches, naive_head,
 from cap_viz.cli.output import shown
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.example_sets import calibration_set, named_set
-from cap_viz.models import DEFAULT_MODEL, ReasoningModel, load_model
+from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps
 from cap_viz.scoring import encode_all, make_score_plan, score_steps

@@ -11,7 +11,7 @@ from typing import Any
 
 from cap_viz.batched import BatchedRun, Step
 from cap_viz.engines import HERE
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.spec import RunSpec
 from cap_viz.store import Store
 

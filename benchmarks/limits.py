@@ -36,7 +36,7 @@ from cap_viz.cli.output import shown
 from cap_viz.estimators import gradient as by_gradient
 from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.example_sets import calibration_set
-from cap_viz.models import DEFAULT_MODEL, ReasoningModel, load_model
+from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps
 from cap_viz.scoring import exact_scores, make_score_plan, score_steps

@@ -26,7 +26,7 @@ from cap_viz.example_sets import evaluation_set
 from cap_viz.finding import score_runs, tasks_for
 from cap_viz.jobs import Job, JobQueue
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, load_model
+from cap_viz.models.loading import DEFAULT_MODEL, TOY_MODEL, load_model
 from cap_viz.results import EvalReport
 from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.store import Store

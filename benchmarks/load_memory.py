@@ -5,7 +5,7 @@ Every model in a process of its own; its weights in float32 are 1.
 load_peak        peak of resident memory while loading, less that of the program itself, in units of the weights
 score_peak       peak while the heads of one example are scored (of the generated model the first two layers), the same
 prune_peak       peak while CAP masks half of the weights and one question is answered under the mask, the same
-planned          what `cap_viz/planning.py` says of each, in the same units, without the program itself
+planned          what `cap_viz/models/cost_model.py` says of each, in the same units, without the program itself
 --generated      beside SmolLM2 a Llama of about 1.1 billion random weights in sharded safetensors (4.5 GB of disk)
 """
 
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scaling import Setting, memory, new_peak, questions
-from cap_viz.models import DEFAULT_MODEL, readable_folder
-from cap_viz.planning import dimensions_in, memory_plan
+from cap_viz.models.cost_model import dimensions_in, memory_plan
+from cap_viz.models.loading import DEFAULT_MODEL, readable_folder
+from cap_viz.models.weight_files import WORKING_MEMORY_BYTES
 from cap_viz.settings import FULL_PRECISION
-from cap_viz.weights import WORKING_MEMORY_BYTES
 
 GENERATED = Setting(layers=20, heads=16, d_model=2048, mlp=7168, tokens=48)
 

@@ -35,7 +35,7 @@ from cap_viz.export import export_model
 from cap_viz.files import write_json
 from cap_viz.finding import score_runs
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import DEFAULT_MODEL, ReasoningModel, load_model
+from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.pruning import Mask, prune_mask
 from cap_viz.reading import read_scores
 from cap_viz.settings import ASSETS

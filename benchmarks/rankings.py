@@ -40,7 +40,7 @@ from cap_viz.cli.output import shown
 from cap_viz.estimators.hybrid import hybrid_scores
 from cap_viz.estimators.joint import JointScores, joint_effects
 from cap_viz.example_sets import calibration_set
-from cap_viz.models import DEFAULT_MODEL, ModelShape, ReasoningModel, load_model
+from cap_viz.models.loading import DEFAULT_MODEL, ModelShape, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps
 from cap_viz.spec import ScoreSpec

@@ -4,7 +4,7 @@ Llamas of random weights are generated; every setting runs in a process of its o
 
 exponents         of seconds (median of `--repeats`, by processor time) and of peak memory beyond the loaded model,
                   fitted as straight lines in logarithms over each row of the grid
-predicted         the same of the operations that `cap_viz/planning.py` counts, fitted on the same grid
+predicted         the same of the operations that `cap_viz/models/cost_model.py` counts, fitted on the same grid
 gflops            operations per second at every setting
 strong_scaling    with --workers: seconds of one run here, and by one and by two Ray workers of one thread each
 projection        exact scores of 48 ARC-Easy questions on large models, from the operations and the assumptions printed
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from cap_viz.planning import dimensions_of, mean_operations, memory_plan
+from cap_viz.models.cost_model import dimensions_of, mean_operations, memory_plan
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.guards import shipped_only
 from cap_viz.example_sets import evaluation_set, examples_of
 from cap_viz.finding import role_spec, score_runs
-from cap_viz.models import TOY_MODEL, ReasoningModel, load_model
+from cap_viz.models.loading import TOY_MODEL, ReasoningModel, load_model
 from cap_viz.progress import finish
 from cap_viz.reading import read_roles, read_scores
 from cap_viz.results import JointScores

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cap_viz.estimators import score_heads
     from cap_viz.evaluation import compare, evaluate
-    from cap_viz.models import load_model
+    from cap_viz.models.loading import load_model
     from cap_viz.pruning import prune_mask
     from cap_viz.scoring import score_blocks
     from cap_viz.tasks import load_task
@@ -25,7 +25,7 @@ HOMES = {
     "prune_mask": "cap_viz.pruning",
     "evaluate": "cap_viz.evaluation",
     "compare": "cap_viz.evaluation",
-    "load_model": "cap_viz.models",
+    "load_model": "cap_viz.models.loading",
 }
 
 __all__ = ["__version__", "compare", "evaluate", "load_model", "load_task", "prune_mask", "score_blocks", "score_heads"]

@@ -27,7 +27,7 @@ from cap_viz.generation import (
     generation_steps,
     protocol_of,
 )
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.perplexity import length_of, perplexity_plan
 from cap_viz.plan import BatchPlan
 from cap_viz.pruning.masks import Mask

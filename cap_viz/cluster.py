@@ -31,7 +31,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 if TYPE_CHECKING:
-    from cap_viz.models import ModelRef
+    from cap_viz.models.loading import ModelRef
     from cap_viz.plan import BatchPlan
 
 AUTO = "auto"

@@ -16,7 +16,7 @@ from cap_viz.spec import ENGINE_VERSION, spec_from_dict
 if TYPE_CHECKING:
     from cap_viz.batched import BatchedRun
     from cap_viz.checkpoints import Arrays
-    from cap_viz.models import ModelRef, ReasoningModel
+    from cap_viz.models.loading import ModelRef, ReasoningModel
     from cap_viz.plan import BatchPlan
     from cap_viz.pruning.masks import Mask
 
@@ -54,7 +54,7 @@ class Worker:
 
         Raises `CapVizError` where it is not on this machine, or is another one.
         """
-        from cap_viz.models import load, resolve
+        from cap_viz.models.loading import load, resolve
 
         if self.model is not None and self.model.ref == model:
             return str(self.model.device)

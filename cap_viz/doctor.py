@@ -21,7 +21,7 @@ from cap_viz.engine.replacement import heads_site, zeros
 from cap_viz.engine.replay import ablate_layer
 from cap_viz.errors import CapVizError
 from cap_viz.finding import tasks_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.scoring import encode_all
 from cap_viz.tasks import load_task
 

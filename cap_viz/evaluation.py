@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.batch_size import tokens_at_once
 from cap_viz.engine.checks import dense_logliks, direct_reading_is_valid, packing_is_valid
 from cap_viz.engine.packing import EncodedExample
-from cap_viz.models import ReasoningModel
+from cap_viz.models.batch_size import tokens_at_once
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.pairing import check_same_items
 from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.pruning.masks import Mask

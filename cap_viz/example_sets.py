@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cap_viz.errors import UsageError
-from cap_viz.models import TOY_MODEL
+from cap_viz.models.loading import TOY_MODEL
 from cap_viz.spec import ExampleSet, ModelRef
 from cap_viz.tasks import Example, load_task
 

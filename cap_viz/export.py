@@ -22,7 +22,9 @@ from jaxtyping import Bool
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.generation import protocol_of
-from cap_viz.models import readable_folder
+from cap_viz.models.loading import readable_folder
+from cap_viz.models.tensors import Tensor
+from cap_viz.models.weight_files import check_memory, weight_bytes
 from cap_viz.perplexity import perplexity_of
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.masks import Mask
@@ -32,11 +34,9 @@ from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
 from cap_viz.stats import wilson
 from cap_viz.store import Store, StoredRun
-from cap_viz.tensors import Tensor
-from cap_viz.weights import check_memory, weight_bytes
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 MASK_FORMAT = "cap-viz mask 1"
 # Config, tokenizer and card, generously.

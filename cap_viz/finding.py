@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models import CATALOGUE, resolve
+from cap_viz.models.loading import CATALOGUE, resolve
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import all_tasks

@@ -38,7 +38,7 @@ from cap_viz.spec import (
 from cap_viz.store import Store, StoredRun
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 log = logging.getLogger(__name__)
 
@@ -465,7 +465,7 @@ def first_in_line(jobs: Collection[Job]) -> Job:
 @cache
 def shared_queue() -> JobQueue:
     """The process's one queue. Not in Streamlit's caches, which any visitor can clear for everyone."""
-    from cap_viz.models import load, resolve
+    from cap_viz.models.loading import load, resolve
 
     choice = asked_engine()
     # A cluster computes one run at a time, on all its workers.

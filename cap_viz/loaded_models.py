@@ -10,15 +10,15 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from cap_viz.devices import BYTES, free_memory
 from cap_viz.errors import CapVizError, NotEnoughMemory
+from cap_viz.models.devices import BYTES, free_memory
+from cap_viz.models.weight_files import WORKING_MEMORY_BYTES
 from cap_viz.spec import MaskSpec, ModelRef
-from cap_viz.weights import WORKING_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ run = store.sound(spec)
 COMPUTE = """\
 # Not stored on this machine: compute it. The model and the task's data must be there (README, "Your own model").
 if run is None:
-    from cap_viz.models import load_model
+    from cap_viz.models.loading import load_model
     from cap_viz.progress import finish
     from cap_viz.runs import run_steps
 

@@ -26,7 +26,7 @@ from cap_viz.tasks.base import Example
 
 if TYPE_CHECKING:
     from cap_viz.evaluation import EvalPlan
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 PROTOCOL = "perplexity"
 USUAL_WINDOWS, USUAL_LENGTH = 16, 1024

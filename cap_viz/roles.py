@@ -22,12 +22,12 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.errors import UsageError
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.tasks import Example
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 MEASURES = ("previous_token", "first_token", "entropy", "induction")
 TITLES = {

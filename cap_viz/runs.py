@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cap_viz.batched import BatchedRun
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 
 if TYPE_CHECKING:
-    from cap_viz.models import ModelShape, ReasoningModel
+    from cap_viz.models.loading import ModelShape, ReasoningModel
 
 # Of a window of running text, whose examples are no questions.
 WINDOW_CHARACTERS = 4_500

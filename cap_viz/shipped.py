@@ -19,7 +19,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.finding import block_spec, role_spec
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, load, resolve
+from cap_viz.models.loading import DEFAULT_MODEL, TOY_MODEL, load, resolve
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.series import computed_in_turn
 from cap_viz.settings import shipped_folder

@@ -28,7 +28,7 @@ from pandas.api.types import is_float_dtype, is_integer_dtype
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.fields import checked, fits
 from cap_viz.files import write_bytes, write_json
-from cap_viz.models import ModelShape
+from cap_viz.models.loading import ModelShape
 from cap_viz.settings import local_folder, shipped_folder
 from cap_viz.spec import (
     ENGINE_VERSION,

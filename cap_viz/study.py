@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import TOY_MODEL
+from cap_viz.models.loading import TOY_MODEL
 from cap_viz.perplexity import USUAL_LENGTH, perplexity_spec
 from cap_viz.pruning import CRITERIA
 from cap_viz.solution_loss import solution_spec

@@ -13,7 +13,7 @@ from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import Example
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 
 def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:

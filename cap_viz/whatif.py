@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models.tensors import Tensor
 from cap_viz.stats.joint import HeadSet
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 MAX_PROMPT_TOKENS = 512
 NOTHING: HeadSet = ()

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from cap_viz.errors import UsageError
-from cap_viz.models import DEFAULT_MODEL, resolve
+from cap_viz.models.loading import DEFAULT_MODEL, resolve
 from cap_viz.settings import PROJECT
 from cap_viz.store import Store
 from cap_viz.study import setting_of

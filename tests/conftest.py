@@ -15,7 +15,7 @@ import hypothesis
 import jaxtyping
 import pytest
 
-from cap_viz.models import ReasoningModel, load, resolve
+from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.tasks import TASKS, Splits, Task
 from tests.shell import Shell
 from tests.tiny import tiny_examples, write_tiny_model
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     if "PYTEST_XDIST_WORKER" in os.environ:  # One core each: torch's threads would only wait for each other.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # As `cap_viz.models.load` sets it; tests import torch before that.
+    # As `cap_viz.models.loading.load` sets it; tests import torch before that.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HF_HOME"] = str(Path(scratch.name, "huggingface"))
     os.environ["CAP_VIZ_CACHE"] = str(Path(scratch.name, "cache"))

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CTRLConfig, MambaC
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators import score_heads
 from cap_viz.estimators.joint import joint_effects
-from cap_viz.models import ModelSource, ReasoningModel, boot
+from cap_viz.models.loading import ModelSource, ReasoningModel, boot
 from cap_viz.scoring import exact_scores, make_score_plan, score_blocks, score_steps
 from cap_viz.stats import mean_with_ci
 from cap_viz.stats.reliability import split_half

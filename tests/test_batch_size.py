@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import cap_viz as cv
-from cap_viz.batch_size import (
+from cap_viz.estimators.gradient import make_gradient_plan
+from cap_viz.evaluation import make_eval_plan
+from cap_viz.models.batch_size import (
     MOST_TIMES_ON_GPU,
     activation_bytes,
     backward_tokens_at_once,
@@ -14,9 +16,7 @@ from cap_viz.batch_size import (
     times,
     tokens_at_once,
 )
-from cap_viz.estimators.gradient import make_gradient_plan
-from cap_viz.evaluation import make_eval_plan
-from cap_viz.models import ModelShape, ReasoningModel
+from cap_viz.models.loading import ModelShape, ReasoningModel
 from cap_viz.scoring import make_score_plan
 from tests.tiny import tiny_examples
 
@@ -29,7 +29,7 @@ SMOLLM2 = ModelShape(
 def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Free memory by device, as a test says it is."""
     found: dict[str, int] = {}
-    monkeypatch.setattr("cap_viz.batch_size.free_memory", lambda device: found[device])
+    monkeypatch.setattr("cap_viz.models.batch_size.free_memory", lambda device: found[device])
     return found
 
 

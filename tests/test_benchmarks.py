@@ -24,7 +24,7 @@ from benchmarks.sessions import CLICKED, VIEWS, check_busy, click_seconds
 from cap_viz import scoring
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs import run_steps
 from cap_viz.scoring import exact_scores

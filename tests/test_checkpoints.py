@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.example_sets import calibration_set
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.plan import BatchPlan
 from cap_viz.progress import finish
 from cap_viz.repair import repair

@@ -12,7 +12,7 @@ import pytest
 
 from cap_viz import __version__
 from cap_viz.estimators import score_heads
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.tasks import TASKS, Task
 from tests.shell import Shell
 

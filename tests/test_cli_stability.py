@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.scoring import exact_scores
 from cap_viz.spec import ABLATIONS
 from cap_viz.stats import rank_stability

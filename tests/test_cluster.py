@@ -23,7 +23,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.generation import generation_spec
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT

@@ -13,7 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.describe import ablation_words
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning import CRITERIA, prune_mask
 from cap_viz.pruning.base import SCATTERED, STRUCTURED
 from cap_viz.pruning.masks import Scope

@@ -14,7 +14,7 @@ from cap_viz.engine.checks import direct_decoding_is_valid
 from cap_viz.engine.decoding import greedy_steps, left_padded
 from cap_viz.engine.direct import direct_model
 from cap_viz.engine.direct_decoding import direct_greedy_steps
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from tests.tiny import tiny_examples
 
 N = 8

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cap_viz.devices import chosen_device, expected_device
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.evaluation import evaluate
 from cap_viz.example_sets import evaluation_set
-from cap_viz.models import ReasoningModel, load, resolve
+from cap_viz.models.devices import chosen_device, expected_device
+from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.pruning import prune_mask
 from cap_viz.scoring import exact_scores, make_score_plan
 from cap_viz.settings import asked_device, asked_dtype
@@ -48,7 +48,7 @@ def test_an_unknown_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_best_device_is_taken_and_the_reason_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CAP_VIZ_DEVICE", raising=False)
     for here, reason in ((("cuda:0", "cpu"), "a GPU is here"), (("cpu",), "there is no GPU here")):
-        monkeypatch.setattr("cap_viz.devices.available", lambda here=here: here)
+        monkeypatch.setattr("cap_viz.models.devices.available", lambda here=here: here)
         chosen = chosen_device()
         assert (chosen.name, chosen.reason) == (here[0], reason)
     monkeypatch.setenv("CAP_VIZ_DEVICE", "cpu")
@@ -57,16 +57,16 @@ def test_the_best_device_is_taken_and_the_reason_told(monkeypatch: pytest.Monkey
 
 def test_pages_tell_the_device_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CAP_VIZ_DEVICE", raising=False)
-    monkeypatch.setattr("cap_viz.devices.shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("cap_viz.models.devices.shutil.which", lambda name: f"/usr/bin/{name}")
     assert expected_device() == "cuda"
-    monkeypatch.setattr("cap_viz.devices.shutil.which", lambda name: None)
+    monkeypatch.setattr("cap_viz.models.devices.shutil.which", lambda name: None)
     for system, machine, expected in (
         ("Darwin", "arm64", "mps"),
         ("Darwin", "x86_64", "cpu"),
         ("Linux", "arm64", "cpu"),
     ):
-        monkeypatch.setattr("cap_viz.devices.platform.system", lambda system=system: system)
-        monkeypatch.setattr("cap_viz.devices.platform.machine", lambda machine=machine: machine)
+        monkeypatch.setattr("cap_viz.models.devices.platform.system", lambda system=system: system)
+        monkeypatch.setattr("cap_viz.models.devices.platform.machine", lambda machine=machine: machine)
         if not Path("/proc/driver/nvidia").exists():
             assert expected_device() == expected
     monkeypatch.setenv("CAP_VIZ_DEVICE", "cuda:1")
@@ -74,7 +74,7 @@ def test_pages_tell_the_device_without_torch(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_gpu_that_is_not_here_is_a_sentence(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cap_viz.devices.available", lambda: ("cpu",))
+    monkeypatch.setattr("cap_viz.models.devices.available", lambda: ("cpu",))
     monkeypatch.setenv("CAP_VIZ_DEVICE", "cuda")
     with pytest.raises(CapVizError, match="no device cuda here, only cpu; set CAP_VIZ_DEVICE"):
         load(resolve(str(tiny_folder)))

@@ -19,7 +19,7 @@ from cap_viz.engine.checks import batch_of
 from cap_viz.engine.replacement import heads_site
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.evaluation import evaluate, make_eval_plan
-from cap_viz.models import ModelSource, ReasoningModel, boot
+from cap_viz.models.loading import ModelSource, ReasoningModel, boot
 from cap_viz.pruning import prune_mask
 from cap_viz.scoring import exact_scores, head_groups, make_score_plan, replacing, score_steps
 from cap_viz.spec import ABLATIONS

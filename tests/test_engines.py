@@ -13,7 +13,7 @@ from cap_viz.engines import HERE, EngineChoice, asked_engine, engine_named
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs import mask_steps
 from cap_viz.settings import ADDRESS, ENGINE, WORKERS

@@ -17,7 +17,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.example_sets import evaluation_set
 from cap_viz.export import export_mask, export_model, read_mask
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import Mask
 from cap_viz.reading import read_report

@@ -29,7 +29,7 @@ from cap_viz.engine.direct import direct_model
 from cap_viz.engine.direct_decoding import direct_greedy_steps
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators.gradient import gradient_effects
-from cap_viz.models import ModelSource, ReasoningModel, boot
+from cap_viz.models.loading import ModelSource, ReasoningModel, boot
 from cap_viz.scoring import encode_all, exact_scores, score_blocks
 from tests.test_decoding import plain_greedy
 from tests.test_engine import slow_effects

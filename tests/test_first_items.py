@@ -14,7 +14,7 @@ import pytest
 
 from cap_viz.example_sets import evaluation_set
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.notebook import notebook_of
 from cap_viz.progress import finish
 from cap_viz.reading import read_report

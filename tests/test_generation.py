@@ -30,7 +30,7 @@ from cap_viz.generation import (
     shots,
 )
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ModelShape, ReasoningModel
+from cap_viz.models.loading import ModelShape, ReasoningModel
 from cap_viz.own_solutions import own_solutions_task
 from cap_viz.progress import finish
 from cap_viz.reading import read_answers, read_report

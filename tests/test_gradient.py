@@ -26,7 +26,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators import score_heads
 from cap_viz.estimators.gradient import gradient_effects, gradient_steps, make_gradient_plan
 from cap_viz.metrics import DIFFERENTIABLE, METRICS, metric_named
-from cap_viz.models import ModelSource, ReasoningModel, boot
+from cap_viz.models.loading import ModelSource, ReasoningModel, boot
 from cap_viz.scoring import encode_all, exact_scores
 from cap_viz.spec import ABLATIONS
 from cap_viz.tasks import Example

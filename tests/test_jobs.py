@@ -21,7 +21,7 @@ from cap_viz.errors import CapVizError, NotEnoughMemory
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import MAX_EXAMPLES, NEXT_STATES, Job, JobQueue, PrunedWeights, first_in_line
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import prune_mask
 from cap_viz.reading import read_report, read_scores

@@ -15,7 +15,7 @@ from cap_viz.engine.checks import batch_of
 from cap_viz.engine.joint import ablate_set
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators.joint import joint_effects
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.scoring import exact_scores, make_score_plan
 from cap_viz.stats import joint_effect, random_sets
 from tests.test_engine import mean_z

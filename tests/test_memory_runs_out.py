@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from cap_viz.batch_size import MOST_TIMES
 from cap_viz.errors import OutOfMemory
 from cap_viz.example_sets import calibration_set, evaluation_set
-from cap_viz.models import ReasoningModel
+from cap_viz.models.batch_size import MOST_TIMES
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.plan import BatchPlan, halved
 from cap_viz.progress import finish
 from cap_viz.reading import read_report, read_scores

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import cap_viz.models as models
-from cap_viz import weights
+import cap_viz.models.loading as models
 from cap_viz.doctor import weights_digest
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models import CATALOGUE, DEFAULT_MODEL, ReasoningModel, load, load_model, resolve
-from cap_viz.weights import weight_bytes
+from cap_viz.models import weight_files
+from cap_viz.models.loading import CATALOGUE, DEFAULT_MODEL, ReasoningModel, load, load_model, resolve
+from cap_viz.models.weight_files import weight_bytes
 
 
 def test_tiny_model_is_described(tiny_model: ReasoningModel) -> None:
@@ -61,18 +61,18 @@ def test_fingerprint_follows_the_weights(tiny_folder: Path, tmp_path: Path) -> N
     copy = tmp_path / "copy"
     shutil.copytree(tiny_folder, copy)
     assert resolve(str(copy)).fingerprint == resolve(str(tiny_folder)).fingerprint
-    weights = load_file(copy / "model.safetensors")
-    weights["model.norm.weight"][0] += 1e-3
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    weight_files = load_file(copy / "model.safetensors")
+    weight_files["model.norm.weight"][0] += 1e-3
+    save_file(weight_files, copy / "model.safetensors", metadata={"format": "pt"})
     assert resolve(str(copy)).fingerprint != resolve(str(tiny_folder)).fingerprint
 
 
 def test_nan_weights_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_folder, broken)
-    weights = load_file(broken / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
-    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    weight_files = load_file(broken / "model.safetensors")
+    weight_files["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weight_files, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CapVizError, match=r"Weight model.layers.1.mlp.up_proj.weight .* NaN"):
         load_model(str(broken))
 
@@ -121,7 +121,7 @@ def test_packaged_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_model_that_does_not_fit_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "WORKING_MEMORY_BYTES", 1 << 60)
+    monkeypatch.setattr(weight_files, "WORKING_MEMORY_BYTES", 1 << 60)
     with pytest.raises(
         CapVizError, match=r"needs about .* GiB of memory in float32, and only .* GiB are free on cpu, the one device"
     ):

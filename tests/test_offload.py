@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import cap_viz as cv
-from cap_viz import offload, weights
 from cap_viz.errors import CapVizError
-from cap_viz.models import ReasoningModel, load, resolve
-from cap_viz.offload import placement
+from cap_viz.models import offload, weight_files
+from cap_viz.models.loading import ReasoningModel, load, resolve
+from cap_viz.models.offload import placement
+from cap_viz.models.weight_files import WORKING_MEMORY_BYTES, weight_bytes
 from cap_viz.tasks import Task
-from cap_viz.weights import WORKING_MEMORY_BYTES, weight_bytes
 
 
 @pytest.fixture(scope="module", params=[2 / 3, 0.0], ids=["a third elsewhere", "all elsewhere"])
@@ -65,7 +65,7 @@ def test_what_fits_is_placed_as_ever_and_what_does_not_is_refused_without_a_fold
 ) -> None:
     monkeypatch.setenv("CAP_VIZ_OFFLOAD", "somewhere")
     assert placement("tiny", tiny_folder, "float32", "cpu") == {}
-    for module in (offload, weights):
+    for module in (offload, weight_files):
         monkeypatch.setattr(module, "free_memory", lambda device: WORKING_MEMORY_BYTES + 8)
     found = placement("tiny", tiny_folder, "float32", "cuda:1")
     assert found == {"device_map": "auto", "max_memory": {1: 8, "cpu": 8}, "offload_folder": "somewhere"}

@@ -18,7 +18,7 @@ from cap_viz.evaluation import EvalArrays, EvalBlock, compare, evaluate, make_ev
 from cap_viz.example_sets import evaluation_set
 from cap_viz.generation import GenerationReport, generation_spec
 from cap_viz.measures import ACC, CHOICE_LOSS, paired
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.perplexity import perplexity_plan, perplexity_spec
 from cap_viz.progress import finish
 from cap_viz.reading import read_answers, read_gradient, read_report, read_scores

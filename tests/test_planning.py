@@ -15,8 +15,7 @@ from cap_viz.engine.direct import ablate_layer_direct, dense_logliks_direct, dir
 from cap_viz.engine.packing import lay_out, packed_rows
 from cap_viz.engine.replacement import heads_site, zeros
 from cap_viz.errors import UsageError
-from cap_viz.models import ReasoningModel
-from cap_viz.planning import (
+from cap_viz.models.cost_model import (
     ablation_operations,
     dimensions_in,
     dimensions_of,
@@ -24,6 +23,7 @@ from cap_viz.planning import (
     memory_plan,
     operations,
 )
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.scoring import encode_all
 from cap_viz.tasks import Task
 from tests.shell import Shell

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cap_viz.precision import MEASURED_ON, floor_of, noise_floor
+from cap_viz.models.rounding_noise import MEASURED_ON, floor_of, noise_floor
 from tests.shell import Shell
 from tests.test_ui_pages import opened
 

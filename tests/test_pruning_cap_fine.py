@@ -15,7 +15,7 @@ from cap_viz.example_sets import (
     examples_of,
 )
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import DEFAULT_MODEL, TOY_MODEL, ReasoningModel, resolve
+from cap_viz.models.loading import DEFAULT_MODEL, TOY_MODEL, ReasoningModel, resolve
 from cap_viz.progress import finish
 from cap_viz.pruning import MaskRequest, criterion_named, prune_mask
 from cap_viz.pruning.gradients import answer_rows, whole_rows

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cap_viz.errors import UsageError
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import CRITERIA, prune_mask, rank_weights
 from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, Pattern

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from cap_viz import models
 from cap_viz.errors import UsageError
-from cap_viz.models import ReasoningModel
+from cap_viz.models import loading
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import CRITERIA, MaskRequest, criterion_named, prune_mask, rank_weights
 from cap_viz.pruning.activations import calibration_batches, calibration_rows, squares
@@ -32,7 +32,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> ReasoningModel:
     folder = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAP_VIZ_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return models.load(models.resolve(str(folder)))
+        return loading.load(loading.resolve(str(folder)))
 
 
 @pytest.fixture

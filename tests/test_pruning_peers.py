@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cap_viz.errors import UsageError
-from cap_viz.models import Matrix, ReasoningModel
+from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import CRITERIA, MaskRequest, importance, prune_mask, rank_weights
 from cap_viz.pruning.activations import input_norm, products, squares

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cap_viz.errors import CapVizError
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import gradients
 from cap_viz.pruning.gradients import ScoredRow, answer_rows, gradients_of, row_loss, whole_rows

@@ -19,7 +19,7 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import shared_queue
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.repair import repair
 from cap_viz.runs import run_steps

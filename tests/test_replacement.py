@@ -18,7 +18,7 @@ from cap_viz.estimators import score_heads
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.estimators.hybrid import hybrid_scores
 from cap_viz.estimators.joint import joint_effects
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.scoring import encode_all, exact_scores, make_score_plan, partners_of, score_blocks
 from cap_viz.tasks import Example
 from tests.tiny import tiny_examples

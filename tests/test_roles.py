@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import calibration_set
 from cap_viz.finding import role_spec
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.reading import read_roles
 from cap_viz.roles import MEASURES, HeadRoles, induction, patterns, random_sequences, role_steps, sequences, summed

@@ -17,7 +17,7 @@ from cap_viz.example_sets import calibration_set, evaluation_set, named_set
 from cap_viz.files import write_json
 from cap_viz.finding import eval_runs, model_ref, score_runs
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import prune_mask
 from cap_viz.reading import read_report, read_scores, read_zeros

@@ -11,7 +11,7 @@ import pytest
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import calibration_set
 from cap_viz.finding import block_run, block_spec, score_runs
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.reading import read_blocks, read_scores
 from cap_viz.runs import run_steps

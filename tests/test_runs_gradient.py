@@ -15,7 +15,7 @@ from cap_viz.estimators.hybrid import hybrid_scores
 from cap_viz.example_sets import calibration_set
 from cap_viz.finding import score_runs
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import prune_mask
 from cap_viz.reading import read_gradient

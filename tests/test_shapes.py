@@ -16,9 +16,9 @@ import torch
 
 from cap_viz.engine.losses import nll
 from cap_viz.estimators.gradient import GradientBlock
+from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.activations import wanda_score
 from cap_viz.stats.multiple import holm_flat
-from cap_viz.tensors import Tensor
 from tests import CHECKED, holds_shape
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

@@ -14,7 +14,7 @@ from cap_viz.audit import audit_of
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish
 from cap_viz.reading import read_report

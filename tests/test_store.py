@@ -12,7 +12,7 @@ import pytest
 from cap_viz.archive import export_run, import_run
 from cap_viz.errors import CapVizError
 from cap_viz.example_sets import evaluation_set
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.reading import read_report
 from cap_viz.runs import run_steps

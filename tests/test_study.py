@@ -14,7 +14,7 @@ import pytest
 from cap_viz import study
 from cap_viz.cli.study import markdown
 from cap_viz.errors import UsageError
-from cap_viz.models import TOY_MODEL, ReasoningModel, resolve
+from cap_viz.models.loading import TOY_MODEL, ReasoningModel, resolve
 from cap_viz.reading import read_report
 from cap_viz.series import computed_in_turn
 from cap_viz.spec import EvalSpec

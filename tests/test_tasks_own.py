@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.errors import UsageError
 from cap_viz.example_sets import evaluation_set
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT, local_folder

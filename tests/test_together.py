@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from cap_viz.errors import UsageError
 from cap_viz.estimators.joint import joint_effects
 from cap_viz.example_sets import calibration_set, evaluation_set
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish
 from cap_viz.reading import read_joint

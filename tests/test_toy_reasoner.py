@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 
 import cap_viz as cv
-from cap_viz import models
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.example_sets import evaluation_set, examples_of
 from cap_viz.finding import check_readable, controls_for, score_runs, tasks_for
-from cap_viz.models import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, TRAINING_FILE, ReasoningModel, load_model, resolve
+from cap_viz.models import loading
+from cap_viz.models.loading import (
+    CATALOGUE,
+    DEFAULT_MODEL,
+    TOY_MODEL,
+    TRAINING_FILE,
+    ReasoningModel,
+    load_model,
+    resolve,
+)
 from cap_viz.reading import read_report, read_scores
 from cap_viz.runs import run_steps
 from cap_viz.settings import ASSETS
@@ -37,7 +45,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy model's files in a folder of their own, which the catalogue is made to name."""
     folder = tmp_path / "toy_reasoner"
     shutil.copytree(FOLDER, folder)
-    monkeypatch.setattr(models, "packaged_file", lambda entry: found_file(folder))
+    monkeypatch.setattr(loading, "packaged_file", lambda entry: found_file(folder))
     return folder
 
 

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from cap_viz.describe import ablation_words
 from cap_viz.example_sets import evaluation_set
 from cap_viz.finding import block_spec
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.notebook import notebook_of
 from cap_viz.spec import ABLATIONS, JointSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun

@@ -18,7 +18,7 @@ from cap_viz.comparison import comparison_rows
 from cap_viz.example_sets import evaluation_set
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.measures import ACC, guessing
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.reading import read_report
 from cap_viz.results import EvalReport, Questions
 from cap_viz.spec import EvalSpec

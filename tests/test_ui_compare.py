@@ -28,7 +28,7 @@ from cap_viz.example_sets import evaluation_set
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.measures import ACC, CHOICE_LOSS, Level, Measure
-from cap_viz.models import ReasoningModel, load, resolve
+from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.paper import PaperPoint, accuracy_of
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.progress import finish

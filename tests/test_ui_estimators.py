@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from cap_viz.estimators.hybrid import hybrid_scores
 from cap_viz.example_sets import calibration_set
 from cap_viz.finding import block_spec
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.reading import read_blocks, read_gradient, read_scores
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import Store, StoredRun

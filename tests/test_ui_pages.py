@@ -22,7 +22,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.reading import read_joint, read_report, read_scores
 from cap_viz.runs import run_steps
@@ -189,7 +189,7 @@ def test_without_the_texts_ids_are_shown(
 
 
 def test_without_the_weights_the_page_says_how_to_get_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cap_viz.models.packaged_file", lambda entry: None)
+    monkeypatch.setattr("cap_viz.models.loading.packaged_file", lambda entry: None)
     at = opened("pages/heads.py")
     assert not at.exception
     assert "not installed" in text(at)
@@ -257,7 +257,7 @@ def test_a_failed_job_is_a_sentence(store: Store, scores: StoredRun, monkeypatch
     def refuse(source: object) -> None:
         raise CapVizError("The tiny model needs 99 GiB of memory, and 1 GiB is free.")
 
-    monkeypatch.setattr("cap_viz.models.load", refuse)
+    monkeypatch.setattr("cap_viz.models.loading.load", refuse)
     at = opened_heads(scores)
     at.number_input(key="heads_n").set_value(3).run()
     at.button(key="heads_start").click().run()

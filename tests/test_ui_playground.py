@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.errors import CapVizError
 from cap_viz.jobs import shared_queue
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress
 from cap_viz.store import Store, StoredRun
 from cap_viz.ui import playground_data

@@ -24,7 +24,7 @@ from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.generation import generation_spec
 from cap_viz.jobs import Job, JobQueue, shared_queue
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel, load, resolve
+from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.base import MaskRequest

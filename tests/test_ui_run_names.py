@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cap_viz.example_sets import calibration_set
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.reading import read_scores
 from cap_viz.spec import ABLATIONS, ExampleSet, ModelRef, ScoreSpec, spec_key
 from cap_viz.store import Store, StoredRun

@@ -23,7 +23,7 @@ from cap_viz.errors import UsageError
 from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.notebook import notebook_of
 from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish

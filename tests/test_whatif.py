@@ -8,7 +8,7 @@ import torch
 
 import cap_viz as cv
 from cap_viz.errors import UsageError
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.whatif import (
     Reading,
     attention_pattern,

@@ -25,7 +25,7 @@ from cap_viz.cli.options import (
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.describe import percent
 from cap_viz.engines import asked_engine
-from cap_viz.models import DEFAULT_MODEL
+from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.spec import EvalSpec
 from cap_viz.tasks import check_has_options, load_task
 

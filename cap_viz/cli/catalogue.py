@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json
-from cap_viz.models import CATALOGUE, DEFAULT_MODEL, is_available
+from cap_viz.models.loading import CATALOGUE, DEFAULT_MODEL, is_available
 from cap_viz.store import Store
 from cap_viz.tasks import TASKS, all_tasks, load_task
 from cap_viz.tasks.own import add_task, remove_task
@@ -87,7 +87,7 @@ def doctor(
     """Check that ablation, replay, masks and restore are right on this machine, line by line."""
     from cap_viz.doctor import checks
     from cap_viz.health import report
-    from cap_viz.models import load_model
+    from cap_viz.models.loading import load_model
 
     sections = report(Store()) if full else {}
     if not as_json:

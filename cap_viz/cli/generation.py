@@ -13,7 +13,7 @@ from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.describe import percent
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.generation import FORMATS
-from cap_viz.models import DEFAULT_MODEL
+from cap_viz.models.loading import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     import numpy as np

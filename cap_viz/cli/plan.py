@@ -12,7 +12,7 @@ import typer
 from cap_viz.cli.options import JsonOption, TaskOption
 from cap_viz.cli.output import out, print_json
 from cap_viz.errors import UsageError
-from cap_viz.models import DEFAULT_MODEL
+from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.progress import duration
 from cap_viz.settings import asked_dtype
 
@@ -36,7 +36,7 @@ def plan(
 
     With --teraflops also times: give what products of the size of the model's reach, not what the maker states.
     """
-    from cap_viz.planning import dimensions_in, mean_operations, memory_plan
+    from cap_viz.models.cost_model import dimensions_in, mean_operations, memory_plan
     from cap_viz.scoring import MOST_TOKENS_PER_STEP
     from cap_viz.tasks import load_task
 
@@ -80,7 +80,7 @@ def plan(
 
 def folder_of(model: str) -> Path:
     """Where the config is: a folder as it is, whatever else is in it; else the model's files."""
-    from cap_viz.models import readable_folder, resolve
+    from cap_viz.models.loading import readable_folder, resolve
 
     folder = Path(model).expanduser()
     return folder if folder.is_dir() else readable_folder(resolve(model))

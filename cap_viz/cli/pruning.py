@@ -18,7 +18,7 @@ from cap_viz.cli.options import (
 )
 from cap_viz.cli.output import out, print_json, shown
 from cap_viz.describe import percent
-from cap_viz.models import DEFAULT_MODEL
+from cap_viz.models.loading import DEFAULT_MODEL
 
 
 @takes_mask
@@ -33,7 +33,7 @@ def prune(
     mask: MaskOptions,
 ) -> None:
     """Build a mask and say where its zeros are."""
-    from cap_viz.models import load, resolve
+    from cap_viz.models.loading import load, resolve
     from cap_viz.runs import mask_steps
     from cap_viz.store import Store
 
@@ -82,7 +82,7 @@ def export(
 ) -> None:
     """Write the pruned model as a Hugging Face folder with its recipe, or the mask alone."""
     from cap_viz.export import check_absent, export_mask, export_model
-    from cap_viz.models import load, resolve
+    from cap_viz.models.loading import load, resolve
     from cap_viz.runs import mask_steps
     from cap_viz.store import Store
 

@@ -26,8 +26,8 @@ from cap_viz.describe import ablation_words
 from cap_viz.engines import asked_engine
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.metrics import METRICS, check_differentiable, metric_named
-from cap_viz.models import DEFAULT_MODEL
-from cap_viz.precision import noise_floor
+from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.spec import ABLATIONS, PARTS, ScoreSpec
 from cap_viz.tasks import check_metric, load_task
 

@@ -11,7 +11,7 @@ from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.describe import percent
-from cap_viz.models import DEFAULT_MODEL
+from cap_viz.models.loading import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from cap_viz.spec import EvalSpec, ModelRef

@@ -12,13 +12,13 @@ from cap_viz.cli.options import AddressOption, EngineOption, JsonOption, ModelOp
 from cap_viz.cli.output import out, print_json
 from cap_viz.engines import asked_engine, engine_of
 from cap_viz.errors import UsageError
-from cap_viz.models import DEFAULT_MODEL
+from cap_viz.models.loading import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cap_viz.engines import Engine
-    from cap_viz.models import ModelSource
+    from cap_viz.models.loading import ModelSource
     from cap_viz.store import Store
     from cap_viz.study import Part
 
@@ -38,7 +38,7 @@ def study(
     as_json: JsonOption = False,
 ) -> None:
     """Compute the runs behind the study's questions: hours on two cores; stop and go on at any time."""
-    from cap_viz.models import resolve
+    from cap_viz.models.loading import resolve
     from cap_viz.store import Store
     from cap_viz.study import study_parts
 
@@ -104,7 +104,7 @@ def written(column: str, cell: object) -> str:
 
 def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], engine: Engine, *, quiet: bool) -> None:
     """The missing runs of all parts, each once, the first part's first; the model is loaded only if there are any."""
-    from cap_viz.models import load
+    from cap_viz.models.loading import load
     from cap_viz.series import computed_in_turn
 
     wanted = list(dict.fromkeys(spec for part in parts for spec in part.specs if store.sound(spec) is None))

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cap_viz.engine.packing import PackedBatch
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 
 
 @dataclass(frozen=True)

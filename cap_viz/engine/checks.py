@@ -26,7 +26,7 @@ from cap_viz.engine.packing import EncodedExample, PackedBatch, lay_out, packed_
 from cap_viz.engine.replacement import heads_site, zeros
 from cap_viz.engine.replay import ablate_layer, replay_dense
 from cap_viz.errors import CapVizError
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cap_viz.engine.packing import shared_length
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 
 Rows = Sequence[int]
 

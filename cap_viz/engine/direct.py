@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from cap_viz.engine.capture import DensePass, at_least_float32, loglik_sums
 from cap_viz.engine.packing import PackedBatch
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 # Activations of one slice of the MLP: gate and up together take 4 MB in float32.

@@ -36,7 +36,7 @@ from cap_viz.engine.direct import (
     split_heads,
 )
 from cap_viz.engine.packing import shared_length
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 
 # Attention weights of as many rows as stay in the processor's cache (4 MB in float32); one row at least.
 ATTENTION_VALUES = 1 << 20

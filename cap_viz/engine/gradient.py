@@ -30,7 +30,7 @@ from torch import Tensor
 from cap_viz.engine.capture import at_least_float32, dense_pass, read_logliks, removed
 from cap_viz.engine.losses import LOSSES
 from cap_viz.engine.packing import PackedBatch
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 
 
 @dataclass(frozen=True)

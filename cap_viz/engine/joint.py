@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cap_viz.engine.capture import dense_pass, read_logliks
 from cap_viz.engine.packing import PackedBatch
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 
 
 def ablate_set(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cap_viz.engine.capture import dense_pass
 from cap_viz.engine.packing import EncodedExample, PackedBatch
-from cap_viz.models import ModelShape, ReasoningModel
+from cap_viz.models.loading import ModelShape, ReasoningModel
 
 # Beyond every distance between positions: a token of the question, and one that cannot be taken.
 SECOND_CHOICE, IMPOSSIBLE = 1 << 30, 1 << 40

@@ -19,7 +19,7 @@ from torch import Tensor
 from cap_viz.engine.capture import BlockCall, DensePass, first_tensor, read_logliks
 from cap_viz.engine.packing import PackedBatch
 from cap_viz.engine.replacement import heads_site, mlp_site
-from cap_viz.models import ReasoningModel
+from cap_viz.models.loading import ReasoningModel
 
 
 def ablate_layer(

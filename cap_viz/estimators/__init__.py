@@ -13,7 +13,7 @@ from cap_viz.errors import check_choice
 
 if TYPE_CHECKING:
     from cap_viz.estimators.hybrid import HybridScores
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
     from cap_viz.results import GradientEffects, HeadScores
     from cap_viz.tasks.base import Example
 

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from cap_viz.batch_size import backward_tokens_at_once
 from cap_viz.engine.checks import batch_of, packing_is_valid
 from cap_viz.engine.gradient import gradient_pass
 from cap_viz.engine.replacement import with_options
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.metrics import COMPARES_OPTIONS, check_differentiable
-from cap_viz.models import ReasoningModel
+from cap_viz.models.batch_size import backward_tokens_at_once
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.results import GradientEffects
 from cap_viz.scoring import Replacements, ScorePlan, encode_all, make_score_plan, replacements

@@ -37,7 +37,7 @@ from cap_viz.pruning.taylor import TAYLOR
 from cap_viz.pruning.wanda import WANDA, WANDA_ONESHOT
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
     from cap_viz.tasks.base import Example
 
 __all__ = [

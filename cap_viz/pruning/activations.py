@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 
-from cap_viz.tensors import Tensor
+from cap_viz.models.tensors import Tensor
 
 if TYPE_CHECKING:
     import torch
 
     from cap_viz.engine.capture import BlockCall
     from cap_viz.engine.packing import PackedBatch
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
     from cap_viz.tasks.base import Example
 
 # Enough rows for efficient products; a block takes some hundredths of a second for this many on a CPU.

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from jaxtyping import Float
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.activations import input_norm, squares, wanda_score
 from cap_viz.pruning.base import MaskRequest, Steps, portion
 from cap_viz.pruning.groups import UNIFORM, Allocation
 from cap_viz.pruning.masks import layer_groups, scoped_matrices
 from cap_viz.pruning.sequential import dense_sums
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 OUTLIER_FACTOR = 5.0
 LARGEST_OFFSET = 0.08

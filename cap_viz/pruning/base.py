@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cap_viz.errors import UsageError
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.masks import Mask, Scope, ZeroCounts, check_scope, check_sparsity
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ModelShape, ReasoningModel
+    from cap_viz.models.loading import Matrix, ModelShape, ReasoningModel
     from cap_viz.tasks.base import Example
 
 Threshold = Literal["global", "per matrix", "per row", "per column block", "per head"]

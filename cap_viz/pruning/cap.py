@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.base import Criterion, KvCombine, MaskRequest, Steps, check_request, fixed_score_steps
 from cap_viz.pruning.threshold import GlobalRanking, rank_steps
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
 
 LOWEST, HIGHEST = 1.0, 10.0
 

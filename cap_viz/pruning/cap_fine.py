@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float, Int
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.activations import products
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps, portion
 from cap_viz.pruning.gradients import answer_rows, whole_rows
@@ -36,10 +37,9 @@ from cap_viz.pruning.sparsegpt import repaired
 from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.threshold import GlobalRanking, rank_steps
 from cap_viz.pruning.token_gradients import root_token_squares
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
     from cap_viz.tasks.base import Example
 
 

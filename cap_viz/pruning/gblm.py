@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.activations import squares
 from cap_viz.pruning.allocation import allocated
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, portion
@@ -22,10 +23,9 @@ from cap_viz.pruning.gradients import gradient_steps, whole_rows
 from cap_viz.pruning.groups import PER_ROW, ROWS_ROUNDED, Allocation
 from cap_viz.pruning.masks import Mask, scoped_matrices
 from cap_viz.pruning.sequential import Pruned, sequential_steps
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
 
 ALPHA = 100.0
 

@@ -14,7 +14,7 @@ from cap_viz.pruning.cap import LOWEST, rank_regions, region_importance
 from cap_viz.pruning.threshold import GlobalRanking
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 
 def rank_global_magnitude(model: ReasoningModel, request: MaskRequest) -> Steps[GlobalRanking]:

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.activations import MAX_ROW_TOKENS, plain_batch
 from cap_viz.pruning.base import Steps
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
     import torch
 
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
     from cap_viz.tasks.base import Example
 
 SUM_BYTES = 2 << 30

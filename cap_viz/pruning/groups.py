@@ -14,7 +14,8 @@ from typing import Protocol, TypeVar
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
-from cap_viz.models import Matrix, ReasoningModel
+from cap_viz.models.loading import Matrix, ReasoningModel
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import MaskRequest, Steps, check_pattern_sparsity
 from cap_viz.pruning.masks import (
@@ -30,7 +31,6 @@ from cap_viz.pruning.masks import (
     zero_counts,
 )
 from cap_viz.pruning.threshold import Score, kept_above
-from cap_viz.tensors import Tensor
 
 
 class Group(Protocol):

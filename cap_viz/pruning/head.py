@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
 from cap_viz.pruning.masks import (
@@ -34,10 +35,9 @@ from cap_viz.pruning.masks import (
     scoped_matrices,
     zero_counts,
 )
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
 
 HEAD_KINDS = ("q", "k", "v", "o")
 

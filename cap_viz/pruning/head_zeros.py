@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cap_viz.errors import UsageError
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import Ranking, Steps
 from cap_viz.pruning.masks import Mask, Scope, layer_groups, scoped_matrices
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 # The matrices of which every query head has a part of its own.
 OWN_KINDS = ("q", "o")

@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
-from cap_viz.tensors import Tensor
+from cap_viz.models.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
 
 Scope = Literal["both", "attention", "mlp"]
 SCOPES: tuple[Scope, ...] = ("both", "attention", "mlp")

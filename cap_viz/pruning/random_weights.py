@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.allocation import allocated
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
 from cap_viz.pruning.groups import PER_MATRIX, Allocation, LocalRanking, local_ranking
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
 
 
 def random_score(matrix: Matrix, draw: int) -> Float[Tensor, "output input"]:

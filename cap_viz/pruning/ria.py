@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.activations import input_norm, squares
 from cap_viz.pruning.allocation import allocated
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request
 from cap_viz.pruning.groups import PER_MATRIX, Allocation, group_for
 from cap_viz.pruning.masks import Mask
 from cap_viz.pruning.sequential import Pruned, sequential_steps
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
 
 NORM_EXPONENT = 0.5
 

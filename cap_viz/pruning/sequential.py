@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Float
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.activations import (
     InputSums,
@@ -30,12 +31,11 @@ from cap_viz.pruning.activations import (
 from cap_viz.pruning.base import MaskRequest, Steps
 from cap_viz.pruning.groups import UNIFORM, Allocation
 from cap_viz.pruning.masks import Mask, layer_groups, mask_from, matrix_size, scoped_matrices
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
     from cap_viz.engine.capture import BlockCall
     from cap_viz.engine.packing import PackedBatch
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
     from cap_viz.tasks.base import Example
 
 STEP_SECONDS = 0.5

@@ -16,7 +16,7 @@ from cap_viz.pruning.cap import importance, rank_regions, region_importance
 from cap_viz.pruning.threshold import GlobalRanking
 
 if TYPE_CHECKING:
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 
 def shuffled(values: Float[np.ndarray, "layer head"], draw: int) -> Float[np.ndarray, "layer head"]:

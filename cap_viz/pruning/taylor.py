@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps, portion
 from cap_viz.pruning.gradients import answer_rows, gradient_steps
 from cap_viz.pruning.masks import scoped_matrices
 from cap_viz.pruning.threshold import GlobalRanking, rank_steps
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
 
 
 def rank_taylor(model: ReasoningModel, request: MaskRequest) -> Steps[GlobalRanking]:

@@ -25,7 +25,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import CapVizError
-from cap_viz.models import Matrix, ReasoningModel
+from cap_viz.models.loading import Matrix, ReasoningModel
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import Steps, portion
 from cap_viz.pruning.masks import (
@@ -39,7 +40,6 @@ from cap_viz.pruning.masks import (
     matrix_size,
     scoped_matrices,
 )
-from cap_viz.tensors import Tensor
 
 Score = Callable[[Matrix], Float[Tensor, "output input"]]
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.base import Steps
 from cap_viz.pruning.gradients import HalfMatrix, ScoredRow, check_gradients, halved, portions_of, row_loss
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
 
 # Is given the inputs [token, input] of a matrix and the gradients [token, output] at its outputs.
 Take = Callable[[Tensor, Tensor], None]

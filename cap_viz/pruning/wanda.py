@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
+from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.activations import input_norm, squares, wanda_score
 from cap_viz.pruning.allocation import allocated
 from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
 from cap_viz.pruning.groups import PER_ROW, ROWS_ROUNDED, Allocation, LocalRanking, group_for, local_ranking
 from cap_viz.pruning.masks import Mask
 from cap_viz.pruning.sequential import Prune, Pruned, dense_sums, sequential_steps
-from cap_viz.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cap_viz.models import Matrix, ReasoningModel
+    from cap_viz.models.loading import Matrix, ReasoningModel
 
 
 def wanda_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:

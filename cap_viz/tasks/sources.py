@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cap_viz.errors import UsageError
-from cap_viz.hub import hub_snapshot
+from cap_viz.models.hub import hub_snapshot
 from cap_viz.settings import ASSETS, data_folder
 from cap_viz.tasks.base import Example, Splits
 from cap_viz.tasks.rows import Row, splits_from

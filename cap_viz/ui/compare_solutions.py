@@ -11,7 +11,7 @@ import streamlit as st
 from cap_viz.comparison import SUBJECT
 from cap_viz.errors import CapVizError
 from cap_viz.measures import paired_losses
-from cap_viz.models import DEFAULT_MODEL
+from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.results import EvalReport
 from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, MaskSpec

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from cap_viz.devices import check_asked, expected_device
 from cap_viz.engines import asked_engine
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.finding import model_ref, tasks_for
 from cap_viz.jobs import Job, JobSpec, PrunedWeights, shared_queue
-from cap_viz.models import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, is_available
+from cap_viz.models.devices import check_asked, expected_device
+from cap_viz.models.loading import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, is_available
 from cap_viz.serving import offered
 from cap_viz.settings import ASSETS, PROJECT, asked_dtype, start_logging
 from cap_viz.spec import ModelRef

@@ -16,7 +16,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.finding import score_runs
 from cap_viz.jobs import Job, shared_queue
 from cap_viz.metrics import METRICS
-from cap_viz.models import ModelShape
+from cap_viz.models.loading import ModelShape
 from cap_viz.spec import ModelRef, RunSpec, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.store import StoredRun

@@ -10,7 +10,7 @@ from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
 from cap_viz.finding import own_tasks_of, score_runs
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import ModelShape
+from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.serving import most_prompt_characters
 from cap_viz.shipped import N_CALIBRATION

@@ -28,7 +28,7 @@ from cap_viz.whatif import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cap_viz.models import ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 CANDIDATES = 8
 CONTINUATION_TOKENS = 24

@@ -7,7 +7,7 @@ import streamlit as st
 
 from cap_viz.errors import CapVizError
 from cap_viz.jobs import PrunedWeights, shared_queue
-from cap_viz.models import ModelShape
+from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.serving import check_prompt
 from cap_viz.spec import MaskSpec

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from cap_viz.models import ModelShape
+from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import MatrixSize, ZeroCounts, criterion_named
 from cap_viz.pruning.groups import LOCAL_GROUPS, group_for, local_profile
 from cap_viz.pruning.head_zeros import HeadZeros

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from cap_viz.example_sets import evaluation_set
 from cap_viz.finding import model_ref, score_runs
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.models import DEFAULT_MODEL, load, resolve
+from cap_viz.models.loading import DEFAULT_MODEL, load, resolve
 from cap_viz.progress import finish
 from cap_viz.reading import read_report
 from cap_viz.runs import run_steps

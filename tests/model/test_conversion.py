@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from cap_viz.conversion import convert_apart
 from cap_viz.errors import CapVizError
-from cap_viz.models import DEFAULT_MODEL, converted, resolve
+from cap_viz.models.gguf import convert_apart
+from cap_viz.models.loading import DEFAULT_MODEL, converted, resolve
 from cap_viz.settings import PROJECT
 
 pytestmark = pytest.mark.model
 
-CONVERT = "from cap_viz.models import *; converted(resolve(DEFAULT_MODEL))"
+CONVERT = "from cap_viz.models.loading import *; converted(resolve(DEFAULT_MODEL))"
 # Early, and while the weights are being written or just before, on two quiet cores.
 KILLED_AFTER_SECONDS = (5.0, 14.0)
 

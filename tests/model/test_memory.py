@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cap_viz.estimators.gradient import GradientArrays, gradient_steps, make_gradient_plan
-from cap_viz.models import load_model
+from cap_viz.models.loading import load_model
 from cap_viz.scoring import ScoreArrays, make_score_plan, score_steps
 from cap_viz.tasks import load_task
 
@@ -74,7 +74,7 @@ import gc, sys
 from pathlib import Path
 
 from cap_viz.loaded_models import LoadedModels
-from cap_viz.models import load_model
+from cap_viz.models.loading import load_model
 from tests.tiny import write_tiny_model
 
 tiny = str(write_tiny_model(Path(sys.argv[1])))

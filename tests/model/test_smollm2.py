@@ -16,7 +16,7 @@ from cap_viz.doctor import checks, weights_digest
 from cap_viz.estimators import score_heads
 from cap_viz.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.generation import NO_TOKEN, Block, generation_plan, generation_spec, generation_steps
-from cap_viz.models import DEFAULT_MODEL, ReasoningModel, converted, resolve
+from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, converted, resolve
 from cap_viz.reading import read_blocks, read_report, read_scores
 from cap_viz.scoring import exact_scores, score_blocks
 from cap_viz.shipped import shipped_specs

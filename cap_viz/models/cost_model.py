@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cap_viz.batch_size import activation_bytes
-from cap_viz.devices import BYTES
 from cap_viz.errors import UsageError
-from cap_viz.models import ModelShape
-from cap_viz.weights import WORKING_MEMORY_BYTES
+from cap_viz.models.batch_size import activation_bytes
+from cap_viz.models.devices import BYTES
+from cap_viz.models.loading import ModelShape
+from cap_viz.models.weight_files import WORKING_MEMORY_BYTES
 
 HISTOGRAM_BYTES = 1 << 18
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cap_viz.devices import free_memory
+from cap_viz.models.devices import free_memory
 from cap_viz.settings import CPU
 
 if TYPE_CHECKING:
-    from cap_viz.models import ModelShape, ReasoningModel
+    from cap_viz.models.loading import ModelShape, ReasoningModel
 
 REFERENCE_PARAMS = 134_515_008
 MOST_TIMES = 4

@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cap_viz.devices import free_memory
+from cap_viz.models.devices import free_memory
+from cap_viz.models.weight_files import WORKING_MEMORY_BYTES, check_memory, memory_needed
 from cap_viz.settings import CPU, OFFLOAD, offload_folder
-from cap_viz.weights import WORKING_MEMORY_BYTES, check_memory, memory_needed
 
 OTHERWISE = f" Or name a folder by {OFFLOAD}, which is slower and cannot prune (docs/large_models.md)."
 

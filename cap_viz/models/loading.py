@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from cap_viz.conversion import convert_apart
-from cap_viz.devices import chosen_device
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_json
-from cap_viz.hub import hub_snapshot
-from cap_viz.offload import placement
+from cap_viz.models.devices import chosen_device
+from cap_viz.models.gguf import convert_apart
+from cap_viz.models.hub import hub_snapshot
+from cap_viz.models.offload import placement
+from cap_viz.models.weight_files import check_complete, check_finite, check_layers
 from cap_viz.settings import CPU, FULL_PRECISION, asked_dtype, local_folder, prepare_torch, thread_count
 from cap_viz.spec import ModelRef
-from cap_viz.weights import check_complete, check_finite, check_layers
 
 if TYPE_CHECKING:
     import torch

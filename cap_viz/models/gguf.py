@@ -1,4 +1,4 @@
-"""GGUF weights to float32 safetensors, in a process of its own:  python -m cap_viz.conversion FOLDER FILE TARGET
+"""GGUF weights to float32 safetensors, in a process of its own:  python -m cap_viz.models.gguf FOLDER FILE TARGET
 
 Reading GGUF is about 20 s of plain Python. Inside the dashboard's process that would hold the interpreter's lock, and
 no page would be served meanwhile; it would also leave the memory of a second copy of the weights behind.
@@ -16,7 +16,7 @@ from cap_viz.settings import PROJECT
 
 def convert_apart(folder: Path, file: str, target: Path) -> None:
     """Convert in a child process. Raises `CapVizError` with the reason when it fails."""
-    command = [sys.executable, "-m", "cap_viz.conversion", str(folder.resolve()), file, str(target.resolve())]
+    command = [sys.executable, "-m", "cap_viz.models.gguf", str(folder.resolve()), file, str(target.resolve())]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from cap_viz.devices import BYTES, free_memory
 from cap_viz.errors import CapVizError, NotEnoughMemory
+from cap_viz.models.devices import BYTES, free_memory
 
 # Room for activations, the tokenizer and Python itself, on top of the weights.
 WORKING_MEMORY_BYTES = 1 << 30
