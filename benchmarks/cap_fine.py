@@ -24,7 +24,6 @@ from torch import Tensor
 import cap_viz as cv
 from cap_viz.errors import UsageError
 from cap_viz.estimators.gradient import gradient_effects
-from cap_viz.example_sets import calibration_set
 from cap_viz.finding import block_spec
 from cap_viz.measures import ACC, CHOICE_LOSS, paired
 from cap_viz.models.loading import DEFAULT_MODEL, Matrix, ReasoningModel
@@ -54,6 +53,7 @@ from cap_viz.spec import ScoreSpec
 from cap_viz.store import Store
 from cap_viz.tasks.arc import to_example
 from cap_viz.tasks.base import Example
+from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.tasks.sources import read_json_lines
 
 TASK, N_CALIBRATION, SPARSITY = "arc_easy", 48, 0.5

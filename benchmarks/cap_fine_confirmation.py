@@ -16,11 +16,9 @@ from math import exp
 import numpy as np
 
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import evaluation_set
 from cap_viz.first_items import first_of, longer_run
 from cap_viz.measures import paired_losses
 from cap_viz.models.loading import DEFAULT_MODEL, load, resolve
-from cap_viz.pairing import check_same_items
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_report
 from cap_viz.results import EvalReport
@@ -31,6 +29,8 @@ from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.stats import PairedComparison, PairedMeans, compare_means, compare_paired, holm
 from cap_viz.store import Store
 from cap_viz.study import Masks
+from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.tasks.pairing import check_same_items
 
 CRITERION, OPPONENT = "cap_fine", "wanda"
 ARC, SCIENCE, TEXT = "arc_easy", "mini_science", "generic_text"

@@ -38,7 +38,6 @@ from benchmarks.guards import self_checks_made
 from benchmarks.replay_vs_naive import CLOCKS, Clock, naive_batches, naive_head, option_rows, spread_heads
 from cap_viz.cli.output import shown
 from cap_viz.estimators.gradient import gradient_effects
-from cap_viz.example_sets import calibration_set, named_set
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps
@@ -50,6 +49,7 @@ from cap_viz.stats.budget import Cost, pilot_of
 from cap_viz.stats.reliability import shuffled_examples, spearman_rows, subset_means
 from cap_viz.store import Store
 from cap_viz.tasks import Example, load_task
+from cap_viz.tasks.example_sets import calibration_set, named_set
 
 TASK = "arc_easy"
 METRICS = ("nll", "choice_nll")

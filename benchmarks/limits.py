@@ -35,7 +35,6 @@ from cap_viz import scoring
 from cap_viz.cli.output import shown
 from cap_viz.estimators import gradient as by_gradient
 from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
-from cap_viz.example_sets import calibration_set
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps
@@ -44,6 +43,7 @@ from cap_viz.shipped import N_CALIBRATION
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import Store
 from cap_viz.tasks import Example, load_task
+from cap_viz.tasks.example_sets import calibration_set
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
 

@@ -39,7 +39,6 @@ from jaxtyping import Float
 from cap_viz.cli.output import shown
 from cap_viz.estimators.hybrid import hybrid_scores
 from cap_viz.estimators.joint import JointScores, joint_effects
-from cap_viz.example_sets import calibration_set
 from cap_viz.models.loading import DEFAULT_MODEL, ModelShape, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps
@@ -48,6 +47,7 @@ from cap_viz.stats.circuits import all_but_first, circuit_areas, faithfulness, f
 from cap_viz.stats.joint import Head, HeadSet
 from cap_viz.store import Store
 from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import calibration_set
 
 TASK, METRIC = "arc_easy", "nll"
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)

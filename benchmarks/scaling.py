@@ -197,11 +197,11 @@ def strong_scaling(repeats: int) -> dict[str, Any]:
     import cap_viz as cv
     from cap_viz.cluster import Cluster
     from cap_viz.engines import HERE, Engine
-    from cap_viz.example_sets import calibration_set
     from cap_viz.progress import finish
     from cap_viz.runs import run_steps
     from cap_viz.spec import ScoreSpec
     from cap_viz.store import Store
+    from cap_viz.tasks.example_sets import calibration_set
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from benchmarks.guards import shipped_only
-from cap_viz.example_sets import evaluation_set, examples_of
 from cap_viz.finding import role_spec, score_runs
 from cap_viz.models.loading import TOY_MODEL, ReasoningModel, load_model
 from cap_viz.progress import finish
@@ -32,6 +31,7 @@ from cap_viz.stats import mean_with_ci
 from cap_viz.stats.circuits import order_of
 from cap_viz.stats.joint import HeadSet
 from cap_viz.store import Store, StoredRun
+from cap_viz.tasks.example_sets import evaluation_set, examples_of
 from cap_viz.together import judged, together_steps
 
 TASKS = ("toy_math", "toy_strategy", "toy_choice")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import pandas as pd
 
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import examples_of
 from cap_viz.generation import GenerationReport, Protocol, prompt_text, protocol_of
 from cap_viz.numbers import written_numbers
 from cap_viz.perplexity import length_of
@@ -18,6 +17,7 @@ from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Example, Task, load_task
+from cap_viz.tasks.example_sets import examples_of
 
 
 def audit_of(store: Store, run: StoredRun) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from torch import Tensor
 from cap_viz.checkpoints import Arrays
 from cap_viz.estimators.gradient import GradientArrays, gradient_steps, make_gradient_plan
 from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
-from cap_viz.example_sets import examples_of
 from cap_viz.generation import (
     Block,
     GenerationArrays,
@@ -37,6 +36,7 @@ from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec, JointSpec, ScoreSpec
 from cap_viz.tables import ablated_table, answers_table, blocks_table, effects_table, options_table, units_table
 from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import examples_of
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 
 from cap_viz.accuracy import against_guessing
-from cap_viz.example_sets import evaluation_set
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.measures import ACC, Measure, Paired, level_of, paired
 from cap_viz.results import EvalReport
 from cap_viz.spec import EvalSpec, ModelRef
 from cap_viz.stats import PairedComparison, holm
 from cap_viz.tasks import Task, check_has_options, load_task
+from cap_viz.tasks.example_sets import evaluation_set
 
 Cell = tuple[str, float]
 DENSE: Cell = ("dense", 0.0)

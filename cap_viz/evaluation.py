@@ -17,13 +17,13 @@ from cap_viz.engine.checks import dense_logliks, direct_reading_is_valid, packin
 from cap_viz.engine.packing import EncodedExample
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.pairing import check_same_items
 from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.pruning.masks import Mask
 from cap_viz.results import EvalReport, questions_of
 from cap_viz.scoring import encode_all
 from cap_viz.stats.paired import PairedComparison, compare_paired
 from cap_viz.tasks.base import Example
+from cap_viz.tasks.pairing import check_same_items
 
 # Positions of one forward: about half a second on two laptop cores, so that results stream in.
 TOKENS_PER_FORWARD = 384

@@ -20,11 +20,11 @@ from jaxtyping import Bool, Int
 
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
-from cap_viz.pairing import Items
 from cap_viz.plan import BatchPlan
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.tasks import Example, Task, all_tasks, load_task
 from cap_viz.tasks.base import TaskVersion, tasks_of
+from cap_viz.tasks.pairing import Items
 from cap_viz.tasks.writing import Writing
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import calibration_set, companion_text
 from cap_viz.metrics import metric_named
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.base import check_pattern_sparsity, check_spread
 from cap_viz.pruning.masks import check_scope, check_sparsity
 from cap_viz.spec import ExampleSet, MaskSpec, ModelRef, ScoreSpec
+from cap_viz.tasks.example_sets import calibration_set, companion_text
 
 
 def mask_spec_for(

@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import UsageError
-from cap_viz.pairing import check_same_items
 from cap_viz.results import EvalReport
 from cap_viz.stats import (
     Interval,
@@ -26,6 +25,7 @@ from cap_viz.stats import (
 )
 from cap_viz.stats.paired import mcnemar
 from cap_viz.tasks import Task
+from cap_viz.tasks.pairing import check_same_items
 
 Paired = PairedComparison | PairedMeans
 

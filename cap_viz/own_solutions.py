@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import examples_of
 from cap_viz.generation import prompt_text, protocol_of, shots, writing_of
 from cap_viz.reading import read_answers
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Example, Task, load_task
+from cap_viz.tasks.example_sets import examples_of
 from cap_viz.tasks.own import add_task
 
 FEWEST = 2

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
 from cap_viz.metrics import metric_named
-from cap_viz.pairing import Items
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks.base import Example, TaskVersion, tasks_of
+from cap_viz.tasks.pairing import Items
 
 
 @dataclass(frozen=True)

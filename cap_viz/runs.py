@@ -25,7 +25,6 @@ from cap_viz import __version__
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.engines import HERE, Engine
 from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
-from cap_viz.example_sets import check_version, examples_of
 from cap_viz.files import write_json
 from cap_viz.finding import check_readable
 from cap_viz.first_items import first_of, longer_run
@@ -62,6 +61,7 @@ from cap_viz.tables import (
     zeros_table,
 )
 from cap_viz.tasks import check_has_options, load_task
+from cap_viz.tasks.example_sets import check_version, examples_of
 from cap_viz.together import together_steps
 
 if TYPE_CHECKING:

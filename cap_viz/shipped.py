@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cap_viz.errors import CapVizError
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.finding import block_spec, role_spec
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import DEFAULT_MODEL, TOY_MODEL, load, resolve
@@ -26,6 +25,7 @@ from cap_viz.settings import shipped_folder
 from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.study import study_parts
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
 N_CALIBRATION = 48
 N_TEXTS = 16

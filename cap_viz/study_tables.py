@@ -19,7 +19,6 @@ import pandas as pd
 from cap_viz.accuracy import against_guessing
 from cap_viz.comparison import CLEAR
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import evaluation_set
 from cap_viz.measures import ACC, CHOICE_LOSS, Measure, level_of, paired, paired_losses
 from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_head_zeros, read_report, read_scores
@@ -46,6 +45,7 @@ from cap_viz.study import (
     driven,
 )
 from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import evaluation_set
 
 # At 10 and 20 % a criterion is as good as Wanda if the interval of the difference stays above this.
 MARGIN = -0.03

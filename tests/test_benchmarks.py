@@ -22,7 +22,6 @@ from benchmarks import cap_fine, estimators, limits, live_pruning, pruned_cost, 
 from benchmarks.guards import CountingEngine, self_checks_made, shipped_only
 from benchmarks.sessions import CLICKED, VIEWS, check_busy, click_seconds
 from cap_viz import scoring
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -32,6 +31,7 @@ from cap_viz.shipped import publish
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.store import Store
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.tiny import tiny_examples
 
 SPARSITY = 0.5

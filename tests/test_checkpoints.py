@@ -13,7 +13,6 @@ import pytest
 from safetensors.numpy import load, save
 
 from cap_viz.checkpoints import Checkpoints
-from cap_viz.example_sets import calibration_set
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.plan import BatchPlan
 from cap_viz.progress import finish
@@ -22,6 +21,7 @@ from cap_viz.runs import run_steps
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set
 
 PLAN = BatchPlan(((0, 2), (1,)), packed=True, most_tokens=8)
 ARRAYS = {"logliks": np.arange(6, dtype=np.float32).reshape(3, 2).T, "ended": np.array([1, 0], dtype=np.int8)}

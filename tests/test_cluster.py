@@ -20,7 +20,6 @@ from cap_viz.cluster import REPLACEMENTS, Cluster, check_reachable, ray_errors_e
 from cap_viz.cluster_worker import Versions
 from cap_viz.engines import HERE, Engine
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.generation import generation_spec
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
@@ -29,6 +28,7 @@ from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT
 from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.evaluation import evaluate
-from cap_viz.example_sets import evaluation_set
 from cap_viz.models.devices import chosen_device, expected_device
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.pruning import prune_mask
@@ -20,6 +19,7 @@ from cap_viz.scoring import exact_scores, make_score_plan
 from cap_viz.settings import asked_device, asked_dtype
 from cap_viz.spec import EvalSpec, spec_key
 from cap_viz.stats.reliability import rank_correlation
+from cap_viz.tasks.example_sets import evaluation_set
 from tests.shell import Shell
 from tests.tiny import tiny_examples
 

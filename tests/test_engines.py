@@ -11,7 +11,6 @@ from cap_viz.batched import batched_run
 from cap_viz.cluster_worker import Worker, versions_here
 from cap_viz.engines import HERE, EngineChoice, asked_engine, engine_named
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -20,6 +19,7 @@ from cap_viz.settings import ADDRESS, ENGINE, WORKERS
 from cap_viz.spec import EvalSpec, ModelRef, ScoreSpec, spec_dict
 from cap_viz.store import Store
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
 
 

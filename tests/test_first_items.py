@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cap_viz.example_sets import evaluation_set
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.notebook import notebook_of
@@ -24,6 +23,7 @@ from cap_viz.series import computed_in_turn
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.panels import making_of
 from cap_viz.ui.prune_accuracy import seconds_of
 from cap_viz.ui.runs_table import table_of

@@ -12,7 +12,6 @@ import pytest
 
 from cap_viz.audit import audit_of
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.generation import (
     END_OF_TEXT,
     LENGTH,
@@ -39,6 +38,7 @@ from cap_viz.spec import EvalSpec, ScoreSpec, spec_dict, spec_from_dict, spec_ke
 from cap_viz.store import Store, StoredRun
 from cap_viz.tables import answers_table
 from cap_viz.tasks import TASKS, Task, all_tasks, load_task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.tasks.writing import NUMBER, YES_NO, Writing
 from cap_viz.whatif import continuation_steps
 from tests.shell import Shell

@@ -24,7 +24,6 @@ from safetensors.numpy import save_file
 
 from cap_viz.archive import archive_bytes, import_run
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.example_sets import evaluation_set
 from cap_viz.export import MASK_FORMAT, read_mask
 from cap_viz.fields import checked
 from cap_viz.models.loading import ModelShape
@@ -35,6 +34,7 @@ from cap_viz.spreadsheet import csv_text
 from cap_viz.store import MANIFEST, DamagedRun, Store, StoredRun, folder_name
 from cap_viz.tables import options_table
 from cap_viz.tasks.description import described, splits_of
+from cap_viz.tasks.example_sets import evaluation_set
 
 SHAPE = asdict(ModelShape(2, 2, 1, 8, 4, 8, 64, 9))
 ONE_STORE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

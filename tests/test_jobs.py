@@ -18,7 +18,6 @@ from filelock import FileLock
 from cap_viz.doctor import weights_digest
 from cap_viz.engines import Engine, Here
 from cap_viz.errors import CapVizError, NotEnoughMemory
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import MAX_EXAMPLES, NEXT_STATES, Job, JobQueue, PrunedWeights, first_in_line
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
@@ -29,6 +28,7 @@ from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun, lock_file
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from cap_viz.errors import OutOfMemory
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.models.batch_size import MOST_TIMES
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.plan import BatchPlan, halved
@@ -23,6 +22,7 @@ from cap_viz.scoring import MOST_TOKENS_PER_STEP
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.store import Store
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
 GPU_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 CPU_ERROR = RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")

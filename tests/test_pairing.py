@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from cap_viz.errors import UsageError
 from cap_viz.estimators.hybrid import hybrid_scores
 from cap_viz.evaluation import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
-from cap_viz.example_sets import evaluation_set
 from cap_viz.generation import GenerationReport, generation_spec
 from cap_viz.measures import ACC, CHOICE_LOSS, paired
 from cap_viz.models.loading import ReasoningModel
@@ -30,6 +29,7 @@ from cap_viz.store import Store, StoredRun
 from cap_viz.study_tables import factor, loss_difference
 from cap_viz.tables import answers_table
 from cap_viz.tasks import TASKS, Example, Task, load_task
+from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui import compare_solutions
 from cap_viz.ui.prune_accuracy import Column, aligned, compare_columns, with_last
 from cap_viz.ui.prune_flips import flips_of

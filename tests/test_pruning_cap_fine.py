@@ -8,12 +8,6 @@ import pytest
 import torch
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.example_sets import (
-    companion_task,
-    companion_text,
-    evaluation_set,
-    examples_of,
-)
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import DEFAULT_MODEL, TOY_MODEL, ReasoningModel, resolve
 from cap_viz.progress import finish
@@ -26,6 +20,12 @@ from cap_viz.settings import shipped_folder
 from cap_viz.spec import EvalSpec, spec_dict, spec_from_dict
 from cap_viz.store import Store
 from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.example_sets import (
+    companion_task,
+    companion_text,
+    evaluation_set,
+    examples_of,
+)
 
 
 def test_the_score_is_the_root_of_summed_squared_effects(tiny_model: ReasoningModel, tiny_task: Task) -> None:
@@ -96,8 +96,8 @@ def test_masks_hold_new_values_for_what_stays(tiny_model: ReasoningModel, tiny_t
 def test_text_is_needed_and_has_a_default(
     tiny_model: ReasoningModel, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.example_sets.companion_task", lambda model: "toy_text")
-    monkeypatch.setattr("cap_viz.example_sets.N_TEXT_PASSAGES", 3)
+    monkeypatch.setattr("cap_viz.tasks.example_sets.companion_task", lambda model: "toy_text")
+    monkeypatch.setattr("cap_viz.tasks.example_sets.N_TEXT_PASSAGES", 3)
     task = tiny_task.calibration(1)
     steps = criterion_named("cap_fine").steps(tiny_model, MaskRequest(0.5, calibration=task))
     with pytest.raises(UsageError, match=r"'cap_fine' measures running text .* give text="):

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import calibration_set
 from cap_viz.finding import role_spec
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -21,6 +20,7 @@ from cap_viz.runs import run_steps
 from cap_viz.spec import RoleSpec, ScoreSpec, spec_dict, spec_from_dict
 from cap_viz.store import Store
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set
 from tests.tiny import tiny_examples
 
 # One head on four tokens. Rows 2 and 3 count; row 3 looks at all four alike.

@@ -13,7 +13,6 @@ import pytest
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.estimators import score_heads
 from cap_viz.evaluation import compare, evaluate
-from cap_viz.example_sets import calibration_set, evaluation_set, named_set
 from cap_viz.files import write_json
 from cap_viz.finding import eval_runs, model_ref, score_runs
 from cap_viz.mask_specs import mask_spec_for
@@ -25,6 +24,7 @@ from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.store import SPEC, DamagedRun, Store, StoredRun
 from cap_viz.tasks import TASKS, Task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set, named_set
 from cap_viz.ui.panels import cut_words
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import calibration_set
 from cap_viz.finding import block_run, block_spec, score_runs
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -19,6 +18,7 @@ from cap_viz.scoring import exact_scores, score_blocks
 from cap_viz.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.store import Store
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set
 from tests.shell import Shell
 
 

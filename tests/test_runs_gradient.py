@@ -12,7 +12,6 @@ from cap_viz.errors import UsageError
 from cap_viz.estimators import score_heads
 from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.estimators.hybrid import hybrid_scores
-from cap_viz.example_sets import calibration_set
 from cap_viz.finding import score_runs
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
@@ -23,6 +22,7 @@ from cap_viz.runs import mask_steps, run_steps
 from cap_viz.spec import ScoreSpec, spec_dict, spec_from_dict
 from cap_viz.store import Store
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from cap_viz.audit import audit_of
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import evaluation_set
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.numbers import numbers_of
@@ -23,6 +22,7 @@ from cap_viz.solution_loss import solution_loss_of, solution_spec
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import evaluation_set
 from tests.shell import Shell
 
 TASK = "mini_text"

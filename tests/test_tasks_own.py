@@ -9,7 +9,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import evaluation_set
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs import run_steps
@@ -18,6 +17,7 @@ from cap_viz.spec import EvalSpec
 from cap_viz.store import Store
 from cap_viz.tasks import TASKS, Task, all_tasks, load_task
 from cap_viz.tasks.description import described, splits_of, task_of
+from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.tasks.own import add_task, own_tasks, remove_task
 from tests.moves import look_after_every_move
 from tests.shell import Shell

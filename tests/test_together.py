@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose
 
 from cap_viz.errors import UsageError
 from cap_viz.estimators.joint import joint_effects
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish
@@ -21,6 +20,7 @@ from cap_viz.runs import run_steps
 from cap_viz.spec import JointSpec, spec_dict, spec_from_dict
 from cap_viz.store import Store
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from cap_viz.together import judged, sets_of
 
 HEADS = ((0, 1), (2, 3))

@@ -13,12 +13,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.describe import ablation_words
-from cap_viz.example_sets import evaluation_set
 from cap_viz.finding import block_spec
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.notebook import notebook_of
 from cap_viz.spec import ABLATIONS, JointSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
+from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.runs_html import html_of
 from tests.shell import Shell
 from tests.test_ui_pages import opened, opened_heads, text

@@ -15,7 +15,6 @@ from streamlit.testing.v1 import AppTest
 from cap_viz.accuracy import against_guessing
 from cap_viz.comparison import DENSE as DENSE_CELL
 from cap_viz.comparison import comparison_rows
-from cap_viz.example_sets import evaluation_set
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.measures import ACC, guessing
 from cap_viz.models.loading import ReasoningModel
@@ -24,6 +23,7 @@ from cap_viz.results import EvalReport, Questions
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import chance_level, load_task
+from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.prune_accuracy import Column
 from cap_viz.ui.prune_accuracy_view import chance_of
 from tests.test_ui_pages import opened

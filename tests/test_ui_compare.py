@@ -24,7 +24,6 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.cli.accuracy import compare
 from cap_viz.comparison import DENSE, Cell, Contrast, comparison_specs
-from cap_viz.example_sets import evaluation_set
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.measures import ACC, CHOICE_LOSS, Level, Measure
@@ -42,6 +41,7 @@ from cap_viz.spec import EvalSpec
 from cap_viz.stats import Interval, PairedComparison, compare_paired
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import TASKS, load_task
+from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.compare_command import USUAL_N, USUAL_REFERENCE, next_command
 from cap_viz.ui.compare_data import Choice, Comparison, Stored, compared, stored_comparison
 from cap_viz.ui.compare_figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels

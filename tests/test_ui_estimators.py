@@ -10,12 +10,12 @@ from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.estimators.hybrid import hybrid_scores
-from cap_viz.example_sets import calibration_set
 from cap_viz.finding import block_spec
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.reading import read_blocks, read_gradient, read_scores
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import Store, StoredRun
+from cap_viz.tasks.example_sets import calibration_set
 from tests.test_ui_pages import matrix, opened, text
 from tests.test_ui_text import computed, drawn, score_spec, store, wait_for_jobs
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
@@ -22,6 +21,7 @@ from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.stats import compare_paired
 from cap_viz.store import Store
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from cap_viz.ui.learn_steps import STEPS
 from cap_viz.ui.learn_view import guesses_in, in_address
 

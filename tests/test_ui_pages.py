@@ -19,7 +19,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.errors import CapVizError
-from cap_viz.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
@@ -31,6 +30,7 @@ from cap_viz.spec import EvalSpec, JointSpec, RunSpec, ScoreSpec
 from cap_viz.stats import mean_with_ci
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.together import judged
 from cap_viz.ui.loading import arrived_effects
 from cap_viz.ui.panels import signed

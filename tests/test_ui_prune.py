@@ -20,7 +20,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.errors import CapVizError
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.generation import generation_spec
 from cap_viz.jobs import Job, JobQueue, shared_queue
 from cap_viz.mask_specs import mask_spec_for
@@ -37,6 +36,7 @@ from cap_viz.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec,
 from cap_viz.stats import compare_paired, wilson
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import TASKS, load_task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from cap_viz.ui.figures import criterion_colour, criterion_glyph, criterion_symbol
 from cap_viz.ui.prune_accuracy import (
     Column,
@@ -183,8 +183,8 @@ def test_masks_have_the_keys_the_library_gives_them(
     world: World, criterion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The text that goes with other models has to be fetched.
-    monkeypatch.setattr("cap_viz.example_sets.companion_task", lambda model: "mini_text")
-    monkeypatch.setattr("cap_viz.example_sets.N_TEXT_PASSAGES", 2)
+    monkeypatch.setattr("cap_viz.tasks.example_sets.companion_task", lambda model: "mini_text")
+    monkeypatch.setattr("cap_viz.tasks.example_sets.N_TEXT_PASSAGES", 2)
     theirs = mask_spec_for(
         world.model.ref, criterion, 0.2, task=TASK, n=N_CALIBRATION, seed=0, metric="choice_nll", kv_combine="max"
     )

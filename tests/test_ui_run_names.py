@@ -11,12 +11,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cap_viz.example_sets import calibration_set
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.reading import read_scores
 from cap_viz.spec import ABLATIONS, ExampleSet, ModelRef, ScoreSpec, spec_key
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_source import Source, run_name, sources
 from cap_viz.ui.prune_basis import score_label

@@ -20,7 +20,6 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.archive import archive_bytes, import_run
 from cap_viz.errors import UsageError
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
@@ -35,6 +34,7 @@ from cap_viz.spec import EvalSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, sp
 from cap_viz.stats import compare_paired
 from cap_viz.store import Store, StoredRun
 from cap_viz.tables import options_table
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from cap_viz.ui.runs_detail import json_rows, parquet
 from cap_viz.ui.runs_html import html_of
 from cap_viz.ui.runs_table import table_of

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.example_sets import calibration_set, evaluation_set
 from cap_viz.finding import control_runs
 from cap_viz.jobs import shared_queue
 from cap_viz.models.loading import ReasoningModel
@@ -25,6 +24,7 @@ from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.stats import specificity, top_overlap
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from cap_viz.ui.heads_control import View
 from cap_viz.ui.heads_export import shown_json, shown_table
 from tests.test_ui_pages import matrix, opened, opened_heads, text

@@ -48,10 +48,10 @@ def evaluate(
 ) -> None:
     """Measure accuracy, dense or pruned."""
     from cap_viz.accuracy import against_guessing
-    from cap_viz.example_sets import evaluation_set
     from cap_viz.reading import read_report
     from cap_viz.stats import wilson
     from cap_viz.store import Store
+    from cap_viz.tasks.example_sets import evaluation_set
 
     check_has_options(load_task(task))
     examples, store = evaluation_set(task, n), Store()

@@ -42,11 +42,11 @@ def generate(
     mask: MaskOptions,
 ) -> None:
     """Let the model write its answers and read them: exact match and parse rate."""
-    from cap_viz.example_sets import calibration_set, evaluation_set
     from cap_viz.generation import generation_spec
     from cap_viz.own_solutions import own_solutions_task
     from cap_viz.reading import read_answers
     from cap_viz.store import Store
+    from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
     check_choice("split", split, SPLITS)
     if keep is not None and split != "calibration":

@@ -75,9 +75,9 @@ def score(
     --minutes or --half-width a pilot of 16 examples chooses both numbers, which are then kept.
     """
     from cap_viz.estimators import ESTIMATORS
-    from cap_viz.example_sets import calibration_set, named_set
     from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
     from cap_viz.store import Store
+    from cap_viz.tasks.example_sets import calibration_set, named_set
 
     store, planned = Store(), None
 
@@ -166,11 +166,11 @@ def plan_by_pilot(
 ) -> HybridPlan:
     """Sizes of a hybrid run from 16 examples measured both ways; their stored runs say what an example costs."""
     from cap_viz.estimators.hybrid import plan_hybrid
-    from cap_viz.example_sets import calibration_set
     from cap_viz.progress import duration
     from cap_viz.reading import read_gradient, read_scores
     from cap_viz.stats.budget import Cost
     from cap_viz.stats.hybrid import FEWEST_EXACT
+    from cap_viz.tasks.example_sets import calibration_set
 
     pilot = calibration_set(task, FEWEST_EXACT, seed)
 

@@ -31,10 +31,10 @@ def solution_loss(
     mask: MaskOptions,
 ) -> None:
     """Measure the loss on worked solutions (GSM8K), dense or pruned."""
-    from cap_viz.example_sets import evaluation_set
     from cap_viz.reading import read_report
     from cap_viz.solution_loss import check_has_solutions, solution_loss_of, solution_spec
     from cap_viz.store import Store
+    from cap_viz.tasks.example_sets import evaluation_set
 
     check_has_solutions(task)
 

@@ -33,10 +33,10 @@ def stability(
 
     Two rankings agree no better than each repeats itself: its own reliability stands on the diagonal.
     """
-    from cap_viz.example_sets import calibration_set
     from cap_viz.reading import read_scores
     from cap_viz.stats import rank_stability, split_half
     from cap_viz.store import Store
+    from cap_viz.tasks.example_sets import calibration_set
 
     metric_named(metric)
     check_metric(load_task(task), metric)

@@ -159,7 +159,7 @@ def mask_request(
     if criterion.needs_scores and scores is not None:
         effect = scores.mean_effect(metric)
     if criterion.needs_text and text is None:
-        from cap_viz.example_sets import companion_text, examples_of
+        from cap_viz.tasks.example_sets import companion_text, examples_of
 
         text = examples_of(companion_text(model.ref))
     return MaskRequest(

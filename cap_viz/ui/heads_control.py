@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from cap_viz.example_sets import calibration_set
 from cap_viz.finding import CONTROL_TEXTS, control_runs, controls_for
 from cap_viz.jobs import Job
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import StoredRun
 from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_cost import cost_sentence
 from cap_viz.ui.heads_source import Source, submitting, watch

@@ -5,11 +5,11 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.example_sets import calibration_set
 from cap_viz.metrics import METRICS
 from cap_viz.spec import ABLATIONS, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_cost import cost_sentence

@@ -12,11 +12,11 @@ import streamlit as st
 
 from cap_viz.describe import AblationWords
 from cap_viz.errors import CapVizError
-from cap_viz.example_sets import evaluation_set
 from cap_viz.jobs import Job
 from cap_viz.reading import read_joint
 from cap_viz.spec import ExampleSet, JointSpec
 from cap_viz.stats import JointEffect
+from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.together import judged
 from cap_viz.ui.figures import ACCENT, CONFIG, FAINT, NEUTRAL, blank
 from cap_viz.ui.glossary import GLOSSARY

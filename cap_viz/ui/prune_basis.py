@@ -11,13 +11,13 @@ from typing import cast
 
 import streamlit as st
 
-from cap_viz.example_sets import calibration_set
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.base import ALLOCATIONS, KV_COMBINES, PATTERNS, pattern_sparsity
 from cap_viz.shipped import N_CALIBRATION, SEED
 from cap_viz.spec import ExampleSet, ScoreSpec
 from cap_viz.store import StoredRun
 from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.ui.panels import METRIC_NAMES
 from cap_viz.ui.prune_setting import SPREADS, Setting, title_of
 from cap_viz.ui.state import bad_choice, bad_number, choose, keep_in_range, keep_valid

@@ -8,13 +8,13 @@ from typing import cast
 import streamlit as st
 
 from cap_viz.errors import CapVizError
-from cap_viz.example_sets import evaluation_set
 from cap_viz.finding import controls_for, eval_runs, score_runs
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.masks import SCOPES, Scope
 from cap_viz.spec import ExampleSet
 from cap_viz.store import StoredRun
 from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.panels import note

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cap_viz.pairing import common_rows
 from cap_viz.results import EvalReport
 from cap_viz.tasks import Example
+from cap_viz.tasks.pairing import common_rows
 from cap_viz.ui.prune_accuracy import Column
 from cap_viz.ui.prune_setting import DENSE
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cap_viz.errors import CapVizError
-from cap_viz.example_sets import companion_text
 from cap_viz.finding import profile_spec
 from cap_viz.mask_specs import mask_spec_from
 from cap_viz.pruning import CRITERIA, criterion_named
@@ -17,6 +16,7 @@ from cap_viz.pruning.base import ALLOCATIONS, PATTERNS, Criterion
 from cap_viz.pruning.masks import Scope
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, ScoreSpec
 from cap_viz.store import StoredRun
+from cap_viz.tasks.example_sets import companion_text
 
 DENSE = "dense"
 SPREADS = ("uniform", *ALLOCATIONS, *PATTERNS)

@@ -8,7 +8,6 @@ from cap_viz.describe import describe
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.generation import protocol_of
 from cap_viz.measures import ACC, paired_losses
-from cap_viz.pairing import check_same_items
 from cap_viz.perplexity import length_of
 from cap_viz.reading import read_answers
 from cap_viz.solution_loss import is_solution_loss
@@ -16,6 +15,7 @@ from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.stats import PairedComparison, compare_paired, true_spread
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
+from cap_viz.tasks.pairing import check_same_items
 from cap_viz.ui.heads_specificity import usual_top
 from cap_viz.ui.loading import paired_in, report_of, statistics_of
 from cap_viz.ui.panels import caution, empty, escaped, p_words, problem, signed, tile

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 import cap_viz as cv
 from cap_viz.doctor import checks, weights_digest
 from cap_viz.estimators import score_heads
-from cap_viz.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.generation import NO_TOKEN, Block, generation_plan, generation_spec, generation_steps
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, converted, resolve
 from cap_viz.reading import read_blocks, read_report, read_scores
@@ -24,6 +23,7 @@ from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.stats.reliability import spearman_rows
 from cap_viz.store import Store
 from cap_viz.tasks import Example, load_task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
 
 pytestmark = pytest.mark.model
 
