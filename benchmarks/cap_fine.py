@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 import cap_viz as cv
+from cap_viz.attribution.gradient import gradient_effects
+from cap_viz.attribution.results import BLOCK_PARTS, EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.finding import block_spec
 from cap_viz.measures import ACC, CHOICE_LOSS, paired
 from cap_viz.models.loading import DEFAULT_MODEL, Matrix, ReasoningModel
@@ -47,7 +48,6 @@ from cap_viz.pruning.taylor import taylor_score
 from cap_viz.pruning.threshold import Score, rank_steps
 from cap_viz.pruning.token_gradients import root_token_squares, take_row
 from cap_viz.reading import read_blocks, read_scores
-from cap_viz.results import BLOCK_PARTS, EvalReport
 from cap_viz.settings import data_folder
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import Store

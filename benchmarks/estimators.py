@@ -36,12 +36,12 @@ from scipy import stats
 
 from benchmarks.guards import self_checks_made
 from benchmarks.replay_vs_naive import CLOCKS, Clock, naive_batches, naive_head, option_rows, spread_heads
+from cap_viz.attribution.exact import encode_all, make_score_plan, score_steps
+from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.cli.output import shown
-from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps
-from cap_viz.scoring import encode_all, make_score_plan, score_steps
 from cap_viz.shipped import N_CALIBRATION
 from cap_viz.spec import ExampleSet, ScoreSpec
 from cap_viz.stats import hybrid_mean, mean_with_ci

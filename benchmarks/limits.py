@@ -31,14 +31,14 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.estimators import MANY, TASK, TOP, exact_specs
 from benchmarks.guards import self_checks_made
 from benchmarks.replay_vs_naive import matmul_rate
-from cap_viz import scoring
+from cap_viz.attribution import exact
+from cap_viz.attribution import gradient as by_gradient
+from cap_viz.attribution.exact import exact_scores, make_score_plan, score_steps
 from cap_viz.cli.output import shown
-from cap_viz.estimators import gradient as by_gradient
 from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps
-from cap_viz.scoring import exact_scores, make_score_plan, score_steps
 from cap_viz.shipped import N_CALIBRATION
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import Store
@@ -170,11 +170,11 @@ def measure(model: ReasoningModel, n: int) -> dict[str, Any]:
     factors = (0.5, 1.0, 2.0)
     return {
         "product_share": round(product_share(model, examples), 3),
-        "gflops_by_shape": gflops_by_shape(model, rows=scoring.TOKENS_PER_FORWARD // 2),
+        "gflops_by_shape": gflops_by_shape(model, rows=exact.TOKENS_PER_FORWARD // 2),
         "exact_seconds": seconds_by_budget(
             model,
             lambda: exact_scores(model, examples),
-            scoring,
+            exact,
             ("TOKENS_PER_FORWARD", "MOST_TOKENS_PER_STEP"),
             factors,
             n,

@@ -33,7 +33,7 @@ def measure(model_id: str, first_layers: int) -> dict[str, Any]:
     import torch
 
     import cap_viz as cv
-    from cap_viz.scoring import MOST_TOKENS_PER_STEP, make_score_plan, score_steps
+    from cap_viz.attribution.exact import MOST_TOKENS_PER_STEP, make_score_plan, score_steps
     from tests.tiny import tiny_examples, write_tiny_model
 
     with tempfile.TemporaryDirectory() as folder:

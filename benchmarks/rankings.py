@@ -36,9 +36,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from cap_viz.attribution.hybrid import hybrid_scores
+from cap_viz.attribution.joint_ablation import JointScores, joint_effects
 from cap_viz.cli.output import shown
-from cap_viz.estimators.hybrid import hybrid_scores
-from cap_viz.estimators.joint import JointScores, joint_effects
 from cap_viz.models.loading import DEFAULT_MODEL, ModelShape, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps

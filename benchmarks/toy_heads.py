@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from benchmarks.guards import shipped_only
+from cap_viz.attribution.attention_patterns import MEASURES
+from cap_viz.attribution.results import JointScores
 from cap_viz.finding import role_spec, score_runs
 from cap_viz.models.loading import TOY_MODEL, ReasoningModel, load_model
 from cap_viz.progress import finish
 from cap_viz.reading import read_roles, read_scores
-from cap_viz.results import JointScores
-from cap_viz.roles import MEASURES
 from cap_viz.spec import JointSpec, ScoreSpec
 from cap_viz.stats import mean_with_ci
 from cap_viz.stats.circuits import order_of

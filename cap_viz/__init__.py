@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cap_viz.estimators import score_heads
+    from cap_viz.attribution.estimators import score_heads
+    from cap_viz.attribution.exact import score_blocks
     from cap_viz.evaluation import compare, evaluate
     from cap_viz.models.loading import load_model
     from cap_viz.pruning import prune_mask
-    from cap_viz.scoring import score_blocks
     from cap_viz.tasks import load_task
 
 HOMES = {
     "load_task": "cap_viz.tasks",
-    "score_heads": "cap_viz.estimators",
-    "score_blocks": "cap_viz.scoring",
+    "score_heads": "cap_viz.attribution.estimators",
+    "score_blocks": "cap_viz.attribution.exact",
     "prune_mask": "cap_viz.pruning",
     "evaluate": "cap_viz.evaluation",
     "compare": "cap_viz.evaluation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cap_viz.results import EvalReport
+from cap_viz.attribution.results import EvalReport
 from cap_viz.stats import ChanceTest, above_chance
 from cap_viz.tasks import Task, majority_share
 

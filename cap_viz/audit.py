@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pandas as pd
 
+from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.generation import GenerationReport, Protocol, prompt_text, protocol_of
 from cap_viz.numbers import written_numbers
 from cap_viz.perplexity import length_of
 from cap_viz.reading import read_answers, read_report
-from cap_viz.results import EvalReport
 from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun

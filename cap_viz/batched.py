@@ -15,8 +15,11 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from cap_viz.attribution.batch_plan import BatchPlan
+from cap_viz.attribution.exact import Replacements, ScoreArrays, make_score_plan, replacements, score_steps
+from cap_viz.attribution.gradient import GradientArrays, gradient_steps, make_gradient_plan
+from cap_viz.attribution.results import BlockScores, EvalReport
 from cap_viz.checkpoints import Arrays
-from cap_viz.estimators.gradient import GradientArrays, gradient_steps, make_gradient_plan
 from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.generation import (
     Block,
@@ -28,10 +31,7 @@ from cap_viz.generation import (
 )
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.perplexity import length_of, perplexity_plan
-from cap_viz.plan import BatchPlan
 from cap_viz.pruning.masks import Mask
-from cap_viz.results import BlockScores, EvalReport
-from cap_viz.scoring import Replacements, ScoreArrays, make_score_plan, replacements, score_steps
 from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec, JointSpec, ScoreSpec
 from cap_viz.tables import ablated_table, answers_table, blocks_table, effects_table, options_table, units_table

@@ -18,9 +18,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from cap_viz.attribution.batch_plan import BatchPlan
 from cap_viz.fields import checked
 from cap_viz.files import write_bytes, write_json
-from cap_viz.plan import BatchPlan
 
 PLAN, DAMAGED_PLAN = "plan.json", "plan.damaged.json"
 

@@ -31,8 +31,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 if TYPE_CHECKING:
+    from cap_viz.attribution.batch_plan import BatchPlan
     from cap_viz.models.loading import ModelRef
-    from cap_viz.plan import BatchPlan
 
 AUTO = "auto"
 # `ray start` makes a token or finds one; both sides have to agree on whether there is one.

@@ -14,10 +14,10 @@ from cap_viz.errors import CapVizError
 from cap_viz.spec import ENGINE_VERSION, spec_from_dict
 
 if TYPE_CHECKING:
+    from cap_viz.attribution.batch_plan import BatchPlan
     from cap_viz.batched import BatchedRun
     from cap_viz.checkpoints import Arrays
     from cap_viz.models.loading import ModelRef, ReasoningModel
-    from cap_viz.plan import BatchPlan
     from cap_viz.pruning.masks import Mask
 
 

@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.engine.checks import dense_logliks, direct_reading_is_valid, packing_is_valid
-from cap_viz.engine.packing import EncodedExample
+from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
+from cap_viz.attribution.exact import encode_all
+from cap_viz.attribution.forward.packing import EncodedExample
+from cap_viz.attribution.forward.shortcut_checks import dense_logliks, direct_reading_is_valid, packing_is_valid
+from cap_viz.attribution.results import EvalReport, questions_of
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.plan import BatchPlan, plan_batches
 from cap_viz.pruning.masks import Mask
-from cap_viz.results import EvalReport, questions_of
-from cap_viz.scoring import encode_all
 from cap_viz.stats.paired import PairedComparison, compare_paired
 from cap_viz.tasks.base import Example
 from cap_viz.tasks.pairing import check_same_items

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Int
 
+from cap_viz.attribution.batch_plan import BatchPlan
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
-from cap_viz.plan import BatchPlan
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.tasks import Example, Task, all_tasks, load_task
 from cap_viz.tasks.base import TaskVersion, tasks_of
@@ -217,7 +217,7 @@ def generation_plan(
     with model.lease:
         whole = [prompt_tokens(model, prompt_text(task, one, protocol.format), protocol.format) for one in examples]
     if batches is None:
-        from cap_viz.engine.checks import direct_decoding_is_valid
+        from cap_viz.attribution.forward.shortcut_checks import direct_decoding_is_valid
 
         numbers = range(len(examples))
         batches = BatchPlan(
@@ -258,7 +258,7 @@ def batch_steps(
     prompts: Sequence[Sequence[int]],
     weights: Mapping[str, Tensor],
 ) -> Generator[Block | Unfinished, None, None]:
-    from cap_viz.engine.decoding import end_tokens
+    from cap_viz.attribution.forward.greedy import end_tokens
 
     tokens = np.full((len(prompts), plan.max_tokens), NO_TOKEN, dtype=np.int32)
     ended = np.full(len(prompts), LENGTH, dtype=np.int8)
@@ -284,9 +284,9 @@ def batch_steps(
 def decoding_steps(
     model: ReasoningModel, plan: GenerationPlan, prompts: Sequence[Sequence[int]], weights: Mapping[str, Tensor]
 ) -> Generator[Tensor, Sequence[int] | None, None]:
-    from cap_viz.engine.decoding import greedy_steps
-    from cap_viz.engine.direct import direct_model
-    from cap_viz.engine.direct_decoding import direct_greedy_steps
+    from cap_viz.attribution.forward.greedy import greedy_steps
+    from cap_viz.attribution.forward.llama_decoding import direct_greedy_steps
+    from cap_viz.attribution.forward.llama_fast_path import direct_model
 
     direct = direct_model(model) if plan.batches.direct else None
     if direct is None:

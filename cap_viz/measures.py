@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.accuracy import against_guessing
+from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.results import EvalReport
 from cap_viz.stats import (
     Interval,
     PairedComparison,

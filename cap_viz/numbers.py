@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.attribution.results import BLOCK_PARTS
 from cap_viz.generation import ENDINGS, GenerationReport, protocol_of
-from cap_viz.metrics import METRICS
 from cap_viz.reading import (
     read_answers,
     read_blocks,
@@ -20,7 +21,6 @@ from cap_viz.reading import (
     read_scores,
     read_zeros,
 )
-from cap_viz.results import BLOCK_PARTS
 from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.stats import false_discovery, mean_with_ci
 from cap_viz.store import Store, StoredRun

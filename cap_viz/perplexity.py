@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
 
+from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.results import EvalReport
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.stats import Interval, bootstrap_mean_ci
 from cap_viz.tasks import Task, load_task
@@ -97,9 +97,9 @@ def perplexity_plan(model: ReasoningModel, spec: EvalSpec) -> EvalPlan:
 
     Raises `UsageError` when the text has fewer windows, or when they are longer than the model can read.
     """
-    from cap_viz.engine.packing import EncodedExample
+    from cap_viz.attribution.batch_plan import BatchPlan
+    from cap_viz.attribution.forward.packing import EncodedExample
     from cap_viz.evaluation import EvalPlan
-    from cap_viz.plan import BatchPlan
 
     length, task = length_of(spec), text_task(spec.examples.task)
     assert length is not None

@@ -22,6 +22,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from cap_viz import __version__
+from cap_viz.attribution.attention_patterns import role_steps
+from cap_viz.attribution.batch_plan import BatchPlan, halved
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.engines import HERE, Engine
 from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
@@ -32,14 +34,12 @@ from cap_viz.generation import PROTOCOL as WRITES
 from cap_viz.generation import protocol_of, writing_of
 from cap_viz.perplexity import PROTOCOL as READS
 from cap_viz.perplexity import length_of
-from cap_viz.plan import BatchPlan, halved
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
 from cap_viz.pruning.base import check_kv_combine
 from cap_viz.pruning.head_zeros import head_profile_steps, mask_head_zeros
 from cap_viz.pruning.masks import Mask, check_scope
 from cap_viz.reading import read_mean_effect
-from cap_viz.roles import role_steps
 from cap_viz.solution_loss import PROTOCOL as SOLUTIONS
 from cap_viz.solution_loss import check_has_solutions, is_solution_loss
 from cap_viz.spec import (

@@ -122,7 +122,7 @@ class ProfileSpec:
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """What every head attends to on a set of examples, and on random tokens written twice (`cap_viz/roles.py`)."""
+    """What every head attends to on a set of examples, and on random tokens written twice (`cap_viz/attribution/attention_patterns.py`)."""
 
     model: ModelRef
     examples: ExampleSet

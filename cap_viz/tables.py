@@ -10,7 +10,7 @@
            answer each reading found, or nothing), gold, tokens, ended (a number of `generation.ENDINGS`), dropped
 `zeros`    one row per sparsity and matrix, in ascending sparsity: layer, kind, part, rows, columns, zeros
 `joint`    one row per set of heads (its number in `together.sets_of`), example and option: loglik with it removed
-`roles`    one row per layer and head: the measures of `cap_viz/roles.py`
+`roles`    one row per layer and head: the measures of `cap_viz/attribution/attention_patterns.py`
 `heads`    one row per sparsity, layer and head, in that order: zeros among the `size` weights that are the head's own
 """
 
@@ -20,10 +20,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from cap_viz.generation import GenerationReport
-from cap_viz.pruning.head_zeros import HeadZeros
-from cap_viz.pruning.masks import MatrixSize, ZeroCounts
-from cap_viz.results import (
+from cap_viz.attribution.attention_patterns import MEASURES, HeadRoles
+from cap_viz.attribution.results import (
     BLOCK_PARTS,
     BlockScores,
     EvalReport,
@@ -32,7 +30,9 @@ from cap_viz.results import (
     JointScores,
     Questions,
 )
-from cap_viz.roles import MEASURES, HeadRoles
+from cap_viz.generation import GenerationReport
+from cap_viz.pruning.head_zeros import HeadZeros
+from cap_viz.pruning.masks import MatrixSize, ZeroCounts
 from cap_viz.stats.joint import HeadSet
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cap_viz.attribution.results import JointScores
 from cap_viz.progress import Progress
-from cap_viz.results import JointScores
 from cap_viz.spec import JointSpec
 from cap_viz.stats import JointEffect, joint_effect, random_sets
 from cap_viz.stats.joint import HeadSet
@@ -29,7 +29,7 @@ def together_steps(
     spec: JointSpec, model: ReasoningModel, examples: Sequence[Example], **ablation: Any
 ) -> Generator[Progress, None, JointScores]:
     """Measure every set on every example; progress after each set of a batch. `ablation` is that of the plan."""
-    from cap_viz.estimators.joint import check_sets, collected, joint_steps, make_joint_plan
+    from cap_viz.attribution.joint_ablation import check_sets, collected, joint_steps, make_joint_plan
 
     check_sets([spec.heads], model.shape)
     sets = sets_of(spec, model.shape.n_layers, model.shape.n_heads)

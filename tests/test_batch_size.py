@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import cap_viz as cv
-from cap_viz.estimators.gradient import make_gradient_plan
+from cap_viz.attribution.exact import make_score_plan
+from cap_viz.attribution.gradient import make_gradient_plan
 from cap_viz.evaluation import make_eval_plan
 from cap_viz.models.batch_size import (
     MOST_TIMES_ON_GPU,
@@ -17,7 +18,6 @@ from cap_viz.models.batch_size import (
     tokens_at_once,
 )
 from cap_viz.models.loading import ModelShape, ReasoningModel
-from cap_viz.scoring import make_score_plan
 from tests.tiny import tiny_examples
 
 SMOLLM2 = ModelShape(

@@ -16,17 +16,17 @@ import pytest
 from playwright.sync_api import Page
 from scipy import stats
 
-import cap_viz.engine.checks
+import cap_viz.attribution.forward.shortcut_checks
 import cap_viz.evaluation
 from benchmarks import cap_fine, estimators, limits, live_pruning, pruned_cost, rankings, replay_vs_naive, toy_heads
 from benchmarks.guards import CountingEngine, self_checks_made, shipped_only
 from benchmarks.sessions import CLICKED, VIEWS, check_busy, click_seconds
-from cap_viz import scoring
+from cap_viz.attribution import exact
+from cap_viz.attribution.exact import exact_scores
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs import run_steps
-from cap_viz.scoring import exact_scores
 from cap_viz.shipped import publish
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.store import Store
@@ -90,7 +90,7 @@ def test_every_repeat_of_replay_vs_naive_makes_its_self_checks(
     tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are made once per loaded model, so that the median of the repeats was one without."""
-    checks = Counted(monkeypatch, cap_viz.engine.checks, "replay_dense")
+    checks = Counted(monkeypatch, cap_viz.attribution.forward.shortcut_checks, "replay_dense")
     monkeypatch.setattr(replay_vs_naive, "matmul_rate", lambda clock: 1.0)
     for _ in range(2):
         checks.calls = 0
@@ -102,7 +102,10 @@ def test_every_turn_of_estimators_makes_its_self_checks(
     tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`exact_seconds_once` was the time of a plan without the self-checks it names."""
-    examples, checks = tiny_examples(2), Counted(monkeypatch, cap_viz.engine.checks, "replay_dense")
+    examples, checks = (
+        tiny_examples(2),
+        Counted(monkeypatch, cap_viz.attribution.forward.shortcut_checks, "replay_dense"),
+    )
     for _ in range(2):
         checks.calls = 0
         estimators.time_once(tiny_model, examples, examples, [(0, 0)], lambda: 0.0)
@@ -110,10 +113,10 @@ def test_every_turn_of_estimators_makes_its_self_checks(
 
 
 def test_limits_times_self_checks_at_every_size(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = Counted(monkeypatch, cap_viz.engine.checks, "replay_dense")
-    run = Counted(monkeypatch, scoring, "exact_scores")
+    checks = Counted(monkeypatch, cap_viz.attribution.forward.shortcut_checks, "replay_dense")
+    run = Counted(monkeypatch, exact, "exact_scores")
     found = limits.seconds_by_budget(
-        tiny_model, lambda: run(tiny_model, tiny_examples(2)), scoring, ["TOKENS_PER_FORWARD"], (0.5, 1.0), 2
+        tiny_model, lambda: run(tiny_model, tiny_examples(2)), exact, ["TOKENS_PER_FORWARD"], (0.5, 1.0), 2
     )
     assert len(found) == 2
     assert checks.calls == run.calls == 4
@@ -124,19 +127,19 @@ def test_limits_times_forwards_of_the_size_it_names(
 ) -> None:
     """At twice the usual size the heads of a layer went through in two parts, each of the usual size."""
     for name in ("TOKENS_PER_FORWARD", "MOST_TOKENS_PER_STEP"):
-        monkeypatch.setattr(scoring, name, 120)
+        monkeypatch.setattr(exact, name, 120)
     for name in ("product_share", "gflops_by_shape", "bfloat16_noise", "left_by_covariate"):
         monkeypatch.setattr(limits, name, lambda *_, **__: 0.0)
     monkeypatch.setattr(limits, "TASK", "tiny")
     monkeypatch.setattr(limits, "MANY", 1)
     groups: set[int] = set()
-    real = scoring.ablated_heads
+    real = exact.ablated_heads
 
     def noted(*arguments: Any) -> Any:
         groups.add(len(arguments[-1]))
         return real(*arguments)
 
-    monkeypatch.setattr(scoring, "ablated_heads", noted)
+    monkeypatch.setattr(exact, "ablated_heads", noted)
     assert list(limits.measure(tiny_model, 12)["exact_seconds"]) == ["60", "120", "240"]
     assert groups == {tiny_model.shape.n_heads}
 

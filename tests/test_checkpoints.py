@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from cap_viz.attribution.batch_plan import BatchPlan
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.plan import BatchPlan
 from cap_viz.progress import finish
 from cap_viz.repair import repair
 from cap_viz.runs import run_steps
@@ -40,7 +40,7 @@ def spec(tiny_model: ReasoningModel, tiny_task: Task) -> ScoreSpec:
 @pytest.fixture
 def twin(spec: ScoreSpec, tiny_model: ReasoningModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredRun:
     """The undisturbed run, in small batches as all runs of this test."""
-    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 40)
+    monkeypatch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 40)
     return finish(run_steps(spec, tiny_model, Store(shipped=tmp_path / "none", local=tmp_path / "twin")))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cap_viz import __version__
-from cap_viz.estimators import score_heads
+from cap_viz.attribution.estimators import score_heads
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.tasks import TASKS, Task
 from tests.shell import Shell
@@ -118,7 +118,7 @@ def test_doctor_line_by_line(shell: Shell, tiny_folder: Path) -> None:
 
 
 def test_doctor_fails_with_exit_code_1(shell: Shell, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cap_viz.doctor.TOLERANCE", -1.0)
+    monkeypatch.setattr("cap_viz.attribution.self_test.TOLERANCE", -1.0)
     code, out, _ = shell("doctor", "--model", str(tiny_folder))
     assert code == 1
     assert "FAIL" in out

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cap_viz.estimators.gradient import gradient_effects
+from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.stats import hybrid_mean
 from cap_viz.tasks import TASKS, Splits, Task

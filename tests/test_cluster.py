@@ -45,9 +45,9 @@ def settings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("CAP_VIZ_THREADS", "1")
-        patch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 200)
+        patch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 200)
         patch.setattr("cap_viz.evaluation.TOKENS_PER_FORWARD", 60)
-        patch.setattr("cap_viz.estimators.gradient.TOKENS_PER_BACKWARD", 60)
+        patch.setattr("cap_viz.attribution.gradient.TOKENS_PER_BACKWARD", 60)
         patch.setattr("cap_viz.generation.ROWS", 2)
         torch.set_num_threads(1)
         yield

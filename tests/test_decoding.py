@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cap_viz.engine.checks import direct_decoding_is_valid
-from cap_viz.engine.decoding import greedy_steps, left_padded
-from cap_viz.engine.direct import direct_model
-from cap_viz.engine.direct_decoding import direct_greedy_steps
+from cap_viz.attribution.forward.greedy import greedy_steps, left_padded
+from cap_viz.attribution.forward.llama_decoding import direct_greedy_steps
+from cap_viz.attribution.forward.llama_fast_path import direct_model
+from cap_viz.attribution.forward.shortcut_checks import direct_decoding_is_valid
 from cap_viz.models.loading import ReasoningModel
 from tests.tiny import tiny_examples
 

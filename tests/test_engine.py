@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cap_viz.doctor import checks, weights_digest
-from cap_viz.engine import packing
-from cap_viz.engine.capture import dense_pass, read_logliks
-from cap_viz.engine.checks import batch_of
-from cap_viz.engine.replacement import heads_site
-from cap_viz.estimators.gradient import gradient_effects
+from cap_viz.attribution.exact import exact_scores, head_groups, make_score_plan, replacing, score_steps
+from cap_viz.attribution.forward import packing
+from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.patching import heads_site
+from cap_viz.attribution.forward.shortcut_checks import batch_of
+from cap_viz.attribution.gradient import gradient_effects
+from cap_viz.attribution.self_test import checks, weights_digest
 from cap_viz.evaluation import evaluate, make_eval_plan
 from cap_viz.models.loading import ModelSource, ReasoningModel, boot
 from cap_viz.pruning import prune_mask
-from cap_viz.scoring import exact_scores, head_groups, make_score_plan, replacing, score_steps
 from cap_viz.spec import ABLATIONS
 from cap_viz.tasks import Example
 from tests.tiny import tiny_examples
@@ -117,7 +117,7 @@ def test_doctor_passes_on_a_sound_model(tiny_model: ReasoningModel, monkeypatch:
 
 def test_doctor_notices_a_wrong_engine(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablating the neighbour's head must not pass."""
-    import cap_viz.doctor as doctor
+    import cap_viz.attribution.self_test as doctor
 
     right = doctor.ablate_layer
     monkeypatch.setattr(doctor, "ablate_layer", lambda *args: right(*args).roll(1, dims=0))
@@ -132,13 +132,13 @@ def test_direct_blocks_are_used_and_equal_the_models_own(
     examples = tiny_examples(6)
     assert make_score_plan(tiny_model, examples).batches.direct
     direct = exact_scores(tiny_model, examples, ablation="mean")
-    monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+    monkeypatch.setattr("cap_viz.attribution.forward.shortcut_checks.direct_model", lambda model: None)
     assert not make_score_plan(tiny_model, examples).batches.direct
     np.testing.assert_allclose(direct.ablated, exact_scores(tiny_model, examples, ablation="mean").ablated, atol=5e-5)
 
 
 def test_models_own_blocks_equal_full_forward(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+    monkeypatch.setattr("cap_viz.attribution.forward.shortcut_checks.direct_model", lambda model: None)
     scores = exact_scores(tiny_model, tiny_examples(3))
     zeros = torch.zeros(tiny_model.shape.n_layers, tiny_model.shape.n_heads, tiny_model.shape.d_head)
     np.testing.assert_allclose(scores.ablated, slow_effects(tiny_model, 3, zeros), atol=5e-5)
@@ -152,7 +152,7 @@ def test_evaluation_reads_by_the_direct_blocks_where_they_are_the_models_own(
     assert make_eval_plan(tiny_model, examples).batches.direct
     direct = [evaluate(tiny_model, examples, mask=one).logliks for one in (None, mask)]
     assert np.nanmax(np.abs(direct[0] - direct[1])) > 0.01
-    monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+    monkeypatch.setattr("cap_viz.attribution.forward.shortcut_checks.direct_model", lambda model: None)
     assert not make_eval_plan(tiny_model, examples).batches.direct
     for found, one in zip(direct, (None, mask), strict=True):
         np.testing.assert_allclose(found, evaluate(tiny_model, examples, mask=one).logliks, atol=5e-5)
@@ -185,12 +185,14 @@ def test_short_cuts_that_hold_are_tried_once(tiny_model: ReasoningModel, monkeyp
     assert tiny_model.passed == {"replay", "direct"}, "one option a question says nothing about several in a row"
     first = make_score_plan(tiny_model, tiny_examples(3)).batches
     assert tiny_model.passed == {"packing", "replay", "direct"}
-    monkeypatch.setattr("cap_viz.engine.checks.dense_pass", lambda *args, **kwargs: pytest.fail("tried again"))
+    monkeypatch.setattr(
+        "cap_viz.attribution.forward.shortcut_checks.dense_pass", lambda *args, **kwargs: pytest.fail("tried again")
+    )
     assert make_score_plan(tiny_model, tiny_examples(3)).batches == first
 
 
 def test_wrong_direct_blocks_are_not_used(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    import cap_viz.engine.direct as direct
+    import cap_viz.attribution.forward.llama_fast_path as direct
 
     right = direct.rms_norm
     forget_what_passed(tiny_model, monkeypatch)
@@ -226,10 +228,10 @@ def test_long_examples_go_through_some_heads_at_a_time(
     tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, own_blocks: bool
 ) -> None:
     if own_blocks:
-        monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+        monkeypatch.setattr("cap_viz.attribution.forward.shortcut_checks.direct_model", lambda model: None)
     examples = tiny_examples(3)
     whole = exact_scores(tiny_model, examples, ablation="mean")
-    monkeypatch.setattr("cap_viz.scoring.MOST_TOKENS_PER_STEP", 16)
+    monkeypatch.setattr("cap_viz.attribution.exact.MOST_TOKENS_PER_STEP", 16)
     plan = make_score_plan(tiny_model, examples, ablation="mean")
     blocks = list(score_steps(tiny_model, plan))
     assert len(blocks) > 3 * len(plan.batches.batches)

@@ -75,12 +75,12 @@ def held(model: ReasoningModel) -> Worker:
 def test_a_worker_computes_the_batches_of_a_plan_to_the_same_bits(
     tiny_model: ReasoningModel, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 40)
+    monkeypatch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 40)
     spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 6), ablation="mean")
     mine = batched_run(tiny_model, spec)
     assert len(mine.batches.batches) > 1
     # The plan is followed whatever the worker's own settings.
-    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 10_000)
+    monkeypatch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 10_000)
     worker = held(tiny_model)
     worker.begin(spec_dict(spec), mine.batches, None)
     numbers = range(len(mine.batches.batches))

@@ -21,16 +21,16 @@ from transformers import (
     Qwen3Config,
 )
 
-from cap_viz.doctor import checks
-from cap_viz.engine.capture import removed
-from cap_viz.engine.checks import dense_logliks, direct_decoding_is_valid
-from cap_viz.engine.decoding import greedy_steps
-from cap_viz.engine.direct import direct_model
-from cap_viz.engine.direct_decoding import direct_greedy_steps
+from cap_viz.attribution.exact import encode_all, exact_scores, score_blocks
+from cap_viz.attribution.forward.dense_pass import removed
+from cap_viz.attribution.forward.greedy import greedy_steps
+from cap_viz.attribution.forward.llama_decoding import direct_greedy_steps
+from cap_viz.attribution.forward.llama_fast_path import direct_model
+from cap_viz.attribution.forward.shortcut_checks import dense_logliks, direct_decoding_is_valid
+from cap_viz.attribution.gradient import gradient_effects
+from cap_viz.attribution.self_test import checks
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.estimators.gradient import gradient_effects
 from cap_viz.models.loading import ModelSource, ReasoningModel, boot
-from cap_viz.scoring import encode_all, exact_scores, score_blocks
 from tests.test_decoding import plain_greedy
 from tests.test_engine import slow_effects
 from tests.test_gradient import derivative, moved_z
@@ -154,6 +154,8 @@ def test_a_family_that_cannot_be_replayed_is_refused(
     tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_model, "passed", set())
-    monkeypatch.setattr("cap_viz.engine.checks.replay_dense", lambda model, dense: dense.final * 1.1)
+    monkeypatch.setattr(
+        "cap_viz.attribution.forward.shortcut_checks.replay_dense", lambda model, dense: dense.final * 1.1
+    )
     with pytest.raises(CapVizError, match="cannot be run one by one"):
         exact_scores(tiny_model, tiny_examples(2))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cap_viz.attribution.prompt_intervention import continuation_steps
 from cap_viz.audit import audit_of
 from cap_viz.errors import UsageError
 from cap_viz.generation import (
@@ -40,7 +41,6 @@ from cap_viz.tables import answers_table
 from cap_viz.tasks import TASKS, Task, all_tasks, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.tasks.writing import NUMBER, YES_NO, Writing
-from cap_viz.whatif import continuation_steps
 from tests.shell import Shell
 from tests.test_decoding import plain_greedy
 
@@ -165,7 +165,7 @@ def test_writing_ends_at_the_end_of_text_token(
     plan = planned(tiny_model, spec_of(tiny_model, 1))
     whole = plain_greedy(tiny_model, list(plan.prompts[0]), MOST)
     end = whole[2]
-    monkeypatch.setattr("cap_viz.engine.decoding.end_tokens", lambda model: {end})
+    monkeypatch.setattr("cap_viz.attribution.forward.greedy.end_tokens", lambda model: {end})
     (block,) = [step for step in generation_steps(tiny_model, plan) if isinstance(step, Block)]
     expected = whole[: whole.index(end)]
     assert block.tokens[0][block.tokens[0] != NO_TOKEN].tolist() == expected

@@ -16,18 +16,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cap_viz.doctor import weights_digest
-from cap_viz.engine.capture import removed
-from cap_viz.engine.checks import batch_of
-from cap_viz.engine.gradient import gradient_pass
-from cap_viz.engine.losses import LOSSES
-from cap_viz.engine.packing import PackedBatch
+from cap_viz.attribution.effect_metrics import DIFFERENTIABLE, METRICS, metric_named
+from cap_viz.attribution.estimators import score_heads
+from cap_viz.attribution.exact import encode_all, exact_scores
+from cap_viz.attribution.forward.backward import gradient_pass
+from cap_viz.attribution.forward.dense_pass import removed
+from cap_viz.attribution.forward.losses import LOSSES
+from cap_viz.attribution.forward.packing import PackedBatch
+from cap_viz.attribution.forward.shortcut_checks import batch_of
+from cap_viz.attribution.gradient import gradient_effects, gradient_steps, make_gradient_plan
+from cap_viz.attribution.self_test import weights_digest
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.estimators import score_heads
-from cap_viz.estimators.gradient import gradient_effects, gradient_steps, make_gradient_plan
-from cap_viz.metrics import DIFFERENTIABLE, METRICS, metric_named
 from cap_viz.models.loading import ModelSource, ReasoningModel, boot
-from cap_viz.scoring import encode_all, exact_scores
 from cap_viz.spec import ABLATIONS
 from cap_viz.tasks import Example
 from tests.test_engine import mean_z
@@ -182,7 +182,7 @@ def test_packed_rows_equal_separate_rows(tiny_model: ReasoningModel, metric: str
 
 def test_batching_does_not_change_effects(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
     together = gradient_effects(tiny_model, tiny_examples(6), metric="nll", units=True)
-    monkeypatch.setattr("cap_viz.estimators.gradient.TOKENS_PER_BACKWARD", 1)
+    monkeypatch.setattr("cap_viz.attribution.gradient.TOKENS_PER_BACKWARD", 1)
     alone = gradient_effects(tiny_model, tiny_examples(6), metric="nll", units=True)
     np.testing.assert_allclose(together.per_example, alone.per_example, atol=5e-5)
     assert together.units is not None
@@ -216,7 +216,7 @@ def test_the_gold_option_alone_gives_the_effects_beside_the_others(
     tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, ablation: str
 ) -> None:
     alone = gradient_effects(tiny_model, tiny_examples(5), ablation=ablation, units=True)
-    monkeypatch.setattr("cap_viz.estimators.gradient.COMPARES_OPTIONS", ("nll",))
+    monkeypatch.setattr("cap_viz.attribution.gradient.COMPARES_OPTIONS", ("nll",))
     beside = gradient_effects(tiny_model, tiny_examples(5), ablation=ablation, units=True)
     assert np.isfinite(beside.known_logliks).all()
     np.testing.assert_allclose(alone.per_example, beside.per_example, atol=5e-5)

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from cap_viz.archive import archive_bytes, import_run
+from cap_viz.attribution.results import Questions
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.export import MASK_FORMAT, read_mask
 from cap_viz.fields import checked
 from cap_viz.models.loading import ModelShape
 from cap_viz.models.weight_files import weight_bytes
-from cap_viz.results import Questions
 from cap_viz.spec import EvalSpec, ModelRef, spec_dict, spec_from_dict, spec_key
 from cap_viz.spreadsheet import csv_text
 from cap_viz.store import MANIFEST, DamagedRun, Store, StoredRun, folder_name

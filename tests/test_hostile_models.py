@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from cap_viz.attribution.exact import exact_scores
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel, load, resolve
-from cap_viz.scoring import exact_scores
 from tests.test_hostile import JSON, ONE_STORE
 from tests.tiny import tiny_examples
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from cap_viz.doctor import weights_digest
+from cap_viz.attribution.self_test import weights_digest
 from cap_viz.engines import Engine, Here
 from cap_viz.errors import CapVizError, NotEnoughMemory
 from cap_viz.jobs import MAX_EXAMPLES, NEXT_STATES, Job, JobQueue, PrunedWeights, first_in_line

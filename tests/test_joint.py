@@ -10,13 +10,13 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from cap_viz.engine.capture import dense_pass, read_logliks
-from cap_viz.engine.checks import batch_of
-from cap_viz.engine.joint import ablate_set
+from cap_viz.attribution.exact import exact_scores, make_score_plan
+from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.joint import ablate_set
+from cap_viz.attribution.forward.shortcut_checks import batch_of
+from cap_viz.attribution.joint_ablation import joint_effects
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.estimators.joint import joint_effects
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.scoring import exact_scores, make_score_plan
 from cap_viz.stats import joint_effect, random_sets
 from tests.test_engine import mean_z
 from tests.tiny import tiny_examples

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from cap_viz.attribution.batch_plan import BatchPlan, halved
+from cap_viz.attribution.exact import MOST_TOKENS_PER_STEP
 from cap_viz.errors import OutOfMemory
 from cap_viz.models.batch_size import MOST_TIMES
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.plan import BatchPlan, halved
 from cap_viz.progress import finish
 from cap_viz.reading import read_report, read_scores
 from cap_viz.runs import run_steps
-from cap_viz.scoring import MOST_TOKENS_PER_STEP
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.store import Store
 from cap_viz.tasks import Task
@@ -85,14 +85,14 @@ def test_an_evaluation_goes_on_in_smaller_batches_and_keeps_what_it_had(
 def test_scores_go_on_too_and_a_killed_process_follows_the_new_plan(
     tiny_model: ReasoningModel, tiny_task: Task, store: Store, roomy: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cap_viz import scoring
+    from cap_viz.attribution import exact
 
     spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 12))
     whole = read_scores(roomy, finish(run_steps(spec, tiny_model, roomy)))
     with monkeypatch.context() as patch:
-        limited = with_room_for(3, scoring.dense_pass, lambda model, batch: len(batch.tokens), GPU_ERROR)
-        patch.setattr(scoring, "TOKENS_PER_FORWARD", 60)
-        patch.setattr(scoring, "dense_pass", limited)
+        limited = with_room_for(3, exact.dense_pass, lambda model, batch: len(batch.tokens), GPU_ERROR)
+        patch.setattr(exact, "TOKENS_PER_FORWARD", 60)
+        patch.setattr(exact, "dense_pass", limited)
         steps = run_steps(spec, tiny_model, store)
         while len(list(store.workshop(spec).glob("batch-*"))) < 2:
             next(steps)
@@ -142,13 +142,13 @@ def test_halves_by_hand() -> None:
 def test_a_single_example_goes_on_with_fewer_heads_at_a_time(
     tiny_model: ReasoningModel, tiny_task: Task, store: Store, roomy: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cap_viz import scoring
+    from cap_viz.attribution import exact
 
     spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 1))
     whole = read_scores(roomy, finish(run_steps(spec, tiny_model, roomy)))
     heads = tiny_model.shape.n_heads
-    limited = with_room_for(1, scoring.ablated_heads, lambda *arguments: len(arguments[-1]), GPU_ERROR)
-    monkeypatch.setattr(scoring, "ablated_heads", limited)
+    limited = with_room_for(1, exact.ablated_heads, lambda *arguments: len(arguments[-1]), GPU_ERROR)
+    monkeypatch.setattr(exact, "ablated_heads", limited)
     run = finish(run_steps(spec, tiny_model, store))
     assert heads > 1
     assert run.provenance["plan"]["most_tokens"] < MOST_TOKENS_PER_STEP * MOST_TIMES / heads

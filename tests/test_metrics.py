@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from cap_viz.attribution.effect_metrics import METRICS, metric_named
+from cap_viz.attribution.results import EvalReport, HeadScores, Questions
 from cap_viz.errors import UsageError
-from cap_viz.metrics import METRICS, metric_named
-from cap_viz.results import EvalReport, HeadScores, Questions
 
 LOGLIKS = np.array([[-1.0, -2.0, -4.0, np.nan]])
 TOKENS = np.array([[1, 2, 2, 0]])

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cap_viz.models.loading as models
-from cap_viz.doctor import weights_digest
+from cap_viz.attribution.self_test import weights_digest
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models import weight_files
 from cap_viz.models.loading import CATALOGUE, DEFAULT_MODEL, ReasoningModel, load, load_model, resolve

@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from cap_viz.engine.checks import dense_logliks
-from cap_viz.engine.packing import EncodedExample, attention_mask, encode, lay_out, packed_rows, shared_length
+from cap_viz.attribution.exact import encode_all
+from cap_viz.attribution.forward.packing import (
+    EncodedExample,
+    attention_mask,
+    encode,
+    lay_out,
+    packed_rows,
+    shared_length,
+)
+from cap_viz.attribution.forward.shortcut_checks import dense_logliks
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.scoring import encode_all
 from cap_viz.tasks.base import Example
 from tests.tiny import tiny_examples
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cap_viz.attribution.hybrid import hybrid_scores
+from cap_viz.attribution.results import EvalReport, questions_of
 from cap_viz.errors import UsageError
-from cap_viz.estimators.hybrid import hybrid_scores
 from cap_viz.evaluation import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
 from cap_viz.generation import GenerationReport, generation_spec
 from cap_viz.measures import ACC, CHOICE_LOSS, paired
@@ -21,7 +22,6 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.perplexity import perplexity_plan, perplexity_spec
 from cap_viz.progress import finish
 from cap_viz.reading import read_answers, read_gradient, read_report, read_scores
-from cap_viz.results import EvalReport, questions_of
 from cap_viz.runs import run_steps
 from cap_viz.solution_loss import solution_spec
 from cap_viz.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec

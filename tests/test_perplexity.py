@@ -12,13 +12,13 @@ import torch
 from numpy.testing import assert_allclose
 from transformers import AutoModelForCausalLM
 
+from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import UsageError
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.perplexity import perplexity_of, perplexity_spec, token_windows
 from cap_viz.progress import finish
 from cap_viz.reading import read_report
-from cap_viz.results import EvalReport, Questions
 from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.store import Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cap_viz.plan import plan_batches
+from cap_viz.attribution.batch_plan import plan_batches
 
 
 def test_by_hand() -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cap_viz.engine.capture import dense_pass
-from cap_viz.engine.checks import batch_of
-from cap_viz.engine.direct import ablate_layer_direct, dense_logliks_direct, direct_model
-from cap_viz.engine.packing import lay_out, packed_rows
-from cap_viz.engine.replacement import heads_site, zeros
+from cap_viz.attribution.exact import encode_all
+from cap_viz.attribution.forward.dense_pass import dense_pass
+from cap_viz.attribution.forward.llama_fast_path import ablate_layer_direct, dense_logliks_direct, direct_model
+from cap_viz.attribution.forward.packing import lay_out, packed_rows
+from cap_viz.attribution.forward.patching import heads_site, zeros
+from cap_viz.attribution.forward.shortcut_checks import batch_of
 from cap_viz.errors import UsageError
 from cap_viz.models.cost_model import (
     ablation_operations,
@@ -24,7 +25,6 @@ from cap_viz.models.cost_model import (
     operations,
 )
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.scoring import encode_all
 from cap_viz.tasks import Task
 from tests.shell import Shell
 

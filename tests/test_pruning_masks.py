@@ -304,7 +304,7 @@ def test_a_failing_forward_leaves_the_model_dense(model: ReasoningModel, monkeyp
 
     steps = criterion_named("wanda").steps(model, request())
     next(steps)
-    monkeypatch.setattr("cap_viz.engine.replay.first_tensor", fail)
+    monkeypatch.setattr("cap_viz.attribution.forward.replay.first_tensor", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         finish(steps)
     assert lease_is_free(model)

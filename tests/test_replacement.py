@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from cap_viz.engine.checks import batch_of
-from cap_viz.engine.packing import EncodedExample
-from cap_viz.engine.replacement import counterparts, with_options
+from cap_viz.attribution.estimators import score_heads
+from cap_viz.attribution.exact import encode_all, exact_scores, make_score_plan, partners_of, score_blocks
+from cap_viz.attribution.forward.packing import EncodedExample
+from cap_viz.attribution.forward.patching import counterparts, with_options
+from cap_viz.attribution.forward.shortcut_checks import batch_of
+from cap_viz.attribution.gradient import gradient_effects
+from cap_viz.attribution.hybrid import hybrid_scores
+from cap_viz.attribution.joint_ablation import joint_effects
 from cap_viz.errors import UsageError
-from cap_viz.estimators import score_heads
-from cap_viz.estimators.gradient import gradient_effects
-from cap_viz.estimators.hybrid import hybrid_scores
-from cap_viz.estimators.joint import joint_effects
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.scoring import encode_all, exact_scores, make_score_plan, partners_of, score_blocks
 from cap_viz.tasks import Example
 from tests.tiny import tiny_examples
 
@@ -72,7 +72,7 @@ def test_resample_ablation_equals_full_forwards(
 ) -> None:
     """Examples of different lengths, an option more in one, partners from another set that shares an example."""
     if own_blocks:
-        monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+        monkeypatch.setattr("cap_viz.attribution.forward.shortcut_checks.direct_model", lambda model: None)
     examples = (*tiny_examples(3), tiny_examples(5, n_options=5)[4])
     reference = tiny_examples(6)[2:]
     plan = make_score_plan(tiny_model, examples, ablation="resample", reference=reference, seed=3)
@@ -145,7 +145,7 @@ def test_whole_attention_and_mlp_equal_zeroed_projections(
     tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, own_blocks: bool
 ) -> None:
     if own_blocks:
-        monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+        monkeypatch.setattr("cap_viz.attribution.forward.shortcut_checks.direct_model", lambda model: None)
     examples = tiny_examples(4)
     blocks = score_blocks(tiny_model, examples)
     encoded = encode_all(tiny_model, examples)
@@ -169,7 +169,7 @@ def test_direct_blocks_equal_the_models_own(
     layers = [tuple((layer, head) for head in range(4)) for layer in range(3)]
     joint = joint_effects(tiny_model, examples, layers, ablation=ablation)
     np.testing.assert_allclose(blocks.ablated[:, 0], joint.ablated[1:], atol=5e-5)
-    monkeypatch.setattr("cap_viz.engine.checks.direct_model", lambda model: None)
+    monkeypatch.setattr("cap_viz.attribution.forward.shortcut_checks.direct_model", lambda model: None)
     own = score_blocks(tiny_model, examples, ablation=ablation)
     np.testing.assert_allclose(blocks.ablated, own.ablated, atol=5e-5)
     assert np.abs(own.effects("nll")[:, 1]).min(axis=-1).max() > 1e-3

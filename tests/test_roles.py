@@ -10,12 +10,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from cap_viz.attribution.attention_patterns import (
+    MEASURES,
+    HeadRoles,
+    induction,
+    patterns,
+    random_sequences,
+    role_steps,
+    sequences,
+    summed,
+)
 from cap_viz.errors import UsageError
 from cap_viz.finding import role_spec
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.reading import read_roles
-from cap_viz.roles import MEASURES, HeadRoles, induction, patterns, random_sequences, role_steps, sequences, summed
 from cap_viz.runs import run_steps
 from cap_viz.spec import RoleSpec, ScoreSpec, spec_dict, spec_from_dict
 from cap_viz.store import Store

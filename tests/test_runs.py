@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cap_viz.attribution.estimators import score_heads
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.estimators import score_heads
 from cap_viz.evaluation import compare, evaluate
 from cap_viz.files import write_json
 from cap_viz.finding import eval_runs, model_ref, score_runs
@@ -99,7 +99,7 @@ def test_specs_survive_json(tiny_model: ReasoningModel, tiny_task: Task, criteri
 def test_interrupted_scoring_resumes_to_the_same_bits(
     score_spec: ScoreSpec, tiny_model: ReasoningModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 40)
+    monkeypatch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 40)
     whole_store = Store(shipped=tmp_path / "none", local=tmp_path / "whole")
     whole = read_scores(whole_store, finish(run_steps(score_spec, tiny_model, whole_store)))
     store = Store(shipped=tmp_path / "none", local=tmp_path / "resumed")
@@ -108,7 +108,7 @@ def test_interrupted_scoring_resumes_to_the_same_bits(
         next(steps)
     steps.close()
     # Other settings must not change the plan of a run that has begun.
-    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 10_000)
+    monkeypatch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 10_000)
     run = finish(run_steps(score_spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == (stop_after - 1) // 3
     assert len(run.provenance["plan"]["batches"]) > 1

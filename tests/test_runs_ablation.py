@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cap_viz.attribution.exact import exact_scores, score_blocks
 from cap_viz.errors import UsageError
 from cap_viz.finding import block_run, block_spec, score_runs
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.reading import read_blocks, read_scores
 from cap_viz.runs import run_steps
-from cap_viz.scoring import exact_scores, score_blocks
 from cap_viz.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.store import Store
 from cap_viz.tasks import Task
@@ -61,7 +61,7 @@ def test_a_block_run_is_found_beside_the_heads(
 def test_interrupted_block_runs_resume_to_the_same_bits(
     heads: ScoreSpec, tiny_model: ReasoningModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.scoring.TOKENS_PER_FORWARD", 1)
+    monkeypatch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 1)
     spec = block_spec(replace(heads, ablation="resample"))
     other = Store(shipped=tmp_path / "none", local=tmp_path / "whole")
     whole = read_blocks(other, finish(run_steps(spec, tiny_model, other)))

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cap_viz.attribution.estimators import score_heads
+from cap_viz.attribution.gradient import gradient_effects
+from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.errors import UsageError
-from cap_viz.estimators import score_heads
-from cap_viz.estimators.gradient import gradient_effects
-from cap_viz.estimators.hybrid import hybrid_scores
 from cap_viz.finding import score_runs
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
@@ -56,7 +56,7 @@ def test_stored_effects_equal_computed_ones(
 def test_interrupted_gradients_resume_to_the_same_bits(
     spec: ScoreSpec, tiny_model: ReasoningModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    monkeypatch.setattr("cap_viz.estimators.gradient.TOKENS_PER_BACKWARD", 1)
+    monkeypatch.setattr("cap_viz.attribution.gradient.TOKENS_PER_BACKWARD", 1)
     whole_store = Store(shipped=tmp_path / "none", local=tmp_path / "whole")
     whole = read_gradient(whole_store, finish(run_steps(spec, tiny_model, whole_store)))
     store = Store(shipped=tmp_path / "none", local=tmp_path / "resumed")
@@ -64,7 +64,7 @@ def test_interrupted_gradients_resume_to_the_same_bits(
     for _ in range(stop_after):
         next(steps)
     steps.close()
-    monkeypatch.setattr("cap_viz.estimators.gradient.TOKENS_PER_BACKWARD", 10_000)
+    monkeypatch.setattr("cap_viz.attribution.gradient.TOKENS_PER_BACKWARD", 10_000)
     run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == stop_after - 1
     resumed = read_gradient(store, run)

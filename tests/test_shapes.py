@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from cap_viz.engine.losses import nll
-from cap_viz.estimators.gradient import GradientBlock
+from cap_viz.attribution.forward.losses import nll
+from cap_viz.attribution.gradient import GradientBlock
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.activations import wanda_score
 from cap_viz.stats.multiple import holm_flat

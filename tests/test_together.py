@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from cap_viz.attribution.joint_ablation import joint_effects
+from cap_viz.attribution.results import JointScores, Questions
 from cap_viz.errors import UsageError
-from cap_viz.estimators.joint import joint_effects
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish
 from cap_viz.reading import read_joint
-from cap_viz.results import JointScores, Questions
 from cap_viz.runs import run_steps
 from cap_viz.spec import JointSpec, spec_dict, spec_from_dict
 from cap_viz.store import Store

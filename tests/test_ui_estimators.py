@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.estimators.hybrid import hybrid_scores
+from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.finding import block_spec
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.reading import read_blocks, read_gradient, read_scores

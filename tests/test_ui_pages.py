@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
 from cap_viz.errors import CapVizError
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
@@ -34,7 +35,6 @@ from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples
 from cap_viz.together import judged
 from cap_viz.ui.loading import arrived_effects
 from cap_viz.ui.panels import signed
-from cap_viz.whatif import encode_prompt, read_prompt
 
 TIMEOUT = 60
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
 from cap_viz.errors import CapVizError
 from cap_viz.jobs import shared_queue
 from cap_viz.models.loading import ReasoningModel
@@ -16,7 +17,6 @@ from cap_viz.progress import Progress
 from cap_viz.store import Store, StoredRun
 from cap_viz.ui import playground_data
 from cap_viz.ui.playground_figures import coloured_prompt, unique, visible
-from cap_viz.whatif import encode_prompt, read_prompt
 from tests.test_ui_pages import opened, text, wait_for_jobs
 from tests.test_ui_text import computed, score_spec
 

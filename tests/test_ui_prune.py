@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import CapVizError
 from cap_viz.generation import generation_spec
 from cap_viz.jobs import Job, JobQueue, shared_queue
@@ -29,7 +30,6 @@ from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.base import MaskRequest
 from cap_viz.pruning.masks import SCOPES, Scope
 from cap_viz.reading import read_answers, read_report, read_zeros
-from cap_viz.results import EvalReport, Questions
 from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT
 from cap_viz.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec, spec_key

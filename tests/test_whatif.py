@@ -7,9 +7,7 @@ import pytest
 import torch
 
 import cap_viz as cv
-from cap_viz.errors import UsageError
-from cap_viz.models.loading import ReasoningModel
-from cap_viz.whatif import (
+from cap_viz.attribution.prompt_intervention import (
     Reading,
     attention_pattern,
     continuation_steps,
@@ -19,6 +17,8 @@ from cap_viz.whatif import (
     read_prompt,
     token_texts,
 )
+from cap_viz.errors import UsageError
+from cap_viz.models.loading import ReasoningModel
 from tests.tiny import tiny_examples
 
 PROMPT = tiny_examples(1)[0].prompt

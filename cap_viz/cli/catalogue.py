@@ -85,7 +85,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check that ablation, replay, masks and restore are right on this machine, line by line."""
-    from cap_viz.doctor import checks
+    from cap_viz.attribution.self_test import checks
     from cap_viz.health import report
     from cap_viz.models.loading import load_model
 

@@ -8,7 +8,7 @@ from cap_viz.cli.output import shown
 from cap_viz.engines import EngineChoice, asked_engine, engine_of
 
 if TYPE_CHECKING:
-    from cap_viz.results import EvalReport
+    from cap_viz.attribution.results import EvalReport
     from cap_viz.store import StoredRun
 
 

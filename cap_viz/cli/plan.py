@@ -36,8 +36,8 @@ def plan(
 
     With --teraflops also times: give what products of the size of the model's reach, not what the maker states.
     """
+    from cap_viz.attribution.exact import MOST_TOKENS_PER_STEP
     from cap_viz.models.cost_model import dimensions_in, mean_operations, memory_plan
-    from cap_viz.scoring import MOST_TOKENS_PER_STEP
     from cap_viz.tasks import load_task
 
     if teraflops < 0:
@@ -90,7 +90,7 @@ def items_of(folder: Path, examples: tuple[Example, ...]) -> list[tuple[int, int
     """Tokens of every example, and the places where its answers are read."""
     from transformers import AutoTokenizer
 
-    from cap_viz.engine.packing import encode
+    from cap_viz.attribution.forward.packing import encode
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

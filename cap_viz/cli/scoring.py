@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, metric_named
 from cap_viz.cli.computing import stored_runs
 from cap_viz.cli.options import (
     AddressOption,
@@ -25,7 +26,6 @@ from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
 from cap_viz.describe import ablation_words
 from cap_viz.engines import asked_engine
 from cap_viz.errors import UsageError, check_choice
-from cap_viz.metrics import METRICS, check_differentiable, metric_named
 from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.spec import ABLATIONS, PARTS, ScoreSpec
@@ -74,7 +74,7 @@ def score(
     exactly and big-n by their gradient. Its two runs are stored, their combination is computed anew each time. With
     --minutes or --half-width a pilot of 16 examples chooses both numbers, which are then kept.
     """
-    from cap_viz.estimators import ESTIMATORS
+    from cap_viz.attribution.estimators import ESTIMATORS
     from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
     from cap_viz.store import Store
     from cap_viz.tasks.example_sets import calibration_set, named_set
@@ -165,7 +165,7 @@ def plan_by_pilot(
     half_width: float | None,
 ) -> HybridPlan:
     """Sizes of a hybrid run from 16 examples measured both ways; their stored runs say what an example costs."""
-    from cap_viz.estimators.hybrid import plan_hybrid
+    from cap_viz.attribution.hybrid import plan_hybrid
     from cap_viz.progress import duration
     from cap_viz.reading import read_gradient, read_scores
     from cap_viz.stats.budget import Cost
@@ -203,8 +203,8 @@ def single_content(
     store: Store, run: StoredRun, metric: str, full: bool
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
     """Mean effects with intervals from one run, and what else `score --json` says about it."""
+    from cap_viz.attribution.results import GradientEffects
     from cap_viz.reading import read_gradient, read_scores
-    from cap_viz.results import GradientEffects
     from cap_viz.stats import mean_with_ci
 
     by_gradient = isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient"
@@ -227,7 +227,7 @@ def hybrid_content(
     store: Store, found: dict[str, StoredRun], slope: str
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
     """The combination of an exact and a gradient run, and what else `score --json` says about it."""
-    from cap_viz.estimators.hybrid import hybrid_scores
+    from cap_viz.attribution.hybrid import hybrid_scores
     from cap_viz.reading import read_gradient, read_scores
     from cap_viz.stats.hybrid import slope_named
 
@@ -246,8 +246,8 @@ def hybrid_content(
 
 def block_report(store: Store, run: StoredRun, metric: str, ablation: str, *, as_json: bool) -> None:
     """Print the effects of whole attention layers and MLPs."""
+    from cap_viz.attribution.results import BLOCK_PARTS
     from cap_viz.reading import read_blocks
-    from cap_viz.results import BLOCK_PARTS
     from cap_viz.stats import mean_with_ci
 
     scores = read_blocks(store, run)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.cli.computing import stored_runs
 from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, split_list
 from cap_viz.cli.output import none_for_nan, out, print_json, run_facts
 from cap_viz.errors import UsageError, check_choice
-from cap_viz.metrics import METRICS, metric_named
 from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.spec import ABLATIONS, ScoreSpec
 from cap_viz.tasks import check_metric, load_task

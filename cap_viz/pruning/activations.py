@@ -18,8 +18,8 @@ from cap_viz.models.tensors import Tensor
 if TYPE_CHECKING:
     import torch
 
-    from cap_viz.engine.capture import BlockCall
-    from cap_viz.engine.packing import PackedBatch
+    from cap_viz.attribution.forward.dense_pass import BlockCall
+    from cap_viz.attribution.forward.packing import PackedBatch
     from cap_viz.models.loading import Matrix, ReasoningModel
     from cap_viz.tasks.base import Example
 
@@ -30,7 +30,7 @@ MAX_ROW_TOKENS = 2048
 
 def calibration_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[tuple[int, ...]]:
     """Token ids of prompt and gold option, cut to 2,048; `UsageError` if they exceed the model's context."""
-    from cap_viz.engine.packing import encode
+    from cap_viz.attribution.forward.packing import encode
 
     rows: list[tuple[int, ...]] = []
     for example in examples:
@@ -54,7 +54,7 @@ def calibration_batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int,
 
 def plain_batch(model: ReasoningModel, rows: Sequence[tuple[int, ...]]) -> PackedBatch:
     """The rows as ordinary padded ones. Packing never feeds a branch's last token, so that one is a dummy."""
-    from cap_viz.engine.packing import EncodedExample, lay_out, packed_rows
+    from cap_viz.attribution.forward.packing import EncodedExample, lay_out, packed_rows
 
     plain = [EncodedExample(prefix=row, branches=((0,),), answer_lengths=(1,)) for row in rows]
     return lay_out(packed_rows(plain), model.device, model.dtype)
@@ -66,7 +66,7 @@ def block_calls(model: ReasoningModel, batch: PackedBatch) -> tuple[BlockCall, .
     Masks and positions do not depend on the residual stream, so the later blocks need not run: they hand on
     what block 0 returned, which keeps whatever type the family returns and saves a forward pass.
     """
-    from cap_viz.engine.capture import dense_pass, removed
+    from cap_viz.attribution.forward.dense_pass import dense_pass, removed
 
     first, *others = model.blocks
     returned: list[Any] = []
@@ -114,7 +114,7 @@ class InputSums:
     @contextmanager
     def collected(self, matrices: Sequence[Matrix], batch: PackedBatch) -> Iterator[None]:
         """While open, forwards of `batch` are added. Hold the lease."""
-        from cap_viz.engine.capture import removed
+        from cap_viz.attribution.forward.dense_pass import removed
 
         real = batch.is_real.bool()
         with ExitStack() as stack:

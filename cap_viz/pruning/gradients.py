@@ -60,7 +60,7 @@ def answer_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[Scor
 
     Raises `UsageError` when an answer lies beyond the 2,048 tokens a row is cut to.
     """
-    from cap_viz.engine.packing import encode
+    from cap_viz.attribution.forward.packing import encode
 
     rows: list[ScoredRow] = []
     for example in examples:
@@ -141,7 +141,7 @@ def row_loss(model: ReasoningModel, row: ScoredRow) -> Float[Tensor, ""]:
     """Mean cross-entropy of the scored tokens, in nats. Hold the lease."""
     import torch
 
-    from cap_viz.engine.capture import dense_pass
+    from cap_viz.attribution.forward.dense_pass import dense_pass
 
     batch = plain_batch(model, [row.tokens])
     final = dense_pass(model, batch, keep_calls=False).final

@@ -33,8 +33,8 @@ from cap_viz.pruning.groups import UNIFORM, Allocation
 from cap_viz.pruning.masks import Mask, layer_groups, mask_from, matrix_size, scoped_matrices
 
 if TYPE_CHECKING:
-    from cap_viz.engine.capture import BlockCall
-    from cap_viz.engine.packing import PackedBatch
+    from cap_viz.attribution.forward.dense_pass import BlockCall
+    from cap_viz.attribution.forward.packing import PackedBatch
     from cap_viz.models.loading import Matrix, ReasoningModel
     from cap_viz.tasks.base import Example
 
@@ -155,7 +155,7 @@ def measured_block(
     """
     import torch
 
-    from cap_viz.engine.replay import run_block
+    from cap_viz.attribution.forward.replay import run_block
 
     sums = InputSums(measure)
     waiting = deque(batches)

@@ -69,8 +69,8 @@ def take_row(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, 
     """One forward and one backward pass without gradients of weights. Hold the lease."""
     import torch
 
-    from cap_viz.engine.capture import removed
-    from cap_viz.engine.gradient import start_of_graph, weights_frozen
+    from cap_viz.attribution.forward.backward import start_of_graph, weights_frozen
+    from cap_viz.attribution.forward.dense_pass import removed
 
     with torch.enable_grad(), weights_frozen(model), ExitStack() as stack:
         stack.enter_context(removed(model.blocks[0].register_forward_pre_hook(start_of_graph, with_kwargs=True)))

@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 import streamlit as st
 from jaxtyping import Float
 
+from cap_viz.attribution.results import BLOCK_PARTS
 from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
 from cap_viz.finding import block_run, block_spec
 from cap_viz.reading import read_blocks
-from cap_viz.results import BLOCK_PARTS
 from cap_viz.spec import ScoreSpec
 from cap_viz.stats import MeanEstimate, mean_with_ci
 from cap_viz.store import Store

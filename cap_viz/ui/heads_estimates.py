@@ -67,7 +67,7 @@ def estimates_of(frame: Frame, source: Source, run: StoredRun) -> Estimates:
 
 
 def hybrid_estimates(store: Store, exact: StoredRun, gradient: StoredRun) -> Estimates:
-    from cap_viz.estimators.hybrid import hybrid_scores
+    from cap_viz.attribution.hybrid import hybrid_scores
 
     many = read_gradient(store, gradient)
     few = read_scores(store, exact)

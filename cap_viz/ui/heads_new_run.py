@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.metrics import METRICS
 from cap_viz.spec import ABLATIONS, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task

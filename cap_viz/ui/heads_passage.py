@@ -7,9 +7,9 @@ from math import exp
 import numpy as np
 import streamlit as st
 
+from cap_viz.attribution.effect_metrics import nll
+from cap_viz.attribution.results import HeadScores
 from cap_viz.describe import AblationWords
-from cap_viz.metrics import nll
-from cap_viz.results import HeadScores
 from cap_viz.tasks import Example
 from cap_viz.ui.panels import escaped, signed
 

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 import streamlit as st
 from scipy import stats
 
+from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
 from cap_viz.finding import role_spec
 from cap_viz.reading import read_roles
-from cap_viz.roles import MEASURES, TITLES, HeadRoles
 from cap_viz.spreadsheet import csv_text
 from cap_viz.store import DamagedRun
 from cap_viz.ui.figures import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank

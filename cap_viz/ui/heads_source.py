@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import streamlit as st
 
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.errors import CapVizError
 from cap_viz.finding import score_runs
 from cap_viz.jobs import Job, shared_queue
-from cap_viz.metrics import METRICS
 from cap_viz.models.loading import ModelShape
 from cap_viz.spec import ModelRef, RunSpec, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT

@@ -7,9 +7,9 @@ from functools import partial
 import streamlit as st
 
 from cap_viz.accuracy import against_guessing
+from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import CapVizError
 from cap_viz.models.rounding_noise import noise_floor
-from cap_viz.results import EvalReport
 from cap_viz.spec import ScoreSpec
 from cap_viz.store import StoredRun
 from cap_viz.ui.figures import colour_limit

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
 from cap_viz.finding import control_runs
 from cap_viz.reading import read_zeros
-from cap_viz.results import EvalReport, HeadScores
 from cap_viz.spec import ScoreSpec
 from cap_viz.stats import PairedComparison
 from cap_viz.stats.specificity import TopOverlap, top_overlap

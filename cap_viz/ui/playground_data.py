@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from cap_viz.jobs import shared_queue
-from cap_viz.spec import MaskSpec, ModelRef
-from cap_viz.stats.joint import HeadSet
-from cap_viz.whatif import (
+from cap_viz.attribution.prompt_intervention import (
     DENSE,
     Reading,
     attention_pattern,
@@ -24,6 +21,9 @@ from cap_viz.whatif import (
     read_prompt,
     token_texts,
 )
+from cap_viz.jobs import shared_queue
+from cap_viz.spec import MaskSpec, ModelRef
+from cap_viz.stats.joint import HeadSet
 
 if TYPE_CHECKING:
     from torch import Tensor

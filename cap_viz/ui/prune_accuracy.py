@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.first_items import computing_seconds
 from cap_viz.jobs import Job, JobQueue
-from cap_viz.results import EvalReport
 from cap_viz.spec import EvalSpec, MaskSpec
 from cap_viz.stats import Interval, PairedComparison, PairedMeans, compare_means, compare_paired, wilson
 from cap_viz.store import DamagedRun, Store, StoredRun

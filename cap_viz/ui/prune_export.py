@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cap_viz.results import EvalReport
+from cap_viz.attribution.results import EvalReport
 from cap_viz.spec import spec_dict, spec_key
 from cap_viz.spreadsheet import csv_text
 from cap_viz.stats import Interval

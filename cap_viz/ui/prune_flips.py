@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cap_viz.results import EvalReport
+from cap_viz.attribution.results import EvalReport
 from cap_viz.tasks import Example
 from cap_viz.tasks.pairing import common_rows
 from cap_viz.ui.prune_accuracy import Column

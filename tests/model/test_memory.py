@@ -21,9 +21,9 @@ SCRIPT = """
 from dataclasses import replace
 from pathlib import Path
 
-from cap_viz.estimators.gradient import GradientArrays, gradient_steps, make_gradient_plan
+from cap_viz.attribution.gradient import GradientArrays, gradient_steps, make_gradient_plan
 from cap_viz.models.loading import load_model
-from cap_viz.scoring import ScoreArrays, make_score_plan, score_steps
+from cap_viz.attribution.exact import ScoreArrays, make_score_plan, score_steps
 from cap_viz.tasks import load_task
 
 model = load_model()

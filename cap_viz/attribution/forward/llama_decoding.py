@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap_viz.engine.decoding import Rows, left_padded
-from cap_viz.engine.direct import (
+from cap_viz.attribution.forward.greedy import Rows, left_padded
+from cap_viz.attribution.forward.llama_fast_path import (
     DirectBlock,
     DirectModel,
     Rotary,
@@ -35,7 +35,7 @@ from cap_viz.engine.direct import (
     rotated,
     split_heads,
 )
-from cap_viz.engine.packing import shared_length
+from cap_viz.attribution.forward.packing import shared_length
 from cap_viz.models.loading import ReasoningModel
 
 # Attention weights of as many rows as stay in the processor's cache (4 MB in float32); one row at least.

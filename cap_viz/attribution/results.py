@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cap_viz.attribution.effect_metrics import metric_named
 from cap_viz.errors import UsageError
-from cap_viz.metrics import metric_named
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks.base import Example, TaskVersion, tasks_of
 from cap_viz.tasks.pairing import Items

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.engine.capture import BlockCall, DensePass, first_tensor, read_logliks
-from cap_viz.engine.packing import PackedBatch
-from cap_viz.engine.replacement import heads_site, mlp_site
+from cap_viz.attribution.forward.dense_pass import BlockCall, DensePass, first_tensor, read_logliks
+from cap_viz.attribution.forward.packing import PackedBatch
+from cap_viz.attribution.forward.patching import heads_site, mlp_site
 from cap_viz.models.loading import ReasoningModel
 
 

@@ -25,17 +25,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.engine.capture import DensePass, dense_pass, read_logliks
-from cap_viz.engine.checks import batch_of, check_replay, checked, direct_is_valid, packing_is_valid
-from cap_viz.engine.direct import DirectModel, ablate_blocks_direct, ablate_layer_direct, direct_model
-from cap_viz.engine.packing import EncodedExample, PackedBatch, encode
-from cap_viz.engine.replacement import Site, heads_site, means, mlp_site, resampled, with_options, zeros
-from cap_viz.engine.replay import ablate_blocks, ablate_layer
+from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
+from cap_viz.attribution.forward.dense_pass import DensePass, dense_pass, read_logliks
+from cap_viz.attribution.forward.llama_fast_path import (
+    DirectModel,
+    ablate_blocks_direct,
+    ablate_layer_direct,
+    direct_model,
+)
+from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch, encode
+from cap_viz.attribution.forward.patching import Site, heads_site, means, mlp_site, resampled, with_options, zeros
+from cap_viz.attribution.forward.replay import ablate_blocks, ablate_layer
+from cap_viz.attribution.forward.shortcut_checks import (
+    batch_of,
+    check_replay,
+    checked,
+    direct_is_valid,
+    packing_is_valid,
+)
+from cap_viz.attribution.results import BLOCK_PARTS, BlockScores, HeadScores, Questions, questions_of
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.plan import BatchPlan, plan_batches
-from cap_viz.results import BLOCK_PARTS, BlockScores, HeadScores, Questions, questions_of
 from cap_viz.spec import ABLATIONS, PARTS
 from cap_viz.tasks.base import Example
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from cap_viz.attribution.results import GradientEffects, HeadScores
 from cap_viz.errors import UsageError
-from cap_viz.results import GradientEffects, HeadScores
 from cap_viz.stats.budget import Cost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
 from cap_viz.stats.hybrid import HybridEstimate, Slope, check_combinable, hybrid_mean
 from cap_viz.tasks.pairing import check_same_items, common_rows

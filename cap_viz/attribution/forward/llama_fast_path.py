@@ -23,8 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from cap_viz.engine.capture import DensePass, at_least_float32, loglik_sums
-from cap_viz.engine.packing import PackedBatch
+from cap_viz.attribution.forward.dense_pass import DensePass, at_least_float32, loglik_sums
+from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.models.loading import ReasoningModel
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cap_viz.engine.capture import dense_pass
-from cap_viz.engine.packing import EncodedExample, PackedBatch
+from cap_viz.attribution.forward.dense_pass import dense_pass
+from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch
 from cap_viz.models.loading import ModelShape, ReasoningModel
 
 # Beyond every distance between positions: a token of the question, and one that cannot be taken.

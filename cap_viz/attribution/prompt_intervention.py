@@ -90,7 +90,7 @@ def attention_pattern(
 
     Raises `UsageError` for a head the model does not have.
     """
-    from cap_viz.estimators.joint import check_sets
+    from cap_viz.attribution.joint_ablation import check_sets
 
     check_sets([((layer, head),)], model.shape)
     name, kept = f"blocks.{layer}.attn.hook_pattern", {}
@@ -114,7 +114,7 @@ def continuation_steps(
 
     The change is applied anew for every token, so that others may use the model in between.
     """
-    from cap_viz.engine.decoding import end_tokens, greedy_steps
+    from cap_viz.attribution.forward.greedy import end_tokens, greedy_steps
 
     ends = end_tokens(model)
     room = min(n_tokens, model.shape.n_ctx - len(tokens))
@@ -146,9 +146,9 @@ def changed_model(model: ReasoningModel, heads: HeadSet, weights: Mapping[str, T
     """Hold the lease with heads off and other weights swapped in; without either the model is the dense one."""
     import torch
 
-    from cap_viz.engine.joint import set_hooks
-    from cap_viz.engine.replacement import heads_site, zeros
-    from cap_viz.estimators.joint import check_sets
+    from cap_viz.attribution.forward.joint import set_hooks
+    from cap_viz.attribution.forward.patching import heads_site, zeros
+    from cap_viz.attribution.joint_ablation import check_sets
 
     check_sets([heads], model.shape)
     nothing = zeros(model, heads_site(model.shape))

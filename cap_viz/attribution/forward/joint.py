@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.engine.capture import dense_pass, read_logliks
-from cap_viz.engine.packing import PackedBatch
+from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.models.loading import ReasoningModel
 
 

@@ -1,4 +1,4 @@
-"""Estimators of head effects beyond the exact one (`cap_viz.scoring`), and one way in to all of them.
+"""Estimators of head effects beyond the exact one (`cap_viz.attribution.exact`), and one way in to all of them.
 
 `exact` removes every head in turn. `gradient` judges all heads from one backward pass, to first order. `hybrid`
 measures a few examples exactly and many by their gradient, and combines the two.
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal, overload
 from cap_viz.errors import check_choice
 
 if TYPE_CHECKING:
-    from cap_viz.estimators.hybrid import HybridScores
+    from cap_viz.attribution.hybrid import HybridScores
+    from cap_viz.attribution.results import GradientEffects, HeadScores
     from cap_viz.models.loading import ReasoningModel
-    from cap_viz.results import GradientEffects, HeadScores
     from cap_viz.tasks.base import Example
 
 ESTIMATORS = ("exact", "gradient", "hybrid")
@@ -78,10 +78,10 @@ def score_heads(
     measured exactly); `seed` draws the partners of resample. Raises `UsageError` for unknown names, no examples, or a
     metric or number of examples that the estimator cannot do.
     """
-    from cap_viz.estimators.gradient import gradient_effects
-    from cap_viz.estimators.hybrid import hybrid_scores
-    from cap_viz.metrics import metric_named
-    from cap_viz.scoring import exact_scores
+    from cap_viz.attribution.effect_metrics import metric_named
+    from cap_viz.attribution.exact import exact_scores
+    from cap_viz.attribution.gradient import gradient_effects
+    from cap_viz.attribution.hybrid import hybrid_scores
     from cap_viz.stats.hybrid import check_combinable, check_sizes
 
     metric_named(metric)

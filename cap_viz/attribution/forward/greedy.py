@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cap_viz.engine.packing import shared_length
+from cap_viz.attribution.forward.packing import shared_length
 from cap_viz.models.loading import ReasoningModel
 
 Rows = Sequence[int]

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.engine.capture import dense_pass, read_logliks
-from cap_viz.engine.checks import batch_of, dense_logliks
-from cap_viz.engine.packing import PackedBatch
-from cap_viz.engine.replacement import heads_site, zeros
-from cap_viz.engine.replay import ablate_layer
+from cap_viz.attribution.exact import encode_all
+from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.packing import PackedBatch
+from cap_viz.attribution.forward.patching import heads_site, zeros
+from cap_viz.attribution.forward.replay import ablate_layer
+from cap_viz.attribution.forward.shortcut_checks import batch_of, dense_logliks
 from cap_viz.errors import CapVizError
 from cap_viz.finding import tasks_for
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.scoring import encode_all
 from cap_viz.tasks import load_task
 
 TOLERANCE = 1e-4

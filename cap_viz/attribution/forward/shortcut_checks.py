@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.engine.capture import dense_pass, read_logliks
-from cap_viz.engine.direct import ablate_layer_direct, dense_logliks_direct, direct_model
-from cap_viz.engine.direct_decoding import first_logits
-from cap_viz.engine.packing import EncodedExample, PackedBatch, lay_out, packed_rows, separate_rows
-from cap_viz.engine.replacement import heads_site, zeros
-from cap_viz.engine.replay import ablate_layer, replay_dense
+from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.llama_decoding import first_logits
+from cap_viz.attribution.forward.llama_fast_path import ablate_layer_direct, dense_logliks_direct, direct_model
+from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch, lay_out, packed_rows, separate_rows
+from cap_viz.attribution.forward.patching import heads_site, zeros
+from cap_viz.attribution.forward.replay import ablate_layer, replay_dense
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.engine.packing import PackedBatch
+from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.models.loading import ReasoningModel
 
 

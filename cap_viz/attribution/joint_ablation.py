@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from cap_viz.engine.checks import batch_of, checked, packing_is_valid
-from cap_viz.engine.joint import ablate_set
-from cap_viz.engine.replacement import heads_site
+from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
+from cap_viz.attribution.exact import TOKENS_PER_FORWARD, ScorePlan, encode_all, make_score_plan, replacing
+from cap_viz.attribution.forward.joint import ablate_set
+from cap_viz.attribution.forward.patching import heads_site
+from cap_viz.attribution.forward.shortcut_checks import batch_of, checked, packing_is_valid
+from cap_viz.attribution.results import JointScores
 from cap_viz.errors import UsageError
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ModelShape, ReasoningModel
-from cap_viz.plan import BatchPlan, plan_batches
-from cap_viz.results import JointScores
-from cap_viz.scoring import TOKENS_PER_FORWARD, ScorePlan, encode_all, make_score_plan, replacing
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks.base import Example
 

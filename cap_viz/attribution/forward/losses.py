@@ -1,6 +1,6 @@
 """The differentiable metrics on torch tensors, for the backward pass of the gradient estimator.
 
-The definitions are those of `cap_viz.metrics` (numpy), which says what each one means; a test compares the two on
+The definitions are those of `cap_viz.attribution.effect_metrics` (numpy), which says what each one means; a test compares the two on
 random values. `accuracy` is a step function, whose gradient says nothing.
 """
 

@@ -27,9 +27,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cap_viz.engine.capture import at_least_float32, dense_pass, read_logliks, removed
-from cap_viz.engine.losses import LOSSES
-from cap_viz.engine.packing import PackedBatch
+from cap_viz.attribution.forward.dense_pass import at_least_float32, dense_pass, read_logliks, removed
+from cap_viz.attribution.forward.losses import LOSSES
+from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.models.loading import ReasoningModel
 
 

@@ -4,7 +4,7 @@
    keeps all layers' activations. A metric that does not compare options needs the gold one alone.
 2. For each batch, one `engine.gradient.gradient_pass`; yield its block.
 
-The counterpart of `cap_viz.scoring` (exact); the same division of work: nothing is averaged or stored here.
+The counterpart of `cap_viz.attribution.exact` (exact); the same division of work: nothing is averaged or stored here.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from cap_viz.engine.checks import batch_of, packing_is_valid
-from cap_viz.engine.gradient import gradient_pass
-from cap_viz.engine.replacement import with_options
+from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
+from cap_viz.attribution.effect_metrics import COMPARES_OPTIONS, check_differentiable
+from cap_viz.attribution.exact import Replacements, ScorePlan, encode_all, make_score_plan, replacements
+from cap_viz.attribution.forward.backward import gradient_pass
+from cap_viz.attribution.forward.patching import with_options
+from cap_viz.attribution.forward.shortcut_checks import batch_of, packing_is_valid
+from cap_viz.attribution.results import GradientEffects
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.metrics import COMPARES_OPTIONS, check_differentiable
 from cap_viz.models.batch_size import backward_tokens_at_once
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.plan import BatchPlan, plan_batches
-from cap_viz.results import GradientEffects
-from cap_viz.scoring import Replacements, ScorePlan, encode_all, make_score_plan, replacements
 from cap_viz.tasks.base import Example
 
 # Rows x positions of one forward and backward: about 2 MB of kept activations a token for SmolLM2-135M, and a step
