@@ -29,10 +29,8 @@ from cap_viz.finding import block_spec
 from cap_viz.measures import ACC, CHOICE_LOSS, paired
 from cap_viz.models.loading import DEFAULT_MODEL, Matrix, ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.pruning.activations import input_norm, products, squares, wanda_score
-from cap_viz.pruning.base import MaskRequest, Ranking
-from cap_viz.pruning.cap import cap_score, importance, region_importance
-from cap_viz.pruning.gradients import (
+from cap_viz.pruning.calibration.activations import input_norm, products, squares, wanda_score
+from cap_viz.pruning.calibration.gradients import (
     HalfMatrix,
     ScoredRow,
     answer_rows,
@@ -40,13 +38,15 @@ from cap_viz.pruning.gradients import (
     root_square_sums,
     whole_rows,
 )
-from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, OrderedGroup, local_ranking
-from cap_viz.pruning.masks import Mask, mask_from, matrix_size, scoped_matrices
-from cap_viz.pruning.sequential import Pruned, sequential_steps
-from cap_viz.pruning.sparsegpt import repaired as repaired_weights
-from cap_viz.pruning.taylor import taylor_score
-from cap_viz.pruning.threshold import Score, rank_steps
-from cap_viz.pruning.token_gradients import root_token_squares, take_row
+from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
+from cap_viz.pruning.calibration.token_gradients import root_token_squares, take_row
+from cap_viz.pruning.criteria.cap import cap_score, importance, region_importance
+from cap_viz.pruning.criteria.sparsegpt import repaired as repaired_weights
+from cap_viz.pruning.criteria.taylor import taylor_score
+from cap_viz.pruning.criterion import MaskRequest, Ranking
+from cap_viz.pruning.mask import Mask, mask_from, matrix_size, scoped_matrices
+from cap_viz.pruning.selection.global_threshold import Score, rank_steps
+from cap_viz.pruning.selection.local_groups import PER_MATRIX, PER_ROW, OrderedGroup, local_ranking
 from cap_viz.reading import read_blocks, read_scores
 from cap_viz.settings import data_folder
 from cap_viz.spec import ScoreSpec

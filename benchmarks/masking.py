@@ -17,7 +17,7 @@ import numpy as np
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.progress import finish
 from cap_viz.pruning import rank_weights
-from cap_viz.pruning.threshold import GlobalRanking
+from cap_viz.pruning.selection.global_threshold import GlobalRanking
 
 BARS = {"slider_ms": 150.0, "apply_s": 0.5, "bytes_per_weight": 2.0}
 SPARSITIES = tuple(round(0.05 * step, 2) for step in range(1, 20))

@@ -28,11 +28,11 @@ from benchmarks.foreign import HERE, environment, run
 from cap_viz.models.loading import DEFAULT_MODEL, Matrix, ReasoningModel, converted, load, resolve
 from cap_viz.progress import finish
 from cap_viz.pruning import Mask, prune_mask
-from cap_viz.pruning.activations import calibration_rows, squares
-from cap_viz.pruning.base import MaskRequest
-from cap_viz.pruning.masks import Keep
-from cap_viz.pruning.sequential import Pruned, sequential_steps
-from cap_viz.pruning.wanda import pruner
+from cap_viz.pruning.calibration.activations import calibration_rows, squares
+from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
+from cap_viz.pruning.criteria.wanda import pruner
+from cap_viz.pruning.criterion import MaskRequest
+from cap_viz.pruning.mask import Keep
 from cap_viz.tasks import Example, load_task
 
 BARS = {"mask_agreement": 0.9999, "speed_ratio": 1.0}

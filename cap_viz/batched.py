@@ -31,7 +31,7 @@ from cap_viz.generation import (
 )
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.perplexity import length_of, perplexity_plan
-from cap_viz.pruning.masks import Mask
+from cap_viz.pruning.mask import Mask
 from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec, JointSpec, ScoreSpec
 from cap_viz.tables import ablated_table, answers_table, blocks_table, effects_table, options_table, units_table

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cap_viz.batched import BatchedRun
     from cap_viz.checkpoints import Arrays
     from cap_viz.models.loading import ModelRef, ReasoningModel
-    from cap_viz.pruning.masks import Mask
+    from cap_viz.pruning.mask import Mask
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cap_viz.attribution.forward.shortcut_checks import dense_logliks, direct_re
 from cap_viz.attribution.results import EvalReport, questions_of
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.pruning.masks import Mask
+from cap_viz.pruning.mask import Mask
 from cap_viz.stats.paired import PairedComparison, compare_paired
 from cap_viz.tasks.base import Example
 from cap_viz.tasks.pairing import check_same_items

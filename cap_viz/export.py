@@ -27,7 +27,7 @@ from cap_viz.models.tensors import Tensor
 from cap_viz.models.weight_files import check_memory, weight_bytes
 from cap_viz.perplexity import perplexity_of
 from cap_viz.pruning import criterion_named
-from cap_viz.pruning.masks import Mask
+from cap_viz.pruning.mask import Mask
 from cap_viz.reading import read_answers, read_report
 from cap_viz.settings import CPU
 from cap_viz.solution_loss import is_solution_loss, solution_loss_of

@@ -12,8 +12,8 @@ from cap_viz.attribution.attention_patterns import HeadRoles
 from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores, JointScores
 from cap_viz.errors import UsageError
 from cap_viz.generation import GenerationReport
-from cap_viz.pruning.head_zeros import HeadZeros
-from cap_viz.pruning.masks import ZeroCounts
+from cap_viz.pruning.head_sparsity import HeadZeros
+from cap_viz.pruning.mask import ZeroCounts
 from cap_viz.spec import JointSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tables import (

@@ -36,9 +36,9 @@ from cap_viz.perplexity import PROTOCOL as READS
 from cap_viz.perplexity import length_of
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
-from cap_viz.pruning.base import check_kv_combine
-from cap_viz.pruning.head_zeros import head_profile_steps, mask_head_zeros
-from cap_viz.pruning.masks import Mask, check_scope
+from cap_viz.pruning.criterion import check_kv_combine
+from cap_viz.pruning.head_sparsity import head_profile_steps, mask_head_zeros
+from cap_viz.pruning.mask import Mask, check_scope
 from cap_viz.reading import read_mean_effect
 from cap_viz.solution_loss import PROTOCOL as SOLUTIONS
 from cap_viz.solution_loss import check_has_solutions, is_solution_loss

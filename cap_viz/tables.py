@@ -31,8 +31,8 @@ from cap_viz.attribution.results import (
     Questions,
 )
 from cap_viz.generation import GenerationReport
-from cap_viz.pruning.head_zeros import HeadZeros
-from cap_viz.pruning.masks import MatrixSize, ZeroCounts
+from cap_viz.pruning.head_sparsity import HeadZeros
+from cap_viz.pruning.mask import MatrixSize, ZeroCounts
 from cap_viz.stats.joint import HeadSet
 
 

@@ -12,8 +12,8 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import CRITERIA, prune_mask, rank_weights
-from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, Pattern
-from cap_viz.pruning.head_zeros import counted, head_profile_steps, mask_head_zeros
+from cap_viz.pruning.head_sparsity import counted, head_profile_steps, mask_head_zeros
+from cap_viz.pruning.selection.local_groups import PER_MATRIX, PER_ROW, Pattern
 from cap_viz.tables import head_zeros_from, head_zeros_table
 from tests.tiny import tiny_examples
 

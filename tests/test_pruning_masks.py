@@ -15,11 +15,11 @@ from cap_viz.models import loading
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import CRITERIA, MaskRequest, criterion_named, prune_mask, rank_weights
-from cap_viz.pruning.activations import calibration_batches, calibration_rows, squares
-from cap_viz.pruning.cap import cap_score, importance, region_importance
-from cap_viz.pruning.sequential import dense_sums
-from cap_viz.pruning.threshold import GlobalRanking, rank_steps
-from cap_viz.pruning.wanda import input_norm
+from cap_viz.pruning.calibration.activations import calibration_batches, calibration_rows, squares
+from cap_viz.pruning.calibration.sequential import dense_sums
+from cap_viz.pruning.criteria.cap import cap_score, importance, region_importance
+from cap_viz.pruning.criteria.wanda import input_norm
+from cap_viz.pruning.selection.global_threshold import GlobalRanking, rank_steps
 from tests.tiny import tiny_examples, write_tiny_model
 
 EFFECT = np.random.default_rng(0).normal(size=(3, 4))

@@ -12,18 +12,18 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import CRITERIA, MaskRequest, importance, prune_mask, rank_weights
-from cap_viz.pruning.activations import input_norm, products, squares
-from cap_viz.pruning.allocation import outlier_share, owl_allocation, owl_steps
-from cap_viz.pruning.gblm import gblm_score
-from cap_viz.pruning.gradients import answer_rows, gradient_steps, halved, portions_of, whole_rows
-from cap_viz.pruning.groups import LOCAL_GROUPS, UNIFORM, PerColumnBlock, group_for, local_profile
-from cap_viz.pruning.head import heads_in_order
-from cap_viz.pruning.masks import MatrixSize
-from cap_viz.pruning.ria import ria_score
-from cap_viz.pruning.sequential import dense_sums
-from cap_viz.pruning.shuffled_cap import shuffled
-from cap_viz.pruning.sparsegpt import sparsegpt
-from cap_viz.pruning.taylor import taylor_score
+from cap_viz.pruning.calibration.activations import input_norm, products, squares
+from cap_viz.pruning.calibration.gradients import answer_rows, gradient_steps, halved, portions_of, whole_rows
+from cap_viz.pruning.calibration.sequential import dense_sums
+from cap_viz.pruning.criteria.gblm import gblm_score
+from cap_viz.pruning.criteria.head import heads_in_order
+from cap_viz.pruning.criteria.ria import ria_score
+from cap_viz.pruning.criteria.shuffled_cap import shuffled
+from cap_viz.pruning.criteria.sparsegpt import sparsegpt
+from cap_viz.pruning.criteria.taylor import taylor_score
+from cap_viz.pruning.mask import MatrixSize
+from cap_viz.pruning.selection.local_groups import LOCAL_GROUPS, UNIFORM, PerColumnBlock, group_for, local_profile
+from cap_viz.pruning.selection.owl import outlier_share, owl_allocation, owl_steps
 from tests.tiny import tiny_examples
 
 WEIGHT = torch.tensor([[1.0, -2.0, 3.0], [-4.0, 5.0, -6.0], [7.0, 0.5, -0.25]])
@@ -127,7 +127,7 @@ def test_gradients_are_those_of_a_plain_backward_pass(
     matrices = tiny_model.matrices()
     expected = plain_gradients(tiny_model, rows_of(tiny_model, EXAMPLES))
     # Sums of five matrices at a time: several passes, the same numbers.
-    monkeypatch.setattr("cap_viz.pruning.gradients.SUM_BYTES", 4 * 5 * 32 * 32)
+    monkeypatch.setattr("cap_viz.pruning.calibration.gradients.SUM_BYTES", 4 * 5 * 32 * 32)
     assert len(portions_of(matrices)) > 2
     steps = gradient_steps(tiny_model, matrices, EXAMPLES, rows_of)
     for _ in range(3):
@@ -261,7 +261,7 @@ def test_sparsegpt_is_optimal_brain_surgeon_column_by_column(
     tiny_model: ReasoningModel, pattern: str | None, monkeypatch: pytest.MonkeyPatch
 ):
     # Blocks of 16 columns, so that repairs cross blocks.
-    monkeypatch.setattr("cap_viz.pruning.sparsegpt.SPARSEGPT_COLUMNS", 16)
+    monkeypatch.setattr("cap_viz.pruning.criteria.sparsegpt.SPARSEGPT_COLUMNS", 16)
     sums = finish(dense_sums(tiny_model, request(), products))
     matrix = matrix_named(tiny_model, "1.down")
 

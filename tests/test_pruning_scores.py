@@ -11,11 +11,11 @@ import torch
 
 from cap_viz.errors import UsageError
 from cap_viz.pruning import CRITERIA, check_sparsity, importance, region_importance
-from cap_viz.pruning.cap import RegionImportance, cap_score
-from cap_viz.pruning.groups import PER_MATRIX, PER_ROW, local_profile
-from cap_viz.pruning.masks import MatrixSize, zero_counts
-from cap_viz.pruning.threshold import kept_above, split
-from cap_viz.pruning.wanda import wanda_score
+from cap_viz.pruning.criteria.cap import RegionImportance, cap_score
+from cap_viz.pruning.criteria.wanda import wanda_score
+from cap_viz.pruning.mask import MatrixSize, zero_counts
+from cap_viz.pruning.selection.global_threshold import kept_above, split
+from cap_viz.pruning.selection.local_groups import PER_MATRIX, PER_ROW, local_profile
 
 WEIGHT = torch.tensor([[1.0, -2.0, 3.0], [-4.0, 5.0, -6.0], [7.0, 0.5, -0.25]])
 

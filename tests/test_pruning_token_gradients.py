@@ -8,10 +8,10 @@ import torch
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.pruning import gradients
-from cap_viz.pruning.gradients import ScoredRow, answer_rows, gradients_of, row_loss, whole_rows
-from cap_viz.pruning.masks import scoped_matrices
-from cap_viz.pruning.token_gradients import Take, adding, root_token_squares, take_row
+from cap_viz.pruning.calibration import gradients
+from cap_viz.pruning.calibration.gradients import ScoredRow, answer_rows, gradients_of, row_loss, whole_rows
+from cap_viz.pruning.calibration.token_gradients import Take, adding, root_token_squares, take_row
+from cap_viz.pruning.mask import scoped_matrices
 from cap_viz.tasks import Task
 
 

@@ -17,7 +17,7 @@ import torch
 from cap_viz.attribution.forward.losses import nll
 from cap_viz.attribution.gradient import GradientBlock
 from cap_viz.models.tensors import Tensor
-from cap_viz.pruning.activations import wanda_score
+from cap_viz.pruning.calibration.activations import wanda_score
 from cap_viz.stats.multiple import holm_flat
 from tests import CHECKED, holds_shape
 

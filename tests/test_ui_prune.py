@@ -27,8 +27,8 @@ from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import CRITERIA, criterion_named
-from cap_viz.pruning.base import MaskRequest
-from cap_viz.pruning.masks import SCOPES, Scope
+from cap_viz.pruning.criterion import MaskRequest
+from cap_viz.pruning.mask import SCOPES, Scope
 from cap_viz.reading import read_answers, read_report, read_zeros
 from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT

@@ -14,7 +14,19 @@ from jaxtyping import Float
 
 from cap_viz.errors import UsageError
 from cap_viz.progress import finish
-from cap_viz.pruning.base import (
+from cap_viz.pruning.criteria.cap import CAP, RegionImportance, importance, region_importance
+from cap_viz.pruning.criteria.cap_fine import CAP_FINE
+from cap_viz.pruning.criteria.gblm import GBLM
+from cap_viz.pruning.criteria.global_magnitude import GLOBAL_MAGNITUDE
+from cap_viz.pruning.criteria.head import HEAD
+from cap_viz.pruning.criteria.magnitude import MAGNITUDE
+from cap_viz.pruning.criteria.random_weights import RANDOM
+from cap_viz.pruning.criteria.ria import RIA
+from cap_viz.pruning.criteria.shuffled_cap import SHUFFLED_CAP
+from cap_viz.pruning.criteria.sparsegpt import SPARSEGPT
+from cap_viz.pruning.criteria.taylor import TAYLOR
+from cap_viz.pruning.criteria.wanda import WANDA, WANDA_ONESHOT
+from cap_viz.pruning.criterion import (
     Criterion,
     KvCombine,
     MaskRequest,
@@ -22,19 +34,7 @@ from cap_viz.pruning.base import (
     Steps,
     check_request,
 )
-from cap_viz.pruning.cap import CAP, RegionImportance, importance, region_importance
-from cap_viz.pruning.cap_fine import CAP_FINE
-from cap_viz.pruning.gblm import GBLM
-from cap_viz.pruning.global_magnitude import GLOBAL_MAGNITUDE
-from cap_viz.pruning.head import HEAD
-from cap_viz.pruning.magnitude import MAGNITUDE
-from cap_viz.pruning.masks import Mask, MatrixSize, Scope, ZeroCounts, check_sparsity
-from cap_viz.pruning.random_weights import RANDOM
-from cap_viz.pruning.ria import RIA
-from cap_viz.pruning.shuffled_cap import SHUFFLED_CAP
-from cap_viz.pruning.sparsegpt import SPARSEGPT
-from cap_viz.pruning.taylor import TAYLOR
-from cap_viz.pruning.wanda import WANDA, WANDA_ONESHOT
+from cap_viz.pruning.mask import Mask, MatrixSize, Scope, ZeroCounts, check_sparsity
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel

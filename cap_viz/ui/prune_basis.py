@@ -12,7 +12,7 @@ from typing import cast
 import streamlit as st
 
 from cap_viz.pruning import CRITERIA
-from cap_viz.pruning.base import ALLOCATIONS, KV_COMBINES, PATTERNS, pattern_sparsity
+from cap_viz.pruning.criterion import ALLOCATIONS, KV_COMBINES, PATTERNS, pattern_sparsity
 from cap_viz.shipped import N_CALIBRATION, SEED
 from cap_viz.spec import ExampleSet, ScoreSpec
 from cap_viz.store import StoredRun

@@ -10,7 +10,7 @@ import streamlit as st
 from cap_viz.errors import CapVizError
 from cap_viz.finding import controls_for, eval_runs, score_runs
 from cap_viz.pruning import CRITERIA
-from cap_viz.pruning.masks import SCOPES, Scope
+from cap_viz.pruning.mask import SCOPES, Scope
 from cap_viz.spec import ExampleSet
 from cap_viz.store import StoredRun
 from cap_viz.tasks import load_task

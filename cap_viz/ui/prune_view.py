@@ -10,7 +10,7 @@ import streamlit as st
 from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA, importance
-from cap_viz.pruning.base import ALLOCATIONS
+from cap_viz.pruning.criterion import ALLOCATIONS
 from cap_viz.store import DamagedRun, Store
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import companion_task

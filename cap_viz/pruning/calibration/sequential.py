@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.activations import (
+from cap_viz.pruning.calibration.activations import (
     InputSums,
     Measure,
     block_calls,
@@ -28,9 +28,9 @@ from cap_viz.pruning.activations import (
     calibration_rows,
     plain_batch,
 )
-from cap_viz.pruning.base import MaskRequest, Steps
-from cap_viz.pruning.groups import UNIFORM, Allocation
-from cap_viz.pruning.masks import Mask, layer_groups, mask_from, matrix_size, scoped_matrices
+from cap_viz.pruning.criterion import MaskRequest, Steps
+from cap_viz.pruning.mask import Mask, layer_groups, mask_from, matrix_size, scoped_matrices
+from cap_viz.pruning.selection.local_groups import UNIFORM, Allocation
 
 if TYPE_CHECKING:
     from cap_viz.attribution.forward.dense_pass import BlockCall

@@ -17,8 +17,8 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.base import MaskRequest, Steps, check_pattern_sparsity
-from cap_viz.pruning.masks import (
+from cap_viz.pruning.criterion import MaskRequest, Steps, check_pattern_sparsity
+from cap_viz.pruning.mask import (
     Mask,
     MatrixSize,
     Scope,
@@ -30,7 +30,7 @@ from cap_viz.pruning.masks import (
     scoped_matrices,
     zero_counts,
 )
-from cap_viz.pruning.threshold import Score, kept_above
+from cap_viz.pruning.selection.global_threshold import Score, kept_above
 
 
 class Group(Protocol):

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
-from cap_viz.pruning.base import Criterion, KvCombine, MaskRequest, Steps, check_request, fixed_score_steps
-from cap_viz.pruning.threshold import GlobalRanking, rank_steps
+from cap_viz.pruning.criterion import Criterion, KvCombine, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.pruning.selection.global_threshold import GlobalRanking, rank_steps
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ReasoningModel

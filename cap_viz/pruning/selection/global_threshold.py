@@ -28,8 +28,8 @@ from cap_viz.errors import CapVizError
 from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.base import Steps, portion
-from cap_viz.pruning.masks import (
+from cap_viz.pruning.criterion import Steps, portion
+from cap_viz.pruning.mask import (
     Mask,
     MatrixSize,
     Scope,

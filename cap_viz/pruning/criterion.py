@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.masks import Mask, Scope, ZeroCounts, check_scope, check_sparsity
+from cap_viz.pruning.mask import Mask, Scope, ZeroCounts, check_scope, check_sparsity
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ModelShape, ReasoningModel

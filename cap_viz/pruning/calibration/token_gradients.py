@@ -19,8 +19,8 @@ from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.base import Steps
-from cap_viz.pruning.gradients import HalfMatrix, ScoredRow, check_gradients, halved, portions_of, row_loss
+from cap_viz.pruning.calibration.gradients import HalfMatrix, ScoredRow, check_gradients, halved, portions_of, row_loss
+from cap_viz.pruning.criterion import Steps
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ReasoningModel

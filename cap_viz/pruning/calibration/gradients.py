@@ -23,8 +23,8 @@ from jaxtyping import Float
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.activations import MAX_ROW_TOKENS, plain_batch
-from cap_viz.pruning.base import Steps
+from cap_viz.pruning.calibration.activations import MAX_ROW_TOKENS, plain_batch
+from cap_viz.pruning.criterion import Steps
 
 if TYPE_CHECKING:
     import torch

@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 
 from cap_viz.models.tensors import Tensor
-from cap_viz.pruning.activations import products
-from cap_viz.pruning.base import Criterion, MaskRequest, Steps, check_request, fixed_score_steps, portion
-from cap_viz.pruning.gradients import answer_rows, whole_rows
-from cap_viz.pruning.masks import Mask, ZeroCounts, scoped_matrices
-from cap_viz.pruning.sequential import Pruned, sequential_steps
-from cap_viz.pruning.sparsegpt import repaired
-from cap_viz.pruning.taylor import taylor_score
-from cap_viz.pruning.threshold import GlobalRanking, rank_steps
-from cap_viz.pruning.token_gradients import root_token_squares
+from cap_viz.pruning.calibration.activations import products
+from cap_viz.pruning.calibration.gradients import answer_rows, whole_rows
+from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
+from cap_viz.pruning.calibration.token_gradients import root_token_squares
+from cap_viz.pruning.criteria.sparsegpt import repaired
+from cap_viz.pruning.criteria.taylor import taylor_score
+from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, fixed_score_steps, portion
+from cap_viz.pruning.mask import Mask, ZeroCounts, scoped_matrices
+from cap_viz.pruning.selection.global_threshold import GlobalRanking, rank_steps
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ReasoningModel
