@@ -25,8 +25,8 @@ import cap_viz as cv
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.attribution.results import BLOCK_PARTS, EvalReport
 from cap_viz.errors import UsageError
+from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
 from cap_viz.finding import block_spec
-from cap_viz.measures import ACC, CHOICE_LOSS, paired
 from cap_viz.models.loading import DEFAULT_MODEL, Matrix, ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning.calibration.activations import input_norm, products, squares, wanda_score

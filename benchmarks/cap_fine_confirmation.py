@@ -17,10 +17,10 @@ import numpy as np
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
+from cap_viz.evaluation.eval_metrics import paired_losses
+from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
 from cap_viz.first_items import first_of, longer_run
-from cap_viz.measures import paired_losses
 from cap_viz.models.loading import DEFAULT_MODEL, load, resolve
-from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.reading import read_report
 from cap_viz.series import computed_in_turn
 from cap_viz.settings import shipped_folder

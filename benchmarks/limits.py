@@ -35,7 +35,7 @@ from cap_viz.attribution import exact
 from cap_viz.attribution import gradient as by_gradient
 from cap_viz.attribution.exact import exact_scores, make_score_plan, score_steps
 from cap_viz.cli.output import shown
-from cap_viz.evaluation import EvalArrays, eval_steps, make_eval_plan
+from cap_viz.evaluation.choice import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.reading import read_gradient, read_scores
 from cap_viz.runs import run_steps

@@ -35,8 +35,15 @@ import torch
 
 from benchmarks.foreign import HERE, environment, run
 from cap_viz.attribution.results import EvalReport
-from cap_viz.evaluation import EvalArrays, EvalPlan, eval_steps, make_eval_plan
-from cap_viz.generation import Block, GenerationArrays, generation_plan, generation_spec, generation_steps, prompt_text
+from cap_viz.evaluation.choice import EvalArrays, EvalPlan, eval_steps, make_eval_plan
+from cap_viz.evaluation.generation import (
+    Block,
+    GenerationArrays,
+    generation_plan,
+    generation_spec,
+    generation_steps,
+    prompt_text,
+)
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, converted, load, resolve
 from cap_viz.settings import data_folder
 from cap_viz.tasks import Example, load_task

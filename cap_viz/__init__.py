@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cap_viz.attribution.estimators import score_heads
     from cap_viz.attribution.exact import score_blocks
-    from cap_viz.evaluation import compare, evaluate
+    from cap_viz.evaluation.choice import compare, evaluate
     from cap_viz.models.loading import load_model
     from cap_viz.pruning import prune_mask
     from cap_viz.tasks import load_task
@@ -23,8 +23,8 @@ HOMES = {
     "score_heads": "cap_viz.attribution.estimators",
     "score_blocks": "cap_viz.attribution.exact",
     "prune_mask": "cap_viz.pruning",
-    "evaluate": "cap_viz.evaluation",
-    "compare": "cap_viz.evaluation",
+    "evaluate": "cap_viz.evaluation.choice",
+    "compare": "cap_viz.evaluation.choice",
     "load_model": "cap_viz.models.loading",
 }
 

@@ -9,11 +9,11 @@ import pandas as pd
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.generation import GenerationReport, Protocol, prompt_text, protocol_of
+from cap_viz.evaluation.generation import GenerationReport, Protocol, prompt_text, protocol_of
+from cap_viz.evaluation.perplexity import length_of
+from cap_viz.evaluation.solution_loss import is_solution_loss
 from cap_viz.numbers import written_numbers
-from cap_viz.perplexity import length_of
 from cap_viz.reading import read_answers, read_report
-from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Example, Task, load_task

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import BLOCK_PARTS
-from cap_viz.generation import ENDINGS, GenerationReport, protocol_of
+from cap_viz.evaluation.generation import ENDINGS, GenerationReport, protocol_of
 from cap_viz.reading import (
     read_answers,
     read_blocks,

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from cap_viz.errors import UsageError
-from cap_viz.generation import prompt_text, protocol_of, shots, writing_of
+from cap_viz.evaluation.generation import prompt_text, protocol_of, shots, writing_of
 from cap_viz.reading import read_answers
 from cap_viz.spec import EvalSpec
 from cap_viz.store import Store, StoredRun

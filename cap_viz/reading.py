@@ -11,7 +11,7 @@ from jaxtyping import Float
 from cap_viz.attribution.attention_patterns import HeadRoles
 from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores, JointScores
 from cap_viz.errors import UsageError
-from cap_viz.generation import GenerationReport
+from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.pruning.head_sparsity import HeadZeros
 from cap_viz.pruning.mask import ZeroCounts
 from cap_viz.spec import JointSpec, ScoreSpec

@@ -27,21 +27,21 @@ from cap_viz.attribution.batch_plan import BatchPlan, halved
 from cap_viz.checkpoints import Checkpoints
 from cap_viz.engines import HERE, Engine
 from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
+from cap_viz.evaluation.generation import PROTOCOL as WRITES
+from cap_viz.evaluation.generation import protocol_of, writing_of
+from cap_viz.evaluation.perplexity import PROTOCOL as READS
+from cap_viz.evaluation.perplexity import length_of
+from cap_viz.evaluation.solution_loss import PROTOCOL as SOLUTIONS
+from cap_viz.evaluation.solution_loss import check_has_solutions, is_solution_loss
 from cap_viz.files import write_json
 from cap_viz.finding import check_readable
 from cap_viz.first_items import first_of, longer_run
-from cap_viz.generation import PROTOCOL as WRITES
-from cap_viz.generation import protocol_of, writing_of
-from cap_viz.perplexity import PROTOCOL as READS
-from cap_viz.perplexity import length_of
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
 from cap_viz.pruning.criterion import check_kv_combine
 from cap_viz.pruning.head_sparsity import head_profile_steps, mask_head_zeros
 from cap_viz.pruning.mask import Mask, check_scope
 from cap_viz.reading import read_mean_effect
-from cap_viz.solution_loss import PROTOCOL as SOLUTIONS
-from cap_viz.solution_loss import check_has_solutions, is_solution_loss
 from cap_viz.spec import (
     EvalSpec,
     JointSpec,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from cap_viz.attribution.results import BLOCK_PARTS
 from cap_viz.describe import describe
 from cap_viz.engines import HERE, Engine
+from cap_viz.evaluation.perplexity import length_of
 from cap_viz.first_items import taken_words
-from cap_viz.perplexity import length_of
 from cap_viz.progress import duration
 from cap_viz.runs import run_steps
 from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec

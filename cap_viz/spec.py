@@ -93,8 +93,8 @@ class EvalSpec:
     """Accuracy of a model, dense (`mask` is None) or pruned, on a set of examples.
 
     `protocol` is None where options are compared by their log-likelihoods; "perplexity-1024" scores windows of running
-    text of so many tokens (`cap_viz/perplexity.py`), "solution" the one given continuation of a task without options
-    (`cap_viz/solution_loss.py`).
+    text of so many tokens (`cap_viz/evaluation/perplexity.py`), "solution" the one given continuation of a task without options
+    (`cap_viz/evaluation/solution_loss.py`).
     """
 
     model: ModelRef

@@ -30,7 +30,7 @@ from cap_viz.attribution.results import (
     JointScores,
     Questions,
 )
-from cap_viz.generation import GenerationReport
+from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.pruning.head_sparsity import HeadZeros
 from cap_viz.pruning.mask import MatrixSize, ZeroCounts
 from cap_viz.stats.joint import HeadSet

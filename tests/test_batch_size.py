@@ -8,7 +8,7 @@ import pytest
 import cap_viz as cv
 from cap_viz.attribution.exact import make_score_plan
 from cap_viz.attribution.gradient import make_gradient_plan
-from cap_viz.evaluation import make_eval_plan
+from cap_viz.evaluation.choice import make_eval_plan
 from cap_viz.models.batch_size import (
     MOST_TIMES_ON_GPU,
     activation_bytes,

@@ -17,7 +17,7 @@ from playwright.sync_api import Page
 from scipy import stats
 
 import cap_viz.attribution.forward.shortcut_checks
-import cap_viz.evaluation
+import cap_viz.evaluation.choice
 from benchmarks import cap_fine, estimators, limits, live_pruning, pruned_cost, rankings, replay_vs_naive, toy_heads
 from benchmarks.guards import CountingEngine, self_checks_made, shipped_only
 from benchmarks.sessions import CLICKED, VIEWS, check_busy, click_seconds
@@ -68,7 +68,7 @@ def test_live_pruning_computes_what_longer_shipped_runs_would_answer(
     """It cut both pruned runs from shipped ones of more questions, and timed the reading of files."""
     monkeypatch.setattr(live_pruning, "load_model", lambda _: tiny_model)
     monkeypatch.setattr(live_pruning, "tasks_for", lambda _: ["tiny"])
-    answered = Counted(monkeypatch, cap_viz.evaluation, "dense_logliks")
+    answered = Counted(monkeypatch, cap_viz.evaluation.choice, "dense_logliks")
     found = live_pruning.measure("tiny", 10, SPARSITY)
     assert answered.examples == 20
     assert found["computed"] == {"dense": 0, "cap": 10, "wanda": 10}

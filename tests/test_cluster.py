@@ -20,7 +20,7 @@ from cap_viz.cluster import REPLACEMENTS, Cluster, check_reachable, ray_errors_e
 from cap_viz.cluster_worker import Versions
 from cap_viz.engines import HERE, Engine
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.generation import generation_spec
+from cap_viz.evaluation.generation import generation_spec
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -46,9 +46,9 @@ def settings() -> Iterator[None]:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("CAP_VIZ_THREADS", "1")
         patch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 200)
-        patch.setattr("cap_viz.evaluation.TOKENS_PER_FORWARD", 60)
+        patch.setattr("cap_viz.evaluation.choice.TOKENS_PER_FORWARD", 60)
         patch.setattr("cap_viz.attribution.gradient.TOKENS_PER_BACKWARD", 60)
-        patch.setattr("cap_viz.generation.ROWS", 2)
+        patch.setattr("cap_viz.evaluation.generation.ROWS", 2)
         torch.set_num_threads(1)
         yield
         torch.set_num_threads(threads)

@@ -12,7 +12,16 @@ from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.basis import basis_of, groups_of
 from cap_viz.comparison import DENSE, comparison_rows, contrasts, control_pairs, reference_pairs
 from cap_viz.errors import UsageError
-from cap_viz.measures import ACC, ACC_NORM, CHOICE_LOSS, guessing, level_of, measure_named, paired, per_question
+from cap_viz.evaluation.eval_metrics import (
+    ACC,
+    ACC_NORM,
+    CHOICE_LOSS,
+    guessing,
+    level_of,
+    measure_named,
+    paired,
+    per_question,
+)
 from cap_viz.paper import ACCURACY, accuracy_of
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ScoreSpec
 from cap_viz.stats import PairedComparison, PairedMeans, wilson

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from cap_viz.attribution.exact import exact_scores, make_score_plan
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation import evaluate
+from cap_viz.evaluation.choice import evaluate
 from cap_viz.models.devices import chosen_device, expected_device
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.pruning import prune_mask

@@ -13,7 +13,7 @@ import pytest
 from cap_viz.attribution.prompt_intervention import continuation_steps
 from cap_viz.audit import audit_of
 from cap_viz.errors import UsageError
-from cap_viz.generation import (
+from cap_viz.evaluation.generation import (
     END_OF_TEXT,
     LENGTH,
     NO_TOKEN,
@@ -231,7 +231,7 @@ def test_report_by_hand() -> None:
 def test_interrupted_writing_resumes_to_the_same_bits(
     task: Task, tiny_model: ReasoningModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.generation.ROWS", 2)
+    monkeypatch.setattr("cap_viz.evaluation.generation.ROWS", 2)
     spec = spec_of(tiny_model)
     whole = finish(run_steps(spec, tiny_model, Store(shipped=tmp_path / "s", local=tmp_path / "other")))
     steps = run_steps(spec, tiny_model, store)

@@ -63,15 +63,15 @@ def test_an_evaluation_goes_on_in_smaller_batches_and_keeps_what_it_had(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    from cap_viz import evaluation
+    from cap_viz.evaluation import choice
 
-    monkeypatch.setattr(evaluation, "TOKENS_PER_FORWARD", 60)
+    monkeypatch.setattr(choice, "TOKENS_PER_FORWARD", 60)
     spec = EvalSpec(tiny_model.ref, evaluation_set("tiny", 20))
     whole = finish(run_steps(spec, tiny_model, roomy))
     planned = whole.provenance["plan"]["batches"]
     assert len(planned[0]) > 2
-    limited = with_room_for(1, evaluation.dense_logliks, lambda model, encoded: len(encoded), error)
-    monkeypatch.setattr(evaluation, "dense_logliks", limited)
+    limited = with_room_for(1, choice.dense_logliks, lambda model, encoded: len(encoded), error)
+    monkeypatch.setattr(choice, "dense_logliks", limited)
     run = finish(run_steps(spec, tiny_model, store))
     followed = run.provenance["plan"]["batches"]
     assert followed[0] == planned[0], "what was finished keeps its batch"
@@ -106,13 +106,13 @@ def test_scores_go_on_too_and_a_killed_process_follows_the_new_plan(
 def test_without_room_for_one_example_it_is_a_sentence_and_what_was_finished_stays(
     tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cap_viz import evaluation
+    from cap_viz.evaluation import choice
 
-    monkeypatch.setattr(evaluation, "TOKENS_PER_FORWARD", 60)
+    monkeypatch.setattr(choice, "TOKENS_PER_FORWARD", 60)
     spec = EvalSpec(tiny_model.ref, evaluation_set("tiny", 20))
     with monkeypatch.context() as patch:
-        limited = with_room_for(0, evaluation.dense_logliks, lambda model, encoded: len(encoded), GPU_ERROR)
-        patch.setattr(evaluation, "dense_logliks", limited)
+        limited = with_room_for(0, choice.dense_logliks, lambda model, encoded: len(encoded), GPU_ERROR)
+        patch.setattr(choice, "dense_logliks", limited)
         with pytest.raises(OutOfMemory, match="The memory ran out; finished batches are kept"):
             finish(run_steps(spec, tiny_model, store))
     assert finish(run_steps(spec, tiny_model, store)).provenance["resumed_batches"] == 1
@@ -124,7 +124,7 @@ def test_other_errors_are_not_taken_for_it(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr("cap_viz.evaluation.dense_logliks", broken)
+    monkeypatch.setattr("cap_viz.evaluation.choice.dense_logliks", broken)
     with pytest.raises(RuntimeError, match="something else"):
         finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), tiny_model, store))
 

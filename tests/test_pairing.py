@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.attribution.results import EvalReport, questions_of
 from cap_viz.errors import UsageError
-from cap_viz.evaluation import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
-from cap_viz.generation import GenerationReport, generation_spec
-from cap_viz.measures import ACC, CHOICE_LOSS, paired
+from cap_viz.evaluation.choice import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
+from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
+from cap_viz.evaluation.generation import GenerationReport, generation_spec
+from cap_viz.evaluation.perplexity import perplexity_plan, perplexity_spec
+from cap_viz.evaluation.solution_loss import solution_spec
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.perplexity import perplexity_plan, perplexity_spec
 from cap_viz.progress import finish
 from cap_viz.reading import read_answers, read_gradient, read_report, read_scores
 from cap_viz.runs import run_steps
-from cap_viz.solution_loss import solution_spec
 from cap_viz.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
 from cap_viz.store import Store, StoredRun
 from cap_viz.study_tables import factor, loss_difference

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import UsageError
+from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec, token_windows
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel, load, resolve
-from cap_viz.perplexity import perplexity_of, perplexity_spec, token_windows
 from cap_viz.progress import finish
 from cap_viz.reading import read_report
 from cap_viz.runs import run_steps

@@ -12,7 +12,7 @@ import pytest
 
 from cap_viz.attribution.estimators import score_heads
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation import compare, evaluate
+from cap_viz.evaluation.choice import compare, evaluate
 from cap_viz.files import write_json
 from cap_viz.finding import eval_runs, model_ref, score_runs
 from cap_viz.mask_specs import mask_spec_for
@@ -119,7 +119,7 @@ def test_interrupted_scoring_resumes_to_the_same_bits(
 def test_interrupted_evaluation_resumes_to_the_same_bits(
     tiny_model: ReasoningModel, tiny_task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.evaluation.TOKENS_PER_FORWARD", 15)
+    monkeypatch.setattr("cap_viz.evaluation.choice.TOKENS_PER_FORWARD", 15)
     mask = mask_spec_for(tiny_model.ref, "wanda", 0.5, task="tiny", n=4)
     spec = EvalSpec(model=tiny_model.ref, examples=evaluation_set("tiny", 12), mask=mask)
     steps = run_steps(spec, tiny_model, store)

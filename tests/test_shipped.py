@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.cap_fine_confirmation import ROWS, SHOWN
+from cap_viz.evaluation.perplexity import USUAL_WINDOWS
 from cap_viz.models.loading import TOY_MODEL
-from cap_viz.perplexity import USUAL_WINDOWS
 from cap_viz.reading import read_blocks, read_report, read_roles, read_scores, read_zeros
 from cap_viz.settings import shipped_folder
 from cap_viz.shipped import SHIPMENTS

@@ -119,7 +119,7 @@ def test_the_same_plan_gives_the_same_bits_and_other_plans_next_to_the_same(
     assert np.array_equal(cv.evaluate(toy, examples).logliks, usual)
     threads = torch.get_num_threads()
     for count, tokens in ((1, 384), (2, 384), (threads, 100), (threads, 2000)):
-        monkeypatch.setattr("cap_viz.evaluation.TOKENS_PER_FORWARD", tokens)
+        monkeypatch.setattr("cap_viz.evaluation.choice.TOKENS_PER_FORWARD", tokens)
         torch.set_num_threads(count)
         try:
             np.testing.assert_allclose(cv.evaluate(toy, examples).logliks, usual, atol=1e-4)

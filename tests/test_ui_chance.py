@@ -16,8 +16,8 @@ from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.comparison import DENSE as DENSE_CELL
 from cap_viz.comparison import comparison_rows
+from cap_viz.evaluation.eval_metrics import ACC, guessing
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.measures import ACC, guessing
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.reading import read_report
 from cap_viz.spec import EvalSpec

@@ -24,19 +24,19 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.cli.accuracy import compare
 from cap_viz.comparison import DENSE, Cell, Contrast, comparison_specs
+from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Level, Measure
+from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
+from cap_viz.evaluation.solution_loss import solution_spec
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
-from cap_viz.measures import ACC, CHOICE_LOSS, Level, Measure
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.paper import PaperPoint, accuracy_of
-from cap_viz.perplexity import perplexity_of, perplexity_spec
 from cap_viz.progress import finish
 from cap_viz.reading import read_report
 from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT
 from cap_viz.shipped import MAIN_CRITERIA, SEED
 from cap_viz.shipped import N_CALIBRATION as N_CALIBRATED
-from cap_viz.solution_loss import solution_spec
 from cap_viz.spec import EvalSpec
 from cap_viz.stats import Interval, PairedComparison, compare_paired
 from cap_viz.store import Store, StoredRun

@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import CapVizError
-from cap_viz.generation import generation_spec
+from cap_viz.evaluation.generation import generation_spec
 from cap_viz.jobs import Job, JobQueue, shared_queue
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel, load, resolve

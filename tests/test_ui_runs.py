@@ -20,6 +20,7 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.archive import archive_bytes, import_run
 from cap_viz.errors import UsageError
+from cap_viz.evaluation.solution_loss import solution_spec
 from cap_viz.jobs import shared_queue
 from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
@@ -29,7 +30,6 @@ from cap_viz.progress import finish
 from cap_viz.reading import read_report, read_scores
 from cap_viz.runs import run_steps
 from cap_viz.settings import PROJECT
-from cap_viz.solution_loss import solution_spec
 from cap_viz.spec import EvalSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, spec_key
 from cap_viz.stats import compare_paired
 from cap_viz.store import Store, StoredRun

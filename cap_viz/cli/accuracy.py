@@ -30,7 +30,7 @@ from cap_viz.spec import EvalSpec
 from cap_viz.tasks import check_has_options, load_task
 
 if TYPE_CHECKING:
-    from cap_viz.measures import Measure
+    from cap_viz.evaluation.eval_metrics import Measure
     from cap_viz.spec import ModelRef
 
 
@@ -112,7 +112,7 @@ def compare(
 ) -> None:
     """Several criteria at several sparsities on the same items, paired with one of them."""
     from cap_viz.comparison import DENSE, comparison_rows, comparison_specs
-    from cap_viz.measures import measure_named
+    from cap_viz.evaluation.eval_metrics import measure_named
     from cap_viz.store import Store
 
     # The dense model is in every comparison; as a reference it is no criterion to prune by.

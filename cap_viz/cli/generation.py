@@ -12,7 +12,7 @@ from cap_viz.cli.options import JsonOption, ModelOption, TaskOption
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.describe import percent
 from cap_viz.errors import UsageError, check_choice
-from cap_viz.generation import FORMATS
+from cap_viz.evaluation.generation import FORMATS
 from cap_viz.models.loading import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def generate(
     mask: MaskOptions,
 ) -> None:
     """Let the model write its answers and read them: exact match and parse rate."""
-    from cap_viz.generation import generation_spec
+    from cap_viz.evaluation.generation import generation_spec
     from cap_viz.own_solutions import own_solutions_task
     from cap_viz.reading import read_answers
     from cap_viz.store import Store

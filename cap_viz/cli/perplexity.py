@@ -11,8 +11,8 @@ from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.describe import percent
+from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS
 from cap_viz.models.loading import DEFAULT_MODEL
-from cap_viz.perplexity import USUAL_LENGTH, USUAL_WINDOWS
 
 if TYPE_CHECKING:
     from cap_viz.spec import EvalSpec, ModelRef
@@ -33,7 +33,7 @@ def perplexity(
     mask: MaskOptions,
 ) -> None:
     """Measure perplexity on running text, dense or pruned."""
-    from cap_viz.perplexity import perplexity_of, perplexity_spec
+    from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
     from cap_viz.reading import read_report
     from cap_viz.store import Store
 
@@ -60,7 +60,7 @@ def perplexity(
 
 def count_windows(text: str, model_id: str, length: int) -> int:
     """All windows of a text; needs the tokenizer, and so the model."""
+    from cap_viz.evaluation.perplexity import text_task, token_windows
     from cap_viz.models.loading import load_model
-    from cap_viz.perplexity import text_task, token_windows
 
     return len(token_windows(load_model(model_id), text_task(text), length))

@@ -8,7 +8,7 @@ import streamlit as st
 
 from cap_viz.basis import Group
 from cap_viz.comparison import DENSE
-from cap_viz.measures import ACC, MEASURES, Measure, measure_named
+from cap_viz.evaluation.eval_metrics import ACC, MEASURES, Measure, measure_named
 from cap_viz.paper import MODEL, accuracy_of
 from cap_viz.tasks import Task
 from cap_viz.ui.compare_command import USUAL_REFERENCE

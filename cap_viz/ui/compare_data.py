@@ -10,8 +10,8 @@ import numpy as np
 from cap_viz.accuracy import against_guessing
 from cap_viz.basis import Group, groups_of
 from cap_viz.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast, contrasts, control_pairs, reference_pairs
+from cap_viz.evaluation.eval_metrics import Level, Measure, companion, guessing
 from cap_viz.finding import dense_run, eval_runs
-from cap_viz.measures import Level, Measure, companion, guessing
 from cap_viz.spec import ModelRef
 from cap_viz.stats import ChanceTest, holm
 from cap_viz.store import DamagedRun, Store, StoredRun

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
-from cap_viz.measures import Level, Measure
+from cap_viz.evaluation.eval_metrics import Level, Measure
 from cap_viz.paper import MODEL, PaperPoint
 from cap_viz.ui.figures import (
     FAINT,

@@ -14,9 +14,9 @@ import streamlit as st
 from cap_viz.basis import basis_of
 from cap_viz.comparison import SUBJECT
 from cap_viz.errors import CapVizError
-from cap_viz.measures import paired_losses
+from cap_viz.evaluation.eval_metrics import paired_losses
+from cap_viz.evaluation.perplexity import TEXT_TASKS, Perplexity, length_of, perplexity_of
 from cap_viz.models.loading import DEFAULT_MODEL
-from cap_viz.perplexity import TEXT_TASKS, Perplexity, length_of, perplexity_of
 from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec
 from cap_viz.stats import Interval
 from cap_viz.store import StoredRun

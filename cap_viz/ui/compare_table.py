@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from cap_viz.comparison import DENSE, Cell, Contrast, contrast_facts
-from cap_viz.measures import Level
+from cap_viz.evaluation.eval_metrics import Level
 from cap_viz.spec import spec_dict
 from cap_viz.spreadsheet import csv_text
 from cap_viz.stats import PairedComparison

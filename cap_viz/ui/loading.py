@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
-from cap_viz.measures import ACC, Level, Measure, Paired, level_of, paired, paired_p
+from cap_viz.evaluation.eval_metrics import ACC, Level, Measure, Paired, level_of, paired, paired_p
 from cap_viz.reading import read_report, read_scores
 from cap_viz.stats import (
     Discoveries,

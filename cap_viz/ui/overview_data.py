@@ -10,8 +10,8 @@ from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.basis import groups_of
 from cap_viz.comparison import Cell
 from cap_viz.errors import CapVizError
+from cap_viz.evaluation.eval_metrics import ACC, paired
 from cap_viz.finding import dense_run, score_runs
-from cap_viz.measures import ACC, paired
 from cap_viz.shipped import MAIN_CRITERIA, SPARSITIES
 from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, mean_with_ci, wilson

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from cap_viz.errors import CapVizError
-from cap_viz.generation import GenerationReport, generation_spec
+from cap_viz.evaluation.generation import GenerationReport, generation_spec
 from cap_viz.jobs import Job, JobQueue
 from cap_viz.reading import read_answers
 from cap_viz.spec import EvalSpec

@@ -8,7 +8,7 @@ from html import escape
 import streamlit as st
 
 from cap_viz.errors import CapVizError
-from cap_viz.generation import FORMATS, prompt_text
+from cap_viz.evaluation.generation import FORMATS, prompt_text
 from cap_viz.jobs import shared_queue
 from cap_viz.tasks import Task
 from cap_viz.ui.frame import Frame

@@ -12,14 +12,14 @@ from cap_viz.accuracy import against_guessing
 from cap_viz.archive import archive_bytes
 from cap_viz.describe import ablation_words, describe
 from cap_viz.errors import CapVizError
-from cap_viz.generation import LENGTH, GenerationReport, protocol_of
-from cap_viz.measures import ACC, ACC_NORM
+from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM
+from cap_viz.evaluation.generation import LENGTH, GenerationReport, protocol_of
+from cap_viz.evaluation.perplexity import perplexity_of
+from cap_viz.evaluation.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.notebook import notebook_of
 from cap_viz.numbers import numbers_of
-from cap_viz.perplexity import perplexity_of
 from cap_viz.reading import read_answers
 from cap_viz.serving import REFUSAL, is_shared
-from cap_viz.solution_loss import is_solution_loss, solution_loss_of
 from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
 from cap_viz.spreadsheet import csv_text
 from cap_viz.stats import wilson

@@ -6,11 +6,11 @@ import streamlit as st
 
 from cap_viz.describe import describe
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.generation import protocol_of
-from cap_viz.measures import ACC, paired_losses
-from cap_viz.perplexity import length_of
+from cap_viz.evaluation.eval_metrics import ACC, paired_losses
+from cap_viz.evaluation.generation import protocol_of
+from cap_viz.evaluation.perplexity import length_of
+from cap_viz.evaluation.solution_loss import is_solution_loss
 from cap_viz.reading import read_answers
-from cap_viz.solution_loss import is_solution_loss
 from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.stats import PairedComparison, compare_paired, true_spread
 from cap_viz.store import Store, StoredRun

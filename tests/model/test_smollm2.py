@@ -15,7 +15,7 @@ import cap_viz as cv
 from cap_viz.attribution.estimators import score_heads
 from cap_viz.attribution.exact import exact_scores, score_blocks
 from cap_viz.attribution.self_test import checks, weights_digest
-from cap_viz.generation import NO_TOKEN, Block, generation_plan, generation_spec, generation_steps
+from cap_viz.evaluation.generation import NO_TOKEN, Block, generation_plan, generation_spec, generation_steps
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, converted, resolve
 from cap_viz.reading import read_blocks, read_report, read_scores
 from cap_viz.shipped import shipped_specs

@@ -25,7 +25,7 @@ from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.base import Example
 
 if TYPE_CHECKING:
-    from cap_viz.evaluation import EvalPlan
+    from cap_viz.evaluation.choice import EvalPlan
     from cap_viz.models.loading import ReasoningModel
 
 PROTOCOL = "perplexity"
@@ -99,7 +99,7 @@ def perplexity_plan(model: ReasoningModel, spec: EvalSpec) -> EvalPlan:
     """
     from cap_viz.attribution.batch_plan import BatchPlan
     from cap_viz.attribution.forward.packing import EncodedExample
-    from cap_viz.evaluation import EvalPlan
+    from cap_viz.evaluation.choice import EvalPlan
 
     length, task = length_of(spec), text_task(spec.examples.task)
     assert length is not None
