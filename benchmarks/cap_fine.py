@@ -26,7 +26,6 @@ from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.attribution.results import BLOCK_PARTS, EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
-from cap_viz.finding import block_spec
 from cap_viz.models.loading import DEFAULT_MODEL, Matrix, ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning.calibration.activations import input_norm, products, squares, wanda_score
@@ -47,10 +46,11 @@ from cap_viz.pruning.criterion import MaskRequest, Ranking
 from cap_viz.pruning.mask import Mask, mask_from, matrix_size, scoped_matrices
 from cap_viz.pruning.selection.global_threshold import Score, rank_steps
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, PER_ROW, OrderedGroup, local_ranking
-from cap_viz.reading import read_blocks, read_scores
+from cap_viz.runs.run_loading import read_blocks, read_scores
+from cap_viz.runs.run_queries import block_spec
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.settings import data_folder
-from cap_viz.spec import ScoreSpec
-from cap_viz.store import Store
 from cap_viz.tasks.arc import to_example
 from cap_viz.tasks.base import Example
 from cap_viz.tasks.example_sets import calibration_set

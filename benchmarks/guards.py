@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cap_viz.batched import BatchedRun, Step
-from cap_viz.engines import HERE
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.spec import RunSpec
-from cap_viz.store import Store
+from cap_viz.runs.backends.base import HERE
+from cap_viz.runs.batched_runs import BatchedRun, Step
+from cap_viz.runs.spec import RunSpec
+from cap_viz.runs.store import Store
 
 
 class CountingEngine:

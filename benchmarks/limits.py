@@ -37,11 +37,11 @@ from cap_viz.attribution.exact import exact_scores, make_score_plan, score_steps
 from cap_viz.cli.output import shown
 from cap_viz.evaluation.choice import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
-from cap_viz.reading import read_gradient, read_scores
-from cap_viz.runs import run_steps
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.run_loading import read_gradient, read_scores
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.shipped import N_CALIBRATION
-from cap_viz.spec import ScoreSpec
-from cap_viz.store import Store
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import calibration_set
 

@@ -31,15 +31,15 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks.guards import shipped_only
-from cap_viz.export import export_model
 from cap_viz.files import write_json
-from cap_viz.finding import score_runs
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
 from cap_viz.pruning import Mask, prune_mask
-from cap_viz.reading import read_scores
+from cap_viz.runs.export import export_model
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.run_loading import read_scores
+from cap_viz.runs.run_queries import score_runs
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.settings import ASSETS
-from cap_viz.spec import ScoreSpec
 
 TASK = "mini_science"
 TARGET = ASSETS / "pruned_cost.json"

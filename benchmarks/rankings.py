@@ -40,12 +40,12 @@ from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.attribution.joint_ablation import JointScores, joint_effects
 from cap_viz.cli.output import shown
 from cap_viz.models.loading import DEFAULT_MODEL, ModelShape, ReasoningModel, load_model
-from cap_viz.reading import read_gradient, read_scores
-from cap_viz.runs import run_steps
-from cap_viz.spec import ScoreSpec
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.run_loading import read_gradient, read_scores
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.stats.circuits import all_but_first, circuit_areas, faithfulness, first, michel_scores, order_of
 from cap_viz.stats.joint import Head, HeadSet
-from cap_viz.store import Store
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import calibration_set
 

@@ -195,12 +195,12 @@ def strong_scaling(repeats: int) -> dict[str, Any]:
     import torch
 
     import cap_viz as cv
-    from cap_viz.cluster import Cluster
-    from cap_viz.engines import HERE, Engine
     from cap_viz.progress import finish
-    from cap_viz.runs import run_steps
-    from cap_viz.spec import ScoreSpec
-    from cap_viz.store import Store
+    from cap_viz.runs.backends.base import HERE, Engine
+    from cap_viz.runs.backends.ray import Cluster
+    from cap_viz.runs.execute import run_steps
+    from cap_viz.runs.spec import ScoreSpec
+    from cap_viz.runs.store import Store
     from cap_viz.tasks.example_sets import calibration_set
 
     torch.set_num_threads(1)

@@ -22,17 +22,17 @@ import numpy as np
 from benchmarks.guards import shipped_only
 from cap_viz.attribution.attention_patterns import MEASURES
 from cap_viz.attribution.results import JointScores
-from cap_viz.finding import role_spec, score_runs
 from cap_viz.models.loading import TOY_MODEL, ReasoningModel, load_model
 from cap_viz.progress import finish
-from cap_viz.reading import read_roles, read_scores
-from cap_viz.spec import JointSpec, ScoreSpec
+from cap_viz.runs.kinds.joint import judged, together_steps
+from cap_viz.runs.run_loading import read_roles, read_scores
+from cap_viz.runs.run_queries import role_spec, score_runs
+from cap_viz.runs.spec import JointSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import mean_with_ci
 from cap_viz.stats.circuits import order_of
 from cap_viz.stats.joint import HeadSet
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks.example_sets import evaluation_set, examples_of
-from cap_viz.together import judged, together_steps
 
 TASKS = ("toy_math", "toy_strategy", "toy_choice")
 METRIC = "nll"

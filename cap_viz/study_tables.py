@@ -18,16 +18,16 @@ import pandas as pd
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport
-from cap_viz.comparison import CLEAR
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Measure, level_of, paired, paired_losses
 from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
 from cap_viz.evaluation.solution_loss import solution_loss_of, solution_spec
-from cap_viz.reading import read_head_zeros, read_report, read_scores
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec
+from cap_viz.runs.comparison import CLEAR
+from cap_viz.runs.run_loading import read_head_zeros, read_report, read_scores
+from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import holm
 from cap_viz.stats.reliability import rank_correlation
-from cap_viz.store import Store, StoredRun
 from cap_viz.study import (
     BETWEEN,
     COMPETING,

@@ -17,8 +17,8 @@ from plotly.subplots import make_subplots
 
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import DEFAULT_MODEL, resolve
+from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
-from cap_viz.store import Store
 from cap_viz.study import setting_of
 from cap_viz.study_tables import MARGIN, TABLES, Study
 from cap_viz.ui.figures import criterion_colour, criterion_name, display_order

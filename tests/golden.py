@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from cap_viz.files import write_bytes
-from cap_viz.spec import (
+from cap_viz.runs.spec import (
     ENGINE_VERSION,
     SCHEMA_VERSION,
     EvalSpec,
@@ -39,7 +39,7 @@ from cap_viz.spec import (
     spec_dict,
     spec_key,
 )
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.store import Store, StoredRun
 
 RUNS, KEYS, SPECS = (Path(__file__).with_name(f"golden_{name}.json") for name in ("runs", "keys", "specs"))
 

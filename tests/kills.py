@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.progress import finish
-from cap_viz.runs import run_steps
-from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
-from cap_viz.store import Store
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.tiny import write_tiny_model
 

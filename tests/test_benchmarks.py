@@ -23,13 +23,13 @@ from benchmarks.guards import CountingEngine, self_checks_made, shipped_only
 from benchmarks.sessions import CLICKED, VIEWS, check_busy, click_seconds
 from cap_viz.attribution import exact
 from cap_viz.attribution.exact import exact_scores
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import run_steps
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.spec import EvalSpec, ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.shipped import publish
-from cap_viz.spec import EvalSpec, ScoreSpec
-from cap_viz.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.tiny import tiny_examples
@@ -58,7 +58,7 @@ def shipped(tiny_model: ReasoningModel, tiny_task: Task, tmp_path: Path, monkeyp
     masks = [mask_spec_for(tiny_model.ref, name, SPARSITY, task="tiny", n=12) for name in ("cap", "wanda")]
     for spec in (scores, *(EvalSpec(tiny_model.ref, examples, mask) for mask in (None, *masks))):
         publish(finish(run_steps(spec, tiny_model, store)), folder)
-    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: folder)
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: folder)
     return Store(local=tmp_path / "local")
 
 

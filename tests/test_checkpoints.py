@@ -13,13 +13,13 @@ import pytest
 from safetensors.numpy import load, save
 
 from cap_viz.attribution.batch_plan import BatchPlan
-from cap_viz.checkpoints import Checkpoints
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.repair import repair
-from cap_viz.runs import run_steps
-from cap_viz.spec import ScoreSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.checkpoints import Checkpoints
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.repair import repair
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set
 
@@ -141,7 +141,7 @@ def test_a_part_that_cannot_be_trusted_is_named_in_the_log_and_computed_again(
     """A flipped bit in the values, and the part of other examples, were taken in unseen."""
     part = interrupted(spec, tiny_model, store) / "batch-00000.safetensors"
     damage(part)
-    with caplog.at_level(logging.WARNING, logger="cap_viz.checkpoints"):
+    with caplog.at_level(logging.WARNING, logger="cap_viz.runs.checkpoints"):
         run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == 2 - lost
     assert sum(str(part) in record.getMessage() for record in caplog.records) == 1

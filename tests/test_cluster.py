@@ -16,18 +16,18 @@ from pathlib import Path
 
 import pytest
 
-from cap_viz.cluster import REPLACEMENTS, Cluster, check_reachable, ray_errors_explained, share_of
-from cap_viz.cluster_worker import Versions
-from cap_viz.engines import HERE, Engine
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.generation import generation_spec
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import run_steps
+from cap_viz.runs.backends.base import HERE, Engine
+from cap_viz.runs.backends.ray import REPLACEMENTS, Cluster, check_reachable, ray_errors_explained, share_of
+from cap_viz.runs.backends.ray_worker import Versions
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
-from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
 
@@ -135,7 +135,7 @@ def test_a_killed_worker_costs_only_the_batch_it_was_at(
 def test_workers_that_keep_dying_end_the_run_and_nothing_that_was_finished_is_lost(
     cluster: Cluster, tiny_model: ReasoningModel, stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.cluster.REPLACEMENTS", 0)
+    monkeypatch.setattr("cap_viz.runs.backends.ray.REPLACEMENTS", 0)
     spec, both = score_spec(tiny_model, 48), processes(cluster, tiny_model, stores[1])
     steps = run_steps(spec, tiny_model, stores[1], cluster)
     while next(steps).done == 0:
@@ -144,7 +144,7 @@ def test_workers_that_keep_dying_end_the_run_and_nothing_that_was_finished_is_lo
         os.kill(process, signal.SIGKILL)
     with pytest.raises(CapVizError, match=r"1 workers were lost.* \d+ of \d+ batches are kept"):
         finish(steps)
-    monkeypatch.setattr("cap_viz.cluster.REPLACEMENTS", REPLACEMENTS)
+    monkeypatch.setattr("cap_viz.runs.backends.ray.REPLACEMENTS", REPLACEMENTS)
     run = computed(spec, tiny_model, stores[1], cluster)
     assert run.provenance["resumed_batches"] >= 1
     assert run.checksums == computed(spec, tiny_model, stores[0]).checksums
@@ -175,7 +175,7 @@ def test_workers_of_another_version_are_refused_with_both_versions(
     cluster: Cluster, tiny_model: ReasoningModel, stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.close()
-    monkeypatch.setattr("cap_viz.cluster.versions_here", lambda: Versions("9.9.9", 7, "3.0"))
+    monkeypatch.setattr("cap_viz.runs.backends.ray.versions_here", lambda: Versions("9.9.9", 7, "3.0"))
     with pytest.raises(CapVizError, match=r"The workers have CAP Viz 0\.1\.0 .*, this machine has CAP Viz 9\.9\.9"):
         computed(score_spec(tiny_model), tiny_model, stores[1], cluster)
     cluster.close()

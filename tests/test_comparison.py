@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from cap_viz.attribution.results import EvalReport, Questions
-from cap_viz.basis import basis_of, groups_of
-from cap_viz.comparison import DENSE, comparison_rows, contrasts, control_pairs, reference_pairs
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import (
     ACC,
@@ -23,9 +21,11 @@ from cap_viz.evaluation.eval_metrics import (
     per_question,
 )
 from cap_viz.paper import ACCURACY, accuracy_of
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ScoreSpec
+from cap_viz.runs.comparison import DENSE, comparison_rows, contrasts, control_pairs, reference_pairs
+from cap_viz.runs.mask_provenance import basis_of, groups_of
+from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.stats import PairedComparison, PairedMeans, wilson
-from cap_viz.store import StoredRun
 from cap_viz.tasks import load_task
 
 MODEL = ModelRef(id="m", fingerprint="f")

@@ -16,8 +16,8 @@ from cap_viz.evaluation.choice import evaluate
 from cap_viz.models.devices import chosen_device, expected_device
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.pruning import prune_mask
+from cap_viz.runs.spec import EvalSpec, spec_key
 from cap_viz.settings import asked_device, asked_dtype
-from cap_viz.spec import EvalSpec, spec_key
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks.example_sets import evaluation_set
 from tests.shell import Shell

@@ -22,7 +22,7 @@ from cap_viz.attribution.self_test import checks, weights_digest
 from cap_viz.evaluation.choice import evaluate, make_eval_plan
 from cap_viz.models.loading import ModelSource, ReasoningModel, boot
 from cap_viz.pruning import prune_mask
-from cap_viz.spec import ABLATIONS
+from cap_viz.runs.spec import ABLATIONS
 from cap_viz.tasks import Example
 from tests.tiny import tiny_examples
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cap_viz.batched import batched_run
-from cap_viz.cluster_worker import Worker, versions_here
-from cap_viz.engines import HERE, EngineChoice, asked_engine, engine_named
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import mask_steps
+from cap_viz.runs.backends.base import HERE, EngineChoice, asked_engine, engine_named
+from cap_viz.runs.backends.ray_worker import Worker, versions_here
+from cap_viz.runs.batched_runs import batched_run
+from cap_viz.runs.execute import mask_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.spec import EvalSpec, ModelRef, ScoreSpec, spec_dict
+from cap_viz.runs.store import Store
 from cap_viz.settings import ADDRESS, ENGINE, WORKERS
-from cap_viz.spec import EvalSpec, ModelRef, ScoreSpec, spec_dict
-from cap_viz.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
@@ -60,7 +60,7 @@ def test_unknown_engines_and_odd_numbers_of_workers_are_a_sentence(
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cap_viz.engines.find_spec", lambda _: None)
+    monkeypatch.setattr("cap_viz.runs.backends.base.find_spec", lambda _: None)
     with pytest.raises(CapVizError, match=r"Ray is not installed here; run pip install -r requirements-ray.txt"):
         engine_named(EngineChoice("ray"))
     assert engine_named(EngineChoice()) is HERE

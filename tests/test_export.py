@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.export import export_mask, export_model, read_mask
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import Mask
-from cap_viz.reading import read_report
-from cap_viz.runs import mask_steps, run_steps
-from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec, mask_dict, mask_spec, spec_key
-from cap_viz.store import Store
+from cap_viz.runs.execute import mask_steps, run_steps
+from cap_viz.runs.export import export_mask, export_model, read_mask
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec, mask_dict, mask_spec, spec_key
+from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
 

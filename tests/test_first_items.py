@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.notebook import notebook_of
 from cap_viz.progress import finish
-from cap_viz.reading import read_report
-from cap_viz.repair import repair
-from cap_viz.runs import run_steps
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.notebook import notebook_of
+from cap_viz.runs.repair import repair
+from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.series import computed_in_turn
-from cap_viz.spec import EvalSpec
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.panels import making_of

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from cap_viz.attribution.prompt_intervention import continuation_steps
-from cap_viz.audit import audit_of
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import (
     END_OF_TEXT,
@@ -29,15 +28,16 @@ from cap_viz.evaluation.generation import (
     protocol_of,
     shots,
 )
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ModelShape, ReasoningModel
-from cap_viz.own_solutions import own_solutions_task
 from cap_viz.progress import finish
-from cap_viz.reading import read_answers, read_report
-from cap_viz.runs import run_steps
-from cap_viz.spec import EvalSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
-from cap_viz.store import Store, StoredRun
-from cap_viz.tables import answers_table
+from cap_viz.runs.audit import audit_of
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.parquet_schema import answers_table
+from cap_viz.runs.run_loading import read_answers, read_report
+from cap_viz.runs.self_generated_calibration import own_solutions_task
+from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Task, all_tasks, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
 from cap_viz.tasks.writing import NUMBER, YES_NO, Writing

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cap_viz.spec import RunSpec, spec_dict, spec_from_dict, spec_key
-from cap_viz.store import parquet
+from cap_viz.runs.spec import RunSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.runs.store import parquet
 from tests.golden import (
     KEYS,
     RUNS,

@@ -28,7 +28,7 @@ from cap_viz.attribution.gradient import gradient_effects, gradient_steps, make_
 from cap_viz.attribution.self_test import weights_digest
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.loading import ModelSource, ReasoningModel, boot
-from cap_viz.spec import ABLATIONS
+from cap_viz.runs.spec import ABLATIONS
 from cap_viz.tasks import Example
 from tests.test_engine import mean_z
 from tests.tiny import tiny_examples

@@ -16,17 +16,17 @@ import torch
 from filelock import FileLock
 
 from cap_viz.attribution.self_test import weights_digest
-from cap_viz.engines import Engine, Here
 from cap_viz.errors import CapVizError, NotEnoughMemory
-from cap_viz.jobs import MAX_EXAMPLES, NEXT_STATES, Job, JobQueue, PrunedWeights, first_in_line
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import prune_mask
-from cap_viz.reading import read_report, read_scores
-from cap_viz.runs import run_steps
-from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
-from cap_viz.store import Store, StoredRun, lock_file
+from cap_viz.runs.backends.base import Engine, Here
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.queue import MAX_EXAMPLES, NEXT_STATES, Job, JobQueue, PrunedWeights, first_in_line
+from cap_viz.runs.run_loading import read_report, read_scores
+from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun, lock_file
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
@@ -50,7 +50,7 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Semaphore(0)
         self.closed = 0
-        monkeypatch.setattr("cap_viz.runs.run_steps", self.steps)
+        monkeypatch.setattr("cap_viz.runs.execute.run_steps", self.steps)
 
     def steps(
         self, spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine
@@ -187,7 +187,7 @@ def test_errors_become_sentences(
         yield Progress(0, 1)
         raise error
 
-    monkeypatch.setattr("cap_viz.runs.run_steps", fails)
+    monkeypatch.setattr("cap_viz.runs.execute.run_steps", fails)
     job = queue.submit(ScoreSpec(tiny_model.ref, calibration_set("tiny", 3)), "x")
     wait_for(job, "failed")
     assert sentence in job.error
@@ -204,7 +204,7 @@ def test_remaining_time_follows_this_process_pace() -> None:
 
 def test_a_full_queue_refuses(queue: JobQueue, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
-    monkeypatch.setattr("cap_viz.jobs.MAX_QUEUED", 1)
+    monkeypatch.setattr("cap_viz.runs.queue.MAX_QUEUED", 1)
     running = queue.submit(ScoreSpec(tiny_model.ref, calibration_set("tiny", 1)), "running")
     wait_for(running, "running")
     queue.submit(ScoreSpec(tiny_model.ref, calibration_set("tiny", 2)), "waiting")
@@ -242,7 +242,7 @@ def test_evaluations_of_the_same_questions_take_turns(
             except StopIteration as stop:
                 return stop.value
 
-    monkeypatch.setattr("cap_viz.runs.run_steps", watched)
+    monkeypatch.setattr("cap_viz.runs.execute.run_steps", watched)
     specs = [EvalSpec(tiny_model.ref, examples), EvalSpec(tiny_model.ref, examples, mask=mask)]
     found = at_once(queue, *specs)
     for job in found:
@@ -342,7 +342,7 @@ class Scripted:
     ) -> None:
         self.script = steps
         self.taken: list[RunSpec] = []
-        monkeypatch.setattr("cap_viz.runs.run_steps", self.steps)
+        monkeypatch.setattr("cap_viz.runs.execute.run_steps", self.steps)
 
     def steps(self, spec: RunSpec, *others: Any) -> Generator[Progress, None, None]:
         for progress in self.script(spec):

@@ -17,10 +17,10 @@ from cap_viz.errors import OutOfMemory
 from cap_viz.models.batch_size import MOST_TIMES
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.reading import read_report, read_scores
-from cap_viz.runs import run_steps
-from cap_viz.spec import EvalSpec, ScoreSpec
-from cap_viz.store import Store
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.run_loading import read_report, read_scores
+from cap_viz.runs.spec import EvalSpec, ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 

@@ -22,12 +22,12 @@ from cap_viz.evaluation.perplexity import perplexity_plan, perplexity_spec
 from cap_viz.evaluation.solution_loss import solution_spec
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.reading import read_answers, read_gradient, read_report, read_scores
-from cap_viz.runs import run_steps
-from cap_viz.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.parquet_schema import answers_table
+from cap_viz.runs.run_loading import read_answers, read_gradient, read_report, read_scores
+from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.study_tables import factor, loss_difference
-from cap_viz.tables import answers_table
 from cap_viz.tasks import TASKS, Example, Task, load_task
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui import compare_solutions

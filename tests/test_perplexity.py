@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec, token_windows
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.progress import finish
-from cap_viz.reading import read_report
-from cap_viz.runs import run_steps
-from cap_viz.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
-from cap_viz.store import Store
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.runs.store import Store
 from cap_viz.tasks import load_task
 from tests.shell import Shell
 from tests.tiny import write_tiny_model

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import DEFAULT_MODEL, TOY_MODEL, ReasoningModel, resolve
 from cap_viz.progress import finish
 from cap_viz.pruning import MaskRequest, criterion_named, prune_mask
@@ -16,9 +15,10 @@ from cap_viz.pruning.calibration.gradients import answer_rows, whole_rows
 from cap_viz.pruning.calibration.token_gradients import take_row
 from cap_viz.pruning.criteria.sparsegpt import repaired, sparsegpt
 from cap_viz.pruning.criteria.taylor import taylor_score
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.spec import EvalSpec, spec_dict, spec_from_dict
+from cap_viz.runs.store import Store
 from cap_viz.settings import shipped_folder
-from cap_viz.spec import EvalSpec, spec_dict, spec_from_dict
-from cap_viz.store import Store
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import (
     companion_task,

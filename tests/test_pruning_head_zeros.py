@@ -14,7 +14,7 @@ from cap_viz.progress import finish
 from cap_viz.pruning import CRITERIA, prune_mask, rank_weights
 from cap_viz.pruning.head_sparsity import counted, head_profile_steps, mask_head_zeros
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, PER_ROW, Pattern
-from cap_viz.tables import head_zeros_from, head_zeros_table
+from cap_viz.runs.parquet_schema import head_zeros_from, head_zeros_table
 from tests.tiny import tiny_examples
 
 EFFECT = np.random.default_rng(0).normal(size=(3, 4))

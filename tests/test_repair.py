@@ -17,14 +17,14 @@ import pytest
 from filelock import FileLock
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.jobs import shared_queue
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.repair import repair
-from cap_viz.runs import run_steps
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.repair import repair
+from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_key
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
-from cap_viz.spec import EvalSpec, ScoreSpec, spec_key
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
 

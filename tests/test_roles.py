@@ -21,13 +21,13 @@ from cap_viz.attribution.attention_patterns import (
     summed,
 )
 from cap_viz.errors import UsageError
-from cap_viz.finding import role_spec
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.reading import read_roles
-from cap_viz.runs import run_steps
-from cap_viz.spec import RoleSpec, ScoreSpec, spec_dict, spec_from_dict
-from cap_viz.store import Store
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.run_loading import read_roles
+from cap_viz.runs.run_queries import role_spec
+from cap_viz.runs.spec import RoleSpec, ScoreSpec, spec_dict, spec_from_dict
+from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set
 from tests.tiny import tiny_examples

@@ -14,15 +14,15 @@ from cap_viz.attribution.estimators import score_heads
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.choice import compare, evaluate
 from cap_viz.files import write_json
-from cap_viz.finding import eval_runs, model_ref, score_runs
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import prune_mask
-from cap_viz.reading import read_report, read_scores, read_zeros
-from cap_viz.runs import run_steps
-from cap_viz.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
-from cap_viz.store import SPEC, DamagedRun, Store, StoredRun
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.run_loading import read_report, read_scores, read_zeros
+from cap_viz.runs.run_queries import eval_runs, model_ref, score_runs
+from cap_viz.runs.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.runs.store import SPEC, DamagedRun, Store, StoredRun
 from cap_viz.tasks import TASKS, Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set, named_set
 from cap_viz.ui.panels import cut_words
@@ -306,7 +306,7 @@ def test_the_first_items_of_a_longer_evaluation_are_not_asked_again(
     many, few = (EvalSpec(tiny_model.ref, evaluation_set("tiny", n), mask=mask) for n in (20, 7))
     longer = finish(run_steps(many, tiny_model, store))
     with monkeypatch.context() as patch:
-        patch.setattr("cap_viz.batched.eval_steps", None)  # Nothing may be computed.
+        patch.setattr("cap_viz.runs.batched_runs.eval_steps", None)  # Nothing may be computed.
         run = finish(run_steps(few, tiny_model, store))
     assert run.provenance["taken_from"] == longer.key
     report, whole = read_report(store, run), read_report(store, longer)

@@ -10,13 +10,13 @@ import pytest
 
 from cap_viz.attribution.exact import exact_scores, score_blocks
 from cap_viz.errors import UsageError
-from cap_viz.finding import block_run, block_spec, score_runs
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.reading import read_blocks, read_scores
-from cap_viz.runs import run_steps
-from cap_viz.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
-from cap_viz.store import Store
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.run_loading import read_blocks, read_scores
+from cap_viz.runs.run_queries import block_run, block_spec, score_runs
+from cap_viz.runs.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set
 from tests.shell import Shell

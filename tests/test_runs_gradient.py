@@ -12,15 +12,15 @@ from cap_viz.attribution.estimators import score_heads
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.errors import UsageError
-from cap_viz.finding import score_runs
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import prune_mask
-from cap_viz.reading import read_gradient
-from cap_viz.runs import mask_steps, run_steps
-from cap_viz.spec import ScoreSpec, spec_dict, spec_from_dict
-from cap_viz.store import Store
+from cap_viz.runs.execute import mask_steps, run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.run_loading import read_gradient
+from cap_viz.runs.run_queries import score_runs
+from cap_viz.runs.spec import ScoreSpec, spec_dict, spec_from_dict
+from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cap_viz.archive import export_run, import_run
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.reading import read_report
-from cap_viz.runs import run_steps
-from cap_viz.spec import EvalSpec
-from cap_viz.store import MANIFEST, SPEC, Store, StoredRun
+from cap_viz.runs.archive import export_run, import_run
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import MANIFEST, SPEC, Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.loading import stored_runs

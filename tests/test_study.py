@@ -15,10 +15,10 @@ from cap_viz import study
 from cap_viz.cli.study import markdown
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import TOY_MODEL, ReasoningModel, resolve
-from cap_viz.reading import read_report
+from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store
 from cap_viz.series import computed_in_turn
-from cap_viz.spec import EvalSpec
-from cap_viz.store import Store
 from cap_viz.study import COMPETING, PERMUTATIONS, STRONGEST, Setting, setting_of, study_parts
 from cap_viz.study_tables import TABLES, Study, verdict
 from scripts.study_figures import FIGURES, LEAST_HEIGHT, height_of

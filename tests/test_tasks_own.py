@@ -11,10 +11,10 @@ from streamlit.testing.v1 import AppTest
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import run_steps
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT, local_folder
-from cap_viz.spec import EvalSpec
-from cap_viz.store import Store
 from cap_viz.tasks import TASKS, Task, all_tasks, load_task
 from cap_viz.tasks.description import described, splits_of, task_of
 from cap_viz.tasks.example_sets import evaluation_set

@@ -13,15 +13,15 @@ from cap_viz.attribution.joint_ablation import joint_effects
 from cap_viz.attribution.results import JointScores, Questions
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish
-from cap_viz.reading import read_joint
-from cap_viz.runs import run_steps
-from cap_viz.spec import JointSpec, spec_dict, spec_from_dict
-from cap_viz.store import Store
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.kinds.joint import judged, sets_of
+from cap_viz.runs.run_loading import read_joint
+from cap_viz.runs.spec import JointSpec, spec_dict, spec_from_dict
+from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
-from cap_viz.together import judged, sets_of
 
 HEADS = ((0, 1), (2, 3))
 

@@ -12,12 +12,12 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.describe import ablation_words
-from cap_viz.finding import block_spec
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.notebook import notebook_of
-from cap_viz.spec import ABLATIONS, JointSpec, ScoreSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.notebook import notebook_of
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_queries import block_spec
+from cap_viz.runs.spec import ABLATIONS, JointSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.runs_html import html_of
 from tests.shell import Shell

@@ -14,14 +14,14 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport, Questions
-from cap_viz.comparison import DENSE as DENSE_CELL
-from cap_viz.comparison import comparison_rows
 from cap_viz.evaluation.eval_metrics import ACC, guessing
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.reading import read_report
-from cap_viz.spec import EvalSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.comparison import DENSE as DENSE_CELL
+from cap_viz.runs.comparison import comparison_rows
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import chance_level, load_task
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.prune_accuracy import Column

@@ -23,23 +23,23 @@ from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.cli.accuracy import compare
-from cap_viz.comparison import DENSE, Cell, Contrast, comparison_specs
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Level, Measure
 from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
 from cap_viz.evaluation.solution_loss import solution_spec
-from cap_viz.jobs import shared_queue
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.paper import PaperPoint, accuracy_of
 from cap_viz.progress import finish
-from cap_viz.reading import read_report
-from cap_viz.runs import run_steps
+from cap_viz.runs.comparison import DENSE, Cell, Contrast, comparison_specs
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
 from cap_viz.shipped import MAIN_CRITERIA, SEED
 from cap_viz.shipped import N_CALIBRATION as N_CALIBRATED
-from cap_viz.spec import EvalSpec
 from cap_viz.stats import Interval, PairedComparison, compare_paired
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.compare_command import USUAL_N, USUAL_REFERENCE, next_command
@@ -101,7 +101,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def page(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
     """The Compare page before its first run, on a copy of the world's runs."""
     shutil.copytree(world.cache, tmp_path / "cache")
-    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: world.shipped)
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: world.shipped)
     shared_queue.cache_clear()
     yield AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
     shared_queue.cache_clear()

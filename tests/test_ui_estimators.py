@@ -10,11 +10,11 @@ from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.hybrid import hybrid_scores
-from cap_viz.finding import block_spec
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.reading import read_blocks, read_gradient, read_scores
-from cap_viz.spec import ScoreSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.run_loading import read_blocks, read_gradient, read_scores
+from cap_viz.runs.run_queries import block_spec
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import calibration_set
 from tests.test_ui_pages import matrix, opened, text
 from tests.test_ui_text import computed, drawn, score_spec, store, wait_for_jobs

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.jobs import shared_queue
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.reading import read_report, read_scores
-from cap_viz.runs import run_steps
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_loading import read_report, read_scores
+from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
-from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.stats import compare_paired
-from cap_viz.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from cap_viz.ui.learn_steps import STEPS
@@ -28,7 +28,7 @@ from cap_viz.ui.learn_view import guesses_in, in_address
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
     shared_queue.cache_clear()
     yield Store()
     shared_queue.cache_clear()

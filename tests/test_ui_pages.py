@@ -20,19 +20,19 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
 from cap_viz.errors import CapVizError
-from cap_viz.jobs import shared_queue
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.reading import read_joint, read_report, read_scores
-from cap_viz.runs import run_steps
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.joint import judged
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_loading import read_joint, read_report, read_scores
+from cap_viz.runs.spec import EvalSpec, JointSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
-from cap_viz.spec import EvalSpec, JointSpec, RunSpec, ScoreSpec
 from cap_viz.stats import mean_with_ci
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
-from cap_viz.together import judged
 from cap_viz.ui.loading import arrived_effects
 from cap_viz.ui.panels import signed
 
@@ -42,7 +42,7 @@ TIMEOUT = 60
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """An empty store in place of the project's, and a queue that writes into it."""
-    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
     shared_queue.cache_clear()
     yield Store()
     for job in shared_queue().listing():

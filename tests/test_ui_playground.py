@@ -11,10 +11,10 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
 from cap_viz.errors import CapVizError
-from cap_viz.jobs import shared_queue
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.ui import playground_data
 from cap_viz.ui.playground_figures import coloured_prompt, unique, visible
 from tests.test_ui_pages import opened, text, wait_for_jobs
@@ -25,7 +25,7 @@ PROMPT = "Question: what is water ?\nAnswer:"
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
     forget()
     yield Store()
     forget()
@@ -96,7 +96,7 @@ def test_a_mask_that_cannot_be_built_says_why(scores: StoredRun, monkeypatch: py
         raise CapVizError("The calibration examples have gone.")
 
     at = played(scores, mask="wanda", zeros="50")
-    monkeypatch.setattr("cap_viz.runs.pruned_weights_steps", fails)
+    monkeypatch.setattr("cap_viz.runs.execute.pruned_weights_steps", fails)
     at.button(key="play_apply").click().run()
     wait_for_jobs()
     at.run()

@@ -22,19 +22,19 @@ from streamlit.testing.v1 import AppTest
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import generation_spec
-from cap_viz.jobs import Job, JobQueue, shared_queue
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.criterion import MaskRequest
 from cap_viz.pruning.mask import SCOPES, Scope
-from cap_viz.reading import read_answers, read_report, read_zeros
-from cap_viz.runs import run_steps
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.queue import Job, JobQueue, shared_queue
+from cap_viz.runs.run_loading import read_answers, read_report, read_zeros
+from cap_viz.runs.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec, spec_key
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
-from cap_viz.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.stats import compare_paired, wilson
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from cap_viz.ui.figures import criterion_colour, criterion_glyph, criterion_symbol
@@ -118,7 +118,7 @@ def page(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     cache = tmp_path / "cache"
     shutil.copytree(world.cache, cache)
     monkeypatch.setenv("CAP_VIZ_CACHE", str(cache))
-    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: world.shipped)
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: world.shipped)
     shared_queue.cache_clear()
     yield AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
     for job in shared_queue().listing():

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.reading import read_scores
-from cap_viz.spec import ABLATIONS, ExampleSet, ModelRef, ScoreSpec, spec_key
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.run_loading import read_scores
+from cap_viz.runs.spec import ABLATIONS, ExampleSet, ModelRef, ScoreSpec, spec_key
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.ui.frame import Frame

@@ -18,22 +18,22 @@ import pytest
 from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.archive import archive_bytes, import_run
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.solution_loss import solution_spec
-from cap_viz.jobs import shared_queue
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.notebook import notebook_of
-from cap_viz.numbers import numbers_of
 from cap_viz.progress import finish
-from cap_viz.reading import read_report, read_scores
-from cap_viz.runs import run_steps
+from cap_viz.runs.archive import archive_bytes, import_run
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.notebook import notebook_of
+from cap_viz.runs.parquet_schema import options_table
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_loading import read_report, read_scores
+from cap_viz.runs.spec import EvalSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, spec_key
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
-from cap_viz.spec import EvalSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, spec_key
 from cap_viz.stats import compare_paired
-from cap_viz.store import Store, StoredRun
-from cap_viz.tables import options_table
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from cap_viz.ui.runs_detail import json_rows, parquet
 from cap_viz.ui.runs_html import html_of
@@ -46,7 +46,7 @@ TASK = "mini_science"
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """An empty store that pages and the notebook find by the environment."""
     monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
     shared_queue.cache_clear()
     yield Store()
     shared_queue.cache_clear()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.reading import read_scores
+from cap_viz.runs.run_loading import read_scores
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
-from cap_viz.spec import ScoreSpec
 from cap_viz.stats import rank_agreement, rank_heads, true_spread
-from cap_viz.store import Store
 from cap_viz.tasks import TASKS
 from cap_viz.ui.loading import head_statistics
 from cap_viz.ui.tasks_data import Measured, pairs, shared_heads

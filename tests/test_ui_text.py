@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.finding import control_runs
-from cap_viz.jobs import shared_queue
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.reading import read_scores
-from cap_viz.runs import run_steps
-from cap_viz.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_loading import read_scores
+from cap_viz.runs.run_queries import control_runs
+from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import specificity, top_overlap
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from cap_viz.ui.heads_control import View
@@ -35,7 +35,7 @@ TIMEOUT = 60
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """An empty store in place of the project's, and a queue that writes into it."""
-    monkeypatch.setattr("cap_viz.store.shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
     shared_queue.cache_clear()
     yield Store()
     for job in shared_queue().listing():

@@ -30,8 +30,8 @@ from cap_viz.cli import (
 )
 from cap_viz.cli.output import err, shown
 from cap_viz.cli.runs import runs_app
-from cap_viz.describe import describe
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.runs.run_labels import describe
 from cap_viz.settings import ask_for, asked_device, asked_dtype, local_folder, start_logging
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -23,15 +23,15 @@ from cap_viz.cli.options import (
     split_list,
 )
 from cap_viz.cli.output import out, print_json, run_facts
-from cap_viz.describe import percent
-from cap_viz.engines import asked_engine
 from cap_viz.models.loading import DEFAULT_MODEL
-from cap_viz.spec import EvalSpec
+from cap_viz.runs.backends.base import asked_engine
+from cap_viz.runs.run_labels import percent
+from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import check_has_options, load_task
 
 if TYPE_CHECKING:
     from cap_viz.evaluation.eval_metrics import Measure
-    from cap_viz.spec import ModelRef
+    from cap_viz.runs.spec import ModelRef
 
 
 @takes_mask
@@ -48,9 +48,9 @@ def evaluate(
 ) -> None:
     """Measure accuracy, dense or pruned."""
     from cap_viz.accuracy import against_guessing
-    from cap_viz.reading import read_report
+    from cap_viz.runs.run_loading import read_report
+    from cap_viz.runs.store import Store
     from cap_viz.stats import wilson
-    from cap_viz.store import Store
     from cap_viz.tasks.example_sets import evaluation_set
 
     check_has_options(load_task(task))
@@ -111,9 +111,9 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Several criteria at several sparsities on the same items, paired with one of them."""
-    from cap_viz.comparison import DENSE, comparison_rows, comparison_specs
     from cap_viz.evaluation.eval_metrics import measure_named
-    from cap_viz.store import Store
+    from cap_viz.runs.comparison import DENSE, comparison_rows, comparison_specs
+    from cap_viz.runs.store import Store
 
     # The dense model is in every comparison; as a reference it is no criterion to prune by.
     reference, wanted = [] if against == DENSE[0] else [against], measure_named(measure)

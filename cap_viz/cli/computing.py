@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cap_viz.cli.output import shown
-from cap_viz.engines import EngineChoice, asked_engine, engine_of
+from cap_viz.runs.backends.base import EngineChoice, asked_engine, engine_of
 
 if TYPE_CHECKING:
     from cap_viz.attribution.results import EvalReport
-    from cap_viz.store import StoredRun
+    from cap_viz.runs.store import StoredRun
 
 
 def stored_run(spec_for: Any, model_id: str, store: Any) -> StoredRun:
@@ -20,7 +20,7 @@ def stored_run(spec_for: Any, model_id: str, store: Any) -> StoredRun:
 def stored_runs(specs_for: Any, model_id: str, store: Any, engine: EngineChoice | None = None) -> dict[Any, StoredRun]:
     """The runs of many specs on one model, which is loaded only if one of them is missing."""
     from cap_viz.models.loading import load, resolve
-    from cap_viz.runs import run_steps
+    from cap_viz.runs.execute import run_steps
 
     source, loaded = resolve(model_id), None
     found: dict[Any, StoredRun] = {}
@@ -38,6 +38,6 @@ def stored_reports(
     specs_for: Any, model_id: str, store: Any, engine: EngineChoice | None = None
 ) -> dict[Any, EvalReport]:
     """Reports of many specs on one model."""
-    from cap_viz.reading import read_report
+    from cap_viz.runs.run_loading import read_report
 
     return {name: read_report(store, run) for name, run in stored_runs(specs_for, model_id, store, engine).items()}

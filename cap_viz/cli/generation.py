@@ -10,15 +10,15 @@ from cap_viz.cli.computing import stored_run
 from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption, TaskOption
 from cap_viz.cli.output import out, print_json, run_facts
-from cap_viz.describe import percent
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.evaluation.generation import FORMATS
 from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.runs.run_labels import percent
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cap_viz.spec import EvalSpec, ModelRef
+    from cap_viz.runs.spec import EvalSpec, ModelRef
 
 SPLITS = ("evaluation", "calibration")
 
@@ -43,9 +43,9 @@ def generate(
 ) -> None:
     """Let the model write its answers and read them: exact match and parse rate."""
     from cap_viz.evaluation.generation import generation_spec
-    from cap_viz.own_solutions import own_solutions_task
-    from cap_viz.reading import read_answers
-    from cap_viz.store import Store
+    from cap_viz.runs.run_loading import read_answers
+    from cap_viz.runs.self_generated_calibration import own_solutions_task
+    from cap_viz.runs.store import Store
     from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
     check_choice("split", split, SPLITS)

@@ -17,7 +17,7 @@ from cap_viz.cli.options import (
     ScoresTaskOption,
     SeedOption,
 )
-from cap_viz.spec import MaskSpec, ModelRef
+from cap_viz.runs.spec import MaskSpec, ModelRef
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MaskOptions:
 
     def spec(self, model: ModelRef, criterion: str, sparsity: float, *, task: str, n: int) -> MaskSpec:
         """The mask of a criterion from `n` calibration examples. Raises `UsageError` as `mask_spec_for` does."""
-        from cap_viz.mask_specs import mask_spec_for
+        from cap_viz.runs.mask_specs import mask_spec_for
 
         return mask_spec_for(model, criterion, sparsity, task=task, n=n, **asdict(self))
 

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from cap_viz.progress import Progress, finish
 
 if TYPE_CHECKING:
-    from cap_viz.store import StoredRun
+    from cap_viz.runs.store import StoredRun
 
 # A table that goes to a file or a pipe must not lose text to the width of a terminal that is not there.
 out = Console(width=None if sys.stdout.isatty() else 160)
@@ -37,7 +37,7 @@ def shown(steps: Generator[Progress, None, Result]) -> Result:
 
 def run_facts(run: StoredRun) -> dict[str, Any]:
     """`seconds` is None for the first items of another run, which `taken_from` then names."""
-    from cap_viz.first_items import computing_seconds
+    from cap_viz.runs.prefix_reuse import computing_seconds
 
     facts = {
         "key": run.key,

@@ -10,12 +10,12 @@ from cap_viz.cli.computing import stored_run
 from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json, run_facts
-from cap_viz.describe import percent
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS
 from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.runs.run_labels import percent
 
 if TYPE_CHECKING:
-    from cap_viz.spec import EvalSpec, ModelRef
+    from cap_viz.runs.spec import EvalSpec, ModelRef
 
 
 @takes_mask
@@ -34,8 +34,8 @@ def perplexity(
 ) -> None:
     """Measure perplexity on running text, dense or pruned."""
     from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
-    from cap_viz.reading import read_report
-    from cap_viz.store import Store
+    from cap_viz.runs.run_loading import read_report
+    from cap_viz.runs.store import Store
 
     n_windows = windows or count_windows(text, model, length)
 

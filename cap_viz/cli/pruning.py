@@ -17,8 +17,8 @@ from cap_viz.cli.options import (
     TaskOption,
 )
 from cap_viz.cli.output import out, print_json, shown
-from cap_viz.describe import percent
 from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.runs.run_labels import percent
 
 
 @takes_mask
@@ -34,8 +34,8 @@ def prune(
 ) -> None:
     """Build a mask and say where its zeros are."""
     from cap_viz.models.loading import load, resolve
-    from cap_viz.runs import mask_steps
-    from cap_viz.store import Store
+    from cap_viz.runs.execute import mask_steps
+    from cap_viz.runs.store import Store
 
     source = resolve(model)
     spec = mask.spec(source.ref, criterion, sparsity, task=task, n=n)
@@ -81,10 +81,10 @@ def export(
     mask: MaskOptions,
 ) -> None:
     """Write the pruned model as a Hugging Face folder with its recipe, or the mask alone."""
-    from cap_viz.export import check_absent, export_mask, export_model
     from cap_viz.models.loading import load, resolve
-    from cap_viz.runs import mask_steps
-    from cap_viz.store import Store
+    from cap_viz.runs.execute import mask_steps
+    from cap_viz.runs.export import check_absent, export_mask, export_model
+    from cap_viz.runs.store import Store
 
     check_absent(to)
     source, store = resolve(model), Store()

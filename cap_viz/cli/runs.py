@@ -10,9 +10,9 @@ from rich.table import Table
 
 from cap_viz.cli.options import JsonOption
 from cap_viz.cli.output import err, out, print_json, run_facts
-from cap_viz.describe import describe
 from cap_viz.errors import UsageError
-from cap_viz.spreadsheet import csv_text
+from cap_viz.runs.run_labels import describe
+from cap_viz.runs.spreadsheet import csv_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ def runs(context: typer.Context, as_json: JsonOption = False) -> None:
 @runs_app.command("list")
 def list_runs(as_json: JsonOption = False) -> None:
     """List stored runs, shipped and local, and name damaged ones."""
-    from cap_viz.store import Store
+    from cap_viz.runs.store import Store
 
     store = Store()
     found, damaged = store.runs(), store.damaged()
@@ -55,8 +55,8 @@ def list_runs(as_json: JsonOption = False) -> None:
 @runs_app.command("show")
 def show_run(key: KeyArgument) -> None:
     """Print a run's spec and provenance as JSON."""
-    from cap_viz.spec import spec_dict
-    from cap_viz.store import Store
+    from cap_viz.runs.spec import spec_dict
+    from cap_viz.runs.store import Store
 
     run = Store().by_key(key)
     print_json(run_facts(run) | {"spec": spec_dict(run.spec), "provenance": run.provenance, "files": run.checksums})
@@ -65,7 +65,7 @@ def show_run(key: KeyArgument) -> None:
 @runs_app.command("verify")
 def verify_runs(as_json: JsonOption = False) -> None:
     """Check every stored run against its checksums; exit code 1 if one is damaged."""
-    from cap_viz.store import Store
+    from cap_viz.runs.store import Store
 
     store = Store()
     sound, damaged = sum(map(store.is_sound, store.runs())), store.damaged()
@@ -82,8 +82,8 @@ def verify_runs(as_json: JsonOption = False) -> None:
 @runs_app.command("repair")
 def repair_runs(as_json: JsonOption = False) -> None:
     """Set damaged runs aside and clean up what dead processes left; unfinished runs stay, to be resumed."""
-    from cap_viz.repair import repair
-    from cap_viz.store import Store
+    from cap_viz.runs.repair import repair
+    from cap_viz.runs.store import Store
 
     store = Store()
     done = repair(store)
@@ -104,8 +104,8 @@ def audit(
     to: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; JSON lines on stdout if left out.")] = None,
 ) -> None:
     """Write everything behind an accuracy, item by item: prompt, what came back, how it was read, gold."""
-    from cap_viz.audit import audit_of
-    from cap_viz.store import Store
+    from cap_viz.runs.audit import audit_of
+    from cap_viz.runs.store import Store
 
     if to is not None and to.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"{to} should end in .csv or .jsonl.")
@@ -139,8 +139,8 @@ def export(
     to: Annotated[Path, typer.Option(help="A file, or a folder that gets RUN.zip.")] = Path(),
 ) -> None:
     """Write a run as one zip file."""
-    from cap_viz.archive import export_run
-    from cap_viz.store import Store
+    from cap_viz.runs.archive import export_run
+    from cap_viz.runs.store import Store
 
     out.print(f"Wrote {export_run(Store().by_key(key), to)}")
 
@@ -148,8 +148,8 @@ def export(
 @runs_app.command("import")
 def import_file(file: Annotated[Path, typer.Argument(help="A zip file written by `runs export`.")]) -> None:
     """Bring an exported run into the local store, after checking it."""
-    from cap_viz.archive import import_run
-    from cap_viz.store import Store
+    from cap_viz.runs.archive import import_run
+    from cap_viz.runs.store import Store
 
     run = import_run(Store(), file)
     out.print(f"Imported {run.key} ({describe(run.spec)}, {len(run.spec.examples.ids)} examples)")

@@ -23,20 +23,20 @@ from cap_viz.cli.options import (
     read_ids,
 )
 from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
-from cap_viz.describe import ablation_words
-from cap_viz.engines import asked_engine
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
-from cap_viz.spec import ABLATIONS, PARTS, ScoreSpec
+from cap_viz.runs.backends.base import asked_engine
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.spec import ABLATIONS, PARTS, ScoreSpec
 from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
-    from cap_viz.spec import ModelRef, RunSpec
+    from cap_viz.runs.spec import ModelRef, RunSpec
+    from cap_viz.runs.store import Store, StoredRun
     from cap_viz.stats.budget import HybridPlan
     from cap_viz.stats.hybrid import HybridEstimate
     from cap_viz.stats.intervals import MeanEstimate
-    from cap_viz.store import Store, StoredRun
 
 
 def score(
@@ -75,8 +75,8 @@ def score(
     --minutes or --half-width a pilot of 16 examples chooses both numbers, which are then kept.
     """
     from cap_viz.attribution.estimators import ESTIMATORS
+    from cap_viz.runs.store import Store
     from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
-    from cap_viz.store import Store
     from cap_viz.tasks.example_sets import calibration_set, named_set
 
     store, planned = Store(), None
@@ -167,7 +167,7 @@ def plan_by_pilot(
     """Sizes of a hybrid run from 16 examples measured both ways; their stored runs say what an example costs."""
     from cap_viz.attribution.hybrid import plan_hybrid
     from cap_viz.progress import duration
-    from cap_viz.reading import read_gradient, read_scores
+    from cap_viz.runs.run_loading import read_gradient, read_scores
     from cap_viz.stats.budget import Cost
     from cap_viz.stats.hybrid import FEWEST_EXACT
     from cap_viz.tasks.example_sets import calibration_set
@@ -204,7 +204,7 @@ def single_content(
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
     """Mean effects with intervals from one run, and what else `score --json` says about it."""
     from cap_viz.attribution.results import GradientEffects
-    from cap_viz.reading import read_gradient, read_scores
+    from cap_viz.runs.run_loading import read_gradient, read_scores
     from cap_viz.stats import mean_with_ci
 
     by_gradient = isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient"
@@ -228,7 +228,7 @@ def hybrid_content(
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
     """The combination of an exact and a gradient run, and what else `score --json` says about it."""
     from cap_viz.attribution.hybrid import hybrid_scores
-    from cap_viz.reading import read_gradient, read_scores
+    from cap_viz.runs.run_loading import read_gradient, read_scores
     from cap_viz.stats.hybrid import slope_named
 
     gradient = read_gradient(store, found["gradient"])
@@ -247,7 +247,7 @@ def hybrid_content(
 def block_report(store: Store, run: StoredRun, metric: str, ablation: str, *, as_json: bool) -> None:
     """Print the effects of whole attention layers and MLPs."""
     from cap_viz.attribution.results import BLOCK_PARTS
-    from cap_viz.reading import read_blocks
+    from cap_viz.runs.run_loading import read_blocks
     from cap_viz.stats import mean_with_ci
 
     scores = read_blocks(store, run)

@@ -10,11 +10,11 @@ from cap_viz.cli.computing import stored_run
 from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json, run_facts
-from cap_viz.describe import percent
 from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.runs.run_labels import percent
 
 if TYPE_CHECKING:
-    from cap_viz.spec import EvalSpec, ModelRef
+    from cap_viz.runs.spec import EvalSpec, ModelRef
 
 
 @takes_mask
@@ -32,8 +32,8 @@ def solution_loss(
 ) -> None:
     """Measure the loss on worked solutions (GSM8K), dense or pruned."""
     from cap_viz.evaluation.solution_loss import check_has_solutions, solution_loss_of, solution_spec
-    from cap_viz.reading import read_report
-    from cap_viz.store import Store
+    from cap_viz.runs.run_loading import read_report
+    from cap_viz.runs.store import Store
     from cap_viz.tasks.example_sets import evaluation_set
 
     check_has_solutions(task)

@@ -13,11 +13,11 @@ from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption,
 from cap_viz.cli.output import none_for_nan, out, print_json, run_facts
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.models.loading import DEFAULT_MODEL
-from cap_viz.spec import ABLATIONS, ScoreSpec
+from cap_viz.runs.spec import ABLATIONS, ScoreSpec
 from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
-    from cap_viz.spec import ModelRef
+    from cap_viz.runs.spec import ModelRef
 
 
 def stability(
@@ -33,9 +33,9 @@ def stability(
 
     Two rankings agree no better than each repeats itself: its own reliability stands on the diagonal.
     """
-    from cap_viz.reading import read_scores
+    from cap_viz.runs.run_loading import read_scores
+    from cap_viz.runs.store import Store
     from cap_viz.stats import rank_stability, split_half
-    from cap_viz.store import Store
     from cap_viz.tasks.example_sets import calibration_set
 
     metric_named(metric)

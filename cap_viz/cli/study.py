@@ -10,16 +10,16 @@ from rich.table import Table
 
 from cap_viz.cli.options import AddressOption, EngineOption, JsonOption, ModelOption, WorkersOption
 from cap_viz.cli.output import out, print_json
-from cap_viz.engines import asked_engine, engine_of
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.runs.backends.base import asked_engine, engine_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cap_viz.engines import Engine
     from cap_viz.models.loading import ModelSource
-    from cap_viz.store import Store
+    from cap_viz.runs.backends.base import Engine
+    from cap_viz.runs.store import Store
     from cap_viz.study import Part
 
 
@@ -39,7 +39,7 @@ def study(
 ) -> None:
     """Compute the runs behind the study's questions: hours on two cores; stop and go on at any time."""
     from cap_viz.models.loading import resolve
-    from cap_viz.store import Store
+    from cap_viz.runs.store import Store
     from cap_viz.study import study_parts
 
     source, store = resolve(model), Store()

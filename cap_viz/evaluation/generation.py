@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int
 from cap_viz.attribution.batch_plan import BatchPlan
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.tasks import Example, Task, all_tasks, load_task
 from cap_viz.tasks.base import TaskVersion, tasks_of
 from cap_viz.tasks.pairing import Items

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.stats import Interval, bootstrap_mean_ci
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.base import Example

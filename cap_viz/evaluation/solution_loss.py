@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.stats import Interval, bootstrap_mean_ci
 from cap_viz.tasks import load_task
 

@@ -32,8 +32,8 @@ from cap_viz.models.gguf import convert_apart
 from cap_viz.models.hub import hub_snapshot
 from cap_viz.models.offload import placement
 from cap_viz.models.weight_files import check_complete, check_finite, check_layers
+from cap_viz.runs.spec import ModelRef
 from cap_viz.settings import CPU, FULL_PRECISION, asked_dtype, local_folder, prepare_torch, thread_count
-from cap_viz.spec import ModelRef
 
 if TYPE_CHECKING:
     import torch

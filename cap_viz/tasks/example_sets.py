@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import TOY_MODEL
-from cap_viz.spec import ExampleSet, ModelRef
+from cap_viz.runs.spec import ExampleSet, ModelRef
 from cap_viz.tasks import Example, load_task
 
 # All but a few of the calibration passages of generic_text.

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from cap_viz.comparison import DENSE, Cell, Contrast, contrast_facts
 from cap_viz.evaluation.eval_metrics import Level
-from cap_viz.spec import spec_dict
-from cap_viz.spreadsheet import csv_text
+from cap_viz.runs.comparison import DENSE, Cell, Contrast, contrast_facts
+from cap_viz.runs.spec import spec_dict
+from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.stats import PairedComparison
 from cap_viz.ui.compare_data import Comparison
 from cap_viz.ui.compare_words import evidence_words, level_range, name_of, signed_range

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from cap_viz.comparison import CONTROL, DENSE, PLACEBO, SUBJECT, Cell
-from cap_viz.finding import dense_sizes
 from cap_viz.paper import ACCURACY, MODEL, PERPLEXITY, SOURCE, accuracy_of
+from cap_viz.runs.comparison import CONTROL, DENSE, PLACEBO, SUBJECT, Cell
+from cap_viz.runs.run_queries import dense_sizes
 from cap_viz.tasks import Task
 from cap_viz.ui.compare_command import next_command
 from cap_viz.ui.compare_controls import KEYS, controls

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from cap_viz.engines import asked_engine
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.finding import model_ref, tasks_for
-from cap_viz.jobs import Job, JobSpec, PrunedWeights, shared_queue
 from cap_viz.models.devices import check_asked, expected_device
 from cap_viz.models.loading import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, is_available
+from cap_viz.runs.backends.base import asked_engine
+from cap_viz.runs.queue import Job, JobSpec, PrunedWeights, shared_queue
+from cap_viz.runs.run_queries import model_ref, tasks_for
+from cap_viz.runs.spec import ModelRef
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.serving import offered
 from cap_viz.settings import ASSETS, PROJECT, asked_dtype, start_logging
-from cap_viz.spec import ModelRef
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import Task, load_task
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.loading import stored_runs

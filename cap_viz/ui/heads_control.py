@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from cap_viz.finding import CONTROL_TEXTS, control_runs, controls_for
-from cap_viz.jobs import Job
-from cap_viz.spec import ScoreSpec
-from cap_viz.store import StoredRun
+from cap_viz.runs.queue import Job
+from cap_viz.runs.run_queries import CONTROL_TEXTS, control_runs, controls_for
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.ui.frame import Frame

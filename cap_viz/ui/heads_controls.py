@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.attribution.effect_metrics import METRICS
-from cap_viz.finding import CONTROL_TEXTS
+from cap_viz.runs.run_queries import CONTROL_TEXTS
 from cap_viz.tasks import Task, load_task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY

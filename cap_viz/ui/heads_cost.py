@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cap_viz.progress import duration
-from cap_viz.spec import ScoreSpec
-from cap_viz.store import StoredRun
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_source import shape_of
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from cap_viz.attribution.results import EvalReport, HeadScores
-from cap_viz.describe import AblationWords
+from cap_viz.runs.run_labels import AblationWords
 from cap_viz.tasks import Example, Task
 from cap_viz.ui.heads_passage import loss_cells, passage
 from cap_viz.ui.loading import texts_of

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from cap_viz.spreadsheet import csv_text
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.spreadsheet import csv_text
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_control import GENERIC_TEXT, SPECIFICITY, View
 from cap_viz.ui.heads_source import Source

@@ -6,7 +6,7 @@ import streamlit as st
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.spec import ABLATIONS, ScoreSpec, spec_key
+from cap_viz.runs.spec import ABLATIONS, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set

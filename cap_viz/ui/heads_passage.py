@@ -9,7 +9,7 @@ import streamlit as st
 
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import HeadScores
-from cap_viz.describe import AblationWords
+from cap_viz.runs.run_labels import AblationWords
 from cap_viz.tasks import Example
 from cap_viz.ui.panels import escaped, signed
 

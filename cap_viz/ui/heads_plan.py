@@ -6,11 +6,11 @@ import streamlit as st
 
 from cap_viz.errors import UsageError
 from cap_viz.progress import duration
-from cap_viz.reading import read_gradient, read_scores
-from cap_viz.spec import ScoreSpec
+from cap_viz.runs.run_loading import read_gradient, read_scores
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.stats.budget import Cost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
 from cap_viz.stats.hybrid import FEWEST_EXACT
-from cap_viz.store import StoredRun
 from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_cost import seconds_each

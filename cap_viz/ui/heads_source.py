@@ -14,12 +14,12 @@ import streamlit as st
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.errors import CapVizError
-from cap_viz.finding import score_runs
-from cap_viz.jobs import Job, shared_queue
 from cap_viz.models.loading import ModelShape
-from cap_viz.spec import ModelRef, RunSpec, ScoreSpec, spec_key
+from cap_viz.runs.queue import Job, shared_queue
+from cap_viz.runs.run_queries import score_runs
+from cap_viz.runs.spec import ModelRef, RunSpec, ScoreSpec, spec_key
+from cap_viz.runs.store import StoredRun
 from cap_viz.stats.hybrid import FEWEST_EXACT
-from cap_viz.store import StoredRun
 from cap_viz.tasks import Task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import active_jobs

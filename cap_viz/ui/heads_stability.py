@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cap_viz.finding import score_runs
-from cap_viz.spec import ScoreSpec
+from cap_viz.runs.run_queries import score_runs
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.stats import rank_stability
 from cap_viz.ui.heads_detail import HeadView
 from cap_viz.ui.loading import statistics_of

@@ -10,8 +10,8 @@ from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import CapVizError
 from cap_viz.models.rounding_noise import noise_floor
-from cap_viz.spec import ScoreSpec
-from cap_viz.store import StoredRun
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.ui.figures import colour_limit
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY

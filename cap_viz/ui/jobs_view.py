@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from cap_viz.jobs import Job, JobSpec, PrunedWeights, shared_queue
 from cap_viz.progress import duration
+from cap_viz.runs.queue import Job, JobSpec, PrunedWeights, shared_queue
 from cap_viz.ui.panels import escaped, problem
 from cap_viz.ui.submission import may_cancel
 

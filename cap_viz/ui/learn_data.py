@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
-from cap_viz.finding import control_runs
-from cap_viz.reading import read_zeros
-from cap_viz.spec import ScoreSpec
+from cap_viz.runs.run_loading import read_zeros
+from cap_viz.runs.run_queries import control_runs
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.stats import PairedComparison
 from cap_viz.stats.specificity import TopOverlap, top_overlap
-from cap_viz.store import StoredRun
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_examples import answers
 from cap_viz.ui.loading import HeadStatistics, head_statistics, paired_of, report_of, scores_of, statistics_of

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, Level, Measure, Paired, level_of, paired, paired_p
-from cap_viz.reading import read_report, read_scores
+from cap_viz.runs.run_loading import read_report, read_scores
+from cap_viz.runs.store import MANIFEST, Store, StoredRun
 from cap_viz.stats import (
     Discoveries,
     MeanEstimate,
@@ -32,7 +33,6 @@ from cap_viz.stats import (
     specificity,
     split_half,
 )
-from cap_viz.store import MANIFEST, Store, StoredRun
 from cap_viz.tasks import Example, load_task
 
 

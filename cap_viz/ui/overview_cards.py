@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from cap_viz.describe import ablation_words
+from cap_viz.runs.run_labels import ablation_words
 from cap_viz.ui.figures import CONFIG, HELPS, HURTS, Grid, criterion_name
 from cap_viz.ui.loading import HeadStatistics
 from cap_viz.ui.overview_data import TaskSummary

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
-from cap_viz.basis import groups_of
-from cap_viz.comparison import Cell
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, paired
-from cap_viz.finding import dense_run, score_runs
+from cap_viz.runs.comparison import Cell
+from cap_viz.runs.mask_provenance import groups_of
+from cap_viz.runs.run_queries import dense_run, score_runs
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.shipped import MAIN_CRITERIA, SPARSITIES
-from cap_viz.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, mean_with_ci, wilson
-from cap_viz.store import StoredRun
 from cap_viz.tasks import Task, all_tasks
 from cap_viz.ui.figures import AccuracyPoint, criterion_name
 from cap_viz.ui.frame import Frame

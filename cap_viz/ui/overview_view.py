@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cap_viz.describe import ablation_words
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.settings import PROJECT
-from cap_viz.spec import ScoreSpec
 from cap_viz.tasks import Task
 from cap_viz.ui.figures import (
     CONFIG,

@@ -8,10 +8,10 @@ from math import isnan
 
 import streamlit as st
 
-from cap_viz.first_items import taken_words
-from cap_viz.spec import ExampleSet
+from cap_viz.runs.prefix_reuse import taken_words
+from cap_viz.runs.spec import ExampleSet
+from cap_viz.runs.store import StoredRun
 from cap_viz.stats import Interval
-from cap_viz.store import StoredRun
 from cap_viz.tasks import Task
 from cap_viz.ui.glossary import GLOSSARY
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
-from cap_viz.finding import own_tasks_of, score_runs
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_queries import own_tasks_of, score_runs
+from cap_viz.runs.spec import MaskSpec, ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.serving import most_prompt_characters
 from cap_viz.shipped import N_CALIBRATION
-from cap_viz.spec import MaskSpec, ScoreSpec
 from cap_viz.stats import rank_heads
 from cap_viz.stats.joint import HeadSet
-from cap_viz.store import StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.figures import CONFIG, Grid, colour_limit, grid_width, head_grid
 from cap_viz.ui.frame import Frame

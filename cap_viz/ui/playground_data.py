@@ -21,8 +21,8 @@ from cap_viz.attribution.prompt_intervention import (
     read_prompt,
     token_texts,
 )
-from cap_viz.jobs import shared_queue
-from cap_viz.spec import MaskSpec, ModelRef
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.spec import MaskSpec, ModelRef
 from cap_viz.stats.joint import HeadSet
 
 if TYPE_CHECKING:

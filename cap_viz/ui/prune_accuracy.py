@@ -9,11 +9,11 @@ import numpy as np
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.first_items import computing_seconds
-from cap_viz.jobs import Job, JobQueue
-from cap_viz.spec import EvalSpec, MaskSpec
+from cap_viz.runs.prefix_reuse import computing_seconds
+from cap_viz.runs.queue import Job, JobQueue
+from cap_viz.runs.spec import EvalSpec, MaskSpec
+from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import Interval, PairedComparison, PairedMeans, compare_means, compare_paired, wilson
-from cap_viz.store import DamagedRun, Store, StoredRun
 from cap_viz.tasks.pairing import common_rows
 from cap_viz.ui.loading import report_of
 from cap_viz.ui.prune_setting import Setting, eval_spec, title_of

@@ -9,9 +9,9 @@ import streamlit as st
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import CapVizError
-from cap_viz.jobs import shared_queue
 from cap_viz.progress import duration
-from cap_viz.spec import EvalSpec
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import Task
 from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame

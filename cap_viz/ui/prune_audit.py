@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from cap_viz.audit import audit_of
 from cap_viz.errors import CapVizError
-from cap_viz.spreadsheet import csv_text
-from cap_viz.store import Store
+from cap_viz.runs.audit import audit_of
+from cap_viz.runs.spreadsheet import csv_text
+from cap_viz.runs.store import Store
 from cap_viz.tasks import Example
 from cap_viz.ui.panels import escaped
 from cap_viz.ui.prune_accuracy import Column

@@ -8,11 +8,11 @@ from typing import cast
 import streamlit as st
 
 from cap_viz.errors import CapVizError
-from cap_viz.finding import controls_for, eval_runs, score_runs
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.mask import SCOPES, Scope
-from cap_viz.spec import ExampleSet
-from cap_viz.store import StoredRun
+from cap_viz.runs.run_queries import controls_for, eval_runs, score_runs
+from cap_viz.runs.spec import ExampleSet
+from cap_viz.runs.store import StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.frame import Frame

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.spec import spec_dict, spec_key
-from cap_viz.spreadsheet import csv_text
+from cap_viz.runs.spec import spec_dict, spec_key
+from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.stats import Interval
 from cap_viz.ui.prune_accuracy import Column, Difference, share_of
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cap_viz.errors import CapVizError
-from cap_viz.finding import profile_spec
-from cap_viz.mask_specs import mask_spec_from
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.criterion import ALLOCATIONS, PATTERNS, Criterion
 from cap_viz.pruning.mask import Scope
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, ScoreSpec
-from cap_viz.store import StoredRun
+from cap_viz.runs.mask_specs import mask_spec_from
+from cap_viz.runs.run_queries import profile_spec
+from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.tasks.example_sets import companion_text
 
 DENSE = "dense"

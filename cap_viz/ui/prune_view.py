@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import streamlit as st
 
-from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA, importance
 from cap_viz.pruning.criterion import ALLOCATIONS
-from cap_viz.store import DamagedRun, Store
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.store import DamagedRun, Store
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import companion_task
 from cap_viz.ui.figures import CONFIG

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cap_viz.spec import EvalSpec
-from cap_viz.store import StoredRun
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.ui.figures import criterion_glyph
 from cap_viz.ui.panels import percent
 from cap_viz.ui.prune_figures import colour_of

@@ -14,11 +14,11 @@ import pandas as pd
 
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import GenerationReport, generation_spec
-from cap_viz.jobs import Job, JobQueue
-from cap_viz.reading import read_answers
-from cap_viz.spec import EvalSpec
+from cap_viz.runs.queue import Job, JobQueue
+from cap_viz.runs.run_loading import read_answers
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import PairedComparison, compare_paired
-from cap_viz.store import DamagedRun, Store, StoredRun
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.tasks.pairing import common_rows
 from cap_viz.ui.prune_setting import Setting, eval_spec, title_of

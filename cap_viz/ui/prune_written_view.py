@@ -9,7 +9,7 @@ import streamlit as st
 
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import FORMATS, prompt_text
-from cap_viz.jobs import shared_queue
+from cap_viz.runs.queue import shared_queue
 from cap_viz.tasks import Task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import ended_view, job_view, ticking

@@ -9,21 +9,21 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.accuracy import against_guessing
-from cap_viz.archive import archive_bytes
-from cap_viz.describe import ablation_words, describe
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM
 from cap_viz.evaluation.generation import LENGTH, GenerationReport, protocol_of
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import is_solution_loss, solution_loss_of
-from cap_viz.notebook import notebook_of
-from cap_viz.numbers import numbers_of
-from cap_viz.reading import read_answers
+from cap_viz.runs.archive import archive_bytes
+from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.notebook import notebook_of
+from cap_viz.runs.run_labels import ablation_words, describe
+from cap_viz.runs.run_loading import read_answers
+from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
+from cap_viz.runs.spreadsheet import csv_text
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.serving import REFUSAL, is_shared
-from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
-from cap_viz.spreadsheet import csv_text
 from cap_viz.stats import wilson
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.ui.figures import CONFIG, grid_width, head_grid
 from cap_viz.ui.frame import Frame

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cap_viz.describe import describe
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.eval_metrics import ACC, paired_losses
 from cap_viz.evaluation.generation import protocol_of
 from cap_viz.evaluation.perplexity import length_of
 from cap_viz.evaluation.solution_loss import is_solution_loss
-from cap_viz.reading import read_answers
-from cap_viz.spec import EvalSpec, ScoreSpec
+from cap_viz.runs.run_labels import describe
+from cap_viz.runs.run_loading import read_answers
+from cap_viz.runs.spec import EvalSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import PairedComparison, compare_paired, true_spread
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.tasks.pairing import check_same_items
 from cap_viz.ui.heads_specificity import usual_top

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from cap_viz.describe import describe
-from cap_viz.first_items import computing_seconds
-from cap_viz.store import StoredRun
+from cap_viz.runs.prefix_reuse import computing_seconds
+from cap_viz.runs.run_labels import describe
+from cap_viz.runs.store import StoredRun
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.panels import age, note
 from cap_viz.ui.state import bad_choice, bad_choices, keep_valid_ones

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from cap_viz.archive import import_run
-from cap_viz.describe import describe
 from cap_viz.errors import CapVizError
+from cap_viz.runs.archive import import_run
+from cap_viz.runs.run_labels import describe
+from cap_viz.runs.spec import RunSpec, spec_key
+from cap_viz.runs.store import Store
 from cap_viz.serving import REFUSAL, is_shared
-from cap_viz.spec import RunSpec, spec_key
-from cap_viz.store import Store
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import active_jobs, job_view, ticking
 from cap_viz.ui.panels import empty, escaped, note, problem

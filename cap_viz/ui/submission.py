@@ -6,7 +6,7 @@ import uuid
 
 import streamlit as st
 
-from cap_viz.jobs import Job, JobSpec, shared_queue
+from cap_viz.runs.queue import Job, JobSpec, shared_queue
 from cap_viz.serving import check_job, is_shared
 
 OWN_JOBS, SESSION = "own_jobs", "queue_session"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from cap_viz.finding import CONTROL_TEXTS
+from cap_viz.runs.run_queries import CONTROL_TEXTS
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_specificity import usual_top
 from cap_viz.ui.panels import note

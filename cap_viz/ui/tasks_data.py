@@ -10,10 +10,10 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from cap_viz.errors import CapVizError
-from cap_viz.finding import CONTROL_TEXTS, alike
-from cap_viz.spec import ScoreSpec
+from cap_viz.runs.run_queries import CONTROL_TEXTS, alike
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.stats import RankAgreement, TopOverlap, true_spread
-from cap_viz.store import StoredRun
 from cap_viz.tasks import Task, all_tasks, load_task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_specificity import agreement, shared_top

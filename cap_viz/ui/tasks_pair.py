@@ -6,8 +6,8 @@ from math import isnan
 
 import streamlit as st
 
+from cap_viz.runs.store import Store
 from cap_viz.stats import Specificity
-from cap_viz.store import Store
 from cap_viz.ui.figures import CONFIG, Grid, colour_limit, grid_width, head_grid
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import interval

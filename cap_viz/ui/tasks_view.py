@@ -9,9 +9,9 @@ import streamlit as st
 from jaxtyping import Float
 from streamlit.delta_generator import DeltaGenerator
 
-from cap_viz.describe import ablation_words
 from cap_viz.errors import CapVizError
-from cap_viz.spreadsheet import csv_text
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.ui.figures import CONFIG, colour_limit
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
-from cap_viz.finding import model_ref, score_runs
-from cap_viz.mask_specs import mask_spec_for
 from cap_viz.models.loading import DEFAULT_MODEL, load, resolve
 from cap_viz.progress import finish
-from cap_viz.reading import read_report
-from cap_viz.runs import run_steps
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.run_queries import model_ref, score_runs
+from cap_viz.runs.spec import EvalSpec, ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.shipped import SHIPMENTS
-from cap_viz.spec import EvalSpec, ScoreSpec
-from cap_viz.store import Store
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.ui.prune_controls import DEFAULT_PERCENT
 from tests.e2e.conftest import PATIENCE_MS, OpenTab

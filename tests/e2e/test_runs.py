@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
+from cap_viz.runs.spec import EvalSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
-from cap_viz.spec import EvalSpec, ScoreSpec
-from cap_viz.store import Store, StoredRun
 from tests.e2e.conftest import PATIENCE_MS, OpenTab
 
 pytestmark = pytest.mark.e2e

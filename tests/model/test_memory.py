@@ -73,7 +73,7 @@ SWITCH = """
 import gc, sys
 from pathlib import Path
 
-from cap_viz.loaded_models import LoadedModels
+from cap_viz.runs.loaded_models import LoadedModels
 from cap_viz.models.loading import load_model
 from tests.tiny import write_tiny_model
 

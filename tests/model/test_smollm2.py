@@ -17,11 +17,11 @@ from cap_viz.attribution.exact import exact_scores, score_blocks
 from cap_viz.attribution.self_test import checks, weights_digest
 from cap_viz.evaluation.generation import NO_TOKEN, Block, generation_plan, generation_spec, generation_steps
 from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, converted, resolve
-from cap_viz.reading import read_blocks, read_report, read_scores
+from cap_viz.runs.run_loading import read_blocks, read_report, read_scores
+from cap_viz.runs.spec import EvalSpec, ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.shipped import shipped_specs
-from cap_viz.spec import EvalSpec, ScoreSpec
 from cap_viz.stats.reliability import spearman_rows
-from cap_viz.store import Store
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
 

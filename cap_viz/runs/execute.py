@@ -24,8 +24,6 @@ from filelock import FileLock, Timeout
 from cap_viz import __version__
 from cap_viz.attribution.attention_patterns import role_steps
 from cap_viz.attribution.batch_plan import BatchPlan, halved
-from cap_viz.checkpoints import Checkpoints
-from cap_viz.engines import HERE, Engine
 from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
 from cap_viz.evaluation.generation import PROTOCOL as WRITES
 from cap_viz.evaluation.generation import protocol_of, writing_of
@@ -34,15 +32,25 @@ from cap_viz.evaluation.perplexity import length_of
 from cap_viz.evaluation.solution_loss import PROTOCOL as SOLUTIONS
 from cap_viz.evaluation.solution_loss import check_has_solutions, is_solution_loss
 from cap_viz.files import write_json
-from cap_viz.finding import check_readable
-from cap_viz.first_items import first_of, longer_run
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
 from cap_viz.pruning.criterion import check_kv_combine
 from cap_viz.pruning.head_sparsity import head_profile_steps, mask_head_zeros
 from cap_viz.pruning.mask import Mask, check_scope
-from cap_viz.reading import read_mean_effect
-from cap_viz.spec import (
+from cap_viz.runs.backends.base import HERE, Engine
+from cap_viz.runs.checkpoints import Checkpoints
+from cap_viz.runs.kinds.joint import together_steps
+from cap_viz.runs.parquet_schema import (
+    head_zeros_table,
+    joint_table,
+    options_table,
+    roles_table,
+    zeros_table,
+)
+from cap_viz.runs.prefix_reuse import first_of, longer_run
+from cap_viz.runs.run_loading import read_mean_effect
+from cap_viz.runs.run_queries import check_readable
+from cap_viz.runs.spec import (
     EvalSpec,
     JointSpec,
     MaskSpec,
@@ -52,23 +60,15 @@ from cap_viz.spec import (
     ScoreSpec,
     spec_dict,
 )
-from cap_viz.store import SPEC, Store, StoredRun, lock_file
-from cap_viz.tables import (
-    head_zeros_table,
-    joint_table,
-    options_table,
-    roles_table,
-    zeros_table,
-)
+from cap_viz.runs.store import SPEC, Store, StoredRun, lock_file
 from cap_viz.tasks import check_has_options, load_task
 from cap_viz.tasks.example_sets import check_version, examples_of
-from cap_viz.together import together_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cap_viz.batched import BatchedRun
     from cap_viz.models.loading import ReasoningModel
+    from cap_viz.runs.batched_runs import BatchedRun
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def batched_result(
     spec: ScoreSpec | EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, engine: Engine
 ) -> RunSteps:
     """Head scores or an evaluation: a mask first where one is asked for, then batch by batch."""
-    from cap_viz.batched import batched_run
+    from cap_viz.runs.batched_runs import batched_run
 
     started, mask, tables = time.perf_counter(), None, {}
     if isinstance(spec, ScoreSpec):
@@ -242,7 +242,7 @@ def roles_run(spec: RoleSpec, model: ReasoningModel, store: Store) -> RunSteps:
 
 
 def joint_run(spec: JointSpec, model: ReasoningModel, store: Store) -> RunSteps:
-    from cap_viz.batched import ablation_options
+    from cap_viz.runs.batched_runs import ablation_options
 
     started = time.perf_counter()
     scores = yield from together_steps(spec, model, examples_of(spec.examples), **ablation_options(spec))

@@ -14,9 +14,8 @@ from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.pruning.head_sparsity import HeadZeros
 from cap_viz.pruning.mask import ZeroCounts
-from cap_viz.spec import JointSpec, ScoreSpec
-from cap_viz.store import Store, StoredRun
-from cap_viz.tables import (
+from cap_viz.runs.kinds.joint import sets_of
+from cap_viz.runs.parquet_schema import (
     answers_from,
     blocks_from,
     gradient_from,
@@ -27,8 +26,9 @@ from cap_viz.tables import (
     scores_from,
     zeros_from,
 )
+from cap_viz.runs.spec import JointSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.base import TaskVersion
-from cap_viz.together import sets_of
 
 Asked = TypeVar("Asked", EvalReport, HeadScores, BlockScores, GradientEffects, JointScores)
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import BLOCK_PARTS
 from cap_viz.evaluation.generation import ENDINGS, GenerationReport, protocol_of
-from cap_viz.reading import (
+from cap_viz.runs.run_loading import (
     read_answers,
     read_blocks,
     read_gradient,
@@ -21,9 +21,9 @@ from cap_viz.reading import (
     read_scores,
     read_zeros,
 )
-from cap_viz.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import false_discovery, mean_with_ci
-from cap_viz.store import Store, StoredRun
 from cap_viz.tasks import load_task
 
 

@@ -18,7 +18,7 @@ from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
 from cap_viz.settings import engine_name, ray_address, worker_count
 
 if TYPE_CHECKING:
-    from cap_viz.batched import BatchedRun, Step
+    from cap_viz.runs.batched_runs import BatchedRun, Step
 
 LOCAL, RAY = "local", "ray"
 
@@ -103,7 +103,7 @@ def engine_named(choice: EngineChoice) -> Engine:
         return HERE
     if find_spec("ray") is None:
         raise CapVizError("Ray is not installed here; run pip install -r requirements-ray.txt, or use --engine local.")
-    from cap_viz.cluster import Cluster
+    from cap_viz.runs.backends.ray import Cluster
 
     return Cluster(choice.address, choice.workers)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes
-from cap_viz.store import MANIFEST, DamagedRun, Store, StoredRun
+from cap_viz.runs.store import MANIFEST, DamagedRun, Store, StoredRun
 
 MAX_BYTES = 256 * 2**20
 MAX_FILES = 16

@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from cap_viz.comparison import Cell
-from cap_viz.spec import EvalSpec, ExampleSet, MaskSpec, ScoreSpec
-from cap_viz.store import StoredRun
+from cap_viz.runs.comparison import Cell
+from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ScoreSpec
+from cap_viz.runs.store import StoredRun
 
 # Values that go without saying in a group's name.
 USUAL = {

@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 
 from cap_viz import __version__
-from cap_viz.describe import ablation_words, describe
-from cap_viz.first_items import taken_words
-from cap_viz.numbers import numbers_of
-from cap_viz.spec import ScoreSpec, spec_dict
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.prefix_reuse import taken_words
+from cap_viz.runs.run_labels import ablation_words, describe
+from cap_viz.runs.spec import ScoreSpec, spec_dict
+from cap_viz.runs.store import Store, StoredRun
 
 # Another machine adds up float32 products in another order.
 TOLERANCE = 1e-3
@@ -23,9 +23,9 @@ TOLERANCE = 1e-3
 LOOK_UP = """\
 import json
 
-from cap_viz.numbers import numbers_of
-from cap_viz.spec import spec_from_dict
-from cap_viz.store import Store
+from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.spec import spec_from_dict
+from cap_viz.runs.store import Store
 
 spec = spec_from_dict(json.loads({spec!r}))
 store = Store()
@@ -36,7 +36,7 @@ COMPUTE = """\
 if run is None:
     from cap_viz.models.loading import load_model
     from cap_viz.progress import finish
-    from cap_viz.runs import run_steps
+    from cap_viz.runs.execute import run_steps
 
     run = finish(run_steps(spec, load_model(spec.model.id), store))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cap_viz.attribution.results import JointScores
 from cap_viz.progress import Progress
-from cap_viz.spec import JointSpec
+from cap_viz.runs.spec import JointSpec
 from cap_viz.stats import JointEffect, joint_effect, random_sets
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import Example

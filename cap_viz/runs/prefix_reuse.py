@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from cap_viz.spec import EvalSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store, StoredRun
 
 # Of a run's provenance: what is about the making of all its items, and not true of some of them.
 ABOUT_ALL_ITEMS = ("plan", "seconds", "resumed_batches", "workers", "lost_workers", "taken_from", "taken_of")

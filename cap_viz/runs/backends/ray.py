@@ -19,12 +19,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cap_viz.batched import BatchedRun, Step
-from cap_viz.cluster_worker import Worker, versions_here
-from cap_viz.engines import OUT_OF_MEMORY, is_out_of_memory
 from cap_viz.errors import CapVizError, OutOfMemory, UsageError
+from cap_viz.runs.backends.base import OUT_OF_MEMORY, is_out_of_memory
+from cap_viz.runs.backends.ray_worker import Worker, versions_here
+from cap_viz.runs.batched_runs import BatchedRun, Step
+from cap_viz.runs.spec import spec_dict
 from cap_viz.settings import CPU, PROJECT, THREADS, asked_device, prepare_ray, thread_count, told_to_workers
-from cap_viz.spec import spec_dict
 
 prepare_ray()
 import ray

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cap_viz.spec import EvalSpec, JointSpec, RoleSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, JointSpec, RoleSpec, RunSpec, ScoreSpec
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ from cap_viz.models.tensors import Tensor
 from cap_viz.models.weight_files import check_memory, weight_bytes
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.mask import Mask
-from cap_viz.reading import read_answers, read_report
+from cap_viz.runs.run_loading import read_answers, read_report
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import CPU
-from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, mask_dict
 from cap_viz.stats import wilson
-from cap_viz.store import Store, StoredRun
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel

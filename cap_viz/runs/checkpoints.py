@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cap_viz.attribution.batch_plan import BatchPlan
-from cap_viz.fields import checked
 from cap_viz.files import write_bytes, write_json
+from cap_viz.runs.schema_check import checked
 
 PLAN, DAMAGED_PLAN = "plan.json", "plan.damaged.json"
 

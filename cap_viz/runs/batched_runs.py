@@ -19,7 +19,6 @@ from cap_viz.attribution.batch_plan import BatchPlan
 from cap_viz.attribution.exact import Replacements, ScoreArrays, make_score_plan, replacements, score_steps
 from cap_viz.attribution.gradient import GradientArrays, gradient_steps, make_gradient_plan
 from cap_viz.attribution.results import BlockScores, EvalReport
-from cap_viz.checkpoints import Arrays
 from cap_viz.evaluation.choice import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.evaluation.generation import (
     Block,
@@ -33,8 +32,16 @@ from cap_viz.evaluation.perplexity import length_of, perplexity_plan
 from cap_viz.evaluation.solution_loss import is_solution_loss
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning.mask import Mask
-from cap_viz.spec import EvalSpec, JointSpec, ScoreSpec
-from cap_viz.tables import ablated_table, answers_table, blocks_table, effects_table, options_table, units_table
+from cap_viz.runs.checkpoints import Arrays
+from cap_viz.runs.parquet_schema import (
+    ablated_table,
+    answers_table,
+    blocks_table,
+    effects_table,
+    options_table,
+    units_table,
+)
+from cap_viz.runs.spec import EvalSpec, JointSpec, ScoreSpec
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import examples_of
 

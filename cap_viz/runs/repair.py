@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cap_viz.store import Store, lock_file
+from cap_viz.runs.store import Store, lock_file
 
 # A process writes a run's folder within seconds.
 ABANDONED_SECONDS = 3600.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cap_viz.errors import CapVizError, NotEnoughMemory
 from cap_viz.models.devices import BYTES, free_memory
 from cap_viz.models.weight_files import WORKING_MEMORY_BYTES
-from cap_viz.spec import MaskSpec, ModelRef
+from cap_viz.runs.spec import MaskSpec, ModelRef
 
 if TYPE_CHECKING:
     from torch import Tensor

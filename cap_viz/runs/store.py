@@ -26,11 +26,10 @@ import pandas as pd
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.fields import checked, fits
 from cap_viz.files import write_bytes, write_json
 from cap_viz.models.loading import ModelShape
-from cap_viz.settings import local_folder, shipped_folder
-from cap_viz.spec import (
+from cap_viz.runs.schema_check import checked, fits
+from cap_viz.runs.spec import (
     ENGINE_VERSION,
     READABLE_SCHEMAS,
     SCHEMA_VERSION,
@@ -40,6 +39,7 @@ from cap_viz.spec import (
     spec_from_dict,
     spec_key,
 )
+from cap_viz.settings import local_folder, shipped_folder
 
 MANIFEST = "manifest.json"
 # Beside the parts of an unfinished run: what it will be.

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.loading import CATALOGUE, resolve
-from cap_viz.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RoleSpec, ScoreSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RoleSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import all_tasks
 
 # Texts that ask for no reasoning, the better control first; the last is the toy model's.

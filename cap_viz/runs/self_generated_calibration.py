@@ -15,9 +15,9 @@ import yaml
 
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import prompt_text, protocol_of, shots, writing_of
-from cap_viz.reading import read_answers
-from cap_viz.spec import EvalSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.run_loading import read_answers
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Example, Task, load_task
 from cap_viz.tasks.example_sets import examples_of
 from cap_viz.tasks.own import add_task

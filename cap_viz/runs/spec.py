@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cap_viz.fields import checked
+from cap_viz.runs.schema_check import checked
 
 ENGINE_VERSION = 1
 SCHEMA_VERSION = 1
@@ -132,7 +132,7 @@ class RoleSpec:
 
 @dataclass(frozen=True)
 class JointSpec:
-    """Some heads removed together, each of them alone, and random sets of as many others (`cap_viz/together.py`).
+    """Some heads removed together, each of them alone, and random sets of as many others (`cap_viz/runs/kinds/joint.py`).
 
     `examples` should not be those that ranked the heads. `reference` is that of a `ScoreSpec`.
     """

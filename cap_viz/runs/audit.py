@@ -12,10 +12,10 @@ from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import GenerationReport, Protocol, prompt_text, protocol_of
 from cap_viz.evaluation.perplexity import length_of
 from cap_viz.evaluation.solution_loss import is_solution_loss
-from cap_viz.numbers import written_numbers
-from cap_viz.reading import read_answers, read_report
-from cap_viz.spec import EvalSpec
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.flat_tables import written_numbers
+from cap_viz.runs.run_loading import read_answers, read_report
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Example, Task, load_task
 from cap_viz.tasks.example_sets import examples_of
 

@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from cap_viz.engines import HERE, LOCAL, Engine, asked_engine, engine_named
 from cap_viz.errors import CapVizError
-from cap_viz.loaded_models import LoadedModels, ModelBusy
 from cap_viz.progress import Progress
-from cap_viz.spec import (
+from cap_viz.runs.backends.base import HERE, LOCAL, Engine, asked_engine, engine_named
+from cap_viz.runs.loaded_models import LoadedModels, ModelBusy
+from cap_viz.runs.spec import (
     ENGINE_VERSION,
     SCHEMA_VERSION,
     EvalSpec,
@@ -35,7 +35,7 @@ from cap_viz.spec import (
     mask_dict,
     spec_key,
 )
-from cap_viz.store import Store, StoredRun
+from cap_viz.runs.store import Store, StoredRun
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
@@ -401,7 +401,7 @@ class JobQueue:
             job.start_share, job.started = job.progress.share, time.monotonic()
 
     def steps_of(self, spec: JobSpec, model: ReasoningModel) -> Generator[Progress, None, StoredRun | None]:
-        from cap_viz.runs import pruned_weights_steps, run_steps
+        from cap_viz.runs.execute import pruned_weights_steps, run_steps
 
         if isinstance(spec, PrunedWeights):
             weights = yield from pruned_weights_steps(spec.mask, model, self.store, self.engine())

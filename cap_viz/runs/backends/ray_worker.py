@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from cap_viz import __version__
 from cap_viz.errors import CapVizError
-from cap_viz.spec import ENGINE_VERSION, spec_from_dict
+from cap_viz.runs.spec import ENGINE_VERSION, spec_from_dict
 
 if TYPE_CHECKING:
     from cap_viz.attribution.batch_plan import BatchPlan
-    from cap_viz.batched import BatchedRun
-    from cap_viz.checkpoints import Arrays
     from cap_viz.models.loading import ModelRef, ReasoningModel
     from cap_viz.pruning.mask import Mask
+    from cap_viz.runs.batched_runs import BatchedRun
+    from cap_viz.runs.checkpoints import Arrays
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Worker:
 
     def begin(self, spec: dict[str, Any], plan: BatchPlan, mask: Mask | None) -> None:
         """Get ready for batches of a run, whose spec comes as its JSON. Raises `CapVizError` without its data."""
-        from cap_viz.batched import batched_run
+        from cap_viz.runs.batched_runs import batched_run
 
         assert self.model is not None
         self.run = batched_run(self.model, spec_from_dict(spec), plan, mask)  # pyright: ignore[reportArgumentType]
