@@ -86,7 +86,7 @@ def doctor(
 ) -> None:
     """Check that ablation, replay, masks and restore are right on this machine, line by line."""
     from cap_viz.attribution.self_test import checks
-    from cap_viz.health import report
+    from cap_viz.cli.health import report
     from cap_viz.models.loading import load_model
 
     sections = report(Store()) if full else {}
