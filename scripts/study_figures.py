@@ -16,12 +16,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from cap_viz.errors import UsageError
+from cap_viz.figures.base import criterion_colour, criterion_name, display_order
 from cap_viz.models.loading import DEFAULT_MODEL, resolve
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
 from cap_viz.study import setting_of
 from cap_viz.study_tables import MARGIN, TABLES, Study
-from cap_viz.ui.figures import criterion_colour, criterion_name, display_order
 from scripts.pictures import TEXT, save_picture
 
 SPARSITY_COLOURS = {0.1: "#56B4E9", 0.2: "#0072B2", 0.3: "#009E73", 0.4: "#E69F00", 0.5: "#D55E00", 0.6: "#882255"}

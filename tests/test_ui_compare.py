@@ -26,6 +26,7 @@ from cap_viz.cli.accuracy import compare
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Level, Measure
 from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
 from cap_viz.evaluation.solution_loss import solution_spec
+from cap_viz.figures.base import criterion_colour, display_order
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.paper import PaperPoint, accuracy_of
 from cap_viz.progress import finish
@@ -47,7 +48,6 @@ from cap_viz.ui.compare_data import Choice, Comparison, Stored, compared, stored
 from cap_viz.ui.compare_figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
 from cap_viz.ui.compare_table import figure_html, shown_table, table_csv, table_json
 from cap_viz.ui.compare_words import NO_SIGN, clause, evidence_words, verdicts
-from cap_viz.ui.figures import criterion_colour, display_order
 from tests.tiny import write_tiny_model
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 40, 2

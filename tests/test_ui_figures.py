@@ -9,8 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from cap_viz.settings import PROJECT
-from cap_viz.ui.figures import (
+from cap_viz.figures.base import (
     DIVERGING,
     GRID_MARGINS,
     HELPS,
@@ -28,8 +27,9 @@ from cap_viz.ui.figures import (
     spread,
     ticks,
 )
-from cap_viz.ui.overview_figures import small_map
-from cap_viz.ui.specificity_figures import effect_scatter
+from cap_viz.figures.small_map import small_map
+from cap_viz.figures.specificity import effect_scatter
+from cap_viz.settings import PROJECT
 
 MEAN = np.array([[0.5, -0.2, 0.0], [0.1, np.nan, -3.0]])
 

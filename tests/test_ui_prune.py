@@ -22,6 +22,7 @@ from streamlit.testing.v1 import AppTest
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import generation_spec
+from cap_viz.figures.base import criterion_colour, criterion_glyph, criterion_symbol
 from cap_viz.models.loading import ReasoningModel, load, resolve
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import CRITERIA, criterion_named
@@ -37,7 +38,6 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import compare_paired, wilson
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
-from cap_viz.ui.figures import criterion_colour, criterion_glyph, criterion_symbol
 from cap_viz.ui.prune_accuracy import (
     Column,
     Difference,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.figures.tasks import Mosaic, TaskMap, task_maps
 from cap_viz.runs.run_loading import read_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
@@ -18,7 +19,6 @@ from cap_viz.stats import rank_agreement, rank_heads, true_spread
 from cap_viz.tasks import TASKS
 from cap_viz.ui.loading import head_statistics
 from cap_viz.ui.tasks_data import Measured, pairs, shared_heads
-from cap_viz.ui.tasks_figures import Mosaic, TaskMap, task_maps
 from cap_viz.ui.tasks_view import short
 
 

@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cap_viz.figures.base import display_order
 from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.comparison import DENSE
 from cap_viz.runs.mask_provenance import Basis, Group
 from cap_viz.shipped import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES
 from cap_viz.ui.compare_data import Stored
-from cap_viz.ui.figures import display_order
 
 # What to measure next when the table is complete.
 FURTHER = (0.3, 0.4, 0.6)

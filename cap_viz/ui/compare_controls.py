@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.evaluation.eval_metrics import ACC, MEASURES, Measure, measure_named
+from cap_viz.figures.base import display_order
 from cap_viz.paper import MODEL, accuracy_of
 from cap_viz.runs.comparison import DENSE
 from cap_viz.runs.mask_provenance import Group
 from cap_viz.tasks import Task
 from cap_viz.ui.compare_command import USUAL_REFERENCE
 from cap_viz.ui.compare_data import Choice, Stored
-from cap_viz.ui.figures import display_order
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.panels import note
 from cap_viz.ui.state import bad_choice, bad_choices, keep_valid, keep_valid_ones

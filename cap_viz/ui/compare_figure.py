@@ -12,8 +12,7 @@ from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
 from cap_viz.evaluation.eval_metrics import Level, Measure
-from cap_viz.paper import MODEL, PaperPoint
-from cap_viz.ui.figures import (
+from cap_viz.figures.base import (
     FAINT,
     NEUTRAL,
     Marks,
@@ -24,6 +23,7 @@ from cap_viz.ui.figures import (
     display_order,
     whisker_marks,
 )
+from cap_viz.paper import MODEL, PaperPoint
 
 HEIGHT = 392
 TOP, BOTTOM, RIGHT = 14, 44, 172

@@ -12,12 +12,12 @@ from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import paired_losses
 from cap_viz.evaluation.solution_loss import is_solution_loss, solution_loss_of
+from cap_viz.figures.base import criterion_name
 from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.ui.compare_command import option
 from cap_viz.ui.compare_perplexity import largest_group
-from cap_viz.ui.figures import criterion_name
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.loading import report_of
 from cap_viz.ui.panels import p_words, percent, problem, signed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from cap_viz.figures.base import CONFIG, criterion_name
 from cap_viz.paper import ACCURACY, MODEL, PERPLEXITY, SOURCE, accuracy_of
 from cap_viz.runs.comparison import CONTROL, DENSE, PLACEBO, SUBJECT, Cell
 from cap_viz.runs.run_queries import dense_sizes
@@ -26,7 +27,6 @@ from cap_viz.ui.compare_words import (
     subject_of,
     verdicts,
 )
-from cap_viz.ui.figures import CONFIG, criterion_name
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.panels import age, caution, empty, escaped, note, percent, problem, provenance
 from cap_viz.ui.state import go_button, link_here

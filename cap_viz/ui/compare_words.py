@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cap_viz.evaluation.eval_metrics import Level, Measure
+from cap_viz.figures.base import criterion_name, display_order
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast
 from cap_viz.runs.mask_provenance import Basis
 from cap_viz.ui.compare_data import Comparison
-from cap_viz.ui.figures import criterion_name, display_order
 from cap_viz.ui.panels import listed, p_words, percent, percent_interval, signed
 
 OPTION_WORDS = {

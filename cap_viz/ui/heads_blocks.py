@@ -12,13 +12,13 @@ from jaxtyping import Float
 
 from cap_viz.attribution.results import BLOCK_PARTS
 from cap_viz.errors import CapVizError
+from cap_viz.figures.base import FADED_OPACITY, colour_limit, flat_cells, signed_cells
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_loading import read_blocks
 from cap_viz.runs.run_queries import block_run, block_spec
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.stats import MeanEstimate, mean_with_ci
-from cap_viz.ui.figures import FADED_OPACITY, colour_limit, flat_cells, signed_cells
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_source import submitting, watch
 from cap_viz.ui.panels import problem, signed

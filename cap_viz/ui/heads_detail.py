@@ -12,9 +12,9 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.attribution.results import HeadScores
+from cap_viz.figures.base import CONFIG, example_strip
 from cap_viz.runs.run_labels import AblationWords, ablation_words
 from cap_viz.tasks import Task, load_task
-from cap_viz.ui.figures import CONFIG, example_strip
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_examples import shown_example, strip_hover, take_example

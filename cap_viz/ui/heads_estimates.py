@@ -11,6 +11,7 @@ import numpy as np
 import streamlit as st
 from jaxtyping import Bool, Float, Int
 
+from cap_viz.figures.base import colour_limit
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.run_queries import score_runs
@@ -18,7 +19,6 @@ from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import false_discovery, mean_with_ci, rank_heads
 from cap_viz.tasks import load_task
-from cap_viz.ui.figures import colour_limit
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import MEANINGS, TEXT_MEANING, head_subject, interval, q_value

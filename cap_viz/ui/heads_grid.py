@@ -7,7 +7,7 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 import streamlit as st
 
-from cap_viz.ui.figures import CONFIG, Grid, grid_width, head_grid
+from cap_viz.figures.base import CONFIG, Grid, grid_width, head_grid
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.state import clicked, keep_in_range
 

@@ -7,8 +7,8 @@ import streamlit as st
 from jaxtyping import Float
 
 from cap_viz.attribution.results import HeadScores
+from cap_viz.figures.base import Grid, colour_limit
 from cap_viz.runs.run_labels import AblationWords, ablation_words
-from cap_viz.ui.figures import Grid, colour_limit
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_grid import head_inputs, show_grid
 from cap_viz.ui.heads_source import Source, known_shape

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from jaxtyping import Bool, Float, Int
 
-from cap_viz.ui.figures import CONFIG, Bars, Grid, ranked_bars
+from cap_viz.figures.base import CONFIG, Bars, Grid, ranked_bars
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_grid import selected_head, show_grid, take_click
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.errors import CapVizError
+from cap_viz.figures.base import CONFIG
 from cap_viz.tasks import Example
-from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import HeadView
 from cap_viz.ui.heads_examples import shown_example

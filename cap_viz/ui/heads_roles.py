@@ -12,11 +12,11 @@ import streamlit as st
 from scipy import stats
 
 from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
+from cap_viz.figures.base import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank
 from cap_viz.runs.run_loading import read_roles
 from cap_viz.runs.run_queries import role_spec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import DamagedRun
-from cap_viz.ui.figures import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import HeadView
 from cap_viz.ui.heads_grid import take_click

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from cap_viz.figures.base import CONFIG, colour_limit
+from cap_viz.figures.specificity import effect_scatter
 from cap_viz.stats import RankAgreement, Specificity, TopOverlap, rank_agreement, top_overlap
-from cap_viz.ui.figures import CONFIG, colour_limit
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import HeadView, head_subject, interval, q_value
 from cap_viz.ui.heads_grid import head_inputs, take_click
 from cap_viz.ui.heads_map import HeadMap, draw_bars, draw_grid
 from cap_viz.ui.loading import HeadStatistics, specificity_of
 from cap_viz.ui.panels import signed, tile
-from cap_viz.ui.specificity_figures import effect_scatter
 
 TOP_SHARE = 0.1
 UNIT = "SD over heads"

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from cap_viz.errors import CapVizError
+from cap_viz.figures.base import ACCENT, CONFIG, FAINT, NEUTRAL, blank
 from cap_viz.runs.kinds.joint import judged
 from cap_viz.runs.queue import Job
 from cap_viz.runs.run_labels import AblationWords
@@ -18,7 +19,6 @@ from cap_viz.runs.run_loading import read_joint
 from cap_viz.runs.spec import ExampleSet, JointSpec
 from cap_viz.stats import JointEffect
 from cap_viz.tasks.example_sets import evaluation_set
-from cap_viz.ui.figures import ACCENT, CONFIG, FAINT, NEUTRAL, blank
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import HeadView, interval
 from cap_viz.ui.heads_grid import head_name, named_heads

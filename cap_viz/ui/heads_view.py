@@ -9,10 +9,10 @@ import streamlit as st
 from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import CapVizError
+from cap_viz.figures.base import colour_limit
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.ui.figures import colour_limit
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_blocks import add_blocks, block_effects, offer_blocks

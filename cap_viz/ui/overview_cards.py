@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from cap_viz.figures.base import CONFIG, HELPS, HURTS, Grid, criterion_name
+from cap_viz.figures.small_map import small_map
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.ui.figures import CONFIG, HELPS, HURTS, Grid, criterion_name
 from cap_viz.ui.loading import HeadStatistics
 from cap_viz.ui.overview_data import TaskSummary
-from cap_viz.ui.overview_figures import small_map
 from cap_viz.ui.panels import METRIC_UNITS, percent, percent_interval, signed
 from cap_viz.ui.state import go_button
 

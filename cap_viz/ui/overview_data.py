@@ -9,6 +9,7 @@ from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, paired
+from cap_viz.figures.base import AccuracyPoint, criterion_name
 from cap_viz.runs.comparison import Cell
 from cap_viz.runs.mask_provenance import groups_of
 from cap_viz.runs.run_queries import dense_run, score_runs
@@ -17,7 +18,6 @@ from cap_viz.runs.store import StoredRun
 from cap_viz.shipped import MAIN_CRITERIA, SPARSITIES
 from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, mean_with_ci, wilson
 from cap_viz.tasks import Task, all_tasks
-from cap_viz.ui.figures import AccuracyPoint, criterion_name
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.loading import HeadStatistics, paired_of, report_of, scores_of, statistics_of
 from cap_viz.ui.panels import listed, percent, signed

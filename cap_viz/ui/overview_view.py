@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.spec import ScoreSpec
-from cap_viz.settings import PROJECT
-from cap_viz.tasks import Task
-from cap_viz.ui.figures import (
+from cap_viz.figures.base import (
     CONFIG,
     Grid,
     accuracy_by_sparsity,
@@ -20,6 +16,10 @@ from cap_viz.ui.figures import (
     grid_width,
     head_grid,
 )
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.settings import PROJECT
+from cap_viz.tasks import Task
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.loading import HeadStatistics

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from cap_viz.errors import CapVizError
+from cap_viz.figures.base import CONFIG, Grid, colour_limit, grid_width, head_grid
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.mask_specs import mask_spec_for
@@ -19,7 +20,6 @@ from cap_viz.shipped import N_CALIBRATION
 from cap_viz.stats import rank_heads
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import load_task
-from cap_viz.ui.figures import CONFIG, Grid, colour_limit, grid_width, head_grid
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_grid import head_name, named_heads

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from cap_viz.ui.figures import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.base import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
 from cap_viz.ui.panels import signed
 from cap_viz.ui.playground_data import Candidate
 

@@ -6,12 +6,12 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.errors import CapVizError
+from cap_viz.figures.base import CONFIG
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.queue import PrunedWeights, shared_queue
 from cap_viz.runs.spec import MaskSpec
 from cap_viz.serving import check_prompt
-from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_grid import head_inputs
 from cap_viz.ui.jobs_view import ended_view, job_view, ticking

@@ -9,11 +9,11 @@ import streamlit as st
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.errors import CapVizError
+from cap_viz.figures.base import CONFIG
 from cap_viz.progress import duration
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import Task
-from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import ended_view, job_view, ticking
 from cap_viz.ui.panels import (

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from cap_viz.ui.figures import FAINT, NEUTRAL, blank, criterion_colour, criterion_symbol, ticks
+from cap_viz.figures.base import FAINT, NEUTRAL, blank, criterion_colour, criterion_symbol, ticks
 from cap_viz.ui.prune_accuracy import Column, Share, share_of
 from cap_viz.ui.prune_setting import DENSE, title_of
 from cap_viz.ui.prune_zeros import Outlier, Zeros

@@ -8,13 +8,13 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.errors import CapVizError
+from cap_viz.figures.base import CONFIG
 from cap_viz.pruning import CRITERIA, importance
 from cap_viz.pruning.criterion import ALLOCATIONS
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.store import DamagedRun, Store
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import companion_task
-from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.loading import scores_of, texts_of

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cap_viz.figures.base import criterion_glyph
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.ui.figures import criterion_glyph
 from cap_viz.ui.panels import percent
 from cap_viz.ui.prune_figures import colour_of
 from cap_viz.ui.prune_setting import DENSE, title_of

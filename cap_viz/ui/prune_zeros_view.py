@@ -11,10 +11,10 @@ import streamlit as st
 from jaxtyping import Float
 
 from cap_viz.errors import CapVizError
+from cap_viz.figures.base import CONFIG
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.queue import Job, shared_queue
 from cap_viz.runs.spec import ProfileSpec
-from cap_viz.ui.figures import CONFIG
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.jobs_view import ended_view, job_view, ticking
 from cap_viz.ui.panels import (

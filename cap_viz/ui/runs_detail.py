@@ -14,6 +14,7 @@ from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM
 from cap_viz.evaluation.generation import LENGTH, GenerationReport, protocol_of
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import is_solution_loss, solution_loss_of
+from cap_viz.figures.base import CONFIG, grid_width, head_grid
 from cap_viz.runs.archive import archive_bytes
 from cap_viz.runs.flat_tables import numbers_of
 from cap_viz.runs.notebook import notebook_of
@@ -25,7 +26,6 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.serving import REFUSAL, is_shared
 from cap_viz.stats import wilson
 from cap_viz.tasks import load_task
-from cap_viz.ui.figures import CONFIG, grid_width, head_grid
 from cap_viz.ui.frame import Frame
 from cap_viz.ui.heads_source import shown_name
 from cap_viz.ui.loading import level_in, report_of

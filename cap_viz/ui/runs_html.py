@@ -7,11 +7,11 @@ from html import escape
 
 import plotly.graph_objects as go
 
+from cap_viz.figures.base import Grid, colour_limit, head_grid
 from cap_viz.runs.flat_tables import numbers_of
 from cap_viz.runs.run_labels import ablation_words, describe
 from cap_viz.runs.spec import ScoreSpec, spec_dict
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.ui.figures import Grid, colour_limit, head_grid
 from cap_viz.ui.loading import statistics_of
 from cap_viz.ui.overview_cards import hover
 from cap_viz.ui.panels import METRIC_UNITS, making_of

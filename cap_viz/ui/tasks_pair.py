@@ -6,16 +6,16 @@ from math import isnan
 
 import streamlit as st
 
+from cap_viz.figures.base import CONFIG, Grid, colour_limit, grid_width, head_grid
+from cap_viz.figures.specificity import effect_scatter
 from cap_viz.runs.store import Store
 from cap_viz.stats import Specificity
-from cap_viz.ui.figures import CONFIG, Grid, colour_limit, grid_width, head_grid
 from cap_viz.ui.glossary import GLOSSARY
 from cap_viz.ui.heads_detail import interval
 from cap_viz.ui.heads_grid import take_click, turned
 from cap_viz.ui.heads_specificity import UNIT, agreement, shared_top
 from cap_viz.ui.loading import specificity_of
 from cap_viz.ui.panels import signed
-from cap_viz.ui.specificity_figures import effect_scatter
 from cap_viz.ui.tasks_controls import Choice
 
 DIFFERENCE, SCATTER = "tasks_difference", "tasks_scatter"

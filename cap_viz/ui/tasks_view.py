@@ -10,18 +10,8 @@ from jaxtyping import Float
 from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.errors import CapVizError
-from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.spreadsheet import csv_text
-from cap_viz.ui.figures import CONFIG, colour_limit
-from cap_viz.ui.frame import Frame
-from cap_viz.ui.glossary import GLOSSARY
-from cap_viz.ui.heads_detail import interval
-from cap_viz.ui.heads_grid import head_inputs, turned
-from cap_viz.ui.panels import age, empty, escaped, note, problem, provenance, signed
-from cap_viz.ui.state import clicked, go_button, link_here
-from cap_viz.ui.tasks_controls import KEYS, RAW, SCALE_UNITS, STANDARDISED, Choice, controls
-from cap_viz.ui.tasks_data import Collection, Measured, Pair, collect, pairs, shared_heads
-from cap_viz.ui.tasks_figures import (
+from cap_viz.figures.base import CONFIG, colour_limit
+from cap_viz.figures.tasks import (
     HeadOnTasks,
     Matrix,
     Mosaic,
@@ -31,6 +21,16 @@ from cap_viz.ui.tasks_figures import (
     mosaic_of,
     task_maps,
 )
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.spreadsheet import csv_text
+from cap_viz.ui.frame import Frame
+from cap_viz.ui.glossary import GLOSSARY
+from cap_viz.ui.heads_detail import interval
+from cap_viz.ui.heads_grid import head_inputs, turned
+from cap_viz.ui.panels import age, empty, escaped, note, problem, provenance, signed
+from cap_viz.ui.state import clicked, go_button, link_here
+from cap_viz.ui.tasks_controls import KEYS, RAW, SCALE_UNITS, STANDARDISED, Choice, controls
+from cap_viz.ui.tasks_data import Collection, Measured, Pair, collect, pairs, shared_heads
 from cap_viz.ui.tasks_own import added_note, own_tasks_popover
 from cap_viz.ui.tasks_pair import pair_section
 

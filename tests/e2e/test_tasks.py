@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from cap_viz.ui.tasks_figures import Mosaic
+from cap_viz.figures.tasks import Mosaic
 from tests.e2e.conftest import PATIENCE_MS, OpenTab
 
 pytestmark = pytest.mark.e2e

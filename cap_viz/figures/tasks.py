@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float, Int
 
-from cap_viz.ui.figures import (
+from cap_viz.figures.base import (
     FADED_OPACITY,
     FAINT,
     GHOST,
