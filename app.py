@@ -1,9 +1,9 @@
 """Overview: what the model does on each task, from stored runs alone."""
 
-from cap_viz.ui.frame import frame
-from cap_viz.ui.overview_data import summaries
-from cap_viz.ui.overview_view import overview
-from cap_viz.ui.panels import heading
+from cap_viz.dashboard.components.panels import heading
+from cap_viz.dashboard.frame import frame
+from cap_viz.dashboard.overview.data import summaries
+from cap_viz.dashboard.overview.page import overview
 
 METRIC = "nll"
 

@@ -1,8 +1,8 @@
 """Glossary: every term of the pages, what the numbers can and cannot say, how to cite."""
 
-from cap_viz.ui.frame import frame
-from cap_viz.ui.glossary_view import body
-from cap_viz.ui.panels import heading
+from cap_viz.dashboard.components.panels import heading
+from cap_viz.dashboard.frame import frame
+from cap_viz.dashboard.glossary.page import body
 
 frame("Glossary")
 heading("Glossary", "What the words on these pages mean, and what their numbers can and cannot say.")

@@ -1,8 +1,8 @@
 """Learn: what causal attribution and pruning are, in eight steps with a guess before each answer."""
 
-from cap_viz.ui.frame import frame
-from cap_viz.ui.learn_view import body
-from cap_viz.ui.panels import heading
+from cap_viz.dashboard.components.panels import heading
+from cap_viz.dashboard.frame import frame
+from cap_viz.dashboard.learn.page import body
 
 view = frame("Learn")
 heading("Learn", "What does it mean that a head matters, and what can be concluded from it?")

@@ -2,20 +2,20 @@
 
 import streamlit as st
 
-from cap_viz.errors import CapVizError
-from cap_viz.ui.frame import frame
-from cap_viz.ui.panels import heading, problem
-from cap_viz.ui.prune_accuracy_view import accuracy_section, current_columns
-from cap_viz.ui.prune_controls import controls
-from cap_viz.ui.prune_view import (
+from cap_viz.dashboard.components.panels import heading, problem
+from cap_viz.dashboard.frame import frame
+from cap_viz.dashboard.prune.accuracy_view import accuracy_section, current_columns
+from cap_viz.dashboard.prune.controls import controls
+from cap_viz.dashboard.prune.page import (
     flips_section,
     importance_section,
     no_accuracy_section,
     notes_section,
     provenance_row,
 )
-from cap_viz.ui.prune_written_view import written_section
-from cap_viz.ui.prune_zeros_view import zeros_section
+from cap_viz.dashboard.prune.written_view import written_section
+from cap_viz.dashboard.prune.zeros_view import zeros_section
+from cap_viz.errors import CapVizError
 
 # Streamlit stacks columns below 640 px only; beside the sidebar these two need more.
 STACKED = """<style>

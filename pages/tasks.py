@@ -1,8 +1,8 @@
 """Tasks: the head scores of every task side by side, from stored runs alone."""
 
-from cap_viz.ui.frame import frame
-from cap_viz.ui.panels import heading
-from cap_viz.ui.tasks_view import body
+from cap_viz.dashboard.components.panels import heading
+from cap_viz.dashboard.frame import frame
+from cap_viz.dashboard.tasks.page import body
 
 view = frame("Tasks")
 heading("Tasks", "Which heads do tasks share, which does one task need, and which does any text need?")

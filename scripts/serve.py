@@ -44,7 +44,7 @@ def run_streamlit(arguments: list[str]) -> None:
 
 def warm_up() -> None:
     """The slow imports of a first page view (pandas, scipy, plotly): about a second."""
-    importlib.import_module("cap_viz.ui.overview_view")
+    importlib.import_module("cap_viz.dashboard.overview.page")
 
 
 def options(host: str, port: int, env: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cap_viz.dashboard.components.panels import making_of
+from cap_viz.dashboard.prune.accuracy import seconds_of
+from cap_viz.dashboard.runs.table import table_of
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
@@ -24,9 +27,6 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.series import computed_in_turn
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
-from cap_viz.ui.panels import making_of
-from cap_viz.ui.prune_accuracy import seconds_of
-from cap_viz.ui.runs_table import table_of
 
 LONG, SHORT, SHORTER = 20, 7, 3
 # As a run on two workers that took its time, lost one of them and was resumed.

@@ -14,6 +14,11 @@ from hypothesis import strategies as st
 
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.attribution.results import EvalReport, questions_of
+from cap_viz.dashboard.compare import solutions
+from cap_viz.dashboard.prune.accuracy import Column, aligned, compare_columns, with_last
+from cap_viz.dashboard.prune.flips import flips_of
+from cap_viz.dashboard.prune.written import Written, written_difference
+from cap_viz.dashboard.runs.overlay import overlay_losses, paired_evaluations
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.choice import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
@@ -30,11 +35,6 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.study_tables import factor, loss_difference
 from cap_viz.tasks import TASKS, Example, Task, load_task
 from cap_viz.tasks.example_sets import evaluation_set
-from cap_viz.ui import compare_solutions
-from cap_viz.ui.prune_accuracy import Column, aligned, compare_columns, with_last
-from cap_viz.ui.prune_flips import flips_of
-from cap_viz.ui.prune_written import Written, written_difference
-from cap_viz.ui.runs_overlay import overlay_losses, paired_evaluations
 from tests.test_generation import WORD
 
 OFFLINE = ("toy_math", "toy_strategy", "toy_choice", "mini_science", "mini_math", "mini_strategy")
@@ -266,7 +266,7 @@ def test_losses_of_two_texts_are_not_compared(
     first, second = (read_report(store, run) for run in runs)
     refusing = (
         lambda: loss_difference("dense", first, second),
-        lambda: compare_solutions.row(MASK, first, second),
+        lambda: solutions.row(MASK, first, second),
         lambda: overlay_losses(store, *runs),
     )
     for call in refusing:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cap_viz.attribution.estimators import score_heads
+from cap_viz.dashboard.components.panels import cut_words
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.choice import compare, evaluate
 from cap_viz.files import write_json
@@ -25,7 +26,6 @@ from cap_viz.runs.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_di
 from cap_viz.runs.store import SPEC, DamagedRun, Store, StoredRun
 from cap_viz.tasks import TASKS, Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set, named_set
-from cap_viz.ui.panels import cut_words
 
 
 @pytest.fixture

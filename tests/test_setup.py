@@ -168,7 +168,7 @@ def test_only_the_pages_need_streamlit() -> None:
     modules = [
         module.name
         for module in pkgutil.walk_packages(cap_viz.__path__, "cap_viz.")
-        if not module.name.startswith("cap_viz.ui") and not module.name.endswith("__main__")
+        if not module.name.startswith("cap_viz.dashboard") and not module.name.endswith("__main__")
     ]
     assert modules
     imports = "; ".join(f"import {name}" for name in modules)

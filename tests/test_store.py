@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cap_viz.dashboard.stored import stored_runs
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -19,7 +20,6 @@ from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import MANIFEST, SPEC, Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
-from cap_viz.ui.loading import stored_runs
 from tests.moves import look_after_every_move
 from tests.shell import Shell
 

@@ -14,6 +14,8 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport, Questions
+from cap_viz.dashboard.prune.accuracy import Column
+from cap_viz.dashboard.prune.accuracy_view import chance_of
 from cap_viz.evaluation.eval_metrics import ACC, guessing
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.comparison import DENSE as DENSE_CELL
@@ -24,8 +26,6 @@ from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import chance_level, load_task
 from cap_viz.tasks.example_sets import evaluation_set
-from cap_viz.ui.prune_accuracy import Column
-from cap_viz.ui.prune_accuracy_view import chance_of
 from tests.test_ui_pages import opened
 from tests.test_ui_text import computed, store
 

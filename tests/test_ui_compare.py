@@ -23,6 +23,11 @@ from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.cli.accuracy import compare
+from cap_viz.dashboard.compare.command import USUAL_N, USUAL_REFERENCE, next_command
+from cap_viz.dashboard.compare.data import Choice, Comparison, Stored, compared, stored_comparison
+from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
+from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
+from cap_viz.dashboard.compare.words import NO_SIGN, clause, evidence_words, verdicts
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Level, Measure
 from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
 from cap_viz.evaluation.solution_loss import solution_spec
@@ -43,11 +48,6 @@ from cap_viz.shipped import N_CALIBRATION as N_CALIBRATED
 from cap_viz.stats import Interval, PairedComparison, compare_paired
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import evaluation_set
-from cap_viz.ui.compare_command import USUAL_N, USUAL_REFERENCE, next_command
-from cap_viz.ui.compare_data import Choice, Comparison, Stored, compared, stored_comparison
-from cap_viz.ui.compare_figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
-from cap_viz.ui.compare_table import figure_html, shown_table, table_csv, table_json
-from cap_viz.ui.compare_words import NO_SIGN, clause, evidence_words, verdicts
 from tests.tiny import write_tiny_model
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 40, 2
@@ -535,7 +535,7 @@ def test_a_model_that_guesses_is_called_out(world: World, page: AppTest) -> None
 def test_a_task_without_options_says_where_to_go(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     # The sidebar may leave such tasks out; the page must not depend on that.
     monkeypatch.setitem(TASKS, TASK, replace(TASKS[TASK], kind="text"))
-    monkeypatch.setattr("cap_viz.ui.frame.load_task", lambda name: replace(TASKS[TASK], kind="text"))
+    monkeypatch.setattr("cap_viz.dashboard.frame.load_task", lambda name: replace(TASKS[TASK], kind="text"))
     opened(page, world)
     assert "has no accuracy to compare" in texts(page)
     assert "Its heads" in [button.label for button in page.button]
@@ -554,8 +554,8 @@ def test_the_paper_s_points_wait_to_be_asked_for(world: World, page: AppTest, mo
     def reported(name: str) -> tuple[PaperPoint, ...]:
         return accuracy_of("arc_challenge")
 
-    monkeypatch.setattr("cap_viz.ui.compare_view.accuracy_of", reported)
-    monkeypatch.setattr("cap_viz.ui.compare_controls.accuracy_of", reported)
+    monkeypatch.setattr("cap_viz.dashboard.compare.page.accuracy_of", reported)
+    monkeypatch.setattr("cap_viz.dashboard.compare.controls.accuracy_of", reported)
     opened(page, world)
     assert diamonds_on(page) == 0, "second-hand numbers of another model stood in the figure unasked"
     page.toggle(key="paper").set_value(True).run()

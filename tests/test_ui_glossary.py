@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cap_viz.ui.glossary import GLOSSARY, SECTIONS
-from cap_viz.ui.glossary_view import found
+from cap_viz.dashboard.glossary.page import found
+from cap_viz.dashboard.glossary.terms import GLOSSARY, SECTIONS
 from tests.test_ui_pages import opened
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.dashboard.learn.page import guesses_in, in_address
+from cap_viz.dashboard.learn.steps import STEPS
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
@@ -22,8 +24,6 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import compare_paired
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
-from cap_viz.ui.learn_steps import STEPS
-from cap_viz.ui.learn_view import guesses_in, in_address
 
 
 @pytest.fixture

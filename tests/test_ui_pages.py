@@ -19,6 +19,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
+from cap_viz.dashboard.components.panels import signed
+from cap_viz.dashboard.stored import arrived_effects
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -33,8 +35,6 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import mean_with_ci
 from cap_viz.tasks import TASKS, Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
-from cap_viz.ui.loading import arrived_effects
-from cap_viz.ui.panels import signed
 
 TIMEOUT = 60
 

@@ -10,13 +10,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
+from cap_viz.dashboard.playground import data
+from cap_viz.dashboard.playground.figures import coloured_prompt, unique, visible
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.ui import playground_data
-from cap_viz.ui.playground_figures import coloured_prompt, unique, visible
 from tests.test_ui_pages import opened, text, wait_for_jobs
 from tests.test_ui_text import computed, score_spec
 
@@ -33,7 +33,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 def forget() -> None:
     shared_queue.cache_clear()
-    for cached in (playground_data.outcome, playground_data.pattern):
+    for cached in (data.outcome, data.pattern):
         cached.cache_clear()
 
 
@@ -57,7 +57,7 @@ def test_a_head_switched_off_changes_the_next_token_as_the_library_says(
     assert not at.exception
     tokens = encode_prompt(tiny_model, PROMPT)
     dense, changed = (read_prompt(tiny_model, tokens, heads) for heads in ((), ((0, 1), (2, 3))))
-    found = playground_data.outcome(scores.spec.model, PROMPT, playground_data.Change(heads=((0, 1), (2, 3))))
+    found = data.outcome(scores.spec.model, PROMPT, data.Change(heads=((0, 1), (2, 3))))
     np.testing.assert_allclose(found.changed.next_logprobs, changed.next_logprobs, atol=1e-5)
     np.testing.assert_allclose(found.token_change[1:], (changed.token_logprobs - dense.token_logprobs)[1:], atol=1e-5)
     assert "With 2 heads off" in text(at)

@@ -20,6 +20,39 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import EvalReport, Questions
+from cap_viz.dashboard.prune.accuracy import (
+    Column,
+    Difference,
+    aligned,
+    column_of,
+    compare_columns,
+    cost_of,
+    difference,
+    differences,
+    share_of,
+)
+from cap_viz.dashboard.prune.accuracy_view import p_cell, reading
+from cap_viz.dashboard.prune.audit import audit_csv, option_table
+from cap_viz.dashboard.prune.export import comparison_json, items_csv
+from cap_viz.dashboard.prune.figures import (
+    accuracy_whiskers,
+    importance_histogram,
+    zeros_by_head,
+    zeros_by_layer,
+    zeros_by_matrix,
+)
+from cap_viz.dashboard.prune.flips import filters_of, flip_table, flips_of
+from cap_viz.dashboard.prune.setting import Setting, counting_spec, eval_spec, mask_spec, measured_percents
+from cap_viz.dashboard.prune.written import Written, answers_table, word_difference, written_difference
+from cap_viz.dashboard.prune.written_view import text_html
+from cap_viz.dashboard.prune.zeros import (
+    head_zeros_of,
+    matrix_sizes,
+    shape_from,
+    widest_outlier,
+    zeros_by_rule,
+    zeros_of,
+)
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import generation_spec
 from cap_viz.figures.base import criterion_colour, criterion_glyph, criterion_symbol
@@ -38,32 +71,6 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import compare_paired, wilson
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
-from cap_viz.ui.prune_accuracy import (
-    Column,
-    Difference,
-    aligned,
-    column_of,
-    compare_columns,
-    cost_of,
-    difference,
-    differences,
-    share_of,
-)
-from cap_viz.ui.prune_accuracy_view import p_cell, reading
-from cap_viz.ui.prune_audit import audit_csv, option_table
-from cap_viz.ui.prune_export import comparison_json, items_csv
-from cap_viz.ui.prune_figures import (
-    accuracy_whiskers,
-    importance_histogram,
-    zeros_by_head,
-    zeros_by_layer,
-    zeros_by_matrix,
-)
-from cap_viz.ui.prune_flips import filters_of, flip_table, flips_of
-from cap_viz.ui.prune_setting import Setting, counting_spec, eval_spec, mask_spec, measured_percents
-from cap_viz.ui.prune_written import Written, answers_table, word_difference, written_difference
-from cap_viz.ui.prune_written_view import text_html
-from cap_viz.ui.prune_zeros import head_zeros_of, matrix_sizes, shape_from, widest_outlier, zeros_by_rule, zeros_of
 from tests.tiny import tiny_examples, write_tiny_model
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 100, 4

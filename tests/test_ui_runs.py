@@ -18,6 +18,9 @@ import pytest
 from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.dashboard.runs.detail import json_rows, parquet
+from cap_viz.dashboard.runs.html import html_of
+from cap_viz.dashboard.runs.table import table_of
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.solution_loss import solution_spec
 from cap_viz.models.loading import ReasoningModel
@@ -35,9 +38,6 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
 from cap_viz.stats import compare_paired
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
-from cap_viz.ui.runs_detail import json_rows, parquet
-from cap_viz.ui.runs_html import html_of
-from cap_viz.ui.runs_table import table_of
 
 TASK = "mini_science"
 

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.dashboard.stored import head_statistics
+from cap_viz.dashboard.tasks.data import Measured, pairs, shared_heads
+from cap_viz.dashboard.tasks.page import short
 from cap_viz.figures.tasks import Mosaic, TaskMap, task_maps
 from cap_viz.runs.run_loading import read_scores
 from cap_viz.runs.spec import ScoreSpec
@@ -17,9 +20,6 @@ from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
 from cap_viz.stats import rank_agreement, rank_heads, true_spread
 from cap_viz.tasks import TASKS
-from cap_viz.ui.loading import head_statistics
-from cap_viz.ui.tasks_data import Measured, pairs, shared_heads
-from cap_viz.ui.tasks_view import short
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,9 @@ def test_bad_values_in_a_link_fall_back_with_a_note() -> None:
 
 
 def test_a_single_task_has_nothing_to_be_compared_with(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cap_viz.ui.frame.Store", lambda: Store(shipped=tmp_path / "none", local=tmp_path / "local"))
+    monkeypatch.setattr(
+        "cap_viz.dashboard.frame.Store", lambda: Store(shipped=tmp_path / "none", local=tmp_path / "local")
+    )
     at = opened()
     assert not at.exception
     assert "Nothing to compare yet" in words(at)

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.dashboard.heads.control_task import View
+from cap_viz.dashboard.heads.export import shown_json, shown_table
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
@@ -25,8 +27,6 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import specificity, top_overlap
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
-from cap_viz.ui.heads_control import View
-from cap_viz.ui.heads_export import shown_json, shown_table
 from tests.test_ui_pages import matrix, opened, opened_heads, text
 
 TIMEOUT = 60

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
+from cap_viz.dashboard.prune.controls import DEFAULT_PERCENT
 from cap_viz.models.loading import DEFAULT_MODEL, load, resolve
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
@@ -19,7 +20,6 @@ from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.shipped import SHIPMENTS
 from cap_viz.tasks.example_sets import evaluation_set
-from cap_viz.ui.prune_controls import DEFAULT_PERCENT
 from tests.e2e.conftest import PATIENCE_MS, OpenTab
 
 pytestmark = pytest.mark.e2e

@@ -1,0 +1,190 @@
+"""The Compare page in words: verdicts from contrasts, numbers with their intervals, what a group is built on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cap_viz.dashboard.compare.data import Comparison
+from cap_viz.dashboard.components.panels import listed, p_words, percent, percent_interval, signed
+from cap_viz.evaluation.eval_metrics import Level, Measure
+from cap_viz.figures.base import criterion_name, display_order
+from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast
+from cap_viz.runs.mask_provenance import Basis
+
+OPTION_WORDS = {
+    "scope": "scope",
+    "metric": "head-score metric",
+    "kv_combine": "KV groups combined by",
+    "estimator": "estimator",
+    "ablation": "ablation",
+}
+
+# From the strongest to none.
+EVIDENCE = ("clear", "alone", "noise")
+NO_SIGN, NO_SIGN_OF_IT = "no sign that the causal scores add anything", "no sign of it"
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """One Markdown sentence per sparsity about CAP (else the first criterion shown that is not the reference)."""
+    subject = subject_of(comparison)
+    if subject is None:
+        return []
+    said = [verdict(comparison, subject, sparsity) for sparsity in comparison.sparsities]
+    return [sentence for sentence in said if sentence]
+
+
+def subject_of(comparison: Comparison) -> str | None:
+    """Whom the verdicts are about."""
+    shown = [name for name in display_order(comparison.choice.criteria) if name != comparison.choice.reference]
+    return SUBJECT if SUBJECT in shown else next(iter(shown), None)
+
+
+def verdict(comparison: Comparison, subject: str, sparsity: float) -> str:
+    cell, reference = (subject, sparsity), comparison.reference_cell(sparsity)
+    if cell not in comparison.levels:
+        return ""
+    seconds = dict.fromkeys([reference, *((control, sparsity) for control in CONTROLS)])
+    found = [contrast for second in seconds if (contrast := comparison.contrast(cell, second)) is not None]
+    if not found:
+        return f"**{percent(sparsity, 0)}** {name_of(cell)}: {name_of(reference)} is not measured here."
+    clauses = listed([clause(contrast, comparison.measure) for contrast in found])
+    meaning = causal_meaning(comparison.causal_evidence(sparsity)) if subject == SUBJECT else ""
+    return f"**{percent(sparsity, 0)}** {name_of(cell)} {clauses}{meaning}."
+
+
+def causal_meaning(evidence: Sequence[tuple[Measure, Contrast]]) -> str:
+    """What CAP's differences to its controls say about the causal scores; all are said where they do not agree."""
+    readings: dict[str, list[tuple[Measure, Contrast]]] = {}
+    for measure, contrast in sorted(evidence, key=lambda one: EVIDENCE.index(one[1].evidence)):
+        readings.setdefault(causal_reading(contrast, measure), []).append((measure, contrast))
+    if len(readings) < 2:
+        return "".join(f": {said}, by {listed(places(items, evidence))}" for said, items in readings.items())
+    parts = [
+        f"by {listed(places(items, evidence))} {NO_SIGN_OF_IT if said == NO_SIGN else said}"
+        for said, items in readings.items()
+    ]
+    return f": {'; '.join(parts)}"
+
+
+def causal_reading(contrast: Contrast, measure: Measure) -> str:
+    effect = "help" if is_better(contrast, measure) else "hurt"
+    return {
+        "clear": f"**the causal scores {effect}**",
+        "alone": f"a hint at most that the causal scores {effect}",
+        "noise": NO_SIGN,
+    }[contrast.evidence]
+
+
+def places(items: Sequence[tuple[Measure, Contrast]], evidence: Sequence[tuple[Measure, Contrast]]) -> list[str]:
+    """The measures behind a reading, with the control where a measure does not read the same against all of them.
+
+    Where no clause has said by how much the two differ, this does.
+    """
+    said: list[str] = []
+    for measure in dict.fromkeys(measure for measure, _ in items):
+        title, found = measure.title.lower(), [contrast for one, contrast in items if one == measure]
+        told = measure == evidence[0][0] or found[0].evidence == "noise"
+        if len(found) == sum(one == measure for one, _ in evidence):
+            said.append(title if told else f"{title} ({listed([gap(one, measure) for one in found])})")
+        else:
+            said += [
+                f"{title} against {name_of(one.second)}" + ("" if told else f" ({gap(one, measure)})") for one in found
+            ]
+    # What is said of one control comes first: after a whole measure it would seem to hold for both.
+    return sorted(said, key=lambda one: " against " not in one)
+
+
+def gap(contrast: Contrast, measure: Measure) -> str:
+    """0.183 nats better, 12.0 points below."""
+    return f"{amount(contrast.result.difference, measure)} {direction(contrast, measure).split()[0]}"
+
+
+def clause(contrast: Contrast, measure: Measure) -> str:
+    """`is **13.7 points below Wanda** (95 % interval 7.7 to 19.7)`, or that the two cannot be told apart."""
+    result, other = contrast.result, name_of(contrast.second)
+    if contrast.evidence == "noise":
+        spread = f"{signed_steps(result.difference, measure)}, {signed_range(contrast, measure)}"
+        return f"is **within noise of {other}** ({spread})"
+    sign = 1 if result.difference > 0 else -1
+    low, high = sorted((sign * result.ci.low, sign * result.ci.high))
+    said = f"{amount(result.difference, measure)} {direction(contrast, measure)} {other}"
+    limits = f"95 % interval {steps(low, measure)} to {steps(high, measure)}"
+    if contrast.evidence == "clear":
+        return f"is **{said}** ({limits})"
+    return (
+        f"is {said} ({limits}), **not clear among so many comparisons** "
+        f"(p = {p_words(result.p_value)}, adjusted {p_words(contrast.p_holm)})"
+    )
+
+
+def direction(contrast: Contrast, measure: Measure) -> str:
+    if measure.is_share:
+        return "above" if contrast.result.difference > 0 else "below"
+    return "better than" if is_better(contrast, measure) else "worse than"
+
+
+def is_better(contrast: Contrast, measure: Measure) -> bool:
+    return (contrast.result.difference > 0) == measure.is_share
+
+
+def evidence_words(contrast: Contrast, measure: Measure) -> str:
+    """The verdict of a table row, in words of its own."""
+    better = "better" if is_better(contrast, measure) else "worse"
+    return {"clear": f"clearly {better}", "alone": f"{better}, not after Holm", "noise": "within noise"}[
+        contrast.evidence
+    ]
+
+
+def name_of(cell: Cell) -> str:
+    return "dense" if cell == DENSE else criterion_name(cell[0])
+
+
+def steps(value: float, measure: Measure) -> str:
+    """A difference without its unit."""
+    return f"{measure.scale * value:.{digits(measure)}f}".replace("-", "−")
+
+
+def amount(value: float, measure: Measure) -> str:
+    return f"{steps(abs(value), measure)} {measure.steps}"
+
+
+def signed_steps(value: float, measure: Measure) -> str:
+    return f"{signed(measure.scale * value, digits(measure))} {measure.steps}"
+
+
+def signed_range(contrast: Contrast, measure: Measure) -> str:
+    ci = contrast.result.ci
+    return f"{signed(measure.scale * ci.low, digits(measure))} to {signed(measure.scale * ci.high, digits(measure))}"
+
+
+def level_words(level: Level, measure: Measure) -> str:
+    return percent(level.value) if measure.is_share else f"{level.value:.3f}"
+
+
+def level_range(level: Level, measure: Measure) -> str:
+    if measure.is_share:
+        return percent_interval(level.ci)
+    return f"{level.ci.low:.3f} – {level.ci.high:.3f}"
+
+
+def digits(measure: Measure) -> int:
+    return 1 if measure.is_share else 3
+
+
+def basis_words(basis: Basis) -> str:
+    """`48 calibration examples of arc_easy, seed 0`, and every option that is not the usual one."""
+    examples = basis.examples
+    if examples is None:
+        said = ["no calibration"]
+    else:
+        seed = "" if examples.seed is None else f", seed {examples.seed}"
+        said = [f"calibration {examples.task}, {len(examples.ids)} examples{seed}"]
+    metric = basis.get("metric")
+    if metric is not None:
+        said.append(f"head scores {basis.get('estimator')}, {basis.get('ablation')} ablation, {metric}")
+    said += [
+        f"{OPTION_WORDS.get(name, name)} {value}"
+        for name, value in basis.unusual.items()
+        if name not in ("metric", "estimator", "ablation")
+    ]
+    return " · ".join(said)

@@ -1,0 +1,83 @@
+"""The clickable grid, the number inputs beside it, and how a click gets from one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from cap_viz.dashboard.glossary.terms import GLOSSARY
+from cap_viz.dashboard.state import clicked, keep_in_range
+from cap_viz.figures.base import CONFIG, Grid, grid_width, head_grid
+
+
+def show_grid(grid: Grid, unit: str, alt: str, more: Callable[[go.Figure], None] | None = None) -> None:
+    """The grid; `more` may add to the figure."""
+    key = turned("heads_grid")
+    figure = head_grid(grid, unit=unit)
+    if more is not None:
+        more(figure)
+    st.plotly_chart(
+        figure,
+        key=key,
+        width=grid_width(*grid.shape),
+        config=CONFIG,
+        on_select=lambda: take_click(key),
+        selection_mode="points",
+        alt=f"{alt}: {grid.mean.shape[0]} layers by {grid.mean.shape[1]} heads. The number inputs select one, too.",
+    )
+
+
+def turned(key: str) -> str:
+    """The key of a clickable figure, a new one after each use of the number inputs.
+
+    Plotly would take a click on the cell it still holds as selected for an unselect, and the click would be lost.
+    """
+    return f"{key}_{st.session_state.get('heads_turn', 0)}"
+
+
+def take_click(key: str) -> None:
+    """Copy a clicked head into the bound inputs; a cleared selection changes nothing."""
+    point = clicked(key)
+    if point is not None:
+        address = point["customdata"]
+        st.session_state["layer"], st.session_state["head"] = int(address["0"]), int(address["1"])
+
+
+def selected_head() -> tuple[int, int]:
+    return int(st.session_state.get("layer") or 0), int(st.session_state.get("head") or 0)
+
+
+def head_name(layer: int, head: int) -> str:
+    return f"L{layer}H{head}"
+
+
+def named_heads(n_layers: int, n_heads: int) -> dict[str, tuple[int, int]]:
+    """Every head by its name, in layer order: the options of a list to choose heads from."""
+    return {head_name(layer, head): (layer, head) for layer in range(n_layers) for head in range(n_heads)}
+
+
+def head_inputs(n_layers: int, n_heads: int, start: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """The keyboard's way to a head, at `start` unless the URL or a click says otherwise; both are bound to the URL."""
+    keep_in_range("layer", 0, n_layers - 1)
+    keep_in_range("head", 0, n_heads - 1)
+    first, second = st.columns(2)
+    layer = first.number_input(
+        f"Layer (0 to {n_layers - 1})", 0, n_layers - 1, start[0], key="layer", bind="query-params", on_change=next_turn
+    )
+    head = second.number_input(
+        f"Head (0 to {n_heads - 1})",
+        0,
+        n_heads - 1,
+        start[1],
+        key="head",
+        bind="query-params",
+        on_change=next_turn,
+        help=GLOSSARY["head"],
+    )
+    return int(layer), int(head)
+
+
+def next_turn() -> None:
+    st.session_state["heads_turn"] = st.session_state.get("heads_turn", 0) + 1

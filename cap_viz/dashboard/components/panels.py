@@ -1,0 +1,164 @@
+"""Small pieces every page uses: heading, provenance row, tiles with intervals, the boxes for each state, glossary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from math import isnan
+
+import streamlit as st
+
+from cap_viz.dashboard.glossary.terms import GLOSSARY
+from cap_viz.runs.prefix_reuse import taken_words
+from cap_viz.runs.spec import ExampleSet
+from cap_viz.runs.store import StoredRun
+from cap_viz.stats import Interval
+from cap_viz.tasks import Task
+
+METRIC_NAMES = {
+    "nll": "answer loss (nll)",
+    "choice_nll": "choice loss (choice_nll)",
+    "logit_diff": "margin loss (logit_diff)",
+    "accuracy": "error rate (accuracy)",
+}
+TEXT_LOSS = "token loss (nll)"
+METRIC_UNITS = {"nll": "nats per token", "choice_nll": "nats", "logit_diff": "nats", "accuracy": "errors per question"}
+
+
+def metric_name(task: Task, metric: str) -> str:
+    """Text has no answer: there the loss is on every token of the given continuation."""
+    return TEXT_LOSS if task.kind == "text" else METRIC_NAMES[metric]
+
+
+def heading(title: str, sentence: str) -> None:
+    """The page's name and the one sentence that says what it answers."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        st.title(title, anchor=False, width="content")
+        st.markdown(sentence, width="content")
+
+
+def provenance(facts: Sequence[str], *, origin: str | None = None) -> None:
+    """One quiet line of facts; `origin` ("precomputed", "live", "running", "stale") becomes a badge in front."""
+    colour = {"precomputed": "blue", "live": "violet", "running": "orange", "stale": "orange"}
+    badge = f":{colour.get(origin, 'gray')}-badge[{origin}] " if origin else ""
+    st.caption(badge + " · ".join(escaped(fact) for fact in facts))
+
+
+def run_facts(run: StoredRun) -> list[str]:
+    """Model, task, examples and age of a stored run, for `provenance`."""
+    made = run.provenance
+    return [
+        run.spec.model.id,
+        run.spec.examples.task,
+        examples_fact(run.spec.examples),
+        age(made["created"]),
+    ]
+
+
+def making_of(run: StoredRun) -> str:
+    """How a stored run was computed, in one line: machine, time (or which run it was taken from), versions, key."""
+    made = run.provenance
+    time = taken_words(run) or f"{made.get('seconds', 0):,.0f} s"
+    versions = ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items())
+    return (
+        f"{made.get('machine', '?')}, {made.get('device', '?')}, {made.get('dtype', '?')}, "
+        f"{made.get('threads', '?')} threads, {time}; {versions}; key {run.key}."
+    )
+
+
+def cut_words(run: StoredRun) -> str:
+    """How many prompts were too long for the model and lost their beginning; empty where none did."""
+    cut = run.provenance.get("truncated")
+    if not cut:
+        return ""
+    prompts = "1 prompt was" if cut["examples"] == 1 else f"{cut['examples']} prompts were"
+    return f"{prompts} too long for the model; the beginning was cut ({cut['tokens']} tokens in all)."
+
+
+def examples_fact(examples: ExampleSet) -> str:
+    seed = "" if examples.seed is None else f", seed {examples.seed}"
+    kind = {"calibration": "calibration", "evaluation": "evaluation"}.get(examples.split, "chosen")
+    return f"{len(examples.ids)} {kind} examples{seed}"
+
+
+def tile(label: str, value: str, note: str = "", *, term: str | None = None) -> None:
+    """A number with its interval or comment beneath; `term` adds the glossary's help."""
+    st.metric(
+        label,
+        value,
+        delta=note or None,
+        delta_color="off",
+        delta_arrow="off",
+        help=GLOSSARY[term] if term else None,
+    )
+
+
+def empty(title: str, text: str) -> None:
+    """Nothing here yet, and what would change that."""
+    with st.container(border=True):
+        st.markdown(f"**{title}**")
+        st.caption(text)
+
+
+def problem(sentence: str) -> None:
+    """Something went wrong here: one sentence with what to do."""
+    st.error(escaped(sentence), icon=":material/error:")
+
+
+def note(sentence: str) -> None:
+    """Something the user should know but need not act on."""
+    st.info(escaped(sentence), icon=":material/info:")
+
+
+def caution(sentence: str) -> None:
+    """The numbers below should be read with care."""
+    st.warning(escaped(sentence), icon=":material/warning:")
+
+
+def stale(sentence: str) -> None:
+    """The result below belongs to other settings than the controls show."""
+    st.caption(f":orange-badge[stale] {escaped(sentence)}")
+
+
+def escaped(text: str) -> str:
+    """Plain text for Markdown: file names and model output must not turn into formatting."""
+    for sign in "\\`*_~[]$<>":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def percent_interval(interval: Interval) -> str:
+    return f"{100 * interval.low:.1f} – {100 * interval.high:.1f} %"
+
+
+def p_words(p: float) -> str:
+    """A p-value with sensible digits; a dash where there is none."""
+    if isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """With a true minus sign, which has the width of the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def listed(parts: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
+
+
+def age(created: str) -> str:
+    """How long ago an ISO time was, in words."""
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+    except (ValueError, TypeError):
+        return created
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return "just now"

@@ -1,0 +1,32 @@
+"""Queueing runs for this browser session: every page submits here, so that a shared server's limits hold everywhere."""
+
+from __future__ import annotations
+
+import uuid
+
+import streamlit as st
+
+from cap_viz.dashboard.serving import check_job, is_shared
+from cap_viz.runs.queue import Job, JobSpec, shared_queue
+
+OWN_JOBS, SESSION = "own_jobs", "queue_session"
+
+
+def submit_run(spec: JobSpec, title: str) -> Job:
+    """Queue a job for this session. Raises `CapVizError` when the queue, or a shared server, does not take it."""
+    check_job(spec, own_jobs())
+    session: str = st.session_state.setdefault(SESSION, uuid.uuid4().hex)
+    job = shared_queue().submit(spec, title, session)
+    st.session_state[OWN_JOBS] = {*st.session_state.get(OWN_JOBS, ()), job.number}
+    return job
+
+
+def own_jobs() -> list[Job]:
+    """The jobs this session asked for, as far as the queue remembers them."""
+    numbers = st.session_state.get(OWN_JOBS, ())
+    return [job for job in shared_queue().listing() if job.number in numbers]
+
+
+def may_cancel(job: Job) -> bool:
+    """On a shared server everybody cancels only what they asked for."""
+    return not is_shared() or job.number in st.session_state.get(OWN_JOBS, ())

@@ -1,0 +1,260 @@
+"""The frame every page draws first: page settings, sidebar with navigation and selection, status line.
+
+    view = frame("Heads")
+    runs = score_runs(view.runs, view.model, view.task.name)
+
+Native pages draw the frame themselves, so that a deep link to a fresh server needs nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from cap_viz.dashboard.components.panels import note, problem
+from cap_viz.dashboard.components.submission import own_jobs
+from cap_viz.dashboard.glossary.terms import GLOSSARY
+from cap_viz.dashboard.serving import offered
+from cap_viz.dashboard.state import bad_choice, choose, keep_valid
+from cap_viz.dashboard.stored import stored_runs
+from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models.devices import check_asked, expected_device
+from cap_viz.models.loading import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, is_available
+from cap_viz.runs.backends.base import asked_engine
+from cap_viz.runs.queue import Job, JobSpec, PrunedWeights, shared_queue
+from cap_viz.runs.run_queries import model_ref, tasks_for
+from cap_viz.runs.spec import ModelRef
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.settings import ASSETS, PROJECT, asked_dtype, start_logging
+from cap_viz.tasks import Task, load_task
+
+
+@dataclass(frozen=True)
+class PageEntry:
+    """A page of the navigation, and which runs it shows: some kinds, of the chosen model, perhaps of its task only."""
+
+    label: str
+    file: str
+    icon: str
+    kinds: tuple[str, ...] = ()
+    one_task: bool = False
+    one_model: bool = True
+
+    def shows(self, spec: JobSpec, model_id: str, task: str) -> bool:
+        """Whether a run of this spec would change the page while model and task are chosen."""
+        if isinstance(spec, PrunedWeights) or spec.kind not in self.kinds:
+            return False
+        return (not self.one_model or spec.model.id == model_id) and (not self.one_task or spec.examples.task == task)
+
+
+EVERY_KIND = ("score", "eval", "profile", "roles", "joint")
+PAGES = (
+    PageEntry("Overview", "app.py", ":material/dashboard:", ("score", "eval")),
+    PageEntry("Heads", "pages/heads.py", ":material/grid_on:", ("score", "roles", "joint")),
+    PageEntry("Tasks", "pages/tasks.py", ":material/view_module:", ("score",)),
+    PageEntry("Prune", "pages/prune.py", ":material/content_cut:", ("score", "eval", "profile"), one_task=True),
+    PageEntry("Compare", "pages/compare.py", ":material/show_chart:", ("eval", "profile")),
+    PageEntry("Playground", "pages/playground.py", ":material/science:", ("score",), one_task=True),
+    PageEntry("Runs", "pages/runs.py", ":material/history:", EVERY_KIND, one_model=False),
+    PageEntry("Learn", "pages/learn.py", ":material/school:", EVERY_KIND),
+    PageEntry("Glossary", "pages/glossary.py", ":material/menu_book:"),
+)
+# With what the study asks: 400, 500 and 1,000.
+SIZES = ("100", "200", "300", "400", "500", "600", "1000", "1500")
+DEFAULT_SIZE = "600"
+# What is shipped of the toy model.
+TOY_SIZE = "200"
+STATUS_SECONDS = 3.0
+# Streamlit's wide layout keeps 5 rem free on both sides and 6 above, with no setting for it: an eighth of a laptop
+# screen. 4.2 rem clear the header bar.
+ROOM = """<style>
+@media (min-width: 768px) { [data-testid="stMainBlockContainer"] { padding: 4.2rem 2.5rem 3rem; } }
+</style>"""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the sidebar says, and the stored runs as they are now.
+
+    `at_most` is the evaluation size asked for; `n` what the chosen task has of it, where its questions are on this
+    machine. `installed` tells whether live runs are possible; if not, `install_hint` is the sentence that says how.
+    """
+
+    store: Store
+    runs: list[StoredRun]
+    model: ModelRef
+    task: Task
+    n: int
+    at_most: int
+    installed: bool
+    install_hint: str
+
+
+def frame(title: str) -> Frame:
+    """Draw the frame and return the selection; ends the page with a sentence when the model cannot be identified."""
+    st.set_page_config(page_title=f"{title} · CAP Viz", page_icon=str(ASSETS / "mark.svg"), layout="wide")
+    st.html(ROOM)
+    start_logging()
+    # Before the runs are read, so that the status line notices whatever ends from here on.
+    ends = job_ends(shared_queue().listing())
+    store = Store()
+    every = stored_runs(store)
+    try:
+        models = offered([*CATALOGUE, *(run.spec.model.id for run in every)])
+        check_asked()
+        asked_engine()
+    except UsageError as error:
+        problem(str(error))
+        st.stop()
+    runs = [run for run in every if run.spec.model.id in models]
+    st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
+    with st.sidebar:
+        navigation()
+        model_id, task_name, at_most, notes = selection(in_order(models, runs))
+        task = load_task(task_name)
+        n = evaluation_size(task, at_most)
+        if sentence := size_sentence(task, n, at_most):
+            st.caption(sentence)
+        page = next(entry for entry in PAGES if entry.label == title)
+        status(ends, lambda spec: page.shows(spec, model_id, task_name))
+    for sentence in notes:
+        note(sentence)
+    try:
+        model = identified(store, runs, model_id)
+    except CapVizError as error:
+        problem(str(error))
+        st.stop()
+    installed, hint = readiness(model_id)
+    return Frame(store, runs, model, task, n, at_most, installed, hint)
+
+
+def navigation() -> None:
+    with st.container(gap="xxsmall"):
+        for page in PAGES:
+            if Path(PROJECT, page.file).is_file():
+                st.page_link(page.file, label=page.label, icon=page.icon, width="stretch")
+
+
+def selection(models: list[str]) -> tuple[str, str, int, list[str]]:
+    """Model, task and evaluation size from the bound widgets, and notes about values the URL had wrong."""
+    if not models:
+        problem("None of the models in CAP_VIZ_MODELS is here; score one first: python -m cap_viz score --model ID")
+        st.stop()
+    notes = [
+        bad_choice("model", models, models[0], "model"),
+        bad_choice("n", SIZES, DEFAULT_SIZE, "an evaluation size of"),
+    ]
+    keep_valid("model", models)
+    model_id = st.selectbox(
+        "Model",
+        models,
+        key="model",
+        bind="query-params",
+        help="Other models appear here once they have been scored: python -m cap_viz score --model FOLDER_OR_HUB_ID",
+    )
+    other_model_button(model_id, models)
+    tasks = tasks_for(model_id)
+    notes.append(bad_choice("task", tasks, tasks[0], "task"))
+    keep_valid("task", tasks)
+    task = st.selectbox("Task", tasks, key="task", bind="query-params", help=task_help(tasks))
+    size = st.selectbox(
+        "Evaluation size (at most)", SIZES, SIZES.index(DEFAULT_SIZE), key="n", bind="query-params", help=GLOSSARY["n"]
+    )
+    return model_id, task, int(size), [sentence for sentence in notes if sentence]
+
+
+def other_model_button(model_id: str, models: list[str]) -> None:
+    """One click to the toy model, whose heatmaps take a second or two, and back."""
+    is_toy = model_id == TOY_MODEL
+    other = DEFAULT_MODEL if is_toy else TOY_MODEL
+    if other not in models:
+        return
+    st.button(
+        "Back to SmolLM2" if is_toy else "Try the toy model",
+        key="other_model",
+        icon=":material/undo:" if is_toy else ":material/toys:",
+        type="tertiary",
+        help="A model of 0.5 million parameters trained for CAP Viz: everything is computed live within seconds.",
+        on_click=choose,
+        args=({"model": other, "task": tasks_for(other)[0], "n": DEFAULT_SIZE if is_toy else TOY_SIZE},),
+    )
+
+
+def task_help(tasks: list[str]) -> str:
+    return "\n".join(f"- `{name}` {load_task(name).summary}" for name in tasks)
+
+
+def evaluation_size(task: Task, at_most: int) -> int:
+    """The number of evaluation questions to use: all of them where the task has fewer than asked for."""
+    if task.kind == "text" or not task.is_local():
+        return at_most
+    try:
+        return min(at_most, len(task.splits.evaluation))
+    except CapVizError:
+        # Malformed files: the page that needs the questions says so where it needs them.
+        return at_most
+
+
+def size_sentence(task: Task, n: int, at_most: int) -> str:
+    if task.kind == "text":
+        return f"{task.title} has no options to choose from, so there is no accuracy; the size is not used."
+    return "" if n == at_most else f"{task.title} has {n} evaluation questions; all are used."
+
+
+def in_order(models: set[str], runs: list[StoredRun]) -> list[str]:
+    """The catalogue's first, then the others as they were scored, newest first."""
+    known = dict.fromkeys([*CATALOGUE, *(run.spec.model.id for run in runs)])
+    return [name for name in known if name in models]
+
+
+def identified(store: Store, runs: list[StoredRun], model_id: str) -> ModelRef:
+    """The weights behind an id. A hub id is taken from its newest run: asking the hub could block the page."""
+    if model_id in CATALOGUE or Path(model_id).is_dir():
+        return model_ref(store, model_id)
+    return next(run.spec.model for run in runs if run.spec.model.id == model_id)
+
+
+def readiness(model_id: str) -> tuple[bool, str]:
+    entry = CATALOGUE.get(model_id)
+    if entry is None or is_available(entry):
+        return True, ""
+    return False, f"Live runs need the weights of {entry.title}, which are not installed. Run: {entry.install}"
+
+
+def status(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) -> None:
+    """The status line. Its ticks redraw the page when a job it shows, or one of this session, has come or ended."""
+    st.fragment(lambda: status_line(seen, concerns), run_every=STATUS_SECONDS)()
+
+
+def status_line(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) -> None:
+    queue, own = shared_queue(), {job.number for job in own_jobs()}
+    jobs = queue.listing()
+    if is_outdated(seen, [job for job in jobs if job.number in own or concerns(job.spec)]):
+        st.rerun()
+    held = queue.models.held
+    models = {0: "no model in memory", 1: "model in memory"}.get(len(held), f"{len(held)} models in memory")
+    device = str(held[-1].device) if held else expected_device()
+    st.caption(f"{device.upper()} · {asked_dtype()} · {models}  \n{queue_sentence(jobs)}")
+
+
+def job_ends(jobs: Iterable[Job]) -> dict[int, str]:
+    """How each job has ended; "" while it has not."""
+    return {job.number: "" if job.active else job.state for job in jobs}
+
+
+def is_outdated(seen: Mapping[int, str], jobs: Iterable[Job]) -> bool:
+    """Whether one of these jobs is new or has ended since."""
+    return any(seen.get(number) != end for number, end in job_ends(jobs).items())
+
+
+def queue_sentence(jobs: Collection[Job]) -> str:
+    started = [job for job in jobs if job.is_started]
+    queued = sum(job.state == "queued" for job in jobs)
+    if not started:
+        return "Queue: idle" if not queued else f"Queue: {queued} waiting"
+    others = f" and {len(started) - 1} more" if len(started) > 1 else ""
+    tail = f", {queued} waiting" if queued else ""
+    return f"Queue: {started[0].title}, {started[0].progress.share:.0%}{others}{tail}"

@@ -1,0 +1,76 @@
+"""The Glossary page: terms by section with a search, limits of the method, how to cite. Needs no run."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from cap_viz.dashboard.components.panels import empty
+from cap_viz.dashboard.glossary.terms import GLOSSARY, SECTIONS
+
+WIDTH = 860
+COLUMNS = (1, 3)
+CAN_SAY = (
+    "What removing a head (or a set of heads, or weights) does to this model's answers on these questions, with an "
+    "interval for other questions of the same kind.",
+    "Whether two models answer the same questions differently by more than chance, question by question.",
+    "How well a ranking of heads would come out again with other questions.",
+)
+CANNOT_SAY = (
+    "What a head computes. A large effect says that the answer depends on it, not how.",
+    "That a head with no effect is useless: others may stand in for it. Removing several together shows it.",
+    "Anything about other models, other prompts or tasks not measured here.",
+    "That pruned weights make a model smaller or faster: scattered zeros do neither; whole heads do.",
+)
+CITATION = """@software{cap_viz,
+  title = {CAP Viz},
+  author = {{CAP Viz developers}},
+  year = {2026}
+}
+@misc{cap_2026,
+  title = {Causal Attribution Pruning},
+  year = {2026},
+  eprint = {2606.19350},
+  archivePrefix = {arXiv}
+}"""
+
+
+def body() -> None:
+    with st.container(width=WIDTH):
+        asked = st.text_input(
+            "Find a term", key="term", bind="query-params", placeholder="reliability, ablation, …", max_chars=60
+        )
+        shown = found(asked or "")
+        if not shown:
+            empty("No term matches", "Clear the search to see all of them.")
+        for section, terms in shown.items():
+            st.subheader(section, anchor=False)
+            for key, name in terms.items():
+                left, right = st.columns(COLUMNS)
+                left.markdown(f"**{name}**")
+                right.markdown(GLOSSARY[key])
+        if not asked:
+            limits()
+            cite()
+
+
+def found(asked: str) -> dict[str, dict[str, str]]:
+    """The terms whose name or text contains what was typed, by section; all of them for an empty search."""
+    wanted = asked.strip().casefold()
+    matching = {
+        section: {key: name for key, name in terms.items() if wanted in f"{name} {GLOSSARY[key]}".casefold()}
+        for section, terms in SECTIONS.items()
+    }
+    return {section: terms for section, terms in matching.items() if terms}
+
+
+def limits() -> None:
+    st.subheader("What this can say", anchor=False)
+    st.markdown("\n".join(f"- {sentence}" for sentence in CAN_SAY))
+    st.subheader("What this cannot say", anchor=False)
+    st.markdown("\n".join(f"- {sentence}" for sentence in CANNOT_SAY))
+
+
+def cite() -> None:
+    st.subheader("How to cite", anchor=False)
+    st.markdown("The software, and the paper whose method it implements; add the key of the runs you used.")
+    st.code(CITATION, language="bibtex", wrap_lines=True)

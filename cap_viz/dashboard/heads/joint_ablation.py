@@ -1,0 +1,211 @@
+"""What if all of these: some heads ablated together, against the sum of their single effects and random sets.
+
+Measured on evaluation questions, which ranked nothing: a set chosen for its large effects looks better on the
+examples that chose it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+import streamlit as st
+
+from cap_viz.dashboard.components.head_map import head_name, named_heads
+from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
+from cap_viz.dashboard.components.panels import problem, signed
+from cap_viz.dashboard.glossary.terms import GLOSSARY
+from cap_viz.dashboard.heads.detail import HeadView, interval
+from cap_viz.dashboard.heads.source import submitting, watch
+from cap_viz.dashboard.state import bad_choices, keep_valid_ones
+from cap_viz.errors import CapVizError
+from cap_viz.figures.base import ACCENT, CONFIG, FAINT, NEUTRAL, blank
+from cap_viz.runs.kinds.joint import judged
+from cap_viz.runs.queue import Job
+from cap_viz.runs.run_labels import AblationWords
+from cap_viz.runs.run_loading import read_joint
+from cap_viz.runs.spec import ExampleSet, JointSpec
+from cap_viz.stats import JointEffect
+from cap_viz.tasks.example_sets import evaluation_set
+
+KEY = "together"
+MOST_HEADS = 40
+N_QUESTIONS = 32
+TOP = (2, 4, 8)
+
+
+def together_section(view: HeadView, selected: tuple[int, int]) -> None:
+    """Choose heads, measure them together, read what came out."""
+    heads_by_name = named_heads(view.scores.n_layers, view.scores.n_heads)
+    names = list(heads_by_name)
+    st.markdown("#### What if all of these", help=GLOSSARY["together"])
+    if sentence := bad_choices(KEY, names, "head"):
+        st.caption(sentence)
+    keep_valid_ones(KEY, names)
+    chosen, figure = st.columns([11, 10], gap="medium")
+    with chosen:
+        picked = st.multiselect(
+            f"Heads {view.words.done} together",
+            names,
+            key=KEY,
+            bind="query-params",
+            max_selections=MOST_HEADS,
+            placeholder="Choose heads, or take them from below",
+        )
+        shortcuts(view, selected)
+    heads = tuple(sorted(heads_by_name[name] for name in picked))
+    if not heads:
+        figure.caption("Two heads may do the same work, or stand in for each other: then single effects do not add up.")
+        return
+    spec = spec_of(view, heads)
+    with figure:
+        ticking(lambda: outcome(view, spec), live=spec is not None and bool(under_way(spec)))
+
+
+def shortcuts(view: HeadView, selected: tuple[int, int]) -> None:
+    """Buttons that fill the selection: the head in view, or the first of the ranking."""
+    order = np.argsort(view.stats.rank, axis=None)
+    width = view.scores.n_heads
+    with st.container(horizontal=True, gap="small"):
+        st.button("Add the selected head", key="together_add", type="tertiary", on_click=add, args=(selected,))
+        for count in TOP if view.ranks_heads else ():
+            if count <= order.size // 2:
+                top = [divmod(int(place), width) for place in order[:count]]
+                st.button(f"Top {count}", key=f"together_{count}", type="tertiary", on_click=put, args=(top,))
+        st.button("Clear", key="together_clear", type="tertiary", on_click=put, args=([],))
+
+
+def put(heads: list[tuple[int, int]]) -> None:
+    st.session_state[KEY] = [head_name(*head) for head in heads]
+
+
+def add(head: tuple[int, int]) -> None:
+    st.session_state[KEY] = list(dict.fromkeys([*(st.session_state.get(KEY) or []), head_name(*head)]))[:MOST_HEADS]
+
+
+def spec_of(view: HeadView, heads: tuple[tuple[int, int], ...]) -> JointSpec | None:
+    """The measurement on evaluation questions; None where the task's texts are not on this machine."""
+    if not view.task.is_local():
+        return None
+    held_out = held_out_set(view)
+    spec = view.source.spec
+    # Mean and resample take their values from the examples of the head scores, as these did.
+    reference = None if spec.ablation == "zero" else spec.reference or spec.examples
+    return JointSpec(spec.model, held_out, heads, ablation=spec.ablation, reference=reference)
+
+
+def held_out_set(view: HeadView) -> ExampleSet:
+    return evaluation_set(view.task.name, min(N_QUESTIONS, len(view.task.splits.evaluation)))
+
+
+def outcome(view: HeadView, spec: JointSpec | None) -> None:
+    if spec is None:
+        st.caption(f"The texts of {view.task.title} are not on this machine; set CAP_VIZ_DATA to measure here.")
+        return
+    run = view.frame.store.get(spec)
+    if run is not None:
+        try:
+            show(view, spec, judged(spec, read_joint(view.frame.store, run), view.metric))
+        except CapVizError as error:
+            problem(str(error))
+        return
+    jobs = under_way(spec)
+    for job in jobs:
+        job_view(job, key="together")
+    if not jobs:
+        offer(view, spec)
+
+
+def under_way(spec: JointSpec) -> list[Job]:
+    return active_jobs(lambda one: one == spec)
+
+
+def offer(view: HeadView, spec: JointSpec) -> None:
+    if not view.frame.installed:
+        st.caption(view.frame.install_hint)
+        return
+    st.button(
+        f"Measure {'this head' if len(spec.heads) == 1 else f'these {len(spec.heads)} heads together'}",
+        key="together_start",
+        type="primary",
+        on_click=submit,
+        args=(spec,),
+    )
+    st.caption(
+        f"On {len(spec.examples.ids)} evaluation questions, with {spec.draws} random sets of as many other heads for "
+        "comparison."
+    )
+
+
+def submit(spec: JointSpec) -> None:
+    with submitting():
+        watch(spec, f"{len(spec.heads)} heads together, {spec.examples.task}, n = {len(spec.examples.ids)}")
+
+
+def show(view: HeadView, spec: JointSpec, found: JointEffect) -> None:
+    st.markdown(verdict(found, view.words, view.unit, len(spec.examples.ids)))
+    st.plotly_chart(
+        joint_figure(found, view.unit),
+        key="together_figure",
+        config=CONFIG,
+        alt="Joint effect of the chosen heads, the sum of their single effects, and random sets of as many heads; the "
+        "sentence above holds the numbers.",
+    )
+
+
+def verdict(found: JointEffect, words: AblationWords, unit: str, n: int) -> str:
+    """What was measured, whether more than chance heads do, and whether single effects add up."""
+    joint, excess = found.joint, found.excess
+    which, by = (f"these {found.size} heads", words.each) if found.size > 1 else ("this head", words.by)
+    parts = [
+        f"With {which} {words.done}{by}: **{signed(float(joint.mean))} {unit}** "
+        f"{interval(float(joint.low), float(joint.high))} on {n} evaluation questions.",
+        f"Of {found.n_random} random sets of as many other heads, 95 % lie between {signed(found.random_low)} and "
+        f"{signed(found.random_high)} (p = {found.p_value:.2g}).",
+    ]
+    if found.size > 1:
+        clear = not float(excess.low) <= 0 <= float(excess.high)
+        meaning = (
+            "they add up, within noise"
+            if not clear
+            else "more than their sum: each stands in for the others"
+            if float(excess.mean) > 0
+            else "less than their sum: they do some of the same work"
+        )
+        parts.append(
+            f"Their single effects sum to {signed(float(found.singles.mean))}: {meaning} "
+            f"({signed(float(excess.mean))} {interval(float(excess.low), float(excess.high))})."
+        )
+    return " ".join(parts)
+
+
+def joint_figure(found: JointEffect, unit: str) -> go.Figure:
+    """Three rows: together, the sum of singles, random sets."""
+    figure = blank(height=170, left=110, top=8, bottom=42)
+    rows = [("together", found.joint, ACCENT), ("sum of singles", found.singles, NEUTRAL)]
+    for name, estimate, colour in rows:
+        mean, low, high = (float(value) for value in (estimate.mean, estimate.low, estimate.high))
+        figure.add_trace(
+            go.Scatter(
+                x=[mean],
+                y=[name],
+                mode="markers",
+                marker={"size": 11, "color": colour},
+                error_x={"type": "data", "array": [high - mean], "arrayminus": [mean - low], "color": colour},
+                hovertemplate=f"{name}: {signed(mean)} {unit} {interval(low, high)}<extra></extra>",
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=[found.random_low, found.random_high],
+            y=["random sets"] * 2,
+            mode="lines+markers",
+            line={"color": NEUTRAL, "width": 6},
+            marker={"size": 6, "color": NEUTRAL},
+            hovertemplate="95 % of random sets: %{x:.3f}<extra></extra>",
+        )
+    )
+    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
+    figure.update_xaxes(title=f"effect, {unit}", showgrid=True, gridcolor=FAINT, zeroline=False)
+    figure.update_yaxes(autorange="reversed", ticks="")
+    figure.update_layout(showlegend=False)
+    return figure

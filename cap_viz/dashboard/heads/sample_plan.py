@@ -1,0 +1,73 @@
+"""Sizes of a hybrid run from a budget: a pilot of 16 examples is measured both ways, the rest is arithmetic."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from cap_viz.dashboard.components.panels import METRIC_UNITS
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.heads.cost import seconds_each
+from cap_viz.dashboard.heads.source import submitting, watch
+from cap_viz.errors import UsageError
+from cap_viz.progress import duration
+from cap_viz.runs.run_loading import read_gradient, read_scores
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import StoredRun
+from cap_viz.stats.budget import Cost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
+from cap_viz.stats.hybrid import FEWEST_EXACT
+from cap_viz.tasks.example_sets import calibration_set
+
+
+def planned_sizes(view: Frame, seed: int, ablation: str, metric: str, most: int, *, by_time: bool) -> tuple[int, int]:
+    """(n, N) for the budget asked for. Raises `UsageError` where the pilot is missing or the budget cannot be met."""
+    pilot = pilot_specs(view, seed, ablation, metric)
+    stored = {name: view.store.get(spec) for name, spec in pilot.items()}
+    exact, gradient = stored["exact"], stored["gradient"]
+    if exact is None or gradient is None:
+        st.button(
+            f"Measure the pilot ({FEWEST_EXACT} examples, both ways)", key="heads_pilot", on_click=submit, args=(pilot,)
+        )
+        raise UsageError("The sizes are planned from a pilot with this seed, ablation and metric, and then fixed.")
+    plan = plan_from(view, exact, gradient, metric, most, by_time=by_time)
+    st.caption(
+        f"**{plan.n}** exactly and **{plan.n_gradient}** by gradient: about {duration(plan.seconds)}, and half of the "
+        f"heads known to ± {plan.half_width:.2g} {METRIC_UNITS[metric]} or better. Judged from the pilot, then fixed."
+    )
+    return plan.n, plan.n_gradient
+
+
+def pilot_specs(view: Frame, seed: int, ablation: str, metric: str) -> dict[str, ScoreSpec]:
+    examples = calibration_set(view.task.name, FEWEST_EXACT, seed)
+    return {
+        "exact": ScoreSpec(model=view.model, examples=examples, ablation=ablation),
+        "gradient": ScoreSpec(
+            model=view.model, examples=examples, estimator="gradient", ablation=ablation, metric=metric
+        ),
+    }
+
+
+def plan_from(
+    view: Frame, exact: StoredRun, gradient: StoredRun, metric: str, most: int, *, by_time: bool
+) -> HybridPlan:
+    pilot = pilot_of(
+        read_scores(view.store, exact).effects(metric), read_gradient(view.store, gradient).effects(metric)
+    )
+    cost = Cost(exact=seconds_each(exact), gradient=seconds_each(gradient))
+    if by_time:
+        minutes = st.number_input("Minutes", 0.1, 600.0, 5.0, key="heads_minutes")
+        return plan_for_seconds(pilot, cost, 60 * minutes, available=most)
+    wanted = st.number_input(
+        f"Median half-width of the intervals, {METRIC_UNITS[metric]}",
+        0.0001,
+        10.0,
+        0.02,
+        format="%.4f",
+        key="heads_width",
+    )
+    return plan_for_half_width(pilot, cost, wanted, available=most)
+
+
+def submit(specs: dict[str, ScoreSpec]) -> None:
+    with submitting():
+        for name, spec in specs.items():
+            watch(spec, f"Pilot, {spec.examples.task}, {name}, n = {FEWEST_EXACT}")

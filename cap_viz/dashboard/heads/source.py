@@ -1,0 +1,230 @@
+"""What the Heads page shows: a stored run or one being computed, chosen by a name that is the same for both.
+
+The name (`n48-seed0-zero`) says how the run was made, stands in the URL, and stays when a job turns into a run. Runs
+that differ in what the name does not say (which reference examples, say) get their keys added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import streamlit as st
+
+from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.dashboard.components.job_card import active_jobs
+from cap_viz.dashboard.components.panels import problem
+from cap_viz.dashboard.components.submission import submit_run
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.state import bad_choice, keep_valid
+from cap_viz.errors import CapVizError
+from cap_viz.models.loading import ModelShape
+from cap_viz.runs.queue import Job, shared_queue
+from cap_viz.runs.run_queries import score_runs
+from cap_viz.runs.spec import ModelRef, RunSpec, ScoreSpec, spec_key
+from cap_viz.runs.store import StoredRun
+from cap_viz.stats.hybrid import FEWEST_EXACT
+from cap_viz.tasks import Task
+
+WATCHED_JOB, SUBMIT_PROBLEM = "heads_job", "heads_problem"
+# The keys of a run to show as soon as it is there: a hybrid one waits for both of its parts.
+WANTED_RUN = "heads_wanted"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run by its name; exactly one of `run` and `job` is there.
+
+    A hybrid source is a combination: `run` is its exact part and `gradient` the other.
+    """
+
+    name: str
+    spec: ScoreSpec
+    run: StoredRun | None = None
+    job: Job | None = None
+    gradient: StoredRun | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of the run, stored or to come; of a combination those of both parts."""
+        return tuple(part.key for part in (self.run, self.job, self.gradient) if part is not None)
+
+    @property
+    def seniority(self) -> tuple[bool, bool, str, int, tuple[str, ...]]:
+        """Who keeps a name that several have: what comes with the project, then the longest stored, jobs last."""
+        runs = [run for run in (self.run, self.gradient) if run is not None]
+        stored = max((run.provenance["created"] for run in runs), default="")
+        number = 0 if self.job is None else self.job.number
+        return not runs, any(run.origin != "precomputed" for run in runs), stored, number, self.keys
+
+    @property
+    def estimator(self) -> str:
+        return "hybrid" if self.gradient is not None else self.spec.estimator
+
+    @property
+    def metric(self) -> str | None:
+        """The only metric the source is about; None where it holds all."""
+        spec = self.spec if self.gradient is None else self.gradient.spec
+        return spec.metric if isinstance(spec, ScoreSpec) else None
+
+
+def run_name(spec: ScoreSpec) -> str:
+    n, seed = len(spec.examples.ids), spec.examples.seed
+    drawn = f"seed{seed}" if spec.examples.split == "calibration" else f"{spec.examples.split}-{spec_key(spec)[:6]}"
+    estimator = "" if spec.estimator == "exact" else f"-{spec.estimator}-{spec.metric}"
+    reference = "" if spec.reference is None else f"-ref{len(spec.reference.ids)}"
+    return f"n{n}-{drawn}-{spec.ablation}{reference}{estimator}"
+
+
+def hybrid_name(exact: ScoreSpec, gradient: ScoreSpec) -> str:
+    return f"n{len(exact.examples.ids)}of{run_name(replace(gradient, estimator='hybrid'))[1:]}"
+
+
+def sources(view: Frame) -> list[Source]:
+    """Stored runs of this model and task, then active jobs, each with a name of its own.
+
+    Exact ones first, then hybrid combinations and gradients; most examples and zero ablation before others.
+    """
+    found = stored_sources(view.runs, view.model, view.task.name)
+    known = {source.keys for source in found}
+    found += [
+        Source(run_name(job.spec), job.spec, job=job)
+        for job in active_jobs(lambda spec: concerns(view, spec))
+        if isinstance(job.spec, ScoreSpec) and (job.key,) not in known
+    ]
+    return told_apart(found)
+
+
+def stored_sources(runs: Sequence[StoredRun], model: ModelRef, task: str) -> list[Source]:
+    """By their usual names, of which several may be the same."""
+    exact, gradient = (
+        [
+            Source(run_name(run.spec), run.spec, run=run)
+            for run in score_runs(runs, model, task, estimator=estimator)
+            if isinstance(run.spec, ScoreSpec)
+        ]
+        for estimator in ("exact", "gradient")
+    )
+    return [
+        source
+        for group in (exact, combinations(exact, gradient), gradient)
+        for source in sorted(group, key=lambda source: source.spec.ablation != "zero")
+    ]
+
+
+def told_apart(found: Sequence[Source]) -> list[Source]:
+    """Give every source a name of its own: the eldest of equal names keeps it, the others get their keys added.
+
+    So a link keeps showing the run it was made for when another of the same name is stored.
+    """
+    eldest: dict[str, Source] = {}
+    for source in sorted(found, key=lambda source: source.seniority):
+        eldest.setdefault(source.name, source)
+    return [
+        source
+        if source is eldest[source.name]
+        else replace(source, name="-".join([source.name, *(key[:8] for key in source.keys)]))
+        for source in found
+    ]
+
+
+def name_of(view: Frame, spec: ScoreSpec) -> str:
+    """The name of a run that is stored or was just queued."""
+    keys = (spec_key(spec),)
+    return next((source.name for source in sources(view) if source.keys == keys), run_name(spec))
+
+
+def shown_name(runs: Sequence[StoredRun], run: StoredRun) -> str:
+    """The name under which the Heads page shows a stored run of heads."""
+    available = told_apart(stored_sources(runs, run.spec.model, run.spec.examples.task))
+    return next(source.name for source in available if source.keys == (run.key,))
+
+
+def combinations(exact: Sequence[Source], gradient: Sequence[Source]) -> list[Source]:
+    """Pairs whose exact examples are part of the gradient's, with the same values in place of a head's output."""
+    return [
+        Source(hybrid_name(few.spec, many.spec), few.spec, run=few.run, gradient=many.run)
+        for many in gradient
+        for few in exact
+        if can_combine(few.spec, many.spec)
+    ]
+
+
+def can_combine(exact: ScoreSpec, gradient: ScoreSpec) -> bool:
+    few, many = exact.examples.ids, gradient.examples.ids
+    values = exact.reference if exact.ablation == "zero" else exact.reference or exact.examples
+    alike = exact.ablation == gradient.ablation and gradient.reference == values
+    return alike and FEWEST_EXACT <= len(few) < len(many) and set(few) <= set(many)
+
+
+def concerns(view: Frame, spec: object) -> bool:
+    return (
+        isinstance(spec, ScoreSpec)
+        and spec.model == view.model
+        and spec.examples.task == view.task.name
+        and spec.parts is None
+    )
+
+
+def pick_source(available: list[Source]) -> tuple[Source | None, str]:
+    """The run selector, and a note when the link named a run that is not there."""
+    names = [source.name for source in available]
+    if not names:
+        return None, ""
+    wanted = next((source for source in available if source.keys == st.session_state.get(WANTED_RUN)), None)
+    if wanted is not None:
+        st.session_state["run"] = wanted.name
+        del st.session_state[WANTED_RUN]
+    sentence = bad_choice("run", names, names[0], "the run")
+    keep_valid("run", names)
+    chosen = st.selectbox(
+        "Run",
+        names,
+        key="run",
+        bind="query-params",
+        help="Stored and running measurements: number of examples, seed of their draw, what replaces a head's output, "
+        "and the estimator where it is not exact. n16of128: 16 exactly, corrected by the gradients of 128.",
+    )
+    return available[names.index(chosen)], sentence
+
+
+def watched_end() -> Job | None:
+    """The job this session started last, once it has ended without a result."""
+    number = st.session_state.get(WATCHED_JOB)
+    job = next((job for job in shared_queue().listing() if job.number == number), None)
+    return job if job is not None and job.state in ("failed", "cancelled") else None
+
+
+def applicable_metrics(task: Task) -> list[str]:
+    """Running text has no options, and so only its token loss."""
+    return ["nll"] if task.kind == "text" else list(METRICS)
+
+
+@contextmanager
+def submitting() -> Iterator[None]:
+    """Around what a button's callback does to queue runs: what goes wrong is said when the page is drawn."""
+    try:
+        yield
+    except CapVizError as error:
+        st.session_state[SUBMIT_PROBLEM] = str(error)
+
+
+def watch(spec: RunSpec, title: str) -> None:
+    """Queue a run and follow it. Raises `CapVizError` when the queue does not take it."""
+    st.session_state[WATCHED_JOB] = submit_run(spec, title).number
+
+
+def submit_problem() -> None:
+    sentence = st.session_state.pop(SUBMIT_PROBLEM, "")
+    if sentence:
+        problem(sentence)
+
+
+def shape_of(run: StoredRun) -> ModelShape:
+    return ModelShape(**run.provenance["shape"])
+
+
+def known_shape(view: Frame) -> ModelShape | None:
+    """The model's dimensions as any of its stored runs recorded them."""
+    return next((shape_of(run) for run in view.runs if run.spec.model == view.model), None)

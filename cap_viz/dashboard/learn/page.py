@@ -1,0 +1,160 @@
+"""The lesson: one step at a time, a guess before each answer, the place and the guesses kept in the address.
+
+Large type and few words, for a projector; the keys 1 to 3 guess, the arrow keys go back and on.
+"""
+
+from __future__ import annotations
+
+import re
+
+import streamlit as st
+
+from cap_viz.dashboard.components.panels import empty, escaped, note, problem
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.learn.data import Lesson, NotStored
+from cap_viz.dashboard.learn.steps import STEPS, Answer, Link, Step
+from cap_viz.dashboard.state import bad_choice, go_button
+from cap_viz.errors import CapVizError
+
+GUESSES = "guesses"
+NUMBERS = [str(number) for number in range(1, len(STEPS) + 1)]
+LETTERS = "abc"
+WIDTH = 860
+
+
+def body(view: Frame) -> None:
+    guesses = remembered()
+    if sentence := bad_choice("step", NUMBERS, "1", "step"):
+        note(sentence)
+    with st.container(width=WIDTH):
+        number = int(
+            st.segmented_control(
+                "Step",
+                NUMBERS,
+                default="1",
+                required=True,
+                key="step",
+                bind="query-params",
+                label_visibility="collapsed",
+            )
+            or 1
+        )
+        step = STEPS[number - 1]
+        with st.container(border=True, gap="medium"):
+            st.subheader(f"{number}. {step.title}", anchor=False)
+            st.markdown(step.text)
+            try:
+                guess_and_reveal(Lesson(view), step, number, guesses.get(number))
+            except NotStored as missing:
+                not_stored(view, str(missing))
+            except CapVizError as error:
+                problem(str(error))
+        navigation(number, bool(guesses))
+
+
+def remembered() -> dict[int, int]:
+    """Step to guess, both from 1 and 0; from the address in a new session."""
+    if GUESSES not in st.session_state:
+        st.session_state[GUESSES] = guesses_in(st.query_params.get(GUESSES, ""))
+    return st.session_state[GUESSES]
+
+
+def guesses_in(text: str) -> dict[int, int]:
+    """`1a3c` as step 1: the first choice, step 3: the third. Whatever else stands there is left out."""
+    found = {int(number): LETTERS.index(letter) for number, letter in re.findall(r"(\d{1,2})([abc])", text)}
+    return {number: choice for number, choice in found.items() if 1 <= number <= len(STEPS)}
+
+
+def in_address(guesses: dict[int, int]) -> str:
+    return "".join(f"{number}{LETTERS[choice]}" for number, choice in sorted(guesses.items()))
+
+
+def guess_and_reveal(lesson: Lesson, step: Step, number: int, guess: int | None) -> None:
+    """The question with its choices as buttons; once guessed, the answer and where to see it."""
+    st.markdown(f"#### {escaped(step.question(lesson))}")
+    answer = step.answer(lesson)
+    if guess is None:
+        st.caption("Take a guess first. There is no score.")
+        for place, choice in enumerate(step.choices):
+            st.button(
+                choice,
+                key=f"learn_{number}_{place}",
+                width="stretch",
+                shortcut=str(place + 1),
+                on_click=take_guess,
+                args=(number, place),
+            )
+        return
+    st.markdown("  \n".join(choice_line(step, answer, guess, place) for place in range(len(step.choices))))
+    st.success(answer.because, icon=":material/lightbulb:")
+    go(lesson, step.link, number)
+
+
+def choice_line(step: Step, answer: Answer, guess: int, place: int) -> str:
+    """A choice with what it turned out to be."""
+    mark = ":material/check_circle:" if place == answer.right else ":material/radio_button_unchecked:"
+    words = f"**{step.choices[place]}**" if place == answer.right else step.choices[place]
+    return f"{mark} {words}{' (your guess)' if place == guess else ''}"
+
+
+def take_guess(number: int, place: int) -> None:
+    st.session_state[GUESSES][number] = place
+    st.query_params[GUESSES] = in_address(st.session_state[GUESSES])
+
+
+def forget() -> None:
+    st.session_state[GUESSES] = {}
+    st.query_params.pop(GUESSES, None)
+    st.session_state["step"] = "1"
+
+
+def turn_to(number: int) -> None:
+    st.session_state["step"] = str(number)
+
+
+def go(lesson: Lesson, link: Link, number: int) -> None:
+    go_button(
+        link.label,
+        link.page,
+        key=f"learn_go_{number}",
+        selection={"model": lesson.view.model.id, "task": lesson.view.task.name},
+        params=link.params(lesson),
+        icon=":material/arrow_outward:",
+    )
+
+
+def navigation(number: int, any_guess: bool) -> None:
+    with st.container(horizontal=True, horizontal_alignment="distribute"):
+        st.button(
+            "Back",
+            key="learn_back",
+            icon=":material/arrow_back:",
+            disabled=number == 1,
+            shortcut="Left",
+            on_click=turn_to,
+            args=(number - 1,),
+        )
+        if any_guess:
+            st.button("Start over", key="learn_over", type="tertiary", on_click=forget)
+        st.button(
+            "Next",
+            key="learn_next",
+            icon=":material/arrow_forward:",
+            icon_position="right",
+            type="primary",
+            disabled=number == len(STEPS),
+            shortcut="Right",
+            on_click=turn_to,
+            args=(number + 1,),
+        )
+
+
+def not_stored(view: Frame, what: str) -> None:
+    empty(
+        "This step has nothing to show for the chosen model and task yet",
+        f"It needs {what}. Choose another task in the sidebar (mini_science has everything), or measure it first.",
+    )
+    if view.task.name != "mini_science":
+        go_button(
+            "Take mini_science", "pages/learn.py", key="learn_usual", selection={"task": "mini_science"}, params={}
+        )

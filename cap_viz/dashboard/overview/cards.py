@@ -1,0 +1,126 @@
+"""The Overview's small multiples: a card per task that has no pruned accuracies, all on one colour scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from cap_viz.dashboard.components.panels import METRIC_UNITS, percent, percent_interval, signed
+from cap_viz.dashboard.overview.data import TaskSummary
+from cap_viz.dashboard.state import go_button
+from cap_viz.dashboard.stored import HeadStatistics
+from cap_viz.figures.base import CONFIG, HELPS, HURTS, Grid, criterion_name
+from cap_viz.figures.small_map import small_map
+from cap_viz.runs.run_labels import ablation_words
+
+# Four to a row on a laptop, fewer where there is less room.
+CARD_WIDTH = 212
+# The Overview shows one metric, so that all maps share a unit and a scale.
+UNIT = METRIC_UNITS["nll"]
+
+
+def task_cards(summaries: Sequence[TaskSummary], limit: float, *, heading: str) -> None:
+    st.markdown(f"#### {heading}")
+    helps, hurts = ablation_words(*(one.score_run.spec for one in summaries if one.score_run is not None)).ends
+    st.caption(
+        f"One colour scale for all maps on this page: {coloured(HELPS, f'■ −{limit:.2g} {helps}')} · 0 · "
+        f"{coloured(HURTS, f'■ +{limit:.2g} {hurts}')}, {UNIT}. Layers from top to bottom, heads from left to "
+        "right."
+    )
+    with st.container(horizontal=True, gap="small"):
+        for summary in summaries:
+            with st.container(border=True, gap="xsmall", width=CARD_WIDTH):
+                card(summary, limit)
+
+
+def coloured(colour: str, text: str) -> str:
+    return f':color[{text}]{{foreground="{colour}"}}'
+
+
+def card(summary: TaskSummary, limit: float) -> None:
+    st.markdown(f"**{summary.task.title}**", help=summary.task.summary)
+    st.caption(baseline(summary))
+    if summary.heads is None:
+        st.caption("No head scores yet.")
+        label, params = "Start a run", {}
+    else:
+        layer, head = top_head(summary.heads)
+        st.caption(reliability(summary.heads))
+        if summary.pruned:
+            st.caption(pruned_line(summary))
+        draw_map(summary, summary.heads, limit)
+        label, params = "Inspect its heads", {"layer": str(layer), "head": str(head)}
+    task = summary.task.name
+    go_button(
+        label,
+        "pages/heads.py",
+        key=f"overview_heads_{task}",
+        selection={"task": task},
+        params=params,
+        icon=":material/grid_on:",
+    )
+
+
+def baseline(summary: TaskSummary) -> str:
+    """How the intact model does, against chance where there is one; always two lines, so that maps align."""
+    if summary.loss is not None:
+        mean, low, high = (float(value) for value in (summary.loss.mean, summary.loss.low, summary.loss.high))
+        return f"Loss **{mean:.2f}** ({low:.2f} – {high:.2f})  \nnats per token; no accuracy"
+    test = summary.dense
+    if test is None:
+        return "Accuracy not evaluated yet  \n(see Prune)"
+    line = f"Accuracy **{percent(test.accuracy)}** ({percent_interval(test.ci)})"
+    if test.clearly_above:
+        return f"{line}  \nclearly above chance ({percent(test.chance)})"
+    return f"{line}  \n:orange-badge[not clearly above {percent(test.chance)} chance]"
+
+
+def reliability(heads: HeadStatistics) -> str:
+    n, found = heads.estimate.n, heads.reliability
+    value = "unknown" if found is None else f"**{found.full:.2f}**"
+    return f"Ranking reliability {value}, n = {n}"
+
+
+def pruned_line(summary: TaskSummary) -> str:
+    """The best criterion at the highest sparsity that the Overview shows."""
+    highest = max(item.mask.sparsity for item in summary.pruned)
+    best = max((item for item in summary.pruned if item.mask.sparsity == highest), key=lambda item: item.report.acc)
+    return f"{percent(highest, 0)} pruned: best **{percent(best.report.acc)}** ({criterion_name(best.mask.criterion)})"
+
+
+def top_head(heads: HeadStatistics) -> tuple[int, int]:
+    """The head of rank 1."""
+    layer, head = divmod(int(heads.rank.argmin()), heads.rank.shape[1])
+    return layer, head
+
+
+def draw_map(summary: TaskSummary, heads: HeadStatistics, limit: float) -> None:
+    assert summary.score_run is not None
+    words = ablation_words(summary.score_run.spec)
+    grid = Grid(
+        mean=heads.estimate.mean,
+        limit=limit,
+        hover=hover(heads, UNIT),
+        faded=heads.unclear,
+        marked=heads.found.survives,
+        ends=words.ends,
+    )
+    st.plotly_chart(
+        small_map(grid),
+        key=f"overview_grid_{summary.task.name}",
+        config=CONFIG,
+        alt=f"Effect of {words.doing} each head{words.by} on {summary.task.title}",
+    )
+
+
+def hover(heads: HeadStatistics, unit: str) -> list[list[str]]:
+    mean, low, high = heads.estimate.mean, heads.estimate.low, heads.estimate.high
+    return [
+        [
+            f"<b>Layer {layer}, head {head}</b><br>{signed(mean[layer, head])} {unit} "
+            f"[{signed(low[layer, head])}, {signed(high[layer, head])}]"
+            for head in range(mean.shape[1])
+        ]
+        for layer in range(mean.shape[0])
+    ]

@@ -1,0 +1,188 @@
+"""What the Overview says about one task: dense accuracy, head scores, and pruned accuracies, all from stored runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cap_viz.accuracy import against_guessing
+from cap_viz.attribution.effect_metrics import nll
+from cap_viz.attribution.results import EvalReport, HeadScores
+from cap_viz.dashboard.components.panels import listed, percent, signed
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.stored import HeadStatistics, paired_of, report_of, scores_of, statistics_of
+from cap_viz.errors import CapVizError
+from cap_viz.evaluation.eval_metrics import ACC, paired
+from cap_viz.figures.base import AccuracyPoint, criterion_name
+from cap_viz.runs.comparison import Cell
+from cap_viz.runs.mask_provenance import groups_of
+from cap_viz.runs.run_queries import dense_run, score_runs
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
+from cap_viz.runs.store import StoredRun
+from cap_viz.shipped import MAIN_CRITERIA, SPARSITIES
+from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, mean_with_ci, wilson
+from cap_viz.tasks import Task, all_tasks
+
+CLEAR = 0.05
+MOST_CRITERIA, MOST_SPARSITIES = 6, 4
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """One stored pruned evaluation against dense on the same questions (`against_dense`: pruned minus dense)."""
+
+    mask: MaskSpec
+    report: EvalReport
+    against_dense: PairedComparison
+
+    @property
+    def differs(self) -> bool:
+        return self.against_dense.p_value < CLEAR
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """Parts are None or empty where nothing is stored; `problems` holds a sentence per run that cannot be read.
+
+    `loss` stands for accuracy where a task has none: the dense loss per token on the examples of the head scores.
+    """
+
+    task: Task
+    dense_run: StoredRun | None
+    dense: ChanceTest | None
+    loss: MeanEstimate | None
+    score_run: StoredRun | None
+    heads: HeadStatistics | None
+    pruned: tuple[Pruned, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        return self.dense is None and self.heads is None and not self.problems
+
+    @property
+    def place(self) -> int:
+        """Order on the page: clearly above chance, other accuracies, losses, nothing to judge by."""
+        if self.dense is not None:
+            return 0 if self.dense.clearly_above else 1
+        return 2 if self.loss is not None else 3
+
+
+def summaries(view: Frame, metric: str) -> list[TaskSummary]:
+    """The tasks with stored results, and the chosen one whether it has some or not; clearly above chance first."""
+    found = [summarise(view, task, metric) for task in all_tasks().values()]
+    shown = [summary for summary in found if not summary.is_empty or summary.task == view.task]
+    return sorted(shown, key=lambda summary: summary.place)
+
+
+def summarise(view: Frame, task: Task, metric: str) -> TaskSummary:
+    problems: list[str] = []
+    dense = dense_evaluation(view, task)
+    report = None if dense is None else readable(view, dense, problems)
+    score_run = default_scores(view, task)
+    heads, loss = None, None
+    if score_run is not None:
+        try:
+            heads = statistics_of(view.store, score_run, metric)
+            loss = dense_loss(scores_of(view.store, score_run)) if task.kind == "text" else None
+        except CapVizError as error:
+            problems.append(str(error))
+    return TaskSummary(
+        task=task,
+        dense_run=dense,
+        dense=None if report is None else against_guessing(task, report),
+        loss=loss,
+        score_run=score_run,
+        heads=heads,
+        pruned=() if report is None or dense is None else pruned_of(view, dense, problems),
+        problems=tuple(problems),
+    )
+
+
+def dense_loss(scores: HeadScores) -> MeanEstimate:
+    """Mean loss per token of the intact model in nats, with its interval over the examples."""
+    return mean_with_ci(nll(scores.dense, scores.questions.gold, scores.questions.tokens))
+
+
+def readable(view: Frame, run: StoredRun, problems: list[str]) -> EvalReport | None:
+    try:
+        return report_of(view.store, run)
+    except CapVizError as error:
+        problems.append(str(error))
+        return None
+
+
+def dense_evaluation(view: Frame, task: Task) -> StoredRun | None:
+    """The dense accuracy on the most questions that are not more than asked for, else on the most stored."""
+    return dense_run(view.runs, view.model, task.name, view.at_most)
+
+
+def default_scores(view: Frame, task: Task) -> StoredRun | None:
+    found = score_runs(view.runs, view.model, task.name)
+    zero = [run for run in found if isinstance(run.spec, ScoreSpec) and run.spec.ablation == "zero"]
+    return next(iter(zero or found), None)
+
+
+def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Pruned, ...]:
+    """The main pruned evaluations on the very questions of the dense one, built on the same things."""
+    found: list[Pruned] = []
+    for run in main_part(usual_group(view, dense)).values():
+        report = readable(view, run, problems)
+        if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
+            found.append(Pruned(run.spec.mask, report, paired_of(view.store, run, dense)))
+    return tuple(found)
+
+
+def usual_group(view: Frame, dense: StoredRun) -> dict[Cell, StoredRun]:
+    """Pruned evaluations on the items of the dense one: the largest group built on the same things."""
+    groups = groups_of(view.runs, dense)
+    return next((group.runs for group in groups if group.basis.get("scope") == "both"), {})
+
+
+def main_part(group: dict[Cell, StoredRun]) -> dict[Cell, StoredRun]:
+    """What fits into a small figure: the main criteria and sparsities, where more than those are stored."""
+    criteria, sparsities = ({cell[place] for cell in group} for place in (0, 1))
+    return {
+        (criterion, sparsity): run
+        for (criterion, sparsity), run in group.items()
+        if (len(criteria) <= MOST_CRITERIA or criterion in MAIN_CRITERIA)
+        and (len(sparsities) <= MOST_SPARSITIES or sparsity in SPARSITIES)
+    }
+
+
+def accuracy_points(pruned: tuple[Pruned, ...]) -> list[AccuracyPoint]:
+    return [accuracy_point(item) for item in pruned]
+
+
+def accuracy_point(item: Pruned) -> AccuracyPoint:
+    correct = item.report.correct
+    limits = wilson(int(correct.sum()), correct.size)
+    verdict = "differs from dense" if item.differs else "within noise of dense"
+    hover = (
+        f"<b>{criterion_name(item.mask.criterion)} at {percent(item.mask.sparsity, 0)}</b><br>"
+        f"{percent(item.report.acc)} [{percent(limits.low)}, {percent(limits.high)}]<br>"
+        f"{100 * item.against_dense.difference:+.1f} points against dense: {verdict} "
+        f"(McNemar p = {item.against_dense.p_value:.2g})"
+    )
+    return AccuracyPoint(
+        item.mask.criterion, item.mask.sparsity, item.report.acc, limits.low, limits.high, item.differs, hover
+    )
+
+
+def best_sentences(pruned: tuple[Pruned, ...]) -> list[str]:
+    """One sentence per sparsity: the best criterion, those it cannot be told from, and the distance to dense."""
+    sparsities = sorted({item.mask.sparsity for item in pruned})
+    return [best_sentence([item for item in pruned if item.mask.sparsity == sparsity]) for sparsity in sparsities]
+
+
+def best_sentence(items: list[Pruned]) -> str:
+    best = max(items, key=lambda item: item.report.acc)
+    tied = [
+        criterion_name(item.mask.criterion)
+        for item in items
+        if item is not best and paired(best.report, item.report, ACC).p_value >= CLEAR
+    ]
+    company = f", tied with {listed(tied)}" if tied else ""
+    distance = signed(100 * best.against_dense.difference, 1)
+    verdict = "differs from dense" if best.differs else "within noise of dense"
+    name = criterion_name(best.mask.criterion)
+    return f"**{percent(best.mask.sparsity, 0)}** {name} {percent(best.report.acc)}{company}; {verdict} ({distance})"

@@ -1,0 +1,227 @@
+"""The Overview: the chosen task told in one screen, the others as cards below, all maps on one scale."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from cap_viz.dashboard.components.panels import (
+    METRIC_UNITS,
+    age,
+    caution,
+    empty,
+    percent,
+    percent_interval,
+    problem,
+    provenance,
+    signed,
+    tile,
+)
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.glossary.terms import GLOSSARY
+from cap_viz.dashboard.overview.cards import coloured, hover, task_cards, top_head
+from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentences
+from cap_viz.dashboard.state import go_button
+from cap_viz.dashboard.stored import HeadStatistics
+from cap_viz.figures.base import (
+    CONFIG,
+    Grid,
+    accuracy_by_sparsity,
+    colour_limit,
+    criterion_colour,
+    criterion_glyph,
+    criterion_name,
+    display_order,
+    grid_width,
+    head_grid,
+)
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.settings import PROJECT
+from cap_viz.tasks import Task
+
+TALLEST = 372
+FIGURE_HEIGHT = 224
+# Pixels, so that the three parts fit beside each other from 1,280 on; the last takes what is left.
+NUMBERS_WIDTH, MAP_WIDTH = 220, 336
+
+
+def overview(view: Frame, summaries: list[TaskSummary], metric: str) -> None:
+    for sentence in dict.fromkeys(sentence for summary in summaries for sentence in summary.problems):
+        problem(sentence)
+    if all(summary.is_empty for summary in summaries):
+        nothing_stored(view)
+        return
+    provenance(facts(view, summaries, metric), origin=origins(summaries))
+    limit = colour_limit(*(summary.heads.estimate.mean for summary in summaries if summary.heads is not None))
+    lead = leading(summaries, view.task)
+    if lead is not None:
+        task_row(view, lead, metric, limit)
+    others = [summary for summary in summaries if summary is not lead]
+    if others:
+        task_cards(others, limit, heading="Other tasks" if lead else "Tasks")
+    st.caption(
+        "● survives the false-discovery control · ▲ △ beyond the shared colour scale (filled: survives) · "
+        "faded: interval includes zero · hollow marks: within noise of dense (paired McNemar p ≥ 0.05) · "
+        "whiskers: 95 % intervals"
+    )
+
+
+def leading(summaries: list[TaskSummary], chosen: Task) -> TaskSummary | None:
+    """The chosen task where something is stored of it, else the first that was pruned."""
+    mine = next((summary for summary in summaries if summary.task == chosen and not summary.is_empty), None)
+    return mine or next((summary for summary in summaries if summary.pruned), None)
+
+
+def facts(view: Frame, summaries: list[TaskSummary], metric: str) -> list[str]:
+    runs = [run for summary in summaries for run in (summary.dense_run, summary.score_run) if run is not None]
+    newest = max((run.provenance["created"] for run in runs), default="")
+    ablations = sorted({run.spec.ablation for run in runs if isinstance(run.spec, ScoreSpec)})
+    measured = [f"{' and '.join(ablations)} ablation"] if ablations else []
+    return [view.model.id, "exact", *measured, f"{metric}, {METRIC_UNITS[metric]}", f"newest {age(newest)}"]
+
+
+def origins(summaries: list[TaskSummary]) -> str:
+    runs = [run for summary in summaries for run in (summary.dense_run, summary.score_run) if run is not None]
+    kinds = sorted({run.origin for run in runs}, reverse=True)
+    return " and ".join(kinds)
+
+
+def nothing_stored(view: Frame) -> None:
+    empty(
+        f"Nothing is stored yet for {view.model.id}",
+        "Open Heads and start a run there, or compute in the shell: "
+        f"python -m cap_viz score --model {view.model.id} --task {view.task.name} --n 16",
+    )
+    go_button("Start on the Heads page", "pages/heads.py", key="overview_start", icon=":material/arrow_forward:")
+
+
+def task_row(view: Frame, summary: TaskSummary, metric: str, limit: float) -> None:
+    """Side by side on a laptop; on a narrow screen the parts go below each other instead of shrinking."""
+    with st.container(border=True, horizontal=True, gap="medium"):
+        with st.container(width=NUMBERS_WIDTH):
+            st.markdown(f"#### {summary.task.title}", help=summary.task.summary)
+            dense_tile(summary)
+            reliability_tile(summary.heads)
+            with st.container(gap=None):
+                links(summary)
+        with st.container(width=MAP_WIDTH):
+            head_map(summary, metric, limit)
+        with st.container(width="stretch"):
+            pruning_figure(view, summary)
+
+
+def dense_tile(summary: TaskSummary) -> None:
+    test = summary.dense
+    if test is None:
+        tile("Accuracy (dense)", "–", "not evaluated yet", term="dense")
+        return
+    tile("Accuracy (dense)", percent(test.accuracy), percent_interval(test.ci), term="dense")
+    if test.clearly_above:
+        st.caption(f"{test.n} questions; clearly above chance ({percent(test.chance)}).")
+    else:
+        caution(f"Not clearly above chance ({percent(test.chance)}): pruning results say little here.")
+
+
+def reliability_tile(heads: HeadStatistics | None) -> None:
+    if heads is None:
+        return
+    found, n = heads.reliability, heads.estimate.n
+    if found is None:
+        tile("Ranking reliability", "–", f"n = {n} is too few", term="reliability")
+        return
+    tile("Ranking reliability", f"{found.full:.2f}", f"n = {n}", term="reliability")
+    layer, head = top_head(heads)
+    st.caption(
+        f"{int(heads.found.survives.sum())} of {heads.found.survives.size} heads survive; largest effect: "
+        f"layer {layer}, head {head} ({signed(float(heads.estimate.mean[layer, head]), 2)})."
+    )
+
+
+def links(summary: TaskSummary) -> None:
+    task = summary.task.name
+    chosen = {"task": task}
+    if summary.heads is not None:
+        layer, head = top_head(summary.heads)
+        go_button(
+            "Inspect its heads",
+            "pages/heads.py",
+            key=f"overview_heads_{task}",
+            selection=chosen,
+            params={"layer": str(layer), "head": str(head)},
+            icon=":material/grid_on:",
+        )
+    if (PROJECT / "pages" / "prune.py").is_file():
+        go_button(
+            "Prune by them",
+            "pages/prune.py",
+            key=f"overview_prune_{task}",
+            selection=chosen,
+            icon=":material/content_cut:",
+        )
+    if summary.pruned:
+        go_button(
+            "Compare all criteria",
+            "pages/compare.py",
+            key=f"overview_compare_{task}",
+            selection=chosen,
+            icon=":material/show_chart:",
+        )
+
+
+def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
+    if summary.heads is None or summary.score_run is None:
+        empty("No head scores yet", "Measure them on the Heads page.")
+        go_button(
+            "Start a run",
+            "pages/heads.py",
+            key=f"overview_run_{summary.task.name}",
+            selection={"task": summary.task.name},
+            icon=":material/arrow_forward:",
+        )
+        return
+    estimate, words = summary.heads.estimate, ablation_words(summary.score_run.spec)
+    grid = Grid(
+        mean=estimate.mean,
+        limit=limit,
+        hover=hover(summary.heads, METRIC_UNITS[metric]),
+        faded=summary.heads.unclear,
+        marked=summary.heads.found.survives,
+        ends=words.ends,
+    )
+    st.plotly_chart(
+        head_grid(grid, unit="nats", tallest=TALLEST),
+        key=f"overview_grid_{summary.task.name}",
+        width=grid_width(*grid.shape, TALLEST),
+        config=CONFIG,
+        alt=f"Effect of {words.doing} each head{words.by} on {summary.task.title}",
+    )
+
+
+def pruning_figure(view: Frame, summary: TaskSummary) -> None:
+    if summary.dense is None or not summary.pruned:
+        empty("No pruned accuracies yet", "Compare CAP with Wanda on the Prune page; finished evaluations appear here.")
+        return
+    test, points = summary.dense, accuracy_points(summary.pruned)
+    st.caption(legend({point.criterion for point in points}))
+    figure = accuracy_by_sparsity(
+        points,
+        dense=(test.accuracy, test.ci.low, test.ci.high),
+        chance=test.chance,
+        height=FIGURE_HEIGHT,
+    )
+    st.plotly_chart(
+        figure,
+        key=f"overview_pruned_{summary.task.name}",
+        config=CONFIG,
+        alt=f"Accuracy after pruning on {summary.task.title}, by criterion and sparsity",
+    )
+    st.caption("Best criterion at each sparsity", help=GLOSSARY["best"])
+    st.caption("  \n".join(best_sentences(summary.pruned)))
+
+
+def legend(criteria: set[str]) -> str:
+    """Above the figure rather than in it: Plotly cuts long names where the page is narrow."""
+    return " · ".join(
+        f"{coloured(criterion_colour(name), criterion_glyph(name))} {criterion_name(name)}"
+        for name in display_order(criteria)
+    )

@@ -1,0 +1,110 @@
+"""Figures of the Playground: next tokens before and after, the prompt coloured by its change, attention of a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from cap_viz.dashboard.components.panels import signed
+from cap_viz.dashboard.playground.data import Candidate
+from cap_viz.figures.base import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
+
+# Changes of this many nats and more get the full colour.
+STRONG_CHANGE = 2.0
+CHANGED, DENSE = "changed", "dense"
+
+
+def visible(token: str) -> str:
+    """A token with its spaces and line breaks shown."""
+    return token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "∅"
+
+
+def next_token_bars(candidates: Sequence[Candidate], *, both: bool) -> go.Figure:
+    """Probabilities of the likeliest next tokens, the dense model's above the changed model's."""
+    figure = blank(height=56 + 34 * len(candidates), left=112, top=8, bottom=40)
+    labels = unique([visible(one.text) for one in candidates])
+    shown = [(DENSE, NEUTRAL, [one.dense for one in candidates])]
+    if both:
+        shown.append((CHANGED, ACCENT, [one.changed for one in candidates]))
+    for name, colour, values in shown:
+        figure.add_trace(
+            go.Bar(
+                name=name,
+                x=[100 * value for value in values],
+                y=labels,
+                orientation="h",
+                marker={"color": colour},
+                text=[f"{100 * value:.1f} %" for value in values],
+                textposition="outside",
+                cliponaxis=False,
+                textfont={"size": 11},
+                hovertemplate=f"%{{y}}: %{{x:.2f}} % ({name})<extra></extra>",
+            )
+        )
+    highest = max(max(one.dense, one.changed) for one in candidates)
+    figure.update_layout(barmode="group", bargap=0.28)
+    figure.update_yaxes(autorange="reversed", ticks="", tickfont={"size": 12})
+    figure.update_xaxes(
+        title="probability of the next token", ticksuffix=" %", range=[0, 118 * highest], nticks=5, gridcolor=FAINT
+    )
+    return figure
+
+
+def unique(labels: Sequence[str]) -> list[str]:
+    """Different tokens may look alike; bars of one label would fall together."""
+    seen: dict[str, int] = {}
+    found = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return found
+
+
+def coloured_prompt(tokens: Sequence[str], change: Float[np.ndarray, " position"]) -> str:
+    """The prompt as HTML, each token on a ground that tells how much less (teal) or more (brown) it is expected."""
+    return f'<p style="line-height:2;font-size:0.95rem">{"".join(map(coloured_token, tokens, change))}</p>'
+
+
+def coloured_token(token: str, change: float) -> str:
+    known = np.isfinite(change)
+    share = min(1.0, abs(change) / STRONG_CHANGE) if known else 0.0
+    ground = rgba(HURTS if change < 0 else HELPS, 0.75 * share) if share > 0.02 else CLEAR
+    title = f"{signed(float(change), 2)} nats" if known else "the first token is not predicted"
+    text = escape(token).replace("\n", "⏎<br>")
+    style = f"background:{ground};border-radius:3px;padding:2px 0;white-space:pre-wrap"
+    return f'<span style="{style}" title="{title}">{text}</span>'
+
+
+def rgba(colour: str, opacity: float) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:.2f})"
+
+
+def attention_map(tokens: Sequence[str], pattern: Float[np.ndarray, "query key"]) -> go.Figure:
+    """Rows look back at columns; white to indigo, 0 to 1."""
+    n = len(tokens)
+    side = min(560, 120 + 16 * n)
+    figure = blank(height=side, left=96, top=8, bottom=84)
+    names = [f"{i} {visible(token)}" for i, token in enumerate(tokens)]
+    shown = np.where(np.tri(n, dtype=bool), pattern, np.nan)
+    figure.add_trace(
+        go.Heatmap(
+            z=shown,
+            zmin=0,
+            zmax=1,
+            colorscale=[[0, "rgba(97,100,240,0.05)"], [1, ACCENT]],
+            showscale=False,
+            customdata=np.array([[[names[row], names[column]] for column in range(n)] for row in range(n)]),
+            hovertemplate="%{customdata[0]} looks at %{customdata[1]}: %{z:.2f}<extra></extra>",
+            hoverongaps=False,
+        )
+    )
+    every = list(range(0, n, max(1, -(-n // 40))))
+    labels = [visible(tokens[i])[:12] for i in every]
+    figure.update_xaxes(tickvals=every, ticktext=labels, tickangle=-60, ticks="", tickfont={"size": 10})
+    figure.update_yaxes(tickvals=every, ticktext=labels, autorange="reversed", ticks="", tickfont={"size": 10})
+    return figure

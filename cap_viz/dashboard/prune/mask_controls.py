@@ -1,0 +1,203 @@
+"""The Prune page's further controls: what CAP is built on, how zeros are spread, which text is measured, which draw.
+
+Each is shown only where one of the two criteria uses it, and says in one line what it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import streamlit as st
+
+from cap_viz.dashboard.components.panels import METRIC_NAMES
+from cap_viz.dashboard.prune.setting import SPREADS, Setting, title_of
+from cap_viz.dashboard.state import bad_choice, bad_number, choose, keep_in_range, keep_valid
+from cap_viz.pruning import CRITERIA
+from cap_viz.pruning.criterion import ALLOCATIONS, KV_COMBINES, PATTERNS, pattern_sparsity
+from cap_viz.runs.spec import ExampleSet, ScoreSpec
+from cap_viz.runs.store import StoredRun
+from cap_viz.shipped import N_CALIBRATION, SEED
+from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.example_sets import calibration_set
+
+# Accuracy effects of single heads are too coarse to rank heads by.
+METRICS = ("nll", "choice_nll", "logit_diff")
+UNIFORM, OWN_TASK = "uniform", "task"
+SPREAD_RULES = {
+    UNIFORM: "The criterion's own way.",
+    "owl": "OWL: layers with many outlying weight-times-input scores keep more, within 8 points of the sparsity.",
+    "2:4": "2 of every 4 neighbouring weights of a row go, as some GPUs compute faster with; always 50 %.",
+    "4:8": "4 of every 8 neighbouring weights of a row go; always 50 %.",
+}
+MOST_SEED = 99
+DEFAULTS = {"metric": "nll", "kv": "mean", "spread": UNIFORM, "calibration": OWN_TASK}
+KEYS = (*DEFAULTS, "control_seed", "scores")
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What these controls say; the defaults where a control is not shown."""
+
+    metric: str = "nll"
+    kv_combine: str = "mean"
+    scores: ScoreSpec | None = None
+    spread: str = UNIFORM
+    text: str = OWN_TASK
+    control_seed: int = 0
+
+
+def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str], controls: Sequence[str]) -> Basis:
+    """Draw what applies to the criteria; `runs` are the head scores they may be built on, `controls` generic texts."""
+    needs = [CRITERIA[name] for name in criteria]
+    heads = any(one.needs_scores for one in needs)
+    spreads = [UNIFORM]
+    if any(one.allocations for one in needs):
+        spreads += ALLOCATIONS
+    if any(one.patterns for one in needs):
+        spreads += PATTERNS
+    metric, kv_combine = head_options() if heads else (DEFAULTS["metric"], DEFAULTS["kv"])
+    # Without criteria on head scores these still say which examples the others measure.
+    scores = scores_option(runs) if heads else first_scores(runs)
+    spread = spread_option(spreads) if len(spreads) > 1 else UNIFORM
+    measured = any(one.needs_calibration for one in needs) or spread in ALLOCATIONS
+    text = text_option((OWN_TASK, *controls)) if measured else OWN_TASK
+    seed = seed_option() if any(one.needs_seed for one in needs) else 0
+    if not (heads or measured or len(spreads) > 1 or any(one.needs_seed for one in needs)):
+        st.caption("Nothing else to choose for these criteria.")
+    return Basis(metric=metric, kv_combine=kv_combine, scores=scores, spread=spread, text=text, control_seed=seed)
+
+
+def head_options() -> tuple[str, str]:
+    meanings = "\n".join(f"- `{name}`: {METRIC_NAMES[name]}" for name in METRICS)
+    metric = pick("Metric of the head scores", "metric", METRICS, f"Effects are differences of:\n\n{meanings}")
+    kv_combine = pick(
+        "Key-value groups combined by",
+        "kv",
+        KV_COMBINES,
+        "Several query heads share one set of key and value weights (grouped-query attention). Their importance is the "
+        "mean or the maximum of these heads' importances; the paper leaves it open.",
+    )
+    return metric, kv_combine
+
+
+def scores_option(runs: Sequence[StoredRun]) -> ScoreSpec | None:
+    labels = {score_label(run): run for run in runs}
+    if not labels:
+        return None
+    keep_valid("scores", list(labels))
+    chosen = st.selectbox(
+        "Head scores",
+        list(labels),
+        key="scores",
+        bind="query-params",
+        persist_state="session",
+        help="The stored run CAP is built on: examples, estimator, ablation, key. Criteria that measure activations "
+        "do so on the same examples.",
+    )
+    return cast(ScoreSpec, labels[chosen].spec)
+
+
+def first_scores(runs: Sequence[StoredRun]) -> ScoreSpec | None:
+    return cast(ScoreSpec, runs[0].spec) if runs else None
+
+
+def score_label(run: StoredRun) -> str:
+    spec = cast(ScoreSpec, run.spec)
+    return f"{len(spec.examples.ids)}-{spec.estimator}-{spec.ablation}-{run.key[:8]}"
+
+
+def spread_option(spreads: Sequence[str]) -> str:
+    """How zeros are spread; a pattern moves the slider to the one sparsity it has."""
+    rules = "\n".join(f"- `{name}` {SPREAD_RULES[name]}" for name in spreads)
+    spread = pick("Zeros spread", "spread", spreads, f"Over layers or neighbours:\n\n{rules}", on_change=follow_pattern)
+    st.caption(SPREAD_RULES[spread])
+    return spread
+
+
+def follow_pattern() -> None:
+    if st.session_state["spread"] in PATTERNS:
+        choose({"sparsity": round(100 * pattern_sparsity(st.session_state["spread"]))})
+
+
+def text_option(texts: Sequence[str]) -> str:
+    text = pick("Activations measured on", "calibration", texts, "Calibration examples of the task, or generic text.")
+    st.caption(
+        "Measured on the task's calibration examples."
+        if text == OWN_TASK
+        else f"Measured on {load_task(text).title.lower()} instead of the task; head scores stay on the task."
+    )
+    return text
+
+
+def seed_option() -> int:
+    keep_in_range("control_seed", 0, MOST_SEED)
+    seed = st.number_input(
+        "Draw of the control",
+        0,
+        MOST_SEED,
+        key="control_seed",
+        bind="query-params",
+        persist_state="session",
+        help="Which random numbers (random) or which permutation of heads (shuffled CAP).",
+    )
+    st.caption("One draw shows little: 19 of them make the smallest p 0.05.")
+    return int(seed)
+
+
+def pick(
+    label: str, key: str, options: Sequence[str], help_text: str, on_change: Callable[[], None] | None = None
+) -> str:
+    """A bound select with plain names, which is what the URL holds."""
+    keep_valid(key, options)
+    return st.selectbox(
+        label,
+        options,
+        list(options).index(DEFAULTS[key]),
+        key=key,
+        bind="query-params",
+        persist_state="session",
+        help=help_text,
+        on_change=on_change,
+    )
+
+
+def wrong_basis(controls: Sequence[str]) -> list[str]:
+    """Sentences about values the URL has wrong; `controls` are the generic texts on offer."""
+    return [
+        bad_choice("metric", METRICS, DEFAULTS["metric"], "metric"),
+        bad_choice("kv", KV_COMBINES, DEFAULTS["kv"], "KV combination"),
+        bad_choice("spread", SPREADS, DEFAULTS["spread"], "spread of zeros"),
+        bad_choice("calibration", (OWN_TASK, *controls), DEFAULTS["calibration"], "text to measure"),
+        bad_number("control_seed", 0, MOST_SEED, "control_seed"),
+    ]
+
+
+def calibration_items(task: Task, basis: Basis) -> ExampleSet | None:
+    """The examples activations and gradients are measured on: those of the head scores, or as many of another text."""
+    if basis.text == OWN_TASK and basis.scores is not None:
+        return basis.scores.examples
+    source = task if basis.text == OWN_TASK else load_task(basis.text)
+    if not source.is_local():
+        return None
+    wanted = N_CALIBRATION if basis.scores is None else len(basis.scores.examples.ids)
+    return calibration_set(source.name, min(wanted, len(source.splits.calibration)), SEED)
+
+
+def spread_note(setting: Setting) -> None:
+    """Say to whom the chosen spread does not apply; what is shown is never silently something else."""
+    if setting.spread == UNIFORM:
+        return
+    if setting.spread in PATTERNS and abs(setting.sparsity - 0.5) > 1e-9:
+        st.caption(
+            f"The pattern {setting.spread} has a sparsity of 50 %; at {100 * setting.sparsity:.0f} % zeros are free."
+        )
+        return
+    deaf = [
+        title_of(name)
+        for name in dict.fromkeys(setting.criteria)
+        if not (CRITERIA[name].patterns if setting.spread in PATTERNS else CRITERIA[name].allocations)
+    ]
+    if deaf:
+        st.caption(f"{' and '.join(deaf)} decides itself where zeros go: {setting.spread} does not apply to it.")

@@ -1,0 +1,37 @@
+"""Wording the Prune page's sections share: criteria with their colour, intervals."""
+
+from __future__ import annotations
+
+from cap_viz.dashboard.components.panels import percent
+from cap_viz.dashboard.prune.figures import colour_of
+from cap_viz.dashboard.prune.setting import DENSE, title_of
+from cap_viz.figures.base import criterion_glyph
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import StoredRun
+
+
+def swatch(name: str) -> str:
+    """The criterion's colour and shape for Markdown; a dot for the dense model."""
+    glyph = "●" if name == DENSE else criterion_glyph(name)
+    return f':color[{glyph}]{{foreground="{colour_of(name)}"}}'
+
+
+def named(name: str) -> str:
+    return f"{swatch(name)} **{title_of(name)}**"
+
+
+def pruned_words(name: str, sparsity: float) -> str:
+    """A column in a sentence: the dense model, or a criterion at its sparsity."""
+    return "the dense model" if name == DENSE else f"{title_of(name)} at {percent(sparsity, 0)}"
+
+
+def origin_badge(run: StoredRun) -> str:
+    return f":{'violet' if run.origin == 'live' else 'gray'}-badge[{run.origin}]"
+
+
+def so_far_badge(arrived: int, wanted: EvalSpec) -> str:
+    return f":blue-badge[{arrived} of {len(wanted.examples.ids)} so far]"
+
+
+def limits(low: float, high: float) -> str:
+    return f"{100 * low:.1f}–{100 * high:.1f} %"

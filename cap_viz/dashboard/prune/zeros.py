@@ -1,0 +1,208 @@
+"""Zeros per matrix at a sparsity, and the importance behind CAP: from what is stored, or from the rule.
+
+Zeros of a criterion come from the first of these that is there:
+
+1. the zeros table of a stored evaluation under the same mask: exact;
+2. a stored profile (zeros at every sparsity, for criteria with a fixed score): a matrix is within 0.05 points;
+3. the rule itself, for criteria that take the same share of each row or matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from cap_viz.dashboard.stored import address
+from cap_viz.models.loading import ModelShape
+from cap_viz.pruning import MatrixSize, ZeroCounts, criterion_named
+from cap_viz.pruning.head_sparsity import HeadZeros
+from cap_viz.pruning.selection.local_groups import LOCAL_GROUPS, group_for, local_profile
+from cap_viz.runs.run_loading import read_head_zeros, read_zeros
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec
+from cap_viz.runs.store import DamagedRun, Store, StoredRun
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Zeros per matrix of one criterion at one sparsity; `counts` has one row. `source` says where from."""
+
+    criterion: str
+    counts: ZeroCounts
+    source: str
+
+    @property
+    def reached(self) -> float:
+        return float(self.counts.reached[0])
+
+    @cached_property
+    def parts(self) -> dict[str, float]:
+        """The sparsity each part (attention, mlp) reaches; only parts in the scope are there."""
+        return {part: self.share_of(part) for part in ("attention", "mlp") if self.taken(part)}
+
+    @property
+    def attention_share_of_zeros(self) -> float:
+        """Of all zeros, the share that lies in attention matrices."""
+        zeros = self.counts.zeros[0]
+        return float(zeros[self.taken("attention")].sum() / max(int(zeros.sum()), 1))
+
+    def by_layer(self, part: str | None = None) -> Float[np.ndarray, " layer"]:
+        return self.counts.by_layer(part)[0]
+
+    def taken(self, part: str) -> list[int]:
+        return [i for i, matrix in enumerate(self.counts.matrices) if matrix.part == part]
+
+    def share_of(self, part: str) -> float:
+        taken = self.taken(part)
+        return float(self.counts.zeros[0, taken].sum() / self.counts.sizes[taken].sum())
+
+
+def zeros_of(store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> Zeros | None:
+    """Zeros under a mask from what is stored or from the rule; None when they have to be counted by a job.
+
+    Raises `DamagedRun` when the only source is a run that cannot be trusted.
+    """
+    damage: DamagedRun | None = None
+    for run, source in zero_sources(runs, mask, model):
+        try:
+            counts = at_sparsity(stored_zeros(store, run), mask.sparsity)
+        except DamagedRun as error:
+            damage = error
+            continue
+        if counts is not None:
+            return Zeros(mask.criterion, counts, source)
+    shape = shape_from(runs, model)
+    counts = None if shape is None else zeros_by_rule(mask, matrix_sizes(shape, mask.scope))
+    if counts is not None:
+        return Zeros(mask.criterion, counts, "exact rule")
+    if damage is not None:
+        raise damage
+    return None
+
+
+def stored_zeros(store: Store, run: StoredRun) -> ZeroCounts:
+    """Raises `DamagedRun` with its sentence."""
+    return cached_zeros(*address(store, run))
+
+
+@lru_cache(maxsize=64)
+def cached_zeros(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> ZeroCounts:
+    store = Store(shipped=shipped, local=local)
+    return read_zeros(store, store.open(folder))
+
+
+def zero_sources(runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> list[tuple[StoredRun, str]]:
+    """Stored runs that hold the zeros of a mask, exact ones first."""
+    profiles: list[tuple[StoredRun, str]] = []
+    measured: list[tuple[StoredRun, str]] = []
+    every = replace(mask, sparsity=0.0)
+    for run in runs:
+        if run.spec.model != model:
+            continue
+        if isinstance(run.spec, ProfileSpec) and run.spec.parts is None and run.spec.mask == every:
+            profiles.append((run, "stored profile"))
+        if isinstance(run.spec, EvalSpec) and run.spec.mask == mask:
+            measured.append((run, "measured run"))
+    return measured + profiles
+
+
+def head_zeros_of(
+    store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef
+) -> Float[np.ndarray, "layer head"] | None:
+    """The share of zeros in each head's own weights under a mask; None when it has to be counted by a job.
+
+    From the stored evaluation under the mask (exact), or from a stored profile of heads. Raises `DamagedRun`.
+    """
+    every = replace(mask, sparsity=0.0)
+    like = [run for run in runs if run.spec.model == model and "heads.parquet" in run.checksums]
+    exact = [run for run in like if isinstance(run.spec, EvalSpec) and run.spec.mask == mask]
+    profiles = [run for run in like if isinstance(run.spec, ProfileSpec) and run.spec.mask == every]
+    for run in exact + profiles:
+        counts = cached_head_zeros(*address(store, run))
+        found = np.flatnonzero(np.isclose(counts.sparsities, mask.sparsity, atol=1e-9))
+        if len(found):
+            return counts.share[found[0]]
+    return None
+
+
+@lru_cache(maxsize=64)
+def cached_head_zeros(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> HeadZeros:
+    store = Store(shipped=shipped, local=local)
+    return read_head_zeros(store, store.open(folder))
+
+
+def at_sparsity(counts: ZeroCounts, sparsity: float) -> ZeroCounts | None:
+    """One row of a profile."""
+    found = np.flatnonzero(np.isclose(counts.sparsities, sparsity, atol=1e-9))
+    if not len(found):
+        return None
+    return replace(counts, sparsities=counts.sparsities[found[:1]], zeros=counts.zeros[found[:1]])
+
+
+def zeros_by_rule(mask: MaskSpec, matrices: Sequence[MatrixSize]) -> ZeroCounts | None:
+    """Zeros that follow from the sizes alone: the same share of every row, matrix or block of columns."""
+    group = LOCAL_GROUPS.get(criterion_named(mask.criterion).threshold)
+    if group is None or mask.allocation is not None:
+        return None
+    return local_profile(group_for(mask.pattern, group), matrices, [mask.sparsity])
+
+
+def shape_from(runs: Sequence[StoredRun], model: ModelRef) -> ModelShape | None:
+    """The model's dimensions, as any stored run of it recorded them."""
+    for run in runs:
+        if run.spec.model == model:
+            try:
+                return ModelShape(**run.provenance["shape"])
+            except (KeyError, TypeError):
+                continue
+    return None
+
+
+def matrix_sizes(shape: ModelShape, scope: str) -> tuple[MatrixSize, ...]:
+    """The matrices of the scope in the order masks have them: Llama's seven per block."""
+    queries, keys = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+    attention = {
+        "q": (queries, shape.d_model),
+        "k": (keys, shape.d_model),
+        "v": (keys, shape.d_model),
+        "o": (shape.d_model, queries),
+    }
+    mlp = {
+        "gate": (shape.d_mlp, shape.d_model),
+        "up": (shape.d_mlp, shape.d_model),
+        "down": (shape.d_model, shape.d_mlp),
+    }
+    return tuple(
+        MatrixSize(layer=layer, kind=kind, part=part, rows=rows, columns=columns)
+        for layer in range(shape.n_layers)
+        for part, kinds in (("attention", attention), ("mlp", mlp))
+        if scope in ("both", part)
+        for kind, (rows, columns) in kinds.items()
+    )
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """The head that stretches the scale of I most. `range_left` is the range of effects without it, as a share."""
+
+    layer: int
+    head: int
+    importance: float
+    range_left: float
+
+
+def widest_outlier(importance: Float[np.ndarray, "layer head"]) -> Outlier:
+    """The head without which the range of I (hence of the effects) would shrink most."""
+    flat = np.sort(importance.ravel())
+    spread = flat[-1] - flat[0]
+    if flat.size < 3 or spread == 0:
+        return Outlier(0, 0, float(flat[-1]), 1.0)
+    without_top, without_bottom = flat[-2] - flat[0], flat[-1] - flat[1]
+    extreme = np.argmax(importance) if without_top <= without_bottom else np.argmin(importance)
+    layer, head = np.unravel_index(int(extreme), importance.shape)
+    left = min(without_top, without_bottom) / spread
+    return Outlier(int(layer), int(head), float(importance[layer, head]), float(left))

@@ -1,0 +1,81 @@
+"""A stored run as one HTML file that needs nothing else: what it is about, its figure where it has one, its numbers."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+
+import plotly.graph_objects as go
+
+from cap_viz.dashboard.components.panels import METRIC_UNITS, making_of
+from cap_viz.dashboard.overview.cards import hover
+from cap_viz.dashboard.stored import statistics_of
+from cap_viz.figures.base import Grid, colour_limit, head_grid
+from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.run_labels import ablation_words, describe
+from cap_viz.runs.spec import ScoreSpec, spec_dict
+from cap_viz.runs.store import Store, StoredRun
+
+MOST_ROWS = 2_000
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #1f2430; }
+h1 { font-size: 1.5rem; margin-bottom: 0.2rem; } p { color: #555c6b; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
+th, td { text-align: right; padding: 3px 10px; border-bottom: 1px solid #e4e6ec; } th { position: sticky; top: 0;
+background: #fff; } pre { background: #f5f6f9; padding: 1rem; overflow-x: auto; font-size: 12px; }
+"""
+
+
+def html_of(store: Store, run: StoredRun) -> str:
+    """The whole page. Raises `DamagedRun` when a file of the run cannot be trusted."""
+    title = f"{describe(run.spec)} · {run.spec.examples.task}"
+    table = numbers_of(store, run)
+    rows = "" if len(table) <= MOST_ROWS else f" The first {MOST_ROWS:,} of {len(table):,} rows; the CSV file has all."
+    examples = f"{len(run.spec.examples.ids)} {run.spec.examples.split} examples"
+    facts = f"{run.spec.model.id} · {examples} · run {run.key} · {making_of(run)}"
+    manifest = {"key": run.key, "spec": spec_dict(run.spec), "provenance": run.provenance, "files": run.checksums}
+    return "\n".join(
+        [
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+            f"<style>{STYLE}</style></head><body>",
+            f"<h1>{escape(title)}</h1>",
+            f"<p>{escape(facts)}</p>",
+            figure_html(store, run),
+            f"<h2>Numbers</h2><p>Made with CAP Viz.{rows}</p>",
+            table.head(MOST_ROWS).to_html(index=False, border=0, float_format=lambda value: f"{value:.6g}"),
+            f"<h2>Manifest</h2><pre>{escape(json.dumps(manifest, indent=2))}</pre>",
+            "</body></html>",
+        ]
+    )
+
+
+def figure_html(store: Store, run: StoredRun) -> str:
+    """The grid of a run of head scores, with the plotting library inside the file; nothing for other runs."""
+    if not has_grid(run):
+        return ""
+    words = ablation_words(run.spec)
+    figure = go.Figure(head_grid(run_grid(store, run), unit="nats"))
+    figure.update_layout(template="plotly_white", paper_bgcolor="white", width=520)
+    return (
+        f"<h2>Effect of {words.doing} each head{words.by}</h2><p>Answer loss, nats per token. Faded: the interval "
+        "includes zero. A dot: survives the false-discovery control.</p>"
+        f"{figure.to_html(full_html=False, include_plotlyjs=True)}"
+    )
+
+
+def has_grid(run: StoredRun) -> bool:
+    spec = run.spec
+    return isinstance(spec, ScoreSpec) and spec.parts is None and spec.estimator == "exact"
+
+
+def run_grid(store: Store, run: StoredRun) -> Grid:
+    """Effects on the answer loss, as the Runs page and the file show them."""
+    stats = statistics_of(store, run, "nll")
+    return Grid(
+        mean=stats.estimate.mean,
+        limit=colour_limit(stats.estimate.mean),
+        hover=hover(stats, METRIC_UNITS["nll"]),
+        faded=stats.unclear,
+        marked=stats.found.survives,
+        ends=ablation_words(run.spec).ends,
+    )

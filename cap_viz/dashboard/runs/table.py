@@ -1,0 +1,153 @@
+"""The history on the Runs page: filters, and one table row per stored run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from cap_viz.dashboard.components.panels import age, note
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid_ones
+from cap_viz.runs.prefix_reuse import computing_seconds
+from cap_viz.runs.run_labels import describe
+from cap_viz.runs.store import StoredRun
+
+TABLE = "runs_table"
+# Two can be laid over each other.
+MOST_PICKED = 2
+ANY = "all"
+KINDS = {
+    ANY: "",
+    "scores": "score",
+    "accuracies": "eval",
+    "profiles": "profile",
+    "attention": "roles",
+    "heads together": "joint",
+}
+WHERE = {"all models and tasks": "", "this model": "model", "this model and task": "task"}
+EVERYWHERE = next(iter(WHERE))
+ORIGINS = (ANY, "precomputed", "live")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The runs that pass the filters, newest first, and those that are picked."""
+
+    runs: list[StoredRun]
+    picked: list[StoredRun]
+
+
+def history(view: Frame) -> Shown:
+    """Draw filters, table and the picked keys; all of it is in the URL."""
+    runs = filtered(view)
+    if runs:
+        draw_table(runs)
+    else:
+        st.caption("No stored run passes these filters.")
+    return Shown(runs, picked_runs(view.runs))
+
+
+def filtered(view: Frame) -> list[StoredRun]:
+    notes = [
+        bad_choice("kind", list(KINDS), ANY, "runs of kind"),
+        bad_choice("where", list(WHERE), EVERYWHERE, "runs of"),
+        bad_choice("origin", ORIGINS, ANY, "runs that are"),
+    ]
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        with st.container(width=330):
+            kind = st.segmented_control(
+                "Kind",
+                list(KINDS),
+                default=ANY,
+                required=True,
+                key="kind",
+                bind="query-params",
+                width="stretch",
+                help="`scores` effects of heads  \n`accuracies` evaluations, dense or pruned  \n`profiles` "
+                "zeros at every sparsity  \n`attention` what heads attend to",
+            )
+        with st.container(width=250):
+            where = st.selectbox("About", list(WHERE), key="where", bind="query-params")
+        with st.container(width=190):
+            origin = st.selectbox(
+                "Origin",
+                ORIGINS,
+                key="origin",
+                bind="query-params",
+                help="precomputed: came with CAP Viz and is only read  \nlive: computed or imported on this machine",
+            )
+    for sentence in filter(None, notes):
+        note(sentence)
+    keeps = keeper(view, KINDS[str(kind)], WHERE[str(where)], str(origin))
+    return [run for run in view.runs if keeps(run)]
+
+
+def keeper(view: Frame, kind: str, where: str, origin: str) -> Callable[[StoredRun], bool]:
+    def keeps(run: StoredRun) -> bool:
+        return (
+            kind in ("", run.kind)
+            and origin in (ANY, run.origin)
+            and (not where or run.spec.model == view.model)
+            and (where != "task" or run.spec.examples.task == view.task.name)
+        )
+
+    return keeps
+
+
+def draw_table(runs: Sequence[StoredRun]) -> None:
+    st.dataframe(
+        table_of(runs),
+        key=TABLE,
+        height=min(318, 38 + 35 * len(runs)),
+        hide_index=True,
+        on_select=lambda: take_rows(runs),
+        selection_mode="multi-row",
+        column_config={
+            "seconds": st.column_config.NumberColumn(
+                format="%.0f", help="Computing time; empty for the first items of another run"
+            ),
+            "examples": st.column_config.NumberColumn(format="%d"),
+        },
+    )
+
+
+def table_of(runs: Sequence[StoredRun]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "kind": [run.kind for run in runs],
+            "task": [run.spec.examples.task for run in runs],
+            "what": [describe(run.spec) for run in runs],
+            "examples": [len(run.spec.examples.ids) for run in runs],
+            "age": [age(run.provenance["created"]) for run in runs],
+            "seconds": [computing_seconds(run) for run in runs],
+            "origin": [run.origin for run in runs],
+            "model": [run.spec.model.id for run in runs],
+            "key": [run.key for run in runs],
+        }
+    )
+
+
+def take_rows(runs: Sequence[StoredRun]) -> None:
+    """Copy ticked rows into the bound list of keys; of more than two the last two ticked stay."""
+    rows = (st.session_state.get(TABLE) or {}).get("selection", {}).get("rows", [])
+    st.session_state["runs"] = [runs[row].key for row in rows if row < len(runs)][-MOST_PICKED:]
+
+
+def picked_runs(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs of the bound list of keys, which also is the keyboard's way to pick."""
+    by_key = {run.key: run for run in runs}
+    if sentence := bad_choices("runs", list(by_key), "the run"):
+        note(sentence)
+    keep_valid_ones("runs", list(by_key))
+    chosen = st.multiselect(
+        "Picked runs",
+        list(by_key),
+        key="runs",
+        bind="query-params",
+        max_selections=MOST_PICKED,
+        placeholder="Tick a row above, or type the beginning of a key; two runs can be compared",
+    )
+    return [by_key[key] for key in chosen]

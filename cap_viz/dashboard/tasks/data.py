@@ -1,0 +1,141 @@
+"""What the Tasks page compares: one run of head scores per task, all measured in the same way, on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.heads.specificity import agreement, shared_top
+from cap_viz.dashboard.overview.data import default_scores
+from cap_viz.dashboard.stored import HeadStatistics, statistics_of
+from cap_viz.errors import CapVizError
+from cap_viz.runs.run_queries import CONTROL_TEXTS, alike
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import StoredRun
+from cap_viz.stats import RankAgreement, TopOverlap, true_spread
+from cap_viz.tasks import Task, all_tasks, load_task
+
+# The one metric that text has, too.
+METRIC = "nll"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A task's head scores. `spread`: standard deviation over heads of the true mean effects, in nats per token.
+
+    `label` stands for the task's title where two runs of one task are compared.
+    """
+
+    task: Task
+    run: StoredRun
+    stats: HeadStatistics
+    spread: float
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.label or self.task.title
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def n(self) -> int:
+        return self.stats.estimate.n
+
+    @property
+    def is_control(self) -> bool:
+        return self.name in CONTROL_TEXTS
+
+    @property
+    def standardised(self) -> Float[np.ndarray, "layer head"]:
+        """Effects in standard deviations over heads, so that tasks of different difficulty share a scale."""
+        return self.stats.estimate.mean / self.spread
+
+    def top(self, k: int) -> Bool[np.ndarray, "layer head"]:
+        return self.stats.rank <= k
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The tasks that can be compared, reasoning tasks before control texts, and a sentence for each that cannot."""
+
+    measured: tuple[Measured, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [one.name for one in self.measured]
+
+    def named(self, name: str) -> Measured:
+        return next(one for one in self.measured if one.name == name)
+
+
+def collect(view: Frame) -> Collection:
+    """The usual run of each task (zero ablation, exact, most examples), where it was made like the chosen task's."""
+    runs = {task.name: default_scores(view, task) for task in all_tasks().values()}
+    stored = {name: run for name, run in runs.items() if run is not None}
+    like = stored.get(view.task.name) or next(iter(stored.values()), None)
+    measured: list[Measured] = []
+    problems: list[str] = []
+    for name, run in stored.items():
+        assert like is not None
+        if not comparable(run, like):
+            problems.append(f"{load_task(name).title} was measured in another way than the others and is left out.")
+            continue
+        try:
+            stats = statistics_of(view.store, run, METRIC)
+            measured.append(Measured(load_task(name), run, stats, true_spread(stats.effects)))
+        except CapVizError as error:
+            problems.append(f"{load_task(name).title}: {error}")
+    return Collection(tuple(sorted(measured, key=lambda one: one.is_control)), tuple(problems))
+
+
+def comparable(run: StoredRun, like: StoredRun) -> bool:
+    return isinstance(run.spec, ScoreSpec) and isinstance(like.spec, ScoreSpec) and alike(run.spec, like.spec)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How far the rankings of two tasks agree."""
+
+    ranks: RankAgreement
+    shared: TopOverlap
+
+
+def pairs(measured: Sequence[Measured], k: int) -> dict[tuple[str, str], Pair]:
+    """Every pair of different tasks, once, in the order given."""
+    return {
+        (first.name, second.name): Pair(agreement(first.stats, second.stats), shared_top(first.stats, second.stats, k))
+        for i, first in enumerate(measured)
+        for second in measured[i + 1 :]
+    }
+
+
+def shared_heads(measured: Sequence[Measured], k: int) -> pd.DataFrame:
+    """One row per head that is among the top k of some task: in how many, its median rank, and its rank on each.
+
+    `tasks` and `median_rank` count reasoning tasks only; control texts have a rank column of their own.
+    """
+    reasoning = [one for one in measured if not one.is_control] or list(measured)
+    ranks = {one.name: one.stats.rank for one in measured}
+    in_top = np.sum([one.top(k) for one in reasoning], axis=0)
+    median = np.median([one.stats.rank for one in reasoning], axis=0)
+    some = np.any([one.top(k) for one in measured], axis=0)
+    layers, heads = np.nonzero(some)
+    table = pd.DataFrame(
+        {
+            "layer": layers,
+            "head": heads,
+            "tasks": in_top[some],
+            "median_rank": median[some],
+            **{f"rank_{name}": rank[some] for name, rank in ranks.items()},
+        }
+    )
+    return table.sort_values(["tasks", "median_rank"], ascending=[False, True], ignore_index=True)
