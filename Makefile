@@ -52,7 +52,7 @@ fix: $(DEV) ## format the code and repair what the linter can
 	@$(PY) -m ruff format .
 
 runs: $(APP) ## rebuild every shipped run
-	@$(PY) -m cap_viz.shipped
+	@$(PY) -m studies.shipped
 
 clean: ## remove caches of tools and tests; keeps .venv and your runs
 	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist *.egg-info test-results

@@ -44,12 +44,12 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.spec import ExampleSet, ScoreSpec
 from cap_viz.runs.store import Store
-from cap_viz.shipped import N_CALIBRATION
 from cap_viz.stats import hybrid_mean, mean_with_ci
 from cap_viz.stats.budget import Cost, pilot_of
 from cap_viz.stats.reliability import shuffled_examples, spearman_rows, subset_means
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import calibration_set, named_set
+from studies.shipped import N_CALIBRATION
 
 TASK = "arc_easy"
 METRICS = ("nll", "choice_nll")

@@ -41,9 +41,9 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
-from cap_viz.shipped import N_CALIBRATION
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import calibration_set
+from studies.shipped import N_CALIBRATION
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
 

@@ -18,7 +18,7 @@ from scipy import stats
 
 import cap_viz.attribution.forward.shortcut_checks
 import cap_viz.evaluation.choice
-from benchmarks import cap_fine, estimators, limits, live_pruning, pruned_cost, rankings, replay_vs_naive, toy_heads
+from benchmarks import estimators, limits, live_pruning, pruned_cost, rankings, replay_vs_naive, toy_heads
 from benchmarks.guards import CountingEngine, self_checks_made, shipped_only
 from benchmarks.sessions import CLICKED, VIEWS, check_busy, click_seconds
 from cap_viz.attribution import exact
@@ -29,9 +29,10 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
-from cap_viz.shipped import publish
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from studies import cap_fine
+from studies.shipped import publish
 from tests.tiny import tiny_examples
 
 SPARSITY = 0.5

@@ -24,9 +24,9 @@ from cap_viz.runs.repair import repair
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.series import computed_in_turn
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
+from studies.run_many import computed_in_turn
 
 LONG, SHORT, SHORTER = 20, 7, 3
 # As a run on two workers that took its time, lost one of them and was resumed.

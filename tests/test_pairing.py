@@ -32,9 +32,9 @@ from cap_viz.runs.parquet_schema import answers_table
 from cap_viz.runs.run_loading import read_answers, read_gradient, read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.study_tables import factor, loss_difference
 from cap_viz.tasks import TASKS, Example, Task, load_task
 from cap_viz.tasks.example_sets import evaluation_set
+from studies.tables import factor, loss_difference
 from tests.test_generation import WORD
 
 OFFLINE = ("toy_math", "toy_strategy", "toy_choice", "mini_science", "mini_math", "mini_strategy")

@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.cap_fine_confirmation import ROWS, SHOWN
 from cap_viz.evaluation.perplexity import USUAL_WINDOWS
 from cap_viz.models.loading import TOY_MODEL
 from cap_viz.runs.run_loading import read_blocks, read_report, read_roles, read_scores, read_zeros
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
-from cap_viz.shipped import SHIPMENTS
-from cap_viz.study import FEWER, N_PASSAGES, setting_of
-from cap_viz.study import N_CALIBRATION as STUDY_CALIBRATION
 from cap_viz.tasks import TASKS, load_task
+from studies.cap_fine_confirmation import ROWS, SHOWN
+from studies.shipped import SHIPMENTS
+from studies.study import FEWER, N_PASSAGES, setting_of
+from studies.study import N_CALIBRATION as STUDY_CALIBRATION
 
 STORE = Store()
 SHIPPED = {shipment.task: shipment for shipment in SHIPMENTS}

@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cap_viz import study
-from cap_viz.cli.study import markdown
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import TOY_MODEL, ReasoningModel, resolve
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store
-from cap_viz.series import computed_in_turn
-from cap_viz.study import COMPETING, PERMUTATIONS, STRONGEST, Setting, setting_of, study_parts
-from cap_viz.study_tables import TABLES, Study, verdict
-from scripts.study_figures import FIGURES, LEAST_HEIGHT, height_of
+from studies import study
+from studies.command import markdown
+from studies.figures import FIGURES, LEAST_HEIGHT, height_of
+from studies.run_many import computed_in_turn
+from studies.study import COMPETING, PERMUTATIONS, STRONGEST, Setting, setting_of, study_parts
+from studies.tables import TABLES, Study, verdict
 from tests.shell import Shell
 
 SMALL = Setting(
@@ -110,7 +110,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: ReasoningModel) 
     store = Store(shipped=folder / "shipped", local=folder / "local")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "N_CALIBRATION", 4)
-        for module in ("cap_viz.study", "cap_viz.study_tables"):
+        for module in ("studies.study", "studies.tables"):
             patch.setattr(f"{module}.PERMUTATIONS", 3)
             patch.setattr(f"{module}.COMPETING", STRONGEST)
         specs = dict.fromkeys(spec for part in study_parts(tiny_model.ref, SMALL) for spec in part.specs)
@@ -183,7 +183,7 @@ def test_the_better_wanda_is_the_better_by_the_measure(whole: Study) -> None:
 
 def test_the_placebo_p_counts_permutations_that_are_as_good(whole: Study) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cap_viz.study_tables.PERMUTATIONS", 3)
+        patch.setattr("studies.tables.PERMUTATIONS", 3)
         rows = TABLES["placebo"](whole)
     row = rows[(rows.sparsity == 0.5) & (rows.measure == "accuracy")].iloc[0]
     others = [whole.pruned("mini_math", "shuffled_cap", 0.5, control_seed=seed).acc for seed in range(3)]

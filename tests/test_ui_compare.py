@@ -43,11 +43,11 @@ from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
-from cap_viz.shipped import MAIN_CRITERIA, SEED
-from cap_viz.shipped import N_CALIBRATION as N_CALIBRATED
 from cap_viz.stats import Interval, PairedComparison, compare_paired
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import evaluation_set
+from studies.shipped import MAIN_CRITERIA, SEED
+from studies.shipped import N_CALIBRATION as N_CALIBRATED
 from tests.tiny import write_tiny_model
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 40, 2

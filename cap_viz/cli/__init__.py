@@ -16,23 +16,13 @@ import typer
 from typer.exceptions import TyperException
 
 from cap_viz import __version__
-from cap_viz.cli import (
-    accuracy,
-    catalogue,
-    generation,
-    perplexity,
-    plan,
-    pruning,
-    scoring,
-    solution_loss,
-    stability,
-    study,
-)
+from cap_viz.cli import accuracy, catalogue, generation, perplexity, plan, pruning, scoring, solution_loss, stability
 from cap_viz.cli.output import err, shown
 from cap_viz.cli.runs import runs_app
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.runs.run_labels import describe
 from cap_viz.settings import ask_for, asked_device, asked_dtype, local_folder, start_logging
+from studies import command
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -56,7 +46,7 @@ app.command()(accuracy.compare)
 app.command()(generation.generate)
 app.command()(perplexity.perplexity)
 app.command()(solution_loss.solution_loss)
-app.command()(study.study)
+app.command()(command.study)
 app.command()(plan.plan)
 app.add_typer(runs_app, name="runs")
 app.command()(catalogue.doctor)

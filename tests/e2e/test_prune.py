@@ -18,8 +18,8 @@ from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.run_queries import model_ref, score_runs
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
-from cap_viz.shipped import SHIPMENTS
 from cap_viz.tasks.example_sets import evaluation_set
+from studies.shipped import SHIPMENTS
 from tests.e2e.conftest import PATIENCE_MS, OpenTab
 
 pytestmark = pytest.mark.e2e

@@ -20,10 +20,10 @@ from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, converted, res
 from cap_viz.runs.run_loading import read_blocks, read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
-from cap_viz.shipped import shipped_specs
 from cap_viz.stats.reliability import spearman_rows
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
+from studies.shipped import shipped_specs
 
 pytestmark = pytest.mark.model
 

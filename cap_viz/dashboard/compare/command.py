@@ -12,7 +12,7 @@ from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.comparison import DENSE
 from cap_viz.runs.mask_provenance import Basis, Group
-from cap_viz.shipped import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES
+from studies.shipped import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES
 
 # What to measure next when the table is complete.
 FURTHER = (0.3, 0.4, 0.6)

@@ -18,9 +18,9 @@ from cap_viz.runs.mask_provenance import groups_of
 from cap_viz.runs.run_queries import dense_run, score_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.shipped import MAIN_CRITERIA, SPARSITIES
 from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, mean_with_ci, wilson
 from cap_viz.tasks import Task, all_tasks
+from studies.shipped import MAIN_CRITERIA, SPARSITIES
 
 CLEAR = 0.05
 MOST_CRITERIA, MOST_SPARSITIES = 6, 4

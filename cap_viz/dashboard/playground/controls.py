@@ -22,10 +22,10 @@ from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import own_tasks_of, score_runs
 from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.shipped import N_CALIBRATION
 from cap_viz.stats import rank_heads
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import load_task
+from studies.shipped import N_CALIBRATION
 
 NO_MASK = "none"
 # The model whose page the prompt was last on.

@@ -18,9 +18,9 @@ from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.criterion import ALLOCATIONS, KV_COMBINES, PATTERNS, pattern_sparsity
 from cap_viz.runs.spec import ExampleSet, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.shipped import N_CALIBRATION, SEED
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import calibration_set
+from studies.shipped import N_CALIBRATION, SEED
 
 # Accuracy effects of single heads are too coarse to rank heads by.
 METRICS = ("nll", "choice_nll", "logit_diff")

@@ -28,7 +28,9 @@ from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import holm
 from cap_viz.stats.reliability import rank_correlation
-from cap_viz.study import (
+from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import evaluation_set
+from studies.study import (
     BETWEEN,
     COMPETING,
     FEW,
@@ -44,8 +46,6 @@ from cap_viz.study import (
     by_text,
     driven,
 )
-from cap_viz.tasks import load_task
-from cap_viz.tasks.example_sets import evaluation_set
 
 # At 10 and 20 % a criterion is as good as Wanda if the interval of the difference stays above this.
 MARGIN = -0.03

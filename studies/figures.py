@@ -1,4 +1,4 @@
-"""Draw the study's tables:  python -m scripts.study_figures [--model smollm2-135m-instruct-q4_1] [--out docs/results]
+"""Draw the study's tables:  python -m studies.figures [--model smollm2-135m-instruct-q4_1] [--out docs/results]
 
 One picture for each table that can be computed from the stored runs; the others are named. Needs Chromium.
 """
@@ -20,9 +20,9 @@ from cap_viz.figures.base import criterion_colour, criterion_name, display_order
 from cap_viz.models.loading import DEFAULT_MODEL, resolve
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
-from cap_viz.study import setting_of
-from cap_viz.study_tables import MARGIN, TABLES, Study
 from scripts.pictures import TEXT, save_picture
+from studies.study import setting_of
+from studies.tables import MARGIN, TABLES, Study
 
 SPARSITY_COLOURS = {0.1: "#56B4E9", 0.2: "#0072B2", 0.3: "#009E73", 0.4: "#E69F00", 0.5: "#D55E00", 0.6: "#882255"}
 LINE, LEGEND_LINE, PANEL_HEADS, LEAST_HEIGHT = 22, 32, 160, 320

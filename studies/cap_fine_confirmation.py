@@ -1,4 +1,4 @@
-"""The one confirmation of cap_fine:  python -m benchmarks.cap_fine_confirmation [--compute PART …] [--publish]
+"""The one confirmation of cap_fine:  python -m studies.cap_fine_confirmation [--compute PART …] [--publish]
 
 The protocol is in docs/research_log.md. The tables are printed from stored runs. --compute computes what is missing of
 the named parts instead (a stopped run goes on where it was), --publish copies all runs to those that come with the
@@ -24,13 +24,13 @@ from cap_viz.runs.prefix_reuse import first_of, longer_run
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
 from cap_viz.runs.store import Store
-from cap_viz.series import computed_in_turn
 from cap_viz.settings import shipped_folder
-from cap_viz.shipped import publish
 from cap_viz.stats import PairedComparison, PairedMeans, compare_means, compare_paired, holm
-from cap_viz.study import Masks
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.tasks.pairing import check_same_items
+from studies.run_many import computed_in_turn
+from studies.shipped import publish
+from studies.study import Masks
 
 CRITERION, OPPONENT = "cap_fine", "wanda"
 ARC, SCIENCE, TEXT = "arc_easy", "mini_science", "generic_text"

@@ -1,4 +1,4 @@
-"""Candidates for cap_fine on ARC-Easy validation:  python -m benchmarks.cap_fine [--only NAME …] [--n 570] --out FILE
+"""Candidates for cap_fine on ARC-Easy validation:  python -m studies.cap_fine [--only NAME …] [--n 570] --out FILE
 
 The protocol is in docs/research_log.md. Masks at 50 % are calibrated on 48 ARC-Easy calibration examples; every
 candidate is compared with sequential Wanda on the same questions, paired. A line of JSON for each candidate is added to

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cap_viz.models.loading import ModelSource
     from cap_viz.runs.backends.base import Engine
     from cap_viz.runs.store import Store
-    from cap_viz.study import Part
+    from studies.study import Part
 
 
 def study(
@@ -40,7 +40,7 @@ def study(
     """Compute the runs behind the study's questions: hours on two cores; stop and go on at any time."""
     from cap_viz.models.loading import resolve
     from cap_viz.runs.store import Store
-    from cap_viz.study import study_parts
+    from studies.study import study_parts
 
     source, store = resolve(model), Store()
     if table:
@@ -73,8 +73,8 @@ def study(
 
 def print_tables(source: ModelSource, store: Store, name: str, *, as_json: bool) -> None:
     """Tables of what is stored, as Markdown or JSON. Raises `UsageError` for an unknown one or a missing run."""
-    from cap_viz.study import setting_of
-    from cap_viz.study_tables import TABLES, Study
+    from studies.study import setting_of
+    from studies.tables import TABLES, Study
 
     if name not in (*TABLES, "all"):
         raise UsageError(f"The study has no table {name!r}; choose one of {', '.join(TABLES)}, or all.")
@@ -105,7 +105,7 @@ def written(column: str, cell: object) -> str:
 def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], engine: Engine, *, quiet: bool) -> None:
     """The missing runs of all parts, each once, the first part's first; the model is loaded only if there are any."""
     from cap_viz.models.loading import load
-    from cap_viz.series import computed_in_turn
+    from studies.run_many import computed_in_turn
 
     wanted = list(dict.fromkeys(spec for part in parts for spec in part.specs if store.sound(spec) is None))
     if not wanted:

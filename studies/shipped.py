@@ -1,7 +1,7 @@
-"""The runs that come with the project: `python -m cap_viz.shipped` computes what is missing and publishes it.
+"""The runs that come with the project: `python -m studies.shipped` computes what is missing and publishes it.
 
 Those of the study (`study.py`) come with it as well; what of it has been computed is published, but `python -m cap_viz
-study` computes it. Those of cap_fine's confirmation come from `python -m benchmarks.cap_fine_confirmation --publish`.
+study` computes it. Those of cap_fine's confirmation come from `python -m studies.cap_fine_confirmation --publish`.
 
 Runs are computed in the local store (so an interrupted rebuild goes on where it was) and then copied to
 cache/shipped, which the app itself never writes. Only numbers and example ids are stored, no texts.
@@ -22,10 +22,10 @@ from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.run_queries import block_spec, role_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.series import computed_in_turn
 from cap_viz.settings import shipped_folder
-from cap_viz.study import study_parts
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from studies.run_many import computed_in_turn
+from studies.study import study_parts
 
 N_CALIBRATION = 48
 N_TEXTS = 16
