@@ -1,4 +1,4 @@
-"""`study`: every run of the study, in the order of its questions; what is computed stays."""
+"""`python -m studies`: every run of the study, in the order of its questions; what is computed stays."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+import cap_viz.cli
 from cap_viz.cli.options import AddressOption, EngineOption, JsonOption, ModelOption, WorkersOption
 from cap_viz.cli.output import out, print_json
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import DEFAULT_MODEL
 from cap_viz.runs.backends.base import asked_engine, engine_of
+from cap_viz.settings import start_logging
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,3 +115,10 @@ def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], en
     for turn in computed_in_turn(wanted, load(source), store, engine):
         if not quiet:
             out.print(turn.line, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    commands = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+    commands.command()(study)
+    start_logging()
+    cap_viz.cli.main(commands)

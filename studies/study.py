@@ -1,6 +1,6 @@
 """The study: which runs answer its questions, fixed before the first of them was made.
 
-Each part is a question with the runs it needs. Parts share runs; a run is computed once. `python -m cap_viz study`
+Each part is a question with the runs it needs. Parts share runs; a run is computed once. `python -m studies`
 computes what is missing, in the order of the parts, so that the first questions are answered first.
 What the runs say is read by `study_tables.py`.
 """

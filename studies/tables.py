@@ -64,7 +64,7 @@ class Study:
         run = self.store.get(spec)
         if run is None:
             raise UsageError(
-                f"A run of the study is missing ({spec.examples.task}); compute it with the study command."
+                f"A run of the study is missing ({spec.examples.task}); compute it with `python -m studies`."
             )
         return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,13 +15,15 @@ from cap_viz.cli import main
 class Shell:
     """Runs the command line in this process: exit code, stdout, stderr."""
 
-    def __init__(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.capfd, self.monkeypatch = capfd, monkeypatch
+    def __init__(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, entry: Callable[[], None] = main
+    ) -> None:
+        self.capfd, self.monkeypatch, self.entry = capfd, monkeypatch, entry
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         self.monkeypatch.setattr(sys, "argv", ["cap_viz", *arguments])
         with pytest.raises(SystemExit) as stop:
-            main()
+            self.entry()
         captured = self.capfd.readouterr()
         code = stop.value.code
         return (code if isinstance(code, int) else 0), captured.out, captured.err

@@ -16,7 +16,7 @@ from cap_viz.models.loading import TOY_MODEL, ReasoningModel, resolve
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store
-from studies import study
+from studies import command, study
 from studies.command import markdown
 from studies.figures import FIGURES, LEAST_HEIGHT, height_of
 from studies.run_many import computed_in_turn
@@ -78,27 +78,38 @@ def test_no_mask_is_judged_on_what_it_was_made_from(tiny_model: ReasoningModel) 
                     assert not set(made_from.ids) & set(spec.examples.ids)
 
 
+@pytest.fixture
+def studies_shell(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(capfd, monkeypatch, command.main)
+
+
+def test_the_old_command_says_where_the_study_is(shell: Shell) -> None:
+    code, _, err = shell("study", "--part", "weak", "--json")
+    assert code == 2
+    assert "python -m studies" in err
+
+
 @pytest.mark.usefixtures("small")
-def test_a_part_is_computed_once_and_then_there(shell: Shell, tiny_folder: Path) -> None:
-    arguments = ("study", "--model", str(tiny_folder), "--part", "weak")
-    (planned,) = shell.json(*arguments, "--plan")["parts"]
+def test_a_part_is_computed_once_and_then_there(studies_shell: Shell, tiny_folder: Path) -> None:
+    arguments = ("--model", str(tiny_folder), "--part", "weak")
+    (planned,) = studies_shell.json(*arguments, "--plan")["parts"]
     assert planned["missing"] == planned["runs"] == 7
-    (computed,) = shell.json(*arguments)["parts"]
+    (computed,) = studies_shell.json(*arguments)["parts"]
     assert computed["missing"] == 0
-    code, out, _ = shell(*arguments)
+    code, out, _ = studies_shell(*arguments)
     assert code == 0
     assert "weak" in out
-    (table,) = shell.json("study", "--model", str(tiny_folder), "--table", "weak")["tables"].values()
+    (table,) = studies_shell.json("--model", str(tiny_folder), "--table", "weak")["tables"].values()
     assert [row["criterion"] for row in table] == 2 * ["cap", "global_magnitude"]
-    code, _, err = shell("study", "--model", str(tiny_folder), "--table", "ordering")
+    code, _, err = studies_shell("--model", str(tiny_folder), "--table", "ordering")
     assert code == 2
-    assert "A run of the study is missing (mini_math); compute it with the study command." in err
+    assert "A run of the study is missing (mini_math); compute it with `python -m studies`." in err
 
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("option", "first"), [("part", "ordering"), ("table", "levels")])
-def test_what_is_not_there_is_a_sentence(shell: Shell, tiny_folder: Path, option: str, first: str) -> None:
-    code, _, err = shell("study", "--model", str(tiny_folder), f"--{option}", "nothing")
+def test_what_is_not_there_is_a_sentence(studies_shell: Shell, tiny_folder: Path, option: str, first: str) -> None:
+    code, _, err = studies_shell("--model", str(tiny_folder), f"--{option}", "nothing")
     assert code == 2
     assert f"no {option} 'nothing'; choose one of {first}" in err
 

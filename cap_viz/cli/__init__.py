@@ -22,11 +22,19 @@ from cap_viz.cli.runs import runs_app
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.runs.run_labels import describe
 from cap_viz.settings import ask_for, asked_device, asked_dtype, local_folder, start_logging
-from studies import command
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# For a command that has moved, whatever it is asked.
+ANY_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
+
 __all__ = ["app", "describe", "main", "shown"]
+
+
+def study() -> None:
+    """Moved: the runs behind docs/results.md are computed by `python -m studies`."""
+    raise UsageError("The study is run from the project's folder by `python -m studies`, with the same options.")
+
 
 app = typer.Typer(
     help="Which attention heads carry a task, and what happens when a model is pruned by that knowledge.",
@@ -46,7 +54,7 @@ app.command()(accuracy.compare)
 app.command()(generation.generate)
 app.command()(perplexity.perplexity)
 app.command()(solution_loss.solution_loss)
-app.command()(command.study)
+app.command(hidden=True, context_settings=ANY_OPTIONS)(study)
 app.command()(plan.plan)
 app.add_typer(runs_app, name="runs")
 app.command()(catalogue.doctor)
@@ -68,10 +76,10 @@ def common(
         raise typer.Exit
 
 
-def main() -> None:
+def main(commands: typer.Typer = app) -> None:
     """Entry point: our errors become one sentence on stderr and an exit code."""
     try:
-        raise SystemExit(app(standalone_mode=False))
+        raise SystemExit(commands(standalone_mode=False))
     except TyperException as error:
         # Its own sentence may leave out the value it is about.
         reason = error.format_message().strip().rstrip(".")

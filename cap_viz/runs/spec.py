@@ -93,8 +93,8 @@ class EvalSpec:
     """Accuracy of a model, dense (`mask` is None) or pruned, on a set of examples.
 
     `protocol` is None where options are compared by their log-likelihoods; "perplexity-1024" scores windows of running
-    text of so many tokens (`cap_viz/evaluation/perplexity.py`), "solution" the one given continuation of a task without options
-    (`cap_viz/evaluation/solution_loss.py`).
+    text of so many tokens (`evaluation/perplexity.py`), "solution" the one given continuation of a task without options
+    (`evaluation/solution_loss.py`).
     """
 
     model: ModelRef
@@ -122,7 +122,10 @@ class ProfileSpec:
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """What every head attends to on a set of examples, and on random tokens written twice (`cap_viz/attribution/attention_patterns.py`)."""
+    """What every head attends to on a set of examples, and on random tokens written twice.
+
+    Computed by `attribution/attention_patterns.py`.
+    """
 
     model: ModelRef
     examples: ExampleSet
@@ -132,7 +135,7 @@ class RoleSpec:
 
 @dataclass(frozen=True)
 class JointSpec:
-    """Some heads removed together, each of them alone, and random sets of as many others (`cap_viz/runs/kinds/joint.py`).
+    """Some heads removed together, each of them alone, and random sets of as many others (`kinds/joint.py`).
 
     `examples` should not be those that ranked the heads. `reference` is that of a `ScoreSpec`.
     """

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import TOY_MODEL
 from cap_viz.runs.spec import ExampleSet, ModelRef
+from cap_viz.settings import ASSETS
 from cap_viz.tasks import Example, load_task
 
 # All but a few of the calibration passages of generic_text.
 N_TEXT_PASSAGES = 160
-COMPANION_IDS = Path(__file__).with_name("assets") / "companion_text.json"
+COMPANION_IDS = ASSETS / "companion_text.json"
 
 
 def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:

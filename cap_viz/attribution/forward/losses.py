@@ -1,7 +1,7 @@
 """The differentiable metrics on torch tensors, for the backward pass of the gradient estimator.
 
-The definitions are those of `cap_viz.attribution.effect_metrics` (numpy), which says what each one means; a test compares the two on
-random values. `accuracy` is a step function, whose gradient says nothing.
+The definitions are those of `attribution/effect_metrics.py` (numpy), which says what each one means; a test compares
+the two on random values. `accuracy` is a step function, whose gradient says nothing.
 """
 
 from __future__ import annotations

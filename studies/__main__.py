@@ -1,0 +1,4 @@
+from studies.command import main
+
+if __name__ == "__main__":
+    main()
