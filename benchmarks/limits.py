@@ -36,7 +36,8 @@ from cap_viz.attribution import gradient as by_gradient
 from cap_viz.attribution.exact import exact_scores, make_score_plan, score_steps
 from cap_viz.cli.output import shown
 from cap_viz.evaluation.choice import EvalArrays, eval_steps, make_eval_plan
-from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.spec import ScoreSpec

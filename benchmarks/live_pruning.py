@@ -23,13 +23,15 @@ from typing import Any
 
 from benchmarks.guards import CountingEngine, shipped_only
 from cap_viz.attribution.results import EvalReport
-from cap_viz.models.loading import DEFAULT_MODEL, TOY_MODEL, load_model
+from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL
+from cap_viz.models.loading import load_model
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.queue import Job, JobQueue
-from cap_viz.runs.run_queries import score_runs, tasks_for
+from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.tasks.readable import tasks_for
 
 BARS = {DEFAULT_MODEL: {"first_interval_s": 5.0, "all_s": 25.0}, TOY_MODEL: {"first_interval_s": 5.0, "all_s": 2.0}}
 ENOUGH = 2

@@ -44,7 +44,8 @@ from cap_viz.evaluation.generation import (
     generation_steps,
     prompt_text,
 )
-from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, converted, load, resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
+from cap_viz.models.loading import ReasoningModel, converted, load
 from cap_viz.settings import data_folder
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import evaluation_set

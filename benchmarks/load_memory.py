@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scaling import Setting, memory, new_peak, questions
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.cost_model import dimensions_in, memory_plan
-from cap_viz.models.loading import DEFAULT_MODEL, readable_folder
+from cap_viz.models.loading import readable_folder
 from cap_viz.models.weight_files import WORKING_MEMORY_BYTES
 from cap_viz.settings import FULL_PRECISION
 

@@ -14,7 +14,8 @@ import time
 
 import numpy as np
 
-from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.progress import finish
 from cap_viz.pruning import rank_weights
 from cap_viz.pruning.selection.global_threshold import GlobalRanking

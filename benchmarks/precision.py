@@ -20,7 +20,7 @@ import numpy as np
 
 import cap_viz as cv
 from cap_viz.attribution.results import HeadScores
-from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.settings import FULL_PRECISION, PRECISIONS, ask_for
 from cap_viz.stats.reliability import rank_correlation
 

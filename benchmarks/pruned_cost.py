@@ -32,7 +32,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks.guards import shipped_only
 from cap_viz.files import write_json
-from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.pruning import Mask, prune_mask
 from cap_viz.runs.export import export_model
 from cap_viz.runs.mask_specs import mask_spec_for

@@ -39,7 +39,8 @@ from jaxtyping import Float
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.attribution.joint_ablation import JointScores, joint_effects
 from cap_viz.cli.output import shown
-from cap_viz.models.loading import DEFAULT_MODEL, ModelShape, ReasoningModel, load_model
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.models.loading import ModelShape, ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.spec import ScoreSpec

@@ -34,7 +34,8 @@ from benchmarks.guards import self_checks_made
 from cap_viz.attribution.exact import encode_all, exact_scores
 from cap_viz.attribution.forward.packing import EncodedExample
 from cap_viz.attribution.results import HeadScores
-from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, load_model
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.tasks import Example, load_task
 
 BARS = {"ratio": 7.0, "sgemm_fraction": 0.5}

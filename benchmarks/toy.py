@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 
 import cap_viz as cv
-from cap_viz.models.loading import CATALOGUE, TOY_MODEL, ReasoningModel
+from cap_viz.models.catalogue import CATALOGUE, TOY_MODEL
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.stats import above_chance
 
 BARS = {"load_s": 1.0, "heatmap_s": 3.0, "accuracy_s": 1.0}

@@ -22,7 +22,8 @@ import numpy as np
 from benchmarks.guards import shipped_only
 from cap_viz.attribution.attention_patterns import MEASURES
 from cap_viz.attribution.results import JointScores
-from cap_viz.models.loading import TOY_MODEL, ReasoningModel, load_model
+from cap_viz.models.catalogue import TOY_MODEL
+from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.progress import finish
 from cap_viz.runs.kinds.joint import judged, together_steps
 from cap_viz.runs.run_loading import read_roles, read_scores

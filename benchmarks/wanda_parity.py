@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from benchmarks.foreign import HERE, environment, run
-from cap_viz.models.loading import DEFAULT_MODEL, Matrix, ReasoningModel, converted, load, resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
+from cap_viz.models.loading import Matrix, ReasoningModel, converted, load
 from cap_viz.progress import finish
 from cap_viz.pruning import Mask, prune_mask
 from cap_viz.pruning.calibration.activations import calibration_rows, squares

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import plotly.graph_objects as go
 
 import cap_viz as cv
-from cap_viz.models.loading import TRAINING_FILE, ReasoningModel, folder_source, load
+from cap_viz.models.catalogue import TRAINING_FILE, folder_source
+from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.settings import ASSETS
 from cap_viz.stats import above_chance
 from cap_viz.tasks import toy_choice, toy_math, toy_strategy

@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cap_viz.files import write_json
-from cap_viz.models.loading import TRAINING_FILE, folder_source
+from cap_viz.models.catalogue import TRAINING_FILE, folder_source
 from cap_viz.progress import duration
 from cap_viz.settings import ASSETS, local_folder
 from cap_viz.tasks.toy_draws import Drawn, drawn

@@ -26,7 +26,8 @@ from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.attribution.results import BLOCK_PARTS, EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
-from cap_viz.models.loading import DEFAULT_MODEL, Matrix, ReasoningModel
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning.calibration.activations import input_norm, products, squares, wanda_score
 from cap_viz.pruning.calibration.gradients import (

@@ -19,14 +19,15 @@ from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import paired_losses
 from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
-from cap_viz.models.loading import DEFAULT_MODEL, load, resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, ModelRef, resolve
+from cap_viz.models.loading import load
 from cap_viz.runs.prefix_reuse import first_of, longer_run
 from cap_viz.runs.run_loading import read_report
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import shipped_folder
 from cap_viz.stats import PairedComparison, PairedMeans, compare_means, compare_paired, holm
-from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
 from cap_viz.tasks.pairing import check_same_items
 from studies.run_many import computed_in_turn
 from studies.shipped import publish

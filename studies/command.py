@@ -12,14 +12,14 @@ import cap_viz.cli
 from cap_viz.cli.options import AddressOption, EngineOption, JsonOption, ModelOption, WorkersOption
 from cap_viz.cli.output import out, print_json
 from cap_viz.errors import UsageError
-from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.backends.base import asked_engine, engine_of
 from cap_viz.settings import start_logging
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cap_viz.models.loading import ModelSource
+    from cap_viz.models.catalogue import ModelSource
     from cap_viz.runs.backends.base import Engine
     from cap_viz.runs.store import Store
     from studies.study import Part
@@ -40,7 +40,7 @@ def study(
     as_json: JsonOption = False,
 ) -> None:
     """Compute the runs behind the study's questions: hours on two cores; stop and go on at any time."""
-    from cap_viz.models.loading import resolve
+    from cap_viz.models.catalogue import resolve
     from cap_viz.runs.store import Store
     from studies.study import study_parts
 

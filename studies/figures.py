@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 
 from cap_viz.errors import UsageError
 from cap_viz.figures.base import criterion_colour, criterion_name, display_order
-from cap_viz.models.loading import DEFAULT_MODEL, resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
 from scripts.pictures import TEXT, save_picture

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cap_viz.errors import CapVizError
-from cap_viz.models.loading import DEFAULT_MODEL, TOY_MODEL, load, resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef, resolve
+from cap_viz.models.loading import load
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.run_queries import block_spec, role_spec
-from cap_viz.runs.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, perplexity_spec
 from cap_viz.evaluation.solution_loss import solution_spec
-from cap_viz.models.loading import TOY_MODEL
+from cap_viz.models.catalogue import TOY_MODEL, ModelRef
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.mask_specs import mask_spec_for
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
 from cap_viz.tasks import load_task
-from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
 
 N_CALIBRATION = 48
 # Worked solutions and passages are long and read at every token: as many as the shipped head scores are made of.

@@ -22,14 +22,15 @@ from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Measure, level_of, paired, paired_losses
 from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
 from cap_viz.evaluation.solution_loss import solution_loss_of, solution_spec
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.comparison import CLEAR
 from cap_viz.runs.run_loading import read_head_zeros, read_report, read_scores
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import holm
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks import load_task
-from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
 from studies.study import (
     BETWEEN,
     COMPETING,

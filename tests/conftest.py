@@ -15,7 +15,8 @@ import hypothesis
 import jaxtyping
 import pytest
 
-from cap_viz.models.loading import ReasoningModel, load, resolve
+from cap_viz.models.catalogue import resolve
+from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.tasks import TASKS, Splits, Task
 from tests.shell import Shell
 from tests.tiny import tiny_examples, write_tiny_model

@@ -23,14 +23,13 @@ import numpy as np
 import pandas as pd
 
 from cap_viz.files import write_bytes
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.spec import (
     ENGINE_VERSION,
     SCHEMA_VERSION,
     EvalSpec,
-    ExampleSet,
     JointSpec,
     MaskSpec,
-    ModelRef,
     ProfileSpec,
     RoleSpec,
     RunSpec,
@@ -40,6 +39,7 @@ from cap_viz.runs.spec import (
     spec_key,
 )
 from cap_viz.runs.store import Store, StoredRun
+from cap_viz.tasks.example_sets import ExampleSet
 
 RUNS, KEYS, SPECS = (Path(__file__).with_name(f"golden_{name}.json") for name in ("runs", "keys", "specs"))
 

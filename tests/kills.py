@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from cap_viz.models.loading import ReasoningModel, load, resolve
+from cap_viz.models.catalogue import resolve
+from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for

@@ -14,7 +14,8 @@ from cap_viz.attribution.estimators import score_heads
 from cap_viz.attribution.exact import exact_scores, make_score_plan, score_blocks, score_steps
 from cap_viz.attribution.joint_ablation import joint_effects
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models.loading import ModelSource, ReasoningModel, boot
+from cap_viz.models.catalogue import ModelSource
+from cap_viz.models.loading import ReasoningModel, boot
 from cap_viz.stats import mean_with_ci
 from cap_viz.stats.reliability import split_half
 from tests.tiny import tiny_examples

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cap_viz.attribution.exact import exact_scores
+from cap_viz.attribution.results import ABLATIONS
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.runs.spec import ABLATIONS
 from cap_viz.stats import rank_stability
 from cap_viz.tasks import Task
 from tests.shell import Shell

@@ -20,13 +20,15 @@ from cap_viz.evaluation.eval_metrics import (
     paired,
     per_question,
 )
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.paper import ACCURACY, accuracy_of
 from cap_viz.runs.comparison import DENSE, comparison_rows, contrasts, control_pairs, reference_pairs
 from cap_viz.runs.mask_provenance import basis_of, groups_of
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import PairedComparison, PairedMeans, wilson
 from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import ExampleSet
 
 MODEL = ModelRef(id="m", fingerprint="f")
 ITEMS = ExampleSet(task="t", version=1, ids=("a", "b"), split="evaluation")

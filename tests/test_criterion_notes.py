@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.prune.cost import cost_sentence
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning import CRITERIA, prune_mask
 from cap_viz.pruning.criterion import SCATTERED, STRUCTURED
 from cap_viz.pruning.mask import Scope
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.spec import ABLATIONS
 from cap_viz.runs.store import Store
 from tests.test_ui_pages import opened, text
 from tests.test_ui_text import computed, score_spec, store

@@ -13,8 +13,9 @@ from cap_viz.attribution.exact import exact_scores, make_score_plan
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.choice import evaluate
+from cap_viz.models.catalogue import resolve
 from cap_viz.models.devices import chosen_device, expected_device
-from cap_viz.models.loading import ReasoningModel, load, resolve
+from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.pruning import prune_mask
 from cap_viz.runs.spec import EvalSpec, spec_key
 from cap_viz.settings import asked_device, asked_dtype

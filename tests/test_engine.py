@@ -18,11 +18,12 @@ from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
 from cap_viz.attribution.forward.patching import heads_site
 from cap_viz.attribution.forward.shortcut_checks import batch_of
 from cap_viz.attribution.gradient import gradient_effects
+from cap_viz.attribution.results import ABLATIONS
 from cap_viz.attribution.self_test import checks, weights_digest
 from cap_viz.evaluation.choice import evaluate, make_eval_plan
-from cap_viz.models.loading import ModelSource, ReasoningModel, boot
+from cap_viz.models.catalogue import ModelSource
+from cap_viz.models.loading import ReasoningModel, boot
 from cap_viz.pruning import prune_mask
-from cap_viz.runs.spec import ABLATIONS
 from cap_viz.tasks import Example
 from tests.tiny import tiny_examples
 

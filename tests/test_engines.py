@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.backends.base import HERE, EngineChoice, asked_engine, engine_named
@@ -15,7 +16,7 @@ from cap_viz.runs.backends.ray_worker import Worker, versions_here
 from cap_viz.runs.batched_runs import batched_run
 from cap_viz.runs.execute import mask_steps
 from cap_viz.runs.mask_specs import mask_spec_for
-from cap_viz.runs.spec import EvalSpec, ModelRef, ScoreSpec, spec_dict
+from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict
 from cap_viz.runs.store import Store
 from cap_viz.settings import ADDRESS, ENGINE, WORKERS
 from cap_viz.tasks import Task

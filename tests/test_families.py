@@ -30,7 +30,8 @@ from cap_viz.attribution.forward.shortcut_checks import dense_logliks, direct_de
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.attribution.self_test import checks
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models.loading import ModelSource, ReasoningModel, boot
+from cap_viz.models.catalogue import ModelSource
+from cap_viz.models.loading import ReasoningModel, boot
 from tests.test_decoding import plain_greedy
 from tests.test_engine import slow_effects
 from tests.test_gradient import derivative, moved_z

@@ -25,10 +25,11 @@ from cap_viz.attribution.forward.losses import LOSSES
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.attribution.forward.shortcut_checks import batch_of
 from cap_viz.attribution.gradient import gradient_effects, gradient_steps, make_gradient_plan
+from cap_viz.attribution.results import ABLATIONS
 from cap_viz.attribution.self_test import weights_digest
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models.loading import ModelSource, ReasoningModel, boot
-from cap_viz.runs.spec import ABLATIONS
+from cap_viz.models.catalogue import ModelSource
+from cap_viz.models.loading import ReasoningModel, boot
 from cap_viz.tasks import Example
 from tests.test_engine import mean_z
 from tests.tiny import tiny_examples

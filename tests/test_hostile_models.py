@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from cap_viz.attribution.exact import exact_scores
 from cap_viz.errors import CapVizError
-from cap_viz.models.loading import ReasoningModel, load, resolve
+from cap_viz.models.catalogue import resolve
+from cap_viz.models.loading import ReasoningModel, load
 from tests.test_hostile import JSON, ONE_STORE
 from tests.tiny import tiny_examples
 

@@ -15,7 +15,7 @@ from huggingface_hub import errors
 
 from cap_viz.cli import main
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models.loading import resolve
+from cap_viz.models.catalogue import resolve
 from cap_viz.runs.execute import provenance
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import TASKS, Task, arc, load_task, strategyqa

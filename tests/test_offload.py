@@ -10,7 +10,8 @@ import pytest
 import cap_viz as cv
 from cap_viz.errors import CapVizError
 from cap_viz.models import offload, weight_files
-from cap_viz.models.loading import ReasoningModel, load, resolve
+from cap_viz.models.catalogue import resolve
+from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.models.offload import placement
 from cap_viz.models.weight_files import WORKING_MEMORY_BYTES, weight_bytes
 from cap_viz.tasks import Task

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec, token_windows
-from cap_viz.models.loading import ReasoningModel, load, resolve
+from cap_viz.models.catalogue import resolve
+from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models.loading import DEFAULT_MODEL, TOY_MODEL, ReasoningModel, resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, resolve
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import MaskRequest, criterion_named, prune_mask
 from cap_viz.pruning.calibration.gradients import answer_rows, whole_rows

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cap_viz.evaluation.perplexity import USUAL_WINDOWS
-from cap_viz.models.loading import TOY_MODEL
+from cap_viz.models.catalogue import TOY_MODEL
 from cap_viz.runs.run_loading import read_blocks, read_report, read_roles, read_scores, read_zeros
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from cap_viz.errors import UsageError
-from cap_viz.models.loading import TOY_MODEL, ReasoningModel, resolve
+from cap_viz.models.catalogue import TOY_MODEL, resolve
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store

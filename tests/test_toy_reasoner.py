@@ -12,23 +12,17 @@ import pytest
 import cap_viz as cv
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models import loading
-from cap_viz.models.loading import (
-    CATALOGUE,
-    DEFAULT_MODEL,
-    TOY_MODEL,
-    TRAINING_FILE,
-    ReasoningModel,
-    load_model,
-    resolve,
-)
+from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, TRAINING_FILE, resolve
+from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.run_loading import read_report, read_scores
-from cap_viz.runs.run_queries import check_readable, controls_for, score_runs, tasks_for
+from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import ASSETS
 from cap_viz.tasks import TASKS
 from cap_viz.tasks.example_sets import evaluation_set, examples_of
+from cap_viz.tasks.readable import check_readable, controls_for, tasks_for
 from tests.test_ui_pages import opened
 
 FOLDER = ASSETS / "toy_reasoner"

@@ -12,12 +12,13 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.runs.html import html_of
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import block_spec
-from cap_viz.runs.spec import ABLATIONS, JointSpec, ScoreSpec
+from cap_viz.runs.spec import JointSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import evaluation_set
 from tests.shell import Shell

@@ -32,7 +32,8 @@ from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Level, Measure
 from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
 from cap_viz.evaluation.solution_loss import solution_spec
 from cap_viz.figures.base import criterion_colour, display_order
-from cap_viz.models.loading import ReasoningModel, load, resolve
+from cap_viz.models.catalogue import resolve
+from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.paper import PaperPoint, accuracy_of
 from cap_viz.progress import finish
 from cap_viz.runs.comparison import DENSE, Cell, Contrast, comparison_specs

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from cap_viz.dashboard.frame import PAGES, PageEntry, is_outdated, job_ends, queue_sentence
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.queue import Job, PrunedWeights
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
+from cap_viz.tasks.example_sets import ExampleSet
 
 MODEL = ModelRef("m", "0123456789abcdef")
 EXAMPLES = ExampleSet("arc_easy", 1, ("a",), "evaluation")

@@ -189,7 +189,7 @@ def test_without_the_texts_ids_are_shown(
 
 
 def test_without_the_weights_the_page_says_how_to_get_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cap_viz.models.loading.packaged_file", lambda entry: None)
+    monkeypatch.setattr("cap_viz.models.catalogue.packaged_file", lambda entry: None)
     at = opened("pages/heads.py")
     assert not at.exception
     assert "not installed" in text(at)

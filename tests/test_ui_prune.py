@@ -56,7 +56,8 @@ from cap_viz.dashboard.prune.zeros import (
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import generation_spec
 from cap_viz.figures.base import criterion_colour, criterion_glyph, criterion_symbol
-from cap_viz.models.loading import ReasoningModel, load, resolve
+from cap_viz.models.catalogue import ModelRef, resolve
+from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.criterion import MaskRequest
@@ -65,12 +66,12 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.queue import Job, JobQueue, shared_queue
 from cap_viz.runs.run_loading import read_answers, read_report, read_zeros
-from cap_viz.runs.spec import EvalSpec, ExampleSet, ModelRef, ProfileSpec, ScoreSpec, spec_key
+from cap_viz.runs.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
 from cap_viz.stats import compare_paired, wilson
 from cap_viz.tasks import TASKS, load_task
-from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
 from tests.tiny import tiny_examples, write_tiny_model
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 100, 4

@@ -11,16 +11,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import Source, run_name, sources
 from cap_viz.dashboard.prune.controls import usable_scores
 from cap_viz.dashboard.prune.mask_controls import score_label
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.run_loading import read_scores
-from cap_viz.runs.spec import ABLATIONS, ExampleSet, ModelRef, ScoreSpec, spec_key
+from cap_viz.runs.spec import ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task
-from cap_viz.tasks.example_sets import calibration_set
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set
 from tests.test_ui_estimators import heads_page
 from tests.test_ui_pages import opened
 from tests.test_ui_text import computed, drawn, store, wait_for_jobs

@@ -23,6 +23,7 @@ from cap_viz.dashboard.runs.html import html_of
 from cap_viz.dashboard.runs.table import table_of
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.solution_loss import solution_spec
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.archive import archive_bytes, import_run
@@ -33,7 +34,7 @@ from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.parquet_schema import options_table
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_loading import read_report, read_scores
-from cap_viz.runs.spec import EvalSpec, ModelRef, ProfileSpec, RunSpec, ScoreSpec, spec_key
+from cap_viz.runs.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
 from cap_viz.stats import compare_paired

@@ -43,11 +43,10 @@ from cap_viz.attribution.forward.shortcut_checks import (
     direct_is_valid,
     packing_is_valid,
 )
-from cap_viz.attribution.results import BLOCK_PARTS, BlockScores, HeadScores, Questions, questions_of
+from cap_viz.attribution.results import ABLATIONS, BLOCK_PARTS, PARTS, BlockScores, HeadScores, Questions, questions_of
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.runs.spec import ABLATIONS, PARTS
 from cap_viz.tasks.base import Example
 
 # Rows x positions of one replayed forward. Large enough to keep the matrix products busy, small enough that a

@@ -80,6 +80,9 @@ def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[
 
 
 # What one layer consists of, in the order of `BlockScores`.
+# What a head's output is replaced by (`forward/patching.py`), and what is ablated one after the other.
+ABLATIONS = ("zero", "mean", "resample")
+PARTS = ("heads", "blocks")
 BLOCK_PARTS = ("attention", "mlp")
 
 

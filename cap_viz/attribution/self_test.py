@@ -22,8 +22,8 @@ from cap_viz.attribution.forward.replay import ablate_layer
 from cap_viz.attribution.forward.shortcut_checks import batch_of, dense_logliks
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.runs.run_queries import tasks_for
 from cap_viz.tasks import load_task
+from cap_viz.tasks.readable import tasks_for
 
 TOLERANCE = 1e-4
 

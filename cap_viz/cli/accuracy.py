@@ -23,7 +23,7 @@ from cap_viz.cli.options import (
     split_list,
 )
 from cap_viz.cli.output import out, print_json, run_facts
-from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.backends.base import asked_engine
 from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import EvalSpec
@@ -31,7 +31,7 @@ from cap_viz.tasks import check_has_options, load_task
 
 if TYPE_CHECKING:
     from cap_viz.evaluation.eval_metrics import Measure
-    from cap_viz.runs.spec import ModelRef
+    from cap_viz.models.catalogue import ModelRef
 
 
 @takes_mask

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json
-from cap_viz.models.loading import CATALOGUE, DEFAULT_MODEL, is_available
+from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, is_available
 from cap_viz.runs.store import Store
 from cap_viz.tasks import TASKS, all_tasks, load_task
 from cap_viz.tasks.own import add_task, remove_task

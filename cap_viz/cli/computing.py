@@ -19,7 +19,8 @@ def stored_run(spec_for: Any, model_id: str, store: Any) -> StoredRun:
 
 def stored_runs(specs_for: Any, model_id: str, store: Any, engine: EngineChoice | None = None) -> dict[Any, StoredRun]:
     """The runs of many specs on one model, which is loaded only if one of them is missing."""
-    from cap_viz.models.loading import load, resolve
+    from cap_viz.models.catalogue import resolve
+    from cap_viz.models.loading import load
     from cap_viz.runs.execute import run_steps
 
     source, loaded = resolve(model_id), None

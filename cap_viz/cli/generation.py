@@ -12,13 +12,14 @@ from cap_viz.cli.options import JsonOption, ModelOption, TaskOption
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.evaluation.generation import FORMATS
-from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import percent
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cap_viz.runs.spec import EvalSpec, ModelRef
+    from cap_viz.models.catalogue import ModelRef
+    from cap_viz.runs.spec import EvalSpec
 
 SPLITS = ("evaluation", "calibration")
 

@@ -17,8 +17,8 @@ import psutil
 
 from cap_viz import __version__
 from cap_viz.errors import CapVizError
+from cap_viz.models.catalogue import CATALOGUE, is_available
 from cap_viz.models.devices import chosen_device
-from cap_viz.models.loading import CATALOGUE, is_available
 from cap_viz.runs.store import Store
 from cap_viz.settings import asked_dtype, data_folder, local_folder, log_file, reported
 from cap_viz.tasks import all_tasks

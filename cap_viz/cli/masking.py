@@ -17,7 +17,8 @@ from cap_viz.cli.options import (
     ScoresTaskOption,
     SeedOption,
 )
-from cap_viz.runs.spec import MaskSpec, ModelRef
+from cap_viz.models.catalogue import ModelRef
+from cap_viz.runs.spec import MaskSpec
 
 
 @dataclass(frozen=True)

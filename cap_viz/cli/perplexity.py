@@ -11,11 +11,12 @@ from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS
-from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import percent
 
 if TYPE_CHECKING:
-    from cap_viz.runs.spec import EvalSpec, ModelRef
+    from cap_viz.models.catalogue import ModelRef
+    from cap_viz.runs.spec import EvalSpec
 
 
 @takes_mask

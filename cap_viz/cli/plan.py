@@ -12,7 +12,7 @@ import typer
 from cap_viz.cli.options import JsonOption, TaskOption
 from cap_viz.cli.output import out, print_json
 from cap_viz.errors import UsageError
-from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.progress import duration
 from cap_viz.settings import asked_dtype
 
@@ -80,7 +80,8 @@ def plan(
 
 def folder_of(model: str) -> Path:
     """Where the config is: a folder as it is, whatever else is in it; else the model's files."""
-    from cap_viz.models.loading import readable_folder, resolve
+    from cap_viz.models.catalogue import resolve
+    from cap_viz.models.loading import readable_folder
 
     folder = Path(model).expanduser()
     return folder if folder.is_dir() else readable_folder(resolve(model))

@@ -17,7 +17,7 @@ from cap_viz.cli.options import (
     TaskOption,
 )
 from cap_viz.cli.output import out, print_json, shown
-from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import percent
 
 
@@ -33,7 +33,8 @@ def prune(
     mask: MaskOptions,
 ) -> None:
     """Build a mask and say where its zeros are."""
-    from cap_viz.models.loading import load, resolve
+    from cap_viz.models.catalogue import resolve
+    from cap_viz.models.loading import load
     from cap_viz.runs.execute import mask_steps
     from cap_viz.runs.store import Store
 
@@ -81,7 +82,8 @@ def export(
     mask: MaskOptions,
 ) -> None:
     """Write the pruned model as a Hugging Face folder with its recipe, or the mask alone."""
-    from cap_viz.models.loading import load, resolve
+    from cap_viz.models.catalogue import resolve
+    from cap_viz.models.loading import load
     from cap_viz.runs.execute import mask_steps
     from cap_viz.runs.export import check_absent, export_mask, export_model
     from cap_viz.runs.store import Store

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, metric_named
+from cap_viz.attribution.results import ABLATIONS, PARTS
 from cap_viz.cli.computing import stored_runs
 from cap_viz.cli.options import (
     AddressOption,
@@ -24,15 +25,16 @@ from cap_viz.cli.options import (
 )
 from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
 from cap_viz.errors import UsageError, check_choice
-from cap_viz.models.loading import DEFAULT_MODEL
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.backends.base import asked_engine
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.spec import ABLATIONS, PARTS, ScoreSpec
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
-    from cap_viz.runs.spec import ModelRef, RunSpec
+    from cap_viz.models.catalogue import ModelRef
+    from cap_viz.runs.spec import RunSpec
     from cap_viz.runs.store import Store, StoredRun
     from cap_viz.stats.budget import HybridPlan
     from cap_viz.stats.hybrid import HybridEstimate

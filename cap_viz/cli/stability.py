@@ -8,16 +8,17 @@ import typer
 from rich.table import Table
 
 from cap_viz.attribution.effect_metrics import METRICS, metric_named
+from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import stored_runs
 from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, split_list
 from cap_viz.cli.output import none_for_nan, out, print_json, run_facts
 from cap_viz.errors import UsageError, check_choice
-from cap_viz.models.loading import DEFAULT_MODEL
-from cap_viz.runs.spec import ABLATIONS, ScoreSpec
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
-    from cap_viz.runs.spec import ModelRef
+    from cap_viz.models.catalogue import ModelRef
 
 
 def stability(

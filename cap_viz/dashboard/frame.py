@@ -21,15 +21,15 @@ from cap_viz.dashboard.serving import offered
 from cap_viz.dashboard.state import bad_choice, choose, keep_valid
 from cap_viz.dashboard.stored import stored_runs
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, ModelRef, is_available
 from cap_viz.models.devices import check_asked, expected_device
-from cap_viz.models.loading import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, is_available
 from cap_viz.runs.backends.base import asked_engine
 from cap_viz.runs.queue import Job, JobSpec, PrunedWeights, shared_queue
-from cap_viz.runs.run_queries import model_ref, tasks_for
-from cap_viz.runs.spec import ModelRef
+from cap_viz.runs.run_queries import model_ref
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import ASSETS, PROJECT, asked_dtype, start_logging
 from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.readable import tasks_for
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cap_viz.errors import UsageError
-from cap_viz.models.loading import CATALOGUE
+from cap_viz.models.catalogue import CATALOGUE
 from cap_viz.runs.queue import Job, JobSpec, PrunedWeights
 from cap_viz.settings import is_shared, listed_models
 

@@ -20,10 +20,12 @@ from jaxtyping import Bool, Int
 
 from cap_viz.attribution.batch_plan import BatchPlan
 from cap_viz.errors import UsageError
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.tensors import Tensor
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.tasks import Example, Task, all_tasks, load_task
 from cap_viz.tasks.base import TaskVersion, tasks_of
+from cap_viz.tasks.example_sets import ExampleSet
 from cap_viz.tasks.pairing import Items
 from cap_viz.tasks.writing import Writing
 

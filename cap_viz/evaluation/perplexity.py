@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.models.catalogue import ModelRef
+from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.stats import Interval, bootstrap_mean_ci
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.base import Example
+from cap_viz.tasks.example_sets import ExampleSet
 
 if TYPE_CHECKING:
     from cap_viz.evaluation.choice import EvalPlan

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef
+from cap_viz.models.catalogue import ModelRef
+from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.stats import Interval, bootstrap_mean_ci
 from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import ExampleSet
 
 PROTOCOL = "solution"
 

@@ -16,8 +16,9 @@ import numpy as np
 from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport
 from cap_viz.evaluation.eval_metrics import ACC, Measure, Paired, level_of, paired
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.mask_specs import mask_spec_for
-from cap_viz.runs.spec import EvalSpec, ModelRef
+from cap_viz.runs.spec import EvalSpec
 from cap_viz.stats import PairedComparison, holm
 from cap_viz.tasks import Task, check_has_options, load_task
 from cap_viz.tasks.example_sets import evaluation_set

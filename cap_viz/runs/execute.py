@@ -49,7 +49,6 @@ from cap_viz.runs.parquet_schema import (
 )
 from cap_viz.runs.prefix_reuse import first_of, longer_run
 from cap_viz.runs.run_loading import read_mean_effect
-from cap_viz.runs.run_queries import check_readable
 from cap_viz.runs.spec import (
     EvalSpec,
     JointSpec,
@@ -63,6 +62,7 @@ from cap_viz.runs.spec import (
 from cap_viz.runs.store import SPEC, Store, StoredRun, lock_file
 from cap_viz.tasks import check_has_options, load_task
 from cap_viz.tasks.example_sets import check_version, examples_of
+from cap_viz.tasks.readable import check_readable
 
 if TYPE_CHECKING:
     from torch import Tensor

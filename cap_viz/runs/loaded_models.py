@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from cap_viz.errors import CapVizError, NotEnoughMemory
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.devices import BYTES, free_memory
 from cap_viz.models.weight_files import WORKING_MEMORY_BYTES
-from cap_viz.runs.spec import MaskSpec, ModelRef
+from cap_viz.runs.spec import MaskSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

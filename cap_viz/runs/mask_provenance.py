@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from cap_viz.runs.comparison import Cell
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.tasks.example_sets import ExampleSet
 
 # Values that go without saying in a group's name.
 USUAL = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from cap_viz.attribution.effect_metrics import metric_named
 from cap_viz.errors import UsageError
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.criterion import check_pattern_sparsity, check_spread
 from cap_viz.pruning.mask import check_scope, check_sparsity
-from cap_viz.runs.spec import ExampleSet, MaskSpec, ModelRef, ScoreSpec
-from cap_viz.tasks.example_sets import calibration_set, companion_text
+from cap_viz.runs.spec import MaskSpec, ScoreSpec
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set, companion_text
 
 
 def mask_spec_for(

@@ -21,20 +21,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cap_viz.errors import CapVizError
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.progress import Progress
 from cap_viz.runs.backends.base import HERE, LOCAL, Engine, asked_engine, engine_named
 from cap_viz.runs.loaded_models import LoadedModels, ModelBusy
-from cap_viz.runs.spec import (
-    ENGINE_VERSION,
-    SCHEMA_VERSION,
-    EvalSpec,
-    MaskSpec,
-    ModelRef,
-    RunSpec,
-    key_of,
-    mask_dict,
-    spec_key,
-)
+from cap_viz.runs.spec import ENGINE_VERSION, SCHEMA_VERSION, EvalSpec, MaskSpec, RunSpec, key_of, mask_dict, spec_key
 from cap_viz.runs.store import Store, StoredRun
 
 if TYPE_CHECKING:
@@ -465,7 +456,8 @@ def first_in_line(jobs: Collection[Job]) -> Job:
 @cache
 def shared_queue() -> JobQueue:
     """The process's one queue. Not in Streamlit's caches, which any visitor can clear for everyone."""
-    from cap_viz.models.loading import load, resolve
+    from cap_viz.models.catalogue import resolve
+    from cap_viz.models.loading import load
 
     choice = asked_engine()
     # A cluster computes one run at a time, on all its workers.

@@ -13,35 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.schema_check import checked
+from cap_viz.tasks.example_sets import ExampleSet
 
 ENGINE_VERSION = 1
 SCHEMA_VERSION = 1
 # Runs of these schemas can be read; a new schema joins them and the old ones stay.
 READABLE_SCHEMAS = (1,)
-# What a head's output is replaced by (`engine/replacement.py`), and what is ablated one after the other.
-ABLATIONS = ("zero", "mean", "resample")
-PARTS = ("heads", "blocks")
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """Which weights: catalogue or hub id, fingerprint of config and weight files, dtype of the computation."""
-
-    id: str
-    fingerprint: str
-    dtype: str = "float32"
-
-
-@dataclass(frozen=True)
-class ExampleSet:
-    """Which questions: task, its version, and the example ids in order. `seed` records how they were drawn."""
-
-    task: str
-    version: int
-    ids: tuple[str, ...]
-    split: str
-    seed: int | None = None
 
 
 @dataclass(frozen=True)

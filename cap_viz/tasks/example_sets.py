@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from cap_viz.errors import UsageError
-from cap_viz.models.loading import TOY_MODEL
-from cap_viz.runs.spec import ExampleSet, ModelRef
+from cap_viz.models.catalogue import TOY_MODEL, ModelRef
 from cap_viz.settings import ASSETS
 from cap_viz.tasks import Example, load_task
 
 # All but a few of the calibration passages of generic_text.
 N_TEXT_PASSAGES = 160
 COMPANION_IDS = ASSETS / "companion_text.json"
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """Which questions: task, its version, and the example ids in order. `seed` records how they were drawn."""
+
+    task: str
+    version: int
+    ids: tuple[str, ...]
+    split: str
+    seed: int | None = None
 
 
 def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:

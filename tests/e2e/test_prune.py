@@ -10,7 +10,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from cap_viz.dashboard.prune.controls import DEFAULT_PERCENT
-from cap_viz.models.loading import DEFAULT_MODEL, load, resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
+from cap_viz.models.loading import load
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for

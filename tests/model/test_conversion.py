@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from cap_viz.errors import CapVizError
+from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
 from cap_viz.models.gguf import convert_apart
-from cap_viz.models.loading import DEFAULT_MODEL, converted, resolve
+from cap_viz.models.loading import converted
 from cap_viz.settings import PROJECT
 
 pytestmark = pytest.mark.model

@@ -16,7 +16,8 @@ from cap_viz.attribution.estimators import score_heads
 from cap_viz.attribution.exact import exact_scores, score_blocks
 from cap_viz.attribution.self_test import checks, weights_digest
 from cap_viz.evaluation.generation import NO_TOKEN, Block, generation_plan, generation_spec, generation_steps
-from cap_viz.models.loading import DEFAULT_MODEL, ReasoningModel, converted, resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
+from cap_viz.models.loading import ReasoningModel, converted
 from cap_viz.runs.run_loading import read_blocks, read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store

@@ -10,10 +10,10 @@ import streamlit as st
 
 from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.runs.prefix_reuse import taken_words
-from cap_viz.runs.spec import ExampleSet
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import Interval
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import ExampleSet
 
 METRIC_NAMES = {
     "nll": "answer loss (nll)",

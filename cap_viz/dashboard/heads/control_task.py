@@ -12,11 +12,12 @@ from cap_viz.dashboard.heads.cost import cost_sentence
 from cap_viz.dashboard.heads.source import Source, submitting, watch
 from cap_viz.dashboard.state import bad_choice, keep_valid
 from cap_viz.runs.queue import Job
-from cap_viz.runs.run_queries import CONTROL_TEXTS, control_runs, controls_for
+from cap_viz.runs.run_queries import control_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import calibration_set
+from cap_viz.tasks.readable import CONTROL_TEXTS, controls_for
 
 TASK_EFFECT, GENERIC_TEXT, SPECIFICITY = "task effect", "generic text", "specificity"
 VIEWS = (TASK_EFFECT, GENERIC_TEXT, SPECIFICITY)

@@ -24,8 +24,8 @@ from cap_viz.dashboard.heads.export import export
 from cap_viz.dashboard.heads.new_run import new_run
 from cap_viz.dashboard.heads.source import Source, applicable_metrics, pick_source, sources, submit_problem, watched_end
 from cap_viz.dashboard.state import bad_choice, bad_number, keep_valid
-from cap_viz.runs.run_queries import CONTROL_TEXTS
 from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.readable import CONTROL_TEXTS
 
 VIEW_WIDTH, METRIC_WIDTH, NEW_RUN_WIDTH = 272, 296, 122
 

@@ -23,9 +23,9 @@ from cap_viz.runs.kinds.joint import judged
 from cap_viz.runs.queue import Job
 from cap_viz.runs.run_labels import AblationWords
 from cap_viz.runs.run_loading import read_joint
-from cap_viz.runs.spec import ExampleSet, JointSpec
+from cap_viz.runs.spec import JointSpec
 from cap_viz.stats import JointEffect
-from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
 
 KEY = "together"
 MOST_HEADS = 40

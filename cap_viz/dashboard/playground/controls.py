@@ -19,12 +19,13 @@ from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.run_queries import own_tasks_of, score_runs
+from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import rank_heads
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import load_task
+from cap_viz.tasks.readable import own_tasks_of
 from studies.shipped import N_CALIBRATION
 
 NO_MASK = "none"

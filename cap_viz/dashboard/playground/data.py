@@ -21,8 +21,9 @@ from cap_viz.attribution.prompt_intervention import (
     read_prompt,
     token_texts,
 )
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.spec import MaskSpec, ModelRef
+from cap_viz.runs.spec import MaskSpec
 from cap_viz.stats.joint import HeadSet
 
 if TYPE_CHECKING:

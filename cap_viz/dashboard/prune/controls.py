@@ -17,11 +17,11 @@ from cap_viz.dashboard.state import bad_choice, choose, keep_valid
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.mask import SCOPES, Scope
-from cap_viz.runs.run_queries import controls_for, eval_runs, score_runs
-from cap_viz.runs.spec import ExampleSet
+from cap_viz.runs.run_queries import eval_runs, score_runs
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks import load_task
-from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
+from cap_viz.tasks.readable import controls_for
 
 KEYS = ("model", "task", "n", "criterion", "against", "sparsity", "scope", "format", "written", *BASIS_KEYS)
 DEFAULTS = {"criterion": "cap", "against": "wanda", "scope": "both"}

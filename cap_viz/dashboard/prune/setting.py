@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cap_viz.errors import CapVizError
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.criterion import ALLOCATIONS, PATTERNS, Criterion
 from cap_viz.pruning.mask import Scope
 from cap_viz.runs.mask_specs import mask_spec_from
 from cap_viz.runs.run_queries import profile_spec
-from cap_viz.runs.spec import EvalSpec, ExampleSet, MaskSpec, ModelRef, ProfileSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.tasks.example_sets import companion_text
+from cap_viz.tasks.example_sets import ExampleSet, companion_text
 
 DENSE = "dense"
 SPREADS = ("uniform", *ALLOCATIONS, *PATTERNS)

@@ -18,12 +18,13 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.dashboard.stored import address
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import MatrixSize, ZeroCounts, criterion_named
 from cap_viz.pruning.head_sparsity import HeadZeros
 from cap_viz.pruning.selection.local_groups import LOCAL_GROUPS, group_for, local_profile
 from cap_viz.runs.run_loading import read_head_zeros, read_zeros
-from cap_viz.runs.spec import EvalSpec, MaskSpec, ModelRef, ProfileSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 
 

@@ -14,11 +14,12 @@ from cap_viz.dashboard.heads.specificity import agreement, shared_top
 from cap_viz.dashboard.overview.data import default_scores
 from cap_viz.dashboard.stored import HeadStatistics, statistics_of
 from cap_viz.errors import CapVizError
-from cap_viz.runs.run_queries import CONTROL_TEXTS, alike
+from cap_viz.runs.run_queries import alike
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import RankAgreement, TopOverlap, true_spread
 from cap_viz.tasks import Task, all_tasks, load_task
+from cap_viz.tasks.readable import CONTROL_TEXTS
 
 # The one metric that text has, too.
 METRIC = "nll"

@@ -32,7 +32,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 if TYPE_CHECKING:
     from cap_viz.attribution.batch_plan import BatchPlan
-    from cap_viz.models.loading import ModelRef
+    from cap_viz.models.catalogue import ModelRef
 
 AUTO = "auto"
 # `ray start` makes a token or finds one; both sides have to agree on whether there is one.

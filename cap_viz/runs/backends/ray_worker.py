@@ -15,7 +15,8 @@ from cap_viz.runs.spec import ENGINE_VERSION, spec_from_dict
 
 if TYPE_CHECKING:
     from cap_viz.attribution.batch_plan import BatchPlan
-    from cap_viz.models.loading import ModelRef, ReasoningModel
+    from cap_viz.models.catalogue import ModelRef
+    from cap_viz.models.loading import ReasoningModel
     from cap_viz.pruning.mask import Mask
     from cap_viz.runs.batched_runs import BatchedRun
     from cap_viz.runs.checkpoints import Arrays
@@ -54,7 +55,8 @@ class Worker:
 
         Raises `CapVizError` where it is not on this machine, or is another one.
         """
-        from cap_viz.models.loading import load, resolve
+        from cap_viz.models.catalogue import resolve
+        from cap_viz.models.loading import load
 
         if self.model is not None and self.model.ref == model:
             return str(self.model.device)
