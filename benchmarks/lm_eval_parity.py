@@ -39,16 +39,16 @@ from cap_viz.evaluation.choice import EvalArrays, EvalPlan, eval_steps, make_eva
 from cap_viz.evaluation.generation import (
     Block,
     GenerationArrays,
+    GenerationProtocol,
     generation_plan,
-    generation_spec,
     generation_steps,
     prompt_text,
+    writing_of,
 )
 from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
 from cap_viz.models.loading import ReasoningModel, converted, load
 from cap_viz.settings import data_folder
 from cap_viz.tasks import Example, load_task
-from cap_viz.tasks.example_sets import evaluation_set
 
 CHOICES = ("arc_easy", "arc_challenge")
 BARS = {"speed_ratio": 2.5, "generation_speed_ratio": 1.0}
@@ -143,9 +143,9 @@ def tokens_of(plan: EvalPlan) -> dict[str, int]:
 def compared_texts(model: ReasoningModel, found: list[dict[str, Any]]) -> dict[str, Any]:
     best, task = quickest(found), load_task("gsm8k")
     examples = task.evaluation(len(best["items"]))
-    spec = generation_spec(model.ref, evaluation_set("gsm8k", len(examples)), format="fewshot")
+    protocol = GenerationProtocol("fewshot", writing_of(task).max_tokens)
     started = time.perf_counter()
-    plan = generation_plan(model, spec, examples)
+    plan = generation_plan(model, task, protocol, examples)
     arrays = GenerationArrays(model, plan, task)
     for step in generation_steps(model, plan):
         if isinstance(step, Block):

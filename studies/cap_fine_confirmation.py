@@ -18,10 +18,11 @@ import numpy as np
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import paired_losses
-from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
+from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.models.catalogue import DEFAULT_MODEL, ModelRef, resolve
 from cap_viz.models.loading import load
 from cap_viz.runs.prefix_reuse import first_of, longer_run
+from cap_viz.runs.protocols import perplexity_spec
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import Store

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cap_viz.attribution.results import BLOCK_PARTS
-from cap_viz.evaluation.perplexity import length_of
 from cap_viz.progress import duration
 from cap_viz.runs.backends.base import HERE, Engine
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.prefix_reuse import taken_words
+from cap_viz.runs.protocols import length_of
 from cap_viz.runs.run_labels import describe
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun

@@ -20,10 +20,11 @@ from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Measure, level_of, paired, paired_losses
-from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
-from cap_viz.evaluation.solution_loss import solution_loss_of, solution_spec
+from cap_viz.evaluation.perplexity import perplexity_of
+from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.comparison import CLEAR
+from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.run_loading import read_head_zeros, read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec
 from cap_viz.runs.store import Store, StoredRun

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation.generation import generation_spec
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.backends.base import HERE, Engine
@@ -25,6 +24,7 @@ from cap_viz.runs.backends.ray import REPLACEMENTS, Cluster, check_reachable, ra
 from cap_viz.runs.backends.ray_worker import Versions
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT

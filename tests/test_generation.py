@@ -21,11 +21,9 @@ from cap_viz.evaluation.generation import (
     GenerationPlan,
     GenerationReport,
     generation_plan,
-    generation_spec,
     generation_steps,
     gold_answer,
     prompt_text,
-    protocol_of,
     shots,
 )
 from cap_viz.models.loading import ModelShape, ReasoningModel
@@ -34,6 +32,7 @@ from cap_viz.runs.audit import audit_of
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.parquet_schema import answers_table
+from cap_viz.runs.protocols import generation_spec, protocol_of
 from cap_viz.runs.run_loading import read_answers, read_report
 from cap_viz.runs.self_generated_calibration import own_solutions_task
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
@@ -80,7 +79,9 @@ def spec_of(model: ReasoningModel, n: int = 5, **options: object) -> EvalSpec:
 
 
 def planned(model: ReasoningModel, spec: EvalSpec) -> GenerationPlan:
-    return generation_plan(model, spec, examples_of(spec.examples))
+    protocol = protocol_of(spec)
+    assert protocol is not None
+    return generation_plan(model, load_task(spec.examples.task), protocol, examples_of(spec.examples))
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,13 @@ from cap_viz.dashboard.runs.overlay import overlay_losses, paired_evaluations
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.choice import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
-from cap_viz.evaluation.generation import GenerationReport, generation_spec
-from cap_viz.evaluation.perplexity import perplexity_plan, perplexity_spec
-from cap_viz.evaluation.solution_loss import solution_spec
+from cap_viz.evaluation.generation import GenerationReport
+from cap_viz.evaluation.perplexity import perplexity_plan, text_task
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.parquet_schema import answers_table
+from cap_viz.runs.protocols import generation_spec, perplexity_spec, solution_spec
 from cap_viz.runs.run_loading import read_answers, read_gradient, read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -292,7 +292,8 @@ def test_windows_of_two_texts_or_lengths_are_not_compared(
         with pytest.raises(UsageError, match="different items"):
             overlay_losses(store, runs[0], runs[other])
     assert factor("dense", reports[0], reports[0])["against_dense"] == 1
-    assert EvalArrays(perplexity_plan(tiny_model, specs[0])).questions.items == reports[0].items
+    planned = perplexity_plan(tiny_model, text_task(names[0]), specs[0].examples.ids, 20)
+    assert EvalArrays(planned).questions.items == reports[0].items
 
 
 # Estimators ---------------------------------------------------------------------------------------------------------

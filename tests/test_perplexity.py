@@ -14,12 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec, token_windows
+from cap_viz.evaluation.perplexity import perplexity_of, token_windows
 from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.protocols import perplexity_spec
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import Store

@@ -11,13 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.solution_loss import solution_loss_of, solution_spec
+from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.audit import audit_of
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.flat_tables import numbers_of
 from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.protocols import solution_spec
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun

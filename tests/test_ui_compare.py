@@ -29,8 +29,7 @@ from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, dodges,
 from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
 from cap_viz.dashboard.compare.words import NO_SIGN, clause, evidence_words, verdicts
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Level, Measure
-from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
-from cap_viz.evaluation.solution_loss import solution_spec
+from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.figures.base import criterion_colour, display_order
 from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
@@ -39,6 +38,7 @@ from cap_viz.progress import finish
 from cap_viz.runs.comparison import DENSE, Cell, Contrast, comparison_specs
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec

@@ -54,7 +54,6 @@ from cap_viz.dashboard.prune.zeros import (
     zeros_of,
 )
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.generation import generation_spec
 from cap_viz.figures.base import criterion_colour, criterion_glyph, criterion_symbol
 from cap_viz.models.catalogue import ModelRef, resolve
 from cap_viz.models.loading import ReasoningModel, load
@@ -64,6 +63,7 @@ from cap_viz.pruning.criterion import MaskRequest
 from cap_viz.pruning.mask import SCOPES, Scope
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.queue import Job, JobQueue, shared_queue
 from cap_viz.runs.run_loading import read_answers, read_report, read_zeros
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key

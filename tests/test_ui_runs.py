@@ -22,7 +22,6 @@ from cap_viz.dashboard.runs.detail import json_rows, parquet
 from cap_viz.dashboard.runs.html import html_of
 from cap_viz.dashboard.runs.table import table_of
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.solution_loss import solution_spec
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -32,6 +31,7 @@ from cap_viz.runs.flat_tables import numbers_of
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.parquet_schema import options_table
+from cap_viz.runs.protocols import solution_spec
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_loading import read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_key

@@ -34,7 +34,8 @@ def perplexity(
     mask: MaskOptions,
 ) -> None:
     """Measure perplexity on running text, dense or pruned."""
-    from cap_viz.evaluation.perplexity import perplexity_of, perplexity_spec
+    from cap_viz.evaluation.perplexity import perplexity_of
+    from cap_viz.runs.protocols import perplexity_spec
     from cap_viz.runs.run_loading import read_report
     from cap_viz.runs.store import Store
 

@@ -32,7 +32,8 @@ def solution_loss(
     mask: MaskOptions,
 ) -> None:
     """Measure the loss on worked solutions (GSM8K), dense or pruned."""
-    from cap_viz.evaluation.solution_loss import check_has_solutions, solution_loss_of, solution_spec
+    from cap_viz.evaluation.solution_loss import check_has_solutions, solution_loss_of
+    from cap_viz.runs.protocols import solution_spec
     from cap_viz.runs.run_loading import read_report
     from cap_viz.runs.store import Store
     from cap_viz.tasks.example_sets import evaluation_set

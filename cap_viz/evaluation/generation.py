@@ -20,19 +20,15 @@ from jaxtyping import Bool, Int
 
 from cap_viz.attribution.batch_plan import BatchPlan
 from cap_viz.errors import UsageError
-from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.tensors import Tensor
-from cap_viz.runs.spec import EvalSpec, MaskSpec
-from cap_viz.tasks import Example, Task, all_tasks, load_task
+from cap_viz.tasks import Example, Task, all_tasks
 from cap_viz.tasks.base import TaskVersion, tasks_of
-from cap_viz.tasks.example_sets import ExampleSet
 from cap_viz.tasks.pairing import Items
 from cap_viz.tasks.writing import Writing
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
 
-PROTOCOL = "generate"
 FORMATS = ("fewshot", "zeroshot", "chat")
 # Why a text ends, in the order of their numbers in a run's table.
 ENDINGS = ("length", "end of text", "stop string")
@@ -44,14 +40,11 @@ NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How a run asks, and the most tokens an answer may take."""
+class GenerationProtocol:
+    """How the model is asked (one of `FORMATS`), and the most tokens an answer may take."""
 
     format: str
     max_tokens: int
-
-    def __str__(self) -> str:
-        return f"{PROTOCOL}-{self.format}-{self.max_tokens}"
 
 
 @dataclass(frozen=True)
@@ -130,31 +123,6 @@ class GenerationReport:
         return float(np.mean([found is not None for found in self.flexible]))
 
 
-def generation_spec(
-    model: ModelRef,
-    examples: ExampleSet,
-    *,
-    format: str = "fewshot",
-    max_tokens: int | None = None,
-    mask: MaskSpec | None = None,
-) -> EvalSpec:
-    """The evaluation of written answers. Raises `UsageError` for a task or format that has none."""
-    writing = writing_of(load_task(examples.task))
-    if format not in FORMATS:
-        raise UsageError(f"Unknown prompt format {format!r}; choose one of {', '.join(FORMATS)}.")
-    most = writing.max_tokens if max_tokens is None else max_tokens
-    if most < 1:
-        raise UsageError(f"At most {most} tokens leave nothing to write; allow at least 1.")
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=str(Protocol(format, most)))
-
-
-def protocol_of(spec: EvalSpec) -> Protocol | None:
-    """How a run asks, or None for an evaluation that writes nothing."""
-    kind, _, rest = (spec.protocol or "").partition("-")
-    format, _, most = rest.partition("-")
-    return Protocol(format, int(most)) if kind == PROTOCOL and format in FORMATS and most.isdigit() else None
-
-
 def writing_of(task: Task) -> Writing:
     if task.writing is None:
         able = ", ".join(name for name, one in all_tasks().items() if one.writing is not None)
@@ -205,11 +173,13 @@ def prompt_tokens(model: ReasoningModel, text: str, format: str) -> tuple[int, .
 
 
 def generation_plan(
-    model: ReasoningModel, spec: EvalSpec, examples: Sequence[Example], batches: BatchPlan | None = None
+    model: ReasoningModel,
+    task: Task,
+    protocol: GenerationProtocol,
+    examples: Sequence[Example],
+    batches: BatchPlan | None = None,
 ) -> GenerationPlan:
     """Encode the prompts and fix the batches (or follow `batches`, when a run is resumed)."""
-    protocol, task = protocol_of(spec), load_task(spec.examples.task)
-    assert protocol is not None
     room = model.shape.n_ctx - protocol.max_tokens
     if room < 1:
         raise UsageError(

@@ -13,24 +13,21 @@ tokenizer only. A window is an example with a single option, so evaluations stor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.stats import Interval, bootstrap_mean_ci
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.base import Example
-from cap_viz.tasks.example_sets import ExampleSet
 
 if TYPE_CHECKING:
     from cap_viz.evaluation.choice import EvalPlan
     from cap_viz.models.loading import ReasoningModel
 
-PROTOCOL = "perplexity"
 USUAL_WINDOWS, USUAL_LENGTH = 16, 1024
 TEXT_TASKS = ("generic_text", "mini_text")
 
@@ -45,25 +42,6 @@ class Perplexity:
     n_tokens: int
 
 
-def perplexity_spec(
-    model: ModelRef,
-    task: str = "generic_text",
-    *,
-    n_windows: int = USUAL_WINDOWS,
-    length: int = USUAL_LENGTH,
-    mask: MaskSpec | None = None,
-) -> EvalSpec:
-    """The evaluation of the first `n_windows` windows. Raises `UsageError` for a task without running text."""
-    chosen = text_task(task)
-    if n_windows < 1:
-        raise UsageError(f"The number of windows is {n_windows}; it must be at least 1.")
-    if length < 2:
-        raise UsageError(f"A window of {length} tokens has nothing to score; give at least 2.")
-    ids = tuple(window_id(number) for number in range(n_windows))
-    examples = ExampleSet(task=task, version=chosen.version, ids=ids, split="windows")
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=f"{PROTOCOL}-{length}")
-
-
 def text_task(name: str) -> Task:
     task = load_task(name)
     if task.running_text is None:
@@ -73,12 +51,6 @@ def text_task(name: str) -> Task:
 
 def window_id(number: int) -> str:
     return f"window-{number}"
-
-
-def length_of(spec: EvalSpec) -> int | None:
-    """Tokens of a window, or None for an evaluation that is not about perplexity."""
-    kind, _, length = (spec.protocol or "").partition("-")
-    return int(length) if kind == PROTOCOL else None
 
 
 def token_windows(model: ReasoningModel, task: Task, length: int) -> list[tuple[int, ...]]:
@@ -94,8 +66,8 @@ def token_windows(model: ReasoningModel, task: Task, length: int) -> list[tuple[
     return [tuple(ids[start : start + length]) for start in range(0, len(ids) - length + 1, length)]
 
 
-def perplexity_plan(model: ReasoningModel, spec: EvalSpec) -> EvalPlan:
-    """The windows a spec names as examples of one option; one window is one batch.
+def perplexity_plan(model: ReasoningModel, task: Task, ids: Sequence[str], length: int) -> EvalPlan:
+    """The first windows of a text, named `ids`, as examples of one option; one window is one batch.
 
     Raises `UsageError` when the text has fewer windows, or when they are longer than the model can read.
     """
@@ -103,17 +75,15 @@ def perplexity_plan(model: ReasoningModel, spec: EvalSpec) -> EvalPlan:
     from cap_viz.attribution.forward.packing import EncodedExample
     from cap_viz.evaluation.choice import EvalPlan
 
-    length, task = length_of(spec), text_task(spec.examples.task)
-    assert length is not None
     windows = token_windows(model, task, length)
-    n = len(spec.examples.ids)
+    n = len(ids)
     if n > len(windows):
         raise UsageError(
             f"The text of {task.name} has {len(windows)} windows of {length} tokens, fewer than the {n} asked for."
         )
     examples = tuple(
         Example(id=identity, question="", prompt="", options=(str(number),), gold=0, task=task.as_version)
-        for number, identity in enumerate(spec.examples.ids)
+        for number, identity in enumerate(ids)
     )
     encoded = tuple(
         EncodedExample(prefix=window[:1], branches=(window[1:],), answer_lengths=(length - 1,))

@@ -10,13 +10,8 @@ from dataclasses import dataclass
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.stats import Interval, bootstrap_mean_ci
 from cap_viz.tasks import load_task
-from cap_viz.tasks.example_sets import ExampleSet
-
-PROTOCOL = "solution"
 
 
 @dataclass(frozen=True)
@@ -29,19 +24,9 @@ class SolutionLoss:
     n_tokens: int
 
 
-def solution_spec(model: ModelRef, examples: ExampleSet, mask: MaskSpec | None = None) -> EvalSpec:
-    """The evaluation that reads these examples' solutions. Raises `UsageError` for a task with options."""
-    check_has_solutions(examples.task)
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=PROTOCOL)
-
-
 def check_has_solutions(task: str) -> None:
     if load_task(task).kind != "text":
         raise UsageError(f"Task {task} has options to choose from and no worked solutions; measure its accuracy.")
-
-
-def is_solution_loss(spec: EvalSpec) -> bool:
-    return spec.protocol == PROTOCOL
 
 
 def solution_loss_of(report: EvalReport) -> SolutionLoss:

@@ -9,10 +9,9 @@ import pandas as pd
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.generation import GenerationReport, Protocol, prompt_text, protocol_of
-from cap_viz.evaluation.perplexity import length_of
-from cap_viz.evaluation.solution_loss import is_solution_loss
+from cap_viz.evaluation.generation import GenerationProtocol, GenerationReport, prompt_text
 from cap_viz.runs.flat_tables import written_numbers
+from cap_viz.runs.protocols import is_solution_loss, length_of, protocol_of
 from cap_viz.runs.run_loading import read_answers, read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -76,7 +75,7 @@ def solutions_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.Dat
 
 
 def answers_audit(
-    task: Task, protocol: Protocol, examples: tuple[Example, ...], report: GenerationReport
+    task: Task, protocol: GenerationProtocol, examples: tuple[Example, ...], report: GenerationReport
 ) -> pd.DataFrame:
     table = written_numbers(report)
     table.insert(1, "prompt", [prompt_text(task, example, protocol.format) for example in examples])

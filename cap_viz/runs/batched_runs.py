@@ -20,16 +20,8 @@ from cap_viz.attribution.exact import Replacements, ScoreArrays, make_score_plan
 from cap_viz.attribution.gradient import GradientArrays, gradient_steps, make_gradient_plan
 from cap_viz.attribution.results import BlockScores, EvalReport
 from cap_viz.evaluation.choice import EvalArrays, eval_steps, make_eval_plan
-from cap_viz.evaluation.generation import (
-    Block,
-    GenerationArrays,
-    GenerationReport,
-    generation_plan,
-    generation_steps,
-    protocol_of,
-)
-from cap_viz.evaluation.perplexity import length_of, perplexity_plan
-from cap_viz.evaluation.solution_loss import is_solution_loss
+from cap_viz.evaluation.generation import Block, GenerationArrays, GenerationReport, generation_plan, generation_steps
+from cap_viz.evaluation.perplexity import perplexity_plan, text_task
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning.mask import Mask
 from cap_viz.runs.checkpoints import Arrays
@@ -41,6 +33,7 @@ from cap_viz.runs.parquet_schema import (
     options_table,
     units_table,
 )
+from cap_viz.runs.protocols import is_solution_loss, length_of, protocol_of
 from cap_viz.runs.spec import EvalSpec, JointSpec, ScoreSpec
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import examples_of
@@ -217,8 +210,10 @@ class ReadingRun(EvaluationRun):
 
     def __init__(self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         super().__init__(model, spec, mask)
-        if length_of(spec) is not None:
-            self.plan, self.note = perplexity_plan(model, spec), "reading text"
+        length = length_of(spec)
+        if length is not None:
+            self.plan = perplexity_plan(model, text_task(spec.examples.task), spec.examples.ids, length)
+            self.note = "reading text"
         else:
             self.plan = make_eval_plan(model, examples_of(spec.examples), plan)
             self.note = "reading solutions" if is_solution_loss(spec) else "answering questions"
@@ -244,8 +239,10 @@ class WritingRun(EvaluationRun):
 
     def __init__(self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         super().__init__(model, spec, mask)
-        self.plan = generation_plan(model, spec, examples_of(spec.examples), plan)
-        self.arrays = GenerationArrays(model, self.plan, load_task(spec.examples.task))
+        protocol, task = protocol_of(spec), load_task(spec.examples.task)
+        assert protocol is not None
+        self.plan = generation_plan(model, task, protocol, examples_of(spec.examples), plan)
+        self.arrays = GenerationArrays(model, self.plan, task)
         self.known: GenerationReport | None = None
 
     def steps(self, wanted: Sequence[int]) -> Iterator[Step]:

@@ -25,12 +25,8 @@ from cap_viz import __version__
 from cap_viz.attribution.attention_patterns import role_steps
 from cap_viz.attribution.batch_plan import BatchPlan, halved
 from cap_viz.errors import CapVizError, OutOfMemory, UsageError, check_choice
-from cap_viz.evaluation.generation import PROTOCOL as WRITES
-from cap_viz.evaluation.generation import protocol_of, writing_of
-from cap_viz.evaluation.perplexity import PROTOCOL as READS
-from cap_viz.evaluation.perplexity import length_of
-from cap_viz.evaluation.solution_loss import PROTOCOL as SOLUTIONS
-from cap_viz.evaluation.solution_loss import check_has_solutions, is_solution_loss
+from cap_viz.evaluation.generation import writing_of
+from cap_viz.evaluation.solution_loss import check_has_solutions
 from cap_viz.files import write_json
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
@@ -48,6 +44,7 @@ from cap_viz.runs.parquet_schema import (
     zeros_table,
 )
 from cap_viz.runs.prefix_reuse import first_of, longer_run
+from cap_viz.runs.protocols import GENERATE, PERPLEXITY, SOLUTION, is_solution_loss, length_of, protocol_of
 from cap_viz.runs.run_loading import read_mean_effect
 from cap_viz.runs.spec import (
     EvalSpec,
@@ -230,7 +227,7 @@ def check_protocol(spec: EvalSpec) -> None:
     elif is_solution_loss(spec):
         check_has_solutions(spec.examples.task)
     elif length_of(spec) is None:
-        known = f"{READS}, {WRITES} and {SOLUTIONS}"
+        known = f"{PERPLEXITY}, {GENERATE} and {SOLUTION}"
         raise UsageError(f"Unknown evaluation protocol {spec.protocol!r}; this program knows {known}.")
     check_version(spec.examples)
 

@@ -21,15 +21,15 @@ import numpy as np
 from jaxtyping import Bool
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation.generation import protocol_of
 from cap_viz.evaluation.perplexity import perplexity_of
-from cap_viz.evaluation.solution_loss import is_solution_loss, solution_loss_of
+from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import readable_folder
 from cap_viz.models.tensors import Tensor
 from cap_viz.models.weight_files import check_memory, weight_bytes
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.mask import Mask
+from cap_viz.runs.protocols import is_solution_loss, protocol_of
 from cap_viz.runs.run_loading import read_answers, read_report
 from cap_viz.runs.spec import EvalSpec, MaskSpec, mask_dict
 from cap_viz.runs.store import Store, StoredRun

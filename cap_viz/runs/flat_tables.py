@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import BLOCK_PARTS
-from cap_viz.evaluation.generation import ENDINGS, GenerationReport, protocol_of
+from cap_viz.evaluation.generation import ENDINGS, GenerationReport
+from cap_viz.runs.protocols import protocol_of
 from cap_viz.runs.run_loading import (
     read_answers,
     read_blocks,

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.generation import prompt_text, protocol_of, shots, writing_of
+from cap_viz.evaluation.generation import prompt_text, shots, writing_of
+from cap_viz.runs.protocols import protocol_of
 from cap_viz.runs.run_loading import read_answers
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun

@@ -15,7 +15,7 @@ import cap_viz as cv
 from cap_viz.attribution.estimators import score_heads
 from cap_viz.attribution.exact import exact_scores, score_blocks
 from cap_viz.attribution.self_test import checks, weights_digest
-from cap_viz.evaluation.generation import NO_TOKEN, Block, generation_plan, generation_spec, generation_steps
+from cap_viz.evaluation.generation import NO_TOKEN, Block, GenerationProtocol, generation_plan, generation_steps
 from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
 from cap_viz.models.loading import ReasoningModel, converted
 from cap_viz.runs.run_loading import read_blocks, read_report, read_scores
@@ -23,7 +23,7 @@ from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.stats.reliability import spearman_rows
 from cap_viz.tasks import Example, load_task
-from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
+from cap_viz.tasks.example_sets import calibration_set, examples_of
 from studies.shipped import shipped_specs
 
 pytestmark = pytest.mark.model
@@ -143,8 +143,7 @@ def test_written_answers_are_those_of_transformers(model: ReasoningModel) -> Non
     """Batched, with the worked examples read once, against `generate` of transformers, one prompt at a time."""
     task, most = load_task("mini_math"), 24
     examples = task.evaluation(4)
-    spec = generation_spec(model.ref, evaluation_set(task.name, len(examples)), max_tokens=most)
-    plan = generation_plan(model, spec, examples)
+    plan = generation_plan(model, task, GenerationProtocol("fewshot", most), examples)
     assert plan.batches.direct
     (block,) = [step for step in generation_steps(model, plan) if isinstance(step, Block)]
     network: Any = AutoModelForCausalLM.from_pretrained(converted(resolve(DEFAULT_MODEL)), dtype=torch.float32)

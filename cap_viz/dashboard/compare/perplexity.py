@@ -17,11 +17,12 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import paired_losses
-from cap_viz.evaluation.perplexity import TEXT_TASKS, Perplexity, length_of, perplexity_of
+from cap_viz.evaluation.perplexity import TEXT_TASKS, Perplexity, perplexity_of
 from cap_viz.figures.base import criterion_name
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.mask_provenance import basis_of
+from cap_viz.runs.protocols import length_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import Interval

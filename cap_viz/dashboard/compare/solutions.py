@@ -16,10 +16,11 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import paired_losses
-from cap_viz.evaluation.solution_loss import is_solution_loss, solution_loss_of
+from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.figures.base import criterion_name
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.comparison import SUBJECT
+from cap_viz.runs.protocols import is_solution_loss
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 
 

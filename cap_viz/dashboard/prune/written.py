@@ -14,7 +14,8 @@ import pandas as pd
 
 from cap_viz.dashboard.prune.setting import Setting, eval_spec, title_of
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.generation import GenerationReport, generation_spec
+from cap_viz.evaluation.generation import GenerationReport
+from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.queue import Job, JobQueue
 from cap_viz.runs.run_loading import read_answers
 from cap_viz.runs.spec import EvalSpec

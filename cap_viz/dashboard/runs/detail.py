@@ -29,13 +29,14 @@ from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import level_in, report_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM
-from cap_viz.evaluation.generation import LENGTH, GenerationReport, protocol_of
+from cap_viz.evaluation.generation import LENGTH, GenerationReport
 from cap_viz.evaluation.perplexity import perplexity_of
-from cap_viz.evaluation.solution_loss import is_solution_loss, solution_loss_of
+from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.figures.base import CONFIG, grid_width, head_grid
 from cap_viz.runs.archive import archive_bytes
 from cap_viz.runs.flat_tables import numbers_of
 from cap_viz.runs.notebook import notebook_of
+from cap_viz.runs.protocols import is_solution_loss, protocol_of
 from cap_viz.runs.run_labels import ablation_words, describe
 from cap_viz.runs.run_loading import read_answers
 from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict

@@ -12,9 +12,7 @@ from cap_viz.dashboard.tasks.data import METRIC, Measured
 from cap_viz.dashboard.tasks.pair import pair_section
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.eval_metrics import ACC, paired_losses
-from cap_viz.evaluation.generation import protocol_of
-from cap_viz.evaluation.perplexity import length_of
-from cap_viz.evaluation.solution_loss import is_solution_loss
+from cap_viz.runs.protocols import is_solution_loss, length_of, protocol_of
 from cap_viz.runs.run_labels import describe
 from cap_viz.runs.run_loading import read_answers
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
