@@ -16,8 +16,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from cap_viz.errors import UsageError
-from cap_viz.figures.base import criterion_colour, criterion_name, display_order
+from cap_viz.figures.theme import criterion_colour, display_order
 from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
+from cap_viz.pruning import criterion_title
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
 from scripts.pictures import TEXT, save_picture
@@ -80,7 +81,7 @@ def differences(table: pd.DataFrame, title: str, labels: Sequence[str], *, unit:
 
 def line_of(row: pd.Series, labels: Sequence[str]) -> str:
     """What a line is about: the labels of its comparison, and its sparsity."""
-    said = {"criterion": criterion_name, "seed": "seed {}".format, "made_for": "mask for {}".format}
+    said = {"criterion": criterion_title, "seed": "seed {}".format, "made_for": "mask for {}".format}
     words = [said.get(name, str)(row[name]) for name in labels]
     return " ".join([*words, f"{row['sparsity']:.0%}"])
 
@@ -111,7 +112,7 @@ def levels(table: pd.DataFrame) -> go.Figure:
                 y=[100 * dense, *(100 * mine["accuracy"])],
                 mode="lines+markers",
                 line={"color": criterion_colour(criterion), "width": 2},
-                name=criterion_name(criterion),
+                name=criterion_title(criterion),
                 legendgroup=criterion,
                 showlegend=criterion not in named,
                 row=1,
@@ -169,7 +170,7 @@ def survivors(table: pd.DataFrame) -> go.Figure:
                     y=100 * mine[name],
                     mode="lines+markers",
                     line={"color": criterion_colour(criterion), "dash": dash},
-                    name=f"{criterion_name(criterion)}, {'first tenth' if dash == 'solid' else 'all heads'}",
+                    name=f"{criterion_title(criterion)}, {'first tenth' if dash == 'solid' else 'all heads'}",
                     legendgroup=f"{criterion} {name}",
                     showlegend=column == 1,
                     row=1,
@@ -187,7 +188,7 @@ def under_masks(table: pd.DataFrame, title: str, value: str, x_title: str, *, lo
     for sparsity, rows in pruned.groupby("sparsity"):
         figure.add_scatter(
             x=rows[value],
-            y=[criterion_name(name) for name in rows["criterion"]],
+            y=[criterion_title(name) for name in rows["criterion"]],
             error_x={"array": rows["high"] - rows[value], "arrayminus": rows[value] - rows["low"]},
             mode="markers",
             marker={"color": SPARSITY_COLOURS[float(str(sparsity))], "size": 9},

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import cap_viz
-from cap_viz.figures.base import ACCENT, CRITERION_COLOURS, HELPS, HURTS
+from cap_viz.figures.theme import ACCENT, CRITERION_COLOURS, HELPS, HURTS
 from scripts.serve import options
 
 PROJECT = Path(__file__).resolve().parent.parent

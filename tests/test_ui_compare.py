@@ -30,7 +30,7 @@ from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv,
 from cap_viz.dashboard.compare.words import NO_SIGN, clause, evidence_words, verdicts
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Level, Measure
 from cap_viz.evaluation.perplexity import perplexity_of
-from cap_viz.figures.base import criterion_colour, display_order
+from cap_viz.figures.theme import criterion_colour, display_order
 from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.paper import PaperPoint, accuracy_of

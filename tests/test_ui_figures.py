@@ -9,26 +9,21 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from cap_viz.figures.base import (
+from cap_viz.figures.accuracy import AccuracyPoint, accuracy_by_sparsity
+from cap_viz.figures.head_grid import (
     DIVERGING,
     GRID_MARGINS,
-    HELPS,
-    HURTS,
-    AccuracyPoint,
-    Bars,
     Grid,
-    accuracy_by_sparsity,
     colour_limit,
-    example_strip,
     grid_height,
     grid_width,
     head_grid,
-    ranked_bars,
-    spread,
     ticks,
 )
+from cap_viz.figures.ranked_bars import Bars, example_strip, ranked_bars, spread
 from cap_viz.figures.small_map import small_map
 from cap_viz.figures.specificity import effect_scatter
+from cap_viz.figures.theme import HELPS, HURTS
 from cap_viz.settings import PROJECT
 
 MEAN = np.array([[0.5, -0.2, 0.0], [0.1, np.nan, -3.0]])
@@ -152,9 +147,9 @@ def test_spread_is_the_same_every_time_and_stays_in_its_band() -> None:
 
 def test_hollow_marks_mean_within_noise_of_dense() -> None:
     points = [
-        AccuracyPoint("cap", 0.1, 0.6, 0.55, 0.65, differs=False, hover="a"),
-        AccuracyPoint("cap", 0.5, 0.3, 0.25, 0.35, differs=True, hover="b"),
-        AccuracyPoint("wanda", 0.5, 0.4, 0.35, 0.45, differs=True, hover="c"),
+        AccuracyPoint("cap", "cap", 0.1, 0.6, 0.55, 0.65, differs=False, hover="a"),
+        AccuracyPoint("cap", "cap", 0.5, 0.3, 0.25, 0.35, differs=True, hover="b"),
+        AccuracyPoint("wanda", "wanda", 0.5, 0.4, 0.35, 0.45, differs=True, hover="c"),
     ]
     figure = accuracy_by_sparsity(points, dense=(0.62, 0.57, 0.67), chance=0.25)
     cap, wanda = scatters(figure)

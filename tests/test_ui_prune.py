@@ -54,7 +54,7 @@ from cap_viz.dashboard.prune.zeros import (
     zeros_of,
 )
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import criterion_colour, criterion_glyph, criterion_symbol
+from cap_viz.figures.theme import criterion_colour, criterion_glyph, criterion_symbol
 from cap_viz.models.catalogue import ModelRef, resolve
 from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.progress import Progress, finish

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from cap_viz.figures.base import FADED_OPACITY, Grid, blank, click_targets, flat_cells, marks, signed_cells, ticks
+from cap_viz.figures.head_grid import FADED_OPACITY, Grid, click_targets, flat_cells, marks, signed_cells, ticks
+from cap_viz.figures.theme import blank
 
 HEIGHT = 214
 MARGIN_TOP, MARGIN_BOTTOM = 4, 24

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 
-from cap_viz.figures.base import ACCENT, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, FAINT, HELPS, HURTS, NEUTRAL, blank
 
 
 def effect_scatter(

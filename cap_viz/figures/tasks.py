@@ -13,21 +13,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float, Int
 
-from cap_viz.figures.base import (
-    FADED_OPACITY,
-    FAINT,
-    GHOST,
-    HELPS,
-    HURTS,
-    NEUTRAL,
-    Grid,
-    blank,
-    frame_cell,
-    label_scale,
-    marks,
-    signed_cells,
-    ticks,
-)
+from cap_viz.figures.head_grid import FADED_OPACITY, GHOST, Grid, frame_cell, label_scale, marks, signed_cells, ticks
+from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank
 
 # Empty cells between maps: room for a title above each, a hair's breadth beside it.
 TITLE_ROWS, GAP_COLUMNS = 5, 1

@@ -53,6 +53,7 @@ __all__ = [
     "check_request",
     "check_sparsity",
     "criterion_named",
+    "criterion_title",
     "importance",
     "prune_mask",
     "rank_weights",
@@ -91,6 +92,11 @@ def criterion_named(name: str) -> Criterion:
     if name not in CRITERIA:
         raise UsageError(f"Unknown criterion {name!r}; choose one of {', '.join(CRITERIA)}.")
     return CRITERIA[name]
+
+
+def criterion_title(name: str) -> str:
+    """The criterion's title; of one that this version does not have (in an old run), its name."""
+    return CRITERIA[name].title if name in CRITERIA else name
 
 
 class MaskInputs(TypedDict, total=False):

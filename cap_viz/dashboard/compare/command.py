@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cap_viz.dashboard.compare.data import Stored
-from cap_viz.figures.base import display_order
+from cap_viz.figures.theme import display_order
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.comparison import DENSE

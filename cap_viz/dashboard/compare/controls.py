@@ -12,7 +12,7 @@ from cap_viz.dashboard.components.panels import note
 from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid, keep_valid_ones
 from cap_viz.evaluation.eval_metrics import ACC, MEASURES, Measure, measure_named
-from cap_viz.figures.base import display_order
+from cap_viz.figures.theme import display_order
 from cap_viz.paper import MODEL, accuracy_of
 from cap_viz.runs.comparison import DENSE
 from cap_viz.runs.mask_provenance import Group

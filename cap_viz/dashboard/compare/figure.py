@@ -12,18 +12,10 @@ from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
 from cap_viz.evaluation.eval_metrics import Level, Measure
-from cap_viz.figures.base import (
-    FAINT,
-    NEUTRAL,
-    Marks,
-    blank,
-    criterion_colour,
-    criterion_glyph,
-    criterion_name,
-    display_order,
-    whisker_marks,
-)
+from cap_viz.figures.accuracy import Marks, whisker_marks
+from cap_viz.figures.theme import FAINT, NEUTRAL, blank, criterion_colour, criterion_glyph, display_order
 from cap_viz.paper import MODEL, PaperPoint
+from cap_viz.pruning import criterion_title
 
 HEIGHT = 392
 TOP, BOTTOM, RIGHT = 14, 44, 172
@@ -161,6 +153,7 @@ def marks_of(name: str, shown: Curves, offset: float) -> Marks:
     scale = shown.measure.scale
     return Marks(
         criterion=name,
+        title=criterion_title(name),
         x=[100 * point.sparsity + offset for point in points],
         value=[scale * point.level.value for point in points],
         low=[scale * point.level.ci.low for point in points],
@@ -184,20 +177,20 @@ def end_label(marks: Marks, shown: Curves) -> Label:
     colour = criterion_colour(marks.criterion)
     value = number(marks.value[-1] / shown.measure.scale, shown.measure)
     glyph = criterion_glyph(marks.criterion)
-    text = f'<span style="color:{colour}">{glyph}</span> {criterion_name(marks.criterion)} {value}'
+    text = f'<span style="color:{colour}">{glyph}</span> {marks.title} {value}'
     return Label(text, marks.x[-1], marks.value[-1], colour)
 
 
 def diamonds(name: str, points: Sequence[PaperPoint], scale: float) -> go.Scatter:
     """The paper's points: hollow, without whiskers, since it reports none."""
     return go.Scatter(
-        name=f"paper: {criterion_name(name)}",
+        name=f"paper: {criterion_title(name)}",
         x=[100 * point.sparsity for point in points],
         y=[scale * point.value for point in points],
         mode="markers",
         marker={"symbol": "diamond-open", "size": 11, "color": criterion_colour(name), "line": {"width": 1.5}},
         text=[
-            f"<b>{criterion_name(name)} at {100 * point.sparsity:.0f} %</b><br>{scale * point.value:.1f} % "
+            f"<b>{criterion_title(name)} at {100 * point.sparsity:.0f} %</b><br>{scale * point.value:.1f} % "
             f"in the paper, second-hand ({MODEL})"
             for point in points
         ],

@@ -25,8 +25,9 @@ from cap_viz.dashboard.compare.words import (
 from cap_viz.dashboard.components.panels import age, caution, empty, escaped, note, percent, problem, provenance
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.state import go_button, link_here
-from cap_viz.figures.base import CONFIG, criterion_name
+from cap_viz.figures.theme import CONFIG
 from cap_viz.paper import ACCURACY, MODEL, PERPLEXITY, SOURCE, accuracy_of
+from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROL, DENSE, PLACEBO, SUBJECT, Cell
 from cap_viz.runs.run_queries import dense_sizes
 from cap_viz.tasks import Task
@@ -258,7 +259,7 @@ def verdict_section(view: Frame, comparison: Comparison) -> None:
     if subject is None or not said:
         empty("Nothing to compare yet", "Choose a criterion other than the reference.")
         return
-    st.markdown(f"##### {criterion_name(subject)} at each sparsity", help=verdict_help(comparison))
+    st.markdown(f"##### {criterion_title(subject)} at each sparsity", help=verdict_help(comparison))
     for sentence in said:
         st.markdown(sentence)
 
@@ -266,10 +267,10 @@ def verdict_section(view: Frame, comparison: Comparison) -> None:
 def verdict_help(comparison: Comparison) -> str:
     return (
         "Paired on the same questions. Clear: p < 0.05 after Holm’s adjustment over all "
-        f"{len(comparison.contrasts)} comparisons of the table below. {criterion_name(CONTROL)} is {SUBJECT.upper()} "
-        f"with every head equally important, {criterion_name(PLACEBO)} one draw of it with the importance dealt out at "
-        "random: what it is better by than these is what the causal scores add. It is judged by accuracy and by choice "
-        "loss, whichever is shown, with the same adjustment."
+        f"{len(comparison.contrasts)} comparisons of the table below. {criterion_title(CONTROL)} is {SUBJECT.upper()} "
+        f"with every head equally important, {criterion_title(PLACEBO)} one draw of it with the importance dealt out "
+        "at random: what it is better by than these is what the causal scores add. It is judged by accuracy and by "
+        "choice loss, whichever is shown, with the same adjustment."
     )
 
 

@@ -18,8 +18,8 @@ from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import paired_losses
 from cap_viz.evaluation.perplexity import TEXT_TASKS, Perplexity, perplexity_of
-from cap_viz.figures.base import criterion_name
 from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.mask_provenance import basis_of
 from cap_viz.runs.protocols import length_of
@@ -106,7 +106,7 @@ def shown(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Weights": "dense" if row.mask is None else criterion_name(row.mask.criterion),
+                "Weights": "dense" if row.mask is None else criterion_title(row.mask.criterion),
                 "Sparsity": "–" if row.mask is None else percent(row.mask.sparsity, 0),
                 "Perplexity": f"{row.found.value:.2f} [{row.found.ci.low:.2f}, {row.found.ci.high:.2f}]",
                 "Against dense": "–"

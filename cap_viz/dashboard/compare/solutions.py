@@ -17,8 +17,8 @@ from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import paired_losses
 from cap_viz.evaluation.solution_loss import solution_loss_of
-from cap_viz.figures.base import criterion_name
 from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.protocols import is_solution_loss
 from cap_viz.runs.spec import EvalSpec, MaskSpec
@@ -54,7 +54,7 @@ def shown(reports: Mapping[MaskSpec | None, EvalReport]) -> pd.DataFrame:
 def row(mask: MaskSpec | None, report: EvalReport, dense: EvalReport | None) -> dict[str, str]:
     found = solution_loss_of(report)
     cells = {
-        "Weights": "dense" if mask is None else criterion_name(mask.criterion),
+        "Weights": "dense" if mask is None else criterion_title(mask.criterion),
         "Sparsity": "–" if mask is None else percent(mask.sparsity, 0),
         "Loss": f"{found.value:.3f} [{found.ci.low:.3f}, {found.ci.high:.3f}]",
     }

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from cap_viz.dashboard.compare.data import Comparison
 from cap_viz.dashboard.components.panels import listed, p_words, percent, percent_interval, signed
 from cap_viz.evaluation.eval_metrics import Level, Measure
-from cap_viz.figures.base import criterion_name, display_order
+from cap_viz.figures.theme import display_order
+from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast
 from cap_viz.runs.mask_provenance import Basis
 
@@ -136,7 +137,7 @@ def evidence_words(contrast: Contrast, measure: Measure) -> str:
 
 
 def name_of(cell: Cell) -> str:
-    return "dense" if cell == DENSE else criterion_name(cell[0])
+    return "dense" if cell == DENSE else criterion_title(cell[0])
 
 
 def steps(value: float, measure: Measure) -> str:

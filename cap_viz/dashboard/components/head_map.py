@@ -9,7 +9,8 @@ import streamlit as st
 
 from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.state import clicked, keep_in_range
-from cap_viz.figures.base import CONFIG, Grid, grid_width, head_grid
+from cap_viz.figures.head_grid import Grid, grid_width, head_grid
+from cap_viz.figures.theme import CONFIG
 
 
 def show_grid(grid: Grid, unit: str, alt: str, more: Callable[[go.Figure], None] | None = None) -> None:

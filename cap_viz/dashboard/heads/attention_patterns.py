@@ -18,7 +18,7 @@ from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.heads.detail import HeadView
 from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.dashboard.state import bad_choice
-from cap_viz.figures.base import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank
 from cap_viz.runs.run_loading import read_roles
 from cap_viz.runs.run_queries import role_spec
 from cap_viz.runs.spreadsheet import csv_text

@@ -18,7 +18,8 @@ from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.heads.examples import shown_example, strip_hover, take_example
 from cap_viz.dashboard.heads.source import Source, shape_of
 from cap_viz.dashboard.stored import HeadStatistics
-from cap_viz.figures.base import CONFIG, example_strip
+from cap_viz.figures.ranked_bars import example_strip
+from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.run_labels import AblationWords, ablation_words
 from cap_viz.tasks import Task, load_task
 

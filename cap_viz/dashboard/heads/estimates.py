@@ -20,7 +20,7 @@ from cap_viz.dashboard.heads.map import HeadMap, draw_bars, draw_grid
 from cap_viz.dashboard.heads.source import Source, shown_name
 from cap_viz.dashboard.heads.specificity import agreement
 from cap_viz.dashboard.stored import head_statistics, reliability_of, statistics_of
-from cap_viz.figures.base import colour_limit
+from cap_viz.figures.head_grid import colour_limit
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.run_queries import score_runs

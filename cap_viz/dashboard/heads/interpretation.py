@@ -16,7 +16,7 @@ from cap_viz.dashboard.playground.figures import attention_map, coloured_prompt
 from cap_viz.dashboard.playground.page import MOST_ATTENTION_TOKENS, written
 from cap_viz.dashboard.stored import texts_of
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import CONFIG
+from cap_viz.figures.theme import CONFIG
 from cap_viz.tasks import Example
 
 KEY = "reading"

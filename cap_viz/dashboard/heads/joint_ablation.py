@@ -18,7 +18,7 @@ from cap_viz.dashboard.heads.detail import HeadView, interval
 from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.dashboard.state import bad_choices, keep_valid_ones
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import ACCENT, CONFIG, FAINT, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, CONFIG, FAINT, NEUTRAL, blank
 from cap_viz.runs.kinds.joint import judged
 from cap_viz.runs.queue import Job
 from cap_viz.runs.run_labels import AblationWords

@@ -13,7 +13,7 @@ from cap_viz.dashboard.components.panels import METRIC_UNITS, empty, signed
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import Source, known_shape
 from cap_viz.dashboard.stored import arrived_effects
-from cap_viz.figures.base import Grid, colour_limit
+from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.runs.run_labels import AblationWords, ablation_words
 
 

@@ -30,7 +30,7 @@ from cap_viz.dashboard.heads.stability import stability_sentence
 from cap_viz.dashboard.overview.data import dense_evaluation
 from cap_viz.dashboard.stored import report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import colour_limit
+from cap_viz.figures.head_grid import colour_limit
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun

@@ -15,8 +15,9 @@ from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.heads.detail import HeadView, head_subject, interval, q_value
 from cap_viz.dashboard.heads.map import HeadMap, draw_bars, draw_grid
 from cap_viz.dashboard.stored import HeadStatistics, specificity_of
-from cap_viz.figures.base import CONFIG, colour_limit
+from cap_viz.figures.head_grid import colour_limit
 from cap_viz.figures.specificity import effect_scatter
+from cap_viz.figures.theme import CONFIG
 from cap_viz.stats import RankAgreement, Specificity, TopOverlap, rank_agreement, top_overlap
 
 TOP_SHARE = 0.1

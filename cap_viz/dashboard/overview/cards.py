@@ -10,8 +10,10 @@ from cap_viz.dashboard.components.panels import METRIC_UNITS, percent, percent_i
 from cap_viz.dashboard.overview.data import TaskSummary
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
-from cap_viz.figures.base import CONFIG, HELPS, HURTS, Grid, criterion_name
+from cap_viz.figures.head_grid import Grid
 from cap_viz.figures.small_map import small_map
+from cap_viz.figures.theme import CONFIG, HELPS, HURTS
+from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
 
 # Four to a row on a laptop, fewer where there is less room.
@@ -86,7 +88,7 @@ def pruned_line(summary: TaskSummary) -> str:
     """The best criterion at the highest sparsity that the Overview shows."""
     highest = max(item.mask.sparsity for item in summary.pruned)
     best = max((item for item in summary.pruned if item.mask.sparsity == highest), key=lambda item: item.report.acc)
-    return f"{percent(highest, 0)} pruned: best **{percent(best.report.acc)}** ({criterion_name(best.mask.criterion)})"
+    return f"{percent(highest, 0)} pruned: best **{percent(best.report.acc)}** ({criterion_title(best.mask.criterion)})"
 
 
 def top_head(heads: HeadStatistics) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import HeadStatistics, paired_of, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, paired
-from cap_viz.figures.base import AccuracyPoint, criterion_name
+from cap_viz.figures.accuracy import AccuracyPoint
+from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import Cell
 from cap_viz.runs.mask_provenance import groups_of
 from cap_viz.runs.run_queries import dense_run, score_runs
@@ -158,13 +159,20 @@ def accuracy_point(item: Pruned) -> AccuracyPoint:
     limits = wilson(int(correct.sum()), correct.size)
     verdict = "differs from dense" if item.differs else "within noise of dense"
     hover = (
-        f"<b>{criterion_name(item.mask.criterion)} at {percent(item.mask.sparsity, 0)}</b><br>"
+        f"<b>{criterion_title(item.mask.criterion)} at {percent(item.mask.sparsity, 0)}</b><br>"
         f"{percent(item.report.acc)} [{percent(limits.low)}, {percent(limits.high)}]<br>"
         f"{100 * item.against_dense.difference:+.1f} points against dense: {verdict} "
         f"(McNemar p = {item.against_dense.p_value:.2g})"
     )
     return AccuracyPoint(
-        item.mask.criterion, item.mask.sparsity, item.report.acc, limits.low, limits.high, item.differs, hover
+        criterion=item.mask.criterion,
+        title=criterion_title(item.mask.criterion),
+        sparsity=item.mask.sparsity,
+        accuracy=item.report.acc,
+        low=limits.low,
+        high=limits.high,
+        differs=item.differs,
+        hover=hover,
     )
 
 
@@ -177,12 +185,12 @@ def best_sentences(pruned: tuple[Pruned, ...]) -> list[str]:
 def best_sentence(items: list[Pruned]) -> str:
     best = max(items, key=lambda item: item.report.acc)
     tied = [
-        criterion_name(item.mask.criterion)
+        criterion_title(item.mask.criterion)
         for item in items
         if item is not best and paired(best.report, item.report, ACC).p_value >= CLEAR
     ]
     company = f", tied with {listed(tied)}" if tied else ""
     distance = signed(100 * best.against_dense.difference, 1)
     verdict = "differs from dense" if best.differs else "within noise of dense"
-    name = criterion_name(best.mask.criterion)
+    name = criterion_title(best.mask.criterion)
     return f"**{percent(best.mask.sparsity, 0)}** {name} {percent(best.report.acc)}{company}; {verdict} ({distance})"

@@ -22,18 +22,10 @@ from cap_viz.dashboard.overview.cards import coloured, hover, task_cards, top_he
 from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentences
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
-from cap_viz.figures.base import (
-    CONFIG,
-    Grid,
-    accuracy_by_sparsity,
-    colour_limit,
-    criterion_colour,
-    criterion_glyph,
-    criterion_name,
-    display_order,
-    grid_width,
-    head_grid,
-)
+from cap_viz.figures.accuracy import accuracy_by_sparsity
+from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
+from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, display_order
+from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.settings import PROJECT
@@ -222,6 +214,6 @@ def pruning_figure(view: Frame, summary: TaskSummary) -> None:
 def legend(criteria: set[str]) -> str:
     """Above the figure rather than in it: Plotly cuts long names where the page is narrow."""
     return " · ".join(
-        f"{coloured(criterion_colour(name), criterion_glyph(name))} {criterion_name(name)}"
+        f"{coloured(criterion_colour(name), criterion_glyph(name))} {criterion_title(name)}"
         for name in display_order(criteria)
     )

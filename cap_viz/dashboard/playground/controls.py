@@ -14,7 +14,8 @@ from cap_viz.dashboard.serving import most_prompt_characters
 from cap_viz.dashboard.state import bad_choice, bad_choices, clicked, keep_valid, keep_valid_ones
 from cap_viz.dashboard.stored import HeadStatistics, statistics_of
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import CONFIG, Grid, colour_limit, grid_width, head_grid
+from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
+from cap_viz.figures.theme import CONFIG
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.mask_specs import mask_spec_for

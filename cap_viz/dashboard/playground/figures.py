@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from cap_viz.dashboard.components.panels import signed
 from cap_viz.dashboard.playground.data import Candidate
-from cap_viz.figures.base import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
 
 # Changes of this many nats and more get the full colour.
 STRONG_CHANGE = 2.0

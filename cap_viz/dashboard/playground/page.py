@@ -16,7 +16,7 @@ from cap_viz.dashboard.playground.figures import attention_map, coloured_prompt,
 from cap_viz.dashboard.serving import check_prompt
 from cap_viz.dashboard.state import link_here
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import CONFIG
+from cap_viz.figures.theme import CONFIG
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.queue import PrunedWeights, shared_queue

@@ -28,7 +28,7 @@ from cap_viz.dashboard.prune.figures import (
 from cap_viz.dashboard.prune.setting import DENSE, Setting, title_of
 from cap_viz.dashboard.prune.words import limits, named, origin_badge, pruned_words, so_far_badge, swatch
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import CONFIG
+from cap_viz.figures.theme import CONFIG
 from cap_viz.progress import duration
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec

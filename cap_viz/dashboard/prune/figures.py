@@ -13,7 +13,8 @@ from plotly.subplots import make_subplots
 from cap_viz.dashboard.prune.accuracy import Column, Share, share_of
 from cap_viz.dashboard.prune.setting import DENSE, title_of
 from cap_viz.dashboard.prune.zeros import Outlier, Zeros
-from cap_viz.figures.base import FAINT, NEUTRAL, blank, criterion_colour, criterion_symbol, ticks
+from cap_viz.figures.head_grid import ticks
+from cap_viz.figures.theme import FAINT, NEUTRAL, blank, criterion_colour, criterion_symbol
 
 PART_TITLES = {"attention": "attention", "mlp": "MLP"}
 KIND_TITLES = {

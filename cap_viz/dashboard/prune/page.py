@@ -31,7 +31,7 @@ from cap_viz.dashboard.prune.zeros import widest_outlier
 from cap_viz.dashboard.state import choose, link_here
 from cap_viz.dashboard.stored import scores_of, texts_of
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import CONFIG
+from cap_viz.figures.theme import CONFIG
 from cap_viz.pruning import CRITERIA, importance
 from cap_viz.pruning.criterion import ALLOCATIONS
 from cap_viz.runs.run_labels import ablation_words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cap_viz.dashboard.components.panels import percent
 from cap_viz.dashboard.prune.figures import colour_of
 from cap_viz.dashboard.prune.setting import DENSE, title_of
-from cap_viz.figures.base import criterion_glyph
+from cap_viz.figures.theme import criterion_glyph
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import StoredRun
 

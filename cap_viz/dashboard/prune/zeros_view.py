@@ -30,7 +30,7 @@ from cap_viz.dashboard.prune.words import named
 from cap_viz.dashboard.prune.zeros import Zeros, head_zeros_of, zeros_of
 from cap_viz.dashboard.state import go_button
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import CONFIG
+from cap_viz.figures.theme import CONFIG
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.queue import Job, shared_queue
 from cap_viz.runs.spec import ProfileSpec

@@ -32,7 +32,8 @@ from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM
 from cap_viz.evaluation.generation import LENGTH, GenerationReport
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
-from cap_viz.figures.base import CONFIG, grid_width, head_grid
+from cap_viz.figures.head_grid import grid_width, head_grid
+from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.archive import archive_bytes
 from cap_viz.runs.flat_tables import numbers_of
 from cap_viz.runs.notebook import notebook_of

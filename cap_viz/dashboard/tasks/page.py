@@ -20,7 +20,7 @@ from cap_viz.dashboard.tasks.data import Collection, Measured, Pair, collect, pa
 from cap_viz.dashboard.tasks.own import added_note, own_tasks_popover
 from cap_viz.dashboard.tasks.pair import pair_section
 from cap_viz.errors import CapVizError
-from cap_viz.figures.base import CONFIG, colour_limit
+from cap_viz.figures.head_grid import colour_limit
 from cap_viz.figures.tasks import (
     HeadOnTasks,
     Matrix,
@@ -31,6 +31,7 @@ from cap_viz.figures.tasks import (
     mosaic_of,
     task_maps,
 )
+from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spreadsheet import csv_text
 

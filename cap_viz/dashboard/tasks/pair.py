@@ -13,8 +13,9 @@ from cap_viz.dashboard.heads.detail import interval
 from cap_viz.dashboard.heads.specificity import UNIT, agreement, shared_top
 from cap_viz.dashboard.stored import specificity_of
 from cap_viz.dashboard.tasks.controls import Choice
-from cap_viz.figures.base import CONFIG, Grid, colour_limit, grid_width, head_grid
+from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.specificity import effect_scatter
+from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.store import Store
 from cap_viz.stats import Specificity
 

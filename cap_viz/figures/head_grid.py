@@ -1,0 +1,223 @@
+"""The layer × head map of signed values, with marks and a cell to click per head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Bool, Float
+
+from cap_viz.figures.theme import ACCENT, HELPS, HURTS, NEUTRAL, blank
+
+GHOST = "rgba(128,134,148,0.09)"
+FADED_OPACITY = 0.38
+GRID_MARGINS = 72
+DIVERGING = (
+    (0.0, "rgba(181,105,28,1)"),
+    (0.4999, "rgba(181,105,28,0)"),
+    (0.5, "rgba(128,128,128,0)"),
+    (0.5001, "rgba(18,136,123,0)"),
+    (1.0, "rgba(18,136,123,1)"),
+)
+
+
+def colour_limit(*means: Float[np.ndarray, "layer head"]) -> float:
+    """The shared end of the colour scale: the 98th percentile of the absolute effects, so that few are clipped.
+
+    1 where there are no effects, or none but zeros.
+    """
+    values = np.concatenate([np.zeros(0), *(np.abs(mean[np.isfinite(mean)]).ravel() for mean in means)])
+    if not values.size or not values.max() > 0:
+        return 1.0
+    return float(np.quantile(values, 0.98)) or float(values.max())
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A layer x head map of signed effects. NaN cells are empty; `faded` and `marked` may be left out.
+
+    `ends` says what the negative and the positive end of the colour scale mean.
+    """
+
+    mean: Float[np.ndarray, "layer head"]
+    limit: float
+    hover: Sequence[Sequence[str]]
+    ends: tuple[str, str]
+    faded: Bool[np.ndarray, "layer head"] | None = None
+    marked: Bool[np.ndarray, "layer head"] | None = None
+    selected: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.mean.shape[0], self.mean.shape[1]
+
+
+def grid_height(n_layers: int, tallest: int = 480) -> int:
+    return min(tallest, GRID_MARGINS + 34 * n_layers)
+
+
+def grid_width(n_layers: int, n_heads: int, tallest: int = 480) -> int:
+    """Keeps cells at most 4:1 wide."""
+    cell = (grid_height(n_layers, tallest) - GRID_MARGINS) / n_layers
+    return max(260, int(4 * cell * n_heads) + 60)
+
+
+def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
+    """The signed heatmap. An invisible scatter takes clicks: heatmaps report no selection (plotly.py #5026)."""
+    n_layers, n_heads = grid.shape
+    figure = blank(height=grid_height(n_layers, tallest), left=44, right=10, top=32, bottom=40)
+    unclear = np.zeros(grid.mean.shape, dtype=bool) if grid.faded is None else grid.faded
+    figure.add_trace(flat_cells(grid.mean.shape))
+    figure.add_trace(signed_cells(np.where(unclear, np.nan, grid.mean), grid.limit, unit=unit))
+    figure.add_trace(signed_cells(np.where(unclear, grid.mean, np.nan), grid.limit, opacity=FADED_OPACITY))
+    for mark in marks(grid):
+        figure.add_trace(mark)
+    figure.add_trace(click_targets(grid))
+    if grid.selected is not None:
+        frame_cell(figure, *grid.selected)
+    figure.update_xaxes(
+        title="head", tickvals=ticks(n_heads, 16), range=[-0.5, n_heads - 0.5], ticks="", tickfont={"size": 11}
+    )
+    figure.update_yaxes(
+        title="layer",
+        tickvals=ticks(n_layers, (grid_height(n_layers, tallest) - GRID_MARGINS) // 13),
+        range=[n_layers - 0.5, -0.5],
+        ticks="",
+        tickfont={"size": 10},
+    )
+    figure.update_layout(hoverdistance=80)
+    label_scale(figure, grid.limit, grid.ends, unit if n_heads * 4 > 60 or tallest > 400 else "")
+    return figure
+
+
+def ticks(n: int, room: int) -> list[int]:
+    """Labels 0, k, 2k … with the smallest k at which `room` labels suffice."""
+    return list(range(0, n, max(1, ceil(n / max(1, room)))))
+
+
+def flat_cells(shape: tuple[int, ...]) -> go.Heatmap:
+    """A faint cell everywhere, so that a head with no effect is still a cell."""
+    return go.Heatmap(
+        z=np.zeros(shape), colorscale=[[0, GHOST], [1, GHOST]], showscale=False, hoverinfo="skip", xgap=1, ygap=1
+    )
+
+
+def signed_cells(
+    values: Float[np.ndarray, "layer head"], limit: float, *, unit: str | None = None, opacity: float = 1.0
+) -> go.Heatmap:
+    cells = go.Heatmap(
+        z=values,
+        zmin=-limit,
+        zmax=limit,
+        zmid=0,
+        colorscale=[list(stop) for stop in DIVERGING],
+        opacity=opacity,
+        xgap=1,
+        ygap=1,
+        hoverinfo="skip",
+        showscale=unit is not None,
+    )
+    if unit is not None:
+        cells.colorbar = {
+            "orientation": "h",
+            "x": 0.5,
+            "xpad": 0,
+            "y": 1.0,
+            "yanchor": "bottom",
+            "ypad": 5,
+            "len": 1.0,
+            "thickness": 6,
+            "outlinewidth": 0,
+            "showticklabels": False,
+            "ticks": "",
+        }
+    return cells
+
+
+def label_scale(figure: go.Figure, limit: float, meanings: tuple[str, str], unit: str) -> None:
+    """Both ends of the colour bar in words and numbers, zero and the unit in its middle."""
+    ends = (
+        (0.0, "left", f"{meanings[0]}  −{limit:.2g}", HELPS),
+        (0.5, "center", f"0 {unit}".strip(), None),
+        (1.0, "right", f"+{limit:.2g}  {meanings[1]}", HURTS),
+    )
+    for x, anchor, text, colour in ends:
+        figure.add_annotation(
+            x=x,
+            y=1.0,
+            xref="paper",
+            yref="paper",
+            yshift=20,
+            xanchor=anchor,
+            yanchor="middle",
+            text=text,
+            showarrow=False,
+            font={"size": 11} if colour is None else {"size": 11, "color": colour},
+        )
+
+
+def marks(grid: Grid, scale: float = 1.0) -> list[go.Scatter]:
+    """Dots on heads that survive the false-discovery control; triangles, open on the others, beyond the colour scale.
+
+    White on strong colour, grey on weak colour: both hold on a light and on a dark page.
+    """
+    size = np.abs(np.nan_to_num(grid.mean))
+    clipped, strong = size > grid.limit * (1 + 1e-9), size > grid.limit / 2
+    marked = np.zeros(grid.mean.shape, dtype=bool) if grid.marked is None else grid.marked
+    dots = marked & ~clipped
+    return [
+        mark_cells(clipped & marked, "triangle-up", 7 * scale, "#ffffff"),
+        mark_cells(clipped & ~marked, "triangle-up-open", 7 * scale, "#ffffff"),
+        mark_cells(dots & strong, "circle", 4 * scale, "#ffffff"),
+        mark_cells(dots & ~strong, "circle", 4 * scale, NEUTRAL),
+    ]
+
+
+def mark_cells(cells: Bool[np.ndarray, "layer head"], symbol: str, size: float, colour: str) -> go.Scatter:
+    layers, heads = np.nonzero(cells)
+    always = {"marker": {"opacity": 1}}
+    return go.Scatter(
+        x=heads,
+        y=layers,
+        mode="markers",
+        hoverinfo="skip",
+        marker={
+            "symbol": symbol,
+            "size": size,
+            "color": colour,
+            "line": {"width": 1 if symbol.endswith("open") else 0},
+        },
+        selected=always,
+        unselected=always,
+    )
+
+
+def click_targets(grid: Grid) -> go.Scatter:
+    n_layers, n_heads = grid.mean.shape
+    layers, heads = np.indices((n_layers, n_heads))
+    invisible = {"marker": {"opacity": 0}}
+    return go.Scatter(
+        x=heads.ravel(),
+        y=layers.ravel(),
+        mode="markers",
+        marker={"symbol": "square", "size": 8, "opacity": 0, "color": NEUTRAL},
+        customdata=np.stack([layers.ravel(), heads.ravel()], axis=1),
+        text=[grid.hover[layer][head] for layer in range(n_layers) for head in range(n_heads)],
+        hovertemplate="%{text}<extra></extra>",
+        selected=invisible,
+        unselected=invisible,
+    )
+
+
+def frame_cell(figure: go.Figure, layer: int, head: int, *, width: float = 2.5) -> None:
+    figure.add_shape(
+        type="rect",
+        x0=head - 0.5,
+        x1=head + 0.5,
+        y0=layer - 0.5,
+        y1=layer + 0.5,
+        line={"color": ACCENT, "width": width},
+    )

@@ -1,0 +1,134 @@
+"""One head's estimate beside all others, ranked, and its effect on each example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float, Int
+
+from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Heads in the order shown, with whiskers. `low` and `high` are NaN where there is no interval."""
+
+    labels: Sequence[str]
+    mean: Float[np.ndarray, " head"]
+    low: Float[np.ndarray, " head"]
+    high: Float[np.ndarray, " head"]
+    address: Int[np.ndarray, "head layer_and_head"]
+    selected: int | None = None
+
+
+def ranked_bars(bars: Bars, *, unit: str, quantity: str = "effect") -> go.Figure:
+    """Horizontal bars from zero, largest on top, coloured by sign; a click on one reports its layer and head."""
+    figure = blank(height=54 + 19 * max(3, len(bars.labels)), left=64, top=6, bottom=40)
+    always = {"marker": {"opacity": 1}}
+    figure.add_trace(
+        go.Bar(
+            x=bars.mean,
+            y=list(bars.labels),
+            orientation="h",
+            marker={"color": [HURTS if value >= 0 else HELPS for value in bars.mean]},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": bars.high - bars.mean,
+                "arrayminus": bars.mean - bars.low,
+                "color": NEUTRAL,
+                "thickness": 1.2,
+                "width": 3,
+            },
+            customdata=bars.address,
+            text=[
+                f"{label}: {mean:+.3f} {unit} [{low:+.3f}, {high:+.3f}]"
+                for label, mean, low, high in zip(bars.labels, bars.mean, bars.low, bars.high, strict=True)
+            ],
+            textposition="none",
+            hovertemplate="%{text}<extra></extra>",
+            selected=always,
+            unselected=always,
+        )
+    )
+    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
+    if bars.selected is not None:
+        figure.add_shape(
+            type="rect",
+            xref="paper",
+            x0=0,
+            x1=1,
+            y0=bars.selected - 0.5,
+            y1=bars.selected + 0.5,
+            line={"width": 0},
+            fillcolor=ACCENT,
+            opacity=0.13,
+            layer="below",
+        )
+    figure.update_yaxes(type="category", autorange="reversed", ticks="", tickfont={"size": 11})
+    figure.update_xaxes(title=f"{quantity}, {unit}", showgrid=True, gridcolor=FAINT)
+    return figure
+
+
+def example_strip(
+    effects: Float[np.ndarray, " example"],
+    ids: Sequence[str],
+    hover: Sequence[str],
+    *,
+    mean: float,
+    low: float,
+    high: float,
+    unit: str,
+    selected: int | None = None,
+) -> go.Figure:
+    """Effect of one head on every example, with mean and interval beneath; a click on a point reports its number."""
+    figure = blank(height=168, left=12, top=6, bottom=38)
+    always = {"marker": {"opacity": 1}}
+    colours = [HURTS if value >= 0 else HELPS for value in effects]
+    widths = [2.5 if i == selected else 0.5 for i in range(len(ids))]
+    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
+    figure.add_trace(
+        go.Scatter(
+            x=effects,
+            y=spread(effects),
+            mode="markers",
+            marker={
+                "size": 8,
+                "color": colours,
+                "line": {"width": widths, "color": [ACCENT if i == selected else CLEAR for i in range(len(ids))]},
+            },
+            customdata=np.arange(len(ids))[:, None],
+            text=list(hover),
+            hovertemplate="%{text}<extra></extra>",
+            selected=always,
+            unselected=always,
+        )
+    )
+    if np.isfinite(low) and np.isfinite(high):
+        figure.add_trace(
+            go.Scatter(
+                x=[low, high], y=[-1.25, -1.25], mode="lines", line={"color": NEUTRAL, "width": 2}, hoverinfo="skip"
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=[mean],
+            y=[-1.25],
+            mode="markers",
+            marker={"symbol": "diamond", "size": 9, "color": NEUTRAL},
+            hovertemplate=f"mean {mean:+.3f} [{low:+.3f}, {high:+.3f}]<extra></extra>",
+        )
+    )
+    figure.update_yaxes(visible=False, range=[-1.7, 1.25])
+    figure.update_xaxes(title=f"effect per example, {unit}", showgrid=True, gridcolor=FAINT)
+    return figure
+
+
+def spread(values: Float[np.ndarray, " example"]) -> Float[np.ndarray, " example"]:
+    """Heights between -1 and 1 that keep neighbouring points apart, the same every time: a golden-ratio sequence."""
+    places = np.empty(len(values))
+    places[np.argsort(values, kind="stable")] = (np.arange(len(values)) * 0.618034) % 1
+    return 2 * places - 1
