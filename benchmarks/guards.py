@@ -16,7 +16,7 @@ from cap_viz.runs.spec import RunSpec
 from cap_viz.runs.store import Store
 
 
-class CountingEngine:
+class CountingBackend:
     """Computes in this process and counts the examples of each run: those read from a store never come by here."""
 
     def __init__(self) -> None:

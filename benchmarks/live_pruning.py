@@ -21,7 +21,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.guards import CountingEngine, shipped_only
+from benchmarks.guards import CountingBackend, shipped_only
 from cap_viz.attribution.results import EvalReport
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL
 from cap_viz.models.loading import load_model
@@ -63,9 +63,9 @@ def measure(model_id: str, items: int, sparsity: float) -> dict[str, Any]:
         }
         pruned = {name: EvalSpec(model.ref, examples, mask) for name, mask in masks.items()}
         runs = {"dense": EvalSpec(model.ref, examples), **pruned}
-        engine = CountingEngine()
+        backend = CountingBackend()
         jobs_queue = JobQueue(
-            store_without(masks.values(), shipped, Path(folder)), lambda _: model, engine=lambda: engine
+            store_without(masks.values(), shipped, Path(folder)), lambda _: model, backend=lambda: backend
         )
         started = time.perf_counter()
         jobs = [jobs_queue.submit(spec, name) for name, spec in runs.items()]
@@ -81,7 +81,7 @@ def measure(model_id: str, items: int, sparsity: float) -> dict[str, Any]:
     failed = [job.error for job in jobs if job.state != "done"]
     if failed:
         raise SystemExit("; ".join(failed))
-    engine.check_computed(pruned)
+    backend.check_computed(pruned)
     return {
         "first_interval_s": round(first or done, 2),
         # Between two looks all may be done.
@@ -89,7 +89,7 @@ def measure(model_id: str, items: int, sparsity: float) -> dict[str, Any]:
         "all_s": round(done, 2),
         "items": items,
         "sparsity": sparsity,
-        "computed": {name: engine.computed[spec] for name, spec in runs.items()},
+        "computed": {name: backend.computed[spec] for name, spec in runs.items()},
     }
 
 

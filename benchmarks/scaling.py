@@ -196,7 +196,7 @@ def strong_scaling(repeats: int) -> dict[str, Any]:
 
     import cap_viz as cv
     from cap_viz.progress import finish
-    from cap_viz.runs.backends.base import HERE, Engine
+    from cap_viz.runs.backends.base import HERE, Backend
     from cap_viz.runs.backends.ray import Cluster
     from cap_viz.runs.execute import run_steps
     from cap_viz.runs.spec import ScoreSpec
@@ -210,19 +210,23 @@ def strong_scaling(repeats: int) -> dict[str, Any]:
         model = cv.load_model("toy-reasoner")
         spec = ScoreSpec(model.ref, calibration_set("toy_math", 256))
         small = ScoreSpec(model.ref, calibration_set("toy_math", 4))
-        engines: dict[str, Engine] = {"here": HERE, "one worker": Cluster(workers=1), "two workers": Cluster(workers=2)}
+        backends: dict[str, Backend] = {
+            "here": HERE,
+            "one worker": Cluster(workers=1),
+            "two workers": Cluster(workers=2),
+        }
         seconds: dict[str, float] = {}
-        for title, engine in engines.items():
+        for title, backend in backends.items():
             times = []
             for number in range(repeats + 1):
                 store = Store(shipped=folder / "none", local=folder / f"{title}{number}" / "local")
-                finish(run_steps(small, model, store, engine))
+                finish(run_steps(small, model, store, backend))
                 started = time.perf_counter()
-                finish(run_steps(spec, model, store, engine))
+                finish(run_steps(spec, model, store, backend))
                 times.append(time.perf_counter() - started)
             # The first round warms up.
             seconds[title] = round(statistics.median(times[1:]), 2)
-            engine.close()
+            backend.close()
     return {
         "seconds": seconds,
         "speed_up": round(seconds["one worker"] / seconds["two workers"], 2),

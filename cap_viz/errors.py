@@ -25,3 +25,14 @@ def check_choice(what: str, name: str, choices: Sequence[str]) -> None:
     """Raise `UsageError` with the known names where `name` is none of them."""
     if name not in choices:
         raise UsageError(f"Unknown {what} {name!r}; choose one of {', '.join(choices)}.")
+
+
+OUT_OF_MEMORY = (
+    "The memory ran out; finished batches are kept. Use a lower precision (CAP_VIZ_DTYPE) or a larger device."
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Told by name, since torch has an error of its own for GPUs and a plain one for the CPU."""
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return named or "can't allocate memory" in str(error)

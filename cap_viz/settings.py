@@ -4,15 +4,16 @@ Each is read when it is asked for, so that one set later counts. One of ours tha
 
 `CAP_VIZ_DATA` local data sets · `CAP_VIZ_CACHE` moves cache/local · `CAP_VIZ_LOG` the log file ·
 `CAP_VIZ_THREADS` torch threads · `CAP_VIZ_DEVICE` and `CAP_VIZ_DTYPE` where to compute and in which precision
-(`devices.py`) · `CAP_VIZ_OFFLOAD` a folder for weights that fit nowhere else (`offload.py`) · `CAP_VIZ_ENGINE`,
-`CAP_VIZ_RAY` and `CAP_VIZ_WORKERS` who computes (`engines.py`) · `CAP_VIZ_SERVER` and `CAP_VIZ_MODELS` a server shared
-with strangers (`serving.py`).
+(`models/devices.py`) · `CAP_VIZ_OFFLOAD` a folder for weights that fit nowhere else (`models/offload.py`) ·
+`CAP_VIZ_BACKEND`, `CAP_VIZ_RAY` and `CAP_VIZ_WORKERS` who computes (`runs/backends`) · `CAP_VIZ_SERVER` and
+`CAP_VIZ_MODELS` a server shared with strangers (`dashboard/serving.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import warnings
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -24,7 +25,9 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 
 DATA, CACHE, LOG, THREADS = "CAP_VIZ_DATA", "CAP_VIZ_CACHE", "CAP_VIZ_LOG", "CAP_VIZ_THREADS"
 DEVICE, DTYPE, OFFLOAD = "CAP_VIZ_DEVICE", "CAP_VIZ_DTYPE", "CAP_VIZ_OFFLOAD"
-ENGINE, ADDRESS, WORKERS = "CAP_VIZ_ENGINE", "CAP_VIZ_RAY", "CAP_VIZ_WORKERS"
+BACKEND, ADDRESS, WORKERS = "CAP_VIZ_BACKEND", "CAP_VIZ_RAY", "CAP_VIZ_WORKERS"
+# Until version 0.2.
+FORMER_BACKEND = "CAP_VIZ_ENGINE"
 SERVER, MODELS = "CAP_VIZ_SERVER", "CAP_VIZ_MODELS"
 
 FULL_PRECISION = "float32"
@@ -91,9 +94,14 @@ def offload_folder() -> str | None:
     return os.environ.get(OFFLOAD) or None
 
 
-def engine_name() -> str:
-    """The name of the engine as it is typed, or ""."""
-    return os.environ.get(ENGINE, "")
+def backend_name() -> str:
+    """The name of the backend as it is typed, or ""."""
+    former = os.environ.get(FORMER_BACKEND)
+    if not former:
+        return os.environ.get(BACKEND, "")
+    note = f"{FORMER_BACKEND} is called {BACKEND} now; the next version reads only that."
+    warnings.warn(note, FutureWarning, stacklevel=2)
+    return os.environ.get(BACKEND) or former
 
 
 def ray_address() -> str:

@@ -9,18 +9,18 @@ import typer
 from rich.table import Table
 
 import cap_viz.cli
-from cap_viz.cli.options import AddressOption, EngineOption, JsonOption, ModelOption, WorkersOption
+from cap_viz.cli.options import AddressOption, BackendOption, JsonOption, ModelOption, WorkersOption
 from cap_viz.cli.output import out, print_json
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL
-from cap_viz.runs.backends.base import asked_engine, engine_of
+from cap_viz.runs.backends import asked_backend, open_backend
 from cap_viz.settings import start_logging
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cap_viz.models.catalogue import ModelSource
-    from cap_viz.runs.backends.base import Engine
+    from cap_viz.runs.backends.base import Backend
     from cap_viz.runs.store import Store
     from studies.study import Part
 
@@ -34,7 +34,7 @@ def study(
     table: Annotated[
         str, typer.Option(help='Print this table of the results ("all": every one); compute nothing.')
     ] = "",
-    engine: EngineOption = "",
+    backend: BackendOption = "",
     address: AddressOption = "",
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -53,7 +53,7 @@ def study(
     if not parts:
         raise UsageError(f"The study has no part {part!r}; choose one of {', '.join(one.name for one in every)}.")
     if not plan:
-        with engine_of(asked_engine(engine, address, workers)) as computing:
+        with open_backend(asked_backend(backend, address, workers)) as computing:
             compute_missing(source, store, parts, computing, quiet=as_json)
     rows = [
         {
@@ -104,7 +104,7 @@ def written(column: str, cell: object) -> str:
     return "< 0.001" if column in ("p", "p_holm", "p_above_chance") and cell < 0.001 else f"{cell:.3f}"
 
 
-def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], engine: Engine, *, quiet: bool) -> None:
+def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], backend: Backend, *, quiet: bool) -> None:
     """The missing runs of all parts, each once, the first part's first; the model is loaded only if there are any."""
     from cap_viz.models.loading import load
     from studies.run_many import computed_in_turn
@@ -112,7 +112,7 @@ def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], en
     wanted = list(dict.fromkeys(spec for part in parts for spec in part.specs if store.sound(spec) is None))
     if not wanted:
         return
-    for turn in computed_in_turn(wanted, load(source), store, engine):
+    for turn in computed_in_turn(wanted, load(source), store, backend):
         if not quiet:
             out.print(turn.line, highlight=False, soft_wrap=True)
 

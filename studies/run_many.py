@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cap_viz.attribution.results import BLOCK_PARTS
 from cap_viz.progress import duration
-from cap_viz.runs.backends.base import HERE, Engine
+from cap_viz.runs.backends.base import HERE, Backend
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.prefix_reuse import taken_words
 from cap_viz.runs.protocols import length_of
@@ -37,7 +37,7 @@ class Turn:
 
 
 def computed_in_turn(
-    specs: Sequence[RunSpec], model: ReasoningModel, store: Store, engine: Engine = HERE
+    specs: Sequence[RunSpec], model: ReasoningModel, store: Store, backend: Backend = HERE
 ) -> Iterator[Turn]:
     """Compute what is missing, in order, with progress on stderr."""
     from cap_viz.cli.output import shown
@@ -46,7 +46,7 @@ def computed_in_turn(
     done, start = 0.0, time.monotonic()
     for spec in specs:
         size, found = left.pop(spec), store.sound(spec)
-        run = found or shown(run_steps(spec, model, store, engine))
+        run = found or shown(run_steps(spec, model, store, backend))
         taken = taken_words(run)
         done += 0 if found or taken else size
         to_go = duration((time.monotonic() - start) / done * sum(left.values())) if done and left else ""

@@ -19,7 +19,7 @@ from scipy import stats
 import cap_viz.attribution.forward.shortcut_checks
 import cap_viz.evaluation.choice
 from benchmarks import estimators, limits, live_pruning, pruned_cost, rankings, replay_vs_naive, toy_heads
-from benchmarks.guards import CountingEngine, self_checks_made, shipped_only
+from benchmarks.guards import CountingBackend, self_checks_made, shipped_only
 from benchmarks.sessions import CLICKED, VIEWS, check_busy, click_seconds
 from cap_viz.attribution import exact
 from cap_viz.attribution.exact import exact_scores
@@ -76,15 +76,15 @@ def test_live_pruning_computes_what_longer_shipped_runs_would_answer(
 
 
 def test_an_answer_that_was_read_ends_the_benchmark(shipped: Store, tiny_model: ReasoningModel) -> None:
-    engine, mask = CountingEngine(), mask_spec_for(tiny_model.ref, "cap", SPARSITY, task="tiny", n=12)
+    backend, mask = CountingBackend(), mask_spec_for(tiny_model.ref, "cap", SPARSITY, task="tiny", n=12)
     read = EvalSpec(tiny_model.ref, evaluation_set("tiny", 10), mask)
     other = mask_spec_for(tiny_model.ref, "cap", 0.25, task="tiny", n=12)
     made = EvalSpec(tiny_model.ref, evaluation_set("tiny", 10), other)
     for spec in (read, made):
-        finish(run_steps(spec, tiny_model, shipped, engine))
-    engine.check_computed({"made": made})
+        finish(run_steps(spec, tiny_model, shipped, backend))
+    backend.check_computed({"made": made})
     with pytest.raises(SystemExit, match="10 of the 10 answers of read were read from a store"):
-        engine.check_computed({"made": made, "read": read})
+        backend.check_computed({"made": made, "read": read})
 
 
 def test_every_repeat_of_replay_vs_naive_makes_its_self_checks(

@@ -19,7 +19,7 @@ import pytest
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs.backends.base import HERE, Engine
+from cap_viz.runs.backends.base import HERE, Backend
 from cap_viz.runs.backends.ray import REPLACEMENTS, Cluster, check_reachable, ray_errors_explained, share_of
 from cap_viz.runs.backends.ray_worker import Versions
 from cap_viz.runs.execute import run_steps
@@ -69,8 +69,8 @@ def stores(tmp_path: Path) -> tuple[Store, Store]:
     return here, there
 
 
-def computed(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine = HERE) -> StoredRun:
-    return finish(run_steps(spec, model, store, engine))
+def computed(spec: RunSpec, model: ReasoningModel, store: Store, backend: Backend = HERE) -> StoredRun:
+    return finish(run_steps(spec, model, store, backend))
 
 
 def score_spec(model: ReasoningModel, n: int = 12) -> ScoreSpec:
@@ -196,7 +196,7 @@ def test_a_running_cluster_is_joined_by_its_address(
     subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
     arguments = ("score", "--model", str(tiny_folder), "--task", TASK, "--n", "6")
     try:
-        theirs = shell.json(*arguments, "--engine", "ray", "--address", f"127.0.0.1:{port}", "--workers", "2")
+        theirs = shell.json(*arguments, "--backend", "ray", "--address", f"127.0.0.1:{port}", "--workers", "2")
     finally:
         subprocess.run([ray, "stop", "--force"], env=environment, check=True, capture_output=True, timeout=120)
     shutil.rmtree(os.environ["CAP_VIZ_CACHE"])

@@ -20,7 +20,7 @@ from cap_viz.errors import CapVizError, NotEnoughMemory
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import prune_mask
-from cap_viz.runs.backends.base import Engine, Here
+from cap_viz.runs.backends.base import Backend, Here
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.queue import MAX_EXAMPLES, NEXT_STATES, Job, JobQueue, PrunedWeights, first_in_line
@@ -53,7 +53,7 @@ class Gate:
         monkeypatch.setattr("cap_viz.runs.execute.run_steps", self.steps)
 
     def steps(
-        self, spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine
+        self, spec: RunSpec, model: ReasoningModel, store: Store, backend: Backend
     ) -> Generator[Progress, None, StoredRun]:
         try:
             for i in range(1000):
@@ -76,7 +76,7 @@ def test_a_job_ends_with_a_stored_run(queue: JobQueue, tiny_model: ReasoningMode
     assert weights_digest(tiny_model) == before
 
 
-def test_jobs_are_computed_by_the_engine_of_the_queue(
+def test_jobs_are_computed_by_the_backend_of_the_queue(
     tiny_model: ReasoningModel, tiny_task: Task, tmp_path: Path
 ) -> None:
     asked: list[str] = []
@@ -84,25 +84,25 @@ def test_jobs_are_computed_by_the_engine_of_the_queue(
     class Counting(Here):
         def facts(self) -> dict[str, Any]:
             asked.append("facts")
-            return {"engine": "counting"}
+            return {"backend": "counting"}
 
     store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
-    queue = JobQueue(store, lambda model_id: tiny_model, engine=Counting, most_together=1)
+    queue = JobQueue(store, lambda model_id: tiny_model, backend=Counting, most_together=1)
     job = queue.submit(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), "dense")
     wait_for(job, "done", "failed")
     assert job.result is not None
-    assert job.result.provenance["engine"] == "counting"
+    assert job.result.provenance["backend"] == "counting"
     assert asked == ["facts"]
 
 
-def test_an_engine_that_is_not_there_is_the_error_of_the_job(
+def test_a_backend_that_is_not_there_is_the_error_of_the_job(
     tiny_model: ReasoningModel, tiny_task: Task, tmp_path: Path
 ) -> None:
-    def missing() -> Engine:
+    def missing() -> Backend:
         raise CapVizError("Ray is not installed here.")
 
     store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
-    queue = JobQueue(store, lambda model_id: tiny_model, engine=missing)
+    queue = JobQueue(store, lambda model_id: tiny_model, backend=missing)
     job = queue.submit(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), "dense")
     wait_for(job, "failed")
     assert job.error == "Ray is not installed here."

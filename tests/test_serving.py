@@ -44,9 +44,9 @@ def test_a_typing_error_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not at.selectbox
 
 
-@pytest.mark.parametrize("name", ["CAP_VIZ_ENGINE", "CAP_VIZ_WORKERS", "CAP_VIZ_DTYPE", "CAP_VIZ_DEVICE"])
+@pytest.mark.parametrize("name", ["CAP_VIZ_BACKEND", "CAP_VIZ_WORKERS", "CAP_VIZ_DTYPE", "CAP_VIZ_DEVICE"])
 def test_other_settings_with_typing_errors_are_a_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAP_VIZ_ENGINE", "ray")
+    monkeypatch.setenv("CAP_VIZ_BACKEND", "ray")
     monkeypatch.setenv(name, "quick")
     at = opened("pages/heads.py")
     assert not at.exception

@@ -11,7 +11,7 @@ import pytest
 
 import cap_viz as cv
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models import loading
+from cap_viz.models import catalogue
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, TRAINING_FILE, resolve
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
@@ -39,7 +39,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy model's files in a folder of their own, which the catalogue is made to name."""
     folder = tmp_path / "toy_reasoner"
     shutil.copytree(FOLDER, folder)
-    monkeypatch.setattr(loading, "packaged_file", lambda entry: found_file(folder))
+    monkeypatch.setattr(catalogue, "packaged_file", lambda entry: found_file(folder))
     return folder
 
 

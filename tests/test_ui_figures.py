@@ -192,7 +192,7 @@ def test_every_figure_says_what_it_shows_to_those_who_cannot_see_it() -> None:
     """Streamlit hands `alt` to screen readers; without a key of its own a figure loses its state."""
     calls = [
         (file.name, node)
-        for file in sorted((PROJECT / "cap_viz" / "ui").glob("*.py"))
+        for file in sorted((PROJECT / "cap_viz" / "dashboard").rglob("*.py"))
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "plotly_chart"
     ]

@@ -11,8 +11,8 @@ from cap_viz.cli.computing import stored_reports, stored_run
 from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import (
     AddressOption,
+    BackendOption,
     CalibrationTaskOption,
-    EngineOption,
     JsonOption,
     MetricOption,
     ModelOption,
@@ -24,7 +24,7 @@ from cap_viz.cli.options import (
 )
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.models.catalogue import DEFAULT_MODEL
-from cap_viz.runs.backends.base import asked_engine
+from cap_viz.runs.backends import asked_backend
 from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import check_has_options, load_task
@@ -105,7 +105,7 @@ def compare(
     metric: MetricOption = "nll",
     calibration_task: CalibrationTaskOption = None,
     measure: Annotated[str, typer.Option(help="What to compare: acc, acc_norm or choice_nll (a loss).")] = "acc",
-    engine: EngineOption = "",
+    backend: BackendOption = "",
     address: AddressOption = "",
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -134,7 +134,7 @@ def compare(
             calibration_task=calibration_task,
         )
 
-    reports = stored_reports(specs, model, store, asked_engine(engine, address, workers))
+    reports = stored_reports(specs, model, store, asked_backend(backend, address, workers))
     rows = comparison_rows(load_task(task), reports, against, wanted)
     if as_json:
         print_json({"task": task, "model": model, "n": n, "against": against, "measure": measure, "rows": rows})

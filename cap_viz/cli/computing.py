@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cap_viz.cli.output import shown
-from cap_viz.runs.backends.base import EngineChoice, asked_engine, engine_of
+from cap_viz.runs.backends import BackendChoice, asked_backend, open_backend
 
 if TYPE_CHECKING:
     from cap_viz.attribution.results import EvalReport
@@ -17,7 +17,9 @@ def stored_run(spec_for: Any, model_id: str, store: Any) -> StoredRun:
     return stored_runs(lambda ref: {"run": spec_for(ref)}, model_id, store)["run"]
 
 
-def stored_runs(specs_for: Any, model_id: str, store: Any, engine: EngineChoice | None = None) -> dict[Any, StoredRun]:
+def stored_runs(
+    specs_for: Any, model_id: str, store: Any, backend: BackendChoice | None = None
+) -> dict[Any, StoredRun]:
     """The runs of many specs on one model, which is loaded only if one of them is missing."""
     from cap_viz.models.catalogue import resolve
     from cap_viz.models.loading import load
@@ -25,7 +27,7 @@ def stored_runs(specs_for: Any, model_id: str, store: Any, engine: EngineChoice 
 
     source, loaded = resolve(model_id), None
     found: dict[Any, StoredRun] = {}
-    with engine_of(engine or asked_engine()) as computing:
+    with open_backend(backend or asked_backend()) as computing:
         for name, spec in specs_for(source.ref).items():
             run = store.sound(spec)
             if run is None:
@@ -36,9 +38,9 @@ def stored_runs(specs_for: Any, model_id: str, store: Any, engine: EngineChoice 
 
 
 def stored_reports(
-    specs_for: Any, model_id: str, store: Any, engine: EngineChoice | None = None
+    specs_for: Any, model_id: str, store: Any, backend: BackendChoice | None = None
 ) -> dict[Any, EvalReport]:
     """Reports of many specs on one model."""
     from cap_viz.runs.run_loading import read_report
 
-    return {name: read_report(store, run) for name, run in stored_runs(specs_for, model_id, store, engine).items()}
+    return {name: read_report(store, run) for name, run in stored_runs(specs_for, model_id, store, backend).items()}

@@ -41,7 +41,11 @@ ScoresTaskOption = Annotated[
 ]
 ControlSeedOption = Annotated[int, typer.Option(help="Draw of the controls random and shuffled_cap.")]
 AllocationOption = Annotated[str | None, typer.Option(help="owl: sparsity by each layer's share of outliers.")]
-EngineOption = Annotated[str, typer.Option(help="Who computes: local, or ray (workers of a cluster).")]
+# --engine is its name until version 0.2.
+# --engine is its name until version 0.2.
+BackendOption = Annotated[
+    str, typer.Option("--backend", "--engine", help="Who computes: local, or ray (workers of a cluster).")
+]
 AddressOption = Annotated[str, typer.Option(help="ray: address of a running cluster, or auto; none: on this machine.")]
 WorkersOption = Annotated[int | None, typer.Option(help="ray: how many workers; one to a device where left out.")]
 PatternOption = Annotated[str | None, typer.Option(help="2:4 or 4:8: so many zeros in every 4 or 8 neighbours.")]

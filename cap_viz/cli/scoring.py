@@ -15,7 +15,7 @@ from cap_viz.attribution.results import ABLATIONS, PARTS
 from cap_viz.cli.computing import stored_runs
 from cap_viz.cli.options import (
     AddressOption,
-    EngineOption,
+    BackendOption,
     JsonOption,
     ModelOption,
     SeedOption,
@@ -27,7 +27,7 @@ from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
-from cap_viz.runs.backends.base import asked_engine
+from cap_viz.runs.backends import asked_backend
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import check_metric, load_task
@@ -65,7 +65,7 @@ def score(
     parts: Annotated[str, typer.Option(help="heads, or blocks: whole attention layers and MLPs, exactly.")] = "heads",
     ids: Annotated[Path | None, typer.Option(help="Score exactly these example ids (one a line, any split).")] = None,
     full: Annotated[bool, typer.Option("--full", help="With --json: add effects per example and raw values.")] = False,
-    engine: EngineOption = "",
+    backend: BackendOption = "",
     address: AddressOption = "",
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -132,7 +132,7 @@ def score(
         )
         return {name: spec for name, spec in (("exact", exact), ("gradient", gradient)) if hybrid or name == estimator}
 
-    found = stored_runs(specs, model, store, asked_engine(engine, address, workers))
+    found = stored_runs(specs, model, store, asked_backend(backend, address, workers))
     if parts == "blocks":
         block_report(store, found["exact"], metric, ablation, as_json=as_json)
         return

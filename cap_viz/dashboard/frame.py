@@ -23,7 +23,7 @@ from cap_viz.dashboard.stored import stored_runs
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, ModelRef, is_available
 from cap_viz.models.devices import check_asked, expected_device
-from cap_viz.runs.backends.base import asked_engine
+from cap_viz.runs.backends import asked_backend
 from cap_viz.runs.queue import Job, JobSpec, PrunedWeights, shared_queue
 from cap_viz.runs.run_queries import model_ref
 from cap_viz.runs.store import Store, StoredRun
@@ -105,7 +105,7 @@ def frame(title: str) -> Frame:
     try:
         models = offered([*CATALOGUE, *(run.spec.model.id for run in every)])
         check_asked()
-        asked_engine()
+        asked_backend()
     except UsageError as error:
         problem(str(error))
         st.stop()

@@ -1,4 +1,4 @@
-"""Runs made of batches: what there is to compute and what becomes of it, apart from who computes it (`engines.py`).
+"""Runs made of batches: what there is to compute and what becomes of it, apart from who computes it (`backends/`).
 
 A batched run knows its plan, computes batches on the model it was made with, keeps what has arrived, and makes the
 tables that are stored. Batches may arrive in any order and from elsewhere (`restore`): the result has the same bits.
@@ -49,7 +49,7 @@ class Step:
 
 
 class BatchedRun(ABC):
-    """What an engine needs to know of a run, and where it puts what it has computed.
+    """What a backend needs to know of a run, and where it puts what it has computed.
 
     `plan` holds the batches and what else was fixed before the first forward, `arrays` what has arrived. `mask` is the
     one an evaluation is under.

@@ -33,7 +33,7 @@ from cap_viz.pruning import MaskRequest, criterion_named
 from cap_viz.pruning.criterion import check_kv_combine
 from cap_viz.pruning.head_sparsity import head_profile_steps, mask_head_zeros
 from cap_viz.pruning.mask import Mask, check_scope
-from cap_viz.runs.backends.base import HERE, Engine
+from cap_viz.runs.backends.base import HERE, Backend
 from cap_viz.runs.checkpoints import Checkpoints
 from cap_viz.runs.kinds.joint import together_steps
 from cap_viz.runs.parquet_schema import (
@@ -74,8 +74,8 @@ STORED_ESTIMATORS = ("exact", "gradient")
 PROFILE_SPARSITIES = tuple(round(0.01 * step, 2) for step in range(96))
 
 
-def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine = HERE) -> RunSteps:
-    """The stored run, cut from a longer one or computed where there is none; `engine` computes what has batches.
+def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, backend: Backend = HERE) -> RunSteps:
+    """The stored run, cut from a longer one or computed where there is none; `backend` computes what has batches.
 
     A damaged local run is set aside and computed again. Raises `CapVizError` when the spec asks for other weights than
     `model` has, `DamagedRun` for a damaged run that came with CAP Viz.
@@ -101,7 +101,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, engine: Engine
         if stored is None:
             store.make_room(spec)
             write_json(folder / SPEC, spec_dict(spec))
-            stored = yield from computed(spec, model, store, checkpoints, engine)
+            stored = yield from computed(spec, model, store, checkpoints, backend)
         checkpoints.discard()
     finally:
         lock.release()
@@ -125,14 +125,16 @@ def acquired(lock: FileLock) -> Generator[Progress, None, None]:
             yield Progress(0, 1, "this run is being computed elsewhere; waiting for it", waiting=True)
 
 
-def computed(spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, engine: Engine) -> RunSteps:
+def computed(
+    spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, backend: Backend
+) -> RunSteps:
     if isinstance(spec, ScoreSpec | EvalSpec):
-        return (yield from batched_result(spec, model, store, checkpoints, engine))
+        return (yield from batched_result(spec, model, store, checkpoints, backend))
     if isinstance(spec, RoleSpec):
         return (yield from roles_run(spec, model, store))
     if isinstance(spec, JointSpec):
         return (yield from joint_run(spec, model, store))
-    return (yield from profile_run(spec, model, store, engine))
+    return (yield from profile_run(spec, model, store, backend))
 
 
 def check_estimator(spec: ScoreSpec) -> None:
@@ -154,7 +156,7 @@ def check_estimator(spec: ScoreSpec) -> None:
 
 
 def batched_result(
-    spec: ScoreSpec | EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, engine: Engine
+    spec: ScoreSpec | EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, backend: Backend
 ) -> RunSteps:
     """Head scores or an evaluation: a mask first where one is asked for, then batch by batch."""
     from cap_viz.runs.batched_runs import batched_run
@@ -168,13 +170,13 @@ def batched_result(
         if longer is not None and store.is_sound(longer):
             return first_of(longer, spec, store)
         if spec.mask is not None:
-            mask = yield from mask_steps(spec.mask, model, store, engine)
+            mask = yield from mask_steps(spec.mask, model, store, backend)
             tables = mask_tables(model, mask)
     run = batched_run(model, spec, checkpoints.plan(), mask)
     del mask  # The run lets go of it once it has the pruned weights.
-    resumed = yield from batch_steps(run, checkpoints, engine)
+    resumed = yield from batch_steps(run, checkpoints, backend)
     made = provenance(spec, model, run.batches, started, resumed_batches=resumed)
-    return store.save(spec, {**tables, **run.tables()}, made | engine.facts() | run.facts())
+    return store.save(spec, {**tables, **run.tables()}, made | backend.facts() | run.facts())
 
 
 def mask_tables(model: ReasoningModel, mask: Mask) -> dict[str, pd.DataFrame]:
@@ -185,8 +187,8 @@ def mask_tables(model: ReasoningModel, mask: Mask) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def batch_steps(run: BatchedRun, checkpoints: Checkpoints, engine: Engine) -> Generator[Progress, None, int]:
-    """Take in the finished batches and have the engine compute the others; returns how many were finished.
+def batch_steps(run: BatchedRun, checkpoints: Checkpoints, backend: Backend) -> Generator[Progress, None, int]:
+    """Take in the finished batches and have the backend compute the others; returns how many were finished.
 
     Where the memory runs out, the rest goes on in batches of half the size, by a new plan that is recorded.
     """
@@ -200,7 +202,7 @@ def batch_steps(run: BatchedRun, checkpoints: Checkpoints, engine: Engine) -> Ge
     yield Progress(done, total, run.note, run.partial())
     while left := [batch for batch in run.batches.numbers() if batch not in arrived]:
         try:
-            for step in engine.steps(run, left):
+            for step in backend.steps(run, left):
                 if step.last:
                     checkpoints.add(run.batches, step.batch, run.content(step.batch))
                     arrived.add(step.batch)
@@ -247,7 +249,7 @@ def joint_run(spec: JointSpec, model: ReasoningModel, store: Store) -> RunSteps:
     return store.save(spec, tables, provenance(spec, model, None, started))
 
 
-def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store, engine: Engine) -> RunSteps:
+def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store, backend: Backend) -> RunSteps:
     started = time.perf_counter()
     criterion = criterion_named(spec.mask.criterion)
     if criterion.rank is None:
@@ -256,7 +258,7 @@ def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store, engine: 
         raise UsageError(f"The pattern {spec.mask.pattern!r} has one sparsity; it has no profile over many.")
     if spec.parts not in (None, "heads"):
         raise UsageError(f'Parts {spec.parts!r}: a profile names none for matrices, or "heads".')
-    request = yield from mask_request(spec.mask, model, store, engine)
+    request = yield from mask_request(spec.mask, model, store, backend)
     ranking = yield from criterion.rank(model, request)
     if spec.parts == "heads":
         heads = yield from head_profile_steps(model, ranking, request.scope, PROFILE_SPARSITIES)
@@ -267,28 +269,28 @@ def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store, engine: 
 
 
 def mask_steps(
-    spec: MaskSpec, model: ReasoningModel, store: Store, engine: Engine = HERE
+    spec: MaskSpec, model: ReasoningModel, store: Store, backend: Backend = HERE
 ) -> Generator[Progress, None, Mask]:
     """Build the mask a spec describes, from stored head scores (computed first if they are missing)."""
-    request = yield from mask_request(spec, model, store, engine)
+    request = yield from mask_request(spec, model, store, backend)
     return (yield from criterion_named(spec.criterion).steps(model, request))
 
 
 def pruned_weights_steps(
-    spec: MaskSpec, model: ReasoningModel, store: Store, engine: Engine = HERE
+    spec: MaskSpec, model: ReasoningModel, store: Store, backend: Backend = HERE
 ) -> Generator[Progress, None, Mapping[str, Tensor]]:
     """Build a mask and return copies of the matrices it changes, whole and by name."""
-    mask = yield from mask_steps(spec, model, store, engine)
+    mask = yield from mask_steps(spec, model, store, backend)
     with model.lease:
         return model.pruned_weights(mask.keep, mask.updated)
 
 
 def mask_request(
-    spec: MaskSpec, model: ReasoningModel, store: Store, engine: Engine
+    spec: MaskSpec, model: ReasoningModel, store: Store, backend: Backend
 ) -> Generator[Progress, None, MaskRequest]:
     effect = None
     if spec.scores is not None:
-        run = yield from run_steps(spec.scores, model, store, engine)
+        run = yield from run_steps(spec.scores, model, store, backend)
         effect = read_mean_effect(store, run, spec.metric or "nll")
     return MaskRequest(
         sparsity=spec.sparsity,

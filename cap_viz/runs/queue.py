@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.progress import Progress
-from cap_viz.runs.backends.base import HERE, LOCAL, Engine, asked_engine, engine_named
+from cap_viz.runs.backends import LOCAL, asked_backend, backend_named
+from cap_viz.runs.backends.base import HERE, Backend
 from cap_viz.runs.loaded_models import LoadedModels, ModelBusy
 from cap_viz.runs.spec import ENGINE_VERSION, SCHEMA_VERSION, EvalSpec, MaskSpec, RunSpec, key_of, mask_dict, spec_key
 from cap_viz.runs.store import Store, StoredRun
@@ -168,13 +169,13 @@ class JobQueue:
         self,
         store: Store,
         load_model: Callable[[str], ReasoningModel],
-        engine: Callable[[], Engine] = lambda: HERE,
+        backend: Callable[[], Backend] = lambda: HERE,
         most_together: int = MOST_TOGETHER,
         most_started: int = MOST_STARTED,
     ) -> None:
         self.store = store
         self.models = LoadedModels(load_model)
-        self.engine = engine
+        self.backend = backend
         self.most_together = most_together
         self.most_started = most_started
         self.jobs: dict[int, Job] = {}
@@ -395,10 +396,10 @@ class JobQueue:
         from cap_viz.runs.execute import pruned_weights_steps, run_steps
 
         if isinstance(spec, PrunedWeights):
-            weights = yield from pruned_weights_steps(spec.mask, model, self.store, self.engine())
+            weights = yield from pruned_weights_steps(spec.mask, model, self.store, self.backend())
             self.models.keep_pruned(spec.model, spec.mask, weights)
             return None
-        return (yield from run_steps(spec, model, self.store, self.engine()))
+        return (yield from run_steps(spec, model, self.store, self.backend()))
 
     def end(self, job: Job, state: State, error: str = "") -> None:
         """Close a job's steps, so that locks and hooks are released; where that fails, the job has failed."""
@@ -459,14 +460,14 @@ def shared_queue() -> JobQueue:
     from cap_viz.models.catalogue import resolve
     from cap_viz.models.loading import load
 
-    choice = asked_engine()
+    choice = asked_backend()
     # A cluster computes one run at a time, on all its workers.
     at_once = {} if choice.name == LOCAL else {"most_together": 1, "most_started": 1}
     return JobQueue(
         Store(),
         lambda model_id: load(resolve(model_id)),
-        # Created with the first job, so that an unknown engine fails that job.
-        engine=cache(lambda: engine_named(choice)),
+        # Created with the first job, so that an unknown backend fails that job.
+        backend=cache(lambda: backend_named(choice)),
         **at_once,
     )
 

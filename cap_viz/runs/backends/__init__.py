@@ -1,0 +1,61 @@
+"""Who computes the batches of a run: this process, or workers of a Ray cluster. Needs neither torch nor Ray.
+
+`CAP_VIZ_BACKEND`: local or ray. `CAP_VIZ_RAY`: the address of a running cluster, "auto" for the one this machine
+belongs to; where it is left out, Ray is started on this machine alone. `CAP_VIZ_WORKERS`: how many workers.
+The commands' own options come first. Results have the same bits whoever computes them, given the same plan, versions,
+kind of processor and number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from cap_viz.errors import CapVizError, UsageError, check_choice
+from cap_viz.runs.backends.base import HERE, Backend
+from cap_viz.settings import backend_name, ray_address, worker_count
+
+LOCAL, RAY = "local", "ray"
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """A backend by name; of Ray the address ("": a cluster of this machine's own) and workers (0: one a device)."""
+
+    name: str = LOCAL
+    address: str = ""
+    workers: int = 0
+
+
+def asked_backend(name: str = "", address: str = "", workers: int | None = None) -> BackendChoice:
+    """The backend asked for by options, else by the environment. Raises `UsageError` for what makes no sense."""
+    address = address or ray_address()
+    chosen = name or backend_name() or (RAY if address else LOCAL)
+    check_choice("backend", chosen, (LOCAL, RAY))
+    typed = (worker_count() or "0") if workers is None else str(workers)
+    if not typed.isdecimal():
+        raise UsageError(f"{typed!r} workers make no sense; give a whole number, or 0 for one to each device.")
+    return BackendChoice(chosen, address, int(typed)) if chosen == RAY else BackendChoice()
+
+
+def backend_named(choice: BackendChoice) -> Backend:
+    """The backend, ready to be used; a cluster is joined with its first run.
+
+    Raises `CapVizError` where Ray is asked for and not installed.
+    """
+    if choice.name == LOCAL:
+        return HERE
+    if find_spec("ray") is None:
+        raise CapVizError("Ray is not installed here; run pip install -r requirements-ray.txt, or use --backend local.")
+    from cap_viz.runs.backends.ray import Cluster
+
+    return Cluster(choice.address, choice.workers)
+
+
+@contextmanager
+def open_backend(choice: BackendChoice) -> Iterator[Backend]:
+    """`backend_named`, closed in the end."""
+    with closing(backend_named(choice)) as backend:
+        yield backend

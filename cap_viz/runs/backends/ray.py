@@ -19,8 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cap_viz.errors import CapVizError, OutOfMemory, UsageError
-from cap_viz.runs.backends.base import OUT_OF_MEMORY, is_out_of_memory
+from cap_viz.errors import OUT_OF_MEMORY, CapVizError, OutOfMemory, UsageError, is_out_of_memory
 from cap_viz.runs.backends.ray_worker import Worker, versions_here
 from cap_viz.runs.batched_runs import BatchedRun, Step
 from cap_viz.runs.spec import spec_dict
@@ -67,7 +66,7 @@ class Told:
 
 
 class Cluster:
-    """An engine. It computes one run at a time."""
+    """A backend. It computes one run at a time."""
 
     def __init__(self, address: str = "", workers: int = 0) -> None:
         self.address, self.asked_workers = address, workers
@@ -217,7 +216,7 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise CapVizError(
-            f"No Ray cluster answers at {address} ({error}); start one by `ray start --head`, or use --engine local."
+            f"No Ray cluster answers at {address} ({error}); start one by `ray start --head`, or use --backend local."
         ) from error
 
 

@@ -11,14 +11,15 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs.backends.base import HERE, EngineChoice, asked_engine, engine_named
+from cap_viz.runs.backends import BackendChoice, asked_backend, backend_named
+from cap_viz.runs.backends.base import HERE
 from cap_viz.runs.backends.ray_worker import Worker, versions_here
 from cap_viz.runs.batched_runs import batched_run
 from cap_viz.runs.execute import mask_steps
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict
 from cap_viz.runs.store import Store
-from cap_viz.settings import ADDRESS, ENGINE, WORKERS
+from cap_viz.settings import ADDRESS, BACKEND, WORKERS
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
@@ -27,32 +28,32 @@ from tests.shell import Shell
 @pytest.mark.parametrize(
     ("options", "variables", "expected"),
     [
-        ({}, {}, EngineChoice()),
-        ({}, {ENGINE: "ray"}, EngineChoice("ray")),
-        ({}, {ADDRESS: "head:6379", WORKERS: "4"}, EngineChoice("ray", "head:6379", 4)),
-        ({"name": "ray", "address": "auto", "workers": 2}, {WORKERS: "4"}, EngineChoice("ray", "auto", 2)),
-        ({"address": "auto"}, {}, EngineChoice("ray", "auto")),
-        ({"name": "local"}, {ADDRESS: "head:6379"}, EngineChoice()),
+        ({}, {}, BackendChoice()),
+        ({}, {BACKEND: "ray"}, BackendChoice("ray")),
+        ({}, {ADDRESS: "head:6379", WORKERS: "4"}, BackendChoice("ray", "head:6379", 4)),
+        ({"name": "ray", "address": "auto", "workers": 2}, {WORKERS: "4"}, BackendChoice("ray", "auto", 2)),
+        ({"address": "auto"}, {}, BackendChoice("ray", "auto")),
+        ({"name": "local"}, {ADDRESS: "head:6379"}, BackendChoice()),
     ],
 )
 def test_options_come_before_the_environment(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], variables: dict[str, str], expected: EngineChoice
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], variables: dict[str, str], expected: BackendChoice
 ) -> None:
-    for name in (ENGINE, ADDRESS, WORKERS):
+    for name in (BACKEND, ADDRESS, WORKERS):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert asked_engine(**options) == expected  # pyright: ignore[reportArgumentType]
+    assert asked_backend(**options) == expected  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--engine", "spark"), "Unknown engine 'spark'; choose one of local, ray."),
-        (("--engine", "ray", "--workers", "-1"), "'-1' workers make no sense"),
+        (("--backend", "spark"), "Unknown backend 'spark'; choose one of local, ray."),
+        (("--backend", "ray", "--workers", "-1"), "'-1' workers make no sense"),
     ],
 )
-def test_unknown_engines_and_odd_numbers_of_workers_are_a_sentence(
+def test_unknown_backends_and_odd_numbers_of_workers_are_a_sentence(
     shell: Shell, tiny: list[str], options: tuple[str, ...], sentence: str
 ) -> None:
     code, _, err = shell("score", *tiny, "--n", "2", *options)
@@ -60,11 +61,21 @@ def test_unknown_engines_and_odd_numbers_of_workers_are_a_sentence(
     assert sentence in err
 
 
+def test_the_former_variable_is_read_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAP_VIZ_ENGINE", "ray")
+    monkeypatch.delenv(BACKEND, raising=False)
+    with pytest.warns(FutureWarning, match="CAP_VIZ_ENGINE is called CAP_VIZ_BACKEND now"):
+        assert asked_backend() == BackendChoice("ray")
+    monkeypatch.setenv(BACKEND, "local")
+    with pytest.warns(FutureWarning, match="CAP_VIZ_BACKEND"):
+        assert asked_backend() == BackendChoice()
+
+
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cap_viz.runs.backends.base.find_spec", lambda _: None)
+    monkeypatch.setattr("cap_viz.runs.backends.find_spec", lambda _: None)
     with pytest.raises(CapVizError, match=r"Ray is not installed here; run pip install -r requirements-ray.txt"):
-        engine_named(EngineChoice("ray"))
-    assert engine_named(EngineChoice()) is HERE
+        backend_named(BackendChoice("ray"))
+    assert backend_named(BackendChoice()) is HERE
 
 
 def held(model: ReasoningModel) -> Worker:
