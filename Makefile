@@ -40,10 +40,11 @@ fuzz: $(DEV) ## ten thousand hostile inputs for every parser
 audit: $(DEV) ## known vulnerabilities of the pins, and the list of licences
 	@$(PY) -m scripts.supply_chain
 
-lint: $(DEV) ## format, lint and types
+lint: $(DEV) ## format, lint, types, and the direction of imports
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m pyright
+	@.venv/bin/lint-imports --no-logo
 
 check: lint test ## everything to run before a commit
 

@@ -39,6 +39,7 @@ from benchmarks.replay_vs_naive import CLOCKS, Clock, naive_batches, naive_head,
 from cap_viz.attribution.exact import encode_all, make_score_plan, score_steps
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.cli.output import shown
+from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
@@ -50,7 +51,6 @@ from cap_viz.stats.budget import Cost, pilot_of
 from cap_viz.stats.reliability import shuffled_examples, spearman_rows, subset_means
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, named_set
-from studies.shipped import N_CALIBRATION
 
 TASK = "arc_easy"
 METRICS = ("nll", "choice_nll")

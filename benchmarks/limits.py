@@ -35,6 +35,7 @@ from cap_viz.attribution import exact
 from cap_viz.attribution import gradient as by_gradient
 from cap_viz.attribution.exact import exact_scores, make_score_plan, score_steps
 from cap_viz.cli.output import shown
+from cap_viz.defaults import N_CALIBRATION
 from cap_viz.evaluation.choice import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
@@ -44,7 +45,6 @@ from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import calibration_set
-from studies.shipped import N_CALIBRATION
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
 

@@ -1,7 +1,7 @@
 """The runs that come with the project: `python -m studies.shipped` computes what is missing and publishes it.
 
-Those of the study (`study.py`) come with it as well; what of it has been computed is published, but `python -m cap_viz
-study` computes it. Those of cap_fine's confirmation come from `python -m studies.cap_fine_confirmation --publish`.
+Those of the study (`study.py`) come with it as well: `python -m studies` computes them, and what is there is published.
+Those of cap_fine's confirmation come from `python -m studies.cap_fine_confirmation --publish`.
 
 Runs are computed in the local store (so an interrupted rebuild goes on where it was) and then copied to
 cache/shipped, which the app itself never writes. Only numbers and example ids are stored, no texts.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cap_viz.defaults import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef, resolve
 from cap_viz.models.loading import load
@@ -28,13 +29,9 @@ from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from studies.run_many import computed_in_turn
 from studies.study import study_parts
 
-N_CALIBRATION = 48
 N_TEXTS = 16
 # Passages: running text agrees less from one to the next, so its ranking needs more of them (reliability .8).
 N_PASSAGES = 40
-SEED = 0
-MAIN_CRITERIA = ("cap", "wanda", "magnitude", "global_magnitude")
-SPARSITIES = (0.1, 0.2, 0.5)
 # The toy model computes a whole heatmap in the time SmolLM2 needs for one question.
 N_TOY_CALIBRATION = 64
 N_TOY_EVALUATION = 200

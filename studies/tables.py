@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Measure, level_of, paired, paired_losses
+from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Measure, against_guessing, level_of, paired, paired_losses
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef

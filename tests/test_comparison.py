@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cap_viz.attribution.results import EvalReport, Questions
+from cap_viz.dashboard.compare.reported import ACCURACY, reported_accuracy
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import (
     ACC,
@@ -21,7 +22,6 @@ from cap_viz.evaluation.eval_metrics import (
     per_question,
 )
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.paper import ACCURACY, accuracy_of
 from cap_viz.runs.comparison import DENSE, comparison_rows, contrasts, control_pairs, reference_pairs
 from cap_viz.runs.mask_provenance import basis_of, groups_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
@@ -245,7 +245,7 @@ def test_activations_on_other_examples_than_the_scores_are_part_of_the_basis() -
 
 def test_the_paper_s_points() -> None:
     assert len(ACCURACY) == 18
-    found = {(point.criterion, point.sparsity): point.value for point in accuracy_of("arc_challenge")}
+    found = {(point.criterion, point.sparsity): point.value for point in reported_accuracy("arc_challenge")}
     assert found["cap", 0.5] == pytest.approx(0.301)
     assert found["wanda", 0.2] == pytest.approx(0.439)
-    assert accuracy_of("mini_science") == ()
+    assert reported_accuracy("mini_science") == ()

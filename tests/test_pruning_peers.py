@@ -21,8 +21,9 @@ from cap_viz.pruning.criteria.ria import ria_score
 from cap_viz.pruning.criteria.shuffled_cap import shuffled
 from cap_viz.pruning.criteria.sparsegpt import sparsegpt
 from cap_viz.pruning.criteria.taylor import taylor_score
+from cap_viz.pruning.criterion import UNIFORM
 from cap_viz.pruning.mask import MatrixSize
-from cap_viz.pruning.selection.local_groups import LOCAL_GROUPS, UNIFORM, PerColumnBlock, group_for, local_profile
+from cap_viz.pruning.selection.local_groups import LOCAL_GROUPS, PerColumnBlock, group_for, local_profile
 from cap_viz.pruning.selection.owl import outlier_share, owl_allocation, owl_steps
 from tests.tiny import tiny_examples
 

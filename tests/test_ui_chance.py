@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.dashboard.prune.accuracy import Column
 from cap_viz.dashboard.prune.accuracy_view import chance_of
-from cap_viz.evaluation.eval_metrics import ACC, guessing
+from cap_viz.evaluation.eval_metrics import ACC, against_guessing, guessing
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.comparison import DENSE as DENSE_CELL
 from cap_viz.runs.comparison import comparison_rows

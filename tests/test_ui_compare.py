@@ -26,14 +26,16 @@ from cap_viz.cli.accuracy import compare
 from cap_viz.dashboard.compare.command import USUAL_N, USUAL_REFERENCE, next_command
 from cap_viz.dashboard.compare.data import Choice, Comparison, Stored, compared, stored_comparison
 from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
+from cap_viz.dashboard.compare.reported import ReportedPoint, reported_accuracy
 from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
 from cap_viz.dashboard.compare.words import NO_SIGN, clause, evidence_words, verdicts
+from cap_viz.defaults import MAIN_CRITERIA, SEED
+from cap_viz.defaults import N_CALIBRATION as N_CALIBRATED
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Level, Measure
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.figures.theme import criterion_colour, display_order
 from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
-from cap_viz.paper import PaperPoint, accuracy_of
 from cap_viz.progress import finish
 from cap_viz.runs.comparison import DENSE, Cell, Contrast, comparison_specs
 from cap_viz.runs.execute import run_steps
@@ -47,8 +49,6 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import Interval, PairedComparison, compare_paired
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import evaluation_set
-from studies.shipped import MAIN_CRITERIA, SEED
-from studies.shipped import N_CALIBRATION as N_CALIBRATED
 from tests.tiny import write_tiny_model
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 40, 2
@@ -206,7 +206,7 @@ def test_sparsities_too_close_to_label_are_left_out() -> None:
 
 
 def test_the_paper_s_points_are_hollow_diamonds_inside_the_range() -> None:
-    paper = (PaperPoint("t", "cap", 0.1, 0.742), PaperPoint("t", "wanda", 0.5, 0.085))
+    paper = (ReportedPoint("t", "accuracy", "cap", 0.1, 0.742), ReportedPoint("t", "accuracy", "wanda", 0.5, 0.085))
     figure = curves(shown_curves(paper=paper))
     cap, wanda = traces(figure)[-2:]
     assert (cap.marker.symbol, cap.marker.color) == ("diamond-open", criterion_colour("cap"))
@@ -552,11 +552,11 @@ def test_the_paper_s_numbers_are_in_their_table(world: World, page: AppTest) -> 
 
 def test_the_paper_s_points_wait_to_be_asked_for(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     # The tiny model's task stands in for one the paper reports; those need data that is not in the repository.
-    def reported(name: str) -> tuple[PaperPoint, ...]:
-        return accuracy_of("arc_challenge")
+    def reported(name: str) -> tuple[ReportedPoint, ...]:
+        return reported_accuracy("arc_challenge")
 
-    monkeypatch.setattr("cap_viz.dashboard.compare.page.accuracy_of", reported)
-    monkeypatch.setattr("cap_viz.dashboard.compare.controls.accuracy_of", reported)
+    monkeypatch.setattr("cap_viz.dashboard.compare.page.reported_accuracy", reported)
+    monkeypatch.setattr("cap_viz.dashboard.compare.controls.reported_accuracy", reported)
     opened(page, world)
     assert diamonds_on(page) == 0, "second-hand numbers of another model stood in the figure unasked"
     page.toggle(key="paper").set_value(True).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cap_viz.dashboard.glossary.page import found
-from cap_viz.dashboard.glossary.terms import GLOSSARY, SECTIONS
+from cap_viz.dashboard.terms import GLOSSARY, SECTIONS
 from tests.test_ui_pages import opened
 
 

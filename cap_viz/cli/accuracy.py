@@ -23,6 +23,7 @@ from cap_viz.cli.options import (
     split_list,
 )
 from cap_viz.cli.output import out, print_json, run_facts
+from cap_viz.defaults import MAIN_CRITERIA, N_CALIBRATION, SPARSITIES
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.backends import asked_backend
 from cap_viz.runs.run_labels import percent
@@ -41,13 +42,13 @@ def evaluate(
     n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 200,
     criterion: Annotated[str, typer.Option(help="Prune by this criterion first; dense if left out.")] = "",
     sparsity: Annotated[float, typer.Option(help="Share of weights set to zero.")] = 0.2,
-    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = 48,
+    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = N_CALIBRATION,
     as_json: JsonOption = False,
     *,
     mask: MaskOptions,
 ) -> None:
     """Measure accuracy, dense or pruned."""
-    from cap_viz.accuracy import against_guessing
+    from cap_viz.evaluation.eval_metrics import against_guessing
     from cap_viz.runs.run_loading import read_report
     from cap_viz.runs.store import Store
     from cap_viz.stats import wilson
@@ -95,12 +96,10 @@ def compare(
     task: TaskOption = "mini_science",
     model: ModelOption = DEFAULT_MODEL,
     n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 600,
-    criteria: Annotated[
-        str, typer.Option(help="Criteria, separated by commas.")
-    ] = "cap,wanda,magnitude,global_magnitude",
-    sparsities: Annotated[str, typer.Option(help="Sparsities, separated by commas.")] = "0.1,0.2,0.5",
+    criteria: Annotated[str, typer.Option(help="Criteria, separated by commas.")] = ",".join(MAIN_CRITERIA),
+    sparsities: Annotated[str, typer.Option(help="Sparsities, separated by commas.")] = ",".join(map(str, SPARSITIES)),
     against: Annotated[str, typer.Option(help="The criterion the others are compared with, or dense.")] = "wanda",
-    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criteria.")] = 48,
+    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criteria.")] = N_CALIBRATION,
     seed: SeedOption = 0,
     metric: MetricOption = "nll",
     calibration_task: CalibrationTaskOption = None,

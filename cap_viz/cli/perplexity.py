@@ -10,6 +10,7 @@ from cap_viz.cli.computing import stored_run
 from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json, run_facts
+from cap_viz.defaults import N_CALIBRATION
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import percent
@@ -28,7 +29,7 @@ def perplexity(
     criterion: Annotated[str, typer.Option(help="Prune by this criterion first; dense if left out.")] = "",
     sparsity: Annotated[float, typer.Option(help="Share of weights set to zero.")] = 0.2,
     task: Annotated[str, typer.Option(help="The task whose examples the criterion is calibrated on.")] = "mini_science",
-    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = 48,
+    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = N_CALIBRATION,
     as_json: JsonOption = False,
     *,
     mask: MaskOptions,

@@ -11,6 +11,7 @@ import typer
 
 from cap_viz.cli.options import JsonOption, TaskOption
 from cap_viz.cli.output import out, print_json
+from cap_viz.defaults import N_CALIBRATION
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.progress import duration
@@ -25,7 +26,7 @@ def plan(
     model: Annotated[
         str, typer.Option("--model", "-m", help="As elsewhere, or a folder with config.json and tokenizer only.")
     ] = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", help="Calibration examples whose heads are scored.")] = 48,
+    n: Annotated[int, typer.Option("--n", help="Calibration examples whose heads are scored.")] = N_CALIBRATION,
     n_evaluation: Annotated[int, typer.Option(help="Evaluation examples of one accuracy.")] = 600,
     teraflops: Annotated[
         float, typer.Option(help="What the device does in products, in 10^12 operations a second; 0: no times.")

@@ -17,6 +17,7 @@ from cap_viz.cli.options import (
     TaskOption,
 )
 from cap_viz.cli.output import out, print_json, shown
+from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import percent
 
@@ -27,7 +28,7 @@ def prune(
     sparsity: SparsityOption = 0.2,
     task: TaskOption = "mini_science",
     model: ModelOption = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = 48,
+    n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = N_CALIBRATION,
     as_json: JsonOption = False,
     *,
     mask: MaskOptions,
@@ -76,7 +77,7 @@ def export(
     sparsity: SparsityOption = 0.2,
     task: TaskOption = "mini_science",
     model: ModelOption = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = 48,
+    n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = N_CALIBRATION,
     mask_only: Annotated[bool, typer.Option("--mask-only", help="Write the mask as one safetensors file.")] = False,
     *,
     mask: MaskOptions,

@@ -10,6 +10,7 @@ from cap_viz.cli.computing import stored_run
 from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import out, print_json, run_facts
+from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import percent
 
@@ -26,7 +27,7 @@ def solution_loss(
     criterion: Annotated[str, typer.Option(help="Prune by this criterion first; dense if left out.")] = "",
     sparsity: Annotated[float, typer.Option(help="Share of weights set to zero.")] = 0.2,
     calibrated_on: Annotated[str, typer.Option(help="The task the criterion is calibrated on; else the same.")] = "",
-    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = 48,
+    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = N_CALIBRATION,
     as_json: JsonOption = False,
     *,
     mask: MaskOptions,

@@ -16,10 +16,10 @@ import streamlit as st
 
 from cap_viz.dashboard.components.panels import note, problem
 from cap_viz.dashboard.components.submission import own_jobs
-from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.serving import offered
 from cap_viz.dashboard.state import bad_choice, choose, keep_valid
 from cap_viz.dashboard.stored import stored_runs
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, ModelRef, is_available
 from cap_viz.models.devices import check_asked, expected_device

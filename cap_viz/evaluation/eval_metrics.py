@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.stats import (
+    ChanceTest,
     Interval,
     PairedComparison,
     PairedMeans,
+    above_chance,
     bootstrap_mean_ci,
     compare_means,
     compare_paired,
@@ -24,7 +25,7 @@ from cap_viz.stats import (
     wilson,
 )
 from cap_viz.stats.paired import mcnemar
-from cap_viz.tasks import Task
+from cap_viz.tasks import Task, majority_share
 from cap_viz.tasks.pairing import check_same_items
 
 Paired = PairedComparison | PairedMeans
@@ -138,3 +139,9 @@ def guessing(task: Task, report: EvalReport, measure: Measure) -> float:
     if measure.is_share:
         return against_guessing(task, report).chance
     return float(np.log(report.questions.n_options).mean())
+
+
+def against_guessing(task: Task, report: EvalReport) -> ChanceTest:
+    """Accuracy against 1/K, or against always giving the commoner answer for yes/no questions."""
+    questions = report.questions
+    return above_chance(report.correct, questions.n_options, majority=majority_share(task, questions.gold.tolist()))

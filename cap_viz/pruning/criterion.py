@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
@@ -47,6 +47,27 @@ Result = TypeVar("Result")
 
 
 Steps = Generator[Progress, None, Result]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How a sparsity is spread over layers: `offsets[layer]` is added to it; with no offsets it is the same everywhere.
+
+    The mean of the offsets is 0. They shrink together where a layer would leave the range 0..1.
+    """
+
+    offsets: Mapping[int, float] = field(default_factory=dict)
+
+    def sparsity(self, layer: int, asked: float) -> float:
+        """What goes from the layer when `asked` goes from the whole."""
+        if not self.offsets:
+            return asked
+        lowest, highest = min(self.offsets.values()), max(self.offsets.values())
+        room = min(1.0, asked / -lowest, (1 - asked) / highest)
+        return min(max(asked + room * self.offsets[layer], 0.0), 1.0)
+
+
+UNIFORM = Allocation()
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.results import EvalReport
-from cap_viz.evaluation.eval_metrics import ACC, Measure, Paired, level_of, paired
+from cap_viz.evaluation.eval_metrics import ACC, Measure, Paired, against_guessing, level_of, paired
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.spec import EvalSpec

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cap_viz.dashboard.compare.data import Stored
+from cap_viz.defaults import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES
 from cap_viz.figures.theme import display_order
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.comparison import DENSE
 from cap_viz.runs.mask_provenance import Basis, Group
-from studies.shipped import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES
 
 # What to measure next when the table is complete.
 FURTHER = (0.3, 0.4, 0.6)

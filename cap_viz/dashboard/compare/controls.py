@@ -8,12 +8,12 @@ import streamlit as st
 
 from cap_viz.dashboard.compare.command import USUAL_REFERENCE
 from cap_viz.dashboard.compare.data import Choice, Stored
+from cap_viz.dashboard.compare.reported import MODEL, reported_accuracy
 from cap_viz.dashboard.components.panels import note
-from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid, keep_valid_ones
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.evaluation.eval_metrics import ACC, MEASURES, Measure, measure_named
 from cap_viz.figures.theme import display_order
-from cap_viz.paper import MODEL, accuracy_of
 from cap_viz.runs.comparison import DENSE
 from cap_viz.runs.mask_provenance import Group
 from cap_viz.tasks import Task
@@ -118,7 +118,7 @@ def group_control(groups: Sequence[Group]) -> tuple[Group, str]:
 
 def paper_control(task: Task, measure: Measure) -> bool:
     """Offered where the paper reports this task; its accuracies go with accuracies only."""
-    if measure != ACC or not accuracy_of(task.name):
+    if measure != ACC or not reported_accuracy(task.name):
         return False
     return st.toggle(
         "Show the paper’s points",

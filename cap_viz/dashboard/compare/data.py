@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cap_viz.accuracy import against_guessing
 from cap_viz.dashboard.stored import level_in, paired_in, paired_p_in, report_of
-from cap_viz.evaluation.eval_metrics import Level, Measure, companion, guessing
+from cap_viz.evaluation.eval_metrics import Level, Measure, against_guessing, companion, guessing
 from cap_viz.figures.theme import display_order
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast, contrasts, control_pairs, reference_pairs

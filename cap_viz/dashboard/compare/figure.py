@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
+from cap_viz.dashboard.compare.reported import MODEL, ReportedPoint
 from cap_viz.evaluation.eval_metrics import Level, Measure
 from cap_viz.figures.accuracy import Marks, whisker_marks
 from cap_viz.figures.theme import FAINT, NEUTRAL, blank, criterion_colour, criterion_glyph, display_order
-from cap_viz.paper import MODEL, PaperPoint
 from cap_viz.pruning import criterion_title
 
 HEIGHT = 392
@@ -45,7 +45,7 @@ class Curves:
     dense: Level
     guess: float
     points: Sequence[CurvePoint]
-    paper: Sequence[PaperPoint] = ()
+    paper: Sequence[ReportedPoint] = ()
     greyed: bool = False
 
 
@@ -181,7 +181,7 @@ def end_label(marks: Marks, shown: Curves) -> Label:
     return Label(text, marks.x[-1], marks.value[-1], colour)
 
 
-def diamonds(name: str, points: Sequence[PaperPoint], scale: float) -> go.Scatter:
+def diamonds(name: str, points: Sequence[ReportedPoint], scale: float) -> go.Scatter:
     """The paper's points: hollow, without whiskers, since it reports none."""
     return go.Scatter(
         name=f"paper: {criterion_title(name)}",

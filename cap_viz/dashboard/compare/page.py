@@ -10,6 +10,7 @@ from cap_viz.dashboard.compare.controls import KEYS, controls
 from cap_viz.dashboard.compare.data import Choice, Comparison, Damage, Stored, compared, stored_comparison
 from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, guess_word, number
 from cap_viz.dashboard.compare.perplexity import perplexity_section
+from cap_viz.dashboard.compare.reported import ACCURACY, MODEL, PERPLEXITY, SOURCE, reported_accuracy
 from cap_viz.dashboard.compare.solutions import solutions_section
 from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
 from cap_viz.dashboard.compare.words import (
@@ -26,7 +27,6 @@ from cap_viz.dashboard.components.panels import age, caution, empty, escaped, no
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.state import go_button, link_here
 from cap_viz.figures.theme import CONFIG
-from cap_viz.paper import ACCURACY, MODEL, PERPLEXITY, SOURCE, accuracy_of
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROL, DENSE, PLACEBO, SUBJECT, Cell
 from cap_viz.runs.run_queries import dense_sizes
@@ -196,7 +196,7 @@ def curves_of(comparison: Comparison) -> Curves:
         dense=comparison.levels[DENSE],
         guess=comparison.guess,
         points=[curve_point(comparison, cell) for cell in comparison.cells],
-        paper=accuracy_of(comparison.task.name) if comparison.choice.paper else (),
+        paper=reported_accuracy(comparison.task.name) if comparison.choice.paper else (),
         greyed=comparison.on_floor and comparison.measure.is_share,
     )
 
@@ -344,7 +344,7 @@ def paper_section(task: Task) -> None:
             "GSM8K rises from 10 to 20 %."
         )
         st.table(paper_table(), border="horizontal", hide_index=True)
-        if not accuracy_of(task.name):
+        if not reported_accuracy(task.name):
             st.caption(f"The paper reports nothing on {escaped(task.name)}.")
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 import streamlit as st
 
-from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.state import clicked, keep_in_range
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG
 

@@ -8,7 +8,7 @@ from math import isnan
 
 import streamlit as st
 
-from cap_viz.dashboard.glossary.terms import GLOSSARY
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.runs.prefix_reuse import taken_words
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import Interval

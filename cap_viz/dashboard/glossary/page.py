@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import empty
-from cap_viz.dashboard.glossary.terms import GLOSSARY, SECTIONS
+from cap_viz.dashboard.terms import GLOSSARY, SECTIONS
 
 WIDTH = 860
 COLUMNS = (1, 3)

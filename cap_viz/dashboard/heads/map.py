@@ -11,7 +11,7 @@ import streamlit as st
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.dashboard.components.head_map import selected_head, show_grid, take_click
-from cap_viz.dashboard.glossary.terms import GLOSSARY
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid
 from cap_viz.figures.ranked_bars import Bars, ranked_bars
 from cap_viz.figures.theme import CONFIG

@@ -11,10 +11,10 @@ import streamlit as st
 
 from cap_viz.dashboard.components.head_map import head_inputs, take_click
 from cap_viz.dashboard.components.panels import signed, tile
-from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.heads.detail import HeadView, head_subject, interval, q_value
 from cap_viz.dashboard.heads.map import HeadMap, draw_bars, draw_grid
 from cap_viz.dashboard.stored import HeadStatistics, specificity_of
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import colour_limit
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import CONFIG

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cap_viz.accuracy import against_guessing
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.components.panels import listed, percent, signed
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import HeadStatistics, paired_of, report_of, scores_of, statistics_of
+from cap_viz.defaults import MAIN_CRITERIA, SPARSITIES
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import ACC, paired
+from cap_viz.evaluation.eval_metrics import ACC, against_guessing, paired
 from cap_viz.figures.accuracy import AccuracyPoint
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import Cell
@@ -21,7 +21,6 @@ from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, mean_with_ci, wilson
 from cap_viz.tasks import Task, all_tasks
-from studies.shipped import MAIN_CRITERIA, SPARSITIES
 
 CLEAR = 0.05
 MOST_CRITERIA, MOST_SPARSITIES = 6, 4

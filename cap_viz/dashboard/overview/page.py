@@ -17,11 +17,11 @@ from cap_viz.dashboard.components.panels import (
     tile,
 )
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.overview.cards import coloured, hover, task_cards, top_head
 from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentences
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.accuracy import accuracy_by_sparsity
 from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, display_order

@@ -9,10 +9,11 @@ import streamlit as st
 from cap_viz.dashboard.components.head_map import head_name, named_heads
 from cap_viz.dashboard.components.panels import caution, signed
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.serving import most_prompt_characters
 from cap_viz.dashboard.state import bad_choice, bad_choices, clicked, keep_valid, keep_valid_ones
 from cap_viz.dashboard.stored import HeadStatistics, statistics_of
+from cap_viz.dashboard.terms import GLOSSARY
+from cap_viz.defaults import N_CALIBRATION
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG
@@ -27,7 +28,6 @@ from cap_viz.stats import rank_heads
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import own_tasks_of
-from studies.shipped import N_CALIBRATION
 
 NO_MASK = "none"
 # The model whose page the prompt was last on.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from cap_viz.accuracy import against_guessing
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
 from cap_viz.dashboard.components.panels import (
     caution,
@@ -28,6 +27,7 @@ from cap_viz.dashboard.prune.figures import (
 from cap_viz.dashboard.prune.setting import DENSE, Setting, title_of
 from cap_viz.dashboard.prune.words import limits, named, origin_badge, pruned_words, so_far_badge, swatch
 from cap_viz.errors import CapVizError
+from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.theme import CONFIG
 from cap_viz.progress import duration
 from cap_viz.runs.queue import shared_queue

@@ -9,11 +9,11 @@ import streamlit as st
 
 from cap_viz.dashboard.components.panels import note
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.prune.mask_controls import KEYS as BASIS_KEYS
 from cap_viz.dashboard.prune.mask_controls import basis_controls, calibration_items, spread_note, wrong_basis
 from cap_viz.dashboard.prune.setting import Setting, measured_percents, title_of
 from cap_viz.dashboard.state import bad_choice, choose, keep_valid
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.mask import SCOPES, Scope

@@ -14,13 +14,13 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import METRIC_NAMES
 from cap_viz.dashboard.prune.setting import SPREADS, Setting, title_of
 from cap_viz.dashboard.state import bad_choice, bad_number, choose, keep_in_range, keep_valid
+from cap_viz.defaults import N_CALIBRATION, SEED
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.criterion import ALLOCATIONS, KV_COMBINES, PATTERNS, pattern_sparsity
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set
-from studies.shipped import N_CALIBRATION, SEED
 
 # Accuracy effects of single heads are too coarse to rank heads by.
 METRICS = ("nll", "choice_nll", "logit_diff")

@@ -16,7 +16,6 @@ from cap_viz.dashboard.components.panels import (
     provenance,
 )
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.prune.accuracy import Column, differences
 from cap_viz.dashboard.prune.audit import audit_download, item_detail
 from cap_viz.dashboard.prune.controls import KEYS
@@ -30,6 +29,7 @@ from cap_viz.dashboard.prune.words import named
 from cap_viz.dashboard.prune.zeros import widest_outlier
 from cap_viz.dashboard.state import choose, link_here
 from cap_viz.dashboard.stored import scores_of, texts_of
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.theme import CONFIG
 from cap_viz.pruning import CRITERIA, importance

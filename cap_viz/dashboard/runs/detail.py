@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import streamlit as st
 
-from cap_viz.accuracy import against_guessing
 from cap_viz.dashboard.components.panels import (
     age,
     caution,
@@ -28,7 +27,7 @@ from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import level_in, report_of
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM
+from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, against_guessing
 from cap_viz.evaluation.generation import LENGTH, GenerationReport
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of

@@ -12,13 +12,13 @@ from streamlit.delta_generator import DeltaGenerator
 from cap_viz.dashboard.components.head_map import head_inputs, turned
 from cap_viz.dashboard.components.panels import age, empty, escaped, note, problem, provenance, signed
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.glossary.terms import GLOSSARY
 from cap_viz.dashboard.heads.detail import interval
 from cap_viz.dashboard.state import clicked, go_button, link_here
 from cap_viz.dashboard.tasks.controls import KEYS, RAW, SCALE_UNITS, STANDARDISED, Choice, controls
 from cap_viz.dashboard.tasks.data import Collection, Measured, Pair, collect, pairs, shared_heads
 from cap_viz.dashboard.tasks.own import added_note, own_tasks_popover
 from cap_viz.dashboard.tasks.pair import pair_section
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import colour_limit
 from cap_viz.figures.tasks import (

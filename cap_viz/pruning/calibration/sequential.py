@@ -28,9 +28,8 @@ from cap_viz.pruning.calibration.activations import (
     calibration_rows,
     plain_batch,
 )
-from cap_viz.pruning.criterion import MaskRequest, Steps
+from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest, Steps
 from cap_viz.pruning.mask import Mask, layer_groups, mask_from, matrix_size, scoped_matrices
-from cap_viz.pruning.selection.local_groups import UNIFORM, Allocation
 
 if TYPE_CHECKING:
     from cap_viz.attribution.forward.dense_pass import BlockCall

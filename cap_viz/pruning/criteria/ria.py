@@ -21,9 +21,9 @@ from jaxtyping import Float
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import input_norm, squares
 from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request
+from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request
 from cap_viz.pruning.mask import Mask
-from cap_viz.pruning.selection.local_groups import PER_MATRIX, Allocation, group_for
+from cap_viz.pruning.selection.local_groups import PER_MATRIX, group_for
 from cap_viz.pruning.selection.owl import allocated
 
 if TYPE_CHECKING:

@@ -21,16 +21,9 @@ from jaxtyping import Float
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import input_norm, squares, wanda_score
 from cap_viz.pruning.calibration.sequential import Prune, Pruned, dense_sums, sequential_steps
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request, fixed_score_steps
 from cap_viz.pruning.mask import Mask
-from cap_viz.pruning.selection.local_groups import (
-    PER_ROW,
-    ROWS_ROUNDED,
-    Allocation,
-    LocalRanking,
-    group_for,
-    local_ranking,
-)
+from cap_viz.pruning.selection.local_groups import PER_ROW, ROWS_ROUNDED, LocalRanking, group_for, local_ranking
 from cap_viz.pruning.selection.owl import allocated
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ so that a ranking needs no memory beyond its score, and the zeros at any sparsit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -17,7 +17,7 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.criterion import MaskRequest, Steps, check_pattern_sparsity
+from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest, Steps, check_pattern_sparsity
 from cap_viz.pruning.mask import (
     Mask,
     MatrixSize,
@@ -183,27 +183,6 @@ def group_for(pattern: str | None, otherwise: AnyGroup) -> AnyGroup | Pattern:
         return otherwise
     zeros_in, length = pattern.split(":")
     return Pattern(int(zeros_in), int(length))
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """How a sparsity is spread over layers: `offsets[layer]` is added to it; with no offsets it is the same everywhere.
-
-    The mean of the offsets is 0. They shrink together where a layer would leave the range 0..1.
-    """
-
-    offsets: Mapping[int, float] = field(default_factory=dict)
-
-    def sparsity(self, layer: int, asked: float) -> float:
-        """What goes from the layer when `asked` goes from the whole."""
-        if not self.offsets:
-            return asked
-        lowest, highest = min(self.offsets.values()), max(self.offsets.values())
-        room = min(1.0, asked / -lowest, (1 - asked) / highest)
-        return min(max(asked + room * self.offsets[layer], 0.0), 1.0)
-
-
-UNIFORM = Allocation()
 
 
 def local_profile(

@@ -22,9 +22,8 @@ from jaxtyping import Float
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import input_norm, squares, wanda_score
 from cap_viz.pruning.calibration.sequential import dense_sums
-from cap_viz.pruning.criterion import MaskRequest, Steps, portion
+from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest, Steps, portion
 from cap_viz.pruning.mask import layer_groups, scoped_matrices
-from cap_viz.pruning.selection.local_groups import UNIFORM, Allocation
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
