@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cap_viz._moved import find_former_modules
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from cap_viz.models.loading import load_model
     from cap_viz.pruning import prune_mask
     from cap_viz.tasks import load_task
+
+find_former_modules()
 
 HOMES = {
     "load_task": "cap_viz.tasks",

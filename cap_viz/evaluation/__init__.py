@@ -1,0 +1,3 @@
+from cap_viz._moved import names_of
+
+__getattr__ = names_of("cap_viz.evaluation", "evaluation.choice")

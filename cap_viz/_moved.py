@@ -1,0 +1,149 @@
+"""Former import paths: they work until version 0.2, with a warning that names the new one."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# Former module → where its names are now, the first place first; all below `cap_viz`.
+MOVED = {
+    "accuracy": "evaluation.eval_metrics",
+    "archive": "runs.archive",
+    "audit": "runs.audit",
+    "basis": "runs.mask_provenance",
+    "batch_size": "models.batch_size",
+    "batched": "runs.batched_runs",
+    "checkpoints": "runs.checkpoints",
+    "cluster": "runs.backends.ray",
+    "cluster_worker": "runs.backends.ray_worker",
+    "comparison": "runs.comparison",
+    "conversion": "models.gguf",
+    "describe": "runs.run_labels",
+    "devices": "models.devices",
+    "doctor": "attribution.self_test",
+    "engine.capture": "attribution.forward.dense_pass",
+    "engine.checks": "attribution.forward.shortcut_checks",
+    "engine.decoding": "attribution.forward.greedy",
+    "engine.direct": "attribution.forward.llama_fast_path",
+    "engine.direct_decoding": "attribution.forward.llama_decoding",
+    "engine.gradient": "attribution.forward.backward",
+    "engine.joint": "attribution.forward.joint",
+    "engine.losses": "attribution.forward.losses",
+    "engine.packing": "attribution.forward.packing",
+    "engine.replacement": "attribution.forward.patching",
+    "engine.replay": "attribution.forward.replay",
+    "engines": "runs.backends runs.backends.base errors",
+    "estimators": "attribution.estimators",
+    "estimators.gradient": "attribution.gradient",
+    "estimators.hybrid": "attribution.hybrid",
+    "estimators.joint": "attribution.joint_ablation",
+    "example_sets": "tasks.example_sets",
+    "export": "runs.export",
+    "fields": "runs.schema_check",
+    "finding": "runs.run_queries tasks.readable",
+    "first_items": "runs.prefix_reuse",
+    "generation": "evaluation.generation runs.protocols",
+    "health": "cli.health",
+    "hub": "models.hub",
+    "jobs": "runs.queue",
+    "loaded_models": "runs.loaded_models",
+    "mask_specs": "runs.mask_specs",
+    "measures": "evaluation.eval_metrics",
+    "metrics": "attribution.effect_metrics",
+    "notebook": "runs.notebook",
+    "numbers": "runs.flat_tables",
+    "offload": "models.offload",
+    "own_solutions": "runs.self_generated_calibration",
+    "pairing": "tasks.pairing",
+    "perplexity": "evaluation.perplexity runs.protocols",
+    "plan": "attribution.batch_plan",
+    "planning": "models.cost_model",
+    "precision": "models.rounding_noise",
+    "pruning.activations": "pruning.calibration.activations",
+    "pruning.allocation": "pruning.selection.owl",
+    "pruning.base": "pruning.criterion",
+    "pruning.cap": "pruning.criteria.cap",
+    "pruning.cap_fine": "pruning.criteria.cap_fine",
+    "pruning.gblm": "pruning.criteria.gblm",
+    "pruning.global_magnitude": "pruning.criteria.global_magnitude",
+    "pruning.gradients": "pruning.calibration.gradients",
+    "pruning.groups": "pruning.selection.local_groups pruning.criterion",
+    "pruning.head": "pruning.criteria.head",
+    "pruning.head_zeros": "pruning.head_sparsity",
+    "pruning.magnitude": "pruning.criteria.magnitude",
+    "pruning.masks": "pruning.mask",
+    "pruning.random_weights": "pruning.criteria.random_weights",
+    "pruning.ria": "pruning.criteria.ria",
+    "pruning.sequential": "pruning.calibration.sequential",
+    "pruning.shuffled_cap": "pruning.criteria.shuffled_cap",
+    "pruning.sparsegpt": "pruning.criteria.sparsegpt",
+    "pruning.taylor": "pruning.criteria.taylor",
+    "pruning.threshold": "pruning.selection.global_threshold",
+    "pruning.token_gradients": "pruning.calibration.token_gradients",
+    "pruning.wanda": "pruning.criteria.wanda",
+    "reading": "runs.run_loading",
+    "repair": "runs.repair",
+    "results": "attribution.results",
+    "roles": "attribution.attention_patterns",
+    "scoring": "attribution.exact",
+    "serving": "dashboard.serving",
+    "solution_loss": "evaluation.solution_loss runs.protocols",
+    "spec": "runs.spec attribution.results",
+    "spreadsheet": "runs.spreadsheet",
+    "store": "runs.store",
+    "tables": "runs.parquet_schema",
+    "tensors": "models.tensors",
+    "together": "runs.kinds.joint",
+    "weights": "models.weight_files",
+    "whatif": "attribution.prompt_intervention",
+}
+# Their modules are all in `MOVED`.
+FORMER_PACKAGES = ("engine", "estimators")
+
+
+class FormerModules(MetaPathFinder, Loader):
+    """Finds a module by its former name: an empty one, whose names are looked up where they are now."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        if package != "cap_viz" or name not in (*MOVED, *FORMER_PACKAGES):
+            return None
+        return ModuleSpec(fullname, self, is_package=name in FORMER_PACKAGES)
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__.removeprefix("cap_viz.")
+        if name in MOVED:
+            module.__dict__["__getattr__"] = names_of(module.__name__, *MOVED[name].split())
+
+
+def names_of(former: str, *places: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module: a name that is now in one of `places`, with a warning."""
+
+    def found(name: str) -> Any:
+        if not name.startswith("__"):
+            for place in places:
+                home = import_module(f"cap_viz.{place}")
+                if hasattr(home, name):
+                    value = getattr(home, name)
+                    defined = getattr(value, "__module__", "")
+                    now = f"{defined if defined.startswith('cap_viz.') else home.__name__}.{name}"
+                    note = f"{former}.{name} is {now} now; the former path works until version 0.2."
+                    warnings.warn(note, FutureWarning, stacklevel=2)
+                    return value
+        raise AttributeError(f"module {former!r} has no attribute {name!r}")
+
+    return found
+
+
+def find_former_modules() -> None:
+    """Have Python ask for former names last of all."""
+    if not any(isinstance(finder, FormerModules) for finder in sys.meta_path):
+        sys.meta_path.append(FormerModules())
