@@ -47,7 +47,7 @@ from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.stats import hybrid_mean, mean_with_ci
-from cap_viz.stats.budget import Cost, pilot_of
+from cap_viz.stats.budget import ExampleCost, pilot_of
 from cap_viz.stats.reliability import shuffled_examples, spearman_rows, subset_means
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, named_set
@@ -96,7 +96,7 @@ class Seconds:
 
     def hybrid(self, n: int, n_gradient: int) -> float:
         """Seconds of a whole hybrid run."""
-        return self.checks + Cost(self.exact, self.gradient).seconds(n, n_gradient)
+        return self.checks + ExampleCost(self.exact, self.gradient).seconds(n, n_gradient)
 
 
 def banks(model: ReasoningModel, n: int) -> dict[str, Bank]:

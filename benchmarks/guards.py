@@ -11,7 +11,7 @@ from typing import Any
 
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.backends.base import HERE
-from cap_viz.runs.batched_runs import BatchedRun, Step
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep
 from cap_viz.runs.spec import RunSpec
 from cap_viz.runs.store import Store
 
@@ -22,7 +22,7 @@ class CountingBackend:
     def __init__(self) -> None:
         self.computed: Counter[RunSpec] = Counter()
 
-    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[Step]:
+    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[BatchStep]:
         for step in HERE.steps(run, wanted):
             if step.last:
                 self.computed[run.spec] += len(run.batches.batches[step.batch])

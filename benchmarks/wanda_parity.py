@@ -30,7 +30,7 @@ from cap_viz.models.loading import Matrix, ReasoningModel, converted, load
 from cap_viz.progress import finish
 from cap_viz.pruning import Mask, prune_mask
 from cap_viz.pruning.calibration.activations import calibration_rows, squares
-from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
+from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
 from cap_viz.pruning.criteria.wanda import pruner
 from cap_viz.pruning.criterion import MaskRequest
 from cap_viz.pruning.mask import Keep
@@ -63,9 +63,9 @@ def behind_theirs(model: ReasoningModel, examples: tuple[Example, ...], sparsity
     request = MaskRequest(sparsity=sparsity, scope="both", calibration=examples)
     prune, ours = pruner(request), {}
 
-    def note_and_follow(matrix: Matrix, sums: torch.Tensor, share: float) -> Pruned:
+    def note_and_follow(matrix: Matrix, sums: torch.Tensor, share: float) -> PrunedMatrix:
         ours[matrix.name] = prune(matrix, sums, share).keep
-        return Pruned(others[matrix.name])
+        return PrunedMatrix(others[matrix.name])
 
     finish(sequential_steps(model, request, criterion="wanda", measure=squares, prune=note_and_follow))
     return ours

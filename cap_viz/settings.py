@@ -68,14 +68,14 @@ def thread_count() -> int | None:
     return int(value)
 
 
-def asked_dtype() -> str:
+def requested_dtype() -> str:
     """The precision asked for. Raises `UsageError` for an unknown one."""
     asked = os.environ.get(DTYPE) or FULL_PRECISION
     check_choice(f"precision in {DTYPE}:", asked, PRECISIONS)
     return asked
 
 
-def asked_device() -> str:
+def requested_device() -> str:
     """The device asked for, or "auto". Raises `UsageError` for what is no device's name."""
     asked = os.environ.get(DEVICE) or AUTO
     kind, _, number = asked.partition(":")
@@ -85,7 +85,7 @@ def asked_device() -> str:
 
 
 def ask_for(*, device: str, dtype: str) -> None:
-    """Set what `asked_device` and `asked_dtype` say, here and in processes started from here; "" changes nothing."""
+    """Set device and precision for this process and those it starts; "" changes nothing."""
     os.environ.update({name: value for name, value in ((DEVICE, device), (DTYPE, dtype)) if value})
 
 

@@ -38,7 +38,7 @@ from cap_viz.pruning.calibration.gradients import (
     root_square_sums,
     whole_rows,
 )
-from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
+from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
 from cap_viz.pruning.calibration.token_gradients import root_token_squares, take_row
 from cap_viz.pruning.criteria.cap import cap_score, importance, region_importance
 from cap_viz.pruning.criteria.sparsegpt import repaired as repaired_weights
@@ -361,11 +361,11 @@ def behind_pruned(factor: Callable[[Lab], dict[str, Tensor]], budgets: bool) -> 
     def made(lab: Lab) -> Mask:
         factors, shares = factor(lab), part_budgets(lab) if budgets else None
 
-        def prune(matrix: Matrix, sums: Tensor, sparsity: float) -> Pruned:
+        def prune(matrix: Matrix, sums: Tensor, sparsity: float) -> PrunedMatrix:
             score = wanda_score(matrix.weight, input_norm(sums) * factors[matrix.name])
             if shares is None:
-                return Pruned(PER_ROW.keep(score, sparsity))
-            return Pruned(kept_by_row(score, shares[matrix.layer, matrix.part].expand(len(score))))
+                return PrunedMatrix(PER_ROW.keep(score, sparsity))
+            return PrunedMatrix(kept_by_row(score, shares[matrix.layer, matrix.part].expand(len(score))))
 
         steps = sequential_steps(lab.model, lab.request, criterion="candidate", measure=squares, prune=prune)
         return finish(steps)
@@ -379,9 +379,9 @@ def repaired(source: str, scored_by: Callable[[str], Callable[[Lab], Score]]) ->
     def made(lab: Lab) -> Mask:
         chosen = global_cut(scored_by(source))(lab).keep
 
-        def prune(matrix: Matrix, moments: Tensor, sparsity: float) -> Pruned:
+        def prune(matrix: Matrix, moments: Tensor, sparsity: float) -> PrunedMatrix:
             keep = chosen[matrix.name]
-            return Pruned(keep, repaired_weights(matrix.weight, moments, keep))
+            return PrunedMatrix(keep, repaired_weights(matrix.weight, moments, keep))
 
         request = MaskRequest(SPARSITY, calibration=lab.examples(source))
         return finish(sequential_steps(lab.model, request, criterion="candidate", measure=products, prune=prune))

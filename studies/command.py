@@ -13,7 +13,7 @@ from cap_viz.cli.options import AddressOption, BackendOption, JsonOption, ModelO
 from cap_viz.cli.output import out, print_json
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL
-from cap_viz.runs.backends import asked_backend, open_backend
+from cap_viz.runs.backends import open_backend, requested_backend
 from cap_viz.settings import start_logging
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def study(
     if not parts:
         raise UsageError(f"The study has no part {part!r}; choose one of {', '.join(one.name for one in every)}.")
     if not plan:
-        with open_backend(asked_backend(backend, address, workers)) as computing:
+        with open_backend(requested_backend(backend, address, workers)) as computing:
             compute_missing(source, store, parts, computing, quiet=as_json)
     rows = [
         {

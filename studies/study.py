@@ -62,7 +62,7 @@ class Setting:
         return next(iter(self.main))
 
     def fewer(self, task: str) -> ExampleSet:
-        """The first evaluation questions of a main task, as many as the lesser parts ask."""
+        """The first evaluation questions of a main task, as many as the weaker parts ask."""
         n = self.main[task]
         return evaluation_set(task, FEWER if n is None else min(n, FEWER))
 

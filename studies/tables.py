@@ -79,8 +79,8 @@ class Study:
         mask = Masks(self.model, task).spec(criterion, sparsity, **options)
         return self.report(EvalSpec(self.model, self.examples(task), mask))
 
-    def lesser(self, task: str, criterion: str, sparsity: float, *, made_for: str = "", **options: Any) -> EvalReport:
-        """As `pruned`, on the fewer questions of the lesser parts, and under the mask made for any task."""
+    def weaker(self, task: str, criterion: str, sparsity: float, *, made_for: str = "", **options: Any) -> EvalReport:
+        """As `pruned`, on the fewer questions of the weaker parts, and under the mask made for any task."""
         mask = Masks(self.model, made_for or task).spec(criterion, sparsity, **options)
         return self.report(EvalSpec(self.model, self.asked.fewer(task), mask))
 
@@ -99,7 +99,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedRow:
     """One comparison of a table: what is named in `labels`, first minus second."""
 
     labels: dict[str, Any]
@@ -107,7 +107,7 @@ class Row:
     second: EvalReport
 
 
-def compared(rows: Sequence[Row], measure: Measure = ACC) -> pd.DataFrame:
+def compared(rows: Sequence[ComparedRow], measure: Measure = ACC) -> pd.DataFrame:
     """All comparisons of a family: both levels, the paired difference, p over the rows, what was detectable."""
     results = [paired(row.first, row.second, measure) for row in rows]
     adjusted = holm(np.array([result.p_value for result in results]))
@@ -160,13 +160,13 @@ def rest(study: Study, measure: Measure) -> pd.DataFrame:
     return compared(list(against_wanda(study, others, measure)), measure)
 
 
-def against_wanda(study: Study, criteria: Sequence[str], measure: Measure) -> Iterator[Row]:
+def against_wanda(study: Study, criteria: Sequence[str], measure: Measure) -> Iterator[ComparedRow]:
     for task in study.asked.main:
         for sparsity in SPARSITIES:
             calibration, wanda = study.wanda(task, sparsity, measure)
             for criterion in criteria:
                 labels = {"task": task, "sparsity": sparsity, "criterion": criterion, "wanda": calibration}
-                yield Row(labels, study.pruned(task, criterion, sparsity), wanda)
+                yield ComparedRow(labels, study.pruned(task, criterion, sparsity), wanda)
 
 
 def levels(study: Study) -> pd.DataFrame:
@@ -179,7 +179,7 @@ def levels(study: Study) -> pd.DataFrame:
             for sparsity in sorted((*SPARSITIES, *between)):
                 rows.append(level_row(task, criterion, sparsity, study.pruned(task, criterion, sparsity)))
     first = study.asked.first
-    rows += [level_row(first, "random", sparsity, study.lesser(first, "random", sparsity)) for sparsity in SPARSITIES]
+    rows += [level_row(first, "random", sparsity, study.weaker(first, "random", sparsity)) for sparsity in SPARSITIES]
     return pd.DataFrame(rows)
 
 
@@ -204,16 +204,16 @@ def level_row(task: str, criterion: str, sparsity: float, report: EvalReport) ->
 def calibration(study: Study, measure: Measure) -> pd.DataFrame:
     """Criteria calibrated on the task minus the same calibrated on text."""
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ComparedRow]:
         for task in study.asked.main:
             for sparsity in FEW_SPARSITIES:
                 for criterion in ("cap", *driven()):
                     by: dict[str, Any] = {"calibration_task": study.asked.text}
                     if criterion == "cap":
                         by = {"scores": by_text(study.model, study.asked)}
-                    text = study.lesser(task, criterion, sparsity, **by)
+                    text = study.weaker(task, criterion, sparsity, **by)
                     labels = {"task": task, "sparsity": sparsity, "criterion": criterion}
-                    yield Row(labels, study.lesser(task, criterion, sparsity), text)
+                    yield ComparedRow(labels, study.weaker(task, criterion, sparsity), text)
 
     return compared(list(rows()), measure)
 
@@ -222,7 +222,7 @@ def causality(study: Study, measure: Measure) -> pd.DataFrame:
     """CAP minus the same with every head equally important."""
     return compared(
         [
-            Row(
+            ComparedRow(
                 {"task": task, "sparsity": sparsity},
                 study.pruned(task, "cap", sparsity),
                 study.pruned(task, "global_magnitude", sparsity),
@@ -238,8 +238,8 @@ def placebo(study: Study) -> pd.DataFrame:
     """CAP among permutations of its own head scores: the share of all that are at least as good is p."""
     task, rows = study.asked.first, []
     for sparsity in FEW_SPARSITIES:
-        cap = study.lesser(task, "cap", sparsity)
-        dealt = [study.lesser(task, "shuffled_cap", sparsity, control_seed=seed) for seed in range(PERMUTATIONS)]
+        cap = study.weaker(task, "cap", sparsity)
+        dealt = [study.weaker(task, "shuffled_cap", sparsity, control_seed=seed) for seed in range(PERMUTATIONS)]
         for name, sign, value in (("accuracy", 1, lambda one: one.acc), ("choice_nll", -1, mean_choice_loss)):
             mine, others = value(cap), [value(one) for one in dealt]
             as_good = sum(sign * other >= sign * mine for other in others)
@@ -266,19 +266,19 @@ def mean_choice_loss(report: EvalReport) -> float:
 def score_choices(study: Study, measure: Measure) -> pd.DataFrame:
     """CAP from answer loss and zero ablation minus CAP from another metric or another ablation."""
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ComparedRow]:
         for task in study.asked.main:
             for sparsity in FEW_SPARSITIES:
-                usual = study.lesser(task, "cap", sparsity)
+                usual = study.weaker(task, "cap", sparsity)
                 labels = {"task": task, "sparsity": sparsity}
-                yield Row(
+                yield ComparedRow(
                     {**labels, "instead": "choice loss"},
                     usual,
-                    study.lesser(task, "cap", sparsity, metric="choice_nll"),
+                    study.weaker(task, "cap", sparsity, metric="choice_nll"),
                 )
                 if task == study.asked.first:
-                    ablated = study.lesser(task, "cap", sparsity, scores=by_mean(study.model, task))
-                    yield Row({**labels, "instead": "mean ablation"}, usual, ablated)
+                    ablated = study.weaker(task, "cap", sparsity, scores=by_mean(study.model, task))
+                    yield ComparedRow({**labels, "instead": "mean ablation"}, usual, ablated)
 
     return compared(list(rows()), measure)
 
@@ -288,10 +288,10 @@ def seeds(study: Study, measure: Measure) -> pd.DataFrame:
     task = study.asked.first
     return compared(
         [
-            Row(
+            ComparedRow(
                 {"task": task, "sparsity": sparsity, "seed": seed},
-                study.lesser(task, "cap", sparsity, seed=seed),
-                study.lesser(task, "wanda", sparsity, seed=seed),
+                study.weaker(task, "cap", sparsity, seed=seed),
+                study.weaker(task, "wanda", sparsity, seed=seed),
             )
             for sparsity in FEW_SPARSITIES
             for seed in SEEDS
@@ -304,10 +304,10 @@ def transfer(study: Study, measure: Measure) -> pd.DataFrame:
     """A task under the mask made for it minus the task under the mask made for another."""
     return compared(
         [
-            Row(
+            ComparedRow(
                 {"task": task, "made_for": other, "sparsity": sparsity, "criterion": criterion},
-                study.lesser(task, criterion, sparsity),
-                study.lesser(task, criterion, sparsity, made_for=other),
+                study.weaker(task, criterion, sparsity),
+                study.weaker(task, criterion, sparsity, made_for=other),
             )
             for task in study.asked.main
             for other in study.asked.main
@@ -425,7 +425,7 @@ def loss_difference(name: str, report: EvalReport, other: EvalReport) -> dict[st
 def weak(study: Study) -> pd.DataFrame:
     """Choice loss where accuracy says nothing: CAP and plain magnitude minus Wanda."""
     rows = [
-        Row(
+        ComparedRow(
             {"task": task, "sparsity": sparsity, "criterion": criterion, "accuracy": study.dense(task).acc},
             study.pruned(task, criterion, sparsity),
             study.pruned(task, "wanda", sparsity),

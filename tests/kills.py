@@ -127,7 +127,7 @@ class Trial:
         self.wrong += [f"{name}: {sentence}" for sentence in self.store.damaged()]
         for run in self.store.runs():
             self.store.verify(run)
-        unfinished = self.store.workshop(spec)
+        unfinished = self.store.partial_run_dir(spec)
         self.in_the_middle += unfinished.is_dir() and any(unfinished.glob("batch-*"))
 
     def forget(self, spec: RunSpec) -> None:
@@ -160,7 +160,7 @@ class Trial:
         mine, twin = self.store.get(spec), self.twins.get(spec)
         if mine is None or twin is None or mine.checksums != twin.checksums:
             self.wrong.append(f"{name}: the resumed result differs from the undisturbed one")
-        if self.store.workshop(spec).exists():
+        if self.store.partial_run_dir(spec).exists():
             self.wrong.append(f"{name}: unfinished files are left behind")
 
     def left_behind(self) -> None:

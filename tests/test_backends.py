@@ -11,7 +11,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs.backends import BackendChoice, asked_backend, backend_named
+from cap_viz.runs.backends import BackendChoice, backend_named, requested_backend
 from cap_viz.runs.backends.base import HERE
 from cap_viz.runs.backends.ray_worker import Worker, versions_here
 from cap_viz.runs.batched_runs import batched_run
@@ -43,7 +43,7 @@ def test_options_come_before_the_environment(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert asked_backend(**options) == expected  # pyright: ignore[reportArgumentType]
+    assert requested_backend(**options) == expected  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_the_former_variable_is_read_with_a_note(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CAP_VIZ_ENGINE", "ray")
     monkeypatch.delenv(BACKEND, raising=False)
     with pytest.warns(FutureWarning, match="CAP_VIZ_ENGINE is called CAP_VIZ_BACKEND now"):
-        assert asked_backend() == BackendChoice("ray")
+        assert requested_backend() == BackendChoice("ray")
     monkeypatch.setenv(BACKEND, "local")
     with pytest.warns(FutureWarning, match="CAP_VIZ_BACKEND"):
-        assert asked_backend() == BackendChoice()
+        assert requested_backend() == BackendChoice()
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

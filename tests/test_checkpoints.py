@@ -45,12 +45,12 @@ def twin(spec: ScoreSpec, tiny_model: ReasoningModel, tmp_path: Path, monkeypatc
 
 
 def interrupted(spec: ScoreSpec, model: ReasoningModel, store: Store, parts: int = 2) -> Path:
-    """Leave a run after some finished batches; its workshop."""
+    """Leave a run after some finished batches; returns its folder."""
     steps = run_steps(spec, model, store)
-    while len(list(store.workshop(spec).glob("batch-*"))) < parts:
+    while len(list(store.partial_run_dir(spec).glob("batch-*"))) < parts:
         next(steps)
     steps.close()
-    return store.workshop(spec)
+    return store.partial_run_dir(spec)
 
 
 PLANS: dict[str, Callable[[dict], object]] = {
@@ -69,35 +69,35 @@ PLANS: dict[str, Callable[[dict], object]] = {
 def test_a_damaged_plan_costs_neither_the_spec_nor_the_parts_it_still_fits(
     damage: str, spec: ScoreSpec, twin: StoredRun, tiny_model: ReasoningModel, store: Store
 ) -> None:
-    workshop = interrupted(spec, tiny_model, store)
-    written = (workshop / "plan.json").read_text()
+    partial_run_dir = interrupted(spec, tiny_model, store)
+    written = (partial_run_dir / "plan.json").read_text()
     changed = PLANS[damage](json.loads(written))
-    (workshop / "plan.json").write_text(written[:-9] if changed is None else json.dumps(changed))
+    (partial_run_dir / "plan.json").write_text(written[:-9] if changed is None else json.dumps(changed))
     steps = run_steps(spec, tiny_model, store)
     next(steps)
     steps.close()
     assert store.unfinished() == [spec], "still to be resumed"
     assert repair(store).removed == ()
-    assert (workshop / "plan.damaged.json").is_file()
+    assert (partial_run_dir / "plan.damaged.json").is_file()
     run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == 2
     assert run.checksums == twin.checksums
-    assert not workshop.exists()
+    assert not partial_run_dir.exists()
 
 
 def test_parts_of_batches_a_new_plan_does_not_have_are_computed_again(
     spec: ScoreSpec, twin: StoredRun, tiny_model: ReasoningModel, store: Store
 ) -> None:
     """As after halved batches whose plan was lost: the numbers are the same, the examples are others."""
-    workshop = interrupted(spec, tiny_model, store)
-    checkpoints = Checkpoints(workshop, spec.examples.ids)
+    partial_run_dir = interrupted(spec, tiny_model, store)
+    checkpoints = Checkpoints(partial_run_dir, spec.examples.ids)
     plan = checkpoints.plan()
     assert plan is not None
     first, second = checkpoints.finished(plan).values()
     other = replace(plan, batches=(plan.batches[1], plan.batches[0], *plan.batches[2:], (0,)))
     for number, arrays in ((0, second), (1, first), (len(plan.batches), first)):
         checkpoints.add(other, number, arrays)
-    (workshop / "plan.json").write_text("{")
+    (partial_run_dir / "plan.json").write_text("{")
     run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == 0
     assert run.checksums == twin.checksums

@@ -23,7 +23,7 @@ from cap_viz.evaluation.eval_metrics import (
 )
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.comparison import DENSE, comparison_rows, contrasts, control_pairs, reference_pairs
-from cap_viz.runs.mask_provenance import basis_of, groups_of
+from cap_viz.runs.mask_provenance import groups_of, provenance_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import PairedComparison, PairedMeans, wilson
@@ -235,7 +235,7 @@ def test_groups_with_the_same_description_get_different_names() -> None:
 
 
 def test_activations_on_other_examples_than_the_scores_are_part_of_the_basis() -> None:
-    basis = basis_of(replace(cap(), calibration=OTHER))
+    basis = provenance_of(replace(cap(), calibration=OTHER))
     assert basis.examples == DRAWN
     assert basis.get("activations") == OTHER
 

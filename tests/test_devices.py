@@ -18,7 +18,7 @@ from cap_viz.models.devices import chosen_device, expected_device
 from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.pruning import prune_mask
 from cap_viz.runs.spec import EvalSpec, spec_key
-from cap_viz.settings import asked_device, asked_dtype
+from cap_viz.settings import requested_device, requested_dtype
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks.example_sets import evaluation_set
 from tests.shell import Shell
@@ -30,20 +30,20 @@ HALVES = ("bfloat16", "float16")
 @pytest.mark.parametrize("asked", ["auto", "cpu", "cuda", "cuda:1", "mps"])
 def test_devices_by_name(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAP_VIZ_DEVICE", asked)
-    assert asked_device() == asked
+    assert requested_device() == asked
 
 
 @pytest.mark.parametrize("asked", ["gpu", "cuda:", "cuda:x", "cpu:0", "mps:1", ":"])
 def test_what_is_no_device(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAP_VIZ_DEVICE", asked)
     with pytest.raises(UsageError, match="is no device; choose one of auto, cpu, cuda, mps, or cuda:1"):
-        asked_device()
+        requested_device()
 
 
 def test_an_unknown_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAP_VIZ_DTYPE", "float8")
     with pytest.raises(UsageError, match="Unknown precision in CAP_VIZ_DTYPE: 'float8'; choose one of float32"):
-        asked_dtype()
+        requested_dtype()
 
 
 def test_the_best_device_is_taken_and_the_reason_told(monkeypatch: pytest.MonkeyPatch) -> None:

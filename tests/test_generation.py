@@ -236,7 +236,7 @@ def test_interrupted_writing_resumes_to_the_same_bits(
     spec = spec_of(tiny_model)
     whole = finish(run_steps(spec, tiny_model, Store(shipped=tmp_path / "s", local=tmp_path / "other")))
     steps = run_steps(spec, tiny_model, store)
-    while len(list(store.workshop(spec).glob("batch-*"))) < 2:
+    while len(list(store.partial_run_dir(spec).glob("batch-*"))) < 2:
         next(steps)
     steps.close()
     resumed = finish(run_steps(spec, tiny_model, store))

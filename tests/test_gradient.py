@@ -20,7 +20,6 @@ from cap_viz.attribution.effect_metrics import DIFFERENTIABLE, METRICS, metric_n
 from cap_viz.attribution.estimators import score_heads
 from cap_viz.attribution.exact import encode_all, exact_scores
 from cap_viz.attribution.forward.backward import gradient_pass
-from cap_viz.attribution.forward.dense_pass import removed
 from cap_viz.attribution.forward.losses import LOSSES
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.attribution.forward.shortcut_checks import batch_of
@@ -81,7 +80,7 @@ def shrunken_unit(model: ReasoningModel, layer: int, unit: int, step: float) -> 
         hidden[..., unit] *= 1 - step
         return (hidden,)
 
-    with removed(down.register_forward_pre_hook(shrink)):
+    with down.register_forward_pre_hook(shrink):
         yield
 
 

@@ -376,9 +376,9 @@ def test_a_run_that_another_process_computes_is_waited_for_and_then_taken(
 ) -> None:
     """Guards: the only worker slept while it waited for a lock, and nothing else was answered."""
     spec = EvalSpec(tiny_model.ref, evaluation_set("tiny", 3))
-    workshop = queue.store.workshop(spec)
-    workshop.parent.mkdir(parents=True)
-    with FileLock(lock_file(workshop)):
+    partial_run_dir = queue.store.partial_run_dir(spec)
+    partial_run_dir.parent.mkdir(parents=True)
+    with FileLock(lock_file(partial_run_dir)):
         job = queue.submit(spec, "elsewhere")
         wait_for(job, "waiting")
         other = queue.submit(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), "free")
@@ -545,9 +545,9 @@ def test_a_mask_is_a_job_and_questions_are_answered_while_it_waits(
     """Guards: the mask was built inside one question, and waited for ever where a suspended job held its scores."""
     mask = mask_spec_for(tiny_model.ref, "cap", 0.5, task="tiny", n=3)
     assert mask.scores is not None
-    workshop = queue.store.workshop(mask.scores)
-    workshop.parent.mkdir(parents=True)
-    with FileLock(lock_file(workshop)):
+    partial_run_dir = queue.store.partial_run_dir(mask.scores)
+    partial_run_dir.parent.mkdir(parents=True)
+    with FileLock(lock_file(partial_run_dir)):
         job = queue.submit(PrunedWeights(tiny_model.ref, mask), "pruning")
         wait_for(job, "waiting")
         assert queue.ask("tiny", lambda model: model.shape.n_heads).result(30) == 4

@@ -94,7 +94,7 @@ def test_scores_go_on_too_and_a_killed_process_follows_the_new_plan(
         patch.setattr(exact, "TOKENS_PER_FORWARD", 60)
         patch.setattr(exact, "dense_pass", limited)
         steps = run_steps(spec, tiny_model, store)
-        while len(list(store.workshop(spec).glob("batch-*"))) < 2:
+        while len(list(store.partial_run_dir(spec).glob("batch-*"))) < 2:
             next(steps)
         steps.close()
     run = finish(run_steps(spec, tiny_model, store))

@@ -292,7 +292,7 @@ def test_windows_of_two_texts_or_lengths_are_not_compared(
         with pytest.raises(UsageError, match="different items"):
             overlay_losses(store, runs[0], runs[other])
     assert factor("dense", reports[0], reports[0])["against_dense"] == 1
-    planned = perplexity_plan(tiny_model, text_task(names[0]), specs[0].examples.ids, 20)
+    planned = perplexity_plan(tiny_model, text_task(names[0]), specs[0].examples.ids, 16)
     assert EvalArrays(planned).questions.items == reports[0].items
 
 

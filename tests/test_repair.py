@@ -56,7 +56,7 @@ def dense(store: Store, tiny_model: ReasoningModel) -> StoredRun:
 def interrupted(spec: ScoreSpec, model: ReasoningModel, store: Store) -> None:
     """Leave a run after its first finished batch, as a closed program does."""
     steps = run_steps(spec, model, store)
-    while not any(store.workshop(spec).glob("batch-*")):
+    while not any(store.partial_run_dir(spec).glob("batch-*")):
         next(steps)
     steps.close()
 
@@ -123,7 +123,7 @@ def test_an_interrupted_run_is_listed_until_it_is_finished(
     assert store.unfinished() == [spec]
     finish(run_steps(spec, tiny_model, store))
     assert store.unfinished() == []
-    assert not store.workshop(spec).exists()
+    assert not store.partial_run_dir(spec).exists()
 
 
 def test_the_runs_page_offers_to_resume(spec: ScoreSpec, tiny_model: ReasoningModel, store: Store) -> None:
@@ -186,11 +186,11 @@ def test_repair_removes_what_dead_processes_left_and_keeps_what_can_be_resumed(
 ) -> None:
     interrupted(spec, tiny_model, store)
     old, fresh = store.local / ".score-old.building", store.local / ".score-fresh.building"
-    stray = store.workshops / "score-nobody-knows"
+    stray = store.partial_runs_dir / "score-nobody-knows"
     for folder in (old, fresh, stray):
         folder.mkdir(parents=True)
         (folder / "options.parquet").write_bytes(b"half")
-    free, held = store.workshops / "a.lock", store.workshops / "b.lock"
+    free, held = store.partial_runs_dir / "a.lock", store.partial_runs_dir / "b.lock"
     long_ago = time.time() - 7200
     for path in (free, held, *old.iterdir(), old):
         path.touch()

@@ -63,9 +63,9 @@ def test_a_stored_run_is_found_not_computed(score_run: StoredRun, tiny_model: Re
 def test_parts_left_by_a_process_that_died_just_after_saving_are_removed(
     score_run: StoredRun, tiny_model: ReasoningModel, store: Store
 ) -> None:
-    write_json(store.workshop(score_run.spec) / SPEC, spec_dict(score_run.spec))
+    write_json(store.partial_run_dir(score_run.spec) / SPEC, spec_dict(score_run.spec))
     assert finish(run_steps(score_run.spec, tiny_model, store)) == score_run
-    assert not store.workshop(score_run.spec).exists()
+    assert not store.partial_run_dir(score_run.spec).exists()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_interrupted_evaluation_resumes_to_the_same_bits(
     mask = mask_spec_for(tiny_model.ref, "wanda", 0.5, task="tiny", n=4)
     spec = EvalSpec(model=tiny_model.ref, examples=evaluation_set("tiny", 12), mask=mask)
     steps = run_steps(spec, tiny_model, store)
-    while next(steps).note != "answering questions" or not list(store.workshop(spec).glob("batch-*")):
+    while next(steps).note != "answering questions" or not list(store.partial_run_dir(spec).glob("batch-*")):
         pass
     steps.close()
     run = finish(run_steps(spec, tiny_model, store))

@@ -14,9 +14,9 @@ from cap_viz.settings import (
     PROJECT,
     SECRETS,
     ask_for,
-    asked_device,
-    asked_dtype,
     reported,
+    requested_device,
+    requested_dtype,
     told_to_workers,
 )
 
@@ -44,11 +44,11 @@ def test_what_is_asked_for_holds_here_and_in_workers(monkeypatch: pytest.MonkeyP
     for name in (DEVICE, DTYPE):
         monkeypatch.setenv(name, "")  # Put back afterwards.
     monkeypatch.setenv(CACHE, str(tmp_path))
-    assert (asked_device(), asked_dtype()) == ("auto", "float32")
+    assert (requested_device(), requested_dtype()) == ("auto", "float32")
     assert DEVICE not in told_to_workers()
     ask_for(device="cpu", dtype="bfloat16")
     ask_for(device="", dtype="")
-    assert (asked_device(), asked_dtype()) == ("cpu", "bfloat16")
+    assert (requested_device(), requested_dtype()) == ("cpu", "bfloat16")
     told = told_to_workers()
     assert (told[DEVICE], told[DTYPE], told[CACHE]) == ("cpu", "bfloat16", str(tmp_path))
 

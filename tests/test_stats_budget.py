@@ -8,15 +8,9 @@ from scipy import stats
 
 from cap_viz.errors import UsageError
 from cap_viz.stats import hybrid_mean
-from cap_viz.stats.budget import (
-    Cost,
-    Pilot,
-    pilot_of,
-    plan_for_half_width,
-    plan_for_seconds,
-)
+from cap_viz.stats.budget import ExampleCost, Pilot, pilot_of, plan_for_half_width, plan_for_seconds
 
-COST = Cost(exact=8.0, gradient=0.25)
+COST = ExampleCost(exact=8.0, gradient=0.25)
 PILOT = Pilot(total=np.array([1.0]), left=np.array([0.06]), carried=np.array([0.94]))
 
 

@@ -181,7 +181,7 @@ def test_a_run_that_goes_while_a_page_lists_is_passed_over(
 def test_an_unfinished_run_that_ends_while_a_page_lists_is_passed_over(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = store.workshops / "eval-gone" / SPEC
+    gone = store.partial_runs_dir / "eval-gone" / SPEC
     with monkeypatch.context() as patch:
         patch.setattr(Path, "glob", lambda *_: iter([gone]))
         assert store.unfinished() == []

@@ -13,7 +13,7 @@ from cap_viz.settings import ASSETS
 from cap_viz.tasks import Splits, Task, chance_level, load_task
 from cap_viz.tasks.base import example_id
 from cap_viz.tasks.generic_text import passages, plain
-from cap_viz.tasks.rows import Row
+from cap_viz.tasks.rows import SourceRow
 from cap_viz.tasks.sources import read_json_lines
 
 
@@ -113,7 +113,7 @@ def test_wikitext_tokens_are_undone() -> None:
         "a well-known (old) song, isn 't it? It's 1,000."
     )
     texts = [" = Title = ", "The <unk> went home . They came to the long river bend .", ""]
-    assert passages([Row({"text": text}, "here") for text in texts]) == ["They came to the long river bend."]
+    assert passages([SourceRow({"text": text}, "here") for text in texts]) == ["They came to the long river bend."]
 
 
 def test_calibration_is_nested_seeded_and_apart_from_evaluation() -> None:

@@ -24,7 +24,7 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.cli.accuracy import compare
 from cap_viz.dashboard.compare.command import USUAL_N, USUAL_REFERENCE, next_command
-from cap_viz.dashboard.compare.data import Choice, Comparison, Stored, compared, stored_comparison
+from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Stored, compared, stored_comparison
 from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
 from cap_viz.dashboard.compare.reported import ReportedPoint, reported_accuracy
 from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
@@ -80,7 +80,7 @@ class World:
     def comparison(self, measure: Measure = ACC, reference: str = "wanda") -> Comparison:
         stored = self.stored()
         assert stored.dense is not None
-        choice = Choice(measure, CRITERIA, reference, stored.groups[0], paper=False)
+        choice = ComparisonChoice(measure, CRITERIA, reference, stored.groups[0], paper=False)
         return compared(self.store, load_task(TASK), stored.dense, choice)
 
     def stored(self) -> Stored:
@@ -292,7 +292,7 @@ def test_what_causal_scores_add_is_judged_by_both_measures(
     stored = stored_comparison(store, runs, ref, load_task(task), n)
     assert stored.dense is not None
     criteria = ("cap", "wanda", "global_magnitude")
-    choices = [Choice(one, criteria, "wanda", stored.groups[0], paper=False) for one in (ACC, CHOICE_LOSS)]
+    choices = [ComparisonChoice(one, criteria, "wanda", stored.groups[0], paper=False) for one in (ACC, CHOICE_LOSS)]
     by_measure = {choice.measure: compared(store, load_task(task), stored.dense, choice) for choice in choices}
     shown = by_measure[measure]
     said = dict(zip(shown.sparsities, verdicts(shown), strict=True))
@@ -317,7 +317,7 @@ def test_causal_scores_are_no_verdict_about_other_criteria(world: World) -> None
     """Wanda beside global magnitude was said to tell whether CAP's causal scores help."""
     stored = world.stored()
     assert stored.dense is not None
-    choice = Choice(ACC, ("wanda",), "global_magnitude", stored.groups[0], paper=False)
+    choice = ComparisonChoice(ACC, ("wanda",), "global_magnitude", stored.groups[0], paper=False)
     found = verdicts(compared(world.store, load_task(TASK), stored.dense, choice))
     assert len(found) == 2
     assert not any("causal" in sentence for sentence in found)

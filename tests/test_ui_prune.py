@@ -42,7 +42,7 @@ from cap_viz.dashboard.prune.figures import (
     zeros_by_matrix,
 )
 from cap_viz.dashboard.prune.flips import filters_of, flip_table, flips_of
-from cap_viz.dashboard.prune.setting import Setting, counting_spec, eval_spec, mask_spec, measured_percents
+from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, eval_spec, mask_spec, measured_percents
 from cap_viz.dashboard.prune.written import Written, answers_table, word_difference, written_difference
 from cap_viz.dashboard.prune.written_view import text_html
 from cap_viz.dashboard.prune.zeros import (
@@ -84,7 +84,7 @@ class World:
     model: ReasoningModel
     cache: Path
     shipped: Path
-    setting: Setting
+    setting: PruneSetting
 
     @property
     def store(self) -> Store:
@@ -100,7 +100,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("prune")
     model = load(resolve(str(write_tiny_model(folder / "tiny"))))
     calibration = calibration_set(TASK, N_CALIBRATION, 0)
-    setting = Setting(
+    setting = PruneSetting(
         model=model.ref,
         evaluation=evaluation_set(TASK, N_ITEMS),
         criteria=("cap", "wanda"),

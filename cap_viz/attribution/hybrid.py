@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from cap_viz.attribution.results import GradientEffects, HeadScores
 from cap_viz.errors import UsageError
-from cap_viz.stats.budget import Cost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
+from cap_viz.stats.budget import ExampleCost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
 from cap_viz.stats.hybrid import HybridEstimate, Slope, check_combinable, hybrid_mean
 from cap_viz.tasks.pairing import check_same_items, common_rows
 
@@ -59,7 +59,7 @@ def hybrid_scores(
 def plan_hybrid(
     exact: HeadScores,
     gradient: GradientEffects,
-    cost: Cost,
+    cost: ExampleCost,
     *,
     available: int,
     seconds: float | None = None,

@@ -21,7 +21,7 @@ from cap_viz.cli.output import err, shown
 from cap_viz.cli.runs import runs_app
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.runs.run_labels import describe
-from cap_viz.settings import ask_for, asked_device, asked_dtype, local_folder, start_logging
+from cap_viz.settings import ask_for, local_folder, requested_device, requested_dtype, start_logging
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -68,8 +68,8 @@ def common(
     dtype: Annotated[str, typer.Option(help="Precision: float32, bfloat16, float16.")] = "",
 ) -> None:
     ask_for(device=device, dtype=dtype)
-    asked_device()
-    asked_dtype()
+    requested_device()
+    requested_dtype()
     start_logging()
     if version:
         typer.echo(__version__)

@@ -25,7 +25,7 @@ from cap_viz.cli.options import (
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.defaults import MAIN_CRITERIA, N_CALIBRATION, SPARSITIES
 from cap_viz.models.catalogue import DEFAULT_MODEL
-from cap_viz.runs.backends import asked_backend
+from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import check_has_options, load_task
@@ -133,7 +133,7 @@ def compare(
             calibration_task=calibration_task,
         )
 
-    reports = stored_reports(specs, model, store, asked_backend(backend, address, workers))
+    reports = stored_reports(specs, model, store, requested_backend(backend, address, workers))
     rows = comparison_rows(load_task(task), reports, against, wanted)
     if as_json:
         print_json({"task": task, "model": model, "n": n, "against": against, "measure": measure, "rows": rows})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cap_viz.cli.output import shown
-from cap_viz.runs.backends import BackendChoice, asked_backend, open_backend
+from cap_viz.runs.backends import BackendChoice, open_backend, requested_backend
 
 if TYPE_CHECKING:
     from cap_viz.attribution.results import EvalReport
@@ -27,7 +27,7 @@ def stored_runs(
 
     source, loaded = resolve(model_id), None
     found: dict[Any, StoredRun] = {}
-    with open_backend(backend or asked_backend()) as computing:
+    with open_backend(backend or requested_backend()) as computing:
         for name, spec in specs_for(source.ref).items():
             run = store.sound(spec)
             if run is None:

@@ -20,7 +20,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import CATALOGUE, is_available
 from cap_viz.models.devices import chosen_device
 from cap_viz.runs.store import Store
-from cap_viz.settings import asked_dtype, data_folder, local_folder, log_file, reported
+from cap_viz.settings import data_folder, local_folder, log_file, reported, requested_dtype
 from cap_viz.tasks import all_tasks
 
 PACKAGES = (
@@ -81,7 +81,7 @@ def device() -> str:
         chosen = chosen_device()
     except CapVizError as error:
         return str(error)
-    return f"{chosen.name}, {asked_dtype()}: {chosen.reason}"
+    return f"{chosen.name}, {requested_dtype()}: {chosen.reason}"
 
 
 def settings() -> Section:

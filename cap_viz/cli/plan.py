@@ -15,7 +15,7 @@ from cap_viz.defaults import N_CALIBRATION
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.progress import duration
-from cap_viz.settings import asked_dtype
+from cap_viz.settings import requested_dtype
 
 if TYPE_CHECKING:
     from cap_viz.tasks import Example
@@ -43,7 +43,7 @@ def plan(
 
     if teraflops < 0:
         raise UsageError(f"{teraflops} teraflops make no sense; give a number above 0.")
-    folder, chosen, dtype = folder_of(model), load_task(task), asked_dtype()
+    folder, chosen, dtype = folder_of(model), load_task(task), requested_dtype()
     sizes = dimensions_in(folder)
     scored, asked = (
         items_of(folder, examples) for examples in (chosen.calibration(n), chosen.evaluation(n_evaluation))

@@ -27,7 +27,7 @@ from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
 from cap_viz.errors import UsageError, check_choice
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
-from cap_viz.runs.backends import asked_backend
+from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import check_metric, load_task
@@ -132,7 +132,7 @@ def score(
         )
         return {name: spec for name, spec in (("exact", exact), ("gradient", gradient)) if hybrid or name == estimator}
 
-    found = stored_runs(specs, model, store, asked_backend(backend, address, workers))
+    found = stored_runs(specs, model, store, requested_backend(backend, address, workers))
     if parts == "blocks":
         block_report(store, found["exact"], metric, ablation, as_json=as_json)
         return
@@ -170,7 +170,7 @@ def plan_by_pilot(
     from cap_viz.attribution.hybrid import plan_hybrid
     from cap_viz.progress import duration
     from cap_viz.runs.run_loading import read_gradient, read_scores
-    from cap_viz.stats.budget import Cost
+    from cap_viz.stats.budget import ExampleCost
     from cap_viz.stats.hybrid import FEWEST_EXACT
     from cap_viz.tasks.example_sets import calibration_set
 
@@ -183,7 +183,7 @@ def plan_by_pilot(
     found = stored_runs(specs, model, store)
     # Runs note hundredths of a second; a tiny model can round to nothing.
     seconds = (max(0.01, found[name].provenance["seconds"]) for name in ("exact", "gradient"))
-    cost = Cost(*(taken / FEWEST_EXACT for taken in seconds))
+    cost = ExampleCost(*(taken / FEWEST_EXACT for taken in seconds))
     plan = plan_hybrid(
         read_scores(store, found["exact"]),
         read_gradient(store, found["gradient"]),

@@ -23,11 +23,11 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, ModelRef, is_available
 from cap_viz.models.devices import check_asked, expected_device
-from cap_viz.runs.backends import asked_backend
+from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.queue import Job, JobSpec, PrunedWeights, shared_queue
 from cap_viz.runs.run_queries import model_ref
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.settings import ASSETS, PROJECT, asked_dtype, start_logging
+from cap_viz.settings import ASSETS, PROJECT, requested_dtype, start_logging
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.readable import tasks_for
 
@@ -105,7 +105,7 @@ def frame(title: str) -> Frame:
     try:
         models = offered([*CATALOGUE, *(run.spec.model.id for run in every)])
         check_asked()
-        asked_backend()
+        requested_backend()
     except UsageError as error:
         problem(str(error))
         st.stop()
@@ -237,7 +237,7 @@ def status_line(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) ->
     held = queue.models.held
     models = {0: "no model in memory", 1: "model in memory"}.get(len(held), f"{len(held)} models in memory")
     device = str(held[-1].device) if held else expected_device()
-    st.caption(f"{device.upper()} · {asked_dtype()} · {models}  \n{queue_sentence(jobs)}")
+    st.caption(f"{device.upper()} · {requested_dtype()} · {models}  \n{queue_sentence(jobs)}")
 
 
 def job_ends(jobs: Iterable[Job]) -> dict[int, str]:

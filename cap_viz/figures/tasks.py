@@ -180,7 +180,7 @@ def label_axes(figure: go.Figure, place: Mosaic) -> None:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class AgreementMatrix:
     """Agreement of every two tasks, 0 to 1 as colour; `text` stands in the cell, `hover` explains it.
 
     Below the diagonal rank correlations, above it shares of the top k, on it the reliability of each ranking.
@@ -193,7 +193,7 @@ class Matrix:
     selected: tuple[int, int] | None = None
 
 
-def agreement_matrix(matrix: Matrix, *, height: int, dark: bool) -> go.Figure:
+def agreement_matrix(matrix: AgreementMatrix, *, height: int, dark: bool) -> go.Figure:
     """Tasks against tasks; a click on a cell reports the pair (x, y). `dark` says what the cells are seen on."""
     n = len(matrix.names)
     figure = blank(height=height, left=104, right=40, top=84, bottom=8)

@@ -15,7 +15,7 @@ from pathlib import Path
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_json
 from cap_viz.models.hub import hub_snapshot
-from cap_viz.settings import FULL_PRECISION, asked_dtype, local_folder
+from cap_viz.settings import FULL_PRECISION, local_folder, requested_dtype
 
 DEFAULT_MODEL = "smollm2-135m-instruct-q4_1"
 TOY_MODEL = "toy-reasoner"
@@ -133,7 +133,7 @@ def catalogue_source(entry: CatalogueEntry) -> ModelSource:
         folder=path.parent,
         gguf=path.name,
         fingerprint=fingerprint([path]),
-        dtype=asked_dtype(),
+        dtype=requested_dtype(),
     )
 
 
@@ -162,7 +162,7 @@ def folder_source(model_id: str, title: str, folder: Path) -> ModelSource:
         title=title,
         folder=folder,
         fingerprint=fingerprint([folder / "config.json", *weights]),
-        dtype=asked_dtype(),
+        dtype=requested_dtype(),
     )
 
 

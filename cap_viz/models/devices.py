@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cap_viz.errors import CapVizError
-from cap_viz.settings import AUTO, CPU, PRECISIONS, asked_device, asked_dtype
+from cap_viz.settings import AUTO, CPU, PRECISIONS, requested_device, requested_dtype
 
 BYTES: dict[str, int] = dict(zip(PRECISIONS, (4, 2, 2), strict=True))
 
@@ -29,13 +29,13 @@ class Device:
 
 def check_asked() -> None:
     """Raise `UsageError` where the environment asks for a device or precision that does not exist."""
-    asked_dtype()
-    asked_device()
+    requested_dtype()
+    requested_device()
 
 
 def chosen_device() -> Device:
     """The device asked for if it is here, or the best there is. Raises `CapVizError` for one that is not here."""
-    asked, here = asked_device(), available()
+    asked, here = requested_device(), available()
     if asked == AUTO:
         return Device(here[0], "a GPU is here" if here[0] != CPU else "there is no GPU here")
     name = "cuda:0" if asked == "cuda" else asked
@@ -48,7 +48,7 @@ def chosen_device() -> Device:
 
 def expected_device() -> str:
     """The kind of device that will be chosen, told without torch from what the machine shows of its hardware."""
-    asked = asked_device()
+    asked = requested_device()
     if asked != AUTO:
         return asked
     if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"):

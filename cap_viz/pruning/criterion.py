@@ -103,7 +103,9 @@ class Ranking(Protocol):
         """The mask at one sparsity."""
         ...
 
-    def order(self, matrix: Matrix, sparsities: Sequence[float]) -> tuple[Int[Tensor, "output input"], list[int]]:
+    def rank_and_cutoffs(
+        self, matrix: Matrix, sparsities: Sequence[float]
+    ) -> tuple[Int[Tensor, "output input"], list[int]]:
         """The place of each weight of a matrix in the order they go, and below which place they go at each sparsity.
 
         Hold the lease.

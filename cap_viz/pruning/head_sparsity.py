@@ -53,7 +53,7 @@ def head_profile_steps(
         with model.lease:
             for matrix in group:
                 if matrix.kind in OWN_KINDS:
-                    places, limits = ranking.order(matrix, sparsities)
+                    places, limits = ranking.rank_and_cutoffs(matrix, sparsities)
                     counts += counted(by_head(places, matrix.kind, model.shape.n_heads), limits)
         zeros.append(counts)
         yield Progress(index + 1, len(groups), "counting the zeros of heads")

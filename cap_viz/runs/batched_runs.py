@@ -40,7 +40,7 @@ from cap_viz.tasks.example_sets import examples_of
 
 
 @dataclass(frozen=True)
-class Step:
+class BatchStep:
     """`done` of a batch's size is computed; with the `last` step of a batch all of it, and its content is there."""
 
     batch: int
@@ -70,7 +70,7 @@ class BatchedRun(ABC):
         return len(self.batches.batches[batch])
 
     @abstractmethod
-    def steps(self, wanted: Sequence[int]) -> Iterator[Step]:
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         """Compute batches here, in the order asked for, and keep what comes out."""
 
     def content(self, batch: int) -> Arrays:
@@ -105,8 +105,8 @@ def batched_run(
     if isinstance(spec, ScoreSpec):
         return ScoreRun(model, spec, plan) if spec.estimator == "exact" else GradientRun(model, spec, plan)
     if protocol_of(spec) is not None:
-        return WritingRun(model, spec, plan, mask)
-    return ReadingRun(model, spec, plan, mask)
+        return GenerationRun(model, spec, plan, mask)
+    return LoglikRun(model, spec, plan, mask)
 
 
 def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
@@ -145,12 +145,12 @@ class ScoreRun(AblationRun):
     def size(self, batch: int) -> float:
         return self.plan.batch_work(batch, self.model.shape.n_layers)
 
-    def steps(self, wanted: Sequence[int]) -> Iterator[Step]:
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         done = 0.0
         for block in score_steps(self.model, self.plan, only=wanted, replaced=self.replaced):
             self.arrays.add(block)
             done += block.work
-            yield Step(block.batch, done, block.last)
+            yield BatchStep(block.batch, done, block.last)
             done = 0.0 if block.last else done
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -172,11 +172,11 @@ class GradientRun(AblationRun):
         self.plan = make_gradient_plan(model, examples_of(spec.examples), **options)
         self.arrays = GradientArrays(self.plan, self.metric, model.shape.n_layers, model.shape.n_heads)
 
-    def steps(self, wanted: Sequence[int]) -> Iterator[Step]:
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         options = {"metric": self.metric, "units": True, "only": wanted, "replaced": self.replaced}
         for block in gradient_steps(self.model, self.plan, **options):
             self.arrays.add(block)
-            yield Step(block.batch, block.work, last=True)
+            yield BatchStep(block.batch, block.work, last=True)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         result = self.arrays.result()
@@ -205,7 +205,7 @@ class EvaluationRun(BatchedRun):
         return {"truncated": {"examples": len(cut), "tokens": sum(cut)}} if cut else {}
 
 
-class ReadingRun(EvaluationRun):
+class LoglikRun(EvaluationRun):
     """Log-likelihoods of options, of windows of text or of worked solutions."""
 
     def __init__(self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
@@ -219,10 +219,10 @@ class ReadingRun(EvaluationRun):
             self.note = "reading solutions" if is_solution_loss(spec) else "answering questions"
         self.arrays = EvalArrays(self.plan)
 
-    def steps(self, wanted: Sequence[int]) -> Iterator[Step]:
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         for block in eval_steps(self.model, self.plan, self.weights, only=wanted):
             self.arrays.add(block)
-            yield Step(block.batch, self.size(block.batch), last=True)
+            yield BatchStep(block.batch, self.size(block.batch), last=True)
 
     def partial(self) -> EvalReport:
         return self.arrays.report()
@@ -232,7 +232,7 @@ class ReadingRun(EvaluationRun):
         return {"options": options_table(report.questions, report.logliks)}
 
 
-class WritingRun(EvaluationRun):
+class GenerationRun(EvaluationRun):
     """Answers the model writes out."""
 
     note = "writing answers"
@@ -245,17 +245,17 @@ class WritingRun(EvaluationRun):
         self.arrays = GenerationArrays(model, self.plan, task)
         self.known: GenerationReport | None = None
 
-    def steps(self, wanted: Sequence[int]) -> Iterator[Step]:
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         coming = iter(wanted)
         batch = next(coming, 0)
         for step in generation_steps(self.model, self.plan, self.weights, only=wanted):
             if isinstance(step, Block):
                 self.arrays.add(step)
                 self.known = None
-                yield Step(step.batch, self.size(step.batch), last=True)
+                yield BatchStep(step.batch, self.size(step.batch), last=True)
                 batch = next(coming, batch)
             else:
-                yield Step(batch, step.done, last=False)
+                yield BatchStep(batch, step.done, last=False)
 
     def restore(self, batch: int, content: Arrays) -> None:
         super().restore(batch, content)

@@ -80,7 +80,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, backend: Backe
     A damaged local run is set aside and computed again. Raises `CapVizError` when the spec asks for other weights than
     `model` has, `DamagedRun` for a damaged run that came with CAP Viz.
     """
-    checkpoints = Checkpoints(store.workshop(spec), spec.examples.ids)
+    checkpoints = Checkpoints(store.partial_run_dir(spec), spec.examples.ids)
     stored = store.sound(spec)
     if stored is not None:
         discard_leftovers(checkpoints)

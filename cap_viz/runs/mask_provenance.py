@@ -1,9 +1,9 @@
-"""What masks were built on, so that only criteria built on the same things are compared.
+"""Group stored evaluations by the provenance of their masks, so that only comparable criteria are compared.
 
 Stored evaluations of one criterion at one sparsity can differ in calibration examples, head-score metric, scope and so
-on. Each mask has a `Basis`: its spec without criterion and sparsity, and without the fields it does not use. Bases that
-do not contradict each other belong together: Wanda on 48 examples goes with CAP on the same 48, whatever CAP's metric,
-and magnitude goes with everything of its scope. A `Group` is all evaluations that go with one of the fullest bases.
+on. The `MaskProvenance` of a mask is its spec without criterion, sparsity and unused fields. Provenances that do not
+contradict each other form one group: Wanda on 48 examples joins CAP on the same 48, whatever CAP's metric, and
+magnitude joins every group of its scope. A `ProvenanceGroup` holds all evaluations that one of the fullest provenances covers.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ USUAL = {
 
 
 @dataclass(frozen=True)
-class Basis:
-    """Pairs of a field and its value, sorted by field; `examples` are the calibration examples."""
+class MaskProvenance:
+    """Pairs of a field and its value; `examples` are the calibration examples."""
 
     facts: frozenset[tuple[str, object]]
 
-    def covers(self, other: Basis) -> bool:
+    def covers(self, other: MaskProvenance) -> bool:
         """Whether everything the other one is built on is among the facts of this one."""
         return other.facts <= self.facts
 
@@ -53,7 +53,7 @@ class Basis:
         return {name: said[name] for name in sorted(said) if USUAL.get(name) != said[name]}
 
 
-def basis_of(mask: MaskSpec) -> Basis:
+def provenance_of(mask: MaskSpec) -> MaskProvenance:
     facts: dict[str, object] = {
         field.name: getattr(mask, field.name)
         for field in fields(mask)
@@ -66,7 +66,7 @@ def basis_of(mask: MaskSpec) -> Basis:
         facts |= score_facts(mask.scores)
         if mask.calibration not in (None, mask.scores.examples):
             facts["activations"] = mask.calibration
-    return Basis(frozenset((name, value) for name, value in facts.items() if value is not None))
+    return MaskProvenance(frozenset((name, value) for name, value in facts.items() if value is not None))
 
 
 def score_facts(scores: ScoreSpec) -> dict[str, object]:
@@ -78,11 +78,11 @@ def score_facts(scores: ScoreSpec) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Group:
+class ProvenanceGroup:
     """Evaluations whose masks are built on the same things; `name` is plain enough for a URL."""
 
     name: str
-    basis: Basis
+    basis: MaskProvenance
     runs: dict[Cell, StoredRun]
 
     @property
@@ -94,16 +94,16 @@ class Group:
         return tuple(sorted({sparsity for _, sparsity in self.runs}))
 
 
-def groups_of(runs: Sequence[StoredRun], dense: StoredRun) -> tuple[Group, ...]:
+def groups_of(runs: Sequence[StoredRun], dense: StoredRun) -> tuple[ProvenanceGroup, ...]:
     """The stored pruned evaluations on exactly the items of the dense one, largest group first, then newest.
 
     `runs` come newest first; of two runs of the same criterion and sparsity in a group the newest counts.
     """
     pruned = [(run, mask) for run in runs if (mask := comparable_mask(run, dense)) is not None]
-    bases = {basis_of(mask): None for _, mask in pruned}
+    bases = {provenance_of(mask): None for _, mask in pruned}
     fullest = [basis for basis in bases if not any(other != basis and other.covers(basis) for other in bases)]
     names = dict(zip(fullest, unique_names(fullest), strict=True))
-    groups = [Group(names[basis], basis, members(pruned, basis)) for basis in fullest]
+    groups = [ProvenanceGroup(names[basis], basis, members(pruned, basis)) for basis in fullest]
     # `fullest` is in the order of the newest run, and sorting keeps the order of equals.
     return tuple(sorted(groups, key=lambda group: len(group.runs), reverse=True))
 
@@ -116,15 +116,15 @@ def comparable_mask(run: StoredRun, dense: StoredRun) -> MaskSpec | None:
     return spec.mask if (spec.model, spec.examples) == (dense.spec.model, dense.spec.examples) else None
 
 
-def members(pruned: Sequence[tuple[StoredRun, MaskSpec]], basis: Basis) -> dict[Cell, StoredRun]:
+def members(pruned: Sequence[tuple[StoredRun, MaskSpec]], basis: MaskProvenance) -> dict[Cell, StoredRun]:
     found: dict[Cell, StoredRun] = {}
     for run, mask in pruned:
-        if basis.covers(basis_of(mask)):
+        if basis.covers(provenance_of(mask)):
             found.setdefault((mask.criterion, mask.sparsity), run)
     return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0])))
 
 
-def unique_names(bases: Sequence[Basis]) -> list[str]:
+def unique_names(bases: Sequence[MaskProvenance]) -> list[str]:
     """Names that say what is unusual; where two would be the same, the examples' ids tell them apart."""
     names = [basis_name(basis) for basis in bases]
     return [
@@ -132,7 +132,7 @@ def unique_names(bases: Sequence[Basis]) -> list[str]:
     ]
 
 
-def basis_name(basis: Basis) -> str:
+def basis_name(basis: MaskProvenance) -> str:
     examples = basis.examples
     parts = ["no-calibration"] if examples is None else [examples.task, f"n{len(examples.ids)}"]
     if examples is not None:
@@ -143,5 +143,5 @@ def basis_name(basis: Basis) -> str:
     return "-".join([*parts, *(f"{name}-{value}" for name, value in basis.unusual.items())])
 
 
-def digest(basis: Basis) -> str:
+def digest(basis: MaskProvenance) -> str:
     return hashlib.sha256(repr(sorted(basis.facts, key=lambda fact: fact[0])).encode()).hexdigest()[:6]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.progress import Progress
-from cap_viz.runs.backends import LOCAL, asked_backend, backend_named
+from cap_viz.runs.backends import LOCAL, backend_named, requested_backend
 from cap_viz.runs.backends.base import HERE, Backend
 from cap_viz.runs.loaded_models import LoadedModels, ModelBusy
 from cap_viz.runs.spec import ENGINE_VERSION, SCHEMA_VERSION, EvalSpec, MaskSpec, RunSpec, key_of, mask_dict, spec_key
@@ -460,7 +460,7 @@ def shared_queue() -> JobQueue:
     from cap_viz.models.catalogue import resolve
     from cap_viz.models.loading import load
 
-    choice = asked_backend()
+    choice = requested_backend()
     # A cluster computes one run at a time, on all its workers.
     at_once = {} if choice.name == LOCAL else {"most_together": 1, "most_started": 1}
     return JobQueue(

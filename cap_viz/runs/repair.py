@@ -55,8 +55,8 @@ def newest_change(folder: Path) -> float:
 def finished_parts(store: Store) -> list[str]:
     """Unfinished parts of runs that somebody finished after all, and parts that no longer say what they are of."""
     gone: list[str] = []
-    resumable = {store.workshop(spec) for spec in store.unfinished()}
-    for folder in sorted(store.workshops.glob("*/")):
+    resumable = {store.partial_run_dir(spec) for spec in store.unfinished()}
+    for folder in sorted(store.partial_runs_dir.glob("*/")):
         if folder not in resumable and is_free(lock_file(folder)):
             shutil.rmtree(folder)
             gone.append(folder.name)
@@ -66,7 +66,7 @@ def finished_parts(store: Store) -> list[str]:
 def free_locks(store: Store) -> list[str]:
     """Lock files of runs that are not being computed and have no unfinished part."""
     gone: list[str] = []
-    for file in sorted(store.workshops.glob("*.lock")):
+    for file in sorted(store.partial_runs_dir.glob("*.lock")):
         old = time.time() - file.stat().st_mtime > ABANDONED_SECONDS
         if old and not file.with_suffix("").is_dir() and is_free(file):
             file.unlink(missing_ok=True)

@@ -276,24 +276,24 @@ class Store:
             # It is gone from the store all the same; `runs repair` tries again.
             log.warning("%s is left behind (%s)", doomed, error)
 
-    def workshop(self, spec: RunSpec) -> Path:
+    def partial_run_dir(self, spec: RunSpec) -> Path:
         """Where an unfinished run keeps its plan and blocks; removed when the run is saved."""
-        return self.workshops / folder_name(spec)
+        return self.partial_runs_dir / folder_name(spec)
 
     @property
-    def workshops(self) -> Path:
+    def partial_runs_dir(self) -> Path:
         """The unfinished runs of all processes."""
         return self.local.parent / "unfinished"
 
     def unfinished(self) -> list[RunSpec]:
         """Runs that were begun and neither finished nor given up, oldest first; some may be running right now."""
         found: list[tuple[float, RunSpec]] = []
-        for file in self.workshops.glob(f"*/{SPEC}"):
+        for file in self.partial_runs_dir.glob(f"*/{SPEC}"):
             try:
                 begun, spec = file.stat().st_mtime, spec_from_dict(json.loads(file.read_text(encoding="utf-8")))
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # Of another version, or just removed: it can be neither shown nor resumed.
-            if file.parent == self.workshop(spec) and self.get(spec) is None:
+            if file.parent == self.partial_run_dir(spec) and self.get(spec) is None:
                 found.append((begun, spec))
         return [spec for _, spec in sorted(found, key=lambda one: one[0])]
 
@@ -375,9 +375,9 @@ def encoding_of(kind: Any) -> str | None:
     return "DELTA_BINARY_PACKED" if is_integer_dtype(kind) else None
 
 
-def lock_file(workshop: Path) -> Path:
-    """The lock that whoever computes in a workshop holds; it stays when the workshop goes."""
-    return workshop.with_name(f"{workshop.name}.lock")
+def lock_file(partial_run_dir: Path) -> Path:
+    """The lock held while a run is computed in `partial_run_dir`; it outlives the folder."""
+    return partial_run_dir.with_name(f"{partial_run_dir.name}.lock")
 
 
 def folder_name(spec: RunSpec) -> str:

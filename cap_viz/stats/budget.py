@@ -43,7 +43,7 @@ class Pilot:
 
 
 @dataclass(frozen=True)
-class Cost:
+class ExampleCost:
     """Seconds per example of the exact and of the gradient estimator."""
 
     exact: float
@@ -75,7 +75,9 @@ def pilot_of(exact: Float[np.ndarray, "*head example"], gradient: Float[np.ndarr
     )
 
 
-def plan_for_seconds(pilot: Pilot, cost: Cost, seconds: float, *, available: int, level: float = 0.95) -> HybridPlan:
+def plan_for_seconds(
+    pilot: Pilot, cost: ExampleCost, seconds: float, *, available: int, level: float = 0.95
+) -> HybridPlan:
     """The narrowest median interval within a time budget; `available` is the number of examples there are.
 
     Raises `UsageError` where the time does not suffice for 16 examples of each kind.
@@ -93,7 +95,7 @@ def plan_for_seconds(pilot: Pilot, cost: Cost, seconds: float, *, available: int
 
 
 def plan_for_half_width(
-    pilot: Pilot, cost: Cost, half_width: float, *, available: int, level: float = 0.95
+    pilot: Pilot, cost: ExampleCost, half_width: float, *, available: int, level: float = 0.95
 ) -> HybridPlan:
     """The cheapest sizes whose median interval is expected to be no wider than `half_width` on either side.
 
@@ -117,6 +119,6 @@ def plan_for_half_width(
     return min(plans, key=lambda plan: plan.seconds)
 
 
-def planned(pilot: Pilot, cost: Cost, n: int, n_gradient: int, level: float) -> HybridPlan:
+def planned(pilot: Pilot, cost: ExampleCost, n: int, n_gradient: int, level: float) -> HybridPlan:
     width = float(np.median(pilot.half_width(n, n_gradient, level=level)))
     return HybridPlan(n=n, n_gradient=n_gradient, seconds=cost.seconds(n, n_gradient), half_width=width)

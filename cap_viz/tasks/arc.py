@@ -7,7 +7,7 @@ Calibration uses the train split, evaluation the test split. Prompt and options 
 from __future__ import annotations
 
 from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import Row, choice_example
+from cap_viz.tasks.rows import SourceRow, choice_example
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
 
 REVISION = "210d026faf9955653af8916fad021475a3f00453"
@@ -23,7 +23,7 @@ def public_data(name: str, subset: str) -> PublicData:
     )
 
 
-def to_example(row: Row) -> Example:
+def to_example(row: SourceRow) -> Example:
     choices = row.record("choices")
     labels, texts, answer = choices.texts("label"), choices.texts("text"), row.text("answerKey")
     if len(labels) != len(texts):

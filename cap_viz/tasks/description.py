@@ -18,7 +18,7 @@ import yaml
 
 from cap_viz.errors import UsageError
 from cap_viz.tasks.base import Example, Splits, Task
-from cap_viz.tasks.rows import Row, choice_example, question_example, splits_from, yes_no_example
+from cap_viz.tasks.rows import SourceRow, choice_example, question_example, splits_from, yes_no_example
 from cap_viz.tasks.sources import read_json_lines
 from cap_viz.tasks.writing import NUMBER, YES_NO, Writing
 
@@ -40,30 +40,30 @@ class Kind:
     """What the rows of a kind of task hold, in words, and how an example is made of one."""
 
     fields: str
-    to_example: Callable[[Row], Example]
+    to_example: Callable[[SourceRow], Example]
 
 
-def choice(row: Row) -> Example:
+def choice(row: SourceRow) -> Example:
     options = row.texts("options")
     if len(options) > MAX_OPTIONS:
         raise row.mistake(f"there are {len(options)} options, at most {MAX_OPTIONS} are allowed")
     return choice_example(row, options, row.number("gold"), id=own_id(row))
 
 
-def yes_no(row: Row) -> Example:
+def yes_no(row: SourceRow) -> Example:
     return yes_no_example(row, id=own_id(row))
 
 
-def text(row: Row) -> Example:
+def text(row: SourceRow) -> Example:
     return question_example(row, (f" {row.text('answer').strip()}",), 0, id=own_id(row))
 
 
-def written(row: Row) -> Example:
+def written(row: SourceRow) -> Example:
     solution = f" {row.text('solution').strip()}"
     return question_example(row, (solution,), 0, id=own_id(row), solution=solution)
 
 
-def own_id(row: Row) -> str | None:
+def own_id(row: SourceRow) -> str | None:
     return row.text("id") if "id" in row.fields else None
 
 
@@ -119,12 +119,12 @@ def kind_of_rows(path: Path) -> str:
 
 
 def from_yaml(path: Path) -> Description:
-    places = {name: Row({name: value}, f"{path}, line {line}") for name, value, line in yaml_fields(path)}
+    places = {name: SourceRow({name: value}, f"{path}, line {line}") for name, value, line in yaml_fields(path)}
     for name, place in places.items():
         if name not in (*TEXT_FIELDS, "calibration_share"):
             raise place.mistake(f"the field {name} is unknown; there are {', '.join(TEXT_FIELDS)}, calibration_share")
     texts = {name: places[name].text(name) for name in TEXT_FIELDS if name in places}
-    whole = Row(dict(texts), str(path))
+    whole = SourceRow(dict(texts), str(path))
     name, kind = whole.text("name"), whole.text("kind")
     if not NAME.fullmatch(name):
         raise places["name"].mistake(
@@ -194,7 +194,7 @@ def read_limited(path: Path) -> bytes:
         raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def rows_of(path: Path) -> list[Row]:
+def rows_of(path: Path) -> list[SourceRow]:
     """The rows of a data file, within the limits. Raises `UsageError` with file and line."""
     check_bytes(path)
     rows = read_json_lines(path)
@@ -212,7 +212,7 @@ def splits_of(description: Description) -> Splits:
     """The examples. A single file is dealt out evenly, so that both splits cover all of it."""
     kind = KINDS[description.kind]
 
-    def to_example(row: Row) -> Example:
+    def to_example(row: SourceRow) -> Example:
         example = kind.to_example(row)
         if description.kind == "written" and writing_of(description).read_strictly(example.solution or "") is None:
             raise row.mistake("no answer can be read from the solution")
@@ -225,10 +225,10 @@ def splits_of(description: Description) -> Splits:
     return splits_from(calibration, evaluation, to_example, origin="a task added on this machine")
 
 
-def dealt_out(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
+def dealt_out(rows: Sequence[SourceRow], share: float) -> tuple[list[SourceRow], list[SourceRow]]:
     """The first row is for calibration, and then one whenever the share of rows so far passes a whole number."""
-    calibration: list[Row] = []
-    evaluation: list[Row] = []
+    calibration: list[SourceRow] = []
+    evaluation: list[SourceRow] = []
     for number, row in enumerate(rows):
         chosen = calibration if math.ceil((number + 1) * share) > math.ceil(number * share) else evaluation
         chosen.append(row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from cap_viz.tasks.base import Splits, Task
-from cap_viz.tasks.rows import Row
+from cap_viz.tasks.rows import SourceRow
 from cap_viz.tasks.sources import PublicData, SplitFile, public_rows, rows_are_local
 from cap_viz.tasks.windows import windows
 
@@ -31,7 +31,7 @@ def plain(text: str) -> str:
     return re.sub(r'" ([^"]*) "', r'"\1"', text).strip()
 
 
-def passages(rows: list[Row]) -> list[str]:
+def passages(rows: list[SourceRow]) -> list[str]:
     """Paragraphs without headings; of those with unknown words the longest run of sentences between two of them."""
     # Blank lines are part of the format, so an empty text is no mistake here.
     texts = [row.field("text", str).strip() for row in rows]

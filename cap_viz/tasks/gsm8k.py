@@ -8,7 +8,7 @@ Calibration uses the train split, evaluation the test split. The source gives no
 from __future__ import annotations
 
 from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import Row, question_example
+from cap_viz.tasks.rows import SourceRow, question_example
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
 from cap_viz.tasks.writing import NUMBER
 
@@ -21,7 +21,7 @@ DATA = PublicData(
 )
 
 
-def to_example(row: Row) -> Example:
+def to_example(row: SourceRow) -> Example:
     solution = f" {row.text('answer')}"
     if NUMBER.read_strictly(solution) is None:
         raise row.mistake('the field answer does not end with "#### " and a number')

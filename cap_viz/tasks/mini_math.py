@@ -10,12 +10,12 @@ import re
 from dataclasses import replace
 
 from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import Row, choice_example
+from cap_viz.tasks.rows import SourceRow, choice_example
 from cap_viz.tasks.sources import written_splits
 from cap_viz.tasks.writing import NUMBER
 
 
-def to_example(row: Row) -> Example:
+def to_example(row: SourceRow) -> Example:
     """The worked solution is the row's `expression` and its value, such as " 21 / 7 * 40 = 120"."""
     example = choice_example(row, row.texts("options"), row.number("gold"))
     steps = re.sub(r"\s*(//|[-+*/%])\s*", r" \1 ", row.text("expression"))

@@ -7,11 +7,11 @@ no two questions share more than 60 % of their words. Asked like ARC in lm-evalu
 from __future__ import annotations
 
 from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import Row, choice_example
+from cap_viz.tasks.rows import SourceRow, choice_example
 from cap_viz.tasks.sources import written_splits
 
 
-def to_example(row: Row) -> Example:
+def to_example(row: SourceRow) -> Example:
     return choice_example(row, row.texts("options"), row.number("gold"))
 
 

@@ -27,7 +27,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """One record and the place it was read from, such as "data/arc_easy/train.jsonl, line 3"."""
 
     fields: dict[str, Any]
@@ -54,9 +54,9 @@ class Row:
             self.written(name, value)
         return tuple(self.fields[name])
 
-    def record(self, name: str) -> Row:
+    def record(self, name: str) -> SourceRow:
         """An object inside the row."""
-        return Row(self.field(name, dict), self.place)
+        return SourceRow(self.field(name, dict), self.place)
 
     def field(self, name: str, kind: type[Value]) -> Value:
         if name not in self.fields:
@@ -80,7 +80,7 @@ def kind_of(value: Any) -> str:
 
 
 def question_example(
-    row: Row, options: tuple[str, ...], gold: int, *, id: str | None = None, solution: str | None = None
+    row: SourceRow, options: tuple[str, ...], gold: int, *, id: str | None = None, solution: str | None = None
 ) -> Example:
     """The row's question, asked like ARC in lm-evaluation-harness; without an `id` the question makes it."""
     question = row.text("question")
@@ -94,7 +94,7 @@ def question_example(
     )
 
 
-def choice_example(row: Row, texts: Sequence[str], gold: int, *, id: str | None = None) -> Example:
+def choice_example(row: SourceRow, texts: Sequence[str], gold: int, *, id: str | None = None) -> Example:
     """A question with at least two different options, of which `gold` is right."""
     if len(texts) < 2:
         raise row.mistake(f"a question needs at least 2 options, not {len(texts)}")
@@ -106,7 +106,7 @@ def choice_example(row: Row, texts: Sequence[str], gold: int, *, id: str | None 
     return question_example(row, tuple(f" {text}" for text in texts), gold, id=id)
 
 
-def yes_no_example(row: Row, *, id: str | None = None) -> Example:
+def yes_no_example(row: SourceRow, *, id: str | None = None) -> Example:
     """A question whose field `answer` is true (yes) or false (no); the field `facts`, if any, makes the solution."""
     answer, solution = row.truth("answer"), None
     if "facts" in row.fields:
@@ -120,15 +120,15 @@ def sentences(facts: Sequence[str]) -> list[str]:
 
 
 def splits_from(
-    calibration: Sequence[Row],
-    evaluation: Sequence[Row],
-    to_example: Callable[[Row], Example],
+    calibration: Sequence[SourceRow],
+    evaluation: Sequence[SourceRow],
+    to_example: Callable[[SourceRow], Example],
     origin: str | None = None,
 ) -> Splits:
     """One example a row. Raises `UsageError` with both places when two rows, of any split, are the same example."""
     places: dict[str, str] = {}
 
-    def examples(rows: Sequence[Row]) -> tuple[Example, ...]:
+    def examples(rows: Sequence[SourceRow]) -> tuple[Example, ...]:
         made = []
         for row in rows:
             example = to_example(row)

@@ -13,7 +13,7 @@ from cap_viz.errors import UsageError
 from cap_viz.models.hub import hub_snapshot
 from cap_viz.settings import ASSETS, data_folder
 from cap_viz.tasks.base import Example, Splits
-from cap_viz.tasks.rows import Row, splits_from
+from cap_viz.tasks.rows import SourceRow, splits_from
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +41,18 @@ class PublicData:
 class PublicRows:
     """The rows of both splits; `origin` says which copy they are from."""
 
-    calibration: list[Row]
-    evaluation: list[Row]
+    calibration: list[SourceRow]
+    evaluation: list[SourceRow]
     origin: str
 
 
-def read_json_lines(path: Path) -> list[Row]:
+def read_json_lines(path: Path) -> list[SourceRow]:
     r"""One JSON object a line; lines end at "\n" only, since U+2028 and its like occur inside texts.
 
     A byte-order mark, Windows line ends and blank lines are accepted. Raises `UsageError` naming the file and line
     when the file is missing, empty or malformed.
     """
-    rows: list[Row] = []
+    rows: list[SourceRow] = []
     try:
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
@@ -60,7 +60,7 @@ def read_json_lines(path: Path) -> list[Row]:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
                     place = f"{path}, line {number}"
-                    rows.append(Row(parsed_object(line, place), place))
+                    rows.append(SourceRow(parsed_object(line, place), place))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist; check CAP_VIZ_DATA.") from error
     except OSError as error:
@@ -87,7 +87,7 @@ def parsed_object(line: bytes, place: str) -> dict[str, Any]:
     return value
 
 
-def written_splits(name: str, to_example: Callable[[Row], Example]) -> Splits:
+def written_splits(name: str, to_example: Callable[[SourceRow], Example]) -> Splits:
     """The splits of a task written for this project."""
     folder = ASSETS / name
     return splits_from(
@@ -95,7 +95,7 @@ def written_splits(name: str, to_example: Callable[[Row], Example]) -> Splits:
     )
 
 
-def public_splits(data: PublicData, to_example: Callable[[Row], Example]) -> Splits:
+def public_splits(data: PublicData, to_example: Callable[[SourceRow], Example]) -> Splits:
     """The splits of a public data set, one example a row."""
     rows = public_rows(data)
     return splits_from(rows.calibration, rows.evaluation, to_example, rows.origin)
@@ -152,10 +152,10 @@ def hub_rows(data: PublicData) -> PublicRows:
     return PublicRows(calibration, evaluation, origin)
 
 
-def read_hub_file(path: Path) -> list[Row]:
+def read_hub_file(path: Path) -> list[SourceRow]:
     if path.suffix == ".jsonl":
         return read_json_lines(path)
     from datasets import Dataset
 
     rows = Dataset.from_parquet(str(path)).to_list()
-    return [Row(dict(row), f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    return [SourceRow(dict(row), f"{path}, row {number}") for number, row in enumerate(rows, start=1)]

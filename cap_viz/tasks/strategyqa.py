@@ -12,7 +12,7 @@ nothing is pinned: the branch means the commit of the first download from then o
 from __future__ import annotations
 
 from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import Row, yes_no_example
+from cap_viz.tasks.rows import SourceRow, yes_no_example
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
 from cap_viz.tasks.writing import YES_NO
 
@@ -25,7 +25,7 @@ DATA = PublicData(
 )
 
 
-def to_example(row: Row) -> Example:
+def to_example(row: SourceRow) -> Example:
     return yes_no_example(row, id=row.text("qid"))
 
 

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cap_viz.attribution.forward.dense_pass import at_least_float32, dense_pass, read_logliks, removed
+from cap_viz.attribution.forward.dense_pass import at_least_float32, dense_pass, read_logliks
 from cap_viz.attribution.forward.losses import LOSSES
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.models.loading import ReasoningModel
@@ -128,7 +128,7 @@ def keeping(model: ReasoningModel, *, units: bool) -> Iterator[Kept]:
     if units:
         hooks += [(units_hook(layer), keep_in(kept.units)) for layer in layers]
     start = model.blocks[0].register_forward_pre_hook(start_of_graph, with_kwargs=True)
-    with removed(start), model.bridge.hooks(fwd_hooks=hooks):
+    with start, model.bridge.hooks(fwd_hooks=hooks):
         yield kept
 
 

@@ -50,8 +50,8 @@ def dense_pass(model: ReasoningModel, batch: PackedBatch, *, keep_calls: bool = 
     with ExitStack() as stack:
         if keep_calls:
             for block in blocks:
-                stack.enter_context(removed(block.register_forward_pre_hook(record, with_kwargs=True)))
-        stack.enter_context(removed(blocks[-1].register_forward_hook(record_final)))
+                stack.enter_context(block.register_forward_pre_hook(record, with_kwargs=True))
+        stack.enter_context(blocks[-1].register_forward_hook(record_final))
         # Vocabulary logits are read at the answers only (`read_logliks`), so ask the model for a single one.
         model.bridge(
             batch.tokens,
@@ -61,19 +61,6 @@ def dense_pass(model: ReasoningModel, batch: PackedBatch, *, keep_calls: bool = 
             logits_to_keep=1,
         )
     return DensePass(calls=tuple(calls), final=outputs[0])
-
-
-class removed:
-    """Removes a torch hook on leaving the block."""
-
-    def __init__(self, handle: torch.utils.hooks.RemovableHandle) -> None:
-        self.handle = handle
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *exc: object) -> None:
-        self.handle.remove()
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -129,7 +129,7 @@ def shared_length(sequences: Sequence[Sequence[int]]) -> int:
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """One row of a batch: the options `first_option`, `first_option + 1`, … of example number `example`."""
 
     example: int
@@ -137,21 +137,21 @@ class Row:
     encoded: EncodedExample
 
 
-def packed_rows(examples: Sequence[EncodedExample]) -> list[Row]:
+def packed_rows(examples: Sequence[EncodedExample]) -> list[PackedRow]:
     """One row per example holding all its options."""
-    return [Row(example=i, first_option=0, encoded=example) for i, example in enumerate(examples)]
+    return [PackedRow(example=i, first_option=0, encoded=example) for i, example in enumerate(examples)]
 
 
-def separate_rows(examples: Sequence[EncodedExample]) -> list[Row]:
+def separate_rows(examples: Sequence[EncodedExample]) -> list[PackedRow]:
     """One row per option: the plain layout, for models where packing is not valid."""
     return [
-        Row(i, k, EncodedExample(prefix=example.prefix, branches=(branch,), answer_lengths=(length,)))
+        PackedRow(i, k, EncodedExample(prefix=example.prefix, branches=(branch,), answer_lengths=(length,)))
         for i, example in enumerate(examples)
         for k, (branch, length) in enumerate(zip(example.branches, example.answer_lengths, strict=True))
     ]
 
 
-def lay_out(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> PackedBatch:
+def lay_out(rows: Sequence[PackedRow], device: torch.device, dtype: torch.dtype) -> PackedBatch:
     """Rows padded on the right to the longest, with the places where their answers are read."""
     width = max(row.encoded.row_length for row in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)

@@ -12,7 +12,7 @@ from cap_viz.figures.theme import display_order
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.comparison import DENSE
-from cap_viz.runs.mask_provenance import Basis, Group
+from cap_viz.runs.mask_provenance import MaskProvenance, ProvenanceGroup
 
 # What to measure next when the table is complete.
 FURTHER = (0.3, 0.4, 0.6)
@@ -28,7 +28,9 @@ class NextCommand:
     text: str
 
 
-def next_command(stored: Stored, group: Group | None, *, model: str, task: str, n: int, reference: str) -> NextCommand:
+def next_command(
+    stored: Stored, group: ProvenanceGroup | None, *, model: str, task: str, n: int, reference: str
+) -> NextCommand:
     """The command for the cells missing from the usual table, else for further sparsities."""
     items = n if stored.dense is None else len(stored.dense.spec.examples.ids)
     basis = None if group is None else group.basis
@@ -57,7 +59,7 @@ def next_command(stored: Stored, group: Group | None, *, model: str, task: str, 
     return NextCommand(reason, command(missing, basis, model=model, task=task, n=items, reference=reference))
 
 
-def shell_can(basis: Basis, task: str) -> bool:
+def shell_can(basis: MaskProvenance, task: str) -> bool:
     """Whether `compare` has options for everything a group is built on."""
     examples = basis.examples
     drawn = examples is None or (examples.task == task and examples.split == "calibration")
@@ -65,7 +67,7 @@ def shell_can(basis: Basis, task: str) -> bool:
 
 
 def command(
-    missing: Sequence[tuple[str, float]], basis: Basis | None, *, model: str, task: str, n: int, reference: str
+    missing: Sequence[tuple[str, float]], basis: MaskProvenance | None, *, model: str, task: str, n: int, reference: str
 ) -> str:
     """Options that have their default value are left out."""
     examples = None if basis is None else basis.examples

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.dashboard.compare.command import USUAL_REFERENCE
-from cap_viz.dashboard.compare.data import Choice, Stored
+from cap_viz.dashboard.compare.data import ComparisonChoice, Stored
 from cap_viz.dashboard.compare.reported import MODEL, reported_accuracy
 from cap_viz.dashboard.components.panels import note
 from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid, keep_valid_ones
@@ -15,13 +15,13 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.evaluation.eval_metrics import ACC, MEASURES, Measure, measure_named
 from cap_viz.figures.theme import display_order
 from cap_viz.runs.comparison import DENSE
-from cap_viz.runs.mask_provenance import Group
+from cap_viz.runs.mask_provenance import ProvenanceGroup
 from cap_viz.tasks import Task
 
 KEYS = ("model", "task", "n", "measure", "criteria", "reference", "basis", "paper")
 
 
-def controls(task: Task, stored: Stored) -> Choice:
+def controls(task: Task, stored: Stored) -> ComparisonChoice:
     """Draw the controls and say what a link had wrong."""
     notes = [bad_choice("measure", list(MEASURES), ACC.name, "the measure")]
     several = len(stored.groups) > 1
@@ -47,7 +47,7 @@ def controls(task: Task, stored: Stored) -> Choice:
     paper = paper_control(task, measure)
     for sentence in filter(None, notes):
         note(sentence)
-    return Choice(measure, criteria, reference, group, paper)
+    return ComparisonChoice(measure, criteria, reference, group, paper)
 
 
 def measure_control() -> Measure:
@@ -66,7 +66,7 @@ def measure_control() -> Measure:
     return measure_named(str(chosen))
 
 
-def criteria_control(group: Group) -> tuple[tuple[str, ...], str]:
+def criteria_control(group: ProvenanceGroup) -> tuple[tuple[str, ...], str]:
     options = display_order(group.criteria)
     said = bad_choices("criteria", options, "the criterion")
     keep_valid_ones("criteria", options)
@@ -83,7 +83,7 @@ def criteria_control(group: Group) -> tuple[tuple[str, ...], str]:
     return tuple(chosen), said
 
 
-def reference_control(group: Group) -> tuple[str, str]:
+def reference_control(group: ProvenanceGroup) -> tuple[str, str]:
     options = [*display_order(group.criteria), DENSE[0]]
     usual = USUAL_REFERENCE if USUAL_REFERENCE in options else DENSE[0]
     said = bad_choice("reference", options, usual, "the reference")
@@ -100,7 +100,7 @@ def reference_control(group: Group) -> tuple[str, str]:
     return chosen, said
 
 
-def group_control(groups: Sequence[Group]) -> tuple[Group, str]:
+def group_control(groups: Sequence[ProvenanceGroup]) -> tuple[ProvenanceGroup, str]:
     names = [group.name for group in groups]
     said = bad_choice("basis", names, names[0], "masks built on")
     keep_valid("basis", names)

@@ -12,7 +12,7 @@ from cap_viz.evaluation.eval_metrics import Level, Measure, against_guessing, co
 from cap_viz.figures.theme import display_order
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast, contrasts, control_pairs, reference_pairs
-from cap_viz.runs.mask_provenance import Group, groups_of
+from cap_viz.runs.mask_provenance import ProvenanceGroup, groups_of
 from cap_viz.runs.run_queries import dense_run, eval_runs
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import ChanceTest, holm
@@ -35,7 +35,7 @@ class Stored:
     """
 
     dense: StoredRun | None
-    groups: tuple[Group, ...]
+    groups: tuple[ProvenanceGroup, ...]
     damage: tuple[Damage, ...]
     pruned_only: int
 
@@ -54,13 +54,13 @@ def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, 
 
 
 @dataclass(frozen=True)
-class Choice:
+class ComparisonChoice:
     """What the controls say. `group` is None when nothing pruned is stored."""
 
     measure: Measure
     criteria: tuple[str, ...]
     reference: str
-    group: Group | None
+    group: ProvenanceGroup | None
     paper: bool
 
 
@@ -72,7 +72,7 @@ class Comparison:
     """
 
     task: Task
-    choice: Choice
+    choice: ComparisonChoice
     dense: StoredRun
     runs: dict[Cell, StoredRun]
     levels: dict[Cell, Level]
@@ -118,7 +118,7 @@ class Comparison:
         return not self.test.clearly_above
 
 
-def compared(store: Store, task: Task, dense: StoredRun, choice: Choice) -> Comparison:
+def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoice) -> Comparison:
     """Raises `DamagedRun` only for the dense run; damaged pruned runs are listed and left out."""
     measure = choice.measure
     wanted = {} if choice.group is None else choice.group.runs
@@ -160,7 +160,7 @@ def companions(
     )
 
 
-def table_pairs(choice: Choice, levels: dict[Cell, Level]) -> list[tuple[Cell, Cell]]:
+def table_pairs(choice: ComparisonChoice, levels: dict[Cell, Level]) -> list[tuple[Cell, Cell]]:
     """Every shown criterion with the reference, and CAP with its controls: by sparsity, in the fixed order."""
     order = display_order({name for name, _ in levels})
     pairs = [pair for pair in reference_pairs(levels, choice.reference) if pair[0][0] in choice.criteria]

@@ -7,7 +7,7 @@ import streamlit as st
 
 from cap_viz.dashboard.compare.command import next_command
 from cap_viz.dashboard.compare.controls import KEYS, controls
-from cap_viz.dashboard.compare.data import Choice, Comparison, Damage, Stored, compared, stored_comparison
+from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Damage, Stored, compared, stored_comparison
 from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, guess_word, number
 from cap_viz.dashboard.compare.perplexity import perplexity_section
 from cap_viz.dashboard.compare.reported import ACCURACY, MODEL, PERPLEXITY, SOURCE, reported_accuracy
@@ -358,13 +358,13 @@ def paper_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def next_section(view: Frame, stored: Stored, choice: Choice) -> None:
+def next_section(view: Frame, stored: Stored, choice: ComparisonChoice) -> None:
     st.markdown("##### What to do next")
     next_buttons(view, choice)
     show_command(view, stored, choice, choice.reference)
 
 
-def next_buttons(view: Frame, choice: Choice | None) -> None:
+def next_buttons(view: Frame, choice: ComparisonChoice | None) -> None:
     params = {} if choice is None or choice.group is None else prune_params(choice)
     suffix = "" if choice is None else "_below"
     go_button(
@@ -376,7 +376,7 @@ def next_buttons(view: Frame, choice: Choice | None) -> None:
     )
 
 
-def prune_params(choice: Choice) -> dict[str, str]:
+def prune_params(choice: ComparisonChoice) -> dict[str, str]:
     """The Prune page at the highest sparsity shown, with the same two criteria."""
     assert choice.group is not None
     first = SUBJECT if SUBJECT in choice.group.criteria else choice.group.criteria[0]
@@ -384,7 +384,7 @@ def prune_params(choice: Choice) -> dict[str, str]:
     return params if choice.reference == DENSE[0] else {**params, "against": choice.reference}
 
 
-def show_command(view: Frame, stored: Stored, choice: Choice | None, reference: str) -> None:
+def show_command(view: Frame, stored: Stored, choice: ComparisonChoice | None, reference: str) -> None:
     group = None if choice is None else choice.group
     found = next_command(stored, group, model=view.model.id, task=view.task.name, n=view.n, reference=reference)
     st.caption(escaped(found.reason))

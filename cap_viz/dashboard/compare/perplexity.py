@@ -21,7 +21,7 @@ from cap_viz.evaluation.perplexity import TEXT_TASKS, Perplexity, perplexity_of
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import SUBJECT
-from cap_viz.runs.mask_provenance import basis_of
+from cap_viz.runs.mask_provenance import provenance_of
 from cap_viz.runs.protocols import length_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import StoredRun
@@ -31,7 +31,7 @@ from cap_viz.tasks.example_sets import ExampleSet
 
 
 @dataclass(frozen=True)
-class Row:
+class PerplexityRow:
     """One stored perplexity. `factor` is against dense on the same windows, with the interval of paired windows."""
 
     mask: MaskSpec | None
@@ -82,11 +82,11 @@ def largest_group(view: Frame, wanted: Callable[[EvalSpec], bool]) -> list[Store
 
 def calibrated_on(mask: MaskSpec) -> str | None:
     """The task a mask was made for; None for criteria that look at the weights alone."""
-    examples = basis_of(mask).examples
+    examples = provenance_of(mask).examples
     return None if examples is None else examples.task
 
 
-def rows_of(view: Frame, runs: list[StoredRun]) -> list[Row]:
+def rows_of(view: Frame, runs: list[StoredRun]) -> list[PerplexityRow]:
     """Dense first, then by sparsity and criterion. Raises `CapVizError` for a run that cannot be read."""
     masks = {run.key: run.spec.mask for run in runs if isinstance(run.spec, EvalSpec)}
     reports = {run.key: report_of(view.store, run) for run in runs}
@@ -94,15 +94,15 @@ def rows_of(view: Frame, runs: list[StoredRun]) -> list[Row]:
     rows = []
     for key, mask in masks.items():
         if dense is None or mask is None:
-            rows.append(Row(mask, perplexity_of(reports[key])))
+            rows.append(PerplexityRow(mask, perplexity_of(reports[key])))
             continue
         paired = paired_losses(reports[key], dense)
         ci = Interval(exp(paired.ci.low), exp(paired.ci.high))
-        rows.append(Row(mask, perplexity_of(reports[key]), exp(paired.difference), ci))
+        rows.append(PerplexityRow(mask, perplexity_of(reports[key]), exp(paired.difference), ci))
     return sorted(rows, key=lambda row: ("", 0.0) if row.mask is None else (row.mask.criterion, row.mask.sparsity))
 
 
-def shown(rows: list[Row]) -> pd.DataFrame:
+def shown(rows: list[PerplexityRow]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {

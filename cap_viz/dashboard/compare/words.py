@@ -10,7 +10,7 @@ from cap_viz.evaluation.eval_metrics import Level, Measure
 from cap_viz.figures.theme import display_order
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast
-from cap_viz.runs.mask_provenance import Basis
+from cap_viz.runs.mask_provenance import MaskProvenance
 
 OPTION_WORDS = {
     "scope": "scope",
@@ -172,7 +172,7 @@ def digits(measure: Measure) -> int:
     return 1 if measure.is_share else 3
 
 
-def basis_words(basis: Basis) -> str:
+def basis_words(basis: MaskProvenance) -> str:
     """`48 calibration examples of arc_easy, seed 0`, and every option that is not the usual one."""
     examples = basis.examples
     if examples is None:

@@ -13,7 +13,7 @@ from cap_viz.progress import duration
 from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats.budget import Cost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
+from cap_viz.stats.budget import ExampleCost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks.example_sets import calibration_set
 
@@ -52,7 +52,7 @@ def plan_from(
     pilot = pilot_of(
         read_scores(view.store, exact).effects(metric), read_gradient(view.store, gradient).effects(metric)
     )
-    cost = Cost(exact=seconds_each(exact), gradient=seconds_each(gradient))
+    cost = ExampleCost(exact=seconds_each(exact), gradient=seconds_each(gradient))
     if by_time:
         minutes = st.number_input("Minutes", 0.1, 600.0, 5.0, key="heads_minutes")
         return plan_for_seconds(pilot, cost, 60 * minutes, available=most)

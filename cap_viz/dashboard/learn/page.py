@@ -12,7 +12,7 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import empty, escaped, note, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.learn.data import Lesson, NotStored
-from cap_viz.dashboard.learn.steps import STEPS, Answer, Link, Step
+from cap_viz.dashboard.learn.steps import STEPS, Answer, LessonStep, Link
 from cap_viz.dashboard.state import bad_choice, go_button
 from cap_viz.errors import CapVizError
 
@@ -69,7 +69,7 @@ def in_address(guesses: dict[int, int]) -> str:
     return "".join(f"{number}{LETTERS[choice]}" for number, choice in sorted(guesses.items()))
 
 
-def guess_and_reveal(lesson: Lesson, step: Step, number: int, guess: int | None) -> None:
+def guess_and_reveal(lesson: Lesson, step: LessonStep, number: int, guess: int | None) -> None:
     """The question with its choices as buttons; once guessed, the answer and where to see it."""
     st.markdown(f"#### {escaped(step.question(lesson))}")
     answer = step.answer(lesson)
@@ -90,7 +90,7 @@ def guess_and_reveal(lesson: Lesson, step: Step, number: int, guess: int | None)
     go(lesson, step.link, number)
 
 
-def choice_line(step: Step, answer: Answer, guess: int, place: int) -> str:
+def choice_line(step: LessonStep, answer: Answer, guess: int, place: int) -> str:
     """A choice with what it turned out to be."""
     mark = ":material/check_circle:" if place == answer.right else ":material/radio_button_unchecked:"
     words = f"**{step.choices[place]}**" if place == answer.right else step.choices[place]

@@ -34,7 +34,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Step:
+class LessonStep:
     """A few sentences, a guess with three choices, and the answer from stored runs."""
 
     title: str
@@ -121,7 +121,7 @@ def better(lesson: Lesson) -> Answer:
 
 
 STEPS = (
-    Step(
+    LessonStep(
         "What a head is",
         "A language model of this kind reads a text in layers. In each layer some **attention heads** look back at the "
         "earlier words, each in a way of its own, and pass on what they find. Which of them does a task need?",
@@ -133,7 +133,7 @@ STEPS = (
         needed,
         Link("See all heads", "pages/heads.py"),
     ),
-    Step(
+    LessonStep(
         "What removing one does",
         "To see what a head does for the answers, its output is set to zero and nothing else is touched: an "
         "**ablation**. Then the model answers the same questions again. What gets worse was the head's "
@@ -144,7 +144,7 @@ STEPS = (
         changed,
         Link("See its effect on every question", "pages/heads.py", at_top_head),
     ),
-    Step(
+    LessonStep(
         "Reading the map",
         "Every cell of the map is one head: layers from top to bottom, heads from left to right. Teal: removing it "
         "hurts. Brown: removing it helps. A dot marks effects that survive the test for false finds, faded "
@@ -155,7 +155,7 @@ STEPS = (
         where,
         Link("Look at the map", "pages/heads.py", at_top_head),
     ),
-    Step(
+    LessonStep(
         "Noise and error bars",
         "An effect is a mean over some questions. Other questions would have given another mean, and so "
         "another order of "
@@ -165,7 +165,7 @@ STEPS = (
         stable,
         Link("See ranks with their intervals", "pages/heads.py", at_top_head),
     ),
-    Step(
+    LessonStep(
         "Reasoning, or any text?",
         "Some heads are needed whatever the model reads: without them it cannot even write a sentence. To "
         "find those that "
@@ -177,7 +177,7 @@ STEPS = (
         shared,
         Link("Compare the two", "pages/heads.py", lambda lesson: {"view": "specificity"}),
     ),
-    Step(
+    LessonStep(
         "From heads to weights",
         "**Causal Attribution Pruning** (CAP) multiplies the size of every weight by how much its head "
         "matters, and sets "
@@ -187,7 +187,7 @@ STEPS = (
         parts,
         Link("See where the zeros are", "pages/prune.py", lambda lesson: {"criterion": "cap", "sparsity": "50"}),
     ),
-    Step(
+    LessonStep(
         "CAP against Wanda",
         f"**{CRITERIA['wanda'].title}** needs no causes: it multiplies the size of a weight by how strong its input "
         "usually is. It is the method to beat. Both are asked the very same questions, so that luck with the questions "
@@ -197,7 +197,7 @@ STEPS = (
         better,
         Link("See all sparsities", "pages/compare.py"),
     ),
-    Step(
+    LessonStep(
         "What this cannot tell you",
         "An effect is about these questions, this way of removing a head, and a model that is otherwise "
         "whole. Two heads "

@@ -27,7 +27,7 @@ MOST_CRITERIA, MOST_SPARSITIES = 6, 4
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedAccuracy:
     """One stored pruned evaluation against dense on the same questions (`against_dense`: pruned minus dense)."""
 
     mask: MaskSpec
@@ -52,7 +52,7 @@ class TaskSummary:
     loss: MeanEstimate | None
     score_run: StoredRun | None
     heads: HeadStatistics | None
-    pruned: tuple[Pruned, ...]
+    pruned: tuple[PrunedAccuracy, ...]
     problems: tuple[str, ...]
 
     @property
@@ -122,13 +122,13 @@ def default_scores(view: Frame, task: Task) -> StoredRun | None:
     return next(iter(zero or found), None)
 
 
-def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Pruned, ...]:
+def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[PrunedAccuracy, ...]:
     """The main pruned evaluations on the very questions of the dense one, built on the same things."""
-    found: list[Pruned] = []
+    found: list[PrunedAccuracy] = []
     for run in main_part(usual_group(view, dense)).values():
         report = readable(view, run, problems)
         if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
-            found.append(Pruned(run.spec.mask, report, paired_of(view.store, run, dense)))
+            found.append(PrunedAccuracy(run.spec.mask, report, paired_of(view.store, run, dense)))
     return tuple(found)
 
 
@@ -149,11 +149,11 @@ def main_part(group: dict[Cell, StoredRun]) -> dict[Cell, StoredRun]:
     }
 
 
-def accuracy_points(pruned: tuple[Pruned, ...]) -> list[AccuracyPoint]:
+def accuracy_points(pruned: tuple[PrunedAccuracy, ...]) -> list[AccuracyPoint]:
     return [accuracy_point(item) for item in pruned]
 
 
-def accuracy_point(item: Pruned) -> AccuracyPoint:
+def accuracy_point(item: PrunedAccuracy) -> AccuracyPoint:
     correct = item.report.correct
     limits = wilson(int(correct.sum()), correct.size)
     verdict = "differs from dense" if item.differs else "within noise of dense"
@@ -175,13 +175,13 @@ def accuracy_point(item: Pruned) -> AccuracyPoint:
     )
 
 
-def best_sentences(pruned: tuple[Pruned, ...]) -> list[str]:
+def best_sentences(pruned: tuple[PrunedAccuracy, ...]) -> list[str]:
     """One sentence per sparsity: the best criterion, those it cannot be told from, and the distance to dense."""
     sparsities = sorted({item.mask.sparsity for item in pruned})
     return [best_sentence([item for item in pruned if item.mask.sparsity == sparsity]) for sparsity in sparsities]
 
 
-def best_sentence(items: list[Pruned]) -> str:
+def best_sentence(items: list[PrunedAccuracy]) -> str:
     best = max(items, key=lambda item: item.report.acc)
     tied = [
         criterion_title(item.mask.criterion)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.prune.setting import Setting, eval_spec, title_of
+from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, title_of
 from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.runs.prefix_reuse import computing_seconds
@@ -20,7 +20,7 @@ from cap_viz.tasks.pairing import common_rows
 
 
 @dataclass(frozen=True)
-class Share:
+class AccuracyShare:
     """A share of right answers with its Wilson interval."""
 
     right: int
@@ -29,10 +29,10 @@ class Share:
     ci: Interval
 
 
-def share_of(right: Sequence[bool] | np.ndarray) -> Share:
+def share_of(right: Sequence[bool] | np.ndarray) -> AccuracyShare:
     right = np.asarray(right, dtype=bool)
     hits = int(right.sum())
-    return Share(right=hits, n=right.size, value=hits / right.size, ci=wilson(hits, right.size))
+    return AccuracyShare(right=hits, n=right.size, value=hits / right.size, ci=wilson(hits, right.size))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Column:
         return self.wanted is not None and not self.fresh and not self.active
 
 
-def column_of(store: Store, queue: JobQueue, setting: Setting, name: str, last: EvalSpec | None) -> Column:
+def column_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, last: EvalSpec | None) -> Column:
     """The stored result; else what has arrived of a running job; else the last result shown, marked stale."""
     try:
         wanted = eval_spec(setting, name)
@@ -209,7 +209,7 @@ def taken(report: EvalReport, rows: Sequence[int]) -> EvalReport:
 
 
 @dataclass(frozen=True)
-class Cost:
+class MeasuringCost:
     """What measuring will take: `seconds` is None when nothing stored tells."""
 
     runs: int
@@ -217,13 +217,13 @@ class Cost:
     seconds: float | None
 
 
-def cost_of(runs: Sequence[StoredRun], columns: Sequence[Column]) -> Cost:
+def cost_of(runs: Sequence[StoredRun], columns: Sequence[Column]) -> MeasuringCost:
     """Judged from stored evaluations of these weights on this task: their seconds per item, masks included."""
     wanted = [column.wanted for column in columns if column.wanted is not None and column.measurable]
     items = sum(len(spec.examples.ids) for spec in wanted)
     seconds = [seconds_of(runs, spec) for spec in wanted]
     known = [value for value in seconds if value is not None]
-    return Cost(runs=len(wanted), items=items, seconds=sum(known) if len(known) == len(wanted) else None)
+    return MeasuringCost(runs=len(wanted), items=items, seconds=sum(known) if len(known) == len(wanted) else None)
 
 
 def seconds_of(runs: Sequence[StoredRun], wanted: EvalSpec) -> float | None:

@@ -24,7 +24,7 @@ from cap_viz.dashboard.prune.accuracy import Column, Difference, column_of, cost
 from cap_viz.dashboard.prune.figures import (
     accuracy_whiskers,
 )
-from cap_viz.dashboard.prune.setting import DENSE, Setting, title_of
+from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, title_of
 from cap_viz.dashboard.prune.words import limits, named, origin_badge, pruned_words, so_far_badge, swatch
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
@@ -37,7 +37,7 @@ from cap_viz.tasks import Task
 LAST, REFUSED = "prune_last", "prune_refused"
 
 
-def current_columns(view: Frame, setting: Setting) -> list[Column]:
+def current_columns(view: Frame, setting: PruneSetting) -> list[Column]:
     """Dense and the criteria as they stand now; remembers what is shown, for when the controls move on."""
     last: dict[str, EvalSpec] = st.session_state.setdefault(LAST, {})
     columns = [column_of(view.store, shared_queue(), setting, name, last.get(name)) for name in setting.columns]
@@ -47,13 +47,13 @@ def current_columns(view: Frame, setting: Setting) -> list[Column]:
     return columns
 
 
-def accuracy_section(view: Frame, setting: Setting, columns: Sequence[Column]) -> None:
+def accuracy_section(view: Frame, setting: PruneSetting, columns: Sequence[Column]) -> None:
     """What the model loses: measured results, or those arriving."""
     active = [column.name for column in columns if column.active]
     ticking(lambda: draw_accuracy(view, setting, active), live=bool(active))
 
 
-def draw_accuracy(view: Frame, setting: Setting, active: Sequence[str]) -> None:
+def draw_accuracy(view: Frame, setting: PruneSetting, active: Sequence[str]) -> None:
     columns = current_columns(view, setting)
     if [column.name for column in columns if column.active] != list(active):
         st.rerun()
@@ -83,7 +83,7 @@ def draw_accuracy(view: Frame, setting: Setting, active: Sequence[str]) -> None:
     below_chance(view.task, columns)
 
 
-def accuracy_tile(setting: Setting, column: Column) -> None:
+def accuracy_tile(setting: PruneSetting, column: Column) -> None:
     st.markdown(f"{named(column.name)} {tile_badge(column)}")
     if column.report is None:
         st.metric("Accuracy (acc)", "–", label_visibility="collapsed")
@@ -117,7 +117,7 @@ def tile_badge(column: Column) -> str:
     return ""
 
 
-def waiting_words(setting: Setting, column: Column) -> str:
+def waiting_words(setting: PruneSetting, column: Column) -> str:
     if column.problem:
         return escaped(column.problem)
     if column.active:
@@ -126,7 +126,7 @@ def waiting_words(setting: Setting, column: Column) -> str:
     return f"Not measured{where} on these {len(setting.evaluation.ids)} items."
 
 
-def measuring(view: Frame, setting: Setting, columns: Sequence[Column]) -> None:
+def measuring(view: Frame, setting: PruneSetting, columns: Sequence[Column]) -> None:
     """The button that measures what is missing, with its cost; and the jobs under way."""
     for column in columns:
         if column.job is not None and column.active:
@@ -154,7 +154,7 @@ def measuring(view: Frame, setting: Setting, columns: Sequence[Column]) -> None:
     words.caption(cost_sentence(view, missing))
 
 
-def job_title(setting: Setting, column: Column) -> str:
+def job_title(setting: PruneSetting, column: Column) -> str:
     whose, items = pruned_words(column.name, setting.sparsity), setting.evaluation
     return f"Accuracy of {whose}, {len(items.ids)} items of {items.task}"
 

@@ -11,7 +11,7 @@ from cap_viz.dashboard.components.panels import note
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.mask_controls import KEYS as BASIS_KEYS
 from cap_viz.dashboard.prune.mask_controls import basis_controls, calibration_items, spread_note, wrong_basis
-from cap_viz.dashboard.prune.setting import Setting, measured_percents, title_of
+from cap_viz.dashboard.prune.setting import PruneSetting, measured_percents, title_of
 from cap_viz.dashboard.state import bad_choice, choose, keep_valid
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
@@ -30,7 +30,7 @@ DEFAULT_PERCENT, HIGHEST_PERCENT = 20, 90
 PERCENTS = {str(percent) for percent in range(HIGHEST_PERCENT + 1)}
 
 
-def controls(view: Frame) -> Setting:
+def controls(view: Frame) -> PruneSetting:
     """Draw the controls. Raises `CapVizError` when the items to measure on cannot be known."""
     texts = controls_for(view.model.id)
     for sentence in wrong_in_link(texts):
@@ -60,7 +60,7 @@ def controls(view: Frame) -> Setting:
             persist_state="session",
             help=GLOSSARY["sparsity"],
         )
-    setting = Setting(
+    setting = PruneSetting(
         model=view.model,
         evaluation=evaluation,
         criteria=(criterion, against),
@@ -163,7 +163,7 @@ def evaluation_items(view: Frame) -> ExampleSet:
     )
 
 
-def measured_marks(runs: Sequence[StoredRun], setting: Setting, percent: int) -> None:
+def measured_marks(runs: Sequence[StoredRun], setting: PruneSetting, percent: int) -> None:
     """Sparsities with stored accuracies, to jump to."""
     measured = measured_percents(runs, setting, highest=HIGHEST_PERCENT)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -178,7 +178,7 @@ def measured_marks(runs: Sequence[StoredRun], setting: Setting, percent: int) ->
             )
 
 
-def marks_words(setting: Setting, any_measured: bool) -> str:
+def marks_words(setting: PruneSetting, any_measured: bool) -> str:
     same = " (both are the same criterion: choose another to compare)" if len(set(setting.criteria)) == 1 else ""
     if load_task(setting.evaluation.task).kind == "text":
         return "Text has no accuracy to store: only what is removed can be shown."
@@ -187,7 +187,7 @@ def marks_words(setting: Setting, any_measured: bool) -> str:
     return f"No stored accuracies on these {len(setting.evaluation.ids)} items yet{same}."
 
 
-def mark_label(percent: int, criteria: set[str], setting: Setting) -> str:
+def mark_label(percent: int, criteria: set[str], setting: PruneSetting) -> str:
     every = set(setting.criteria)
     only = "" if criteria == every else f" ({', '.join(title_of(name) for name in sorted(criteria))} only)"
     return f"{percent} %{only}"

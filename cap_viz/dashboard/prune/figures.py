@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from cap_viz.dashboard.prune.accuracy import Column, Share, share_of
+from cap_viz.dashboard.prune.accuracy import AccuracyShare, Column, share_of
 from cap_viz.dashboard.prune.setting import DENSE, title_of
 from cap_viz.dashboard.prune.zeros import Outlier, Zeros
 from cap_viz.figures.head_grid import ticks
@@ -217,7 +217,7 @@ def vertical(figure: go.Figure, x: float, dash: str, label: str) -> None:
     figure.add_annotation(x=x, y=1, yref="paper", yanchor="bottom", text=label, showarrow=False, font=LABEL, yshift=-1)
 
 
-def whisker(column: Column, share: Share, row: int) -> go.Scatter:
+def whisker(column: Column, share: AccuracyShare, row: int) -> go.Scatter:
     state = f", {share.n} items so far" if column.partial else f" ({column.stale})" if column.stale else ""
     colour = colour_of(column.name)
     return go.Scatter(

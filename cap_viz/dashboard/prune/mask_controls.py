@@ -12,7 +12,7 @@ from typing import cast
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import METRIC_NAMES
-from cap_viz.dashboard.prune.setting import SPREADS, Setting, title_of
+from cap_viz.dashboard.prune.setting import SPREADS, PruneSetting, title_of
 from cap_viz.dashboard.state import bad_choice, bad_number, choose, keep_in_range, keep_valid
 from cap_viz.defaults import N_CALIBRATION, SEED
 from cap_viz.pruning import CRITERIA
@@ -37,7 +37,7 @@ KEYS = (*DEFAULTS, "control_seed", "scores")
 
 
 @dataclass(frozen=True)
-class Basis:
+class MaskControls:
     """What these controls say; the defaults where a control is not shown."""
 
     metric: str = "nll"
@@ -48,7 +48,7 @@ class Basis:
     control_seed: int = 0
 
 
-def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str], controls: Sequence[str]) -> Basis:
+def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str], controls: Sequence[str]) -> MaskControls:
     """Draw what applies to the criteria; `runs` are the head scores they may be built on, `controls` generic texts."""
     needs = [CRITERIA[name] for name in criteria]
     heads = any(one.needs_scores for one in needs)
@@ -66,7 +66,9 @@ def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str], controls:
     seed = seed_option() if any(one.needs_seed for one in needs) else 0
     if not (heads or measured or len(spreads) > 1 or any(one.needs_seed for one in needs)):
         st.caption("Nothing else to choose for these criteria.")
-    return Basis(metric=metric, kv_combine=kv_combine, scores=scores, spread=spread, text=text, control_seed=seed)
+    return MaskControls(
+        metric=metric, kv_combine=kv_combine, scores=scores, spread=spread, text=text, control_seed=seed
+    )
 
 
 def head_options() -> tuple[str, str]:
@@ -174,7 +176,7 @@ def wrong_basis(controls: Sequence[str]) -> list[str]:
     ]
 
 
-def calibration_items(task: Task, basis: Basis) -> ExampleSet | None:
+def calibration_items(task: Task, basis: MaskControls) -> ExampleSet | None:
     """The examples activations and gradients are measured on: those of the head scores, or as many of another text."""
     if basis.text == OWN_TASK and basis.scores is not None:
         return basis.scores.examples
@@ -185,7 +187,7 @@ def calibration_items(task: Task, basis: Basis) -> ExampleSet | None:
     return calibration_set(source.name, min(wanted, len(source.splits.calibration)), SEED)
 
 
-def spread_note(setting: Setting) -> None:
+def spread_note(setting: PruneSetting) -> None:
     """Say to whom the chosen spread does not apply; what is shown is never silently something else."""
     if setting.spread == UNIFORM:
         return

@@ -24,7 +24,7 @@ from cap_viz.dashboard.prune.figures import (
     importance_histogram,
 )
 from cap_viz.dashboard.prune.flips import filters_of, flip_table, flips_of
-from cap_viz.dashboard.prune.setting import DENSE, Setting, takes_pattern
+from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, takes_pattern
 from cap_viz.dashboard.prune.words import named
 from cap_viz.dashboard.prune.zeros import widest_outlier
 from cap_viz.dashboard.state import choose, link_here
@@ -47,7 +47,7 @@ ACCURACY_NOTES = (
 )
 
 
-def provenance_row(view: Frame, setting: Setting, columns: Sequence[Column]) -> None:
+def provenance_row(view: Frame, setting: PruneSetting, columns: Sequence[Column]) -> None:
     """Where the numbers come from, with the link to this view and the files."""
     facts, share = st.columns([8, 1.3], vertical_alignment="center")
     with facts:
@@ -67,7 +67,7 @@ def origin_of(columns: Sequence[Column]) -> str | None:
     return None if not origins else "live" if "live" in origins else "precomputed"
 
 
-def prune_facts(setting: Setting, columns: Sequence[Column]) -> list[str]:
+def prune_facts(setting: PruneSetting, columns: Sequence[Column]) -> list[str]:
     measured = "no accuracy" if is_text(setting) else f"accuracy on {len(setting.evaluation.ids)} items"
     facts = [setting.model.id, setting.evaluation.task, measured]
     if setting.scores is not None and any(CRITERIA[name].needs_scores for name in setting.criteria):
@@ -81,7 +81,7 @@ def prune_facts(setting: Setting, columns: Sequence[Column]) -> list[str]:
     return [*facts, age(max(newest))] if newest else facts
 
 
-def mask_facts(setting: Setting) -> list[str]:
+def mask_facts(setting: PruneSetting) -> list[str]:
     """What else than criterion, sparsity and scope makes the masks, where it is not the usual."""
     needs = [CRITERIA[name] for name in setting.criteria]
     allocated = setting.spread in ALLOCATIONS and any(one.allocations for one in needs)
@@ -97,11 +97,11 @@ def mask_facts(setting: Setting) -> list[str]:
     ]
 
 
-def is_text(setting: Setting) -> bool:
+def is_text(setting: PruneSetting) -> bool:
     return load_task(setting.evaluation.task).kind == "text"
 
 
-def no_accuracy_section(setting: Setting) -> None:
+def no_accuracy_section(setting: PruneSetting) -> None:
     """In place of accuracies, for a task that has none: why, and where to find some."""
     task = load_task(setting.evaluation.task)
     st.markdown("##### What it costs")
@@ -124,7 +124,7 @@ def no_accuracy_section(setting: Setting) -> None:
             )
 
 
-def downloads(setting: Setting, columns: Sequence[Column]) -> None:
+def downloads(setting: PruneSetting, columns: Sequence[Column]) -> None:
     if is_text(setting):
         st.caption("There are no accuracies to hand out for text.")
         return
@@ -154,7 +154,7 @@ def downloads(setting: Setting, columns: Sequence[Column]) -> None:
     st.caption("One row per item with what each model chose; and accuracies, intervals and the full specs.")
 
 
-def flips_section(store: Store, setting: Setting, columns: Sequence[Column]) -> None:
+def flips_section(store: Store, setting: PruneSetting, columns: Sequence[Column]) -> None:
     """The items whose answer changes."""
     st.markdown("##### Items whose answer changes", help="✓ right, ✗ wrong: the option each model finds most likely.")
     ready = [column for column in columns if column.report is not None and not column.partial]
@@ -212,7 +212,7 @@ def flips_section(store: Store, setting: Setting, columns: Sequence[Column]) -> 
         audit_download(store, ready)
 
 
-def importance_section(view: Frame, setting: Setting) -> None:
+def importance_section(view: Frame, setting: PruneSetting) -> None:
     """How CAP scales head effects, when CAP is one of the criteria."""
     if setting.scores is None or not any(CRITERIA[name].scales_importance for name in setting.criteria):
         return
@@ -246,7 +246,7 @@ def importance_section(view: Frame, setting: Setting) -> None:
         st.caption(words + " The closer to 1, the more CAP resembles global magnitude.")
 
 
-def notes_section(setting: Setting) -> None:
+def notes_section(setting: PruneSetting) -> None:
     """What these numbers do not say."""
     st.markdown("##### Reading these numbers")
     said = [*criteria_notes(setting), *(() if is_text(setting) else ACCURACY_NOTES)]
@@ -259,7 +259,7 @@ def notes_section(setting: Setting) -> None:
         st.caption(f"Chance: {GLOSSARY['chance']}")
 
 
-def criteria_notes(setting: Setting) -> list[str]:
+def criteria_notes(setting: PruneSetting) -> list[str]:
     """The criteria's own notes under the spread that is set; named where not all criteria have them."""
     whose: dict[str, list[str]] = {}
     shown = [CRITERIA[name] for name in dict.fromkeys(setting.criteria)]

@@ -24,7 +24,7 @@ SPREADS = ("uniform", *ALLOCATIONS, *PATTERNS)
 
 
 @dataclass(frozen=True)
-class Setting:
+class PruneSetting:
     """What the controls say: two criteria at one sparsity, and what they are built on and measured with.
 
     `scores` are the head scores behind CAP; None when the task has none. `calibration` are the examples whose
@@ -54,7 +54,7 @@ def title_of(column: str) -> str:
     return "Dense" if column == DENSE else CRITERIA[column].title
 
 
-def mask_spec(setting: Setting, criterion: str, sparsity: float | None = None) -> MaskSpec:
+def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = None) -> MaskSpec:
     """The mask of a criterion, with the fields it does not need left out.
 
     Raises `CapVizError` when the criterion needs head scores or calibration examples and there are none.
@@ -88,13 +88,13 @@ def takes_pattern(criterion: Criterion, spread: str, sparsity: float) -> bool:
     return criterion.patterns and spread in PATTERNS and abs(sparsity - 0.5) < 1e-9
 
 
-def eval_spec(setting: Setting, column: str) -> EvalSpec:
+def eval_spec(setting: PruneSetting, column: str) -> EvalSpec:
     """The measurement behind a column: dense, or a criterion at the asked sparsity."""
     mask = None if column == DENSE else mask_spec(setting, column)
     return EvalSpec(model=setting.model, examples=setting.evaluation, mask=mask)
 
 
-def counting_spec(setting: Setting, criterion: str, parts: str | None = None) -> ProfileSpec | None:
+def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = None) -> ProfileSpec | None:
     """The small run that counts a criterion's zeros at every sparsity, of matrices or of `parts` "heads".
 
     None where there is none: scores that depend on the sparsity, and patterns, which have only one.
@@ -110,7 +110,7 @@ def counting_spec(setting: Setting, criterion: str, parts: str | None = None) ->
 
 
 def measured_percents(
-    runs: Sequence[StoredRun], setting: Setting, *, lowest: int = 0, highest: int = 90
+    runs: Sequence[StoredRun], setting: PruneSetting, *, lowest: int = 0, highest: int = 90
 ) -> dict[int, set[str]]:
     """Whole-percent sparsities with a stored evaluation on these items -> the criteria measured there."""
     found: dict[int, set[str]] = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from cap_viz.dashboard.prune.setting import Setting, eval_spec, title_of
+from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, title_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.runs.protocols import generation_spec
@@ -53,7 +53,7 @@ class Written:
         return self.wanted is not None and not self.final and not self.active
 
 
-def written_of(store: Store, queue: JobQueue, setting: Setting, name: str, format: str, n: int) -> Written:
+def written_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, format: str, n: int) -> Written:
     """The answers of dense or a criterion to the first n questions, as they stand now."""
     try:
         choices = eval_spec(replace(setting, evaluation=evaluation_set(setting.evaluation.task, n)), name)

@@ -12,7 +12,7 @@ from cap_viz.dashboard.components.panels import caution, cut_words, escaped, not
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.accuracy import share_of
 from cap_viz.dashboard.prune.accuracy_view import submit
-from cap_viz.dashboard.prune.setting import Setting
+from cap_viz.dashboard.prune.setting import PruneSetting
 from cap_viz.dashboard.prune.words import limits, named, origin_badge, pruned_words, so_far_badge
 from cap_viz.dashboard.prune.written import (
     Written,
@@ -35,7 +35,7 @@ USUAL_COUNT = "32"
 LOW_PARSE_RATE = 0.5
 
 
-def written_section(view: Frame, setting: Setting) -> None:
+def written_section(view: Frame, setting: PruneSetting) -> None:
     """Controls, a tile per model, the differences, and the texts side by side."""
     st.markdown(
         "##### Answers written out",
@@ -67,11 +67,11 @@ def written_section(view: Frame, setting: Setting) -> None:
     ticking(lambda: draw(view, setting, str(format), n, active), live=bool(active))
 
 
-def columns_of(view: Frame, setting: Setting, format: str, n: int) -> list[Written]:
+def columns_of(view: Frame, setting: PruneSetting, format: str, n: int) -> list[Written]:
     return [written_of(view.store, shared_queue(), setting, name, format, n) for name in setting.columns]
 
 
-def draw(view: Frame, setting: Setting, format: str, n: int, active: Sequence[str]) -> None:
+def draw(view: Frame, setting: PruneSetting, format: str, n: int, active: Sequence[str]) -> None:
     columns = columns_of(view, setting, format, n)
     if [column.name for column in columns if column.active] != list(active):
         st.rerun()
@@ -110,7 +110,7 @@ def written_tile(column: Written) -> None:
         st.caption(f":orange[{escaped(cut)}]")
 
 
-def measuring(view: Frame, setting: Setting, columns: Sequence[Written], n: int) -> None:
+def measuring(view: Frame, setting: PruneSetting, columns: Sequence[Written], n: int) -> None:
     for column in columns:
         if column.job is not None and column.active:
             job_view(column.job, key="written")
@@ -139,7 +139,7 @@ def measuring(view: Frame, setting: Setting, columns: Sequence[Written], n: int)
     )
 
 
-def title(setting: Setting, column: Written, n: int) -> str:
+def title(setting: PruneSetting, column: Written, n: int) -> str:
     return f"Answers of {pruned_words(column.name, setting.sparsity)}, {n} questions of {setting.evaluation.task}"
 
 

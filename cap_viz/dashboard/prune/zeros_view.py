@@ -25,7 +25,7 @@ from cap_viz.dashboard.prune.figures import (
     zeros_by_layer,
     zeros_by_matrix,
 )
-from cap_viz.dashboard.prune.setting import Setting, counting_spec, mask_spec, title_of
+from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, mask_spec, title_of
 from cap_viz.dashboard.prune.words import named
 from cap_viz.dashboard.prune.zeros import Zeros, head_zeros_of, zeros_of
 from cap_viz.dashboard.state import go_button
@@ -38,7 +38,7 @@ from cap_viz.runs.spec import ProfileSpec
 DETAIL, REFUSED = "prune_detail", "prune_count_refused"
 
 
-def zeros_section(view: Frame, setting: Setting) -> None:
+def zeros_section(view: Frame, setting: PruneSetting) -> None:
     """Which weights go, before anything is measured."""
     active = active_among(missing_counts(view, setting, st.session_state.get(DETAIL)))
     ticking(lambda: draw_zeros(view, setting, len(active)), live=bool(active))
@@ -49,7 +49,7 @@ def parts_of(detail: str | None) -> str | None:
     return "heads" if detail == "heads" else None
 
 
-def draw_zeros(view: Frame, setting: Setting, n_active: int) -> None:
+def draw_zeros(view: Frame, setting: PruneSetting, n_active: int) -> None:
     title, switch = st.columns([2, 3], vertical_alignment="center")
     title.markdown(
         "##### What is removed", help="Zeros are counted from stored tables or from the rule, without a run."
@@ -84,7 +84,7 @@ def draw_zeros(view: Frame, setting: Setting, n_active: int) -> None:
     st.caption(cost_sentence(setting.criteria))
 
 
-def zeros_figure(view: Frame, setting: Setting, found: Sequence[Zeros], detail: str | None) -> go.Figure | None:
+def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], detail: str | None) -> go.Figure | None:
     """The zeros in the detail chosen; None, with a sentence in its place, where no heads are counted."""
     if detail == "matrices":
         return zeros_by_matrix(found)
@@ -109,7 +109,7 @@ def zeros_figure(view: Frame, setting: Setting, found: Sequence[Zeros], detail: 
     return zeros_by_head(shares)
 
 
-def missing_counts(view: Frame, setting: Setting, detail: str | None) -> dict[ProfileSpec, str]:
+def missing_counts(view: Frame, setting: PruneSetting, detail: str | None) -> dict[ProfileSpec, str]:
     """The small runs that would count zeros nobody has counted yet, with their titles."""
     found: dict[ProfileSpec, str] = {}
     for name in dict.fromkeys(setting.criteria):
@@ -120,7 +120,7 @@ def missing_counts(view: Frame, setting: Setting, detail: str | None) -> dict[Pr
     return found
 
 
-def missing_count(view: Frame, setting: Setting, name: str, parts: str | None) -> ProfileSpec | None:
+def missing_count(view: Frame, setting: PruneSetting, name: str, parts: str | None) -> ProfileSpec | None:
     """The run that would count a criterion's zeros, per matrix or per head, if nothing else can."""
     count = zeros_of if parts is None else head_zeros_of
     try:
@@ -168,7 +168,7 @@ def count(wanted: Mapping[ProfileSpec, str]) -> None:
         st.session_state[REFUSED] = str(error)
 
 
-def zeros_or_sentence(view: Frame, setting: Setting, name: str) -> Zeros | None:
+def zeros_or_sentence(view: Frame, setting: PruneSetting, name: str) -> Zeros | None:
     """Zeros of a criterion, or in their place why they are not there."""
     try:
         zeros = zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model)
@@ -185,7 +185,7 @@ def zeros_or_sentence(view: Frame, setting: Setting, name: str) -> Zeros | None:
     return None
 
 
-def zeros_in_words(found: Sequence[Zeros], setting: Setting) -> str:
+def zeros_in_words(found: Sequence[Zeros], setting: PruneSetting) -> str:
     said = [f"{title_of(one.criterion)} reaches {percent(one.reached)} zeros" for one in found]
     return f"Zeros per layer at {percent(setting.sparsity, 0)} asked: {', '.join(said)}."
 

@@ -7,7 +7,7 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import caution, empty, escaped, p_words, problem, signed, tile
 from cap_viz.dashboard.heads.specificity import usual_top
 from cap_viz.dashboard.stored import paired_in, report_of, statistics_of
-from cap_viz.dashboard.tasks.controls import STANDARDISED, Choice
+from cap_viz.dashboard.tasks.controls import STANDARDISED, TaskPair
 from cap_viz.dashboard.tasks.data import METRIC, Measured
 from cap_viz.dashboard.tasks.pair import pair_section
 from cap_viz.errors import CapVizError, UsageError
@@ -48,7 +48,7 @@ def overlay_scores(store: Store, first: StoredRun, second: StoredRun) -> None:
         caution("The two runs are of different weights: a head has the same number in both, but not the same weights.")
     both = [scored(store, run) for run in (first, second)]
     top = usual_top(both[0].stats.rank.size)
-    pair_section(store, Choice(both[0], both[1], STANDARDISED, top), selected=None)
+    pair_section(store, TaskPair(both[0], both[1], STANDARDISED, top), selected=None)
 
 
 def scored(store: Store, run: StoredRun) -> Measured:

@@ -20,7 +20,7 @@ SCALE_UNITS = {STANDARDISED: "SD over heads", RAW: "nats per token"}
 
 
 @dataclass(frozen=True)
-class Choice:
+class TaskPair:
     """The pair to compare, the scale of the maps, and how many heads count as the top."""
 
     first: Measured
@@ -33,7 +33,7 @@ class Choice:
         return SCALE_UNITS[self.scale]
 
 
-def controls(collection: Collection, task: str) -> Choice:
+def controls(collection: Collection, task: str) -> TaskPair:
     """Draw the controls. The collection holds at least two tasks."""
     n_heads = collection.measured[0].stats.rank.size
     first = collection.named(task) if task in collection.names else collection.measured[0]
@@ -82,4 +82,4 @@ def controls(collection: Collection, task: str) -> Choice:
         )
     for sentence in filter(None, notes):
         note(sentence)
-    return Choice(first, collection.named(str(second)), str(scale), int(k))
+    return TaskPair(first, collection.named(str(second)), str(scale), int(k))

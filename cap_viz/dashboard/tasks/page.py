@@ -14,7 +14,7 @@ from cap_viz.dashboard.components.panels import age, empty, escaped, note, probl
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.detail import interval
 from cap_viz.dashboard.state import clicked, go_button, link_here
-from cap_viz.dashboard.tasks.controls import KEYS, RAW, SCALE_UNITS, STANDARDISED, Choice, controls
+from cap_viz.dashboard.tasks.controls import KEYS, RAW, SCALE_UNITS, STANDARDISED, TaskPair, controls
 from cap_viz.dashboard.tasks.data import Collection, Measured, Pair, collect, pairs, shared_heads
 from cap_viz.dashboard.tasks.own import added_note, own_tasks_popover
 from cap_viz.dashboard.tasks.pair import pair_section
@@ -22,8 +22,8 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import colour_limit
 from cap_viz.figures.tasks import (
+    AgreementMatrix,
     HeadOnTasks,
-    Matrix,
     Mosaic,
     TaskMap,
     agreement_matrix,
@@ -113,7 +113,7 @@ def usual_head(measured: Sequence[Measured]) -> tuple[int, int]:
     return layer, head
 
 
-def maps_section(measured: Sequence[Measured], choice: Choice, selected: tuple[int, int]) -> None:
+def maps_section(measured: Sequence[Measured], choice: TaskPair, selected: tuple[int, int]) -> None:
     words = ablation_words(*(one.run.spec for one in measured))
     st.markdown(f"#### Effect of {words.doing} each head", help=GLOSSARY["effect"])
     values = [shown_values(one, choice.scale) for one in measured]
@@ -169,7 +169,7 @@ def take_head(key: str, place: Mosaic) -> None:
         st.session_state["layer"], st.session_state["head"] = found
 
 
-def matrix_section(measured: Sequence[Measured], choice: Choice, found: dict[tuple[str, str], Pair]) -> None:
+def matrix_section(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> None:
     st.markdown("#### Agreement of the rankings", help=GLOSSARY["ceiling"])
     names = [one.name for one in measured]
     matrix = matrix_of(measured, choice, found)
@@ -190,7 +190,7 @@ def matrix_section(measured: Sequence[Measured], choice: Choice, found: dict[tup
     )
 
 
-def matrix_of(measured: Sequence[Measured], choice: Choice, found: dict[tuple[str, str], Pair]) -> Matrix:
+def matrix_of(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> AgreementMatrix:
     n = len(measured)
     values = np.zeros((n, n))
     text = [["" for _ in range(n)] for _ in range(n)]
@@ -213,7 +213,7 @@ def matrix_of(measured: Sequence[Measured], choice: Choice, found: dict[tuple[st
             )
     order = [one.name for one in measured]
     selected = tuple(sorted((order.index(choice.first.name), order.index(choice.second.name))))
-    return Matrix([one.task.title for one in measured], values, text, hover, (selected[0], selected[1]))
+    return AgreementMatrix([one.task.title for one in measured], values, text, hover, (selected[0], selected[1]))
 
 
 def short(value: float) -> str:
@@ -270,7 +270,7 @@ def limits(one: Measured) -> tuple[Float[np.ndarray, "layer head"], Float[np.nda
     return one.stats.estimate.low, one.stats.estimate.high
 
 
-def shared_section(measured: Sequence[Measured], choice: Choice) -> None:
+def shared_section(measured: Sequence[Measured], choice: TaskPair) -> None:
     reasoning = [one for one in measured if not one.is_control]
     table = shared_heads(measured, choice.k)
     in_top = table["tasks"].to_numpy()

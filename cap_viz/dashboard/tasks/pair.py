@@ -11,7 +11,7 @@ from cap_viz.dashboard.components.panels import signed
 from cap_viz.dashboard.heads.detail import interval
 from cap_viz.dashboard.heads.specificity import UNIT, agreement, shared_top
 from cap_viz.dashboard.stored import specificity_of
-from cap_viz.dashboard.tasks.controls import Choice
+from cap_viz.dashboard.tasks.controls import TaskPair
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.specificity import effect_scatter
@@ -22,7 +22,7 @@ from cap_viz.stats import Specificity
 DIFFERENCE, SCATTER = "tasks_difference", "tasks_scatter"
 
 
-def pair_section(store: Store, choice: Choice, selected: tuple[int, int] | None) -> None:
+def pair_section(store: Store, choice: TaskPair, selected: tuple[int, int] | None) -> None:
     """Raises `CapVizError` when the two runs are too small to compare."""
     first, second = choice.first, choice.second
     found = specificity_of(store, first.run, second.run)
@@ -75,7 +75,7 @@ def pair_section(store: Store, choice: Choice, selected: tuple[int, int] | None)
     )
 
 
-def pair_sentence(choice: Choice, found: Specificity) -> str:
+def pair_sentence(choice: TaskPair, found: Specificity) -> str:
     first, second = choice.first, choice.second
     ranks = agreement(first.stats, second.stats)
     shared = shared_top(first.stats, second.stats, choice.k)
@@ -91,7 +91,7 @@ def pair_sentence(choice: Choice, found: Specificity) -> str:
     )
 
 
-def hover_of(choice: Choice, found: Specificity) -> list[list[str]]:
+def hover_of(choice: TaskPair, found: Specificity) -> list[list[str]]:
     first, second = choice.first.title, choice.second.title
     n_layers, n_heads = found.difference.shape
     return [

@@ -66,7 +66,7 @@ def block_calls(model: ReasoningModel, batch: PackedBatch) -> tuple[BlockCall, .
     Masks and positions do not depend on the residual stream, so the later blocks need not run: they hand on
     what block 0 returned, which keeps whatever type the family returns and saves a forward pass.
     """
-    from cap_viz.attribution.forward.dense_pass import dense_pass, removed
+    from cap_viz.attribution.forward.dense_pass import dense_pass
 
     first, *others = model.blocks
     returned: list[Any] = []
@@ -78,7 +78,7 @@ def block_calls(model: ReasoningModel, batch: PackedBatch) -> tuple[BlockCall, .
         return returned[0]
 
     with ExitStack() as stack:
-        stack.enter_context(removed(first.register_forward_hook(record)))
+        stack.enter_context(first.register_forward_hook(record))
         for block in others:
             # Not setattr: a bridge passes attributes on to the module it wraps.
             vars(block)["forward"] = hand_on
@@ -114,13 +114,12 @@ class InputSums:
     @contextmanager
     def collected(self, matrices: Sequence[Matrix], batch: PackedBatch) -> Iterator[None]:
         """While open, forwards of `batch` are added. Hold the lease."""
-        from cap_viz.attribution.forward.dense_pass import removed
 
         real = batch.is_real.bool()
         with ExitStack() as stack:
             for matrix in matrices:
                 hook = self.hook(matrix.name, real)
-                stack.enter_context(removed(matrix.module.register_forward_pre_hook(hook)))
+                stack.enter_context(matrix.module.register_forward_pre_hook(hook))
             yield
 
     def hook(self, name: str, real: Tensor) -> Any:

@@ -41,7 +41,7 @@ STEP_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedMatrix:
     """What stays of a matrix, and the weights that replace its own where the criterion updates them."""
 
     keep: Bool[Tensor, "output input"]
@@ -49,7 +49,7 @@ class Pruned:
 
 
 # From a matrix, the sum of its measure over all real tokens and its sparsity.
-Prune = Callable[["Matrix", Tensor, float], Pruned]
+Prune = Callable[["Matrix", Tensor, float], PrunedMatrix]
 
 
 @dataclass
@@ -81,7 +81,7 @@ def sequential_steps(
     for layer, group in enumerate(groups):
         progress = Progress(layer + 1, total, f"pruning block {layer + 1} of {len(groups)}")
         sums = yield from measured_block(model, layer, batches, progress, group, measure, hand_on=False)
-        pruned: dict[str, Pruned] = {}
+        pruned: dict[str, PrunedMatrix] = {}
         for matrix in group:
             with model.lease:
                 share = allocation.sparsity(matrix.layer, request.sparsity)

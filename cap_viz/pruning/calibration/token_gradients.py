@@ -70,12 +70,11 @@ def take_row(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, 
     import torch
 
     from cap_viz.attribution.forward.backward import start_of_graph, weights_frozen
-    from cap_viz.attribution.forward.dense_pass import removed
 
     with torch.enable_grad(), weights_frozen(model), ExitStack() as stack:
-        stack.enter_context(removed(model.blocks[0].register_forward_pre_hook(start_of_graph, with_kwargs=True)))
+        stack.enter_context(model.blocks[0].register_forward_pre_hook(start_of_graph, with_kwargs=True))
         for matrix in matrices:
-            stack.enter_context(removed(matrix.module.register_forward_hook(watching(takers[matrix.name]))))
+            stack.enter_context(matrix.module.register_forward_hook(watching(takers[matrix.name])))
         row_loss(model, row).backward()
 
 

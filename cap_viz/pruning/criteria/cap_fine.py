@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import products
 from cap_viz.pruning.calibration.gradients import answer_rows, whole_rows
-from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
+from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
 from cap_viz.pruning.calibration.token_gradients import root_token_squares
 from cap_viz.pruning.criteria.sparsegpt import repaired
 from cap_viz.pruning.criteria.taylor import taylor_score
@@ -53,16 +53,18 @@ class RepairedRanking:
     def profile(self, sparsities: Sequence[float]) -> ZeroCounts:
         return self.ranking.profile(sparsities)
 
-    def order(self, matrix: Matrix, sparsities: Sequence[float]) -> tuple[Int[Tensor, "output input"], list[int]]:
-        return self.ranking.order(matrix, sparsities)
+    def rank_and_cutoffs(
+        self, matrix: Matrix, sparsities: Sequence[float]
+    ) -> tuple[Int[Tensor, "output input"], list[int]]:
+        return self.ranking.rank_and_cutoffs(matrix, sparsities)
 
     def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
         """Steps 5 and 6."""
         chosen = yield from portion(self.ranking.mask_steps(model, sparsity), 0, 2)
 
-        def prune(matrix: Matrix, moments: Float[Tensor, "input input"], share: float) -> Pruned:
+        def prune(matrix: Matrix, moments: Float[Tensor, "input input"], share: float) -> PrunedMatrix:
             keep = chosen.keep[matrix.name]
-            return Pruned(keep, repaired(matrix.weight, moments, keep))
+            return PrunedMatrix(keep, repaired(matrix.weight, moments, keep))
 
         request = MaskRequest(sparsity, self.ranking.scope, calibration=self.examples)
         steps = sequential_steps(model, request, criterion="cap_fine", measure=products, prune=prune)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import squares
 from cap_viz.pruning.calibration.gradients import gradient_steps, whole_rows
-from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
+from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
 from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request, portion
 from cap_viz.pruning.mask import Mask, scoped_matrices
 from cap_viz.pruning.selection.local_groups import PER_ROW, ROWS_ROUNDED
@@ -46,10 +46,10 @@ def gblm_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
     matrices = scoped_matrices(model, request.scope)
     gradients = yield from portion(gradient_steps(model, matrices, examples, whole_rows), 0, 2)
 
-    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> Pruned:
+    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> PrunedMatrix:
         norm = (sums / len(examples)).sqrt().float()
         score = gblm_score(matrix.weight, norm, gradients[matrix.name].full())
-        return Pruned(PER_ROW.keep(score, sparsity))
+        return PrunedMatrix(PER_ROW.keep(score, sparsity))
 
     def pruned(allocation: Allocation) -> Steps[Mask]:
         return sequential_steps(model, request, criterion="gblm", measure=squares, prune=prune, allocation=allocation)

@@ -77,7 +77,9 @@ class HeadRanking:
             )
         return zero_counts(sparsities, self.matrices, zeros)
 
-    def order(self, matrix: Matrix, sparsities: Sequence[float]) -> tuple[Int[Tensor, "output input"], list[int]]:
+    def rank_and_cutoffs(
+        self, matrix: Matrix, sparsities: Sequence[float]
+    ) -> tuple[Int[Tensor, "output input"], list[int]]:
         """The place of the head a weight of W_Q or W_O belongs to."""
         import torch
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import input_norm, squares
-from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
+from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
 from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request
 from cap_viz.pruning.mask import Mask
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, group_for
@@ -47,8 +47,8 @@ def ria_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
     check_request(RIA, request, model.shape)
     group = group_for(request.pattern, PER_MATRIX)
 
-    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> Pruned:
-        return Pruned(group.keep(ria_score(matrix.weight, input_norm(sums)), sparsity))
+    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> PrunedMatrix:
+        return PrunedMatrix(group.keep(ria_score(matrix.weight, input_norm(sums)), sparsity))
 
     def pruned(allocation: Allocation) -> Steps[Mask]:
         return sequential_steps(model, request, criterion="ria", measure=squares, prune=prune, allocation=allocation)

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from cap_viz.errors import CapVizError
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import products
-from cap_viz.pruning.calibration.sequential import Pruned, sequential_steps
+from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
 from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request
 from cap_viz.pruning.mask import Mask
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, SPARSEGPT_COLUMNS, Pattern, group_for
@@ -45,7 +45,7 @@ def sparsegpt(
     moments: Float[Tensor, "input input"],
     sparsity: float,
     pattern: Pattern | None = None,
-) -> Pruned:
+) -> PrunedMatrix:
     """What stays of a matrix and its repaired weights, from the sum of x x^T of its inputs.
 
     Inputs that are always 0 lose their weights, as in the reference. Raises `CapVizError` when H has no inverse.
@@ -70,7 +70,7 @@ def repaired(
     return updated
 
 
-def in_blocks(weight: Tensor, moments: Tensor, prune: PruneColumns) -> Pruned:
+def in_blocks(weight: Tensor, moments: Tensor, prune: PruneColumns) -> PrunedMatrix:
     """Block after block of columns; what a block must be made up for is taken from all columns behind it."""
     import torch
 
@@ -85,7 +85,7 @@ def in_blocks(weight: Tensor, moments: Tensor, prune: PruneColumns) -> Pruned:
         rest = slice(start + SPARSEGPT_COLUMNS, None)
         errors, keep[:, here] = prune(here, weight[:, here], factor[here, here])
         weight[:, rest] -= errors @ factor[here, rest]
-    return Pruned(keep, weight)
+    return PrunedMatrix(keep, weight)
 
 
 def inverse_factor(moments: Float[Tensor, "input input"]) -> Float[Tensor, "input input"]:
@@ -155,7 +155,7 @@ def sparsegpt_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
     check_request(SPARSEGPT, request, model.shape)
     pattern = group_for(request.pattern, PER_MATRIX)
 
-    def prune(matrix: Matrix, moments: Float[Tensor, "input input"], sparsity: float) -> Pruned:
+    def prune(matrix: Matrix, moments: Float[Tensor, "input input"], sparsity: float) -> PrunedMatrix:
         return sparsegpt(matrix.weight, moments, sparsity, pattern if isinstance(pattern, Pattern) else None)
 
     def pruned(allocation: Allocation) -> Steps[Mask]:

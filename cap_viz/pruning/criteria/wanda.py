@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import input_norm, squares, wanda_score
-from cap_viz.pruning.calibration.sequential import Prune, Pruned, dense_sums, sequential_steps
+from cap_viz.pruning.calibration.sequential import Prune, PrunedMatrix, dense_sums, sequential_steps
 from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request, fixed_score_steps
 from cap_viz.pruning.mask import Mask
 from cap_viz.pruning.selection.local_groups import PER_ROW, ROWS_ROUNDED, LocalRanking, group_for, local_ranking
@@ -45,8 +45,8 @@ def pruner(request: MaskRequest) -> Prune:
     """What is done to one matrix once its inputs are summed."""
     group = group_for(request.pattern, PER_ROW)
 
-    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> Pruned:
-        return Pruned(group.keep(wanda_score(matrix.weight, input_norm(sums)), sparsity))
+    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> PrunedMatrix:
+        return PrunedMatrix(group.keep(wanda_score(matrix.weight, input_norm(sums)), sparsity))
 
     return prune
 

@@ -105,7 +105,9 @@ class GlobalRanking:
             criterion=self.criterion, sparsity=sparsity, scope=self.scope, matrices=self.matrices, keep=keep
         )
 
-    def order(self, matrix: Matrix, sparsities: Sequence[float]) -> tuple[Int[Tensor, "output input"], list[int]]:
+    def rank_and_cutoffs(
+        self, matrix: Matrix, sparsities: Sequence[float]
+    ) -> tuple[Int[Tensor, "output input"], list[int]]:
         """The scores' bit patterns, and those of the thresholds, which are interpolated inside the bin that is cut."""
         limits: list[int] = []
         for sparsity in sparsities:

@@ -1,6 +1,6 @@
 """Local groups: the same share of every row, matrix or run of neighbours goes, lowest scores first.
 
-A `Group` says which weights compete with each other. What goes from a matrix then depends on that matrix alone,
+A `LocalGroup` says which weights compete with each other. What goes from a matrix then depends on that matrix alone,
 so that a ranking needs no memory beyond its score, and the zeros at any sparsity follow from the sizes. An
 `Allocation` may give every layer a sparsity of its own.
 """
@@ -33,7 +33,7 @@ from cap_viz.pruning.mask import (
 from cap_viz.pruning.selection.global_threshold import Score, kept_above
 
 
-class Group(Protocol):
+class LocalGroup(Protocol):
     """The weights of a matrix among which the lowest scores are found."""
 
     def keep(self, score: Float[Tensor, "output input"], sparsity: float) -> Bool[Tensor, "output input"]:
@@ -45,7 +45,7 @@ class Group(Protocol):
         ...
 
 
-class OrderedGroup(Group, Protocol):
+class OrderedGroup(LocalGroup, Protocol):
     """A group in which every weight has a place that does not depend on the sparsity."""
 
     def places(self, score: Float[Tensor, "output input"]) -> Int[Tensor, "output input"]:
@@ -162,14 +162,14 @@ PER_MATRIX, PER_ROW = PerMatrix(), PerRow()
 ROWS_ROUNDED = "Takes a whole number of weights from every row, rounded down: it reaches slightly less than asked."
 # SparseGPT decides about this many columns at a time.
 SPARSEGPT_COLUMNS = 128
-LOCAL_GROUPS: dict[str, Group] = {
+LOCAL_GROUPS: dict[str, LocalGroup] = {
     "per matrix": PER_MATRIX,
     "per row": PER_ROW,
     "per column block": PerColumnBlock(SPARSEGPT_COLUMNS),
 }
 
 
-AnyGroup = TypeVar("AnyGroup", bound=Group)
+AnyGroup = TypeVar("AnyGroup", bound=LocalGroup)
 
 
 def places_in_rows(score: Float[Tensor, "row column"]) -> Int[Tensor, "row column"]:
@@ -186,7 +186,7 @@ def group_for(pattern: str | None, otherwise: AnyGroup) -> AnyGroup | Pattern:
 
 
 def local_profile(
-    group: Group, matrices: Sequence[MatrixSize], sparsities: Sequence[float], allocation: Allocation = UNIFORM
+    group: LocalGroup, matrices: Sequence[MatrixSize], sparsities: Sequence[float], allocation: Allocation = UNIFORM
 ) -> ZeroCounts:
     """Zeros per matrix at each sparsity; exact, from the sizes alone."""
     for sparsity in sparsities:
@@ -213,7 +213,9 @@ class LocalRanking:
         """Zeros per matrix at each sparsity; exact."""
         return local_profile(self.group, self.matrices, sparsities, self.allocation)
 
-    def order(self, matrix: Matrix, sparsities: Sequence[float]) -> tuple[Int[Tensor, "output input"], list[int]]:
+    def rank_and_cutoffs(
+        self, matrix: Matrix, sparsities: Sequence[float]
+    ) -> tuple[Int[Tensor, "output input"], list[int]]:
         """Places among the weights that compete; equal scores of a whole matrix in row-major order."""
         shares = [self.allocation.sparsity(matrix.layer, sparsity) for sparsity in sparsities]
         size = matrix_size(matrix)

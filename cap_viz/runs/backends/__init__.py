@@ -29,7 +29,7 @@ class BackendChoice:
     workers: int = 0
 
 
-def asked_backend(name: str = "", address: str = "", workers: int | None = None) -> BackendChoice:
+def requested_backend(name: str = "", address: str = "", workers: int | None = None) -> BackendChoice:
     """The backend asked for by options, else by the environment. Raises `UsageError` for what makes no sense."""
     address = address or ray_address()
     chosen = name or backend_name() or (RAY if address else LOCAL)

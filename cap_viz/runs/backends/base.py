@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cap_viz.errors import OUT_OF_MEMORY, OutOfMemory, is_out_of_memory
 
 if TYPE_CHECKING:
-    from cap_viz.runs.batched_runs import BatchedRun, Step
+    from cap_viz.runs.batched_runs import BatchedRun, BatchStep
 
 
 class Backend(Protocol):
     """Computes the batches asked for and keeps them in the run."""
 
-    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[Step]:
+    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[BatchStep]:
         """What has arrived, about once a second; a step may also say no more than that time has passed.
 
         Raises `OutOfMemory` where a batch does not fit; those that came before are kept.
@@ -33,7 +33,7 @@ class Backend(Protocol):
 class Here:
     """Compute in this process, on the model the run was made with."""
 
-    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[Step]:
+    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[BatchStep]:
         try:
             yield from run.steps(wanted)
         except (MemoryError, RuntimeError) as error:

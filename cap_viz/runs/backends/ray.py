@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from cap_viz.errors import OUT_OF_MEMORY, CapVizError, OutOfMemory, UsageError, is_out_of_memory
 from cap_viz.runs.backends.ray_worker import Worker, versions_here
-from cap_viz.runs.batched_runs import BatchedRun, Step
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep
 from cap_viz.runs.spec import spec_dict
-from cap_viz.settings import CPU, PROJECT, THREADS, asked_device, prepare_ray, thread_count, told_to_workers
+from cap_viz.settings import CPU, PROJECT, THREADS, prepare_ray, requested_device, thread_count, told_to_workers
 
 prepare_ray()
 import ray
@@ -45,7 +45,7 @@ REPLACEMENTS = 3
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerShare:
     """What one worker takes of the cluster."""
 
     workers: int
@@ -54,8 +54,8 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a worker is told of a run; the mask is a reference into Ray's object store, where it lies once a machine."""
+class RunMessage:
+    """Everything a worker needs to compute batches of a run; `mask` is a reference into Ray's object store."""
 
     spec: dict[str, Any]
     plan: BatchPlan
@@ -73,7 +73,7 @@ class Cluster:
         self.workers: list[Any] = []
         self.joined = False
         self.lost = 0
-        self.share = Share(0, 1, 0)
+        self.share = WorkerShare(0, 1, 0)
 
     def close(self) -> None:
         """End the workers, and Ray where it was started here."""
@@ -86,7 +86,7 @@ class Cluster:
     def facts(self) -> dict[str, Any]:
         return {"workers": self.share.workers, "threads": self.share.cpus, "lost_workers": self.lost}
 
-    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[Step]:
+    def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[BatchStep]:
         """Batches in the order they come in; a step without news about once a second, for cancelling and clocks.
 
         Raises `CapVizError` in one sentence for whatever fails; finished batches have been given out before.
@@ -97,11 +97,11 @@ class Cluster:
         with ray_errors_explained():
             self.join()
             self.hold(run.spec.model)
-            told = Told(spec_dict(run.spec), run.batches, ray.put(run.mask))
-            self.asked([told.to(worker) for worker in self.workers], "read the run's examples")
-            yield from self.shared_out(run, deque(wanted), told)
+            message = RunMessage(spec_dict(run.spec), run.batches, ray.put(run.mask))
+            self.asked([message.to(worker) for worker in self.workers], "read the run's examples")
+            yield from self.shared_out(run, deque(wanted), message)
 
-    def shared_out(self, run: BatchedRun, left: deque[int], told: Told) -> Iterator[Step]:
+    def shared_out(self, run: BatchedRun, left: deque[int], message: RunMessage) -> Iterator[BatchStep]:
         idle, busy = list(self.workers), {}
         n = len(left)
         while left or busy:
@@ -110,7 +110,7 @@ class Cluster:
                 busy[worker.batch.remote(batch)] = (worker, batch)
             ready, _ = ray.wait(list(busy), timeout=1.0)
             if not ready:
-                yield Step(batch=0, done=0.0, last=False)
+                yield BatchStep(batch=0, done=0.0, last=False)
             for reference in ready:
                 worker, batch = busy.pop(reference)
                 try:
@@ -119,12 +119,12 @@ class Cluster:
                     left.appendleft(batch)
                     done = n - len(left) - len(busy)
                     fresh = self.replaced(worker, run.spec.model, f"{done} of {n} batches are kept", error)
-                    self.asked([told.to(fresh)], "read the run's examples")
+                    self.asked([message.to(fresh)], "read the run's examples")
                     idle.append(fresh)
                     continue
                 run.restore(batch, content)
                 idle.append(worker)
-                yield Step(batch, run.size(batch), last=True)
+                yield BatchStep(batch, run.size(batch), last=True)
 
     def replaced(self, worker: Any, model: ModelRef, kept: str, error: RayActorError) -> Any:
         """A new worker with the model in the place of a lost one. Raises `CapVizError` when that happens too often."""
@@ -193,18 +193,18 @@ def loading(worker: Any, model: ModelRef) -> tuple[Any, Any]:
     return worker.versions.remote(), worker.hold.remote(model)
 
 
-def share_of(nodes: Sequence[dict[str, Any]], workers: int) -> Share:
+def share_of(nodes: Sequence[dict[str, Any]], workers: int) -> WorkerShare:
     """How many workers, and what each takes: one to a GPU, or to a machine where there are none (or none is wanted).
 
     On machines without GPUs the CPUs of each are shared out evenly; `CAP_VIZ_THREADS` decides where it is set.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    gpus = 0 if asked_device() == CPU else sum(int(node.get("GPU", 0)) for node in alive)
+    gpus = 0 if requested_device() == CPU else sum(int(node.get("GPU", 0)) for node in alive)
     if gpus:
-        return Share(workers or gpus, cpus=thread_count() or 1, gpus=1)
+        return WorkerShare(workers or gpus, cpus=thread_count() or 1, gpus=1)
     per_machine = -(-workers // len(alive)) if workers else 1
     fewest = min(int(node.get("CPU", 1)) for node in alive)
-    return Share(workers or len(alive), cpus=thread_count() or max(1, fewest // per_machine), gpus=0)
+    return WorkerShare(workers or len(alive), cpus=thread_count() or max(1, fewest // per_machine), gpus=0)
 
 
 def check_reachable(address: str) -> None:
