@@ -19,9 +19,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
-from cap_viz.dashboard.components.panels import signed
 from cap_viz.dashboard.stored import arrived_effects
 from cap_viz.errors import CapVizError
+from cap_viz.figures.theme import signed
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps

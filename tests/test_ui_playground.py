@@ -11,8 +11,8 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
 from cap_viz.dashboard.playground import data
-from cap_viz.dashboard.playground.figures import coloured_prompt, unique, visible
 from cap_viz.errors import CapVizError
+from cap_viz.figures.next_tokens import coloured_prompt, unique, visible
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress
 from cap_viz.runs.queue import shared_queue

@@ -115,3 +115,8 @@ def blank(*, height: int, left: int = 40, right: int = 12, top: int = 12, bottom
     figure.update_xaxes(showgrid=False, zeroline=False, fixedrange=True, automargin=False, title_standoff=6)
     figure.update_yaxes(showgrid=False, zeroline=False, fixedrange=True, automargin=False, title_standoff=6)
     return figure
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """With a true minus sign, which has the width of the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")

@@ -3,7 +3,8 @@
 Stored evaluations of one criterion at one sparsity can differ in calibration examples, head-score metric, scope and so
 on. The `MaskProvenance` of a mask is its spec without criterion, sparsity and unused fields. Provenances that do not
 contradict each other form one group: Wanda on 48 examples joins CAP on the same 48, whatever CAP's metric, and
-magnitude joins every group of its scope. A `ProvenanceGroup` holds all evaluations that one of the fullest provenances covers.
+magnitude joins every group of its scope. A `ProvenanceGroup` holds all evaluations that one of the fullest provenances
+covers.
 """
 
 from __future__ import annotations

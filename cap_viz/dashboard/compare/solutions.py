@@ -11,12 +11,13 @@ import streamlit as st
 from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.compare.command import option
 from cap_viz.dashboard.compare.perplexity import largest_group
-from cap_viz.dashboard.components.panels import p_words, percent, problem, signed
+from cap_viz.dashboard.components.panels import p_words, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import paired_losses
 from cap_viz.evaluation.solution_loss import solution_loss_of
+from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import SUBJECT

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cap_viz.dashboard.compare.data import Comparison
-from cap_viz.dashboard.components.panels import listed, p_words, percent, percent_interval, signed
+from cap_viz.dashboard.components.panels import listed, p_words, percent, percent_interval
 from cap_viz.evaluation.eval_metrics import Level, Measure
-from cap_viz.figures.theme import display_order
+from cap_viz.figures.theme import display_order, signed
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast
 from cap_viz.runs.mask_provenance import MaskProvenance

@@ -142,11 +142,6 @@ def p_words(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def signed(value: float, digits: int = 3) -> str:
-    """With a true minus sign, which has the width of the plus."""
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
 def listed(parts: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)

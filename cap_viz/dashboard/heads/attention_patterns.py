@@ -13,12 +13,12 @@ from scipy import stats
 
 from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
 from cap_viz.dashboard.components.head_map import take_click
-from cap_viz.dashboard.components.panels import problem, signed
+from cap_viz.dashboard.components.panels import problem
 from cap_viz.dashboard.heads.detail import HeadView
 from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.dashboard.state import bad_choice
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.figures.theme import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank, signed
 from cap_viz.runs.run_loading import read_roles
 from cap_viz.runs.run_queries import role_spec
 from cap_viz.runs.spreadsheet import csv_text

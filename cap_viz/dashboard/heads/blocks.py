@@ -11,11 +11,12 @@ import streamlit as st
 from jaxtyping import Float
 
 from cap_viz.attribution.results import BLOCK_PARTS
-from cap_viz.dashboard.components.panels import problem, signed
+from cap_viz.dashboard.components.panels import problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import FADED_OPACITY, colour_limit, flat_cells, signed_cells
+from cap_viz.figures.theme import signed
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_loading import read_blocks
 from cap_viz.runs.run_queries import block_run, block_spec

@@ -12,14 +12,14 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.attribution.results import HeadScores
-from cap_viz.dashboard.components.panels import METRIC_UNITS, signed, tile
+from cap_viz.dashboard.components.panels import METRIC_UNITS, tile
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.examples import shown_example, strip_hover, take_example
 from cap_viz.dashboard.heads.source import Source, shape_of
 from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.ranked_bars import example_strip
-from cap_viz.figures.theme import CONFIG
+from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.runs.run_labels import AblationWords, ablation_words
 from cap_viz.tasks import Task, load_task
 

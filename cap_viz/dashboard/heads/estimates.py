@@ -12,7 +12,7 @@ import streamlit as st
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.dashboard.components.head_map import head_inputs
-from cap_viz.dashboard.components.panels import METRIC_UNITS, metric_name, signed, tile
+from cap_viz.dashboard.components.panels import METRIC_UNITS, metric_name, tile
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.detail import MEANINGS, TEXT_MEANING, head_subject, interval, q_value
 from cap_viz.dashboard.heads.map import HeadMap, draw_bars, draw_grid
@@ -21,6 +21,7 @@ from cap_viz.dashboard.heads.specificity import agreement
 from cap_viz.dashboard.stored import head_statistics, reliability_of, statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import colour_limit
+from cap_viz.figures.theme import signed
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.run_queries import score_runs

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from cap_viz.attribution.results import EvalReport, HeadScores
-from cap_viz.dashboard.components.panels import escaped, percent, signed
+from cap_viz.dashboard.components.panels import escaped, percent
 from cap_viz.dashboard.heads.passage import loss_cells, passage
 from cap_viz.dashboard.state import bad_choice, clicked, keep_valid
 from cap_viz.dashboard.stored import texts_of
+from cap_viz.figures.theme import signed
 from cap_viz.runs.run_labels import AblationWords
 from cap_viz.tasks import Example, Task
 

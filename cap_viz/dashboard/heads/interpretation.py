@@ -11,11 +11,11 @@ from cap_viz.dashboard.components.panels import escaped, problem
 from cap_viz.dashboard.heads.detail import HeadView
 from cap_viz.dashboard.heads.examples import shown_example
 from cap_viz.dashboard.playground.data import Change, Outcome, outcome, pattern
-from cap_viz.dashboard.playground.figures import attention_map, coloured_prompt
 from cap_viz.dashboard.playground.page import MOST_ATTENTION_TOKENS, written
 from cap_viz.dashboard.stored import texts_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
+from cap_viz.figures.next_tokens import attention_map, coloured_prompt
 from cap_viz.figures.theme import CONFIG
 from cap_viz.tasks import Example
 

@@ -12,13 +12,13 @@ import streamlit as st
 
 from cap_viz.dashboard.components.head_map import head_name, named_heads
 from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
-from cap_viz.dashboard.components.panels import problem, signed
+from cap_viz.dashboard.components.panels import problem
 from cap_viz.dashboard.heads.detail import HeadView, interval
 from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.dashboard.state import bad_choices, keep_valid_ones
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
-from cap_viz.figures.theme import ACCENT, CONFIG, FAINT, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, CONFIG, FAINT, NEUTRAL, blank, signed
 from cap_viz.runs.kinds.joint import judged
 from cap_viz.runs.queue import Job
 from cap_viz.runs.run_labels import AblationWords

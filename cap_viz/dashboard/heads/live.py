@@ -9,11 +9,12 @@ from jaxtyping import Float
 from cap_viz.attribution.results import HeadScores
 from cap_viz.dashboard.components.head_map import head_inputs, show_grid
 from cap_viz.dashboard.components.job_card import job_view
-from cap_viz.dashboard.components.panels import METRIC_UNITS, empty, signed
+from cap_viz.dashboard.components.panels import METRIC_UNITS, empty
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import Source, known_shape
 from cap_viz.dashboard.stored import arrived_effects
 from cap_viz.figures.head_grid import Grid, colour_limit
+from cap_viz.figures.theme import signed
 from cap_viz.runs.run_labels import AblationWords, ablation_words
 
 

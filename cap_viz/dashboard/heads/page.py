@@ -9,7 +9,7 @@ import streamlit as st
 from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.head_map import head_inputs, selected_head
 from cap_viz.dashboard.components.job_card import ticking
-from cap_viz.dashboard.components.panels import caution, metric_name, problem, signed
+from cap_viz.dashboard.components.panels import caution, metric_name, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.attention_patterns import role_line, roles_of, roles_section
 from cap_viz.dashboard.heads.blocks import add_blocks, block_effects, offer_blocks
@@ -31,6 +31,7 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.head_grid import colour_limit
+from cap_viz.figures.theme import signed
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun

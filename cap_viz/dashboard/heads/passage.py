@@ -9,7 +9,8 @@ import streamlit as st
 
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import HeadScores
-from cap_viz.dashboard.components.panels import escaped, signed
+from cap_viz.dashboard.components.panels import escaped
+from cap_viz.figures.theme import signed
 from cap_viz.runs.run_labels import AblationWords
 from cap_viz.tasks import Example
 

@@ -10,14 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import head_inputs, take_click
-from cap_viz.dashboard.components.panels import signed, tile
+from cap_viz.dashboard.components.panels import tile
 from cap_viz.dashboard.heads.detail import HeadView, head_subject, interval, q_value
 from cap_viz.dashboard.heads.map import HeadMap, draw_bars, draw_grid
 from cap_viz.dashboard.stored import HeadStatistics, specificity_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import colour_limit
 from cap_viz.figures.specificity import effect_scatter
-from cap_viz.figures.theme import CONFIG
+from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.stats import RankAgreement, Specificity, TopOverlap, rank_agreement, top_overlap
 
 TOP_SHARE = 0.1

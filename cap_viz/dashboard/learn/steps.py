@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cap_viz.dashboard.components.panels import percent, signed
+from cap_viz.dashboard.components.panels import percent
 from cap_viz.dashboard.learn.data import TOP, Lesson
+from cap_viz.figures.theme import signed
 from cap_viz.pruning import CRITERIA
 
 CLEAR = 0.05

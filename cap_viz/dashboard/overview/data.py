@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
-from cap_viz.dashboard.components.panels import listed, percent, signed
+from cap_viz.dashboard.components.panels import listed, percent
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import HeadStatistics, paired_of, report_of, scores_of, statistics_of
 from cap_viz.defaults import MAIN_CRITERIA, SPARSITIES
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing, paired
 from cap_viz.figures.accuracy import AccuracyPoint
+from cap_viz.figures.theme import signed
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import Cell
 from cap_viz.runs.mask_provenance import groups_of

@@ -13,7 +13,6 @@ from cap_viz.dashboard.components.panels import (
     percent_interval,
     problem,
     provenance,
-    signed,
     tile,
 )
 from cap_viz.dashboard.frame import Frame
@@ -24,7 +23,7 @@ from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.accuracy import accuracy_by_sparsity
 from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
-from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, display_order
+from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, display_order, signed
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import ScoreSpec

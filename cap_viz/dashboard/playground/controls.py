@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import head_name, named_heads
-from cap_viz.dashboard.components.panels import caution, signed
+from cap_viz.dashboard.components.panels import caution
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.serving import most_prompt_characters
 from cap_viz.dashboard.state import bad_choice, bad_choices, clicked, keep_valid, keep_valid_ones
@@ -16,7 +16,7 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.defaults import N_CALIBRATION
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
-from cap_viz.figures.theme import CONFIG
+from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.mask_specs import mask_spec_for

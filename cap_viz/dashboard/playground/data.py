@@ -21,6 +21,7 @@ from cap_viz.attribution.prompt_intervention import (
     read_prompt,
     token_texts,
 )
+from cap_viz.figures.next_tokens import Candidate
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import MaskSpec
@@ -46,15 +47,6 @@ class Change:
     @property
     def is_none(self) -> bool:
         return not self.heads and self.mask is None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A next token as text, with its probability before and after the change."""
-
-    text: str
-    dense: float
-    changed: float
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.playground.controls import LINK_KEYS, head_control, prompt_and_mask
 from cap_viz.dashboard.playground.data import Change, Outcome, ask, continuation, outcome, pattern
-from cap_viz.dashboard.playground.figures import attention_map, coloured_prompt, next_token_bars, visible
 from cap_viz.dashboard.serving import check_prompt
 from cap_viz.dashboard.state import link_here
 from cap_viz.errors import CapVizError
+from cap_viz.figures.next_tokens import attention_map, coloured_prompt, next_token_bars, visible
 from cap_viz.figures.theme import CONFIG
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA

@@ -8,16 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
-from cap_viz.dashboard.components.panels import (
-    caution,
-    cut_words,
-    escaped,
-    note,
-    p_words,
-    percent,
-    problem,
-    signed,
-)
+from cap_viz.dashboard.components.panels import caution, cut_words, escaped, note, p_words, percent, problem
 from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.accuracy import Column, Difference, column_of, cost_of, differences, share_of
@@ -28,7 +19,7 @@ from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, title_of
 from cap_viz.dashboard.prune.words import limits, named, origin_badge, pruned_words, so_far_badge, swatch
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
-from cap_viz.figures.theme import CONFIG
+from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.progress import duration
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec

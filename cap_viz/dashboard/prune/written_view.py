@@ -8,7 +8,7 @@ from html import escape
 import streamlit as st
 
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
-from cap_viz.dashboard.components.panels import caution, cut_words, escaped, note, p_words, percent, problem, signed
+from cap_viz.dashboard.components.panels import caution, cut_words, escaped, note, p_words, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.accuracy import share_of
 from cap_viz.dashboard.prune.accuracy_view import submit
@@ -26,6 +26,7 @@ from cap_viz.dashboard.state import bad_choice
 from cap_viz.dashboard.stored import texts_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import FORMATS, prompt_text
+from cap_viz.figures.theme import signed
 from cap_viz.runs.queue import shared_queue
 from cap_viz.tasks import Task
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import caution, empty, escaped, p_words, problem, signed, tile
+from cap_viz.dashboard.components.panels import caution, empty, escaped, p_words, problem, tile
 from cap_viz.dashboard.heads.specificity import usual_top
 from cap_viz.dashboard.stored import paired_in, report_of, statistics_of
 from cap_viz.dashboard.tasks.controls import STANDARDISED, TaskPair
@@ -12,6 +12,7 @@ from cap_viz.dashboard.tasks.data import METRIC, Measured
 from cap_viz.dashboard.tasks.pair import pair_section
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.eval_metrics import ACC, paired_losses
+from cap_viz.figures.theme import signed
 from cap_viz.runs.protocols import is_solution_loss, length_of, protocol_of
 from cap_viz.runs.run_labels import describe
 from cap_viz.runs.run_loading import read_answers

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.dashboard.components.head_map import head_inputs, turned
-from cap_viz.dashboard.components.panels import age, empty, escaped, note, problem, provenance, signed
+from cap_viz.dashboard.components.panels import age, empty, escaped, note, problem, provenance
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.detail import interval
 from cap_viz.dashboard.state import clicked, go_button, link_here
@@ -31,7 +31,7 @@ from cap_viz.figures.tasks import (
     mosaic_of,
     task_maps,
 )
-from cap_viz.figures.theme import CONFIG
+from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spreadsheet import csv_text
 

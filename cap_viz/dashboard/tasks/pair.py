@@ -7,7 +7,6 @@ from math import isnan
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import take_click, turned
-from cap_viz.dashboard.components.panels import signed
 from cap_viz.dashboard.heads.detail import interval
 from cap_viz.dashboard.heads.specificity import UNIT, agreement, shared_top
 from cap_viz.dashboard.stored import specificity_of
@@ -15,7 +14,7 @@ from cap_viz.dashboard.tasks.controls import TaskPair
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.specificity import effect_scatter
-from cap_viz.figures.theme import CONFIG
+from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.runs.store import Store
 from cap_viz.stats import Specificity
 

@@ -1,21 +1,29 @@
-"""Figures of the Playground: next tokens before and after, the prompt coloured by its change, attention of a head."""
+"""A prompt before and after a change: next-token probabilities, tokens coloured by their change, a head's attention."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from cap_viz.dashboard.components.panels import signed
-from cap_viz.dashboard.playground.data import Candidate
-from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank, signed
 
 # Changes of this many nats and more get the full colour.
 STRONG_CHANGE = 2.0
 CHANGED, DENSE = "changed", "dense"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A next token as text, with its probability before and after the change."""
+
+    text: str
+    dense: float
+    changed: float
 
 
 def visible(token: str) -> str:
