@@ -4,8 +4,8 @@ import streamlit as st
 
 from cap_viz.dashboard.components.panels import heading
 from cap_viz.dashboard.frame import frame
-from cap_viz.dashboard.heads.controls import controls
 from cap_viz.dashboard.heads.page import body
+from cap_viz.dashboard.heads.widgets import controls
 
 view = frame("Heads")
 heading("Heads", "Which attention heads does the model need on this task, and how sure are we?")

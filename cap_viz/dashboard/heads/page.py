@@ -14,7 +14,6 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.attention_patterns import role_line, roles_of, roles_section
 from cap_viz.dashboard.heads.blocks import add_blocks, block_effects, offer_blocks
 from cap_viz.dashboard.heads.control_task import GENERIC_TEXT, SPECIFICITY, View, control_jobs, no_control
-from cap_viz.dashboard.heads.controls import Chosen
 from cap_viz.dashboard.heads.detail import HeadView, count, detail, interval
 from cap_viz.dashboard.heads.estimates import estimate_body
 from cap_viz.dashboard.heads.examples import example_panel
@@ -25,6 +24,7 @@ from cap_viz.dashboard.heads.map import HeadMap, draw_bars, draw_grid
 from cap_viz.dashboard.heads.source import Source, run_name
 from cap_viz.dashboard.heads.specificity import overlap_sentence, specificity_body
 from cap_viz.dashboard.heads.stability import stability_sentence
+from cap_viz.dashboard.heads.widgets import Chosen
 from cap_viz.dashboard.overview.data import dense_evaluation
 from cap_viz.dashboard.stored import report_of, scores_of, statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
