@@ -1,6 +1,6 @@
-"""CAP Viz: which attention heads matter for a task, how sure we are, and what pruning by that knowledge does.
+"""CAP Viz: score attention heads for a task with uncertainty, prune models by these scores and evaluate the result.
 
-The public functions are loaded when first used, so that `import cap_viz` costs nothing and needs no torch.
+The public functions are loaded on first use, so that `import cap_viz` costs nothing and needs no torch.
 """
 
 from __future__ import annotations

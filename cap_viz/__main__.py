@@ -1,4 +1,4 @@
-"""`python -m cap_viz`."""
+"""Entry point of `python -m cap_viz`."""
 
 from cap_viz.cli import main
 

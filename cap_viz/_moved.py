@@ -1,4 +1,4 @@
-"""Former import paths: they work until version 0.2, with a warning that names the new one."""
+"""Former import paths: they keep working until version 0.2, with a warning that names the new path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# Former module → where its names are now, the first place first; all below `cap_viz`.
+# Former module → modules that hold its names now, searched in this order; all below `cap_viz`.
 MOVED = {
     "accuracy": "evaluation.eval_metrics",
     "archive": "runs.archive",
@@ -103,12 +103,12 @@ MOVED = {
     "weights": "models.weight_files",
     "whatif": "attribution.prompt_intervention",
 }
-# Their modules are all in `MOVED`.
+# Former packages; all their modules are in `MOVED`.
 FORMER_PACKAGES = ("engine", "estimators")
 
 
 class FormerModules(MetaPathFinder, Loader):
-    """Finds a module by its former name: an empty one, whose names are looked up where they are now."""
+    """Finder and loader of former modules: empty ones that look their names up in the present modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -125,7 +125,7 @@ class FormerModules(MetaPathFinder, Loader):
 
 
 def names_of(former: str, *places: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a module: a name that is now in one of `places`, with a warning."""
+    """Return a module's `__getattr__` that takes a name from the first of `places` to have it, with a warning."""
 
     def found(name: str) -> Any:
         if not name.startswith("__"):
@@ -144,6 +144,6 @@ def names_of(former: str, *places: str) -> Callable[[str], Any]:
 
 
 def find_former_modules() -> None:
-    """Have Python ask for former names last of all."""
+    """Register the finder of former modules once, after all other finders."""
     if not any(isinstance(finder, FormerModules) for finder in sys.meta_path):
         sys.meta_path.append(FormerModules())

@@ -1,4 +1,4 @@
-"""What is taken where nothing else is asked for, in the shell and on pages; shipped runs are made with the same."""
+"""Defaults of the command line and the dashboard; shipped runs are made with the same values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors whose text is shown to people as it stands: what went wrong, which value, what to do."""
+"""Errors shown to users verbatim: each message says what went wrong, with which value, and what to do."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class OutOfMemory(CapVizError):
 
 
 class NotEnoughMemory(CapVizError):
-    """A model was not loaded since its weights do not fit into the memory that is free now."""
+    """A model was not loaded because its weights do not fit into the free memory."""
 
 
 def check_choice(what: str, name: str, choices: Sequence[str]) -> None:
-    """Raise `UsageError` with the known names where `name` is none of them."""
+    """Raise `UsageError`, listing the choices, unless `name` is one of them."""
     if name not in choices:
         raise UsageError(f"Unknown {what} {name!r}; choose one of {', '.join(choices)}.")
 
@@ -33,6 +33,6 @@ OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Told by name, since torch has an error of its own for GPUs and a plain one for the CPU."""
+    """Tell by type name or message, since torch raises its own class on a GPU and a plain error on the CPU."""
     named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
     return named or "can't allocate memory" in str(error)

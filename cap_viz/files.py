@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever reads half of one: temporary name, flush, rename."""
+"""Atomic file writes (temporary name, flush, rename), so that no reader sees a partial file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any, *, compact: bool = False) -> None:
-    """`compact`: for many files that hold long lists; otherwise for people to read."""
+    """Write JSON, indented for people; `compact` for files that are many and hold long lists."""
     layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
     write_bytes(path, (json.dumps(content, sort_keys=True, **layout) + "\n").encode())

@@ -18,6 +18,7 @@ from cap_viz.dashboard.prune.controls import usable_scores
 from cap_viz.dashboard.prune.mask_controls import score_label
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.runs.queue import Job
 from cap_viz.runs.run_loading import read_scores
 from cap_viz.runs.spec import ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
@@ -106,6 +107,20 @@ def test_every_stored_run_of_heads_has_its_own_name_and_the_name_gives_it(runs: 
     frame = Frame(Store(), runs, MODEL, load_task(TASK), n=1, at_most=1, installed=False, install_hint="")
     scores = usable_scores(frame)
     assert len({score_label(run) for run in scores}) == len(scores)
+
+
+def test_a_run_whose_job_ends_while_a_page_is_drawn_stays_among_the_sources() -> None:
+    """It was neither among the runs, read before, nor among the active jobs, and the page fell back to another run."""
+    (run,) = stored([ScoreSpec(MODEL, ExampleSet(TASK, 1, ("a", "b"), "calibration", 0))], 0)
+    job = Job(1, run.spec, "scores")
+    frame = Frame(Store(), [], MODEL, load_task(TASK), 1, 1, installed=False, install_hint="", jobs=(job,))
+    (running,) = sources(frame)
+    job.result, job.state = run, "done"
+    (ended,) = sources(frame)
+    assert running.job is job
+    assert (ended.run, ended.name) == (run, running.name)
+    job.result, job.state = None, "cancelled"
+    assert sources(frame) == []
 
 
 @given(RUNS)

@@ -81,6 +81,7 @@ class Frame:
 
     `at_most` is the evaluation size asked for; `n` what the chosen task has of it, where its questions are on this
     machine. `installed` tells whether live runs are possible; if not, `install_hint` is the sentence that says how.
+    `jobs` were active just before `runs` were read.
     """
 
     store: Store
@@ -91,6 +92,7 @@ class Frame:
     at_most: int
     installed: bool
     install_hint: str
+    jobs: tuple[Job, ...] = ()
 
 
 def frame(title: str) -> Frame:
@@ -98,8 +100,10 @@ def frame(title: str) -> Frame:
     st.set_page_config(page_title=f"{title} · CAP Viz", page_icon=str(ASSETS / "mark.svg"), layout="wide")
     st.html(ROOM)
     start_logging()
-    # Before the runs are read, so that the status line notices whatever ends from here on.
-    ends = job_ends(shared_queue().listing())
+    # Before the runs are read, so that what ends from here on is noticed.
+    jobs = shared_queue().listing()
+    ends = job_ends(jobs)
+    active = tuple(job for job in jobs if not ends[job.number])
     store = Store()
     every = stored_runs(store)
     try:
@@ -128,7 +132,7 @@ def frame(title: str) -> Frame:
         problem(str(error))
         st.stop()
     installed, hint = readiness(model_id)
-    return Frame(store, runs, model, task, n, at_most, installed, hint)
+    return Frame(store, runs, model, task, n, at_most, installed, hint, active)
 
 
 def navigation() -> None:

@@ -1,7 +1,7 @@
-"""Accuracy by log-likelihood, dense or under a mask, item by item.
+"""Multiple-choice accuracy by log-likelihood, per example, for the dense model or under a mask.
 
-`acc` takes the option with the highest summed log-likelihood, `acc_norm` the highest per character, both as
-lm-evaluation-harness does.
+`acc` chooses the option with the highest summed log-likelihood, `acc_norm` the highest per character, both as in
+lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from cap_viz.stats.paired import PairedComparison, compare_paired
 from cap_viz.tasks.base import Example
 from cap_viz.tasks.pairing import check_same_items
 
-# Positions of one forward: about half a second on two laptop cores, so that results stream in.
+# Token positions per forward: about half a second on two laptop cores, so that results stream in.
 TOKENS_PER_FORWARD = 384
-# Examples sorted by length among themselves, so that they still arrive roughly in source order.
+# Examples are sorted by length only within windows of this many, so that they arrive roughly in source order.
 SORT_WINDOW = 64
 
 
 @dataclass(frozen=True)
 class EvalBlock:
-    """One batch: `logliks[i, k]` belongs to the i-th example of the batch."""
+    """Log-likelihoods of one batch: `logliks[i, k]` for option k of the batch's i-th example."""
 
     batch: int
     logliks: Float[np.ndarray, "example option"]
@@ -49,12 +49,12 @@ class EvalPlan:
 
     @property
     def dropped(self) -> tuple[int, ...]:
-        """Tokens cut from the beginning of each prompt to make it fit."""
+        """Number of tokens cut from the beginning of each prompt to make it fit."""
         return tuple(example.dropped for example in self.encoded)
 
 
 def make_eval_plan(model: ReasoningModel, examples: Sequence[Example], batches: BatchPlan | None = None) -> EvalPlan:
-    """Encode the examples and fix the batches (or follow `batches`, when a run is resumed)."""
+    """Encode the examples and plan the batches, or follow `batches` on resume."""
     encoded = encode_all(model, examples, shorten=True)
     if batches is None:
         lengths = [example.row_length for example in encoded]
@@ -74,7 +74,7 @@ def eval_steps(
     *,
     only: Iterable[int] | None = None,
 ) -> Generator[EvalBlock, None, None]:
-    """Log-likelihoods batch by batch (all, or `only` those named) with `weights` swapped in.
+    """Yield log-likelihoods batch by batch, of all batches or `only` some, with `weights` swapped in.
 
     The model is dense again at every yield.
     """
@@ -86,7 +86,7 @@ def eval_steps(
 
 
 class EvalArrays:
-    """Collects blocks; `report()` covers the examples that have arrived."""
+    """Collector of blocks; `report()` covers the examples collected so far."""
 
     def __init__(self, plan: EvalPlan) -> None:
         self.plan = plan
@@ -100,11 +100,11 @@ class EvalArrays:
         self.arrived += members
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
-        """The part of the arrays that belongs to one batch."""
+        """Return the arrays of one batch."""
         return {"logliks": self.logliks[list(self.plan.batches.batches[number])]}
 
     def restore(self, number: int, content: dict[str, np.ndarray]) -> None:
-        """The inverse of `batch`."""
+        """Add a batch from its arrays: the inverse of `batch`."""
         self.add(EvalBlock(number, content["logliks"]))
 
     def report(self) -> EvalReport:
@@ -113,7 +113,7 @@ class EvalArrays:
 
 
 def evaluate(model: ReasoningModel, examples: Sequence[Example], *, mask: Mask | None = None) -> EvalReport:
-    """Accuracy of the model on `examples`, pruned by `mask` if one is given; the weights are left as they were."""
+    """Evaluate the model on `examples`, pruned by `mask` if one is given; the model's own weights do not change."""
     plan = make_eval_plan(model, examples)
     with model.lease:
         weights = {} if mask is None else model.pruned_weights(mask.keep, mask.updated)
@@ -124,9 +124,9 @@ def evaluate(model: ReasoningModel, examples: Sequence[Example], *, mask: Mask |
 
 
 def compare(first: EvalReport, second: EvalReport, *, norm: bool = False) -> PairedComparison:
-    """Paired comparison on the same items: difference of accuracy (first minus second), CI, exact McNemar p.
+    """Compare two reports in pairs: difference of accuracy (first minus second), CI, exact McNemar p.
 
-    Raises `UsageError` when the two reports are not about the same items.
+    Raises `UsageError` when the two reports are on different items.
     """
     check_same_items(first.items, second.items)
     if norm:

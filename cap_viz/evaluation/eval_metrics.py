@@ -1,4 +1,4 @@
-"""What a comparison of evaluations is about: accuracy, length-normalised accuracy or choice loss.
+"""Metrics of choice evaluations and their paired comparison: accuracy, length-normalised accuracy, choice loss.
 
 Needs no torch.
 """
@@ -33,9 +33,9 @@ Paired = PairedComparison | PairedMeans
 
 @dataclass(frozen=True)
 class Measure:
-    """A number every evaluation has. Values times `scale` are in `unit`, differences times `scale` in `steps`.
+    """Metric of a choice evaluation. Values times `scale` are in `unit`, differences times `scale` in `steps`.
 
-    `is_share` tells shares of right answers (higher is better) from losses (lower is better).
+    `is_share` is True for shares of right answers (higher is better), False for losses (lower is better).
     """
 
     name: str
@@ -79,7 +79,7 @@ MEASURES = {measure.name: measure for measure in (ACC, ACC_NORM, CHOICE_LOSS)}
 
 @dataclass(frozen=True)
 class Level:
-    """The measure of one evaluation with its 95 % interval, before scaling."""
+    """Value of a measure for one evaluation with its 95 % interval, before scaling."""
 
     value: float
     ci: Interval
@@ -92,7 +92,7 @@ def measure_named(name: str) -> Measure:
 
 
 def per_question(report: EvalReport, measure: Measure) -> Float[np.ndarray, " example"]:
-    """1 or 0 for right and wrong, or the loss of every question."""
+    """Return 1 (right) or 0 (wrong) per question, or its loss in nats."""
     if measure == ACC:
         return report.correct.astype(np.float64)
     if measure == ACC_NORM:
@@ -101,47 +101,47 @@ def per_question(report: EvalReport, measure: Measure) -> Float[np.ndarray, " ex
 
 
 def level_of(report: EvalReport, measure: Measure) -> Level:
-    """Wilson's interval for a share, a bootstrap interval for a mean loss."""
+    """Average a measure over questions, with Wilson's interval for a share and a bootstrap one for a mean loss."""
     values = per_question(report, measure)
     ci = wilson(int(values.sum()), values.size) if measure.is_share else bootstrap_mean_ci(values)
     return Level(float(values.mean()), ci)
 
 
 def paired(first: EvalReport, second: EvalReport, measure: Measure) -> Paired:
-    """First minus second on the same items. Raises `UsageError` when the items differ."""
+    """Compare two evaluations of the same items, first minus second. Raises `UsageError` when the items differ."""
     check_same_items(first.items, second.items)
     a, b = per_question(first, measure), per_question(second, measure)
     return compare_paired(a > 0, b > 0) if measure.is_share else compare_means(a, b)
 
 
 def paired_losses(first: EvalReport, second: EvalReport) -> PairedMeans:
-    """Loss per token of the first minus the second on the same texts: windows of running text, worked solutions.
+    """Compare the loss per token on the same texts (windows of running text, worked solutions), first minus second.
 
-    Raises `UsageError` when the texts differ, or were read in other tokens.
+    Raises `UsageError` when the texts or their tokenisation differ.
     """
     check_same_items(first.items, second.items)
     return compare_means(first.losses("nll"), second.losses("nll"))
 
 
 def paired_p(first: EvalReport, second: EvalReport, measure: Measure) -> float:
-    """The p-value of `paired` without its interval: for the many of a family of which few are shown."""
+    """Return the p-value of `paired` without computing its interval, for large families of which few are shown."""
     a, b = per_question(first, measure), per_question(second, measure)
     return mcnemar(int((a > b).sum()), int((b > a).sum())) if measure.is_share else float(mean_with_ci(a - b).p_value)
 
 
 def companion(measure: Measure) -> Measure:
-    """The measure that is looked at beside this one: choice loss beside accuracies, accuracy beside the loss."""
+    """Return the measure to show beside this one: choice loss beside an accuracy, accuracy beside the loss."""
     return CHOICE_LOSS if measure.is_share else ACC
 
 
 def guessing(task: Task, report: EvalReport, measure: Measure) -> float:
-    """What a guesser reaches on these questions; for the loss, one that spreads its bets evenly over the options."""
+    """Return the guessing baseline on these questions; for the loss, that of a uniform guess over the options."""
     if measure.is_share:
         return against_guessing(task, report).chance
     return float(np.log(report.questions.n_options).mean())
 
 
 def against_guessing(task: Task, report: EvalReport) -> ChanceTest:
-    """Accuracy against 1/K, or against always giving the commoner answer for yes/no questions."""
+    """Test accuracy against 1/K or, for yes/no questions, against always giving the commoner answer if that is more."""
     questions = report.questions
     return above_chance(report.correct, questions.n_options, majority=majority_share(task, questions.gold.tolist()))

@@ -1,12 +1,12 @@
-"""Accuracy of answers the model writes out itself: greedy decoding, then reading the answer from the text.
+"""Accuracy of written answers: greedy decoding, then parsing the answer from the text.
 
-Three ways to ask (`FORMATS`). *fewshot*: worked examples of the calibration split, then the question; the first ones
-in source order, never the question itself. *zeroshot*: the task's instruction, then the question. *chat*: instruction
-and question as a user's message in the model's own chat template.
+Prompt formats (`FORMATS`). *fewshot*: worked examples of the calibration split, then the question; the examples are
+the first in source order, never the question itself. *zeroshot*: the task's instruction, then the question. *chat*:
+question and instruction as a user's message in the model's own chat template.
 
-Writing ends at an end-of-text token, at one of the task's stop strings (which is cut off), or after the most tokens
-allowed. A prompt that leaves no room for those loses its beginning, and the report says so. Few-shot text, stops and
-readings of GSM8K follow lm-evaluation-harness' task `gsm8k`, so that its numbers compare.
+Writing ends at an end-of-text token, at one of the task's stop strings (which is cut off), or at the token limit. A
+prompt that leaves no room for that many tokens is cut at its beginning, and the report says so. Few-shot text, stop
+strings and parsing of GSM8K follow lm-evaluation-harness' task `gsm8k`, so that the numbers are comparable.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
 
 FORMATS = ("fewshot", "zeroshot", "chat")
-# Why a text ends, in the order of their numbers in a run's table.
+# Reasons why a text ends, in the order of their numbers in a run's table.
 ENDINGS = ("length", "end of text", "stop string")
 LENGTH, END_OF_TEXT, STOP_STRING = range(3)
-# Texts written side by side: with more, two laptop cores gain little and the first results come late.
+# Rows per batch: with more, two laptop cores gain little and the first results come late.
 ROWS = 32
-# In the place of a token after a text's end.
+# Padding after the end of a text.
 NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
 class GenerationProtocol:
-    """How the model is asked (one of `FORMATS`), and the most tokens an answer may take."""
+    """Prompt format (one of `FORMATS`) and the limit on an answer's tokens."""
 
     format: str
     max_tokens: int
@@ -64,7 +64,7 @@ class GenerationPlan:
 
 @dataclass(frozen=True)
 class Block:
-    """A finished batch: its tokens (-1 after a text's end) and why each text ended (a number of `ENDINGS`)."""
+    """A finished batch: its tokens (-1 after a text's end), and per text its ending as an index into `ENDINGS`."""
 
     batch: int
     tokens: Int[np.ndarray, "row token"]
@@ -73,17 +73,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A batch that is being written: how many texts' worth of it are done."""
+    """Progress of a batch still being written, in texts."""
 
     done: float
 
 
 @dataclass(frozen=True)
 class GenerationReport:
-    """What was written for every example and the answers read from it; None where a reading found none.
+    """Written text of every example, and the answers its strict and flexible readings found (None where none).
 
-    `tokens` counts the tokens written, `dropped` those cut from the beginning of the prompt; `ended` are numbers of
-    `ENDINGS`. `tasks` are those the examples come from.
+    `tokens` counts the tokens written, `dropped` the tokens cut from the beginning of the prompt; `ended` indexes
+    `ENDINGS`. `tasks` are the tasks of the examples.
     """
 
     ids: tuple[str, ...]
@@ -101,12 +101,12 @@ class GenerationReport:
 
     @property
     def items(self) -> Items:
-        """For pairing: there are no options here, the right answers are texts."""
+        """Items for pairing reports; the right answer stands alone, since there are no options."""
         return Items(self.tasks, self.ids, tuple((gold,) for gold in self.gold))
 
     @property
     def correct(self) -> Bool[np.ndarray, " example"]:
-        """Exact match of the strict reading."""
+        """Exact match of the strict reading with the right answer."""
         return np.array([found == gold for found, gold in zip(self.strict, self.gold, strict=True)], dtype=bool)
 
     @property
@@ -115,7 +115,7 @@ class GenerationReport:
 
     @property
     def parse_rate(self) -> float:
-        """The share of texts in which the strict reading finds an answer; the others count as wrong."""
+        """Share of texts in which the strict reading finds an answer; the others count as wrong."""
         return float(np.mean([found is not None for found in self.strict]))
 
     @property
@@ -131,7 +131,7 @@ def writing_of(task: Task) -> Writing:
 
 
 def prompt_text(task: Task, example: Example, format: str) -> str:
-    """The prompt of a format as plain text; of "chat" it is the user's message."""
+    """Build the prompt of a format as plain text; for "chat", the user's message."""
     writing = writing_of(task)
     if format == "fewshot":
         return "".join(f"{shot.prompt}{shot.solution}\n\n" for shot in shots(task, example)) + example.prompt
@@ -141,7 +141,7 @@ def prompt_text(task: Task, example: Example, format: str) -> str:
 
 
 def shots(task: Task, example: Example) -> tuple[Example, ...]:
-    """The worked examples before a question. Raises `UsageError` when the task's source has too few."""
+    """Choose the worked examples before a question. Raises `UsageError` when the calibration split has too few."""
     wanted = writing_of(task).shots
     pool = (one for one in task.splits.calibration if one.solution is not None and one.id != example.id)
     found = tuple(shot for shot, _ in zip(pool, range(wanted), strict=False))
@@ -154,7 +154,7 @@ def shots(task: Task, example: Example) -> tuple[Example, ...]:
 
 
 def gold_answer(task: Task, example: Example) -> str:
-    """The answer read from the worked solution. Raises `UsageError` where the source has none."""
+    """Read the answer from the worked solution. Raises `UsageError` where the source has none."""
     found = None if example.solution is None else writing_of(task).read_strictly(example.solution)
     if found is None:
         raise UsageError(f"Example {example.id!r} of {task.name} has no worked solution to compare with.")
@@ -162,7 +162,7 @@ def gold_answer(task: Task, example: Example) -> str:
 
 
 def prompt_tokens(model: ReasoningModel, text: str, format: str) -> tuple[int, ...]:
-    """A prompt as tokens. Raises `UsageError` when a chat is asked of a model without a chat template."""
+    """Tokenise a prompt. Raises `UsageError` for format "chat" on a model without a chat template."""
     tokenizer = model.tokenizer
     if format != "chat":
         return tuple(tokenizer.encode(text))
@@ -179,7 +179,10 @@ def generation_plan(
     examples: Sequence[Example],
     batches: BatchPlan | None = None,
 ) -> GenerationPlan:
-    """Encode the prompts and fix the batches (or follow `batches`, when a run is resumed)."""
+    """Encode the prompts and plan the batches, or follow `batches` on resume.
+
+    Raises `UsageError` where the answers would leave no room for a prompt.
+    """
     room = model.shape.n_ctx - protocol.max_tokens
     if room < 1:
         raise UsageError(
@@ -214,7 +217,7 @@ def generation_steps(
     *,
     only: Iterable[int] | None = None,
 ) -> Generator[Block | Unfinished, None, None]:
-    """Write batch by batch (all, or `only` those named) with `weights` swapped in, a step per token.
+    """Decode batch by batch, all batches or `only` some, with `weights` swapped in, one step per token.
 
     The model is dense again at every yield.
     """
@@ -267,7 +270,7 @@ def decoding_steps(
 
 
 def tail_length(writing: Writing) -> int:
-    """Tokens at the end of a text in which a stop string that was just completed is seen whole."""
+    """Return how many last tokens of a text are sure to contain a stop string that was just completed."""
     return max((len(stop.encode("utf-8")) for stop in writing.stops), default=0) + 1
 
 
@@ -277,14 +280,14 @@ def holds_stop(model: ReasoningModel, tail: Int[np.ndarray, " token"], writing: 
 
 
 def text_of(model: ReasoningModel, tokens: Int[np.ndarray, " token"], writing: Writing) -> str:
-    """Written tokens as text, cut before the first stop string."""
+    """Decode written tokens, cut before the first stop string."""
     real = [int(token) for token in tokens if token != NO_TOKEN]
     text = model.tokenizer.decode(real, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text[: min([len(text), *(text.index(stop) for stop in writing.stops if stop in text)])]
 
 
 class GenerationArrays:
-    """Collects blocks; `report()` covers the examples that have arrived."""
+    """Collector of blocks; `report()` covers the examples collected so far."""
 
     def __init__(self, model: ReasoningModel, plan: GenerationPlan, task: Task) -> None:
         self.model, self.plan = model, plan
@@ -299,12 +302,12 @@ class GenerationArrays:
         self.arrived += members
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
-        """The part of the arrays that belongs to one batch."""
+        """Return the arrays of one batch."""
         members = list(self.plan.batches.batches[number])
         return {"tokens": self.tokens[members], "ended": self.ended[members]}
 
     def restore(self, number: int, content: dict[str, np.ndarray]) -> None:
-        """The inverse of `batch`."""
+        """Add a batch from its arrays: the inverse of `batch`."""
         self.add(Block(number, content["tokens"], content["ended"]))
 
     def report(self) -> GenerationReport:

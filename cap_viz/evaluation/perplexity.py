@@ -1,14 +1,14 @@
-"""Perplexity: how surprised a model, dense or pruned, is by running text.
+"""Perplexity of a model, dense or pruned, on running text.
 
 1. The task's evaluation text is one string: its paragraphs in source order, joined by blank lines.
-2. It is encoded once, without special tokens, and cut into windows of `length` tokens that do not overlap; what is left
-   at the end is not used.
+2. It is encoded once, without special tokens, and cut into windows of `length` tokens that do not overlap; a shorter
+   rest at the end is not used.
 3. Every window stands alone: its first token is given, the other `length - 1` are scored.
 4. Perplexity is exp of the mean loss per scored token over all windows. Its interval resamples windows (bootstrap),
    since tokens of one window are not independent.
 
-This is the way of GPTQ, SparseGPT and Wanda (there with 2,048 tokens); numbers compare at equal text, length and
-tokenizer only. A window is an example with a single option, so evaluations store it as they store questions.
+This is the protocol of GPTQ, SparseGPT and Wanda (there with 2,048 tokens); numbers are comparable only at equal text,
+length and tokenizer. A window is an example with a single option, so that it is stored as questions are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TEXT_TASKS = ("generic_text", "mini_text")
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Perplexity with its 95 % interval over windows (NaN for a single one)."""
+    """Perplexity with its 95 % interval over windows (NaN for a single window)."""
 
     value: float
     ci: Interval
@@ -54,20 +54,23 @@ def window_id(number: int) -> str:
 
 
 def token_windows(model: ReasoningModel, task: Task, length: int) -> list[tuple[int, ...]]:
-    """All whole windows of a task's evaluation text, in order."""
+    """Cut a task's evaluation text into whole windows of `length` tokens.
+
+    Raises `UsageError` when a window is longer than the model can read.
+    """
     assert task.running_text is not None
     if length > model.shape.n_ctx:
         raise UsageError(
             f"A window of {length} tokens is longer than the {model.shape.n_ctx} tokens {model.ref.id} can read."
         )
     with model.lease:
-        # One long text on purpose: without `verbose` the tokenizer would warn that no model reads it at once.
+        # The text is long on purpose: without `verbose=False` the tokenizer warns that it exceeds the context.
         ids = model.tokenizer(task.running_text(), add_special_tokens=False, verbose=False)["input_ids"]
     return [tuple(ids[start : start + length]) for start in range(0, len(ids) - length + 1, length)]
 
 
 def perplexity_plan(model: ReasoningModel, task: Task, ids: Sequence[str], length: int) -> EvalPlan:
-    """The first windows of a text, named `ids`, as examples of one option; one window is one batch.
+    """Plan the first windows of a text, named `ids`, as examples with one option, one window per batch.
 
     Raises `UsageError` when the text has fewer windows, or when they are longer than the model can read.
     """
@@ -93,9 +96,9 @@ def perplexity_plan(model: ReasoningModel, task: Task, ids: Sequence[str], lengt
 
 
 def perplexity_of(report: EvalReport) -> Perplexity:
-    """Perplexity from the stored log-likelihoods of the windows."""
+    """Compute perplexity from the log-likelihoods of the windows."""
     tokens = report.questions.tokens[:, 0]
-    # All windows have the same length, so that their mean losses count alike.
+    # All windows have the same length, so that the mean over windows is the mean over tokens.
     losses = report.losses("nll")
     ci = bootstrap_mean_ci(losses)
     return Perplexity(

@@ -1,7 +1,7 @@
-"""Solution loss: how surprised a model, dense or pruned, is by the worked solutions of a task.
+"""Solution loss: mean loss per token of a model, dense or pruned, on the worked solutions of a task.
 
-For tasks whose examples have one given continuation and no options to choose from (GSM8K). Each example's continuation
-is read after its prompt; its loss is the mean over the continuation's tokens, in nats. Needs no torch.
+For tasks with one given continuation per example and no options (GSM8K). Each continuation is read after its prompt;
+its loss is the mean over its tokens, in nats. Needs no torch.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ class AccuracyPoint:
 def accuracy_by_sparsity(
     points: Sequence[AccuracyPoint], *, dense: tuple[float, float, float], chance: float, height: int = 330
 ) -> go.Figure:
-    """Dots with whiskers per criterion, side by side at each sparsity; hollow where within noise of dense.
+    """Plot accuracy with whiskers per criterion, side by side at each sparsity; hollow where within noise of dense.
 
-    `dense` is accuracy with its limits, drawn as a dashed line in its band; `chance` a dotted line.
+    `dense` is accuracy with its limits, drawn as a dashed line in a band; `chance` is a dotted line.
     """
     figure = blank(height=height, left=46, right=54, top=10, bottom=40)
     sparsities = sorted({point.sparsity for point in points})
@@ -80,7 +80,7 @@ def whiskers(points: Sequence[AccuracyPoint], x: Sequence[float]) -> go.Scatter:
 
 @dataclass(frozen=True)
 class Marks:
-    """The marks of one criterion, in the units of the axes; `hollow` marks are all False where it is left out."""
+    """The marks of one criterion, in the units of the axes; without `hollow` all are filled."""
 
     criterion: str
     title: str
@@ -93,7 +93,7 @@ class Marks:
 
 
 def whisker_marks(marks: Marks) -> go.Scatter:
-    """A criterion's marks with their 95 % whiskers, in its colour and symbol."""
+    """Draw a criterion's marks with their 95 % whiskers, in its colour and symbol."""
     colour, symbol = criterion_colour(marks.criterion), criterion_symbol(marks.criterion)
     hollow = marks.hollow or [False] * len(marks.x)
     return go.Scatter(

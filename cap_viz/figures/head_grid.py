@@ -1,4 +1,4 @@
-"""The layer × head map of signed values, with marks and a cell to click per head."""
+"""Heatmap of signed head values, layer × head, with marks and a clickable cell per head."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ DIVERGING = (
 
 
 def colour_limit(*means: Float[np.ndarray, "layer head"]) -> float:
-    """The shared end of the colour scale: the 98th percentile of the absolute effects, so that few are clipped.
+    """Return the shared end of the colour scale: the 98th percentile of absolute effects, so that few are clipped.
 
-    1 where there are no effects, or none but zeros.
+    The largest absolute effect where that percentile is 0; 1 where every effect is 0 or there is none.
     """
     values = np.concatenate([np.zeros(0), *(np.abs(mean[np.isfinite(mean)]).ravel() for mean in means)])
     if not values.size or not values.max() > 0:
@@ -37,9 +37,9 @@ def colour_limit(*means: Float[np.ndarray, "layer head"]) -> float:
 
 @dataclass(frozen=True)
 class Grid:
-    """A layer x head map of signed effects. NaN cells are empty; `faded` and `marked` may be left out.
+    """Signed effects of all heads, layer × head. NaN cells are empty; `faded` and `marked` may be left out.
 
-    `ends` says what the negative and the positive end of the colour scale mean.
+    `ends` names the meanings of the negative and the positive end of the colour scale.
     """
 
     mean: Float[np.ndarray, "layer head"]
@@ -60,13 +60,13 @@ def grid_height(n_layers: int, tallest: int = 480) -> int:
 
 
 def grid_width(n_layers: int, n_heads: int, tallest: int = 480) -> int:
-    """Keeps cells at most 4:1 wide."""
+    """Return the width in pixels that makes cells 4:1, at least 260."""
     cell = (grid_height(n_layers, tallest) - GRID_MARGINS) / n_layers
     return max(260, int(4 * cell * n_heads) + 60)
 
 
 def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
-    """The signed heatmap. An invisible scatter takes clicks: heatmaps report no selection (plotly.py #5026)."""
+    """Plot the signed heatmap. An invisible scatter takes clicks: heatmaps report no selection (plotly.py #5026)."""
     n_layers, n_heads = grid.shape
     figure = blank(height=grid_height(n_layers, tallest), left=44, right=10, top=32, bottom=40)
     unclear = np.zeros(grid.mean.shape, dtype=bool) if grid.faded is None else grid.faded
@@ -94,12 +94,12 @@ def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
 
 
 def ticks(n: int, room: int) -> list[int]:
-    """Labels 0, k, 2k … with the smallest k at which `room` labels suffice."""
+    """Return 0, k, 2k … below `n`, with the smallest k that needs at most `room` labels."""
     return list(range(0, n, max(1, ceil(n / max(1, room)))))
 
 
 def flat_cells(shape: tuple[int, ...]) -> go.Heatmap:
-    """A faint cell everywhere, so that a head with no effect is still a cell."""
+    """Draw a faint cell for every head, so that heads without effect remain visible."""
     return go.Heatmap(
         z=np.zeros(shape), colorscale=[[0, GHOST], [1, GHOST]], showscale=False, hoverinfo="skip", xgap=1, ygap=1
     )
@@ -138,7 +138,7 @@ def signed_cells(
 
 
 def label_scale(figure: go.Figure, limit: float, meanings: tuple[str, str], unit: str) -> None:
-    """Both ends of the colour bar in words and numbers, zero and the unit in its middle."""
+    """Label the colour bar: meaning and value at both ends, zero and the unit in the middle."""
     ends = (
         (0.0, "left", f"{meanings[0]}  −{limit:.2g}", HELPS),
         (0.5, "center", f"0 {unit}".strip(), None),
@@ -160,9 +160,10 @@ def label_scale(figure: go.Figure, limit: float, meanings: tuple[str, str], unit
 
 
 def marks(grid: Grid, scale: float = 1.0) -> list[go.Scatter]:
-    """Dots on heads that survive the false-discovery control; triangles, open on the others, beyond the colour scale.
+    """Mark heads that survive the false-discovery control, and heads beyond the colour scale.
 
-    White on strong colour, grey on weak colour: both hold on a light and on a dark page.
+    Survivors get a dot; heads beyond the scale a triangle, open unless they survive. White on strong colour and grey
+    on weak colour are legible on light and dark pages.
     """
     size = np.abs(np.nan_to_num(grid.mean))
     clipped, strong = size > grid.limit * (1 + 1e-9), size > grid.limit / 2

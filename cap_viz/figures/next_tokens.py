@@ -1,4 +1,4 @@
-"""A prompt before and after a change: next-token probabilities, tokens coloured by their change, a head's attention."""
+"""A prompt under the dense and the changed model: next-token probabilities, coloured tokens, one head's attention."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Candidate:
 
 
 def visible(token: str) -> str:
-    """A token with its spaces and line breaks shown."""
+    """Return a token with its spaces and line breaks made visible."""
     return token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "∅"
 
 
 def next_token_bars(candidates: Sequence[Candidate], *, both: bool) -> go.Figure:
-    """Probabilities of the likeliest next tokens, the dense model's above the changed model's."""
+    """Plot probabilities of the likeliest next tokens, the dense model's and, with `both`, the changed model's below."""
     figure = blank(height=56 + 34 * len(candidates), left=112, top=8, bottom=40)
     labels = unique([visible(one.text) for one in candidates])
     shown = [(DENSE, NEUTRAL, [one.dense for one in candidates])]
@@ -63,7 +63,7 @@ def next_token_bars(candidates: Sequence[Candidate], *, both: bool) -> go.Figure
 
 
 def unique(labels: Sequence[str]) -> list[str]:
-    """Different tokens may look alike; bars of one label would fall together."""
+    """Number repeated labels: different tokens may look alike, and bars with one label would coincide."""
     seen: dict[str, int] = {}
     found = []
     for label in labels:
@@ -73,7 +73,7 @@ def unique(labels: Sequence[str]) -> list[str]:
 
 
 def coloured_prompt(tokens: Sequence[str], change: Float[np.ndarray, " position"]) -> str:
-    """The prompt as HTML, each token on a ground that tells how much less (teal) or more (brown) it is expected."""
+    """Return the prompt as HTML, each token shaded by how much less (teal) or more (brown) it is expected."""
     return f'<p style="line-height:2;font-size:0.95rem">{"".join(map(coloured_token, tokens, change))}</p>'
 
 
@@ -93,7 +93,7 @@ def rgba(colour: str, opacity: float) -> str:
 
 
 def attention_map(tokens: Sequence[str], pattern: Float[np.ndarray, "query key"]) -> go.Figure:
-    """Rows look back at columns; white to indigo, 0 to 1."""
+    """Plot attention weights: rows (queries) look back at columns (keys), from faint (0) to indigo (1)."""
     n = len(tokens)
     side = min(560, 120 + 16 * n)
     figure = blank(height=side, left=96, top=8, bottom=84)

@@ -1,4 +1,4 @@
-"""One head's estimate beside all others, ranked, and its effect on each example."""
+"""Bars of ranked head estimates, and one head's effect on each example."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, b
 
 @dataclass(frozen=True)
 class Bars:
-    """Heads in the order shown, with whiskers. `low` and `high` are NaN where there is no interval."""
+    """Head estimates with intervals, in display order. `low` and `high` are NaN where there is no interval."""
 
     labels: Sequence[str]
     mean: Float[np.ndarray, " head"]
@@ -25,7 +25,7 @@ class Bars:
 
 
 def ranked_bars(bars: Bars, *, unit: str, quantity: str = "effect") -> go.Figure:
-    """Horizontal bars from zero, largest on top, coloured by sign; a click on one reports its layer and head."""
+    """Plot horizontal bars, first head on top, coloured by sign; a click on a bar reports its layer and head."""
     figure = blank(height=54 + 19 * max(3, len(bars.labels)), left=64, top=6, bottom=40)
     always = {"marker": {"opacity": 1}}
     figure.add_trace(
@@ -84,7 +84,7 @@ def example_strip(
     unit: str,
     selected: int | None = None,
 ) -> go.Figure:
-    """Effect of one head on every example, with mean and interval beneath; a click on a point reports its number."""
+    """Plot one head's effect on every example, mean and interval beneath; a click reports the example's index."""
     figure = blank(height=168, left=12, top=6, bottom=38)
     always = {"marker": {"opacity": 1}}
     colours = [HURTS if value >= 0 else HELPS for value in effects]
@@ -128,7 +128,7 @@ def example_strip(
 
 
 def spread(values: Float[np.ndarray, " example"]) -> Float[np.ndarray, " example"]:
-    """Heights between -1 and 1 that keep neighbouring points apart, the same every time: a golden-ratio sequence."""
+    """Return reproducible heights from -1 to 1 that keep neighbouring points apart (a golden-ratio sequence)."""
     places = np.empty(len(values))
     places[np.argsort(values, kind="stable")] = (np.arange(len(values)) * 0.618034) % 1
     return 2 * places - 1

@@ -1,4 +1,4 @@
-"""The head map of an Overview card: small, without a colour bar, on a scale its page shares and explains."""
+"""Head map of an Overview card: small and without a colour bar, since its page shares and explains one scale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARGIN_TOP, MARGIN_BOTTOM = 4, 24
 
 
 def small_map(grid: Grid) -> go.Figure:
-    """Layers from top to bottom, heads from left to right; hover tells each head's effect."""
+    """Plot layers from top to bottom and heads from left to right; hovering shows a head's effect."""
     n_layers, n_heads = grid.shape
     figure = blank(height=HEIGHT, left=26, right=4, top=MARGIN_TOP, bottom=MARGIN_BOTTOM)
     unclear = np.zeros(grid.mean.shape, dtype=bool) if grid.faded is None else grid.faded

@@ -1,4 +1,4 @@
-"""Effects on a task against effects on generic text, head by head. Data in, Plotly figure out."""
+"""Scatter of head effects on a task against effects on a control text."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def effect_scatter(
     selected: tuple[int, int] | None,
     height: int = 300,
 ) -> go.Figure:
-    """A point per head; on the dotted line both effects are equal. Heads off it beyond noise have a colour.
+    """Plot one point per head, coloured where the two effects differ beyond noise; on the dotted line they are equal.
 
-    `names` are those of the task and of the control text. A click on a point reports its layer and head.
+    `names` labels the task and the control text. A click on a point reports its layer and head.
     """
     figure = blank(height=height, left=52, top=10, bottom=44)
     low = float(min(task.min(), control.min()))

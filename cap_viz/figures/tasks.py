@@ -1,7 +1,7 @@
-"""The Tasks page: all maps in one figure, the matrix of agreements, one head on every task. Data in, figure out.
+"""Figures of the Tasks page: head maps of all tasks, their agreement matrix, and one head on every task.
 
-The maps of all tasks are one heatmap with empty cells between them: a figure of nine separate maps would carry nine
-times the traces and could not be clicked as one.
+The maps are one heatmap with empty cells between them: nine separate maps would need nine times the traces and could
+not be clicked as one figure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from cap_viz.figures.head_grid import FADED_OPACITY, GHOST, Grid, frame_cell, label_scale, marks, signed_cells, ticks
 from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank
 
-# Empty cells between maps: room for a title above each, a hair's breadth beside it.
+# Empty cells between maps: rows above each map for its title, a narrow gap beside it.
 TITLE_ROWS, GAP_COLUMNS = 5, 1
 MAPS_HEIGHT = 500
 MATRIX_LOW = "rgba(97,100,240,0.04)"
@@ -27,7 +27,7 @@ INK, INK_ON_DARK = "#11151d", "#e5e7ec"
 
 @dataclass(frozen=True)
 class TaskMap:
-    """One task in the mosaic: its name, the heading of its map, and what each head shows."""
+    """One task's map in the mosaic: task name, heading, and each head's value, rank and marks."""
 
     name: str
     heading: str
@@ -39,7 +39,7 @@ class TaskMap:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Where each of `n_maps` maps of one shape lies in the common grid."""
+    """Layout of `n_maps` equally shaped maps in one grid."""
 
     n_maps: int
     n_layers: int
@@ -56,12 +56,12 @@ class Mosaic:
         return self.rows * (self.n_layers + TITLE_ROWS), width
 
     def corner(self, place: int) -> tuple[int, int]:
-        """Row and column of the first cell of map `place`."""
+        """Return row and column of the first cell of map `place`."""
         row, column = divmod(place, self.columns)
         return row * (self.n_layers + TITLE_ROWS) + TITLE_ROWS, column * (self.n_heads + GAP_COLUMNS)
 
     def head_at(self, row: int, column: int) -> tuple[int, int] | None:
-        """Layer and head of a cell, whichever map it lies in; None between the maps."""
+        """Return layer and head of a cell in any map; None for a cell between maps."""
         layer = row % (self.n_layers + TITLE_ROWS) - TITLE_ROWS
         head = column % (self.n_heads + GAP_COLUMNS)
         return (layer, head) if layer >= 0 and head < self.n_heads else None
@@ -81,7 +81,7 @@ def task_maps(
     columns: int,
     selected: tuple[int, int] | None,
 ) -> go.Figure:
-    """Every task's map on one colour scale; the selected head is framed in all. A click reports a cell (x, y)."""
+    """Plot every task's map on one colour scale, the selected head framed in all. A click reports a cell (x, y)."""
     place = mosaic_of(maps, columns)
     mean, faded, marked = (np.full(place.shape, empty) for empty in (np.nan, False, False))
     for i, one in enumerate(maps):
@@ -121,9 +121,9 @@ def cells_of(place: Mosaic, i: int) -> tuple[slice, slice]:
 
 
 def targets(place: Mosaic, i: int, one: TaskMap) -> go.Scatter:
-    """An invisible point on every cell of a map: heatmaps report no selection.
+    """Draw an invisible point on every cell of a map: heatmaps report no selection.
 
-    What it says is put together in the browser from numbers; sentences for all cells would be most of the figure.
+    The browser composes the hover text from numbers; a sentence per cell would take up most of the figure's size.
     """
     layers, heads = (axis.ravel() for axis in np.indices((place.n_layers, place.n_heads)))
     row, column = place.corner(i)
@@ -158,7 +158,7 @@ def name_map(figure: go.Figure, place: Mosaic, i: int, title: str) -> None:
 
 
 def label_axes(figure: go.Figure, place: Mosaic) -> None:
-    """Head numbers below the last row, layer numbers left of the first column."""
+    """Put head numbers below the last row of maps and layer numbers left of the first column."""
     height, width = place.shape
     layers, heads = ticks(place.n_layers, 4), ticks(place.n_heads, 4)
     rows = [place.corner(row * place.columns)[0] for row in range(place.rows)]
@@ -181,9 +181,9 @@ def label_axes(figure: go.Figure, place: Mosaic) -> None:
 
 @dataclass(frozen=True)
 class AgreementMatrix:
-    """Agreement of every two tasks, 0 to 1 as colour; `text` stands in the cell, `hover` explains it.
+    """Agreement of every pair of tasks, coloured from 0 to 1; `text` is shown in a cell, `hover` explains it.
 
-    Below the diagonal rank correlations, above it shares of the top k, on it the reliability of each ranking.
+    Rank correlations are below the diagonal, shares of the top k above it, each ranking's reliability on it.
     """
 
     names: Sequence[str]
@@ -194,7 +194,7 @@ class AgreementMatrix:
 
 
 def agreement_matrix(matrix: AgreementMatrix, *, height: int, dark: bool) -> go.Figure:
-    """Tasks against tasks; a click on a cell reports the pair (x, y). `dark` says what the cells are seen on."""
+    """Plot tasks against tasks; a click on a cell reports the pair (x, y). `dark`: the page has the dark theme."""
     n = len(matrix.names)
     figure = blank(height=height, left=104, right=40, top=84, bottom=8)
     figure.add_trace(
@@ -210,7 +210,7 @@ def agreement_matrix(matrix: AgreementMatrix, *, height: int, dark: bool) -> go.
         )
     )
     rows, columns = (axis.ravel() for axis in np.indices((n, n)))
-    # A heatmap would choose a colour for cells on white, unreadable on the dark theme.
+    # Heatmap text would get a colour chosen for a white page, unreadable on the dark theme.
     figure.add_trace(
         go.Scatter(
             x=columns,
@@ -256,7 +256,7 @@ class HeadOnTasks:
 
 
 def head_on_tasks(head: HeadOnTasks, *, unit: str) -> go.Figure:
-    """A row per task: the effect with whiskers, and a note (its rank) at the right edge."""
+    """Plot a row per task: the effect with whiskers, and a note (the head's rank) at the right edge."""
     n = len(head.names)
     figure = blank(height=56 + 25 * n, left=104, right=84, top=6, bottom=40)
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})

@@ -1,7 +1,7 @@
-"""Colours, symbols and the layout that all figures share.
+"""Colours, symbols and layout shared by all figures.
 
-Every figure has a transparent background and colours that hold on both themes, because a theme switch repaints
-without running the page again. Show them with `st.plotly_chart(figure, config=CONFIG)`.
+Backgrounds are transparent and colours legible on both themes, because a theme switch repaints without running the
+page again. Show figures with `st.plotly_chart(figure, config=CONFIG)`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 import plotly.graph_objects as go
 
-# After Okabe-Ito, fixed per criterion on every page; controls are greys. Each has a contrast of 3:1 on the page in both
-# themes, which makes some darker than the original (tests/test_setup.py).
+# After Okabe-Ito, fixed per criterion on every page; controls are greys. Each has a contrast of at least 3:1 on the page
+# in both themes, which makes some darker than the original (tests/test_setup.py).
 CRITERION_COLOURS = {
     "cap": "#0072B2",
     "wanda": "#C98600",
@@ -27,7 +27,7 @@ CRITERION_COLOURS = {
     "magnitude": "#8B92A0",
     "global_magnitude": "#6F7685",
 }
-# A shape of its own for each, since greys and neighbouring hues are hard to tell apart.
+# One shape per criterion, since greys and neighbouring hues are hard to tell apart.
 CRITERION_SYMBOLS = {
     "cap": "circle",
     "cap_fine": "diamond-wide",
@@ -66,7 +66,7 @@ ACCENT = "#6164F0"
 NEUTRAL = "#808694"
 FAINT = "rgba(128,134,148,0.28)"
 CLEAR = "rgba(0,0,0,0)"
-# The one button, shown on hover, saves a figure as SVG: sharp in a paper, and editable.
+# The only button, shown on hover, saves the figure as SVG: sharp in a paper, and editable.
 CONFIG = {
     "displayModeBar": "hover",
     "modeBarButtons": [["toImage"]],
@@ -86,18 +86,18 @@ def criterion_symbol(name: str) -> str:
 
 
 def criterion_glyph(name: str) -> str:
-    """A criterion's mark as text, for legends outside a figure."""
+    """Return a criterion's symbol as a character, for legends outside a figure."""
     return SYMBOL_GLYPHS[criterion_symbol(name)]
 
 
 def display_order(names: Collection[str]) -> list[str]:
-    """Criteria in the order of their fixed colours, then those without one by name."""
+    """Sort criteria by the order of their fixed colours; criteria without one follow by name."""
     known = [name for name in CRITERION_COLOURS if name in names]
     return [*known, *sorted(set(names) - set(known))]
 
 
 def blank(*, height: int, left: int = 40, right: int = 12, top: int = 12, bottom: int = 34) -> go.Figure:
-    """An empty figure with the layout all figures share."""
+    """Return an empty figure with the shared layout."""
     figure = go.Figure()
     figure.update_layout(
         height=height,
@@ -118,5 +118,5 @@ def blank(*, height: int, left: int = 40, right: int = 12, top: int = 12, bottom
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """With a true minus sign, which has the width of the plus."""
+    """Format with sign, using a true minus, which is as wide as the plus."""
     return f"{value:+.{digits}f}".replace("-", "−")

@@ -1,7 +1,7 @@
-"""The models on offer, and where the files of a model are. Needs no torch.
+"""Models on offer, and the files behind a model id. Needs no torch.
 
-`resolve` turns an id into a `ModelSource` (files and fingerprint), so that pages can build run keys for a model nobody
-has loaded. An id is a catalogue name, a local folder in Hugging Face layout, or a hub id.
+`resolve` turns an id into a `ModelSource` (files and fingerprint), so that pages can build run keys without loading
+the model. An id is a catalogue name, a local folder in Hugging Face layout, or a hub id.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from cap_viz.settings import FULL_PRECISION, local_folder, requested_dtype
 
 DEFAULT_MODEL = "smollm2-135m-instruct-q4_1"
 TOY_MODEL = "toy-reasoner"
-# Written by the training beside the weights it made.
+# Written by the training script beside the weights.
 TRAINING_FILE = "training.json"
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which weights: catalogue or hub id, fingerprint of config and weight files, dtype of the computation."""
+    """Identity of a model: catalogue or hub id, fingerprint of config and weight files, dtype of the computation."""
 
     id: str
     fingerprint: str
@@ -36,8 +36,8 @@ class ModelRef:
 class CatalogueEntry:
     """A model that comes as a data file inside an installed Python package.
 
-    `file` is a GGUF file, or the weights of a folder in Hugging Face layout. `tasks` are those the model can read:
-    all of them where none is named.
+    `file` is a GGUF file, or the weights of a folder in Hugging Face layout. `tasks` names the tasks the
+    model can read; empty means all.
     """
 
     id: str
@@ -72,9 +72,9 @@ CATALOGUE = {
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model's files are. `gguf` names the file to convert first; `fingerprint` hashes config and weights.
+    """Location of a model's files. `gguf` names the file to convert first; `fingerprint` hashes config and weights.
 
-    `dtype` is the precision it is to be computed in, whatever its files hold.
+    `dtype` is the precision of the computation, whatever the files hold.
     """
 
     id: str
@@ -90,9 +90,9 @@ class ModelSource:
 
 
 def resolve(model_id: str) -> ModelSource:
-    """Find a model's files and fingerprint; fetches from the hub only for hub ids. Does not import torch.
+    """Find a model's files and fingerprint; only hub ids are fetched from the hub. Does not import torch.
 
-    The precision is the one asked for (`devices.py`). Raises `CapVizError` with what to do when the model is unknown,
+    The precision is the requested one (`settings.py`). Raises `CapVizError` with what to do when the model is unknown,
     not installed, gated or unreachable.
     """
     if model_id in CATALOGUE:
@@ -113,7 +113,7 @@ def is_available(entry: CatalogueEntry) -> bool:
 
 
 def packaged_file(entry: CatalogueEntry) -> Path | None:
-    """The data file inside the installed package, found without importing the package."""
+    """Return the data file inside the installed package, without importing the package; None where it is missing."""
     spec = importlib.util.find_spec(entry.package)
     if spec is None or spec.origin is None:
         return None
@@ -138,7 +138,7 @@ def catalogue_source(entry: CatalogueEntry) -> ModelSource:
 
 
 def unchanged(entry: CatalogueEntry, source: ModelSource) -> ModelSource:
-    """The source, if its files are those the training wrote down; else they are damaged."""
+    """Return the source if its fingerprint is the one its training recorded; raise `CapVizError` otherwise."""
     try:
         training = json.loads((source.folder / TRAINING_FILE).read_text(encoding="utf-8"))
         written_down = str(training["fingerprint"])
@@ -167,7 +167,7 @@ def folder_source(model_id: str, title: str, folder: Path) -> ModelSource:
 
 
 def hub_folder(model_id: str) -> Path:
-    """The model's files from the hub cache, downloaded if need be."""
+    """Return the hub cache folder with the model's files, downloading them if needed."""
     return hub_snapshot(
         "model",
         model_id,
@@ -177,7 +177,7 @@ def hub_folder(model_id: str) -> Path:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """16 hex digits over the files' contents; remembered by path, size and time so that it is read once."""
+    """Hash the files' names and contents to 16 hex digits, cached by path, size and time so that files are read once."""
     memory = local_folder() / "fingerprints.json"
     stamp = "|".join(f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files)
     known: dict[str, str] = {}
@@ -185,7 +185,7 @@ def fingerprint(files: list[Path]) -> str:
         try:
             known = dict(json.loads(memory.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
-            known = {}  # Only a memo: computing again replaces it.
+            known = {}  # Only a cache: computing again replaces it.
     if stamp not in known:
         digest = hashlib.sha256()
         for path in files:

@@ -1,12 +1,13 @@
-"""What a model will take, told from its config alone: bytes of memory and floating-point operations.
+"""Cost model: bytes of memory and floating-point operations, estimated from a model's config alone.
 
-Memory. Weights, one number each in the precision asked for. Scoring adds the activations of one step, whose tokens are
-limited (`scoring.py`), and the residual streams of one dense pass. Pruning adds a mask (one byte a weight) and a
-second copy of the pruned matrices; a global threshold 256 KB a matrix and scores of one matrix at a time.
+Memory. One number per weight in the requested precision. Scoring adds the activations of one step, limited in tokens
+(`attribution/exact.py`), and the residual streams of one dense pass. Pruning adds a mask (one byte a weight) and a
+second copy of the pruned matrices; a global threshold adds 256 KB a matrix and the scores of one matrix at a time.
 
 Operations. A product of [m, k] and [k, n] counts 2 m k n; only products count. Exact scores of a model of L layers run
-the MLP of the ablated layer and all later blocks for every head, L (L + 1) / 2 blocks a head and token in place of L;
-of the last block only the places where an answer is read. Gradient scores count three forwards.
+the MLP of the ablated layer and all later blocks for every head: about L (L + 1) / 2 blocks per head of a layer and
+token, against L for one forward. The last block runs only at positions where an answer is read. Gradient scores count
+three forwards.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ HISTOGRAM_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Dimensions:
-    """A Llama-like model's shape with the size of its vocabulary."""
+    """Shape and vocabulary size of a Llama-like model."""
 
     shape: ModelShape
     vocabulary: int
@@ -55,7 +56,7 @@ class Dimensions:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes, beside those of the program itself."""
+    """Memory in bytes; `to_score` and `to_prune` add the program's working memory."""
 
     weights: int
     scoring: int
@@ -80,7 +81,7 @@ class Operations:
 
 
 def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
-    """From a `config.json` of the Llama family. Raises `UsageError` naming what it lacks."""
+    """Read dimensions from a `config.json` of the Llama family. Raises `UsageError` naming a missing or odd value."""
     try:
         layers, heads, d_model, d_mlp, vocabulary, n_ctx = (
             int(config[name])
@@ -108,7 +109,7 @@ def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
 
 
 def dimensions_in(folder: Path) -> Dimensions:
-    """Those of the model in a folder, of which only config.json has to be there."""
+    """Read dimensions of the model in a folder; only its config.json is needed."""
     file = folder / "config.json"
     if not file.is_file():
         raise UsageError(f"{folder} has no config.json; name the folder of a model in Hugging Face layout.")
@@ -122,20 +123,20 @@ def dimensions_in(folder: Path) -> Dimensions:
 
 
 def memory_plan(sizes: Dimensions, dtype: str, tokens: int) -> MemoryPlan:
-    """Memory for steps of `tokens` tokens: rows × positions × heads that go through at a time."""
+    """Estimate memory for steps of `tokens` tokens: rows × positions × heads computed at once."""
     shape, bytes_each = sizes.shape, BYTES[dtype]
     largest = shape.d_model * max(shape.d_mlp, shape.n_heads * shape.d_head)
     matrices = 7 * shape.n_layers
     return MemoryPlan(
         weights=bytes_each * shape.n_params,
         scoring=tokens * activation_bytes(shape, bytes_each),
-        # Scores of one matrix, their bits and what compares them, in float32.
+        # Three float32 arrays of the largest matrix: scores, their bits and a comparison buffer.
         masking=sizes.prunable * (1 + bytes_each) + matrices * HISTOGRAM_BYTES + 3 * 4 * largest,
     )
 
 
 def operations(sizes: Dimensions, tokens: int, reads: int) -> Operations:
-    """Of an item of `tokens` tokens (its options share the question) whose answers are read at `reads` places."""
+    """Count operations for an item of `tokens` tokens (options share the question) with answers read at `reads` positions."""
     forward = forward_operations(sizes, tokens, reads)
     return Operations(
         evaluation=forward, gradient=3 * forward, exact=forward + ablation_operations(sizes, tokens, reads)
@@ -143,13 +144,13 @@ def operations(sizes: Dimensions, tokens: int, reads: int) -> Operations:
 
 
 def forward_operations(sizes: Dimensions, tokens: int, reads: int) -> int:
-    """All blocks but the last whole, the last where answers are read, and the vocabulary there."""
+    """Count all blocks but the last in full, and the last block and the vocabulary only where answers are read."""
     whole = (sizes.shape.n_layers - 1) * tokens * (2 * sizes.block + attention_operations(sizes, tokens))
     return whole + last_block(sizes, tokens, reads) + vocabulary_operations(sizes, reads)
 
 
 def ablation_operations(sizes: Dimensions, tokens: int, reads: int) -> int:
-    """Every head of every layer ablated in turn."""
+    """Count operations for ablating every head of every layer in turn."""
     shape = sizes.shape
     total = 0
     for layer in range(shape.n_layers):
@@ -167,12 +168,12 @@ def ablation_operations(sizes: Dimensions, tokens: int, reads: int) -> int:
 
 
 def attention_operations(sizes: Dimensions, tokens: int) -> int:
-    """Of one query: scores against all positions, and the sum of their values."""
+    """Count one query's attention: scores against all positions, and the weighted sum of values."""
     return 4 * tokens * sizes.shape.n_heads * sizes.shape.d_head
 
 
 def last_block(sizes: Dimensions, tokens: int, reads: int) -> int:
-    """Keys and values of all tokens; everything else where answers are read."""
+    """Count the last block: keys and values of all tokens, everything else where answers are read."""
     shape = sizes.shape
     keys_and_values = 2 * tokens * 2 * shape.d_model * shape.n_kv_heads * shape.d_head
     rest = 2 * (2 * shape.d_model * shape.n_heads * shape.d_head + sizes.mlp)
@@ -184,7 +185,7 @@ def vocabulary_operations(sizes: Dimensions, reads: int) -> int:
 
 
 def mean_operations(sizes: Dimensions, items: Sequence[tuple[int, int]]) -> Operations:
-    """The mean over items, each with its tokens and reads."""
+    """Average operations over items, each given as (tokens, reads)."""
     all_of_them = [operations(sizes, tokens, reads) for tokens, reads in items]
     n = len(all_of_them)
     return Operations(

@@ -1,7 +1,7 @@
-"""Where a model computes and in which precision. What is asked for (`settings.py`) is known without torch.
+"""Device and precision of the computation. The requested ones (`settings.py`) are known without torch.
 
 `CAP_VIZ_DEVICE`: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps.
-`CAP_VIZ_DTYPE`: float32, bfloat16 or float16. Nothing is computed in another precision than the one asked for, except
+`CAP_VIZ_DTYPE`: float32, bfloat16 or float16. Everything is computed in the requested precision except
 log-likelihoods, norms and sums, which are never below float32. The precision is part of every run's key, since it
 changes numbers; the device is recorded with the run.
 """
@@ -21,20 +21,20 @@ BYTES: dict[str, int] = dict(zip(PRECISIONS, (4, 2, 2), strict=True))
 
 @dataclass(frozen=True)
 class Device:
-    """A device by torch's name, and why it is this one."""
+    """A device by torch's name, and the reason for choosing it."""
 
     name: str
     reason: str
 
 
 def check_asked() -> None:
-    """Raise `UsageError` where the environment asks for a device or precision that does not exist."""
+    """Raise `UsageError` if the environment requests an unknown device or precision."""
     requested_dtype()
     requested_device()
 
 
 def chosen_device() -> Device:
-    """The device asked for if it is here, or the best there is. Raises `CapVizError` for one that is not here."""
+    """Return the requested device, or the best one on "auto". Raises `CapVizError` if this machine lacks it."""
     asked, here = requested_device(), available()
     if asked == AUTO:
         return Device(here[0], "a GPU is here" if here[0] != CPU else "there is no GPU here")
@@ -47,7 +47,7 @@ def chosen_device() -> Device:
 
 
 def expected_device() -> str:
-    """The kind of device that will be chosen, told without torch from what the machine shows of its hardware."""
+    """Predict the kind of device that will be chosen, without torch, from visible hardware."""
     asked = requested_device()
     if asked != AUTO:
         return asked
@@ -57,7 +57,7 @@ def expected_device() -> str:
 
 
 def available() -> tuple[str, ...]:
-    """The devices of this machine, the best first."""
+    """List the devices of this machine, the best first."""
     import torch
 
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -65,7 +65,7 @@ def available() -> tuple[str, ...]:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that can still be taken there. What shares the machine's memory (CPU, mps) has the machine's."""
+    """Return the free bytes on a device; CPU and mps share the machine's memory."""
     if device.startswith("cuda"):
         import torch
 

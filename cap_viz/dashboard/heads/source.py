@@ -87,12 +87,17 @@ def sources(view: Frame) -> list[Source]:
 
     Exact ones first, then hybrid combinations and gradients; most examples and zero ablation before others.
     """
-    found = stored_sources(view.runs, view.model, view.task.name)
+    jobs = {job.number: job for job in (*view.jobs, *active_jobs(lambda spec: concerns(view, spec)))}.values()
+    # In this order: a job that is no longer active has its result.
+    states = [(job, job.active, job.result) for job in jobs if concerns(view, job.spec)]
+    stored = {run.key for run in view.runs}
+    ended_since = [result for _, _, result in states if result is not None and result.key not in stored]
+    found = stored_sources([*view.runs, *ended_since], view.model, view.task.name)
     known = {source.keys for source in found}
     found += [
         Source(run_name(job.spec), job.spec, job=job)
-        for job in active_jobs(lambda spec: concerns(view, spec))
-        if isinstance(job.spec, ScoreSpec) and (job.key,) not in known
+        for job, active, _ in states
+        if active and isinstance(job.spec, ScoreSpec) and (job.key,) not in known
     ]
     return told_apart(found)
 
