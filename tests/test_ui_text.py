@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,23 @@ def test_without_a_control_the_view_offers_to_measure_one(store: Store, scores: 
     at.run()
     assert not at.exception
     assert "noise ceiling" in text(at)
+
+
+def test_a_control_takes_its_values_from_the_same_reference_examples(store: Store, tiny_model: ReasoningModel) -> None:
+    """It was measured without them, and the page went on saying that there is no control."""
+    spec = replace(
+        score_spec(tiny_model, "mini_science", 8, "mean"), reference=calibration_set("mini_science", 6, seed=1)
+    )
+    at = opened_heads(computed(store, tiny_model, spec), view="specificity")
+    assert not [code for code in at.code if "cap_viz score" in code.value]
+    at.button(key="heads_control_start").click().run()
+    wait_for_jobs()
+    at.run()
+    assert not at.exception
+    assert "noise ceiling" in text(at)
+    (found,) = control_runs(store.runs(), spec).values()
+    assert isinstance(found.spec, ScoreSpec)
+    assert found.spec.reference == spec.reference
 
 
 def test_a_control_is_measured_as_the_task_is(store: Store, scores: StoredRun, tiny_model: ReasoningModel) -> None:

@@ -54,7 +54,7 @@ def body() -> None:
 
 
 def found(asked: str) -> dict[str, dict[str, str]]:
-    """The terms whose name or text contains what was typed, by section; all of them for an empty search."""
+    """Return the terms that contain the search in name or text, by section; all terms for an empty search."""
     wanted = asked.strip().casefold()
     matching = {
         section: {key: name for key, name in terms.items() if wanted in f"{name} {GLOSSARY[key]}".casefold()}

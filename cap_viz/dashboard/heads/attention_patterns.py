@@ -1,6 +1,6 @@
-"""What heads attend to, beside their effects: a line about one head, and all heads as a scatter.
+"""Attention patterns of heads beside their effects: one line per head, and a scatter of all heads.
 
-A pattern of attention describes; only a head's effect says whether the model needs it.
+An attention pattern only describes a head; its effect says whether the model needs it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN = 7
 
 
 def roles_of(view: HeadView) -> HeadRoles | None:
-    """The measures on the run's own examples, where they are stored."""
+    """Read the attention measures on the run's own examples; None if not stored or damaged."""
     run = view.frame.store.get(role_spec(view.source.spec))
     if run is None:
         return None
@@ -41,7 +41,7 @@ def roles_of(view: HeadView) -> HeadRoles | None:
 
 
 def role_line(roles: HeadRoles, layer: int, head: int) -> None:
-    """One head's measures with their ranks among all heads."""
+    """Draw one head's measures with their ranks among all heads."""
     parts = [
         f"{TITLES[name]} {roles.values[name][layer, head]:.2f} (rank {roles.rank(name)[layer, head]})"
         for name in MEASURES
@@ -50,7 +50,7 @@ def role_line(roles: HeadRoles, layer: int, head: int) -> None:
 
 
 def roles_section(view: HeadView, roles: HeadRoles | None, selected: tuple[int, int]) -> None:
-    """Effect against a chosen measure for all heads, or the button that measures."""
+    """Draw effect against a chosen measure for all heads, or the button that starts the measurement."""
     st.markdown("#### Effect and attention", help=GLOSSARY["roles"])
     if roles is None:
         offer(view)
@@ -87,7 +87,7 @@ def roles_section(view: HeadView, roles: HeadRoles | None, selected: tuple[int, 
 
 
 def highest(view: HeadView, roles: HeadRoles, measure: str) -> None:
-    """The heads with the highest values of a measure, with their effects; the table can be downloaded whole."""
+    """Draw the heads with the highest values of a measure and their effects; the download holds all heads."""
     table = role_table(view, roles).sort_values(measure, ascending=False)
     st.markdown(f"Heads by **{TITLES[measure]}**, highest first")
     st.dataframe(
@@ -124,7 +124,7 @@ def role_table(view: HeadView, roles: HeadRoles) -> pd.DataFrame:
 
 
 def in_words(effect: np.ndarray, values: np.ndarray) -> str:
-    """Rank correlation over heads: how much the one tells of the other."""
+    """State the rank correlation, over heads, of the effect and an attention measure."""
     agreement = float(np.corrcoef(stats.rankdata(effect), stats.rankdata(values))[0, 1])
     return f"Rank correlation over {effect.size} heads: {signed(agreement, 2)}."
 

@@ -1,4 +1,4 @@
-"""Whole attention layers and MLPs beside the heads: two columns of their own, on a scale of their own.
+"""Effects of whole attention layers and MLPs: two columns beside the head grid, on a separate colour scale.
 
 A whole block has a far larger effect than one head, so a shared colour scale would leave the heads white.
 """
@@ -24,12 +24,12 @@ from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.stats import MeanEstimate, mean_with_ci
 
-# Of the figure's width, with the gap between.
+# Fractions of the figure's width: the two columns, and the gap between them and the head grid.
 SHARE, GAP = 0.16, 0.03
 
 
 def block_effects(store: Store, spec: ScoreSpec, metric: str) -> MeanEstimate | None:
-    """Effects of whole blocks on the examples of these head scores; None where they are not stored or not readable."""
+    """Return the effects of whole blocks on the examples of these head scores; None if not stored or not readable."""
     run = block_run(store, spec)
     if run is None:
         return None
@@ -41,7 +41,7 @@ def block_effects(store: Store, spec: ScoreSpec, metric: str) -> MeanEstimate | 
 
 
 def add_blocks(figure: go.Figure, estimate: MeanEstimate, unit: str) -> None:
-    """Two columns to the right of the grid of heads; colours saturate at the largest effects of these two."""
+    """Add the two columns to the right of the head grid; colours saturate at their own `colour_limit`."""
     heads = 1 - SHARE - GAP
     mean, limit = estimate.mean, colour_limit(estimate.mean)
     for annotation in figure.layout.annotations:
@@ -103,7 +103,7 @@ def hover_layer(estimate: MeanEstimate, unit: str) -> go.Heatmap:
 
 
 def offer_blocks(frame: Frame, spec: ScoreSpec) -> None:
-    """A button that measures the two columns, where the model is here and they are not stored."""
+    """Draw a button that measures the two columns, if the model and texts are local and no run is stored."""
     if not frame.installed or not frame.task.is_local() or block_run(frame.store, spec) is not None:
         return
     words = ablation_words(spec)

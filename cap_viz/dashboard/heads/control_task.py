@@ -1,4 +1,4 @@
-"""The control on the Heads page: which text that asks for no reasoning, and how to measure one where none is stored."""
+"""Control text of the Heads page: select a text that asks for no reasoning, or measure one if none is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cap_viz.dashboard.heads.cost import cost_sentence
 from cap_viz.dashboard.heads.source import Source, submitting, watch
 from cap_viz.dashboard.state import bad_choice, keep_valid
 from cap_viz.runs.queue import Job
-from cap_viz.runs.run_queries import control_runs
+from cap_viz.runs.run_queries import alike, control_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks import load_task
@@ -26,7 +26,7 @@ CONTROL_EXAMPLES = 16
 
 @dataclass(frozen=True)
 class View:
-    """What is shown of a run. `control` is the stored run on generic text; None where there is none."""
+    """View of a run. `control`: the stored run on generic text, None if there is none."""
 
     name: str = TASK_EFFECT
     control: StoredRun | None = None
@@ -37,12 +37,15 @@ class View:
 
 
 def views_of(task: str, estimator: str) -> tuple[str, ...]:
-    """A control text has nothing to be compared with; specificity is defined for exact effects."""
+    """Return the views on offer; only the task effect for a control text or an estimator other than exact.
+
+    A control text has nothing to be compared with, and specificity is defined for exact effects.
+    """
     return VIEWS[:1] if task in CONTROL_TEXTS or estimator != "exact" else VIEWS
 
 
 def pick_control(frame: Frame, source: Source | None) -> tuple[StoredRun | None, str]:
-    """The selector of the control text, and a note when the link named one that is not there."""
+    """Draw the control text selector; return the run, and a note if the link named an unknown text."""
     found = {} if source is None else control_runs(frame.runs, source.spec)
     names = list(found)
     if not names:
@@ -61,7 +64,10 @@ def pick_control(frame: Frame, source: Source | None) -> tuple[StoredRun | None,
 
 
 def best_control(frame: Frame, source: Source | None) -> StoredRun | None:
-    """The control text where none is to be chosen; a text that is itself a control has none."""
+    """Return the first stored control run, for the view without a selector.
+
+    None if there is none, for a control text, and for an estimator other than exact.
+    """
     exact = source is not None and source.estimator == "exact"
     found = (
         {} if source is None or not exact or frame.task.name in CONTROL_TEXTS else control_runs(frame.runs, source.spec)
@@ -70,19 +76,18 @@ def best_control(frame: Frame, source: Source | None) -> StoredRun | None:
 
 
 def control_jobs(source: Source) -> list[Job]:
-    """Jobs under way that measure a control text as the run measures its task."""
+    """Return the active jobs whose run can become the control of this one."""
     return active_jobs(
         lambda spec: (
             isinstance(spec, ScoreSpec)
             and spec.examples.task in CONTROL_TEXTS
-            and (spec.model, spec.ablation, spec.estimator)
-            == (source.spec.model, source.spec.ablation, source.spec.estimator)
+            and alike(spec, source.spec)
         )
     )
 
 
 def no_control(frame: Frame, source: Source) -> None:
-    """In place of a view that needs a control: what it is for, and the ways to measure it."""
+    """Draw the placeholder of a view that lacks its control: the purpose of a control, and ways to measure it."""
     jobs = control_jobs(source)
     for job in jobs:
         job_view(job, key="heads_control")
@@ -109,8 +114,10 @@ def no_control(frame: Frame, source: Source) -> None:
             st.caption(cost_sentence(frame, n, text))
         else:
             st.caption(frame.install_hint)
-        st.caption("Or from the shell:")
-        st.code(shell_command(source, text), language="sh", wrap_lines=True)
+        # In the shell, reference examples come from the task that is scored.
+        if source.spec.reference is None:
+            st.caption("Or from the shell:")
+            st.code(shell_command(source, text), language="sh", wrap_lines=True)
 
 
 def method_of(source: Source) -> str:
@@ -133,5 +140,6 @@ def submit_control(source: Source, text: str, n: int) -> None:
             estimator=spec.estimator,
             ablation=spec.ablation,
             metric=spec.metric,
+            reference=spec.reference,
         )
         watch(wanted, f"Head scores, {text}, n = {n}")

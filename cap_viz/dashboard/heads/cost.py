@@ -1,4 +1,4 @@
-"""What a new measurement of heads will cost, judged from stored runs of the same estimator."""
+"""Cost of a new head measurement, estimated from stored runs of the same estimator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNKNOWN = {
 
 
 def cost_sentence(view: Frame, n: int, task: str, estimator: str = "exact") -> str:
-    """Forwards and time to score `n` examples of a task, and what the estimate rests on."""
+    """State the passes and time to score `n` examples of a task, and the run the estimate rests on."""
     basis = timed_run(view, task, estimator)
     if basis is None:
         return UNKNOWN[estimator]
@@ -34,7 +34,7 @@ def seconds_each(run: StoredRun) -> float:
 
 
 def timed_run(view: Frame, task: str, estimator: str = "exact") -> StoredRun | None:
-    """The run that tells the pace best: uninterrupted, of the task, made on this machine, with most examples."""
+    """Return the best uninterrupted run to time by: of the task, then stored locally, then with most examples."""
     timed = [
         run
         for run in view.runs

@@ -1,4 +1,4 @@
-"""One head in words and numbers: what was measured, how sure it is, and its effect on every example.
+"""Detail of one head: effect, rank and test with their uncertainty, and the effect on every example.
 
 The wording reports the measurement and never claims what a head is for.
 """
@@ -23,7 +23,7 @@ from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.runs.run_labels import AblationWords, ablation_words
 from cap_viz.tasks import Task, load_task
 
-# What a positive and a negative effect mean on text, and by metric on questions.
+# Wording of a positive and a negative effect: on running text, and per metric on questions.
 TEXT_MEANING = ("makes the given text less likely", "makes the given text more likely")
 NOT_FOR_RANKING = ("accuracy",)
 MEANINGS = {
@@ -49,12 +49,12 @@ class HeadView:
 
     @property
     def task(self) -> Task:
-        """The task the run is about: the control text's where that is what is shown."""
+        """Task of the run; the control text in the generic-text view."""
         return load_task(self.source.spec.examples.task)
 
     @property
     def words(self) -> AblationWords:
-        """What was done to each head."""
+        """Wording of the run's ablation."""
         return ablation_words(self.source.spec)
 
     @property
@@ -133,7 +133,7 @@ def q_value(adjusted: float) -> str:
 
 
 def plain_sentence(view: HeadView, layer: int, head: int) -> str:
-    """What the measurement says, no more: it never claims what the head is for."""
+    """Describe the measured effect in one sentence, without claiming what the head is for."""
     estimate = view.stats.estimate
     mean, low, high = (float(values[layer, head]) for values in (estimate.mean, estimate.low, estimate.high))
     subject = head_subject(view.words, layer, head)
@@ -146,12 +146,12 @@ def plain_sentence(view: HeadView, layer: int, head: int) -> str:
 
 
 def head_subject(words: AblationWords, layer: int, head: int) -> str:
-    """How a sentence about the effect of a head begins."""
+    """Subject of a sentence about a head's effect: the ablation and the head."""
     return f"{words.doing.capitalize()} **head {head} of layer {layer}**{words.by}"
 
 
 def odds(metric: str, mean: float) -> str:
-    """The same number as a factor, where it is one."""
+    """Express a mean nll effect as a factor on the probability per token; empty for other metrics."""
     if metric != "nll":
         return ""
     factor = exp(abs(mean))

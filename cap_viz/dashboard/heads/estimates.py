@@ -1,4 +1,4 @@
-"""Heads by the gradient or the hybrid estimator: the same grid, detail and ranking, without per-example answers.
+"""Heads page for the gradient and hybrid estimators: grid, detail and ranking, without per-example answers.
 
 No head was ablated on the gradient's examples, so there are no answers before and after to show.
 """
@@ -33,7 +33,7 @@ from cap_viz.tasks import load_task
 
 @dataclass(frozen=True)
 class Estimates:
-    """Mean effect of every head with interval and test. `effects` per example only where there are any (gradient)."""
+    """Mean effect of every head with interval and test. `effects`: per example, gradient runs only."""
 
     mean: Float[np.ndarray, "layer head"]
     low: Float[np.ndarray, "layer head"]
@@ -49,7 +49,7 @@ class Estimates:
 
 
 def estimates_of(frame: Frame, source: Source, run: StoredRun) -> Estimates:
-    """Raises `CapVizError` with its sentence."""
+    """Return the estimates of a gradient or hybrid source. Raises `CapVizError` if a run cannot be used."""
     if source.gradient is not None:
         return hybrid_estimates(frame.store, run, source.gradient)
     effects = read_gradient(frame.store, run).effects(source.metric or "nll")
@@ -149,7 +149,7 @@ def detail(frame: Frame, source: Source, found: Estimates, metric: str, layer: i
 
 
 def agreement_sentence(frame: Frame, source: Source, found: Estimates, metric: str) -> str:
-    """How a gradient ranking compares with the exact one of the same task, where there is one."""
+    """Compare a gradient ranking with that of an exact run of the same task and ablation, if one is stored."""
     if found.effects is None:
         return "Both parts are stored runs of their own: choose them under Run."
     like = [

@@ -1,4 +1,4 @@
-"""The examples a head matters for: a table sorted by effect, and one of them before and after."""
+"""Example panel of the Heads page: a table sorted by effect, and one example intact and ablated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def example_panel(
     layer: int,
     head: int,
 ) -> None:
-    """Most hurt and most helped examples of a head; one of them in full."""
+    """Draw a table of the head's most hurt and most helped examples, and the chosen example in full."""
     st.markdown("#### Examples")
     ids = scores.questions.ids
     texts = texts_of(task.name, ids)
@@ -59,14 +59,14 @@ def example_panel(
 
 
 def answer_cells(scores: HeadScores, layer: int, head: int, rows: list[int]) -> dict[str, list[str]]:
-    """What became of the answer when the head was ablated."""
+    """Return the table column that compares the intact with the ablated answer, for the given examples."""
     before, after = answers(scores, layer, head)
     gold = scores.questions.gold
     return {"answer": [outcome(before[i], after[i], gold[i]) for i in rows]}
 
 
 def answers(scores: HeadScores, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
-    """The option the model chose for every example, intact and with the head ablated."""
+    """Return the option chosen on every example, intact and with the head ablated."""
     before = EvalReport(scores.questions, scores.dense).chosen
     after = EvalReport(scores.questions, scores.ablated[layer, head]).chosen
     return before, after
@@ -95,14 +95,14 @@ def place_of(asked: str, ids: tuple[str, ...], order: np.ndarray) -> int:
 
 
 def shown_example(ids: tuple[str, ...], effects: Float[np.ndarray, " example"]) -> int:
-    """The number of the example the selector stands on, for figures drawn before it."""
+    """Return the index of the example in the selector, for figures drawn before the selector."""
     asked = st.session_state.get("example") or st.query_params.get("example") or EXTREMES[0]
     known = asked if asked in (*EXTREMES, *ids) else EXTREMES[0]
     return place_of(known, ids, sorted_by_effect(effects))
 
 
 def sorted_by_effect(effects: Float[np.ndarray, " example"]) -> np.ndarray:
-    """Example numbers, most hurt first."""
+    """Return example indices, most hurt first."""
     return np.argsort(-effects, kind="stable")
 
 
@@ -114,7 +114,7 @@ def take_example(key: str, ids: tuple[str, ...]) -> None:
 
 
 def example_table(table: pd.DataFrame, ids: list[str], words: AblationWords, unit: str, suffix: str) -> None:
-    """One row per example; a click on one chooses it."""
+    """Draw one row per example; a click on a row selects the example."""
     then = f"with the head {words.done}{words.by}."
     key = f"heads_examples_{suffix}"
 
@@ -152,7 +152,7 @@ def outcome(before: int, after: int, gold: int) -> str:
 def option_table(
     scores: HeadScores, words: AblationWords, layer: int, head: int, row: int, example: Example | None
 ) -> None:
-    """One question with the probability of every option, intact and with the head ablated."""
+    """Draw one question with the probability of every option, intact and with the head ablated."""
     count = int(scores.questions.n_options[row])
     dense, ablated = (
         softmax(values[row, :count].astype(np.float64)) for values in (scores.dense, scores.ablated[layer, head])
@@ -188,7 +188,7 @@ def strip_hover(task: Task, scores: HeadScores, effects: Float[np.ndarray, " exa
 
 
 def wrapped(text: str, width: int = 60) -> str:
-    """Broken into lines for a hover label, with the signs HTML would take for its own replaced."""
+    """Break text into lines for a hover label, and escape & and < for HTML."""
     lines, line = [], ""
     for word in text.replace("&", "&amp;").replace("<", "&lt;").split():
         if line and len(line) + len(word) > width:

@@ -1,4 +1,4 @@
-"""What the Heads page hands out: a link to the view, and the numbers it shows as CSV and JSON."""
+"""Share menu of the Heads page: a link to the view, its numbers as CSV and JSON, and the run as HTML."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def export(frame: Frame, source: Source, metric: str, view: View) -> None:
             return
         st.caption(escaped(making_of(run)))
         name = file_name(source, metric, view)
-        # Read when asked for, not now: a damaged run gets its sentence where the grid would be.
+        # Read on click, not now: a damaged run is reported in place of the grid.
         st.download_button(
             "Heads as CSV",
             lambda: csv_text(shown_table(frame.store, run, metric, view)),
@@ -90,7 +90,7 @@ def file_name(source: Source, metric: str, view: View) -> str:
 
 
 def shown_table(store: Store, run: StoredRun, metric: str, view: View) -> pd.DataFrame:
-    """One row per head, in rank order."""
+    """Return one row per head, in rank order."""
     if view.name == SPECIFICITY and view.control is not None:
         task, control = (statistics_of(store, one, "nll") for one in (run, view.control))
         return specificity_table(task, control, specificity_of(store, run, view.control))
@@ -102,7 +102,7 @@ def effect_run(run: StoredRun, view: View) -> StoredRun:
 
 
 def shown_json(store: Store, run: StoredRun, metric: str, view: View) -> str:
-    """The table with its provenance; for effects also that of every head on every example."""
+    """Return the table with its provenance; for views of effects also the effect of every head on every example."""
     if view.name == SPECIFICITY and view.control is not None:
         return specificity_json(store, run, view.control)
     shown = effect_run(run, view)
@@ -142,7 +142,7 @@ def head_json(run: StoredRun, metric: str, stats: HeadStatistics) -> str:
 
 
 def specificity_json(store: Store, run: StoredRun, control: StoredRun) -> str:
-    """The differences with the two runs behind them and how far their rankings agree."""
+    """Return the specificities, the two runs behind them, and the agreement of their rankings."""
     task_stats, control_stats = (statistics_of(store, one, "nll") for one in (run, control))
     found = specificity_of(store, run, control)
     shared, ranks = shared_top(task_stats, control_stats), agreement(task_stats, control_stats)

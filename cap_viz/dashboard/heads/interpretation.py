@@ -1,6 +1,6 @@
-"""The shown example read by the model itself: with the selected head and without, token by token.
+"""Interpretation of the shown example, token by token: the model runs with the selected head and without it.
 
-Opt-in, since it needs the model in memory. The head is removed by zeros here, whatever the run replaced it by.
+Opt-in, since it needs the model in memory. The head is zero-ablated here, whatever ablation the run used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEY = "reading"
 
 
 def reading_section(view: HeadView, layer: int, head: int) -> None:
-    """Nothing where the texts or the model are not on this machine."""
+    """Draw the section; nothing if the texts or the model are not on this machine."""
     ids = view.scores.questions.ids
     texts = texts_of(view.task.name, ids)
     if texts is None or not view.frame.installed:
@@ -63,7 +63,7 @@ def expected(found: Outcome, layer: int, head: int) -> None:
 
 
 def answers(view: HeadView, example: Example, layer: int, head: int) -> None:
-    """What the model writes after the question."""
+    """Draw the model's continuations of the question, with the head and without it; nothing on running text."""
     if view.task.kind == "text":
         return
     st.markdown(f"**What it writes itself** (the right answer: {escaped(example.options[example.gold].strip())})")

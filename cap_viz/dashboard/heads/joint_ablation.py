@@ -1,7 +1,7 @@
-"""What if all of these: some heads ablated together, against the sum of their single effects and random sets.
+"""Joint ablation of chosen heads, compared with the sum of their single effects and with random sets.
 
-Measured on evaluation questions, which ranked nothing: a set chosen for its large effects looks better on the
-examples that chose it.
+Measured on evaluation questions, which were not used to rank heads: a set chosen for its large effects looks better
+on the examples it was chosen on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOP = (2, 4, 8)
 
 
 def together_section(view: HeadView, selected: tuple[int, int]) -> None:
-    """Choose heads, measure them together, read what came out."""
+    """Draw the selector of heads, and the result of ablating them together or the button that measures it."""
     heads_by_name = named_heads(view.scores.n_layers, view.scores.n_heads)
     names = list(heads_by_name)
     st.markdown("#### What if all of these", help=GLOSSARY["together"])
@@ -62,7 +62,7 @@ def together_section(view: HeadView, selected: tuple[int, int]) -> None:
 
 
 def shortcuts(view: HeadView, selected: tuple[int, int]) -> None:
-    """Buttons that fill the selection: the head in view, or the first of the ranking."""
+    """Draw buttons that change the selection: add the selected head, take the top of the ranking, or clear."""
     order = np.argsort(view.stats.rank, axis=None)
     width = view.scores.n_heads
     with st.container(horizontal=True, gap="small"):
@@ -83,12 +83,12 @@ def add(head: tuple[int, int]) -> None:
 
 
 def spec_of(view: HeadView, heads: tuple[tuple[int, int], ...]) -> JointSpec | None:
-    """The measurement on evaluation questions; None where the task's texts are not on this machine."""
+    """Return the spec on evaluation questions; None if the task's texts are not on this machine."""
     if not view.task.is_local():
         return None
     held_out = held_out_set(view)
     spec = view.source.spec
-    # Mean and resample take their values from the examples of the head scores, as these did.
+    # Mean and resample ablation take their values from the same reference examples as the head scores.
     reference = None if spec.ablation == "zero" else spec.reference or spec.examples
     return JointSpec(spec.model, held_out, heads, ablation=spec.ablation, reference=reference)
 
@@ -153,7 +153,7 @@ def show(view: HeadView, spec: JointSpec, found: JointEffect) -> None:
 
 
 def verdict(found: JointEffect, words: AblationWords, unit: str, n: int) -> str:
-    """What was measured, whether more than chance heads do, and whether single effects add up."""
+    """Report the joint effect, the range of random sets, and whether the single effects add up."""
     joint, excess = found.joint, found.excess
     which, by = (f"these {found.size} heads", words.each) if found.size > 1 else ("this head", words.by)
     parts = [
@@ -179,7 +179,7 @@ def verdict(found: JointEffect, words: AblationWords, unit: str, n: int) -> str:
 
 
 def joint_figure(found: JointEffect, unit: str) -> go.Figure:
-    """Three rows: together, the sum of singles, random sets."""
+    """Draw three rows: the joint effect, the sum of the single effects, and the range of random sets."""
     figure = blank(height=170, left=110, top=8, bottom=42)
     rows = [("together", found.joint, ACCENT), ("sum of singles", found.singles, NEUTRAL)]
     for name, estimate, colour in rows:

@@ -1,4 +1,4 @@
-"""The Heads page while its run is being computed: progress, and the grid as it fills."""
+"""Heads page while its run is being computed: progress, and the grid as it fills."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cap_viz.runs.run_labels import AblationWords, ablation_words
 
 
 def live_body(frame: Frame, source: Source, metric: str) -> None:
-    """The grid as it fills; when the job ends the whole page runs again and shows the stored run."""
+    """Draw progress and the filling grid; rerun the whole page when the job ends, to show the stored run."""
     job = source.job
     assert job is not None
     if not job.active:
@@ -33,7 +33,7 @@ def live_body(frame: Frame, source: Source, metric: str) -> None:
     with right:
         shape = known_shape(frame)
         if shape is not None:
-            head_inputs(shape.n_layers, shape.n_heads)  # Drawn here as well, or the URL would lose the head.
+            head_inputs(shape.n_layers, shape.n_heads)  # Without the inputs the URL would lose the head.
     with left:
         empty("The first numbers appear soon", "The grid fills layer by layer once the model is loaded.")
 

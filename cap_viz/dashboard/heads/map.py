@@ -1,4 +1,4 @@
-"""One signed number per head, as the clickable grid and as ranked bars; the same for every view of the Heads page."""
+"""One signed number per head, as a clickable grid and as ranked bars; shared by every view of the Heads page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_BARS = 60
 
 @dataclass(frozen=True)
 class HeadMap:
-    """What a view shows of every head. `ends` says what the two ends of the colour scale mean, negative first."""
+    """Values per head for a view. `ends`: meaning of the two ends of the colour scale, negative first."""
 
     mean: Float[np.ndarray, "layer head"]
     low: Float[np.ndarray, "layer head"]
@@ -37,18 +37,18 @@ class HeadMap:
 
     @property
     def unclear(self) -> Bool[np.ndarray, "layer head"]:
-        """Heads whose interval includes zero, or that have none."""
+        """Heads with an interval that includes zero, or with no interval."""
         return ~((self.low > 0) | (self.high < 0))
 
     @property
     def top(self) -> tuple[int, int]:
-        """The head of rank 1, which the page opens with."""
+        """Head of rank 1, selected when the page opens."""
         layer, head = np.unravel_index(int(np.argmin(self.rank)), self.rank.shape)
         return int(layer), int(head)
 
 
 def draw_grid(shown: HeadMap, selected: tuple[int, int], more: Callable[[go.Figure], None] | None = None) -> None:
-    """The grid with its legend; `more` may add to the figure."""
+    """Draw the grid with its legend; `more` may add to the figure."""
     grid = Grid(
         mean=shown.mean,
         limit=shown.limit,
@@ -67,7 +67,7 @@ def draw_grid(shown: HeadMap, selected: tuple[int, int], more: Callable[[go.Figu
 
 
 def draw_bars(shown: HeadMap, *, ranks: bool = True) -> None:
-    """The heads with the largest values, as bars with whiskers; `ranks` is False where values are too coarse."""
+    """Draw the heads of highest rank as bars with whiskers; `ranks` is False if values are too coarse to rank."""
     title, slider = st.columns([1, 1], vertical_alignment="center")
     title.markdown("#### Ranked heads", help=GLOSSARY["rank"])
     if not ranks:

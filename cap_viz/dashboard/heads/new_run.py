@@ -1,4 +1,4 @@
-"""The popover that starts a measurement: estimator, examples or a budget, what it will cost, the button."""
+"""Popover that starts a run: estimator, number of examples or budget, estimated cost, start button."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZES = ("by hand", "time budget", "precision")
 
 
 def new_run(view: Frame) -> None:
-    """The popover that starts a run: settings, what it will cost, the button or the reason why there is none."""
+    """Draw the popover: settings, estimated cost, and the start button or the reason why there is none."""
     popover = st.popover("New run", icon=":material/play_arrow:", width="stretch", key=NEW_RUN_OPEN, on_change="rerun")
     with popover, st.container(width=360):
         if not view.installed:
@@ -80,7 +80,7 @@ def pick_ablation() -> str:
 
 
 def pick_gradient_metric(task: Task) -> str:
-    """Accuracy has no gradient; an exact run needs no choice, since it holds every metric."""
+    """Select the metric of a gradient run: accuracy has no gradient. Exact runs hold every metric."""
     offered = [name for name in applicable_metrics(task) if name != "accuracy"]
     refused = [name for name in METRICS if name not in offered]
     chosen = st.selectbox("Metric", offered, key="heads_gradient_metric", help="A gradient is about one metric.")
@@ -89,7 +89,7 @@ def pick_gradient_metric(task: Task) -> str:
 
 
 def wanted_specs(view: Frame, estimator: str, seed: int, ablation: str, metric: str | None) -> dict[str, ScoreSpec]:
-    """The runs to compute, by estimator. Raises `CapVizError` where they cannot be described or planned."""
+    """Return the specs to compute, by estimator. Raises `CapVizError` if they cannot be built or planned."""
     most = len(view.task.splits.calibration)
     if estimator == "hybrid":
         if most <= FEWEST_EXACT:
@@ -103,7 +103,7 @@ def wanted_specs(view: Frame, estimator: str, seed: int, ablation: str, metric: 
             st.number_input("Examples", 1, most, min(usual, most), key="heads_n", help=GLOSSARY["calibration"])
         )
     few, many = (calibration_set(view.task.name, size, seed) for size in (n, n_gradient))
-    # Both parts of a hybrid run must put the same values in place of a head's output.
+    # Both parts of a hybrid run must replace a head's output by the same values.
     reference = few if estimator == "hybrid" and ablation != "zero" else None
     found = {
         "exact": ScoreSpec(model=view.model, examples=few, ablation=ablation),
@@ -130,7 +130,7 @@ def hybrid_sizes(view: Frame, seed: int, ablation: str, metric: str, most: int) 
 
 
 def submit(view: Frame, specs: dict[str, ScoreSpec]) -> None:
-    """Queue what is not stored and show it; runs as a callback, so that the bound run selector may be set."""
+    """Queue the runs not stored and select them; runs as a callback, so that the bound run selector may be set."""
     st.session_state[NEW_RUN_OPEN] = False
     with submitting():
         for name, spec in specs.items():

@@ -1,4 +1,4 @@
-"""The body of the Heads page: the grid, the selected head beside it, ranked heads and examples below."""
+"""Body of the Heads page: the grid, the selected head beside it, ranked heads and examples below."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ FEWEST_FOR_BANNER = 8
 
 
 def is_live(source: Source, view: View) -> bool:
-    """Whether the body has to follow a job: the run's own, or one that measures the control it waits for."""
+    """Return whether the body must follow a job: the run's own, or one that measures a missing control."""
     waiting = view.needs_control and view.control is None
     return source.job is not None or (waiting and bool(control_jobs(source)))
 
 
 def body(frame: Frame, chosen: Chosen) -> None:
-    """Grid and detail of a stored run, or the filling grid of a running one; follows jobs while they run."""
+    """Draw grid and detail of a stored run, or the filling grid of a running one; refresh while jobs run."""
     ticking(lambda: content(frame, chosen.source, chosen.metric, chosen.view), live=is_live(chosen.source, chosen.view))
 
 
@@ -69,7 +69,7 @@ def content(frame: Frame, source: Source, metric: str, view: View) -> None:
 
 
 def draw(frame: Frame, source: Source, run: StoredRun, metric: str, view: View) -> None:
-    """The chosen view. Raises `CapVizError` with its sentence when a run cannot be read."""
+    """Draw the chosen view. Raises `CapVizError` if a run cannot be read or compared."""
     shown = head_view(frame, source, run, metric)
     control = None if view.control is None else control_view(frame, view.control)
     baseline_banner(shown)
@@ -91,12 +91,12 @@ def control_view(frame: Frame, control: StoredRun) -> HeadView:
 
 
 def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> None:
-    """Effects of heads on one text; `other` is the text it may be compared with, on the same colour scale."""
+    """Draw the effects of heads on one task or text; `other` at the same metric shares the colour scale."""
     alike = [view] if other is None or other.metric != view.metric else [view, other]
-    # The wider of the two scales, so that neither text has more heads beyond it than on its own.
+    # The wider of the two scales, so that neither text has more heads beyond the scale than on its own.
     shown = effect_map(view, max(colour_limit(one.stats.estimate.mean) for one in alike))
     left, right = st.columns([11, 10], gap="medium")
-    # The inputs come first: the grid frames the head they hold.
+    # The inputs come first: the grid frames the head they select.
     with right:
         layer, head = head_inputs(view.scores.n_layers, view.scores.n_heads, shown.top)
         detail(view, layer, head)
@@ -131,7 +131,7 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
 
 
 def baseline_banner(view: HeadView) -> None:
-    """Say when the intact model does no better than guessing, judged by its stored accuracy, else on these examples."""
+    """Warn if the intact model is not clearly above guessing, by its stored accuracy, else on these examples."""
     if view.task.kind == "text":
         return
     run = dense_evaluation(view.frame, view.frame.task)

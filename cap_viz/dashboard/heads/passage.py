@@ -16,7 +16,7 @@ from cap_viz.tasks import Example
 
 
 def losses(scores: HeadScores, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
-    """Loss per token of every example in nats, intact and with the head ablated."""
+    """Return the loss of every example in nats per token, intact and with the head ablated."""
     gold, tokens = scores.questions.gold, scores.questions.tokens
     return nll(scores.dense, gold, tokens), nll(scores.ablated[layer, head], gold, tokens)
 
@@ -27,7 +27,7 @@ def loss_cells(scores: HeadScores, layer: int, head: int, rows: list[int]) -> di
 
 
 def passage(scores: HeadScores, words: AblationWords, layer: int, head: int, row: int, example: Example | None) -> None:
-    """One example: what was given, what was scored, and its loss before and after."""
+    """Draw one example: its prompt, the scored continuation, and the loss intact and ablated."""
     intact, ablated = (float(values[row]) for values in losses(scores, layer, head))
     n_tokens = int(scores.questions.tokens[row, scores.questions.gold[row]])
     with st.container(border=True):
@@ -51,5 +51,5 @@ def passage(scores: HeadScores, words: AblationWords, layer: int, head: int, row
 
 
 def lines_of(text: str) -> str:
-    """Plain text with its line breaks."""
+    """Escape plain text for Markdown, keeping its line breaks."""
     return escaped(text.strip()).replace("\n", "  \n")

@@ -1,4 +1,4 @@
-"""Sizes of a hybrid run from a budget: a pilot of 16 examples is measured both ways, the rest is arithmetic."""
+"""Sizes of a hybrid run from a budget, calculated from a pilot of 16 examples measured both ways."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from cap_viz.tasks.example_sets import calibration_set
 
 
 def planned_sizes(view: Frame, seed: int, ablation: str, metric: str, most: int, *, by_time: bool) -> tuple[int, int]:
-    """(n, N) for the budget asked for. Raises `UsageError` where the pilot is missing or the budget cannot be met."""
+    """Return (n, N), the numbers of exact and gradient examples, for a budget the user enters.
+
+    Raises `UsageError` if the pilot is missing or the budget cannot be met.
+    """
     pilot = pilot_specs(view, seed, ablation, metric)
     stored = {name: view.store.get(spec) for name, spec in pilot.items()}
     exact, gradient = stored["exact"], stored["gradient"]

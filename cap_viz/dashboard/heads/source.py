@@ -1,7 +1,7 @@
-"""What the Heads page shows: a stored run or one being computed, chosen by a name that is the same for both.
+"""Source of the Heads page: a stored run or one being computed, selected by a name common to both.
 
-The name (`n48-seed0-zero`) says how the run was made, stands in the URL, and stays when a job turns into a run. Runs
-that differ in what the name does not say (which reference examples, say) get their keys added.
+The name (`n48-seed0-zero`) says how the run was made, appears in the URL, and stays when a job becomes a run. Runs of
+the same name (with different reference examples, for instance) get their keys appended.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task
 
 WATCHED_JOB, SUBMIT_PROBLEM = "heads_job", "heads_problem"
-# The keys of a run to show as soon as it is there: a hybrid one waits for both of its parts.
+# The keys of a run to show once it is available: a hybrid run waits for both of its parts.
 WANTED_RUN = "heads_wanted"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run by its name; exactly one of `run` and `job` is there.
+    """Named run; exactly one of `run` and `job` is set.
 
-    A hybrid source is a combination: `run` is its exact part and `gradient` the other.
+    A hybrid source combines two runs: `run` is the exact part, `gradient` the gradient part.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Source:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The key of the run, stored or to come; of a combination those of both parts."""
+        """Key of the run, stored or being computed; for a combination the keys of both parts."""
         return tuple(part.key for part in (self.run, self.job, self.gradient) if part is not None)
 
     @property
     def seniority(self) -> tuple[bool, bool, str, int, tuple[str, ...]]:
-        """Who keeps a name that several have: what comes with the project, then the longest stored, jobs last."""
+        """Sort key to decide which source keeps a shared name: shipped runs, then the longest stored, jobs last."""
         runs = [run for run in (self.run, self.gradient) if run is not None]
         stored = max((run.provenance["created"] for run in runs), default="")
         number = 0 if self.job is None else self.job.number
@@ -65,7 +65,7 @@ class Source:
 
     @property
     def metric(self) -> str | None:
-        """The only metric the source is about; None where it holds all."""
+        """The only metric of the source; None if it holds all metrics."""
         spec = self.spec if self.gradient is None else self.gradient.spec
         return spec.metric if isinstance(spec, ScoreSpec) else None
 
@@ -83,9 +83,10 @@ def hybrid_name(exact: ScoreSpec, gradient: ScoreSpec) -> str:
 
 
 def sources(view: Frame) -> list[Source]:
-    """Stored runs of this model and task, then active jobs, each with a name of its own.
+    """Return stored runs of this model and task, then active jobs, each with a unique name.
 
-    Exact ones first, then hybrid combinations and gradients; most examples and zero ablation before others.
+    Exact runs come first, then hybrid combinations, then gradient runs; in each group zero ablation comes before other
+    ablations, and more examples before fewer.
     """
     jobs = {job.number: job for job in (*view.jobs, *active_jobs(lambda spec: concerns(view, spec)))}.values()
     # In this order: a job that is no longer active has its result.
@@ -103,7 +104,7 @@ def sources(view: Frame) -> list[Source]:
 
 
 def stored_sources(runs: Sequence[StoredRun], model: ModelRef, task: str) -> list[Source]:
-    """By their usual names, of which several may be the same."""
+    """Return the stored sources under their usual names, which may repeat."""
     exact, gradient = (
         [
             Source(run_name(run.spec), run.spec, run=run)
@@ -120,9 +121,9 @@ def stored_sources(runs: Sequence[StoredRun], model: ModelRef, task: str) -> lis
 
 
 def told_apart(found: Sequence[Source]) -> list[Source]:
-    """Give every source a name of its own: the eldest of equal names keeps it, the others get their keys added.
+    """Make names unique: the most senior source of a name keeps it, the others get their keys appended.
 
-    So a link keeps showing the run it was made for when another of the same name is stored.
+    A link thus keeps showing its run when another run of the same name is stored.
     """
     eldest: dict[str, Source] = {}
     for source in sorted(found, key=lambda source: source.seniority):
@@ -136,19 +137,19 @@ def told_apart(found: Sequence[Source]) -> list[Source]:
 
 
 def name_of(view: Frame, spec: ScoreSpec) -> str:
-    """The name of a run that is stored or was just queued."""
+    """Return the name of a run that is stored or was just queued."""
     keys = (spec_key(spec),)
     return next((source.name for source in sources(view) if source.keys == keys), run_name(spec))
 
 
 def shown_name(runs: Sequence[StoredRun], run: StoredRun) -> str:
-    """The name under which the Heads page shows a stored run of heads."""
+    """Return the name of a stored head-score run on the Heads page."""
     available = told_apart(stored_sources(runs, run.spec.model, run.spec.examples.task))
     return next(source.name for source in available if source.keys == (run.key,))
 
 
 def combinations(exact: Sequence[Source], gradient: Sequence[Source]) -> list[Source]:
-    """Pairs whose exact examples are part of the gradient's, with the same values in place of a head's output."""
+    """Combine exact with gradient runs: their examples are a subset of the gradient run's, their ablation the same."""
     return [
         Source(hybrid_name(few.spec, many.spec), few.spec, run=few.run, gradient=many.run)
         for many in gradient
@@ -174,7 +175,7 @@ def concerns(view: Frame, spec: object) -> bool:
 
 
 def pick_source(available: list[Source]) -> tuple[Source | None, str]:
-    """The run selector, and a note when the link named a run that is not there."""
+    """Draw the run selector; return the source, and a note if the link named an unknown run."""
     names = [source.name for source in available]
     if not names:
         return None, ""
@@ -196,20 +197,20 @@ def pick_source(available: list[Source]) -> tuple[Source | None, str]:
 
 
 def watched_end() -> Job | None:
-    """The job this session started last, once it has ended without a result."""
+    """Return the job this session started last, if it failed or was cancelled."""
     number = st.session_state.get(WATCHED_JOB)
     job = next((job for job in shared_queue().listing() if job.number == number), None)
     return job if job is not None and job.state in ("failed", "cancelled") else None
 
 
 def applicable_metrics(task: Task) -> list[str]:
-    """Running text has no options, and so only its token loss."""
+    """Return the metrics of a task; running text has no options, so only its token loss (nll)."""
     return ["nll"] if task.kind == "text" else list(METRICS)
 
 
 @contextmanager
 def submitting() -> Iterator[None]:
-    """Around what a button's callback does to queue runs: what goes wrong is said when the page is drawn."""
+    """Catch errors while a button's callback queues runs; the page shows them when drawn."""
     try:
         yield
     except CapVizError as error:
@@ -232,5 +233,5 @@ def shape_of(run: StoredRun) -> ModelShape:
 
 
 def known_shape(view: Frame) -> ModelShape | None:
-    """The model's dimensions as any of its stored runs recorded them."""
+    """Return the model's dimensions as recorded in any of its stored runs."""
     return next((shape_of(run) for run in view.runs if run.spec.model == view.model), None)

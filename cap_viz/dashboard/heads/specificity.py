@@ -1,4 +1,4 @@
-"""The specificity view of the Heads page: a task's effects beside those on text that asks for no reasoning.
+"""Specificity view of the Heads page: effects on a task compared with effects on text that asks for no reasoning.
 
 The wording compares two measurements and never claims what a head is for.
 """
@@ -25,12 +25,12 @@ UNIT = "SD over heads"
 
 
 def usual_top(n_heads: int) -> int:
-    """A tenth of the heads."""
+    """Return a tenth of the number of heads, at least one."""
     return max(1, round(TOP_SHARE * n_heads))
 
 
 def shared_top(task: HeadStatistics, control: HeadStatistics, k: int | None = None) -> TopOverlap:
-    """Overlap of the k heads with the largest effects, by default a tenth of all."""
+    """Return the overlap of the k heads with the largest effects, by default a tenth of all."""
     return top_overlap(task.estimate.mean, control.estimate.mean, k or usual_top(task.estimate.mean.size))
 
 
@@ -40,7 +40,7 @@ def agreement(task: HeadStatistics, control: HeadStatistics) -> RankAgreement:
 
 
 def overlap_sentence(task: HeadView, control: HeadView) -> str:
-    """How far the two rankings agree, against chance and against what their noise allows."""
+    """Report the agreement of the two rankings, with the overlap expected by chance and the noise ceiling."""
     shared, ranks = shared_top(task.stats, control.stats), agreement(task.stats, control.stats)
     ceiling = f"{ranks.ceiling:.2f}" if np.isfinite(ranks.ceiling) else "unknown"
     return (
@@ -55,7 +55,7 @@ def signed_if_negative(value: float) -> str:
 
 
 def specificity_body(task: HeadView, control: HeadView) -> None:
-    """Grid and ranking of the differences. Raises `CapVizError` when the runs are too small to compare."""
+    """Draw grid and ranking of the differences. Raises `CapVizError` when the runs are too small to compare."""
     assert task.source.run is not None
     assert control.source.run is not None
     found = specificity_of(task.frame.store, task.source.run, control.source.run)
@@ -101,7 +101,7 @@ def hover(task: HeadView, control: HeadView, found: Specificity, layer: int, hea
 
 
 def detail(task: HeadView, control: HeadView, found: Specificity, shown: HeadMap, layer: int, head: int) -> None:
-    """One head: its difference with interval, both effects behind it, and its place among all heads."""
+    """Draw one head: its difference with interval, both effects behind it, and its rank among all heads."""
     st.markdown(plain_sentence(task, control, found, layer, head))
     for place, (label, value, note, term) in zip(
         st.columns(3),
@@ -151,7 +151,7 @@ def detail(task: HeadView, control: HeadView, found: Specificity, shown: HeadMap
 
 
 def plain_sentence(task: HeadView, control: HeadView, found: Specificity, layer: int, head: int) -> str:
-    """What the two measurements say, no more."""
+    """Compare the two measured effects in one sentence, without claiming what the head is for."""
     text = control.task.title.lower()
     low, high = found.low[layer, head], found.high[layer, head]
     clearly = "clearly " if found.found.survives[layer, head] else ""

@@ -1,4 +1,4 @@
-"""Does the ranking depend on what replaces a head's output? Told where the same examples were measured otherwise."""
+"""Stability of the ranking across ablations, from runs of other ablations on the same examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cap_viz.stats import rank_stability
 
 
 def stability_sentence(view: HeadView) -> str:
-    """Rank correlation with the other ablations of the same examples, or how to measure one."""
+    """Report the rank correlation with other ablations on the same examples, or how to measure one."""
     this = view.source.spec
     others = {
         run.spec.ablation: run

@@ -1,4 +1,4 @@
-"""The top of the Heads page: provenance, export, view, metric and run, and the state without a run."""
+"""Top of the Heads page: provenance, export, selectors of view, metric and run, and the state without a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VIEW_WIDTH, METRIC_WIDTH, NEW_RUN_WIDTH = 272, 296, 122
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the controls say: a run, the metric and the view of it."""
+    """Selected run, metric and view."""
 
     source: Source
     metric: str
@@ -40,7 +40,7 @@ class Chosen:
 
 
 def controls(frame: Frame) -> Chosen | None:
-    """Everything above the grid. Returns what to show, or None when there is nothing yet."""
+    """Draw everything above the grid. Returns the selection, or None if there is no run yet."""
     available = sources(frame)
     facts, share = st.columns([6, 1], vertical_alignment="center")
     view_place, metric_place, run_place, new_place = control_places()
@@ -55,7 +55,7 @@ def controls(frame: Frame) -> Chosen | None:
         if name == TASK_EFFECT:
             metric, control = pick_metric(frame.task, source), best_control(frame, source)
         else:
-            # Text has no options, so nothing but nll is known of the control.
+            # Text has no options, so nll is the only metric of the control.
             metric = "nll"
             control, gone = pick_control(frame, source)
             notes.append(gone)
@@ -81,14 +81,14 @@ def controls(frame: Frame) -> Chosen | None:
 
 
 def control_places() -> tuple[DeltaGenerator, DeltaGenerator, DeltaGenerator, DeltaGenerator]:
-    """Places side by side that wrap where the screen is narrow: columns would cut the segmented controls."""
+    """Return containers side by side that wrap on a narrow screen; columns would cut the segmented controls."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         view, metric = st.container(width=VIEW_WIDTH), st.container(width=METRIC_WIDTH)
         return view, metric, st.container(width="stretch"), st.container(width=NEW_RUN_WIDTH)
 
 
 def pick_view(task: Task, estimator: str) -> tuple[str, str]:
-    """The view selector, and a note when the link named one there is not."""
+    """Draw the view selector; return the view, and a note if the link named an unknown one."""
     views = views_of(task.name, estimator)
     sentence = bad_choice("view", views, TASK_EFFECT, "the view")
     keep_valid("view", views)
@@ -153,7 +153,7 @@ def source_facts(source: Source, metric: str, view: View) -> list[str]:
 
 
 def range_notes(source: Source) -> list[str]:
-    """Notes about a layer or head the model does not have. Before the inputs, which drop such values silently."""
+    """Return notes on a layer or head the model lacks. Call before the inputs, which drop such values silently."""
     if source.run is None:
         return []
     shape = source.run.provenance["shape"]

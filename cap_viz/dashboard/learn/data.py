@@ -1,4 +1,4 @@
-"""What the lesson needs to know about the chosen model and task, all of it from stored runs."""
+"""Numbers for the lesson about the chosen model and task, all from stored runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HALF_PRUNED = 0.5
 
 
 class NotStored(CapVizError):
-    """The lesson lacks a run; the sentence says which."""
+    """A run the lesson needs is missing; the message says which."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Finds the numbers a step talks about when the step asks for them. Raises `NotStored` where a run is missing."""
+    """Numbers of the lesson, read from stored runs on demand. Raises `NotStored` if a run is missing."""
 
     view: Frame
 
@@ -53,18 +53,18 @@ class Lesson:
 
     @property
     def clearly_needed(self) -> int:
-        """Heads whose removal clearly hurts, after the false-discovery control."""
+        """Number of heads that hurt when ablated and survive the false-discovery control."""
         return int((self.heads.found.survives & (self.heads.estimate.mean > 0)).sum())
 
     def changed_answers(self) -> tuple[int, int]:
-        """On how many questions the chosen option is another one without the top head, and of how many."""
+        """Return the number of questions answered differently without the top head, and the number of questions."""
         if self.view.task.kind == "text":
             raise NotStored("a task with options to choose from (this one is running text)")
         before, after = answers(self.scores, *self.top_head)
         return int((before != after).sum()), len(before)
 
     def halves(self) -> TopOverlap:
-        """The largest heads by the first half of the examples and by the second."""
+        """Return the overlap of the top heads between the first and the second half of the examples."""
         effects = self.heads.effects
         half = effects.shape[2] // 2
         if half < 2:
@@ -73,7 +73,7 @@ class Lesson:
         return top_overlap(first.estimate.mean, second.estimate.mean, TOP)
 
     def control(self) -> tuple[str, TopOverlap]:
-        """The largest heads on this task and on text that asks for no reasoning."""
+        """Return the name of a control text, and the overlap of its top heads with those of this task."""
         run = self.score_run
         assert isinstance(run.spec, ScoreSpec)
         found = control_runs(self.view.runs, run.spec)
@@ -85,7 +85,7 @@ class Lesson:
         return name, top_overlap(self.heads.estimate.mean, other, TOP)
 
     def pruned(self, criterion: str) -> StoredRun:
-        """The stored accuracy at half of the weights, on the questions of the dense one and built like the others."""
+        """Return the stored accuracy at 50 % sparsity, on the dense run's questions and built like the others."""
         task = self.view.task
         dense = dense_evaluation(self.view, task)
         if dense is None:
@@ -96,7 +96,7 @@ class Lesson:
         return run
 
     def removed_shares(self) -> tuple[float, float]:
-        """The share of the attention weights and of the MLP weights that CAP removes when it removes half of all."""
+        """Return the shares of the attention and of the MLP weights that CAP removes at 50 % sparsity."""
         zeros = read_zeros(self.view.store, self.pruned("cap"))
         shares = []
         for part in ("attention", "mlp"):

@@ -1,6 +1,6 @@
-"""The lesson: one step at a time, a guess before each answer, the place and the guesses kept in the address.
+"""Lesson page: one step at a time, a guess before each answer; step and guesses are kept in the URL.
 
-Large type and few words, for a projector; the keys 1 to 3 guess, the arrow keys go back and on.
+Large type and few words, for a projector; the keys 1 to 3 guess, the arrow keys go back and forward.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def body(view: Frame) -> None:
 
 
 def remembered() -> dict[int, int]:
-    """Step to guess, both from 1 and 0; from the address in a new session."""
+    """Return guesses (counted from 0) by step (counted from 1); a new session reads them from the URL."""
     if GUESSES not in st.session_state:
         st.session_state[GUESSES] = guesses_in(st.query_params.get(GUESSES, ""))
     return st.session_state[GUESSES]
 
 
 def guesses_in(text: str) -> dict[int, int]:
-    """`1a3c` as step 1: the first choice, step 3: the third. Whatever else stands there is left out."""
+    """Parse guesses: `1a3c` is the first choice at step 1 and the third at step 3. Ignore anything else."""
     found = {int(number): LETTERS.index(letter) for number, letter in re.findall(r"(\d{1,2})([abc])", text)}
     return {number: choice for number, choice in found.items() if 1 <= number <= len(STEPS)}
 
@@ -70,7 +70,7 @@ def in_address(guesses: dict[int, int]) -> str:
 
 
 def guess_and_reveal(lesson: Lesson, step: LessonStep, number: int, guess: int | None) -> None:
-    """The question with its choices as buttons; once guessed, the answer and where to see it."""
+    """Draw the question with its choices as buttons; once guessed, the answer and a link to see it."""
     st.markdown(f"#### {escaped(step.question(lesson))}")
     answer = step.answer(lesson)
     if guess is None:
@@ -91,7 +91,7 @@ def guess_and_reveal(lesson: Lesson, step: LessonStep, number: int, guess: int |
 
 
 def choice_line(step: LessonStep, answer: Answer, guess: int, place: int) -> str:
-    """A choice with what it turned out to be."""
+    """Format a choice, marked as right or not and as the guess or not."""
     mark = ":material/check_circle:" if place == answer.right else ":material/radio_button_unchecked:"
     words = f"**{step.choices[place]}**" if place == answer.right else step.choices[place]
     return f"{mark} {words}{' (your guess)' if place == guess else ''}"

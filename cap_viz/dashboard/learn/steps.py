@@ -1,6 +1,6 @@
-"""The steps of the lesson: a few sentences, a guess, and what the stored runs say to it.
+"""Steps of the lesson: a few sentences, a guess, and the answer from stored runs.
 
-Nothing here is made up for the occasion: every number is read from the runs of the model and task in the sidebar.
+Every number is read from the runs of the model and task in the sidebar; none is made up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ALIKE_POINTS = 5
 
 @dataclass(frozen=True)
 class Answer:
-    """The choice the numbers speak for, by its place, and the sentence with the numbers."""
+    """Index of the right choice, and a sentence with the numbers behind it."""
 
     right: int
     because: str
@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Link:
-    """A page in the state the step talks about; `params` may need the numbers."""
+    """Link to a page in the state the step is about; `params` may depend on the lesson's numbers."""
 
     label: str
     page: str

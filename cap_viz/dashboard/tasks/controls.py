@@ -1,4 +1,4 @@
-"""The Tasks page's controls, all bound to the URL; the first task of the pair is the sidebar's."""
+"""Controls of the Tasks page, all bound to the URL; the first task of the pair is the sidebar's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCALE_UNITS = {STANDARDISED: "SD over heads", RAW: "nats per token"}
 
 @dataclass(frozen=True)
 class TaskPair:
-    """The pair to compare, the scale of the maps, and how many heads count as the top."""
+    """Tasks to compare, scale of the maps, and number of heads counted as the top."""
 
     first: Measured
     second: Measured

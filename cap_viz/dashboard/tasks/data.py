@@ -1,4 +1,4 @@
-"""What the Tasks page compares: one run of head scores per task, all measured in the same way, on one scale."""
+"""Data of the Tasks page: one run of head scores per task, all measured in the same way, on one scale."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cap_viz.stats import RankAgreement, TopOverlap, true_spread
 from cap_viz.tasks import Task, all_tasks, load_task
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
-# The one metric that text has, too.
+# The only metric that running text has as well.
 METRIC = "nll"
 
 
@@ -29,7 +29,7 @@ METRIC = "nll"
 class Measured:
     """A task's head scores. `spread`: standard deviation over heads of the true mean effects, in nats per token.
 
-    `label` stands for the task's title where two runs of one task are compared.
+    `label` replaces the task's title where two runs of one task are compared.
     """
 
     task: Task
@@ -65,7 +65,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Collection:
-    """The tasks that can be compared, reasoning tasks before control texts, and a sentence for each that cannot."""
+    """Comparable tasks, reasoning tasks before control texts, and a sentence for each task left out."""
 
     measured: tuple[Measured, ...]
     problems: tuple[str, ...]
@@ -79,7 +79,7 @@ class Collection:
 
 
 def collect(view: Frame) -> Collection:
-    """The usual run of each task (zero ablation, exact, most examples), where it was made like the chosen task's."""
+    """Collect the usual run of each task (exact, zero ablation, most examples) if made like the chosen task's."""
     runs = {task.name: default_scores(view, task) for task in all_tasks().values()}
     stored = {name: run for name, run in runs.items() if run is not None}
     like = stored.get(view.task.name) or next(iter(stored.values()), None)
@@ -104,14 +104,14 @@ def comparable(run: StoredRun, like: StoredRun) -> bool:
 
 @dataclass(frozen=True)
 class Pair:
-    """How far the rankings of two tasks agree."""
+    """Agreement of two tasks: rank correlation, and overlap of their top heads."""
 
     ranks: RankAgreement
     shared: TopOverlap
 
 
 def pairs(measured: Sequence[Measured], k: int) -> dict[tuple[str, str], Pair]:
-    """Every pair of different tasks, once, in the order given."""
+    """Compare every pair of different tasks once, in the order given."""
     return {
         (first.name, second.name): Pair(agreement(first.stats, second.stats), shared_top(first.stats, second.stats, k))
         for i, first in enumerate(measured)
@@ -120,9 +120,9 @@ def pairs(measured: Sequence[Measured], k: int) -> dict[tuple[str, str], Pair]:
 
 
 def shared_heads(measured: Sequence[Measured], k: int) -> pd.DataFrame:
-    """One row per head that is among the top k of some task: in how many, its median rank, and its rank on each.
+    """Return one row per head in the top k of any task: number of such tasks, median rank, and rank on each task.
 
-    `tasks` and `median_rank` count reasoning tasks only; control texts have a rank column of their own.
+    `tasks` and `median_rank` count reasoning tasks only, if there are any; control texts add a rank column.
     """
     reasoning = [one for one in measured if not one.is_control] or list(measured)
     ranks = {one.name: one.stats.rank for one in measured}

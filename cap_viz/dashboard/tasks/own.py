@@ -1,6 +1,6 @@
-"""Tasks of one's own on the Tasks page: upload JSON lines, see how they are understood, add or remove them.
+"""The user's own tasks on the Tasks page: upload JSON lines, preview how they are parsed, add or remove tasks.
 
-An upload is data: it is checked row by row and never run.
+An upload is data: it is checked row by row and never executed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHOWN_ROWS = 3
 
 
 def own_tasks_popover() -> None:
-    """The button that opens everything about tasks of one's own."""
+    """Draw the popover to upload, add and remove the user's own tasks."""
     with st.popover("Your tasks", icon=":material/add:"), st.container(width=460):
         if is_shared():
             st.caption(REFUSAL.format(what="uploading tasks"))
@@ -43,14 +43,14 @@ def own_tasks_popover() -> None:
 
 
 def added_note(task: str) -> None:
-    """What became of the upload, while its task is selected: the popover closes when the page is drawn anew."""
+    """Confirm the added task while it is selected, outside the popover, which closes when the page is redrawn."""
     name, sentence = st.session_state.get(ADDED, ("", ""))
     if name == task:
         st.success(escaped(sentence), icon=":material/check:")
 
 
 def uploaded(file: UploadedFile) -> None:
-    """How the file is understood, and the button that adds it."""
+    """Preview the parsed file, and draw the button that adds it."""
     with put_aside(file.name, file.getvalue()) as path:
         try:
             found, first = described(path), rows_of(path)[:SHOWN_ROWS]
@@ -74,7 +74,7 @@ def uploaded(file: UploadedFile) -> None:
 
 
 def take(file_name: str, content: bytes, name_key: str, kind_key: str) -> None:
-    """Add the upload and select it; before the page is drawn, since the sidebar's selection may only change then."""
+    """Add the upload and select it, as a callback: the sidebar's selection may only change before the page is drawn."""
     name, kind = st.session_state[name_key], st.session_state[kind_key]
     with put_aside(file_name, content) as path:
         try:
@@ -88,7 +88,7 @@ def take(file_name: str, content: bytes, name_key: str, kind_key: str) -> None:
 
 @contextmanager
 def put_aside(file_name: str, content: bytes) -> Iterator[Path]:
-    """The upload as a file of its own name in a folder that goes away again."""
+    """Yield the path of the upload under its own name, in a temporary folder."""
     with TemporaryDirectory() as folder:
         path = Path(folder, Path(file_name).name)
         path.write_bytes(content)
@@ -104,7 +104,7 @@ def added_words(task: Task) -> str:
 
 
 def plain(error: CapVizError, path: Path) -> str:
-    """The sentence with the file's own name instead of where it was put to be read."""
+    """Return the error message with the file's own name instead of its temporary path."""
     return str(error).replace(str(path), path.name)
 
 
@@ -116,7 +116,7 @@ def listed() -> None:
 
 
 def forget(name: str) -> None:
-    """Remove a task; the sidebar falls back to the first one."""
+    """Remove a task; if it was selected, the sidebar falls back to the first one."""
     try:
         remove_task(name)
     except CapVizError as error:

@@ -1,4 +1,4 @@
-"""The body of the Tasks page: all maps and their agreement, then one head on every task, shared heads, one pair."""
+"""Body of the Tasks page: all maps and their agreement, then shared heads, one head on every task, one pair."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spreadsheet import csv_text
 
 COLUMNS = 3
-# Pixels: what three maps need; the rest of a laptop's width holds the matrix.
+# Pixels for three maps; the matrix takes the rest of a laptop's width.
 LEFT_WIDTH = 510
 MAPS, MATRIX = "tasks_maps", "tasks_matrix"
 
@@ -53,7 +53,7 @@ def body(view: Frame) -> None:
     head_of_page(view, collection)
     found = pairs(collection.measured, choice.k)
     (maps, matrix), (table, one_head) = beside(), beside()
-    # First, since its inputs know the head that the other figures frame.
+    # First, since its inputs select the head that the other figures frame.
     with one_head:
         selected = head_section(collection.measured)
     with maps:
@@ -69,7 +69,7 @@ def body(view: Frame) -> None:
 
 
 def beside() -> tuple[DeltaGenerator, DeltaGenerator]:
-    """Two places side by side; on a narrow screen the right one goes below instead of both shrinking."""
+    """Return two containers side by side; on a narrow screen the right one wraps below instead of both shrinking."""
     with st.container(horizontal=True, gap="medium"):
         return st.container(width=LEFT_WIDTH), st.container(width="stretch")
 
@@ -106,7 +106,7 @@ def head_of_page(view: Frame, collection: Collection) -> None:
 
 
 def usual_head(measured: Sequence[Measured]) -> tuple[int, int]:
-    """The head that ranks high on most reasoning tasks, which the page opens with."""
+    """Return the head with the best median rank on reasoning tasks, selected when the page opens."""
     reasoning = [one for one in measured if not one.is_control] or list(measured)
     ranks = np.median([one.stats.rank for one in reasoning], axis=0)
     layer, head = divmod(int(ranks.argmin()), ranks.shape[1])
@@ -217,14 +217,14 @@ def matrix_of(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[
 
 
 def short(value: float) -> str:
-    """A correlation without its leading zero, as papers print it."""
+    """Format a correlation without its leading zero, as papers print it."""
     if not np.isfinite(value):
         return "–"
     return f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")
 
 
 def take_pair(key: str, names: Sequence[str]) -> None:
-    """Compare the two tasks of the clicked cell; a task with itself is no pair."""
+    """Select the two tasks of the clicked cell for comparison; a cell on the diagonal changes nothing."""
     point = clicked(key)
     if point is None:
         return
@@ -234,7 +234,7 @@ def take_pair(key: str, names: Sequence[str]) -> None:
 
 
 def head_section(measured: Sequence[Measured]) -> tuple[int, int]:
-    """One head's effect on each task; returns the head, which is chosen here."""
+    """Draw the inputs that select a head, and its effect on each task. Returns the selected head."""
     st.markdown("#### One head on every task")
     n_layers, n_heads = measured[0].stats.rank.shape
     layer, head = head_inputs(n_layers, n_heads, usual_head(measured))

@@ -1,4 +1,4 @@
-"""Two tasks head by head: how far their rankings agree, and where they differ beyond noise."""
+"""Comparison of two tasks head by head: agreement of their rankings, and differences beyond noise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIFFERENCE, SCATTER = "tasks_difference", "tasks_scatter"
 
 
 def pair_section(store: Store, choice: TaskPair, selected: tuple[int, int] | None) -> None:
-    """Raises `CapVizError` when the two runs are too small to compare."""
+    """Draw the comparison of two tasks. Raises `CapVizError` if the two runs are too small to compare."""
     first, second = choice.first, choice.second
     found = specificity_of(store, first.run, second.run)
     st.markdown(f"#### {first.title} against {second.title}", help=GLOSSARY["difference"])
