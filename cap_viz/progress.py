@@ -1,4 +1,4 @@
-"""How far a piece of work is. Long work is a generator that yields one of these about once a second."""
+"""Progress of long work: a generator that yields a `Progress` about once a second."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LOOK_AGAIN_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of work (equal units take about equal time); `note` says what is going on.
+    """`done` of `total` units of work (equal units take about equal time); `note` describes the current step.
 
-    `waiting`: nothing was done, since somebody else has to finish first; look again a little later.
+    `waiting`: nothing was done, since other work has to finish first; try again a little later.
     """
 
     done: float
@@ -30,7 +30,7 @@ class Progress:
 
 
 def finish(steps: Generator[Any, None, Result], watch: Callable[[Any], None] = lambda progress: None) -> Result:
-    """Run a generator to its end and return what it returns; `watch` sees every step."""
+    """Run a generator to its end and return its result; `watch` is called with every step."""
     while True:
         try:
             progress = next(steps)
@@ -42,7 +42,7 @@ def finish(steps: Generator[Any, None, Result], watch: Callable[[Any], None] = l
 
 
 def duration(seconds: float) -> str:
-    """A length of time in words, no finer than one reads it: 45 s, 12 min, 1.5 h."""
+    """Format a duration, rounded for reading: 45 s, 12 min, 1.5 h."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 5400:

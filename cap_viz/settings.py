@@ -1,11 +1,12 @@
 """Folders and environment variables; no other module of the package reads or sets a variable.
 
-Each is read when it is asked for, so that one set later counts. One of ours that is set to nothing counts as not set.
+Variables are read on every call, so that later changes count. A `CAP_VIZ_*` variable that is set but empty counts as
+unset.
 
 `CAP_VIZ_DATA` local data sets · `CAP_VIZ_CACHE` moves cache/local · `CAP_VIZ_LOG` the log file ·
-`CAP_VIZ_THREADS` torch threads · `CAP_VIZ_DEVICE` and `CAP_VIZ_DTYPE` where to compute and in which precision
+`CAP_VIZ_THREADS` torch threads · `CAP_VIZ_DEVICE` and `CAP_VIZ_DTYPE` device and precision of the computation
 (`models/devices.py`) · `CAP_VIZ_OFFLOAD` a folder for weights that fit nowhere else (`models/offload.py`) ·
-`CAP_VIZ_BACKEND`, `CAP_VIZ_RAY` and `CAP_VIZ_WORKERS` who computes (`runs/backends`) · `CAP_VIZ_SERVER` and
+`CAP_VIZ_BACKEND`, `CAP_VIZ_RAY` and `CAP_VIZ_WORKERS` the backend (`runs/backends`) · `CAP_VIZ_SERVER` and
 `CAP_VIZ_MODELS` a server shared with strangers (`dashboard/serving.py`).
 """
 
@@ -26,7 +27,7 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 DATA, CACHE, LOG, THREADS = "CAP_VIZ_DATA", "CAP_VIZ_CACHE", "CAP_VIZ_LOG", "CAP_VIZ_THREADS"
 DEVICE, DTYPE, OFFLOAD = "CAP_VIZ_DEVICE", "CAP_VIZ_DTYPE", "CAP_VIZ_OFFLOAD"
 BACKEND, ADDRESS, WORKERS = "CAP_VIZ_BACKEND", "CAP_VIZ_RAY", "CAP_VIZ_WORKERS"
-# Until version 0.2.
+# Read until version 0.2.
 FORMER_BACKEND = "CAP_VIZ_ENGINE"
 SERVER, MODELS = "CAP_VIZ_SERVER", "CAP_VIZ_MODELS"
 
@@ -35,31 +36,31 @@ PRECISIONS = (FULL_PRECISION, "bfloat16", "float16")
 AUTO, CPU = "auto", "cpu"
 KINDS = (AUTO, CPU, "cuda", "mps")
 
-# What a report for an issue shows with its value, and of what it only says whether it is set.
+# Variables that an issue report shows with their values, and those it shows only as set or not set.
 REPORTED = (DEVICE, DTYPE, THREADS, SERVER, MODELS, "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-# What workers on other machines are told of the variables of this process.
+# Variables of this process that are passed to workers on other machines.
 TOLD_TO_WORKERS = (DEVICE, DTYPE, OFFLOAD, DATA, CACHE, "HF_HUB_OFFLINE", "HF_HOME")
 
 
 def shipped_folder() -> Path:
-    """Runs that come with the project; never written by the app."""
+    """Return the folder of runs that come with the project; never written by the app."""
     return PROJECT / "cache" / "shipped"
 
 
 def local_folder() -> Path:
-    """Runs, converted models and quarantine of this machine."""
+    """Return the folder of this machine's runs, converted models and quarantine."""
     return Path(os.environ.get(CACHE) or PROJECT / "cache" / "local")
 
 
 def data_folder() -> Path | None:
-    """Local copies of public data sets (one folder each, JSON lines in the hub's field names)."""
+    """Return the folder of local data sets (one folder each, JSON lines in the hub's field names), or None."""
     value = os.environ.get(DATA)
     return Path(value).expanduser() if value else None
 
 
 def thread_count() -> int | None:
-    """The number of torch threads asked for, or None for torch's own choice."""
+    """Return the requested number of torch threads, or None for torch's own choice."""
     value = os.environ.get(THREADS)
     if not value:
         return None
@@ -69,14 +70,14 @@ def thread_count() -> int | None:
 
 
 def requested_dtype() -> str:
-    """The precision asked for. Raises `UsageError` for an unknown one."""
+    """Return the requested precision. Raises `UsageError` for an unknown one."""
     asked = os.environ.get(DTYPE) or FULL_PRECISION
     check_choice(f"precision in {DTYPE}:", asked, PRECISIONS)
     return asked
 
 
 def requested_device() -> str:
-    """The device asked for, or "auto". Raises `UsageError` for what is no device's name."""
+    """Return the requested device, or "auto". Raises `UsageError` for an invalid device name."""
     asked = os.environ.get(DEVICE) or AUTO
     kind, _, number = asked.partition(":")
     if kind not in KINDS or (number and not (kind == "cuda" and number.isdecimal())) or asked.endswith(":"):
@@ -85,17 +86,17 @@ def requested_device() -> str:
 
 
 def ask_for(*, device: str, dtype: str) -> None:
-    """Set device and precision for this process and those it starts; "" changes nothing."""
+    """Set device and precision for this process and its child processes; "" changes nothing."""
     os.environ.update({name: value for name, value in ((DEVICE, device), (DTYPE, dtype)) if value})
 
 
 def offload_folder() -> str | None:
-    """The folder for weights that fit neither on the device nor into memory, or None."""
+    """Return the folder for weights that fit neither on the device nor into memory, or None."""
     return os.environ.get(OFFLOAD) or None
 
 
 def backend_name() -> str:
-    """The name of the backend as it is typed, or ""."""
+    """Return the backend's name as typed, or ""; the former variable still counts, with a warning."""
     former = os.environ.get(FORMER_BACKEND)
     if not former:
         return os.environ.get(BACKEND, "")
@@ -105,19 +106,19 @@ def backend_name() -> str:
 
 
 def ray_address() -> str:
-    """The address of the Ray cluster as it is typed, or ""."""
+    """Return the address of the Ray cluster as typed, or ""."""
     return os.environ.get(ADDRESS, "")
 
 
 def worker_count() -> str:
-    """The number of workers as it is typed, or ""."""
+    """Return the number of workers as typed, or ""."""
     return os.environ.get(WORKERS, "")
 
 
 def is_shared() -> bool:
-    """Whether strangers share this server.
+    """Return whether strangers share this server.
 
-    Raises `UsageError` for a value that is neither yes nor no: an open server must not come from a typing error.
+    Raises `UsageError` for a value that is neither yes nor no: a typing error must not leave a server open.
     """
     value = os.environ.get(SERVER, "").strip().lower()
     if value in ("1", "true", "yes"):
@@ -128,23 +129,23 @@ def is_shared() -> bool:
 
 
 def listed_models() -> tuple[str, ...]:
-    """The ids on the list of models for visitors; none where there is no list."""
+    """Return the ids of the models offered to visitors; empty without a list."""
     return tuple(name.strip() for name in os.environ.get(MODELS, "").split(",") if name.strip())
 
 
 def told_to_workers() -> dict[str, str]:
-    """The variables of this process that workers on other machines need."""
+    """Return the variables of this process that workers on other machines need."""
     return {name: os.environ[name] for name in TOLD_TO_WORKERS if os.environ.get(name)}
 
 
 def reported() -> dict[str, str]:
-    """The variables as a report for an issue shows them; no value of a secret is given away."""
+    """Return the variables for an issue report; secrets show only as set or not set."""
     values = {name: os.environ.get(name, "not set") for name in REPORTED}
     return values | {name: "set" if os.environ.get(name) else "not set" for name in SECRETS}
 
 
 def prepare_torch() -> None:
-    """Have waiting threads sleep; call before torch is first imported, which reads it only then.
+    """Make waiting threads sleep; call before the first import of torch, which reads the setting only then.
 
     With the default (spinning) threads, another busy process makes every parallel region wait for a descheduled thread:
     measured 105 s against 18 s for sequential Wanda.
@@ -153,16 +154,20 @@ def prepare_torch() -> None:
 
 
 def prepare_ray() -> None:
-    """Keep Ray from reporting its use to its makers, and have it do what its next version does anyway.
+    """Turn off Ray's usage reports to its makers, and opt in to a default of its next version.
 
-    Without the latter every start warns of that. Call before Ray is first imported, which reads both only then.
+    Without the second setting every start warns of that change. Call before the first import of Ray, which reads both
+    only then.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
 def limit_hub_waiting() -> float:
-    """Seconds to wait for the model hub; call before the hub library is first imported, which reads it only then."""
+    """Limit the wait for the hub and return it in seconds; call before the first import of the hub library.
+
+    The library reads the limit only then.
+    """
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_SECONDS))
     return HUB_TIMEOUT_SECONDS
 
@@ -172,7 +177,7 @@ def log_file() -> Path:
 
 
 def start_logging() -> logging.Logger:
-    """The project's logger, writing to `log_file()`; safe to call more than once."""
+    """Return the project's logger, set up to write to `log_file()`; safe to call more than once."""
     logger = logging.getLogger("cap_viz")
     path = log_file()
     if any(getattr(handler, "baseFilename", None) == str(path.absolute()) for handler in logger.handlers):

@@ -1,3 +1,5 @@
+"""Compute the study: `python -m studies`."""
+
 from studies.command import main
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Candidates for cap_fine on ARC-Easy validation:  python -m studies.cap_fine [--only NAME …] [--n 570] --out FILE
 
 The protocol is in docs/research_log.md. Masks at 50 % are calibrated on 48 ARC-Easy calibration examples; every
-candidate is compared with sequential Wanda on the same questions, paired. A line of JSON for each candidate is added to
-the file, and what stands there of as many questions is not computed again. `mask_seconds` is the time of all a mask is
-made from: nothing an earlier candidate has measured is used again. Needs CAP_VIZ_DATA with arc_easy/validation.jsonl.
+candidate is paired with sequential Wanda on the same questions. One line of JSON per candidate is appended to FILE;
+candidates already in it with the same number of questions are skipped. `mask_seconds` is the whole time of making a
+mask: no measurement of an earlier candidate is reused. Needs CAP_VIZ_DATA with arc_easy/validation.jsonl.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ from cap_viz.tasks.sources import read_json_lines
 
 TASK, N_CALIBRATION, SPARSITY = "arc_easy", 48, 0.5
 TEXT, N_PASSAGES = "generic_text", 160
-# Sparsities at which gradients are measured again.
+# Sparsity after each step of `stepwise`; gradients are measured before each step.
 STEPS = (0.2, 0.35, SPARSITY)
-# How far a row, matrix or layer may be from the sparsity of the whole.
+# Largest deviation of a row, matrix or layer from the overall sparsity.
 MOST_OFF = 0.1
 BASELINE = "wanda"
 
@@ -70,10 +70,10 @@ BASELINE = "wanda"
 class Flow:
     """Sums over `tokens` tokens, in float64, for one matrix with inputs x_t and gradients d_t at its outputs.
 
-    inputs     sum of x_tj^2: what Wanda's norm is the root of
+    inputs     sum of x_tj^2, the square of Wanda's norm
     slopes     sum of d_ti^2: with `inputs` the diagonal of a Kronecker-factored Fisher matrix (Martens and Grosse,
                arXiv 1503.05671), the gradient's size if inputs and slopes were independent
-    weighted   sum of |d_t|^2 x_tj^2: inputs, with each token counting as much as the answer depends on the output there
+    weighted   sum of |d_t|^2 x_tj^2: inputs, each token weighted by how much the answer depends on its output
     """
 
     inputs: Tensor
@@ -97,7 +97,7 @@ def empty_flow(matrix: Matrix) -> Flow:
 
 @dataclass(frozen=True)
 class Lab:
-    """A model with what is measured on the calibration examples, each when it is first asked for."""
+    """A model and its measurements on the calibration examples, each made on first access."""
 
     model: ReasoningModel
     calibration: tuple[Example, ...]
@@ -128,14 +128,14 @@ class Lab:
         return cv.load_task(TEXT).calibration(N_PASSAGES)
 
     def examples(self, source: str) -> tuple[Example, ...]:
-        """The first 48 passages of text, all of them, or all with the task's examples; mini_text in their place."""
+        """Return a source's examples: 48 or all passages of text, the task's examples, both, or mini_text and task."""
         if source.startswith("mini_text"):
             return (*cv.load_task("mini_text").calibration(80), *self.calibration)
         text, task = self.passages, self.calibration
         return {"text": text[:N_CALIBRATION], "more text": text, "text and task": (*text, *task), "task": task}[source]
 
     def rows(self, source: str) -> list[ScoredRow]:
-        """The examples as rows; of a passage what follows its opening is scored, of a question all of its text."""
+        """Return a source's rows; a passage is scored after its opening, a question on its whole text."""
         task = {example.id for example in self.calibration}
         examples = self.examples(source)
         with self.model.lease:
@@ -150,13 +150,13 @@ class Lab:
         return {}
 
     def measured(self, source: str) -> dict[str, HalfMatrix]:
-        """Root square gradients of the rows' losses."""
+        """Return the root of the summed squared gradients of the rows' losses, on the dense model."""
         if source not in self.dense_roots:
             self.dense_roots[source] = self.measured_under({}, source)
         return self.dense_roots[source]
 
     def measured_under(self, keep: dict[str, Tensor], source: str) -> dict[str, HalfMatrix]:
-        """The same under a mask."""
+        """Measure the same under a mask."""
         with self.model.masked(keep):
             return finish(root_square_sums(self.model, self.matrices, self.rows(source)))
 
@@ -200,7 +200,7 @@ def taylor(lab: Lab) -> Score:
 
 
 def taylor_from(source: str) -> Callable[[Lab], Score]:
-    """Taylor's score from other rows than the task's answers."""
+    """Score by Taylor from the rows of `source` instead of the task's answers."""
 
     def made(lab: Lab) -> Score:
         roots = lab.measured(source)
@@ -210,7 +210,7 @@ def taylor_from(source: str) -> Callable[[Lab], Score]:
 
 
 def token_taylor(source: str) -> Callable[[Lab], Score]:
-    """Taylor's score, every token an example of its own."""
+    """Score by Taylor with every token as an example of its own."""
 
     def made(lab: Lab) -> Score:
         roots = finish(root_token_squares(lab.model, lab.matrices, lab.rows(source)))
@@ -220,7 +220,7 @@ def token_taylor(source: str) -> Callable[[Lab], Score]:
 
 
 def stepwise(source: str) -> Callable[[Lab], Mask]:
-    """Taylor in steps: gradients measured again under the mask so far; what is zero stays zero."""
+    """Prune by Taylor in steps, measuring gradients again under the mask so far; zeros stay zero."""
 
     def made(lab: Lab) -> Mask:
         keep: dict[str, Tensor] = {}
@@ -243,7 +243,7 @@ def magnitude(lab: Lab) -> Score:
 
 
 def geometric(first: Callable[[Lab], Score], second: Callable[[Lab], Score]) -> Callable[[Lab], Score]:
-    """The root of the product of two scores."""
+    """Score by the geometric mean of two scores."""
 
     def made(lab: Lab) -> Score:
         one, other = first(lab), second(lab)
@@ -253,7 +253,7 @@ def geometric(first: Callable[[Lab], Score], second: Callable[[Lab], Score]) -> 
 
 
 def unit_cap(lab: Lab) -> Score:
-    """CAP, with the importance of an MLP's hidden unit in place of its layer's mean."""
+    """Score by CAP with each MLP hidden unit's own importance instead of its layer's mean."""
     effect = lab.stored(lab.scores).mean_effect("nll")
     regions = region_importance(importance(effect), lab.model.shape.n_kv_heads)
     units = torch.from_numpy(importance(lab.units)).float()
@@ -284,7 +284,7 @@ def local_cut(score: Callable[[Lab], Score], group: OrderedGroup) -> Callable[[L
 
 
 def row_budgets(budget: Callable[[Lab], Score], inside: Callable[[Lab], Score]) -> Callable[[Lab], Mask]:
-    """Every row loses the share it has under a global cut by `budget`, within limits; which weights, says `inside`."""
+    """Set each row's sparsity by a global cut on `budget`, within limits; choose its weights by `inside`."""
 
     def made(lab: Lab) -> Mask:
         cut, score = global_cut(budget)(lab), inside(lab)
@@ -301,7 +301,7 @@ def row_budgets(budget: Callable[[Lab], Score], inside: Callable[[Lab], Score]) 
 
 
 def centred(shares: dict[str, Tensor], sizes: dict[str, int]) -> float:
-    """What has to be added to the shares for them to take half of all weights once they are clipped."""
+    """Find by bisection the offset at which the clipped shares take half of all weights."""
     low, high = -1.0, 1.0
     total = sum(sizes[name] * len(share) for name, share in shares.items())
     for _ in range(40):
@@ -315,7 +315,7 @@ def centred(shares: dict[str, Tensor], sizes: dict[str, int]) -> float:
 
 
 def kept_by_row(score: Tensor, share: Tensor) -> Tensor:
-    """The lowest `share[i]` of row i go."""
+    """Return a keep mask without the lowest `share[i]` of each row i."""
     places = score.argsort(dim=1, stable=True).argsort(dim=1)
     return places >= (share * score.shape[1]).round().long()[:, None]
 
@@ -326,7 +326,7 @@ def whole(lab: Lab, keep: dict[str, Tensor]) -> Mask:
 
 
 def part_budgets(lab: Lab) -> dict[tuple[int, str], Tensor]:
-    """The sparsity of every attention layer and MLP, by the rank of its causal effect."""
+    """Return the sparsity of every attention layer and MLP, set by the rank of its causal effect."""
     blocks = lab.stored(block_spec(lab.scores)).mean_effect("nll")
     place = blocks.ravel().argsort().argsort().reshape(blocks.shape)
     spread = MOST_OFF * (1 - 2 * place / (blocks.size - 1))
@@ -356,7 +356,7 @@ def causal_budgets(inside: Callable[[Lab], Score]) -> Callable[[Lab], Mask]:
 
 
 def behind_pruned(factor: Callable[[Lab], dict[str, Tensor]], budgets: bool) -> Callable[[Lab], Mask]:
-    """Sequential Wanda, each norm times a factor of the dense model's inputs; with or without causal budgets."""
+    """Prune by sequential Wanda, each norm times a factor from the dense model, with or without causal budgets."""
 
     def made(lab: Lab) -> Mask:
         factors, shares = factor(lab), part_budgets(lab) if budgets else None
@@ -374,7 +374,7 @@ def behind_pruned(factor: Callable[[Lab], dict[str, Tensor]], budgets: bool) -> 
 
 
 def repaired(source: str, scored_by: Callable[[str], Callable[[Lab], Score]]) -> Callable[[Lab], Mask]:
-    """A global cut; the weights that stay make up for the rest as in SparseGPT, block by block."""
+    """Cut globally, then update the remaining weights block by block to compensate, as in SparseGPT."""
 
     def made(lab: Lab) -> Mask:
         chosen = global_cut(scored_by(source))(lab).keep
@@ -390,7 +390,7 @@ def repaired(source: str, scored_by: Callable[[str], Callable[[Lab], Score]]) ->
 
 
 def token_factor(lab: Lab) -> dict[str, Tensor]:
-    """How much larger token weighting makes each input's norm."""
+    """Return the factor by which token weighting scales each input's norm."""
     return {name: (flow.weighted / flow.inputs.clamp_min(1e-30)).sqrt().float() for name, flow in lab.flows.items()}
 
 

@@ -1,8 +1,8 @@
-"""The one confirmation of cap_fine:  python -m studies.cap_fine_confirmation [--compute PART …] [--publish]
+"""The single confirmation of cap_fine:  python -m studies.cap_fine_confirmation [--compute PART …] [--publish]
 
-The protocol is in docs/research_log.md. The tables are printed from stored runs. --compute computes what is missing of
-the named parts instead (a stopped run goes on where it was), --publish copies all runs to those that come with the
-project, and the first questions of cap_fine's once more, so that Compare has it beside the other criteria. Needs
+The protocol is in docs/research_log.md. The tables are printed from stored runs. --compute computes the missing runs of
+the named parts instead (a stopped run resumes where it was). --publish copies all runs to the shipped ones, and the
+first questions of cap_fine's as runs of their own, so that Compare shows it beside the other criteria. Needs
 CAP_VIZ_DATA with arc_easy and wikitext2.
 """
 
@@ -38,19 +38,19 @@ CRITERION, OPPONENT = "cap_fine", "wanda"
 ARC, SCIENCE, TEXT = "arc_easy", "mini_science", "generic_text"
 TASKS = (ARC, SCIENCE)
 HALF, GENTLE = 0.5, (0.1, 0.2)
-# At 10 and 20 % it is as good as Wanda if the interval of the accuracy's difference stays above this.
+# Non-inferiority margin at 10 and 20 %: the interval of the accuracy difference to Wanda must stay above it.
 MARGIN = -0.03
 SEEDS = (0, 1, 2)
-# Rows of each task, counted from 0: the first ones were seen by the study when the criterion was chosen.
+# Rows of each task, counted from 0. The study had seen the first ones when the criterion was chosen.
 ROWS = {ARC: slice(500, 1500), SCIENCE: slice(0, None)}
-# How many questions of cap_fine's are published beside, as the pages and the study ask them.
+# Sizes at which cap_fine is published in addition: those of the pages and the study.
 SHOWN = {ARC: (600, 1000), SCIENCE: (600,)}
 UNTOUCHED = {ARC: slice(1000, 1500), SCIENCE: slice(500, None)}
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The runs of a model that the confirmation is about."""
+    """The confirmation's runs of one model."""
 
     model: ModelRef
     store: Store
@@ -59,11 +59,11 @@ class Confirmation:
         return Masks(self.model, task).spec(criterion, sparsity, **options)
 
     def asked(self, task: str, mask: MaskSpec) -> EvalSpec:
-        """On every question up to the last of the rows."""
+        """Describe an evaluation under a mask on all questions up to the last of the task's rows."""
         return EvalSpec(self.model, evaluation_set(task, ROWS[task].stop), mask)
 
     def opponents(self, task: str, sparsity: float) -> dict[str, EvalSpec]:
-        """Wanda, calibrated on the task and on text."""
+        """Describe the evaluations of Wanda calibrated on the task and, at 50 %, on text."""
         found = {"task": self.asked(task, self.mask(OPPONENT, sparsity, task))}
         if sparsity == HALF:
             found["text"] = self.asked(task, self.mask(OPPONENT, sparsity, task, calibration_task=TEXT))
@@ -76,12 +76,12 @@ class Confirmation:
         return perplexity_spec(self.model, TEXT, length=1024, mask=self.mask(criterion, HALF, ARC))
 
     def transferred(self, criterion: str, task: str) -> EvalSpec:
-        """The first 500 questions of a task under the mask of the other."""
+        """Describe an evaluation on a task's first 500 questions under the mask of the other task."""
         (other,) = set(TASKS) - {task}
         return EvalSpec(self.model, few(task), self.mask(criterion, HALF, other))
 
     def drawn(self, criterion: str, seed: int) -> EvalSpec:
-        """The first 500 questions of ARC-Easy with other calibration examples."""
+        """Describe an evaluation on the first 500 questions of ARC-Easy with calibration examples drawn by `seed`."""
         return EvalSpec(self.model, few(ARC), self.mask(criterion, HALF, ARC, seed=seed))
 
     def report(self, spec: EvalSpec) -> EvalReport:
@@ -115,7 +115,7 @@ PARTS: dict[str, Callable[[Confirmation], Iterator[EvalSpec]]] = {
 
 
 def primary(about: Confirmation) -> None:
-    """By choice loss against the better Wanda, adjusted over the two sets; accuracy beside it."""
+    """Print choice loss against the better Wanda, with p adjusted over the two tasks, and accuracy beside it."""
     for title, rows in (("all rows of the confirmation", ROWS), ("rows nobody had looked at", UNTOUCHED)):
         print(f"\n{HALF:.0%}, {title}")
         results = []
@@ -135,7 +135,7 @@ def primary(about: Confirmation) -> None:
 
 
 def compared(mine: EvalReport, other: EvalReport, rows: slice = slice(None)) -> tuple[PairedComparison, PairedMeans]:
-    """Accuracy and choice loss on some rows of the same questions."""
+    """Compare accuracy and choice loss on some rows of the same questions."""
     check_same_items(mine.items, other.items)
     right = compare_paired(mine.correct[rows], other.correct[rows])
     return right, compare_means(mine.losses()[rows], other.losses()[rows])
@@ -190,7 +190,7 @@ def paired_line(label: str, mine: EvalReport, other: EvalReport) -> None:
 
 
 def published(about: Confirmation) -> Iterator[EvalSpec]:
-    """Everything, and cap_fine on as many questions as the pages and the study ask."""
+    """Yield the specs of all parts, and cap_fine's at the sizes of the pages and the study."""
     for part in PARTS.values():
         yield from part(about)
     for task, sizes in SHOWN.items():

@@ -1,4 +1,4 @@
-"""`python -m studies`: every run of the study, in the order of its questions; what is computed stays."""
+"""`python -m studies`: compute the study's runs in the order of its questions; finished runs are kept."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def study(
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute the runs behind the study's questions: hours on two cores; stop and go on at any time."""
+    """Compute the runs behind the study's questions. This takes hours on two cores; stop and resume at any time."""
     from cap_viz.models.catalogue import resolve
     from cap_viz.runs.store import Store
     from studies.study import study_parts
@@ -74,7 +74,7 @@ def study(
 
 
 def print_tables(source: ModelSource, store: Store, name: str, *, as_json: bool) -> None:
-    """Tables of what is stored, as Markdown or JSON. Raises `UsageError` for an unknown one or a missing run."""
+    """Print tables of stored runs as Markdown or JSON. Raises `UsageError` for an unknown table or a missing run."""
     from studies.study import setting_of
     from studies.tables import TABLES, Study
 
@@ -90,7 +90,7 @@ def print_tables(source: ModelSource, store: Store, name: str, *, as_json: bool)
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A pipe table with three decimals; a smaller p as such."""
+    """Format a pipe table with three decimals; smaller p-values as "< 0.001"."""
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
     for row in table.itertuples(index=False):
         cells = (written(str(name), cell) for name, cell in zip(table.columns, row, strict=True))
@@ -105,7 +105,7 @@ def written(column: str, cell: object) -> str:
 
 
 def compute_missing(source: ModelSource, store: Store, parts: Sequence[Part], backend: Backend, *, quiet: bool) -> None:
-    """The missing runs of all parts, each once, the first part's first; the model is loaded only if there are any."""
+    """Compute the missing runs of all parts in order, each once; load the model only if there are any."""
     from cap_viz.models.loading import load
     from studies.run_many import computed_in_turn
 

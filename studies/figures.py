@@ -1,6 +1,6 @@
 """Draw the study's tables:  python -m studies.figures [--model smollm2-135m-instruct-q4_1] [--out docs/results]
 
-One picture for each table that can be computed from the stored runs; the others are named. Needs Chromium.
+Saves a picture of each table that the stored runs allow and names the others. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ def panels(names: Sequence[str], title: str, x_title: str, *, shared_y: bool = T
 
 
 def differences(table: pd.DataFrame, title: str, labels: Sequence[str], *, unit: str = "points") -> go.Figure:
-    """Paired differences with their 95 % intervals: a panel for each task, a line for each comparison, the sparsity by
-    colour.
+    """Plot paired differences with 95 % intervals: a panel per task, a line per comparison, a colour per sparsity.
 
-    Filled where Holm's test over the whole table finds a difference, open elsewhere.
+    Marks are filled where Holm's test over the whole table finds a difference, open elsewhere.
     """
     tasks, scale = list(dict.fromkeys(table["task"])), 100 if unit == "points" else 1
     figure = panels(tasks, title, f"difference, {unit}")
@@ -80,7 +79,7 @@ def differences(table: pd.DataFrame, title: str, labels: Sequence[str], *, unit:
 
 
 def line_of(row: pd.Series, labels: Sequence[str]) -> str:
-    """What a line is about: the labels of its comparison, and its sparsity."""
+    """Name a line by the labels of its comparison and its sparsity."""
     said = {"criterion": criterion_title, "seed": "seed {}".format, "made_for": "mask for {}".format}
     words = [said.get(name, str)(row[name]) for name in labels]
     return " ".join([*words, f"{row['sparsity']:.0%}"])
@@ -91,14 +90,14 @@ def of_task(table: pd.DataFrame, task: str) -> pd.DataFrame:
 
 
 def ordering(table: pd.DataFrame) -> go.Figure:
-    """With the margin of 3 points as a dotted line."""
+    """Plot the ordering by accuracy, with the margin of 3 points as a dotted line."""
     figure = by_accuracy("ordering")(table)
     figure.add_vline(x=100 * MARGIN, line={"color": "#999", "width": 1, "dash": "dot"})
     return figure
 
 
 def levels(table: pd.DataFrame) -> go.Figure:
-    """Accuracy against sparsity, a line for each criterion, from the dense model at 0 %."""
+    """Plot accuracy against sparsity, a line for each criterion, from the dense model at 0 %."""
     tasks = list(dict.fromkeys(table["task"]))
     figure = panels(tasks, "Accuracy under every criterion", "sparsity, %")
     named = set()
@@ -126,7 +125,7 @@ def levels(table: pd.DataFrame) -> go.Figure:
 
 
 def placebo(table: pd.DataFrame) -> go.Figure:
-    """CAP as a mark, the range of its permutations as a bar."""
+    """Plot CAP as a mark and the range of its permutations as a bar."""
     names = list(dict.fromkeys(table["measure"]))
     figure = panels(names, "CAP and permutations of its own head scores", "value")
     for column, name in enumerate(names, start=1):
@@ -157,7 +156,7 @@ def placebo(table: pd.DataFrame) -> go.Figure:
 
 
 def survivors(table: pd.DataFrame) -> go.Figure:
-    """What the first tenth of the heads keeps of its weights, beside what all keep."""
+    """Plot the share of weights kept by the tenth of heads with the largest effects, beside that of all heads."""
     tasks = list(dict.fromkeys(table["task"]))
     figure = panels(tasks, "Weights kept by the tenth of heads with the largest effects", "sparsity, %")
     for column, task in enumerate(tasks, start=1):
@@ -181,7 +180,7 @@ def survivors(table: pd.DataFrame) -> go.Figure:
 
 
 def under_masks(table: pd.DataFrame, title: str, value: str, x_title: str, *, log: bool) -> go.Figure:
-    """A loss of running text under every criterion, with its interval; the dense model as a line."""
+    """Plot perplexity or loss under every criterion with its interval; the dense model as a line."""
     figure = panels([""], title, x_title)
     dense = table[table["criterion"] == "dense"].iloc[0]
     pruned = table[table["criterion"] != "dense"]
@@ -204,7 +203,7 @@ def under_masks(table: pd.DataFrame, title: str, value: str, x_title: str, *, lo
     return figure
 
 
-# The tables of paired differences: what is subtracted from what, and the labels of a line.
+# Title and line labels of each table of paired differences; the title says what is subtracted from what.
 PAIRED_FIGURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ordering": ("CAP minus the better Wanda", ()),
     "rest": ("Other criteria minus the better Wanda", ("criterion",)),
@@ -244,7 +243,7 @@ FIGURES: dict[str, Draw] = {
 
 
 def height_of(figure: go.Figure) -> int:
-    """Room for every line of the longest panel, and for the legend."""
+    """Return the height in pixels that fits every line of the panels and the legend."""
     traces: Any = figure.data
     lines = len({label for trace in traces for label in trace.y if isinstance(label, str)})
     names = len({trace.name for trace in traces})

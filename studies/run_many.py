@@ -1,6 +1,6 @@
-"""Many runs of one model, one after the other: what each costs, what is left, how long that may take.
+"""Compute many runs of one model in turn, with the time of each and an estimate of the time left.
 
-Finished runs are in the store, so a series that was stopped goes on where it was.
+Finished runs are in the store, so a stopped series resumes where it was.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from cap_viz.tasks import load_task
 if TYPE_CHECKING:
     from cap_viz.models.loading import ModelShape, ReasoningModel
 
-# Of a window of running text, whose examples are no questions.
+# Characters of a window of running text: its examples are windows, not questions.
 WINDOW_CHARACTERS = 4_500
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A run of the series, and a line that says how long it took and how long the rest may take."""
+    """A run of the series, and a line with the time it took and the estimated time left."""
 
     run: StoredRun
     line: str
@@ -39,7 +39,7 @@ class Turn:
 def computed_in_turn(
     specs: Sequence[RunSpec], model: ReasoningModel, store: Store, backend: Backend = HERE
 ) -> Iterator[Turn]:
-    """Compute what is missing, in order, with progress on stderr."""
+    """Yield every run in order, computing missing ones with progress on stderr."""
     from cap_viz.cli.output import shown
 
     left = {spec: work(spec, model.shape) for spec in specs}
@@ -55,7 +55,7 @@ def computed_in_turn(
 
 
 def work(spec: RunSpec, shape: ModelShape) -> float:
-    """What a run costs, in characters that pass through the whole model; only ratios between runs mean something.
+    """Estimate a run's cost in characters that pass through the whole model; only ratios between runs are meaningful.
 
     Removing a head (or a part) of layer l runs the layers from l on: (n_layers + 1) / 2 of n_layers on average.
     """

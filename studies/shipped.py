@@ -1,9 +1,9 @@
-"""The runs that come with the project: `python -m studies.shipped` computes what is missing and publishes it.
+"""Runs shipped with the project: `python -m studies.shipped` computes and publishes the missing ones.
 
-Those of the study (`study.py`) come with it as well: `python -m studies` computes them, and what is there is published.
-Those of cap_fine's confirmation come from `python -m studies.cap_fine_confirmation --publish`.
+It also publishes the stored runs of the study (`studies/study.py`), which `python -m studies` computes. Those of
+cap_fine's confirmation are published by `python -m studies.cap_fine_confirmation --publish`.
 
-Runs are computed in the local store (so an interrupted rebuild goes on where it was) and then copied to
+Runs are computed in the local store (so an interrupted rebuild resumes where it was) and then copied to
 cache/shipped, which the app itself never writes. Only numbers and example ids are stored, no texts.
 """
 
@@ -30,7 +30,7 @@ from studies.run_many import computed_in_turn
 from studies.study import study_parts
 
 N_TEXTS = 16
-# Passages: running text agrees less from one to the next, so its ranking needs more of them (reliability .8).
+# Passages of running text agree less with each other, so their ranking needs more of them (reliability .8).
 N_PASSAGES = 40
 # The toy model computes a whole heatmap in the time SmolLM2 needs for one question.
 N_TOY_CALIBRATION = 64
@@ -40,11 +40,11 @@ TOY_SPARSITIES = tuple(tenths / 10 for tenths in range(1, 10))
 
 @dataclass(frozen=True)
 class Shipment:
-    """What is shipped for a task and a model.
+    """Runs shipped for a task and a model.
 
-    Head scores on `n_scores` calibration examples (0: none) and with `blocks` those of whole attention layers and MLPs,
-    the dense accuracy on the first `n_evaluation` evaluation examples (0: none), and the accuracy on those under each
-    of `criteria` at each of `sparsities`.
+    Head scores on `n_scores` calibration examples (0: none), with `blocks` also those of whole attention layers and
+    MLPs; the dense accuracy on the first `n_evaluation` evaluation examples (0: none); and the accuracy on the same
+    examples under each of `criteria` at each of `sparsities`.
     """
 
     task: str
@@ -84,7 +84,7 @@ SHIPMENTS = (
 
 
 def shipped_specs(model: ModelRef) -> Iterator[RunSpec]:
-    """Every run of a model that the project ships."""
+    """Yield the spec of every run in `SHIPMENTS` for a model."""
     for shipment in SHIPMENTS:
         if shipment.model != model.id:
             continue
@@ -121,7 +121,7 @@ def calibrated_mask(model: ModelRef, shipment: Shipment, criterion: str, sparsit
 
 
 def study_runs(model: ModelRef, store: Store) -> Iterator[StoredRun]:
-    """What is stored of a model's study, and the head scores its masks are made from."""
+    """Return the stored runs of a model's study and of the head scores behind its masks."""
     specs = [spec for part in study_parts(model) for spec in part.specs]
     scores = [spec.mask.scores for spec in specs if isinstance(spec, EvalSpec) and spec.mask is not None]
     wanted: list[RunSpec | None] = [*specs, *scores]
@@ -129,7 +129,7 @@ def study_runs(model: ModelRef, store: Store) -> Iterator[StoredRun]:
 
 
 def publish(run: StoredRun, folder: Path) -> None:
-    """Copy a finished run into `folder`, complete or not at all, in the place of one that cannot be read."""
+    """Copy a finished run into `folder`, complete or not at all, in place of an unreadable one."""
     building = folder / f".{run.folder.name}.building"
     shutil.rmtree(building, ignore_errors=True)
     shutil.copytree(run.folder, building)
@@ -138,7 +138,7 @@ def publish(run: StoredRun, folder: Path) -> None:
 
 
 def main() -> None:
-    """Compute and publish every missing run. Progress goes to stderr, what is done and how long it takes to stdout."""
+    """Compute and publish every missing run. Progress goes to stderr, finished runs with their times to stdout."""
     store = Store()
     for model_id in dict.fromkeys(shipment.model for shipment in SHIPMENTS):
         source = resolve(model_id)

@@ -1,8 +1,8 @@
-"""The study: which runs answer its questions, fixed before the first of them was made.
+"""The study: its questions and the runs that answer them, fixed before the first run was made.
 
 Each part is a question with the runs it needs. Parts share runs; a run is computed once. `python -m studies`
-computes what is missing, in the order of the parts, so that the first questions are answered first.
-What the runs say is read by `study_tables.py`.
+computes the missing runs in the order of the parts, so that the first questions are answered first.
+`studies/tables.py` makes the tables from the runs.
 """
 
 from __future__ import annotations
@@ -21,34 +21,33 @@ from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
 
 N_CALIBRATION = 48
-# Worked solutions and passages are long and read at every token: as many as the shipped head scores are made of.
+# Worked solutions and passages are long and read at every token, so only as many as in the shipped head scores.
 N_SOLUTIONS = 16
 N_PASSAGES = 40
-# Parts that are not about the ordering itself ask fewer questions at fewer sparsities, and about mean ablation (a score
-# run of its own) on the first task only: all would take more than twice the study's time.
+# Most parts beside the ordering use fewer questions and sparsities, and mean ablation (a score run of its own) only the
+# first task: everything in full would take more than twice the study's time.
 FEWER = 500
 SPARSITIES = (0.1, 0.2, 0.5)
 FEW_SPARSITIES = (0.2, 0.5)
 BETWEEN = (0.3, 0.4, 0.6)
 SEEDS = (0, 1, 2)
 PERMUTATIONS = 19
-# With the controls left out, whose questions are their own.
+# Without the controls, which answer questions of their own.
 # cap_fine came after the study; its own confirmation is in docs/research_log.md.
 COMPETING = tuple(name for name in CRITERIA if name not in ("shuffled_cap", "random", "cap_fine"))
-# Where only some criteria are asked: the subject, its opponent, the control without causal scores, ...
+# For parts with few criteria: the subject, its opponent, the control without causal scores, ...
 FEW = ("cap", "wanda", "global_magnitude")
-# ... and one of the rest that was ahead on the toy reasoner, where something is expected to hold longer.
+# ... and, where accuracy may hold up to higher sparsities, one of the rest that was ahead on the toy reasoner.
 STRONGEST = (*FEW, "sparsegpt")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a model is asked: tasks with how many of their evaluation questions (None: all).
+    """Tasks asked of a model, each with its number of evaluation questions (None: all).
 
-    `main` are tasks it answers clearly above chance; what is about one task is measured on the first, what is not about
-    the ordering itself on `fewer` questions. `weak` are tasks
-    it does not, `solutions` those whose worked solutions are read. `text` is the running text that asks for nothing,
-    its perplexity that of windows of `length` tokens.
+    `main` are tasks the model answers clearly above chance; parts about one task use the first, most parts beside the
+    ordering use `fewer` questions. `weak` are tasks not clearly above chance, `solutions` tasks with worked solutions
+    to score. `text` is running text without questions, its perplexity measured in windows of `length` tokens.
     """
 
     main: Mapping[str, int | None]
@@ -62,7 +61,7 @@ class Setting:
         return next(iter(self.main))
 
     def fewer(self, task: str) -> ExampleSet:
-        """The first evaluation questions of a main task, as many as the weaker parts ask."""
+        """Return the first evaluation questions of a main task, at most `FEWER`."""
         n = self.main[task]
         return evaluation_set(task, FEWER if n is None else min(n, FEWER))
 
@@ -120,7 +119,7 @@ class Masks:
 
 
 def study_parts(model: ModelRef, setting: Setting | None = None) -> tuple[Part, ...]:
-    """All parts, the most important first. Raises `UsageError` where a task's texts are not on this machine."""
+    """Return all parts, the most important first. Raises `UsageError` where a task's texts are not on this machine."""
     asked = setting or setting_of(model)
     missing = [name for name in asked.tasks if not load_task(name).is_local()]
     if missing:
@@ -139,7 +138,7 @@ def study_parts(model: ModelRef, setting: Setting | None = None) -> tuple[Part, 
         Part("solutions", "What happens to worked solutions under their masks?", tuple(solutions(model, asked))),
         Part("weak", "What is seen where the model does not beat guessing?", tuple(weak(model, asked))),
     )
-    # A run may be named twice where a task has few questions.
+    # A part may name a run twice if a task has few questions.
     return tuple(replace(part, specs=tuple(dict.fromkeys(part.specs))) for part in parts if part.specs)
 
 
@@ -151,9 +150,9 @@ def ordering(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
 
 
 def text(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
-    """Activations and gradients measured on generic text; CAP's head scores as well.
+    """Yield masks from activations, gradients or CAP's head scores measured on text, and counterparts on the task.
 
-    Wanda's on all questions, since the better of the two Wandas is what the ordering is about.
+    Wanda is asked all questions, since the ordering compares with the better of the two Wandas.
     """
     for task, n in asked.main.items():
         masks, examples = Masks(model, task), asked.fewer(task)
@@ -165,12 +164,12 @@ def text(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
 
 
 def driven() -> tuple[str, ...]:
-    """The competing criteria that measure activations or gradients."""
+    """Return the competing criteria that measure activations or gradients."""
     return tuple(name for name in COMPETING if CRITERIA[name].needs_calibration)
 
 
 def controls(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
-    """CAP with its head scores dealt out anew, and weights drawn at random."""
+    """Yield CAP, CAP with permuted head scores, and weights drawn at random."""
     masks, examples = Masks(model, asked.first), asked.fewer(asked.first)
     yield EvalSpec(model, examples)
     yield from masks.measured(examples, ("cap",), FEW_SPARSITIES)
@@ -208,14 +207,14 @@ def seeds(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
 
 
 def transfer(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
-    """Masks calibrated on each of the main tasks, measured on all of them."""
+    """Yield masks calibrated on each main task, evaluated on all of them."""
     for made_for in asked.main:
         for task in asked.main:
             yield from Masks(model, made_for).measured(asked.fewer(task), ("cap", "wanda"), FEW_SPARSITIES)
 
 
 def generic(model: ModelRef, asked: Setting) -> Iterator[RunSpec]:
-    """Perplexity, dense and under the masks made for the first task."""
+    """Yield perplexity runs, dense and under the masks made for the first task."""
     if load_task(asked.text).running_text is None:
         return
     masks = Masks(model, asked.first)

@@ -1,8 +1,8 @@
-"""What the study's stored runs say: a table for each of its questions. Needs no torch.
+"""Tables of the study's stored runs, one for each of its questions. Needs no torch.
 
 All comparisons are paired, on the same questions. The tests of one table are one family and are adjusted together
-(Holm); the families were fixed with the questions. Against Wanda means against the better of Wanda calibrated on the
-task and on text, by the measure of the table, which favours Wanda.
+(Holm); the families were fixed with the questions. "Against Wanda" means against the better of Wanda calibrated on the
+task and on text by the table's measure; this choice favours Wanda.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from studies.study import (
     driven,
 )
 
-# At 10 and 20 % a criterion is as good as Wanda if the interval of the difference stays above this.
+# Non-inferiority margin at 10 and 20 %: the interval of the difference to Wanda must stay above it.
 MARGIN = -0.03
 GENTLE = (0.1, 0.2)
 
@@ -80,7 +80,7 @@ class Study:
         return self.report(EvalSpec(self.model, self.examples(task), mask))
 
     def weaker(self, task: str, criterion: str, sparsity: float, *, made_for: str = "", **options: Any) -> EvalReport:
-        """As `pruned`, on the fewer questions of the weaker parts, and under the mask made for any task."""
+        """Return a report as `pruned` does, on the `fewer` questions and under the mask made for any task."""
         mask = Masks(self.model, made_for or task).spec(criterion, sparsity, **options)
         return self.report(EvalSpec(self.model, self.asked.fewer(task), mask))
 
@@ -88,7 +88,7 @@ class Study:
         return evaluation_set(task, {**self.asked.main, **self.asked.weak}[task])
 
     def wanda(self, task: str, sparsity: float, measure: Measure = ACC) -> tuple[str, EvalReport]:
-        """The better of the two Wandas by this measure, and what it was calibrated on."""
+        """Return the better of the two Wandas by this measure, after its calibration source ("task" or "text")."""
         found = {
             "task": self.pruned(task, "wanda", sparsity),
             "text": self.pruned(task, "wanda", sparsity, calibration_task=self.asked.text),
@@ -100,7 +100,7 @@ class Study:
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One comparison of a table: what is named in `labels`, first minus second."""
+    """One comparison of a table, first minus second, identified by `labels`."""
 
     labels: dict[str, Any]
     first: EvalReport
@@ -108,7 +108,7 @@ class ComparedRow:
 
 
 def compared(rows: Sequence[ComparedRow], measure: Measure = ACC) -> pd.DataFrame:
-    """All comparisons of a family: both levels, the paired difference, p over the rows, what was detectable."""
+    """Tabulate a family of comparisons: both levels, paired difference, p, Holm's p over the rows, detectable size."""
     results = [paired(row.first, row.second, measure) for row in rows]
     adjusted = holm(np.array([result.p_value for result in results]))
     table = []
@@ -134,7 +134,7 @@ def compared(rows: Sequence[ComparedRow], measure: Measure = ACC) -> pd.DataFram
 
 
 def ordering(study: Study, measure: Measure) -> pd.DataFrame:
-    """The primary question: CAP against Wanda; by accuracy also whether it is not worse by 3 points at 10 and 20 %."""
+    """Tabulate CAP minus Wanda, the primary question; by accuracy also a verdict (margin 3 points at 10 and 20 %)."""
     table = compared(list(against_wanda(study, ("cap",), measure)), measure)
     if measure != ACC:
         return table
@@ -146,7 +146,7 @@ def ordering(study: Study, measure: Measure) -> pd.DataFrame:
 
 
 def verdict(sparsity: float, difference: float, low: float, p_holm: float) -> str:
-    """What Holm's test over the table, and below 50 % the interval's lower end, allow to say of CAP minus Wanda."""
+    """Judge CAP minus Wanda by Holm's test over the table and, below 50 %, by the interval's lower end."""
     if p_holm < CLEAR:
         return "better" if difference > 0 else "worse"
     if sparsity in GENTLE and low > MARGIN:
@@ -155,7 +155,7 @@ def verdict(sparsity: float, difference: float, low: float, p_holm: float) -> st
 
 
 def rest(study: Study, measure: Measure) -> pd.DataFrame:
-    """Every other criterion against Wanda, a family of its own."""
+    """Tabulate every other criterion minus Wanda, as a family of its own."""
     others = [name for name in COMPETING if name not in ("cap", "wanda")]
     return compared(list(against_wanda(study, others, measure)), measure)
 
@@ -170,7 +170,7 @@ def against_wanda(study: Study, criteria: Sequence[str], measure: Measure) -> It
 
 
 def levels(study: Study) -> pd.DataFrame:
-    """Accuracy and choice loss of everything at every sparsity that was measured, the dense model first."""
+    """Tabulate accuracy and choice loss of every criterion at every measured sparsity, the dense model first."""
     rows = []
     for task in study.asked.main:
         rows.append(level_row(task, "dense", 0.0, study.dense(task)))
@@ -202,7 +202,7 @@ def level_row(task: str, criterion: str, sparsity: float, report: EvalReport) ->
 
 
 def calibration(study: Study, measure: Measure) -> pd.DataFrame:
-    """Criteria calibrated on the task minus the same calibrated on text."""
+    """Tabulate criteria calibrated on the task minus the same criteria calibrated on text."""
 
     def rows() -> Iterator[ComparedRow]:
         for task in study.asked.main:
@@ -219,7 +219,7 @@ def calibration(study: Study, measure: Measure) -> pd.DataFrame:
 
 
 def causality(study: Study, measure: Measure) -> pd.DataFrame:
-    """CAP minus the same with every head equally important."""
+    """Tabulate CAP minus global magnitude, the same ranking with every head equally important."""
     return compared(
         [
             ComparedRow(
@@ -235,7 +235,7 @@ def causality(study: Study, measure: Measure) -> pd.DataFrame:
 
 
 def placebo(study: Study) -> pd.DataFrame:
-    """CAP among permutations of its own head scores: the share of all that are at least as good is p."""
+    """Rank CAP among permutations of its own head scores; p is the share, CAP included, that is at least as good."""
     task, rows = study.asked.first, []
     for sparsity in FEW_SPARSITIES:
         cap = study.weaker(task, "cap", sparsity)
@@ -264,7 +264,7 @@ def mean_choice_loss(report: EvalReport) -> float:
 
 
 def score_choices(study: Study, measure: Measure) -> pd.DataFrame:
-    """CAP from answer loss and zero ablation minus CAP from another metric or another ablation."""
+    """Tabulate CAP from answer loss and zero ablation minus CAP from another metric or ablation."""
 
     def rows() -> Iterator[ComparedRow]:
         for task in study.asked.main:
@@ -284,7 +284,7 @@ def score_choices(study: Study, measure: Measure) -> pd.DataFrame:
 
 
 def seeds(study: Study, measure: Measure) -> pd.DataFrame:
-    """CAP minus Wanda with other calibration examples for both."""
+    """Tabulate CAP minus Wanda for several draws of calibration examples, each the same for both."""
     task = study.asked.first
     return compared(
         [
@@ -301,7 +301,7 @@ def seeds(study: Study, measure: Measure) -> pd.DataFrame:
 
 
 def transfer(study: Study, measure: Measure) -> pd.DataFrame:
-    """A task under the mask made for it minus the task under the mask made for another."""
+    """Tabulate each task under its own mask minus the same task under a mask made for another."""
     return compared(
         [
             ComparedRow(
@@ -320,7 +320,7 @@ def transfer(study: Study, measure: Measure) -> pd.DataFrame:
 
 
 def generic(study: Study) -> pd.DataFrame:
-    """Perplexity under the masks of the first task, as a factor of the dense model's and of Wanda's, by windows."""
+    """Tabulate perplexity under the first task's masks and its ratio to dense and to Wanda, paired by window."""
     masks, asked = Masks(study.model, study.asked.first), study.asked
     if load_task(asked.text).running_text is None:
         return pd.DataFrame()
@@ -339,7 +339,7 @@ def under_masks(
     facts: Callable[[EvalReport], dict[str, float]],
     against: Callable[[str, EvalReport, EvalReport], dict[str, float]],
 ) -> list[dict[str, Any]]:
-    """The dense model, then every criterion at every sparsity, each against the dense model and against Wanda."""
+    """Return rows for the dense model, then for every criterion and sparsity, compared with dense and with Wanda."""
     dense = study.report(spec(None))
     rows: list[dict[str, Any]] = [{"criterion": "dense", "sparsity": 0.0, **facts(dense)}]
     for sparsity in SPARSITIES:
@@ -372,7 +372,7 @@ def factor(name: str, report: EvalReport, other: EvalReport) -> dict[str, float]
 
 
 def survivors(study: Study) -> pd.DataFrame:
-    """Which heads keep their weights: rank correlation of score and share kept, and what the first tenth keeps."""
+    """Tabulate the weights heads keep: rank correlation with their effects, and the share the top tenth keeps."""
     rows = []
     for task in study.asked.main:
         usual = Masks(study.model, task).spec("cap", SPARSITIES[0]).scores
@@ -398,7 +398,7 @@ def survivors(study: Study) -> pd.DataFrame:
 
 
 def solutions(study: Study) -> pd.DataFrame:
-    """Loss on worked solutions, and its paired difference to the dense model's and to Wanda's."""
+    """Tabulate loss on worked solutions and its paired difference to dense and to Wanda."""
     rows = []
     for task, n in study.asked.solutions.items():
         spec = partial(solution_spec, study.model, evaluation_set(task, n))
@@ -423,7 +423,7 @@ def loss_difference(name: str, report: EvalReport, other: EvalReport) -> dict[st
 
 
 def weak(study: Study) -> pd.DataFrame:
-    """Choice loss where accuracy says nothing: CAP and plain magnitude minus Wanda."""
+    """Tabulate choice loss of CAP and global magnitude minus Wanda on tasks where accuracy is uninformative."""
     rows = [
         ComparedRow(
             {"task": task, "sparsity": sparsity, "criterion": criterion, "accuracy": study.dense(task).acc},
@@ -438,7 +438,7 @@ def weak(study: Study) -> pd.DataFrame:
     return compared(rows, CHOICE_LOSS) if rows else pd.DataFrame()
 
 
-# Tables of paired differences, by accuracy and by choice loss: a family each.
+# Tables of paired differences; by accuracy and by choice loss each is a family of its own.
 PAIRED: dict[str, Callable[[Study, Measure], pd.DataFrame]] = {
     "ordering": ordering,
     "rest": rest,

@@ -512,9 +512,20 @@ def test_a_damaged_dense_run_is_told(world: World, page: AppTest) -> None:
     assert "is stored yet" in texts(page)
 
 
+def test_a_damaged_dense_run_hides_no_other_size(world: World, page: AppTest) -> None:
+    small = EvalSpec(world.model.ref, evaluation_set(TASK, N_ITEMS // 2))
+    finish(run_steps(small, world.model, Store()))
+    run = Store().get(world.specs[DENSE])
+    assert run is not None
+    (run.folder / "options.parquet").write_bytes(b"not a table")
+    opened(page, world, n="100")
+    assert "Dense: Run" in texts(page)
+    assert f"this page shows {N_ITEMS // 2} items instead" in texts(page)
+
+
 def test_another_size_shows_the_largest_and_says_so(world: World, page: AppTest) -> None:
     opened(page, world, n="600")
-    assert f"the largest number there is, {N_ITEMS} items" in texts(page)
+    assert f"this page shows {N_ITEMS} items instead" in texts(page)
 
 
 def test_other_sizes_that_are_stored_are_named(world: World, page: AppTest) -> None:

@@ -1,15 +1,14 @@
-"""What heads attend to: measures of the attention pattern that need no intervention. They describe, they prove nothing.
+"""Attention-pattern measures of every head, taken without any intervention: descriptive, not causal.
 
 Per head, means over the positions of calibration examples (question and right answer, as they are scored):
 
 previous_token  attention of each token to the one before it (Olsson et al. 2022, arXiv 2209.11895)
-first_token     attention to the first token, the sink that takes what is not needed elsewhere (Xiao et al. 2023,
-                arXiv 2309.17453)
-entropy         of the attention, as a share of the most it could be: 0 looks at one token, 1 at all alike
+first_token     attention to the first token, the attention sink (Xiao et al. 2023, arXiv 2309.17453)
+entropy         entropy of the attention, as a share of its maximum: 0 attends to one token, 1 to all equally
 induction       on random tokens written twice: attention of a token's second occurrence to the token after its first
                 (Olsson et al. 2022)
 
-The first two positions are left out of the first three: there the token before is the first token.
+The first three measures leave out the first two positions: the token before is the first token there, or none.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ FIRST_POSITION = 2
 
 @dataclass(frozen=True)
 class HeadRoles:
-    """Each measure of every head, between 0 and 1, over `n` examples."""
+    """Attention measures of every head, each between 0 and 1, over `n` examples."""
 
     values: dict[str, Float[np.ndarray, "layer head"]]
     n: int
 
     def rank(self, measure: str) -> np.ndarray:
-        """1 for the head with the highest value."""
+        """Rank the heads by a measure, 1 for the highest value."""
         values = self.values[measure]
         order = np.argsort(-values, axis=None, kind="stable")
         ranks = np.empty(values.size, dtype=np.int64)
@@ -59,7 +58,7 @@ class HeadRoles:
 
 
 def role_steps(model: ReasoningModel, examples: Sequence[Example]) -> Generator[Progress, None, HeadRoles]:
-    """One forward per example and per random sequence.
+    """Measure the attention patterns, with one forward per example and per random sequence.
 
     Raises `UsageError` when there are no examples, or none of at least three tokens.
     """
@@ -88,7 +87,7 @@ def role_steps(model: ReasoningModel, examples: Sequence[Example]) -> Generator[
 
 
 def sequences(model: ReasoningModel, examples: Sequence[Example]) -> list[tuple[int, ...]]:
-    """Question and right answer as tokens, the beginning of long ones."""
+    """Token ids of question and right answer, truncated to `MOST_TOKENS` and the context length."""
     most = min(MOST_TOKENS, model.shape.n_ctx)
     with model.lease:
         texts = [example.prompt + example.options[example.gold] for example in examples]
@@ -96,7 +95,7 @@ def sequences(model: ReasoningModel, examples: Sequence[Example]) -> list[tuple[
 
 
 def random_sequences(model: ReasoningModel) -> list[tuple[int, ...]]:
-    """Random tokens of the vocabulary, each sequence written twice in a row; the same ones every time."""
+    """Sequences of random tokens of the vocabulary, each written twice in a row; the same on every call."""
     chance = np.random.default_rng(0)
     length = min(RANDOM_LENGTH, model.shape.n_ctx // 2)
     drawn = chance.integers(len(model.tokenizer), size=(N_RANDOM, length)).tolist()
@@ -122,7 +121,7 @@ def patterns(model: ReasoningModel, tokens: tuple[int, ...]) -> dict[int, Float[
 
 
 def summed(pattern: Float[Tensor, "head query key"]) -> dict[str, Float[np.ndarray, " head"]]:
-    """The three measures of running text, summed over the positions from the third on."""
+    """Sum the three measures of running text over the positions from the third on."""
     import torch
 
     from_third = pattern[:, FIRST_POSITION:]
@@ -137,6 +136,6 @@ def summed(pattern: Float[Tensor, "head query key"]) -> dict[str, Float[np.ndarr
 
 
 def induction(pattern: Float[Tensor, "head query key"]) -> Float[np.ndarray, " head"]:
-    """Mean attention from each token of the second half to the one after its first occurrence."""
+    """Mean attention from each token of the second half to the token after its first occurrence."""
     half = pattern.shape[1] // 2
     return pattern.diagonal(offset=1 - half, dim1=1, dim2=2)[:, 1:].mean(dim=1).cpu().numpy()

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 
 def halved(plan: BatchPlan, unfinished: Collection[int]) -> BatchPlan | None:
-    """The plan with every unfinished batch cut in two, the second halves at the end, so that finished ones keep their
-    numbers, and with half the tokens in a step where these are limited; None where there is nothing left to halve."""
+    """Cut every unfinished batch in two and halve `most_tokens`, if set; None where nothing is left to halve.
+
+    The second halves go to the end, so that finished batches keep their numbers.
+    """
     batches, second = list(plan.batches), []
     for number in sorted(unfinished):
         members = batches[number]
@@ -27,10 +29,10 @@ def halved(plan: BatchPlan, unfinished: Collection[int]) -> BatchPlan | None:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """`batches` holds example numbers; `packed` says whether an example's options share a row.
+    """Example numbers of each batch; `packed` says whether an example's options share a row.
 
-    `direct`: `engine/direct.py` computes instead of the model's own blocks. `most_tokens` limits those of one step
-    where a batch can take several, some of the heads in each; None where it cannot.
+    `direct`: `attribution/forward/llama_fast_path.py` computes instead of the model's own blocks. `most_tokens` limits
+    the tokens of one step where a batch can be split into steps of some heads each; None where it cannot.
     """
 
     batches: tuple[tuple[int, ...], ...]
@@ -39,7 +41,7 @@ class BatchPlan:
     most_tokens: int | None = None
 
     def numbers(self, only: Iterable[int] | None = None) -> Iterable[int]:
-        """The numbers of all batches, or those named."""
+        """Return the numbers of all batches, or `only` the given ones."""
         return range(len(self.batches)) if only is None else only
 
 
@@ -55,7 +57,7 @@ def plan_batches(
     step = window or len(lengths)
     for number, start in enumerate(range(0, len(lengths), step)):
         neighbours = range(start, min(start + step, len(lengths)))
-        # Up and down in turns, so that the batch in which two windows meet is of similar lengths, too.
+        # Alternate ascending and descending, so that a batch spanning two windows holds similar lengths, too.
         order += sorted(neighbours, key=lambda i: lengths[i], reverse=number % 2 == 1)
     batches: list[tuple[int, ...]] = []
     current: list[int] = []

@@ -52,7 +52,7 @@ METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
 }
 
-# Metrics that a gradient can be taken of (on torch tensors: `engine/losses.py`), and those that need a second option.
+# Metrics with a gradient (on torch tensors: `attribution/forward/losses.py`), and metrics that need a second option.
 DIFFERENTIABLE = ("nll", "choice_nll", "logit_diff")
 COMPARES_OPTIONS = ("choice_nll", "logit_diff", "accuracy")
 
@@ -74,7 +74,7 @@ def check_differentiable(name: str) -> None:
 
 
 def filled(logliks: Logliks) -> Logliks:
-    """A float64 copy in which absent options can never win."""
+    """Copy as float64, with absent options at -inf so that they never win."""
     return np.where(np.isnan(logliks), -np.inf, np.asarray(logliks, dtype=np.float64))
 
 

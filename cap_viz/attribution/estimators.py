@@ -1,6 +1,6 @@
-"""Estimators of head effects beyond the exact one (`cap_viz.attribution.exact`), and one way in to all of them.
+"""Estimators of head effects, behind one function.
 
-`exact` removes every head in turn. `gradient` judges all heads from one backward pass, to first order. `hybrid`
+`exact` ablates every head in turn. `gradient` estimates all effects from one backward pass, to first order. `hybrid`
 measures a few examples exactly and many by their gradient, and combines the two.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cap_viz.tasks.base import Example
 
 ESTIMATORS = ("exact", "gradient", "hybrid")
-# Exactly measured examples of the hybrid estimator, where nothing else is asked for.
+# Default number of exactly measured examples of the hybrid estimator.
 N_EXACT = 16
 
 
@@ -69,14 +69,14 @@ def score_heads(
     seed: int = 0,
     n_exact: int = N_EXACT,
 ) -> HeadScores | GradientEffects | HybridScores:
-    """The effect of every head on the examples; all three results have `mean_effect(metric)`.
+    """Estimate the effect of every head on the examples; all three result types have `mean_effect(metric)`.
 
-    Exact scores answer for every metric, the others for the one named. `hybrid` measures the first `n_exact` examples
-    exactly, so their order must be random, as `task.calibration(n, seed)` gives it.
+    Exact scores serve every metric, the others only `metric`. `hybrid` measures the first `n_exact` examples exactly,
+    so their order must be random, as in `task.calibration(n, seed)`.
 
-    Mean and resample ablation take their values from `reference`, by default from the examples (of hybrid: those
+    Mean and resample ablation take their values from `reference`, by default from the examples (for hybrid, from those
     measured exactly); `seed` draws the partners of resample. Raises `UsageError` for unknown names, no examples, or a
-    metric or number of examples that the estimator cannot do.
+    metric or number of examples that the estimator does not support.
     """
     from cap_viz.attribution.effect_metrics import metric_named
     from cap_viz.attribution.exact import exact_scores
@@ -93,7 +93,7 @@ def score_heads(
         few = examples[:n_exact]
     if estimator == "exact":
         return exact_scores(model, few, ablation=ablation, reference=reference, seed=seed)
-    # Both parts of hybrid replace an example's values by the same.
+    # Both parts of hybrid take replacement values from the same examples.
     gradient = gradient_effects(
         model, examples, metric=metric, ablation=ablation, reference=few if reference is None else reference, seed=seed
     )

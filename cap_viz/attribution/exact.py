@@ -1,15 +1,15 @@
-"""Head scores: ablate every attention head on every example and keep the options' log-likelihoods.
+"""Exact head scores: ablate every attention head on every example and keep the options' log-likelihoods.
 
-The exact estimator, in order:
 1. Encode the examples and fix the batch plan.
-2. For each batch, one dense pass; for each layer, suffix replay with all heads at once: by `engine/direct.py` where
-   it gives what the model's own blocks give, else by those (`engine/replay.py`).
-3. Yield a block after every layer, or after some heads of it where examples are long; a batch is complete when all
+2. For each batch, run one dense pass; for each layer, replay the suffix with all heads at once: by
+   `attribution/forward/llama_fast_path.py` where it reproduces the model's own blocks, else by those blocks
+   (`attribution/forward/replay.py`).
+3. Yield a block after every layer, or after some of its heads where examples are long; a batch is complete when all
    its layers are.
 
-With `parts="blocks"` it is the whole attention and the whole MLP of every layer that are ablated, one after the other.
+With `parts="blocks"` the whole attention and the whole MLP of every layer are ablated, one after the other.
 
-Nothing here is averaged and nothing is stored: `runs.py` stores, `stats/` judges.
+Nothing here is averaged or stored: `runs/` stores, `stats/` analyses.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ from cap_viz.tasks.base import Example
 # Rows x positions of one replayed forward. Large enough to keep the matrix products busy, small enough that a
 # step stays near one second on two laptop cores.
 TOKENS_PER_FORWARD = 768
-# A single example may be longer than that: then only some heads go through at a time, so that a step stays short.
+# A single example may be longer than that: then only some heads are replayed at a time, so that a step stays short.
 MOST_TOKENS_PER_STEP = 1152
 
 
 @dataclass(frozen=True)
 class ScoreBlock:
-    """Parts of one layer of one batch: `ablated[p, i, k]` belongs to the p-th of `parts` (heads, or the two halves of
-    the block) and the i-th example of the batch.
+    """Log-likelihoods of one batch with parts of one layer ablated (heads, or its attention and MLP).
 
-    `work` is the share of the whole job in units of block x token forwards; `last` says that the batch is complete.
+    `ablated[p, i, k]` belongs to the p-th of `parts`, the i-th example of the batch and its option k. `work` is the
+    block's portion of `ScorePlan.total_work`, in blocks x tokens; `last` marks the last block of the batch.
     """
 
     batch: int
@@ -75,9 +75,9 @@ class ScoreBlock:
 
 @dataclass(frozen=True)
 class Reference:
-    """The examples that mean and resample ablation take values from, and how they are batched for it.
+    """Reference examples of mean and resample ablation, and their batches.
 
-    `partners[i]` is the one that stands in for the plan's example i in resample ablation.
+    `partners[i]` is the index of the reference example that stands in for the plan's example i in resample ablation.
     """
 
     encoded: tuple[EncodedExample, ...]
@@ -87,7 +87,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """Everything fixed before the first forward. `asked[i]` are the options of example i that `encoded[i]` holds."""
+    """Everything fixed before the first forward. `asked[i]` lists the options of example i that `encoded[i]` holds."""
 
     examples: tuple[Example, ...]
     questions: Questions
@@ -99,7 +99,7 @@ class ScorePlan:
     parts: str = "heads"
 
     def n_parts(self, n_heads: int) -> int:
-        """How many parts of a layer are ablated in turn."""
+        """Number of parts ablated in turn in each layer."""
         return n_heads if self.parts == "heads" else len(BLOCK_PARTS)
 
     def work(self, batch: int, layer: int, n_layers: int) -> int:
@@ -125,8 +125,8 @@ def make_score_plan(
 ) -> ScorePlan:
     """Encode the examples and fix the batches (or follow `batches`, when a run is resumed).
 
-    `reference`, by default the examples themselves, is what mean and resample ablation take their values from; `seed`
-    draws the partners of resample. Raises `UsageError` for no examples, unknown names, resample without another
+    Mean and resample ablation take their values from `reference`, by default the examples themselves; `seed` draws
+    the partners of resample. Raises `UsageError` for no examples, unknown names, resample without another
     example, or an example that does not fit the context.
     """
     check_choice("ablation", ablation, ABLATIONS)
@@ -162,7 +162,7 @@ def reference_of(
     reference: Sequence[Example] | None,
     seed: int,
 ) -> Reference:
-    """The reference examples encoded and batched; the plan's own examples and batches where none are named."""
+    """Encode and batch the reference examples; without any, and for zero ablation, use the plan's own."""
     others, encoded_others, members = examples, encoded, batches.batches
     if reference is not None and ablation != "zero":
         others, encoded_others = reference, encode_all(model, reference)
@@ -172,9 +172,10 @@ def reference_of(
 
 
 def partners_of(examples: Sequence[Example], reference: Sequence[Example], seed: int) -> tuple[int, ...]:
-    """A random reference example for every example, never itself.
+    """Draw a random reference example for every example, never itself.
 
-    Drawn by the example's id, so that it has the same partner whatever other examples are scored with it.
+    Each draw is seeded by the example's id, so that with a given reference an example keeps its partner, whatever other
+    examples are scored with it.
     """
     partners = []
     for example in examples:
@@ -204,7 +205,7 @@ def score_steps(
     only: Iterable[int] | None = None,
     replaced: Replacements | None = None,
 ) -> Generator[ScoreBlock, None, None]:
-    """Blocks of ablated log-likelihoods, batch by batch, layers in order; all batches, or `only` those named.
+    """Yield blocks of ablated log-likelihoods, batch by batch, layers in order; all batches, or `only` the given ones.
 
     The lease is held within a step only, never across a yield.
     """
@@ -238,7 +239,7 @@ def score_steps(
 
 
 def head_groups(n_heads: int, n_tokens: int, most: int | None) -> list[range]:
-    """Heads that go through together, as evenly as can be: all of a layer unless that would be over `most` tokens."""
+    """Split the heads into even groups that are replayed together: one group unless it exceeds `most` tokens."""
     n_groups = 1 if most is None else min(n_heads, ceil(n_heads * n_tokens / most))
     edges = [n_heads * i // n_groups for i in range(n_groups + 1)]
     return [range(*edge) for edge in pairwise(edges)]
@@ -274,9 +275,9 @@ def ablated_blocks(
 
 @dataclass(frozen=True)
 class Replacements:
-    """What replaces z of the heads, and where whole blocks are ablated the output of the MLP, in any batch of a plan.
+    """Replacement values for any batch of a plan: for z of the heads, and for MLP outputs where blocks are ablated.
 
-    Made once: for mean ablation it takes a forward of all reference examples.
+    Make them once per plan: mean ablation runs a forward of all reference examples.
     """
 
     z: Callable[[Sequence[int]], Tensor]
@@ -291,9 +292,9 @@ def replacements(model: ReasoningModel, plan: ScorePlan) -> Replacements:
 
 
 def replacing(model: ReasoningModel, plan: ScorePlan, site: Site) -> Callable[[Sequence[int]], Tensor]:
-    """What replaces an output [layer, row, position, ...] in a batch of the plan's examples, given by their numbers.
+    """Return a function from example numbers to the replacement [layer, row, position, ...] of the site's output.
 
-    For zero and mean it is computed here and the same for all; for resample by one forward of their partners each time.
+    Zero and mean values are computed once and are the same for all; resample runs one forward of the partners per call.
     """
     reference, packed = plan.reference, plan.batches.packed
 
@@ -315,7 +316,7 @@ def replacing(model: ReasoningModel, plan: ScorePlan, site: Site) -> Callable[[S
 
 
 class ScoreArrays:
-    """Collects blocks into whole arrays; NaN where nothing has arrived yet."""
+    """Whole arrays assembled from blocks; NaN where no block has arrived yet."""
 
     def __init__(self, plan: ScorePlan, n_layers: int, n_heads: int) -> None:
         self.plan = plan
@@ -332,12 +333,12 @@ class ScoreArrays:
         self.ablated[block.layer, parts, members, :width] = block.ablated.swapaxes(0, 1)
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
-        """The part of the arrays that belongs to one batch."""
+        """Return the part of the arrays that belongs to one batch."""
         members = list(self.plan.batches.batches[number])
         return {"dense": self.dense[members], "ablated": self.ablated[:, :, members]}
 
     def restore(self, number: int, content: dict[str, np.ndarray]) -> None:
-        """The inverse of `batch`."""
+        """Put the content of one batch back: the inverse of `batch`."""
         members = list(self.plan.batches.batches[number])
         self.dense[members], self.ablated[:, :, members] = content["dense"], content["ablated"]
 
@@ -359,7 +360,7 @@ def exact_scores(
     reference: Sequence[Example] | None = None,
     seed: int = 0,
 ) -> HeadScores:
-    """Log-likelihoods of all options with each head ablated in turn; every metric follows from them.
+    """Compute the log-likelihoods of all options with each head ablated in turn; every metric follows from them.
 
     Arguments and errors are those of `make_score_plan`.
     """
@@ -375,7 +376,7 @@ def score_blocks(
     reference: Sequence[Example] | None = None,
     seed: int = 0,
 ) -> BlockScores:
-    """Log-likelihoods of all options with the whole attention, then the whole MLP of each layer ablated.
+    """Compute the log-likelihoods of all options with the attention, then the MLP of each layer ablated as a whole.
 
     The attention is ablated by replacing z of all its heads, the MLP by replacing its output. Arguments and errors are
     those of `make_score_plan`.

@@ -1,10 +1,10 @@
-"""Head scores by the gradient estimator: every head of every layer from one forward and one backward a batch.
+"""Gradient estimator of head scores: every head of every layer from one forward and one backward pass per batch.
 
-1. Encode the examples and fix the batch plan: fewer tokens a batch than the exact estimator's, since a backward pass
-   keeps all layers' activations. A metric that does not compare options needs the gold one alone.
-2. For each batch, one `engine.gradient.gradient_pass`; yield its block.
+1. Encode the examples and fix the batch plan: fewer tokens per batch than in the exact estimator, since a backward pass
+   keeps all layers' activations. A metric that does not compare options needs only the gold one.
+2. For each batch, run `attribution/forward/backward.py`'s `gradient_pass` and yield its block.
 
-The counterpart of `cap_viz.attribution.exact` (exact); the same division of work: nothing is averaged or stored here.
+Counterpart of `attribution/exact.py`, with the same division of work: nothing is averaged or stored here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOKENS_PER_BACKWARD = 320
 
 @dataclass(frozen=True)
 class GradientBlock:
-    """All heads on one batch of examples; `units` is summed over them. `work` counts examples.
+    """First-order effects of all heads on one batch; `units` is summed over its examples. `work` counts examples.
 
     `dense` holds the log-likelihoods of the options asked for.
     """
@@ -60,7 +60,7 @@ def make_gradient_plan(
     """Encode the examples and fix the batches (or follow `batches`, when a run is resumed).
 
     `reference` and `seed` are those of `make_score_plan`. Raises `UsageError` for no examples, an unknown ablation, a
-    metric without gradient or one that compares options of examples that have one only; `CapVizError` for a model
+    metric without gradient, or a metric that compares options where an example has only one; `CapVizError` for a model
     whose weights are not all on the device.
     """
     check_differentiable(metric)
@@ -89,7 +89,7 @@ def gradient_steps(
     only: Iterable[int] | None = None,
     replaced: Replacements | None = None,
 ) -> Generator[GradientBlock, None, None]:
-    """One block a batch; all batches, or `only` those named. The lease is held within a step only."""
+    """Yield one block per batch; all batches, or `only` the given ones. The lease is held within a step only."""
     replaced = replaced or replacements(model, plan)
     for number in plan.batches.numbers(only):
         members = plan.batches.batches[number]
@@ -116,7 +116,7 @@ def finite(model: ReasoningModel, values: np.ndarray) -> np.ndarray:
 
 
 class GradientArrays:
-    """Collects blocks into whole arrays; NaN where nothing has arrived yet."""
+    """Whole arrays assembled from blocks; NaN where no block has arrived yet."""
 
     def __init__(self, plan: ScorePlan, metric: str, n_layers: int, n_heads: int) -> None:
         self.plan = plan
@@ -137,23 +137,23 @@ class GradientArrays:
             self.units[block.batch] = block.units
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
-        """The part of the arrays that belongs to one batch."""
+        """Return the part of the arrays that belongs to one batch."""
         members = list(self.plan.batches.batches[number])
         content = {"dense": self.dense[members], "effects": self.effects[:, :, members]}
         return content | ({"units": self.units[number]} if number in self.units else {})
 
     def restore(self, number: int, content: dict[str, np.ndarray]) -> None:
-        """The inverse of `batch`."""
+        """Put the content of one batch back: the inverse of `batch`."""
         members = list(self.plan.batches.batches[number])
         self.dense[members], self.effects[:, :, members] = content["dense"], content["effects"]
         if "units" in content:
             self.units[number] = content["units"]
 
     def result(self) -> GradientEffects:
-        """What has arrived; the units are a mean over examples and come with the last batch."""
+        """Return the effects so far; `units`, a mean over examples, is None until the last batch has arrived."""
         units = None
         if len(self.units) == len(self.plan.batches.batches):
-            # In the plan's order, so that a resumed run adds up to the same bits.
+            # Sum in the plan's order, so that a resumed run gives the same bits.
             by_batch = np.stack([self.units[number] for number in sorted(self.units)])
             units = (by_batch.sum(axis=0, dtype=np.float64) / len(self.questions)).astype(np.float32)
         return GradientEffects(
@@ -175,7 +175,7 @@ def gradient_effects(
     seed: int = 0,
     units: bool = False,
 ) -> GradientEffects:
-    """First-order effects of every head (and with `units` of every MLP hidden unit) on a metric.
+    """Compute first-order effects of every head (with `units`, of every MLP hidden unit, too) on a metric.
 
     Raises `UsageError` for a metric without gradient, an unknown ablation or no examples.
     """

@@ -1,7 +1,7 @@
-"""The hybrid estimator on results: exact scores of n examples with gradient effects of N that contain them.
+"""Hybrid estimator: exact scores of n examples combined with gradient effects of N examples that include them.
 
-It runs nothing and is not stored: both parts are runs of their own, each of use alone, and the combination
-(`stats.hybrid`) takes milliseconds.
+No model is run and nothing is stored here: both parts are runs of their own, each useful alone, and the combination
+(`stats/hybrid.py`) takes milliseconds.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class HybridScores:
 def hybrid_scores(
     exact: HeadScores, gradient: GradientEffects, *, level: float = 0.95, slope: Slope = "fitted"
 ) -> HybridScores:
-    """Combine the two on the gradient's metric.
+    """Combine exact scores and gradient effects on the gradient's metric.
 
     With mean and resample ablation both should take their values from the same reference examples. Raises
-    `UsageError` where the exact examples are not among the gradient's, are of another task, or are fewer than 16.
+    `UsageError` where the exact examples are not among the gradient's, come from another task, or are fewer than 16.
     """
     check_combinable(gradient.metric)
     known = set(gradient.questions.ids)
@@ -65,11 +65,11 @@ def plan_hybrid(
     seconds: float | None = None,
     half_width: float | None = None,
 ) -> HybridPlan:
-    """Sizes of a hybrid run from a pilot of at least 16 examples measured both ways, which are then to be kept.
+    """Plan the sizes of a hybrid run from a pilot of at least 16 examples measured both ways; keep these in the run.
 
-    Either within a time budget (`seconds`) or for a median half-width of the interval (in the metric's unit). Raises
-    `UsageError` where not exactly one of them is given, it cannot be met with the `available` examples, or the two
-    parts of the pilot are about different examples.
+    Give either a time budget (`seconds`) or a median half-width of the interval (in the metric's unit). Raises
+    `UsageError` unless exactly one is given, where it cannot be met with the `available` examples, or where the two
+    parts of the pilot cover different examples.
     """
     check_same_items(exact.questions.items, gradient.questions.items)
     if (seconds is None) == (half_width is None):

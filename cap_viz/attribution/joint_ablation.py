@@ -1,6 +1,6 @@
-"""Effects of whole sets of heads on examples: the measurements behind `stats.joint_effect`.
+"""Joint ablation of sets of heads: the measurements behind `stats.joint_effect`.
 
-Yields one block a batch and set, like the other estimators; `joint_effects` collects them for notebooks.
+`joint_steps` yields one block per batch and set; `joint_effects` collects them for notebooks.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def make_joint_plan(
 
 
 def joint_steps(model: ReasoningModel, plan: ScorePlan, sets: Sequence[HeadSet]) -> Generator[JointBlock, None, None]:
-    """One block a batch and set. The lease is held within a step only."""
+    """Yield one block per batch and set. The lease is held within a step only."""
     check_sets(sets, model.shape)
     value_of = replacing(model, plan, heads_site(model.shape))
     for batch_number, members in enumerate(plan.batches.batches):
@@ -76,9 +76,9 @@ def joint_effects(
     reference: Sequence[Example] | None = None,
     seed: int = 0,
 ) -> JointScores:
-    """Remove each set of (layer, head) as a whole; the untouched model comes along as the empty set.
+    """Ablate each set of (layer, head) as a whole; the untouched model is added as the empty set.
 
-    The examples should not be those that ranked the heads. Raises `UsageError` for a head the model does not have, a
+    Use other examples than those that ranked the heads. Raises `UsageError` for a head the model does not have, a
     head listed twice in a set, no examples or an unknown ablation.
     """
     wanted = tuple(dict.fromkeys([(), *(tuple(heads) for heads in sets)]))

@@ -1,8 +1,8 @@
-"""One prompt read twice: by the dense model, and with heads switched off or weights pruned.
+"""Compare one prompt on the dense model and on the model with heads switched off or weights pruned.
 
-Everything is measured on the same tokens. A head is off when its hook_z is zero at every position, as in the exact
-estimator. `weights` are whole matrices to use in place of the model's own (`ReasoningModel.pruned_weights`), made once
-by the caller since they are copies.
+Both read the same tokens. A head is off when its hook_z is zero at every position, as in the exact estimator.
+`weights` are whole matrices that replace the model's own (`ReasoningModel.pruned_weights`); the caller makes them once,
+since they are copies.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ DENSE: Mapping[str, Tensor] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model makes of a prompt, in nats.
+    """Log-probabilities of a model on a prompt, in nats.
 
-    `token_logprobs[i]` is the log-probability of token i given those before it (NaN for the first);
-    `next_logprobs` that of every word of the vocabulary as the next token.
+    `token_logprobs[i]` is the log-probability of token i given those before it (NaN for the first); `next_logprobs`
+    holds the log-probability of every token of the vocabulary as the next one.
     """
 
     tokens: tuple[int, ...]
@@ -51,7 +51,7 @@ class NextToken:
 
 
 def encode_prompt(model: ReasoningModel, text: str) -> tuple[int, ...]:
-    """The tokens of a prompt. Raises `UsageError` when there are none or too many."""
+    """Tokenise a prompt. Raises `UsageError` when it has no tokens or too many."""
     limit = min(MAX_PROMPT_TOKENS, model.shape.n_ctx)
     with model.lease:
         tokens = tuple(model.tokenizer.encode(text))
@@ -70,7 +70,7 @@ def token_texts(model: ReasoningModel, tokens: Iterable[int]) -> tuple[str, ...]
 def read_prompt(
     model: ReasoningModel, tokens: tuple[int, ...], heads: HeadSet = NOTHING, weights: Mapping[str, Tensor] = DENSE
 ) -> Reading:
-    """One forward over the prompt with the change applied.
+    """Run one forward over the prompt with heads off and weights replaced.
 
     Raises `UsageError` for a head the model does not have, `CapVizError` when the model's numbers are not finite.
     """
@@ -86,7 +86,7 @@ def read_prompt(
 def attention_pattern(
     model: ReasoningModel, tokens: tuple[int, ...], layer: int, head: int, heads: HeadSet = NOTHING
 ) -> Float[np.ndarray, "query key"]:
-    """How much each token attends to each earlier one in one head (rows sum to 1), with `heads` off.
+    """Return the attention pattern of one head (rows sum to 1), with `heads` off.
 
     Raises `UsageError` for a head the model does not have.
     """
@@ -110,9 +110,9 @@ def continuation_steps(
     heads: HeadSet = NOTHING,
     weights: Mapping[str, Tensor] = DENSE,
 ) -> Generator[int, None, None]:
-    """The likeliest next token, again and again, until the text ends or has `n_tokens` more (greedy decoding).
+    """Yield the tokens of a greedy continuation, until the text ends or has `n_tokens` more.
 
-    The change is applied anew for every token, so that others may use the model in between.
+    Heads and weights are changed anew for every token, so that others may use the model in between.
     """
     from cap_viz.attribution.forward.greedy import end_tokens, greedy_steps
 
@@ -126,7 +126,7 @@ def continuation_steps(
 
 
 def likeliest(dense: Reading, changed: Reading, k: int) -> tuple[NextToken, ...]:
-    """The k likeliest next tokens of each model together, the dense model's likeliest first."""
+    """Union of the k most likely next tokens of each model, sorted by the dense model's probability."""
     wanted = set(np.argsort(-dense.next_logprobs)[:k]) | set(np.argsort(-changed.next_logprobs)[:k])
     found = [
         NextToken(int(token), float(np.exp(dense.next_logprobs[token])), float(np.exp(changed.next_logprobs[token])))
@@ -136,14 +136,14 @@ def likeliest(dense: Reading, changed: Reading, k: int) -> tuple[NextToken, ...]
 
 
 def divergence(dense: Reading, changed: Reading) -> float:
-    """Kullback–Leibler divergence of the changed next-token distribution from the dense one, in nats."""
+    """Kullback–Leibler divergence D(dense || changed) of the next-token distributions, in nats."""
     difference = dense.next_logprobs.astype(np.float64) - changed.next_logprobs
     return float(max(0.0, np.sum(np.exp(dense.next_logprobs.astype(np.float64)) * difference)))
 
 
 @contextmanager
 def changed_model(model: ReasoningModel, heads: HeadSet, weights: Mapping[str, Tensor] = DENSE) -> Iterator[None]:
-    """Hold the lease with heads off and other weights swapped in; without either the model is the dense one."""
+    """Hold the lease with heads off and other weights swapped in; with neither, the model is the dense one."""
     import torch
 
     from cap_viz.attribution.forward.joint import set_hooks

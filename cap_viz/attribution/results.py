@@ -1,6 +1,6 @@
-"""What scoring and evaluation give back: raw log-likelihoods with their labels, and views on them.
+"""Results of scoring and evaluation: raw log-likelihoods with their labels, and metrics derived from them.
 
-Reading these needs no torch, so that pages can show stored runs at once.
+Reading them needs no torch, so that pages can show stored runs at once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from cap_viz.tasks.pairing import Items
 
 @dataclass(frozen=True)
 class Questions:
-    """What is needed of the examples to turn log-likelihoods into metrics. Absent options count 0 tokens.
+    """Labels of the examples needed to turn log-likelihoods into metrics. Absent options count 0 tokens.
 
-    `chars` is the length of an option's text without the space that joins it to the prompt. `tasks` are those the
+    `chars` is the length of an option's text without the space that joins it to the prompt. `tasks` are the tasks the
     examples come from.
     """
 
@@ -37,8 +37,10 @@ class Questions:
 
     @property
     def items(self) -> Items:
-        """For pairing. Options are as long as their texts; a text without alternatives is also as long as its tokens,
-        which its loss is about."""
+        """Identity of the examples for pairing: id, gold option and the options' lengths in characters.
+
+        A text without alternatives is identified by its number of tokens, too, since its loss is per token.
+        """
         facts = []
         for gold, tokens, chars in zip(
             *(array.tolist() for array in (self.gold, self.tokens, self.chars)), strict=True
@@ -63,7 +65,7 @@ class Questions:
 
 
 def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[int]]) -> Questions:
-    """`answer_lengths[i][k]` is the number of scored tokens of option k of example i."""
+    """Collect the labels; `answer_lengths[i][k]` is the number of scored tokens of option k of example i."""
     width = max(len(example.options) for example in examples)
     tokens = np.zeros((len(examples), width), dtype=np.int64)
     chars = np.zeros((len(examples), width), dtype=np.int64)
@@ -79,8 +81,8 @@ def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[
     )
 
 
-# What one layer consists of, in the order of `BlockScores`.
-# What a head's output is replaced by (`forward/patching.py`), and what is ablated one after the other.
+# Replacement values of an ablated output (`attribution/forward/patching.py`), kinds of parts that are ablated one after
+# the other, and the parts of one layer in the order of `BlockScores`.
 ABLATIONS = ("zero", "mean", "resample")
 PARTS = ("heads", "blocks")
 BLOCK_PARTS = ("attention", "mlp")
@@ -88,7 +90,7 @@ BLOCK_PARTS = ("attention", "mlp")
 
 @dataclass(frozen=True)
 class Losses:
-    """A metric per example, with each part ablated and of the untouched model."""
+    """A metric per example, with each part ablated and for the untouched model."""
 
     ablated: Float[np.ndarray, "layer part example"]
     dense: Float[np.ndarray, " example"]
@@ -140,10 +142,10 @@ class BlockScores(Ablations):
 class GradientEffects:
     """First-order effects of every head on one metric, with the untouched model's log-likelihoods behind that metric.
 
-    `known_logliks` is NaN for options that do not exist and, where the metric is nll, for all but the gold one: it is
-    no basis for accuracies. `per_example[l, h, i]` estimates `metric(ablated) - metric(dense)` on example i, in nats:
-    positive means the head helps. `units[l, u]` estimates the mean effect of silencing hidden unit u of the MLP of
-    layer l; None where it was not asked for, or where the model's MLPs do not show their units.
+    `known_logliks` is NaN for options that do not exist and, where the metric is nll, for all but the gold one:
+    accuracies cannot be computed from it. `per_example[l, h, i]` estimates `metric(ablated) - metric(dense)` on
+    example i, in nats: positive means the head helps. `units[l, u]` estimates the mean effect of silencing hidden unit
+    u of the MLP of layer l; None where not asked for, or where the model's MLPs do not expose their units.
     """
 
     questions: Questions

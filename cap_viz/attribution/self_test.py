@@ -1,6 +1,6 @@
-"""Self-test of a loaded model: is ablation what it claims to be, and are the weights left as they were?
+"""Self-test of a loaded model: checks that ablation is exact and that weights are restored bit by bit.
 
-Each check compares the engine with a plain, slow way on one built-in question.
+The forward passes are compared with plain, slow ones on two questions of a task.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Subject:
-    """The question the checks run on, and the heads they ablate."""
+    """The questions the checks run on, and the heads they ablate."""
 
     model: ReasoningModel
     batch: PackedBatch
@@ -48,7 +48,7 @@ class Subject:
 
 
 def checks(model: ReasoningModel) -> Iterator[Check]:
-    """All checks, in order; nothing is raised for a failed one."""
+    """Yield the result of every check, in order; a failed one raises nothing."""
     encoded = encode_all(model, load_task(tasks_for(model.ref.id)[0]).evaluation(2))
     with model.lease, torch.inference_mode():
         batch = batch_of(model, encoded, packed=True)
@@ -63,21 +63,21 @@ def checks(model: ReasoningModel) -> Iterator[Check]:
 
 
 def spread_heads(model: ReasoningModel) -> tuple[tuple[int, int], ...]:
-    """Four heads from the first to the last layer."""
+    """Up to four heads, from the first to the last layer."""
     shape = model.shape
     layers = sorted({0, shape.n_layers // 3, 2 * shape.n_layers // 3, shape.n_layers - 1})
     return tuple((layer, (7 * i + 1) % shape.n_heads) for i, layer in enumerate(layers))
 
 
 def no_op_hook(subject: Subject) -> Check:
-    """A hook that returns z as it is must change no bit."""
+    """Check that a hook that returns z as it is changes no bit."""
     layer, _ = subject.heads[0]
     hooked = full_forward(subject.model, subject.batch, (layer, lambda z: z))
     return close("a hook that does nothing changes nothing", difference(hooked, subject.dense), 0.0)
 
 
 def replay_is_full_forward(subject: Subject) -> Check:
-    """Suffix replay against a full forward with the head's z set to zero."""
+    """Compare suffix replay with a full forward with the head's z set to zero."""
     worst = 0.0
     for layer, head in subject.heads:
         worst = max(worst, difference(replayed(subject, layer)[head], zeroed_forward(subject, layer, head)))
@@ -85,7 +85,7 @@ def replay_is_full_forward(subject: Subject) -> Check:
 
 
 def replay_is_zeroed_columns(subject: Subject) -> Check:
-    """Suffix replay against zeroing the output projection's columns of the head."""
+    """Compare suffix replay with zeroing the head's columns of the output projection."""
     model, worst = subject.model, 0.0
     width = model.shape.d_head
     for layer, head in subject.heads:
@@ -105,7 +105,7 @@ def replay_is_zeroed_columns(subject: Subject) -> Check:
 
 
 def only_its_slice(subject: Subject) -> Check:
-    """What reaches the output projection must differ in the head's own slice only."""
+    """Check that ablation changes the output projection's input in the head's own slice only."""
     model, (layer, head) = subject.model, subject.heads[1]
     width = model.shape.d_head
     plain = projection_input(subject, layer, None)
@@ -119,7 +119,7 @@ def only_its_slice(subject: Subject) -> Check:
 
 
 def restore_is_exact(subject: Subject) -> Check:
-    """Masks must leave every bit as it was, also when the work inside fails."""
+    """Check that removing a mask restores every bit, even when the work inside fails."""
     model, name = subject.model, "masks are removed bit by bit, even after an error"
     before = weights_digest(model)
     try:
@@ -142,7 +142,7 @@ def restore_is_exact(subject: Subject) -> Check:
 def full_forward(
     model: ReasoningModel, batch: PackedBatch, edit: tuple[int, Callable[[Tensor], Tensor]] | None
 ) -> Float[Tensor, "example option"]:
-    """The plain way: one forward through the bridge, with `edit` applied to hook_z of a layer."""
+    """Run one plain forward through the bridge, with `edit` applied to hook_z of a layer."""
     hooks: list[tuple[str, Any]] = []
     if edit is not None:
         layer, change = edit
@@ -169,7 +169,7 @@ def replayed(subject: Subject, layer: int) -> Float[Tensor, "head example option
 
 
 def projection_input(subject: Subject, layer: int, head: int | None) -> Float[Tensor, "row position feature"]:
-    """What the output projection of `layer` is given, with `head` ablated if one is named."""
+    """Input of the output projection of `layer`, with `head` ablated if one is given."""
     seen: list[Tensor] = []
     hooks: list[tuple[str, Any]] = [(f"blocks.{layer}.attn.o.hook_in", lambda x, hook: seen.append(x.clone()))]
     if head is not None:

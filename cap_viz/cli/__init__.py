@@ -1,6 +1,6 @@
-"""The shell: `python -m cap_viz …`.
+"""Command line of CAP Viz: `python -m cap_viz …`.
 
-Progress and tables go to stderr or to the terminal; with `--json` stdout holds one JSON object and nothing else.
+Progress goes to stderr, tables to stdout; with `--json` stdout holds one JSON object and nothing else.
 Exit codes: 0 ok, 1 failed, 2 wrong usage.
 """
 
@@ -25,7 +25,7 @@ from cap_viz.settings import ask_for, local_folder, requested_device, requested_
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# For a command that has moved, whatever it is asked.
+# For a command that has moved: accept any arguments, so that its own message is shown.
 ANY_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 __all__ = ["app", "describe", "main", "shown"]
@@ -42,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# In the order of the help page.
+# Registered in the order of the help page.
 app.command()(catalogue.models)
 app.add_typer(catalogue.tasks_app, name="tasks")
 app.command()(scoring.score)
@@ -77,11 +77,11 @@ def common(
 
 
 def main(commands: typer.Typer = app) -> None:
-    """Entry point: our errors become one sentence on stderr and an exit code."""
+    """Entry point: report CAP Viz errors as one sentence on stderr and an exit code."""
     try:
         raise SystemExit(commands(standalone_mode=False))
     except TyperException as error:
-        # Its own sentence may leave out the value it is about.
+        # Typer's message may leave out the offending value.
         reason = error.format_message().strip().rstrip(".")
         if not reason:
             raise SystemExit(0) from error

@@ -1,4 +1,4 @@
-"""`eval` and `compare`: accuracy, dense or pruned."""
+"""Commands `eval` and `compare`: accuracy of the dense or a pruned model."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ def compare(
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Several criteria at several sparsities on the same items, paired with one of them."""
+    """Compare criteria at several sparsities on the same items, each paired against one reference."""
     from cap_viz.evaluation.eval_metrics import measure_named
     from cap_viz.runs.comparison import DENSE, comparison_rows, comparison_specs
     from cap_viz.runs.store import Store
 
-    # The dense model is in every comparison; as a reference it is no criterion to prune by.
+    # Every comparison includes the dense model; as the reference it is not a criterion to prune by.
     reference, wanted = [] if against == DENSE[0] else [against], measure_named(measure)
     names = tuple(dict.fromkeys([*split_list("criterion", criteria), *reference]))
     shares = tuple(dict.fromkeys(number(text) for text in split_list("sparsity", sparsities)))
@@ -143,7 +143,7 @@ def compare(
 
 
 def comparison_table(rows: list[dict[str, Any]], measure: Measure, title: str, against: str) -> Table:
-    """For people: `measure.scale` makes percent of shares."""
+    """Format comparison rows as a table; `measure.scale` turns shares into percent."""
     paired = f"minus {against}, {measure.steps}"
     test = "McNemar p" if measure.is_share else "paired p"
     table = Table("criterion", "sparsity", measure.name, "95 % interval", paired, test, "Holm p", title=title)

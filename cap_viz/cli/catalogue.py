@@ -1,4 +1,4 @@
-"""What is there: `models`, `tasks`, and `doctor`, which checks that it works."""
+"""Commands `models`, `tasks` and `doctor`: list what is available, manage your own tasks, check the installation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ tasks_app = typer.Typer(help="Tasks: list them, add or remove one of your own.",
 
 @tasks_app.callback()
 def tasks(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the tasks with their sizes, sources and licences; with a command: add, remove."""
+    """List tasks with their sizes, sources and licences, or run a subcommand: add, remove."""
     if context.invoked_subcommand is None:
         list_tasks(as_json)
 
@@ -47,7 +47,7 @@ def add(
     file: Annotated[Path, typer.Argument(help="A .jsonl, .yaml or .py file; see docs/own_task.md.")],
     name: Annotated[str | None, typer.Option(help="Its name, where the file gives none.")] = None,
 ) -> None:
-    """Check a task of your own and keep it on this machine, for the shell and the dashboard."""
+    """Check a task of your own and add it to this machine, for the shell and the dashboard."""
     task = add_task(file, tuple(TASKS), name=name)
     out.print(
         f"Added {task.name}: {len(task.splits.calibration)} calibration and {len(task.splits.evaluation)} evaluation "
@@ -57,7 +57,7 @@ def add(
 
 @tasks_app.command("remove")
 def remove(name: Annotated[str, typer.Argument(help="The name of a task added before.")]) -> None:
-    """Forget a task of your own; its runs stay."""
+    """Remove a task of your own; its runs stay."""
     remove_task(name)
     out.print(f"Removed {name}")
 
@@ -84,7 +84,7 @@ def doctor(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that ablation, replay, masks and restore are right on this machine, line by line."""
+    """Check on this machine that ablation, replay, masks and restored weights are right, one line per check."""
     from cap_viz.attribution.self_test import checks
     from cap_viz.cli.health import report
     from cap_viz.models.loading import load_model

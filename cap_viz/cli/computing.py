@@ -1,4 +1,4 @@
-"""Runs for a command: from the store if they are there, else computed with progress on stderr."""
+"""Runs for a command, read from the store or computed with progress on stderr."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def stored_run(spec_for: Any, model_id: str, store: Any) -> StoredRun:
-    """The run of a spec: from the store if it is there, else computed with progress on stderr."""
+    """Return the run of a spec from the store, or compute it with progress on stderr."""
     return stored_runs(lambda ref: {"run": spec_for(ref)}, model_id, store)["run"]
 
 
 def stored_runs(
     specs_for: Any, model_id: str, store: Any, backend: BackendChoice | None = None
 ) -> dict[Any, StoredRun]:
-    """The runs of many specs on one model, which is loaded only if one of them is missing."""
+    """Return the runs of many specs on one model; load the model only if a run is missing."""
     from cap_viz.models.catalogue import resolve
     from cap_viz.models.loading import load
     from cap_viz.runs.execute import run_steps
@@ -40,7 +40,7 @@ def stored_runs(
 def stored_reports(
     specs_for: Any, model_id: str, store: Any, backend: BackendChoice | None = None
 ) -> dict[Any, EvalReport]:
-    """Reports of many specs on one model."""
+    """Return the reports of many specs on one model."""
     from cap_viz.runs.run_loading import read_report
 
     return {name: read_report(store, run) for name, run in stored_runs(specs_for, model_id, store, backend).items()}

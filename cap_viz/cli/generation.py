@@ -1,4 +1,4 @@
-"""`generate`: accuracy of answers the model writes out, dense or pruned."""
+"""Command `generate`: accuracy of answers the model writes out, dense or pruned."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def generate(
     *,
     mask: MaskOptions,
 ) -> None:
-    """Let the model write its answers and read them: exact match and parse rate."""
+    """Generate the model's answers and score them: exact match and parse rate."""
     from cap_viz.runs.protocols import generation_spec
     from cap_viz.runs.run_loading import read_answers
     from cap_viz.runs.self_generated_calibration import own_solutions_task

@@ -1,7 +1,6 @@
-"""What somebody who is asked for help wants to know: versions, machine, settings, cache. No secrets, no texts.
+"""Health report to attach to an issue: versions, machine, settings, cache. No secrets, no texts.
 
-Of secrets it says only whether they are set; paths are given from the home folder on, so that no name of a person is
-in them.
+Secrets are reported only as set or not set; the home folder is written as `~`, so that paths contain no person's name.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ Section = dict[str, str]
 
 
 def report(store: Store) -> dict[str, Section]:
-    """Everything, by section; reading all shipped and local runs takes a second or two."""
+    """Return all facts by section; reading all shipped and local runs takes a second or two."""
     return {
         "versions": versions(),
         "machine": machine(),
@@ -76,7 +75,7 @@ def machine() -> Section:
 
 
 def device() -> str:
-    """What a model will compute on, and why; or why it cannot."""
+    """Name the device and precision models will use and the reason, or say why they cannot be used."""
     try:
         chosen = chosen_device()
     except CapVizError as error:
@@ -94,7 +93,7 @@ def settings() -> Section:
 
 
 def cache(store: Store) -> Section:
-    """How many runs there are, whether their files are those written, and whether more can be written."""
+    """Count runs by origin, check their files against the checksums, and report free space and write access."""
     counts = Counter(run.origin for run in store.runs())
     return {
         "shipped runs": str(counts["precomputed"]),
@@ -114,7 +113,7 @@ def writable(folder: Path) -> str:
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """Return the folder, or its nearest existing ancestor."""
     return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 

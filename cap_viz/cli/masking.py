@@ -1,4 +1,4 @@
-"""The options that describe a mask beside criterion and sparsity, declared once for `prune`, `export` and `eval`."""
+"""Mask options other than criterion and sparsity, declared once for all commands that build a mask."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cap_viz.runs.spec import MaskSpec
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """What a mask is built from, as typed."""
+    """Mask options as given on the command line."""
 
     seed: SeedOption = 0
     metric: MetricOption = "nll"
@@ -35,14 +35,14 @@ class MaskOptions:
     pattern: PatternOption = None
 
     def spec(self, model: ModelRef, criterion: str, sparsity: float, *, task: str, n: int) -> MaskSpec:
-        """The mask of a criterion from `n` calibration examples. Raises `UsageError` as `mask_spec_for` does."""
+        """Describe a criterion's mask from `n` calibration examples. Raises `UsageError` as `mask_spec_for` does."""
         from cap_viz.runs.mask_specs import mask_spec_for
 
         return mask_spec_for(model, criterion, sparsity, task=task, n=n, **asdict(self))
 
 
 def takes_mask(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with a parameter `mask: MaskOptions`, as Typer reads commands: an option for each of its fields."""
+    """Wrap a command with a parameter `mask: MaskOptions` so that Typer sees one option per field."""
     hints = get_type_hints(MaskOptions, include_extras=True)
     names = [field.name for field in fields(MaskOptions)]
     options = [

@@ -1,4 +1,4 @@
-"""Options that several commands share, and reading what was typed."""
+"""Options shared by several commands, and parsers of their values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name,
 
 
 def task_named(value: str) -> str:
-    """A task's name as it is; a file of one's own is added first and gives its name."""
+    """Return a task's name unchanged; add the task of a file first and return its name."""
     return add_task(Path(value), tuple(TASKS)).name if Path(value).suffix in SUFFIXES else value
 
 
@@ -41,8 +41,7 @@ ScoresTaskOption = Annotated[
 ]
 ControlSeedOption = Annotated[int, typer.Option(help="Draw of the controls random and shuffled_cap.")]
 AllocationOption = Annotated[str | None, typer.Option(help="owl: sparsity by each layer's share of outliers.")]
-# --engine is its name until version 0.2.
-# --engine is its name until version 0.2.
+# --engine is the former name, accepted until version 0.2.
 BackendOption = Annotated[
     str, typer.Option("--backend", "--engine", help="Who computes: local, or ray (workers of a cluster).")
 ]
@@ -66,7 +65,7 @@ def number(text: str) -> float:
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
-    """One id a line; only line feeds end a line, since U+2028 and its like may be part of an id."""
+    """Read one id per line; only line feeds end a line, since U+2028 and the like may be part of an id."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""What the shell prints: tables and progress for people, one JSON object for programs."""
+"""Output of the command line: tables and progress for people, one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cap_viz.progress import Progress, finish
 if TYPE_CHECKING:
     from cap_viz.runs.store import StoredRun
 
-# A table that goes to a file or a pipe must not lose text to the width of a terminal that is not there.
+# Without a terminal the width is fixed, so that a table in a file or pipe is not truncated.
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
 Result = TypeVar("Result")
 
 
 def shown(steps: Generator[Progress, None, Result]) -> Result:
-    """Run steps to their end with a bar on stderr."""
+    """Run steps to the end with a progress bar on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Bar(*columns, console=err, transient=True) as bar:
         line = bar.add_task("starting", total=1.0)
@@ -36,7 +36,7 @@ def shown(steps: Generator[Progress, None, Result]) -> Result:
 
 
 def run_facts(run: StoredRun) -> dict[str, Any]:
-    """`seconds` is None for the first items of another run, which `taken_from` then names."""
+    """Return a run's facts for JSON; `seconds` is None if its items were taken from another run (`taken_from`)."""
     from cap_viz.runs.prefix_reuse import computing_seconds
 
     facts = {
@@ -52,7 +52,7 @@ def run_facts(run: StoredRun) -> dict[str, Any]:
 
 
 def none_for_nan(values: Any) -> Any:
-    """Nested lists with None where an array holds NaN (JSON has no NaN)."""
+    """Convert an array to nested lists with None for NaN (JSON has no NaN)."""
     import numpy as np
 
     listed = np.asarray(values).astype(object)

@@ -1,4 +1,4 @@
-"""`perplexity`: how surprised the model is by running text, dense or pruned."""
+"""Command `perplexity`: perplexity on running text, dense or pruned."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def perplexity(
 
 
 def count_windows(text: str, model_id: str, length: int) -> int:
-    """All windows of a text; needs the tokenizer, and so the model."""
+    """Count all windows of a text; loads the model for its tokenizer."""
     from cap_viz.evaluation.perplexity import text_task, token_windows
     from cap_viz.models.loading import load_model
 

@@ -1,4 +1,4 @@
-"""`plan`: what a model would take, told before it is loaded."""
+"""Command `plan`: memory and operations a model would need, estimated without loading it."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def plan(
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Memory and operations of head scores and accuracies, from the config and the tokenizer alone.
+    """Estimate memory and operations of head scores and accuracies from the config and the tokenizer alone.
 
-    With --teraflops also times: give what products of the size of the model's reach, not what the maker states.
+    With --teraflops also times: give what matrix products of the model's size reach, not the maker's figure.
     """
     from cap_viz.attribution.exact import MOST_TOKENS_PER_STEP
     from cap_viz.models.cost_model import dimensions_in, mean_operations, memory_plan
     from cap_viz.tasks import load_task
 
     if teraflops < 0:
-        raise UsageError(f"{teraflops} teraflops make no sense; give a number above 0.")
+        raise UsageError(f"{teraflops} teraflops make no sense; give 0 for no times, or a number above it.")
     folder, chosen, dtype = folder_of(model), load_task(task), requested_dtype()
     sizes = dimensions_in(folder)
     scored, asked = (
@@ -80,7 +80,7 @@ def plan(
 
 
 def folder_of(model: str) -> Path:
-    """Where the config is: a folder as it is, whatever else is in it; else the model's files."""
+    """Return the folder of the config: a given folder, whatever else it holds, or the resolved model's files."""
     from cap_viz.models.catalogue import resolve
     from cap_viz.models.loading import readable_folder
 
@@ -89,7 +89,7 @@ def folder_of(model: str) -> Path:
 
 
 def items_of(folder: Path, examples: tuple[Example, ...]) -> list[tuple[int, int]]:
-    """Tokens of every example, and the places where its answers are read."""
+    """Count the tokens of every example and the positions where its answers are read."""
     from transformers import AutoTokenizer
 
     from cap_viz.attribution.forward.packing import encode
@@ -97,7 +97,7 @@ def items_of(folder: Path, examples: tuple[Example, ...]) -> list[tuple[int, int
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        # Whatever a damaged or missing tokenizer makes its reader trip over.
+        # A damaged or missing tokenizer can raise almost any error.
         raise UsageError(
             f"The tokenizer in {folder} cannot be read ({error!r:.80}); a plan counts its tokens."
         ) from error

@@ -1,4 +1,4 @@
-"""`prune` and `export`: a mask and where its zeros are, and the pruned model or the mask as files."""
+"""Commands `prune` and `export`: build a mask and locate its zeros; write the pruned model or the mask to files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prune(
     *,
     mask: MaskOptions,
 ) -> None:
-    """Build a mask and say where its zeros are."""
+    """Build a mask and report where its zeros are."""
     from cap_viz.models.catalogue import resolve
     from cap_viz.models.loading import load
     from cap_viz.runs.execute import mask_steps

@@ -1,4 +1,4 @@
-"""`runs`: stored runs, and moving them from one machine to another as files."""
+"""Command `runs`: list, inspect and check stored runs, and move them between machines as files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cap_viz.runs.spreadsheet import csv_text
 if TYPE_CHECKING:
     import pandas as pd
 
-runs_app = typer.Typer(help="Stored runs: list, show, verify, repair, export, import.", invoke_without_command=True)
+runs_app = typer.Typer(help="Stored runs: list, show, audit, verify, repair, export, import.", invoke_without_command=True)
 KeyArgument = Annotated[str, typer.Argument(help="The run's key, or the beginning of it.")]
 
 
 @runs_app.callback()
 def runs(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List stored runs, shipped and local; with a command: show, verify, repair, export, import."""
+    """List stored runs, shipped and local, or run a subcommand: show, verify, repair, audit, export, import."""
     if context.invoked_subcommand is None:
         list_runs(as_json)
     elif as_json:
@@ -81,7 +81,7 @@ def verify_runs(as_json: JsonOption = False) -> None:
 
 @runs_app.command("repair")
 def repair_runs(as_json: JsonOption = False) -> None:
-    """Set damaged runs aside and clean up what dead processes left; unfinished runs stay, to be resumed."""
+    """Set damaged runs aside and remove left-overs of dead processes; unfinished runs stay, to be resumed."""
     from cap_viz.runs.repair import repair
     from cap_viz.runs.store import Store
 
@@ -103,7 +103,7 @@ def audit(
     key: KeyArgument,
     to: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; JSON lines on stdout if left out.")] = None,
 ) -> None:
-    """Write everything behind an accuracy, item by item: prompt, what came back, how it was read, gold."""
+    """Write every item of an evaluation: prompt, model output, how it was read, and gold."""
     from cap_viz.runs.audit import audit_of
     from cap_viz.runs.store import Store
 
@@ -119,7 +119,7 @@ def audit(
 
 
 def json_lines(table: pd.DataFrame) -> str:
-    # pandas-stubs: None only where a file was given.
+    # For pandas-stubs: the result is None only if a file was given.
     return str(table.to_json(orient="records", lines=True, force_ascii=False))
 
 
@@ -147,7 +147,7 @@ def export(
 
 @runs_app.command("import")
 def import_file(file: Annotated[Path, typer.Argument(help="A zip file written by `runs export`.")]) -> None:
-    """Bring an exported run into the local store, after checking it."""
+    """Check an exported run and import it into the local store."""
     from cap_viz.runs.archive import import_run
     from cap_viz.runs.store import Store
 

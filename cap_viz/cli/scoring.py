@@ -1,4 +1,4 @@
-"""`score`: the causal effect of every head."""
+"""Command `score`: the causal effect of every attention head."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def score(
 ) -> None:
     """Measure the causal effect of every attention head on a task.
 
-    exact ablates every head in turn; gradient judges all heads at once, to first order; hybrid measures n examples
-    exactly and big-n by their gradient. Its two runs are stored, their combination is computed anew each time. With
-    --minutes or --half-width a pilot of 16 examples chooses both numbers, which are then kept.
+    exact ablates each head in turn; gradient estimates all heads at once, to first order; hybrid measures n examples
+    exactly and big-n by their gradient, stores both runs and recomputes their combination each time. With --minutes or
+    --half-width a pilot of 16 examples chooses n and big-n, which then stay fixed.
     """
     from cap_viz.attribution.estimators import ESTIMATORS
     from cap_viz.runs.store import Store
@@ -120,7 +120,7 @@ def score(
             reference=reference,
             parts=None if parts == "heads" else parts,
         )
-        # Both parts of hybrid replace an example's values by the same.
+        # Both runs of hybrid take replacement values from the same examples.
         same = examples if hybrid and ablation != "zero" else None
         gradient = ScoreSpec(
             model=ref,
@@ -166,7 +166,7 @@ def plan_by_pilot(
     minutes: float | None,
     half_width: float | None,
 ) -> HybridPlan:
-    """Sizes of a hybrid run from 16 examples measured both ways; their stored runs say what an example costs."""
+    """Choose hybrid sizes by a pilot of 16 examples measured both ways; its stored runs give the cost per example."""
     from cap_viz.attribution.hybrid import plan_hybrid
     from cap_viz.progress import duration
     from cap_viz.runs.run_loading import read_gradient, read_scores
@@ -181,7 +181,7 @@ def plan_by_pilot(
         return {"exact": exact, "gradient": replace(exact, estimator="gradient", metric=metric)}
 
     found = stored_runs(specs, model, store)
-    # Runs note hundredths of a second; a tiny model can round to nothing.
+    # Runs record hundredths of a second; a tiny model's time can round to 0.
     seconds = (max(0.01, found[name].provenance["seconds"]) for name in ("exact", "gradient"))
     cost = ExampleCost(*(taken / FEWEST_EXACT for taken in seconds))
     plan = plan_hybrid(
@@ -204,7 +204,7 @@ def plan_by_pilot(
 def single_content(
     store: Store, run: StoredRun, metric: str, full: bool
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
-    """Mean effects with intervals from one run, and what else `score --json` says about it."""
+    """Return one run's mean effects with intervals, and its other facts for `score --json`."""
     from cap_viz.attribution.results import GradientEffects
     from cap_viz.runs.run_loading import read_gradient, read_scores
     from cap_viz.stats import mean_with_ci
@@ -228,7 +228,7 @@ def single_content(
 def hybrid_content(
     store: Store, found: dict[str, StoredRun], slope: str
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
-    """The combination of an exact and a gradient run, and what else `score --json` says about it."""
+    """Combine an exact and a gradient run; return the estimate and the other facts for `score --json`."""
     from cap_viz.attribution.hybrid import hybrid_scores
     from cap_viz.runs.run_loading import read_gradient, read_scores
     from cap_viz.stats.hybrid import slope_named

@@ -1,4 +1,4 @@
-"""`solution-loss`: how surprised the model is by a task's worked solutions, dense or pruned."""
+"""Command `solution-loss`: loss on a task's worked solutions, dense or pruned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`stability`: does the ranking of heads depend on what replaces them?"""
+"""Command `stability`: how much the ranking of heads depends on the ablation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stability(
 ) -> None:
     """Compare the rankings of heads by zero, mean and resample ablation on the same examples.
 
-    Two rankings agree no better than each repeats itself: its own reliability stands on the diagonal.
+    A ranking's own reliability limits how well it can agree with another; it stands on the diagonal.
     """
     from cap_viz.runs.run_loading import read_scores
     from cap_viz.runs.store import Store

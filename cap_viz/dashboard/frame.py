@@ -1,9 +1,9 @@
-"""The frame every page draws first: page settings, sidebar with navigation and selection, status line.
+"""Frame that every page draws first: page settings, sidebar with navigation and selection, status line.
 
     view = frame("Heads")
     runs = score_runs(view.runs, view.model, view.task.name)
 
-Native pages draw the frame themselves, so that a deep link to a fresh server needs nothing else.
+Each native page draws the frame itself, so that a deep link to a fresh server works.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cap_viz.tasks.readable import tasks_for
 
 @dataclass(frozen=True)
 class PageEntry:
-    """A page of the navigation, and which runs it shows: some kinds, of the chosen model, perhaps of its task only."""
+    """Navigation entry of a page, with the kinds of runs it shows and whether only the selected model's or task's."""
 
     label: str
     file: str
@@ -44,7 +44,7 @@ class PageEntry:
     one_model: bool = True
 
     def shows(self, spec: JobSpec, model_id: str, task: str) -> bool:
-        """Whether a run of this spec would change the page while model and task are chosen."""
+        """Return whether a run of this spec would change the page for the selected model and task."""
         if isinstance(spec, PrunedWeights) or spec.kind not in self.kinds:
             return False
         return (not self.one_model or spec.model.id == model_id) and (not self.one_task or spec.examples.task == task)
@@ -62,10 +62,10 @@ PAGES = (
     PageEntry("Learn", "pages/learn.py", ":material/school:", EVERY_KIND),
     PageEntry("Glossary", "pages/glossary.py", ":material/menu_book:"),
 )
-# With what the study asks: 400, 500 and 1,000.
+# Includes the study's sizes: 400, 500 and 1,000.
 SIZES = ("100", "200", "300", "400", "500", "600", "1000", "1500")
 DEFAULT_SIZE = "600"
-# What is shipped of the toy model.
+# Evaluation size of the toy model's shipped runs.
 TOY_SIZE = "200"
 STATUS_SECONDS = 3.0
 # Streamlit's wide layout keeps 5 rem free on both sides and 6 above, with no setting for it: an eighth of a laptop
@@ -77,10 +77,10 @@ ROOM = """<style>
 
 @dataclass(frozen=True)
 class Frame:
-    """What the sidebar says, and the stored runs as they are now.
+    """Selection in the sidebar and the runs stored at present.
 
-    `at_most` is the evaluation size asked for; `n` what the chosen task has of it, where its questions are on this
-    machine. `installed` tells whether live runs are possible; if not, `install_hint` is the sentence that says how.
+    `at_most` is the requested evaluation size; `n` is limited to the questions of the task, if these are on this
+    machine. `installed` says whether live runs are possible; if not, `install_hint` is a sentence on how to get them.
     `jobs` were active just before `runs` were read.
     """
 
@@ -96,11 +96,11 @@ class Frame:
 
 
 def frame(title: str) -> Frame:
-    """Draw the frame and return the selection; ends the page with a sentence when the model cannot be identified."""
+    """Draw the frame and return the selection; stop the page with an error for bad settings or an unknown model."""
     st.set_page_config(page_title=f"{title} · CAP Viz", page_icon=str(ASSETS / "mark.svg"), layout="wide")
     st.html(ROOM)
     start_logging()
-    # Before the runs are read, so that what ends from here on is noticed.
+    # Taken before the runs are read, so that jobs that end from here on are noticed.
     jobs = shared_queue().listing()
     ends = job_ends(jobs)
     active = tuple(job for job in jobs if not ends[job.number])
@@ -143,7 +143,7 @@ def navigation() -> None:
 
 
 def selection(models: list[str]) -> tuple[str, str, int, list[str]]:
-    """Model, task and evaluation size from the bound widgets, and notes about values the URL had wrong."""
+    """Draw the bound widgets; return model, task, evaluation size and notes about invalid URL values."""
     if not models:
         problem("None of the models in CAP_VIZ_MODELS is here; score one first: python -m cap_viz score --model ID")
         st.stop()
@@ -171,7 +171,7 @@ def selection(models: list[str]) -> tuple[str, str, int, list[str]]:
 
 
 def other_model_button(model_id: str, models: list[str]) -> None:
-    """One click to the toy model, whose heatmaps take a second or two, and back."""
+    """Draw a button that switches to the toy model, with heatmaps within a second or two, and back."""
     is_toy = model_id == TOY_MODEL
     other = DEFAULT_MODEL if is_toy else TOY_MODEL
     if other not in models:
@@ -192,13 +192,13 @@ def task_help(tasks: list[str]) -> str:
 
 
 def evaluation_size(task: Task, at_most: int) -> int:
-    """The number of evaluation questions to use: all of them where the task has fewer than asked for."""
+    """Return the number of evaluation questions to use: `at_most`, or all if the task has fewer."""
     if task.kind == "text" or not task.is_local():
         return at_most
     try:
         return min(at_most, len(task.splits.evaluation))
     except CapVizError:
-        # Malformed files: the page that needs the questions says so where it needs them.
+        # Malformed files: the page that needs the questions reports them there.
         return at_most
 
 
@@ -209,13 +209,13 @@ def size_sentence(task: Task, n: int, at_most: int) -> str:
 
 
 def in_order(models: set[str], runs: list[StoredRun]) -> list[str]:
-    """The catalogue's first, then the others as they were scored, newest first."""
+    """Order models: first the catalogue's, then the others by their newest run."""
     known = dict.fromkeys([*CATALOGUE, *(run.spec.model.id for run in runs)])
     return [name for name in known if name in models]
 
 
 def identified(store: Store, runs: list[StoredRun], model_id: str) -> ModelRef:
-    """The weights behind an id. A hub id is taken from its newest run: asking the hub could block the page."""
+    """Resolve a model id to its weights; a hub id by its newest run, since asking the hub could block the page."""
     if model_id in CATALOGUE or Path(model_id).is_dir():
         return model_ref(store, model_id)
     return next(run.spec.model for run in runs if run.spec.model.id == model_id)
@@ -229,7 +229,7 @@ def readiness(model_id: str) -> tuple[bool, str]:
 
 
 def status(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) -> None:
-    """The status line. Its ticks redraw the page when a job it shows, or one of this session, has come or ended."""
+    """Draw the status line; it redraws the page when a job of the page or of this session was added or has ended."""
     st.fragment(lambda: status_line(seen, concerns), run_every=STATUS_SECONDS)()
 
 
@@ -245,12 +245,12 @@ def status_line(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) ->
 
 
 def job_ends(jobs: Iterable[Job]) -> dict[int, str]:
-    """How each job has ended; "" while it has not."""
+    """Return each job's final state by its number; "" while the job is active."""
     return {job.number: "" if job.active else job.state for job in jobs}
 
 
 def is_outdated(seen: Mapping[int, str], jobs: Iterable[Job]) -> bool:
-    """Whether one of these jobs is new or has ended since."""
+    """Return whether one of these jobs is new or has ended since `seen` was taken."""
     return any(seen.get(number) != end for number, end in job_ends(jobs).items())
 
 

@@ -1,8 +1,8 @@
-"""What visitors of a server they share with strangers may do: `CAP_VIZ_SERVER=1`.
+"""Limits for visitors of a server shared by strangers (`CAP_VIZ_SERVER=1`).
 
-Only the models on a list (`CAP_VIZ_MODELS`, commas between; the catalogue where it is not set), no folders of the
-server, no uploads, nothing deleted, few and small jobs, short prompts. Without the variable nothing is limited but
-what `jobs.py` limits for everybody, and prompts, which may be three times as long.
+Only listed models (`CAP_VIZ_MODELS`, comma-separated; the catalogue if not set), no folders of the server, no uploads,
+no deletions, few and small jobs, short prompts. Without the variable only the limits of `runs/queue.py` apply, and
+prompts may be three times as long.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ REFUSAL = "This server is shared: {what} is switched off here. Run CAP Viz on a 
 
 
 def allowed_models() -> tuple[str, ...]:
-    """The models visitors may choose on a shared server.
+    """Return the models visitors may choose on a shared server.
 
-    Raises `UsageError` where the list names a folder: its path would be shown to everybody.
+    Raises `UsageError` if the list names a file or folder: its path would be shown to everybody.
     """
     named = listed_models()
     folder = next((name for name in named if name not in CATALOGUE and Path(name).expanduser().exists()), None)
@@ -34,12 +34,12 @@ def allowed_models() -> tuple[str, ...]:
 
 
 def offered(model_ids: Iterable[str]) -> set[str]:
-    """Those of some models that visitors may see."""
+    """Return the model ids that visitors may see: all of them unless the server is shared."""
     return set(model_ids).intersection(allowed_models()) if is_shared() else set(model_ids)
 
 
 def check_job(spec: JobSpec, own: Iterable[Job]) -> None:
-    """Raise `UsageError` when a visitor who has started `own` jobs may not start this one."""
+    """Raise `UsageError` if a visitor with these `own` jobs may not start this one."""
     if not is_shared():
         return
     if not offered([spec.model.id]):

@@ -1,12 +1,12 @@
-"""The selection lives in the URL: `model`, `task`, `n` (sidebar), and each page's own keys.
+"""Selection kept in the URL: `model`, `task`, `n` (sidebar), and each page's own keys.
 
 Widgets are bound with `key=name, bind="query-params"`; Streamlit then keeps URL and widget together. Three facts of
 Streamlit 1.67 shape this module:
 
 - The URL holds an option's label, not its value: bound selects use plain names (`nll`, `arc_easy`) as labels, so
   that a link reads like the command line.
-- A value the widget does not know is dropped without a word: `bad_choice` and `bad_number`, called before the widget,
-  say so.
+- A value the widget does not know is dropped silently: `bad_choice` and `bad_number`, called before the widget,
+  report it.
 - `page_link` and `switch_page` cannot change a bound key: `go_button` sets it in a callback, then switches.
 """
 
@@ -20,7 +20,7 @@ import streamlit as st
 
 
 def bad_choice(key: str, options: Sequence[str], fallback: str, what: str) -> str:
-    """A sentence when the URL asked for an option there is not, else "". Call it before the bound widget."""
+    """Return a note if the URL asks for an unavailable option, else "". Call it before the bound widget."""
     asked = st.query_params.get(key)
     if asked is None or asked in options:
         return kept_note(key)
@@ -40,7 +40,7 @@ def bad_choices(key: str, options: Sequence[str], what: str) -> str:
 
 
 def bad_number(key: str, low: int, high: int, what: str) -> str:
-    """A sentence when the URL asked for a number out of range, else "". Call it before the bound widget."""
+    """Return a note if the URL asks for a number out of range, else "". Call it before the bound widget."""
     asked = st.query_params.get(key)
     if asked is None or (asked.isdecimal() and low <= int(asked) <= high):
         return kept_note(key)
@@ -49,16 +49,16 @@ def bad_number(key: str, low: int, high: int, what: str) -> str:
 
 
 def keep_note(key: str, sentence: str, fallback: str) -> str:
-    """Remember a note: Streamlit cleans the URL at once, and the next run would no longer know of it."""
+    """Store and return a note: Streamlit cleans the URL at once, so the next rerun could not produce it."""
     st.session_state[f"url_note_{key}"] = (sentence, fallback)
     return sentence
 
 
 def kept_note(key: str) -> str:
-    """The note about a key, until something else than the fallback is chosen."""
+    """Return the stored note about a key until a value other than the fallback is chosen."""
     sentence, fallback = st.session_state.get(f"url_note_{key}", ("", ""))
     if sentence and not fallback:
-        # The fallback of a number is what its widget then showed first.
+        # A number's fallback is the value its widget shows first.
         if key in st.session_state:
             st.session_state[f"url_note_{key}"] = (sentence, str(st.session_state[key]))
         return sentence
@@ -69,13 +69,13 @@ def kept_note(key: str) -> str:
 
 
 def keep_valid(key: str, options: Sequence[object]) -> None:
-    """Forget a bound select's value when its options no longer hold it, so that its default shows."""
+    """Drop a bound select's value that is no longer among its options, so that its default shows."""
     if key in st.session_state and st.session_state[key] not in options:
         del st.session_state[key]
 
 
 def keep_valid_ones(key: str, options: Sequence[object]) -> None:
-    """Take the values its options no longer hold out of a bound multiselect; its default shows when none is left."""
+    """Drop a bound multiselect's values that are no longer options; its default shows when none is left."""
     values = st.session_state.get(key)
     if not values or all(value in options for value in values):
         return
@@ -87,19 +87,19 @@ def keep_valid_ones(key: str, options: Sequence[object]) -> None:
 
 
 def keep_in_range(key: str, low: int, high: int) -> None:
-    """Move a bound number into its range, which follows the model."""
+    """Clamp a bound number to its range, which depends on the model."""
     if isinstance(value := st.session_state.get(key), int) and not low <= value <= high:
         st.session_state[key] = min(max(value, low), high)
 
 
 def choose(selection: Mapping[str, object]) -> None:
-    """Set bound keys; for callbacks, where widgets may still be changed."""
+    """Set bound keys; call it from callbacks, where widgets may still be changed."""
     for key, value in selection.items():
         st.session_state[key] = value
 
 
 def clicked(key: str) -> dict[str, Any] | None:
-    """The point of a figure that was clicked; None where the selection was cleared."""
+    """Return the clicked point of a figure; None if the selection was cleared."""
     points = (st.session_state.get(key) or {}).get("selection", {}).get("points", [])
     return points[0] if points else None
 
@@ -113,12 +113,12 @@ def go_button(
     params: Mapping[str, str] | None = None,
     icon: str | None = None,
 ) -> None:
-    """A link to another page that carries state: `selection` for the sidebar's keys, `params` for the page's own."""
+    """Link to another page and carry state: `selection` for the sidebar's keys, `params` for the page's own."""
     if st.button(label, key=key, icon=icon, type="tertiary", on_click=choose, args=(selection or {},)):
         st.switch_page(page, query_params=dict(params or {}))
 
 
 def link_here(keys: Sequence[str]) -> str:
-    """The address of this very view, with the named keys as they stand (defaults are spelt out)."""
+    """Return the URL of this view with the current values of the named keys (defaults are spelt out)."""
     values = {key: st.session_state[key] for key in keys if st.session_state.get(key) is not None}
     return f"{st.context.url or ''}?{urlencode(values, doseq=True)}"

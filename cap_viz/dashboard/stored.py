@@ -1,6 +1,6 @@
 """Stored runs for pages: read once per process, since a finished run never changes.
 
-Caches are keyed by folder and checksums, so a run that was replaced is read again. Nothing here needs torch.
+Caches are keyed by folder and checksums, so a replaced run is read again. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from cap_viz.tasks import Example, load_task
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """What is known about every head from one run and metric.
+    """Statistics of every head from one run and metric.
 
-    What resamples or splits the examples is computed when first asked for: the Overview shows nine tasks at once.
+    Those that resample or split the examples are computed on first access: the Overview shows nine tasks at once.
     """
 
     effects: Float[np.ndarray, "layer head example"]
@@ -57,7 +57,7 @@ class HeadStatistics:
 
     @cached_property
     def reliability(self) -> Reliability | None:
-        """None below 4 examples."""
+        """Split-half reliability of the ranking; None below 4 examples."""
         return reliability_of(self.effects)
 
     @property
@@ -67,7 +67,7 @@ class HeadStatistics:
 
 
 def stored_runs(store: Store) -> list[StoredRun]:
-    """All readable runs, newest first; manifests are parsed again only when a file was added or changed."""
+    """Return all readable runs, newest first; parse manifests again only if a file was added or changed."""
     return list(listed(tuple(stamps_of(store)), store.shipped, store.local.parent))
 
 
@@ -83,42 +83,42 @@ def listed(stamps: tuple[tuple[str, int], ...], shipped: Path, local: Path) -> t
 
 
 def scores_of(store: Store, run: StoredRun) -> HeadScores:
-    """Raises `DamagedRun` with its sentence."""
+    """Return the head scores of a run. Raises `DamagedRun`."""
     return cached_scores(*address(store, run))
 
 
 def report_of(store: Store, run: StoredRun) -> EvalReport:
-    """Raises `DamagedRun` with its sentence."""
+    """Return the report of an evaluation. Raises `DamagedRun`."""
     return cached_report(*address(store, run))
 
 
 def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
-    """Raises `DamagedRun` with its sentence."""
+    """Return the head statistics of a run by a metric. Raises `DamagedRun`."""
     return cached_statistics(*address(store, run), metric)
 
 
 def level_in(store: Store, run: StoredRun, measure: Measure) -> Level:
-    """The measure of a run with its interval. Raises `DamagedRun` with its sentence."""
+    """Return a run's value of the measure with its interval. Raises `DamagedRun`."""
     return cached_level(address(store, run), measure)
 
 
 def paired_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> Paired:
-    """The measure of one run minus another's on the same items. Raises `DamagedRun` with its sentence."""
+    """Compare the measure of two runs on the same items, first minus second. Raises `DamagedRun`."""
     return cached_pair(address(store, first), address(store, second), measure)
 
 
 def paired_p_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> float:
-    """The p-value of `paired_in` alone. Raises `DamagedRun` with its sentence."""
+    """Return the p-value of `paired_in` alone. Raises `DamagedRun`."""
     return cached_p(address(store, first), address(store, second), measure)
 
 
 def specificity_of(store: Store, run: StoredRun, control: StoredRun) -> Specificity:
-    """Effects on the run's task against those on a control text. Raises `CapVizError` where there is too little."""
+    """Compare a run's effects with those on a control text. Raises `CapVizError` if there is too little signal."""
     return cached_specificity(address(store, run), address(store, control))
 
 
 def paired_of(store: Store, first: StoredRun, second: StoredRun) -> PairedComparison:
-    """The accuracy of one run minus another's on the same items. Raises `DamagedRun` with its sentence."""
+    """Compare the accuracy of two runs on the same items, first minus second. Raises `DamagedRun`."""
     found = paired_in(store, first, second, ACC)
     assert isinstance(found, PairedComparison)
     return found
@@ -187,7 +187,7 @@ def reliability_of(effects: Float[np.ndarray, "layer head example"]) -> Reliabil
 
 
 def arrived_effects(scores: HeadScores, metric: str) -> Float[np.ndarray, "layer head example"]:
-    """Effects of an unfinished run: NaN for the examples a layer has not seen yet."""
+    """Return the effects of an unfinished run, with NaN for examples a layer has not seen yet."""
     gold = scores.questions.gold
     missing = np.isnan(scores.ablated[..., np.arange(len(gold)), gold])
     with np.errstate(all="ignore"):
@@ -195,7 +195,7 @@ def arrived_effects(scores: HeadScores, metric: str) -> Float[np.ndarray, "layer
 
 
 def texts_of(task: str, ids: tuple[str, ...]) -> dict[str, Example] | None:
-    """The questions by id, or None where the task's texts are not on this machine. Never downloads."""
+    """Return the examples by id, or None if the task's texts are not on this machine. Never downloads."""
     chosen = load_task(task)
     if not chosen.is_local():
         return None

@@ -1,4 +1,4 @@
-"""The terms of the field as the pages explain them: help texts beside controls, and the Glossary page in one list."""
+"""Terms of the field as the pages explain them: help texts beside controls and entries of the Glossary page."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ GLOSSARY = {
     "would reach with so many examples, the root of the product of their reliabilities.",
 }
 
-# Where each term belongs on the Glossary page, and its name there.
+# Section and display name of each term on the Glossary page.
 SECTIONS: dict[str, dict[str, str]] = {
     "Measuring heads": {
         "head": "Attention head",

@@ -32,7 +32,7 @@ def visible(token: str) -> str:
 
 
 def next_token_bars(candidates: Sequence[Candidate], *, both: bool) -> go.Figure:
-    """Plot probabilities of the likeliest next tokens, the dense model's and, with `both`, the changed model's below."""
+    """Plot probabilities of the likeliest next tokens, dense and, with `both`, under the changed model below."""
     figure = blank(height=56 + 34 * len(candidates), left=112, top=8, bottom=40)
     labels = unique([visible(one.text) for one in candidates])
     shown = [(DENSE, NEUTRAL, [one.dense for one in candidates])]

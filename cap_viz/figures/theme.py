@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 import plotly.graph_objects as go
 
-# After Okabe-Ito, fixed per criterion on every page; controls are greys. Each has a contrast of at least 3:1 on the page
-# in both themes, which makes some darker than the original (tests/test_setup.py).
+# After Okabe-Ito, fixed per criterion on every page; controls are greys. Each has a contrast of at least 3:1 in both
+# themes, which makes some darker than the original (tests/test_setup.py).
 CRITERION_COLOURS = {
     "cap": "#0072B2",
     "wanda": "#C98600",

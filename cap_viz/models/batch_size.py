@@ -1,7 +1,7 @@
 """Tokens per forward: enough to keep the matrix products busy, as far as the free memory allows.
 
-1. The usual sizes suit SmolLM2 on a CPU. Smaller models take up to `MOST_TIMES` as many tokens, or the calls would
-   cost more than the products.
+1. The usual sizes suit SmolLM2 on a CPU. Smaller models take up to `MOST_TIMES` times as many tokens, or the calls
+   would cost more than the products.
 2. A GPU takes `MOST_TIMES_ON_GPU` times as many, whatever the model.
 3. The number is halved while its activations would fill more than `SHARE` of the device's free memory.
 
@@ -60,7 +60,7 @@ def times(n_params: int, device: str) -> int:
 
 
 def activation_bytes(shape: ModelShape, bytes_each: int) -> int:
-    """Return the bytes per token in a scoring step: one block's activations and the residual stream before every block."""
+    """Return the bytes per token of a scoring step: one block's activations, and the residual before each block."""
     wide, narrow = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
     per_block = 2 * shape.d_model + QUERY_SIZED * wide + KEY_SIZED * narrow
     return bytes_each * (per_block + shape.n_layers * shape.d_model)

@@ -177,7 +177,7 @@ def hub_folder(model_id: str) -> Path:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """Hash the files' names and contents to 16 hex digits, cached by path, size and time so that files are read once."""
+    """Hash the files' names and contents to 16 hex digits, cached by path, size and modification time."""
     memory = local_folder() / "fingerprints.json"
     stamp = "|".join(f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files)
     known: dict[str, str] = {}

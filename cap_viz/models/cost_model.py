@@ -130,13 +130,13 @@ def memory_plan(sizes: Dimensions, dtype: str, tokens: int) -> MemoryPlan:
     return MemoryPlan(
         weights=bytes_each * shape.n_params,
         scoring=tokens * activation_bytes(shape, bytes_each),
-        # Three float32 arrays of the largest matrix: scores, their bits and a comparison buffer.
+        # Scores of the largest matrix, their bits and the comparison with the threshold, 4 bytes a weight each.
         masking=sizes.prunable * (1 + bytes_each) + matrices * HISTOGRAM_BYTES + 3 * 4 * largest,
     )
 
 
 def operations(sizes: Dimensions, tokens: int, reads: int) -> Operations:
-    """Count operations for an item of `tokens` tokens (options share the question) with answers read at `reads` positions."""
+    """Count operations of an item: `tokens` tokens (options share the question), answers read at `reads` positions."""
     forward = forward_operations(sizes, tokens, reads)
     return Operations(
         evaluation=forward, gradient=3 * forward, exact=forward + ablation_operations(sizes, tokens, reads)

@@ -1,7 +1,7 @@
-"""GGUF weights to float32 safetensors, in a process of its own:  python -m cap_viz.models.gguf FOLDER FILE TARGET
+"""Convert GGUF weights to float32 safetensors:  python -m cap_viz.models.gguf FOLDER FILE TARGET
 
-Reading GGUF is about 20 s of plain Python. Inside the dashboard's process that would hold the interpreter's lock, and
-no page would be served meanwhile; it would also leave the memory of a second copy of the weights behind.
+Reading GGUF takes about 20 s of plain Python, so it runs in a separate process. Inside the dashboard's process it would
+hold the interpreter's lock, so that no page is served meanwhile, and leave the memory of a second copy of the weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cap_viz.settings import PROJECT
 
 
 def convert_apart(folder: Path, file: str, target: Path) -> None:
-    """Convert in a child process. Raises `CapVizError` with the reason when it fails."""
+    """Convert in a child process. Raises `CapVizError` with the reason for a failure."""
     command = [sys.executable, "-m", "cap_viz.models.gguf", str(folder.resolve()), file, str(target.resolve())]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub: the cache first, then a download, and one clear sentence when there is neither."""
+"""Files from the Hugging Face hub: from the cache, else downloaded, else one clear error message."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def hub_snapshot(
     revision: str | None = None,
     needed: Sequence[str] = (),
 ) -> Path:
-    """The folder with the files of one commit of a hub repository that match `patterns`.
+    """Return the folder with the files of one commit of a hub repository that match `patterns`.
 
-    What is cached is used as it is, so that a branch name goes on meaning the commit it meant at the first download;
-    that commit is the folder's name. `needed` are files without which the folder is of no use. Gives up quickly
-    without network. Raises `CapVizError` saying what is wrong (gated, missing, unreachable) and offering `instead`.
+    Cached files are used as they are, so that a branch name keeps meaning the commit of the first download; that commit
+    is the folder's name. `needed` lists files that must be there. Gives up quickly without network. Raises
+    `CapVizError` saying what is wrong (gated, missing, unreachable) and offering `instead`.
     """
     patience = limit_hub_waiting()
     from huggingface_hub import HfApi, snapshot_download
@@ -63,7 +63,7 @@ def hub_snapshot(
 
 @contextmanager
 def hub_errors_explained(kind: RepoType, repository: str, revision: str | None, instead: str) -> Iterator[None]:
-    """Turn the errors of the hub, the network and the disk into one sentence; others pass."""
+    """Turn errors of the hub, the network and the disk into `CapVizError`s of one sentence; others pass."""
     from httpx2 import HTTPError
     from huggingface_hub.errors import (
         GatedRepoError,

@@ -1,4 +1,4 @@
-"""Load a model: one object that owns its weights, its heads' hooks, its tokenizer and the lease that guards them.
+"""Load a model as one object that owns its weights, head hooks, tokenizer and the lease that guards them.
 
 `load` reads the weights, boots TransformerLens' `TransformerBridge` around them and returns a `ReasoningModel`. Only
 safetensors and GGUF are read, and code shipped with a model is never run.
@@ -40,8 +40,8 @@ PROBE = "Question: What is 1 + 1?\nAnswer: 2"
 class ModelShape:
     """Dimensions of a decoder-only transformer.
 
-    `n_ctx` is the longest sequence every layer sees whole: the context, or the sliding window where some layers
-    have one. `n_params` counts every weight once.
+    `n_ctx` is the longest sequence that every layer attends to in full: the context length, or the sliding window where
+    there is one. `n_params` counts every weight once.
     """
 
     n_layers: int
@@ -84,14 +84,15 @@ class ReasoningModel:
         self.ref = source.ref
         self.title = source.title
         self.bridge = bridge
-        # Not bridge.tokenizer: TransformerLens reloads that one so that it prepends BOS.
+        # Not bridge.tokenizer: TransformerLens reloads that one to prepend BOS.
         self.tokenizer = tokenizer
         self.shape = shape
         self.lease = threading.RLock()
-        # Short cuts that were tried on this model and hold (engine/checks.py), so that each is tried once.
+        # Shortcuts that passed their check on this model, so that each is checked once
+        # (attribution/forward/shortcut_checks.py).
         self.passed: set[str] = set()
-        # Weights that are elsewhere until they are used (offload.py) are on the device "meta"; the others tell where
-        # the model computes. Where all are elsewhere that is the CPU.
+        # Offloaded weights (models/offload.py) are on the device "meta" until they are used; the others tell where the
+        # model computes. Where all are offloaded, that is the CPU.
         places = dict.fromkeys(parameter.device for parameter in bridge.parameters())
         here = [place for place in places if place.type != "meta"]
         self.device: torch.device = here[0] if here else cpu_device()
@@ -106,16 +107,16 @@ class ReasoningModel:
         return next(self.bridge.parameters()).dtype
 
     def matrices(self) -> tuple[Matrix, ...]:
-        """The attention and MLP projections of every block, in layer order.
+        """Return the attention and MLP projections of every block, in layer order.
 
-        Raises `CapVizError` for families whose projections are fused or not plain linear layers, and for weights that
-        are not all on the device.
+        Raises `CapVizError` for families with fused projections or projections that are not plain linear layers, and
+        for offloaded weights.
         """
         self.check_whole("prune it")
         return tuple(matrix for layer in range(self.shape.n_layers) for matrix in block_matrices(self, layer))
 
     def check_whole(self, what: str) -> None:
-        """Raise `CapVizError` where weights are fetched only when they are used."""
+        """Raise `CapVizError` if any weight is offloaded; `what` completes the message."""
         if self.offloaded:
             raise CapVizError(
                 f"{self.ref.id} does not fit on {self.device}, and its weights are fetched block by block; to {what}, "
@@ -127,9 +128,10 @@ class ReasoningModel:
         keep: Mapping[str, Bool[Tensor, "output input"]],
         updated: Mapping[str, Float[Tensor, "output input"]] | None = None,
     ) -> dict[str, Tensor]:
-        """Copies of the named matrices with every weight outside `keep` set to zero.
+        """Return copies of the named matrices with every weight outside `keep` set to zero.
 
-        `updated` holds new values for whole matrices, used in place of the model's own.
+        `updated` holds new values of whole matrices, used in place of the model's own. Raises `UsageError` for names
+        the model does not have.
         """
         by_name = {matrix.name: matrix for matrix in self.matrices()}
         unknown = sorted(set(keep) - set(by_name))
@@ -142,10 +144,10 @@ class ReasoningModel:
 
     @contextmanager
     def swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Hold the lease with other tensors in place of the named matrices; none means the dense model.
+        """Hold the lease with other tensors in place of the named matrices; an empty mapping keeps the dense model.
 
         The dense tensors are never written, only exchanged and put back in `finally`: the restore is exact
-        whatever happens inside, and costs no copy.
+        whatever happens inside, and needs no copy.
         """
         with self.lease:
             by_name = {matrix.name: matrix for matrix in self.matrices()} if weights else {}
@@ -164,7 +166,7 @@ class ReasoningModel:
         keep: Mapping[str, Bool[Tensor, "output input"]],
         updated: Mapping[str, Float[Tensor, "output input"]] | None = None,
     ) -> Iterator[None]:
-        """Hold the lease with a mask applied, as `pruned_weights` describes it."""
+        """Hold the lease with a mask applied; the arguments are those of `pruned_weights`."""
         with self.lease, self.swapped(self.pruned_weights(keep, updated)):
             yield
 
@@ -199,15 +201,15 @@ def block_matrices(model: ReasoningModel, layer: int) -> list[Matrix]:
 
 
 def load_model(model_id: str = DEFAULT_MODEL) -> ReasoningModel:
-    """Load a model by catalogue name, local folder or hub id (see `resolve` and `load` for what can go wrong)."""
+    """Load a model by catalogue name, local folder or hub id; raises the errors of `resolve` and `load`."""
     return load(resolve(model_id))
 
 
 def load(source: ModelSource) -> ReasoningModel:
-    """Load a model with hookable heads, in the precision of `source`, on the device asked for or found.
+    """Load a model with hookable heads, in the precision of `source`, on the requested or best device.
 
-    Raises `CapVizError` when the memory does not suffice, the family is not supported, weights are damaged, or there is
-    no such device.
+    Raises `CapVizError` when memory does not suffice, the family is not supported, weights are damaged, or the device
+    does not exist.
     """
     folder = readable_folder(source)
     check_layers(source.id, folder)
@@ -233,10 +235,10 @@ def load(source: ModelSource) -> ReasoningModel:
         )
         network, found = with_info
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # Some damage shows only in use.
+        # Some damage to a tokenizer shows only in use.
         tokenizer.decode(tokenizer.encode(PROBE))
     except Exception as error:
-        # Whatever a damaged config or tokenizer makes these readers trip over (tokenizers raises bare `Exception`).
+        # Damaged configs and tokenizers cause errors of any type (tokenizers raises bare `Exception`).
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CapVizError(f"{source.id} cannot be loaded as a causal language model: {reason}") from error
     check_complete(source.id, found["missing_keys"])
@@ -246,7 +248,7 @@ def load(source: ModelSource) -> ReasoningModel:
 
 
 def boot(source: ModelSource, network: Any, tokenizer: Any) -> ReasoningModel:
-    """Wrap a Hugging Face model in a `TransformerBridge` (which rewrites it in place: the caller gives it away)."""
+    """Wrap a Hugging Face model in a `TransformerBridge`, which takes it over and rewrites it in place."""
     from transformer_lens.model_bridge import TransformerBridge
 
     n_params = sum(parameter.numel() for parameter in network.parameters())
@@ -255,7 +257,7 @@ def boot(source: ModelSource, network: Any, tokenizer: Any) -> ReasoningModel:
             str(source.folder), hf_model=network, tokenizer=tokenizer, dtype=network.dtype, device=str(network.device)
         )
     except Exception as error:
-        # A config may hold anything, and an architecture nobody tried fails in ways of its own.
+        # A config may hold anything, and untested architectures fail with errors of any type.
         log.warning("%s cannot be booted: %s", source.id, error)
         raise unsupported(
             source.id, f"TransformerLens cannot hook the architecture {type(network).__name__}"
@@ -282,7 +284,7 @@ def boot(source: ModelSource, network: Any, tokenizer: Any) -> ReasoningModel:
 
 
 def seen_whole(config: Any, n_ctx: int) -> int:
-    """The context length, cut to the sliding window: our own attention masks know no window."""
+    """Return the context length, cut to the sliding window: CAP Viz's own attention masks ignore windows."""
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None)
     if not window or getattr(text, "use_sliding_window", True) is False:
@@ -295,12 +297,12 @@ def unsupported(model_id: str, reason: str) -> CapVizError:
 
 
 def readable_folder(source: ModelSource) -> Path:
-    """The model in Hugging Face layout with safetensors, converted first where it is not."""
+    """Return the model's folder in Hugging Face layout with safetensors, converting GGUF first."""
     return converted(source) if source.gguf else source.folder
 
 
 def converted(source: ModelSource) -> Path:
-    """The GGUF model as a safetensors folder, converted on first use (about 20 s; later loads take 0.1 s)."""
+    """Return the safetensors folder of a GGUF model, converted on first use (about 20 s; later loads take 0.1 s)."""
     assert source.gguf is not None
     target = local_folder() / "models" / f"{source.id}-{source.fingerprint}"
     if (target / "config.json").is_file():
@@ -308,13 +310,13 @@ def converted(source: ModelSource) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
-            # Whoever began these is dead, since the lock is ours; a child of theirs that still writes fails, unseen.
+            # We hold the lock, so the processes that began these are dead; a surviving child of theirs fails to write.
             for left in target.parent.glob(f"{target.name}.*.building"):
                 shutil.rmtree(left, ignore_errors=True)
             building = target.with_name(f"{target.name}.{os.getpid()}.building")
             try:
                 convert_apart(source.folder, source.gguf, building)
-                # A folder without its config is no model, and nobody reads it.
+                # A target without config.json is incomplete and never read.
                 shutil.rmtree(target, ignore_errors=True)
                 building.rename(target)
             finally:

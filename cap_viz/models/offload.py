@@ -1,9 +1,9 @@
-"""Models larger than the device: weights that do not fit wait in memory or on disk and are fetched block by block.
+"""Offloading for models larger than the device: weights wait in memory or on disk and are fetched block by block.
 
-`CAP_VIZ_OFFLOAD` names a folder for what fits neither on the device nor into the machine's memory. accelerate places
-the weights and fetches them for every forward of their block; scores and accuracies then go through TransformerLens'
-own blocks. Masks exchange weights in place and gradients would keep every fetched weight for the backward pass, so that
-neither is possible with weights that are not all there.
+`CAP_VIZ_OFFLOAD` names a folder for weights that fit neither on the device nor into the machine's memory. accelerate
+places the weights and fetches them for every forward of their block; scores and accuracies then go through
+TransformerLens' own blocks. Masks and gradients are not possible with offloaded weights: masks exchange weights in
+place, and gradients would keep every fetched weight for the backward pass.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ OTHERWISE = f" Or name a folder by {OFFLOAD}, which is slower and cannot prune (
 
 
 def placement(model_id: str, folder: Path, dtype: str, device: str) -> dict[str, Any]:
-    """What `from_pretrained` is told beside the usual: nothing for a model that fits on the device.
+    """Return the extra arguments of `from_pretrained` for offloading; none for a model that fits on the device.
 
-    Raises `CapVizError` for one that does not, unless a folder is named.
+    Raises `CapVizError` for a model that does not fit, unless `CAP_VIZ_OFFLOAD` names a folder.
     """
     asked = offload_folder()
     if not asked:
@@ -30,11 +30,11 @@ def placement(model_id: str, folder: Path, dtype: str, device: str) -> dict[str,
     if memory_needed(folder, dtype) <= free_memory(device):
         return {}
     kind, _, number = device.partition(":")
-    # accelerate knows GPUs by number.
+    # accelerate identifies GPUs by number.
     room = {int(number) if number else kind: room_on(device), CPU: room_on(CPU)}
     return {"device_map": "auto", "max_memory": room, "offload_folder": asked}
 
 
 def room_on(device: str) -> int:
-    """Bytes for weights there."""
+    """Return the free bytes on a device that weights may fill."""
     return max(0, free_memory(device) - WORKING_MEMORY_BYTES)

@@ -1,8 +1,8 @@
-"""What rounding alone does to head scores in half precision: the noise floor below which a mean effect tells nothing.
+"""Rounding noise of head scores in half precision: the floor below which a mean effect carries no information.
 
 Measured by `benchmarks/precision.py` on SmolLM2-135M-Instruct and arc_easy, 6 examples: the root mean square difference
 of a single effect (one head, one example) between that precision and float32, in nats. Other models round by other
-amounts, so that the floor is a measure, not a bound. What was not measured has none.
+amounts, so the floor is an indication, not a bound. Precisions and metrics that were not measured have no floor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROUNDING_RMS = {"bfloat16": {"nll": 0.0406, "choice_nll": 0.196}}
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """`floor` in nats; `below` of `n_heads` mean effects are smaller."""
+    """Noise floor in nats; `below` of the `n_heads` mean effects are smaller in size."""
 
     dtype: str
     floor: float
@@ -34,7 +34,7 @@ class NoiseFloor:
 
 
 def floor_of(dtype: str, metric: str, n: int) -> float | None:
-    """Two standard errors of the rounding in a mean of `n` examples; None in full precision or where unmeasured."""
+    """Return two standard errors of rounding in a mean of `n` examples; None in full precision or where unmeasured."""
     rms = ROUNDING_RMS.get(dtype, {}).get(metric)
     return None if rms is None else 2 * rms / math.sqrt(n)
 

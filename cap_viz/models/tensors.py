@@ -1,7 +1,7 @@
-"""The type `Tensor` for annotations, in modules that must not import torch (it takes seconds).
+"""`Tensor` for annotations in modules that must not import torch (which takes seconds).
 
-For type checkers it is `torch.Tensor`. At run time it is a class whose instances are torch's tensors, so that
-annotations such as `Float[Tensor, "layer head"]` can be read wherever they stand and tests can check shapes. Modules
+For type checkers it is `torch.Tensor`. At run time it is a stand-in class that recognises torch's tensors as instances,
+so that annotations such as `Float[Tensor, "layer head"]` can be evaluated anywhere and tests can check shapes. Modules
 that import torch anyway take `Tensor` from there.
 """
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 else:
 
     class TensorType(type):
-        """Recognises tensors once torch is there; without it there are none."""
+        """Metaclass that recognises tensors once torch is imported; before that there are none."""
 
         def __instancecheck__(cls, value: object) -> bool:
             return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
 
     class Tensor(metaclass=TensorType):
-        """Stands for `torch.Tensor`."""
+        """Stand-in for `torch.Tensor`."""

@@ -1,4 +1,4 @@
-"""Weight files before they are loaded, and weights after: sizes from safetensors headers, and what is refused."""
+"""Checks of weight files before and of weights after loading, and sizes from safetensors headers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKING_MEMORY_BYTES = 1 << 30
 
 
 def check_complete(model_id: str, missing: Collection[str]) -> None:
-    """Refuse weights that lack tensors: transformers would fill them with random numbers and go on."""
+    """Refuse weights with missing tensors: transformers would fill these with random numbers and go on."""
     if missing:
         raise CapVizError(
             f"The weights of {model_id} lack {len(missing)} tensors that its config.json asks for, {min(missing)} "
@@ -25,7 +25,7 @@ def check_complete(model_id: str, missing: Collection[str]) -> None:
 
 
 def check_layers(model_id: str, folder: Path) -> None:
-    """Refuse a config with more layers than the weights have tensors, before anybody builds that many."""
+    """Refuse a config with more layers than the weights have tensors, before the layers are built."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -41,15 +41,15 @@ def check_layers(model_id: str, folder: Path) -> None:
 
 def check_finite(model_id: str, network: Any) -> None:
     for name, parameter in network.named_parameters():
-        # Weights that are fetched when they are used (offload.py) show only then whether they are.
+        # Offloaded weights (models/offload.py) can be checked only when they are used.
         if parameter.device.type != "meta" and not bool(parameter.isfinite().all()):
             raise CapVizError(f"Weight {name} of {model_id} holds NaN or infinite values; its files are damaged.")
 
 
 def check_memory(model_id: str, folder: Path, dtype: str, device: str, *, otherwise: str = "") -> None:
-    """Refuse a model whose weights in this precision do not fit into the free memory of the device.
+    """Refuse a model that does not fit into the free memory of the device in this precision.
 
-    `otherwise` ends the sentence with what else could be done.
+    `otherwise` is appended to the message and names an alternative.
     """
     needed, free = memory_needed(folder, dtype), free_memory(device)
     if needed > free:
@@ -61,12 +61,12 @@ def check_memory(model_id: str, folder: Path, dtype: str, device: str, *, otherw
 
 
 def memory_needed(folder: Path, dtype: str) -> int:
-    """Bytes a model needs to be loaded and used."""
+    """Return the bytes needed to load and use a model."""
     return weight_bytes(folder, dtype) + WORKING_MEMORY_BYTES
 
 
 def weight_bytes(folder: Path, dtype: str) -> int:
-    """Size of the weights in that precision, from the safetensors headers."""
+    """Return the bytes of the weights in that precision, from the safetensors headers."""
     return sum(
         BYTES[dtype] * math.prod(shape)
         for path in folder.glob("*.safetensors")
@@ -75,7 +75,7 @@ def weight_bytes(folder: Path, dtype: str) -> int:
 
 
 def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors in a safetensors file, from its header alone."""
+    """Read names and shapes of the tensors in a safetensors file from its header alone."""
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if not 0 < size < path.stat().st_size:

@@ -1,6 +1,6 @@
 """Pruning: criteria that rank weights, and masks made from them.
 
-`prune_mask` is the notebook's way in; jobs advance `criterion.steps` or `criterion.rank` step by step.
+`prune_mask` is the entry point for notebooks; jobs advance `criterion.steps` or `criterion.rank` step by step.
 Importing this package does not import torch.
 """
 
@@ -60,7 +60,7 @@ __all__ = [
     "region_importance",
 ]
 
-# In the order lists show them: ours, peers, what measures them, structured removal.
+# In the order lists show them: ours, peers, controls, structured removal.
 CRITERIA: dict[str, Criterion] = {
     criterion.name: criterion
     for criterion in (
@@ -82,28 +82,29 @@ CRITERIA: dict[str, Criterion] = {
 
 
 class HeadScoresLike(Protocol):
-    """Anything that knows the mean effect of each head on a metric."""
+    """Any result that has the mean effect of each head on a metric."""
 
     def mean_effect(self, metric: str) -> Float[np.ndarray, "layer head"]: ...
 
 
 def criterion_named(name: str) -> Criterion:
-    """Raises `UsageError` with the known names."""
+    """Look up a criterion. Raises `UsageError`, listing the known names, for an unknown one."""
     if name not in CRITERIA:
         raise UsageError(f"Unknown criterion {name!r}; choose one of {', '.join(CRITERIA)}.")
     return CRITERIA[name]
 
 
 def criterion_title(name: str) -> str:
-    """The criterion's title; of one that this version does not have (in an old run), its name."""
+    """Return the criterion's title, or its name for one that this version does not have (in an old run)."""
     return CRITERIA[name].title if name in CRITERIA else name
 
 
 class MaskInputs(TypedDict, total=False):
-    """What a mask may be built from. Criteria ignore what they do not need.
+    """Inputs to build a mask from. Criteria ignore those they do not need.
 
-    Head scores come as `scores` (read at `metric`) or directly as `effect`, positive where the head helps. Where `text`
-    is left out it is the model's usual one (`example_sets.companion_text`). The others are described at `MaskRequest`.
+    Head scores come as `scores` (read at `metric`) or directly as `effect`, positive where the head helps. `text`
+    defaults to the model's usual one (`companion_text` in `tasks/example_sets.py`). The others are described at
+    `MaskRequest`.
     """
 
     effect: Float[np.ndarray, "layer head"] | None
@@ -119,7 +120,7 @@ class MaskInputs(TypedDict, total=False):
 
 
 def prune_mask(model: ReasoningModel, criterion_name: str, *, sparsity: float, **inputs: Unpack[MaskInputs]) -> Mask:
-    """The weights `criterion_name` keeps when the share `sparsity` of the weights in `scope` goes.
+    """Return the mask of weights `criterion_name` keeps when it prunes the share `sparsity` of the weights in `scope`.
 
     `inputs` are those of `MaskInputs`. Raises `UsageError` for an unknown criterion, a value out of range or a
     missing input.
@@ -159,7 +160,7 @@ def mask_request(
     allocation: str | None = None,
     pattern: str | None = None,
 ) -> MaskRequest:
-    """The request, with effects read from the scores and the model's usual text where the criterion needs them."""
+    """Build the request: read effects from the scores, and default to the model's usual text if text is needed."""
     if effect is not None and scores is not None:
         raise UsageError("Give either scores= or effect=, not both: they are two ways to say the same.")
     if criterion.needs_scores and scores is not None:

@@ -1,8 +1,8 @@
-"""What a pruning criterion is: it ranks weights, and turns a sparsity into a mask in short steps.
+"""Pruning criteria: rank weights, and turn a sparsity into a mask in short steps.
 
-1. A criterion is given a `MaskRequest` and advances as a generator: each `next` does at most about a second
+1. A criterion takes a `MaskRequest` and advances as a generator: each `next` does at most about a second
    of work on the model, holding its lease; between steps the lease is free and the weights are dense.
-2. A criterion whose score does not depend on the sparsity ranks once (`rank`); every sparsity is then a
+2. A criterion with a score that does not depend on the sparsity ranks once (`rank`); every sparsity is then a
    threshold on that `Ranking`. The others (sequential Wanda) start again for each sparsity.
 """
 
@@ -51,15 +51,15 @@ Steps = Generator[Progress, None, Result]
 
 @dataclass(frozen=True)
 class Allocation:
-    """How a sparsity is spread over layers: `offsets[layer]` is added to it; with no offsets it is the same everywhere.
+    """Spread of a sparsity over layers: `offsets[layer]` is added to it; without offsets it is the same everywhere.
 
-    The mean of the offsets is 0. They shrink together where a layer would leave the range 0..1.
+    The mean of the offsets is 0. All are scaled down where a layer would leave the range 0..1.
     """
 
     offsets: Mapping[int, float] = field(default_factory=dict)
 
     def sparsity(self, layer: int, asked: float) -> float:
-        """What goes from the layer when `asked` goes from the whole."""
+        """Return the sparsity of the layer when `asked` is the overall sparsity."""
         if not self.offsets:
             return asked
         lowest, highest = min(self.offsets.values()), max(self.offsets.values())
@@ -72,13 +72,13 @@ UNIFORM = Allocation()
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """What a criterion is asked for. Fields a criterion does not need are ignored by it.
+    """Inputs of a criterion, which ignores the fields it does not need.
 
-    `effect`: head scores, positive where the head helps. `kv_combine`: how the query heads of a KV group make
-    one importance. `calibration`: the examples whose activations or gradients are measured; `text`: passages of running
-    text measured beside them. `control_seed`: the
-    draw of the random controls. `allocation`: how the sparsity is spread over layers, None for the criterion's
-    own way. `pattern`: "2:4" or "4:8" for n zeros in every m neighbouring weights of a row.
+    `effect`: head scores, positive where the head helps. `kv_combine`: how to combine the importances of a KV group's
+    query heads. `calibration`: examples on which activations or gradients are measured; `text`: passages of running
+    text to measure on, too. `control_seed`: the draw of the random controls. `allocation`: how the sparsity is spread
+    over layers, None for the criterion's own way. `pattern`: "2:4" or "4:8" for n zeros in every m neighbouring weights
+    of a row.
     """
 
     sparsity: float
@@ -93,20 +93,20 @@ class MaskRequest:
 
 
 class Ranking(Protocol):
-    """Weights ranked once: any sparsity is a threshold on it."""
+    """Weights ranked once, to be thresholded at any sparsity."""
 
     def profile(self, sparsities: Sequence[float]) -> ZeroCounts:
-        """Zeros per matrix at each sparsity, without touching the model."""
+        """Count zeros per matrix at each sparsity, without touching the model."""
         ...
 
     def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
-        """The mask at one sparsity."""
+        """Build the mask at one sparsity."""
         ...
 
     def rank_and_cutoffs(
         self, matrix: Matrix, sparsities: Sequence[float]
     ) -> tuple[Int[Tensor, "output input"], list[int]]:
-        """The place of each weight of a matrix in the order they go, and below which place they go at each sparsity.
+        """Rank of each weight, and the cutoff rank per sparsity: weights ranked below it are pruned.
 
         Hold the lease.
         """
@@ -117,12 +117,12 @@ class Ranking(Protocol):
 class Criterion:
     """A way to rank weights.
 
-    `threshold`: among which weights the lowest scores are found. `rank` is there where the score does not
-    depend on the sparsity. `steps` and `rank` rely on `check_request` having passed. `needs_text`: running text is
-    measured beside the calibration examples. `needs_seed`: its draw is
-    random. `allocations`, `patterns`: whether it can be told how to spread its zeros over layers (OWL) or over
-    neighbouring weights (n:m). `structured`: its zeros fill whole rows and columns. `counting`: a sentence where
-    the share of weights that goes is not the sparsity asked. `scales_importance`: built on CAP's importance I.
+    `threshold`: the group of weights among which the lowest scores are pruned. `rank` is set where the score does not
+    depend on the sparsity. `steps` and `rank` call `check_request`. `needs_text`: running text is measured beside the
+    calibration examples. `needs_seed`: the criterion draws at random. `allocations`, `patterns`: whether its zeros can
+    be spread over layers (OWL) or neighbouring weights (n:m) on request. `structured`: its zeros fill whole rows and
+    columns. `counting`: a note for users where the share of pruned weights is not the sparsity asked.
+    `scales_importance`: built on CAP's importance I.
     """
 
     name: str
@@ -145,7 +145,7 @@ class Criterion:
     scales_importance: bool = False
 
     def notes(self, pattern: str | None = None) -> tuple[str, ...]:
-        """What to know when reading numbers under its masks, under an n:m pattern or the criterion's own way."""
+        """Return notes on reading numbers under its masks, for an n:m pattern or the criterion's own way."""
         if pattern is not None:
             return (PATTERNED.format(pattern),)
         return (STRUCTURED if self.structured else SCATTERED, *([self.counting] if self.counting else []))
@@ -159,7 +159,7 @@ class Criterion:
 def fixed_score_steps(
     rank: Callable[[ReasoningModel, MaskRequest], Steps[Ranking]],
 ) -> Callable[[ReasoningModel, MaskRequest], Steps[Mask]]:
-    """The `steps` of a criterion with a fixed score: rank, then threshold."""
+    """Return the `steps` of a criterion with a fixed score: rank, then threshold."""
 
     def steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
         ranking = yield from portion(rank(model, request), 0, 2)
@@ -169,7 +169,7 @@ def fixed_score_steps(
 
 
 def portion(steps: Steps[Result], index: int, count: int) -> Steps[Result]:
-    """The same steps, their progress shown as portion `index` of `count` equal ones."""
+    """Run the same steps, with their progress shown as portion `index` of `count` equal ones."""
     try:
         while True:
             try:
@@ -182,7 +182,7 @@ def portion(steps: Steps[Result], index: int, count: int) -> Steps[Result]:
 
 
 def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape) -> None:
-    """Raise `UsageError` for a value out of range or an input the criterion needs and does not have."""
+    """Raise `UsageError` for a value out of range or a missing input that the criterion needs."""
     check_sparsity(request.sparsity)
     check_scope(request.scope)
     check_spread(criterion, allocation=request.allocation, pattern=request.pattern)
@@ -230,13 +230,13 @@ def check_spread(criterion: Criterion, *, allocation: str | None, pattern: str |
 
 
 def pattern_sparsity(pattern: str) -> float:
-    """The one sparsity a pattern has: n / m of "n:m"."""
+    """Sparsity of a pattern: n / m of "n:m"."""
     zeros_in, length = pattern.split(":")
     return int(zeros_in) / int(length)
 
 
 def check_pattern_sparsity(pattern: str, sparsity: float) -> None:
-    """Raise `UsageError` when a pattern is asked for another sparsity than its own."""
+    """Raise `UsageError` when the sparsity is not that of the pattern."""
     share = pattern_sparsity(pattern)
     if sparsity != share:
         raise UsageError(
@@ -250,7 +250,7 @@ def check_known(what: str, name: str, known: Sequence[str]) -> None:
 
 
 def check_kv_combine(kv_combine: str) -> KvCombine:
-    """The way to combine a KV group's heads, or `UsageError` when there is no such one."""
+    """Return the way to combine a KV group's heads. Raises `UsageError` for an unknown one."""
     for known in KV_COMBINES:
         if kv_combine == known:
             return known

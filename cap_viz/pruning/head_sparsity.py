@@ -1,8 +1,7 @@
-"""Zeros per head: of the rows of W_Q and the columns of W_O that are a query head's own. Rows of W_K and W_V belong to
-a whole KV group and are not counted.
+"""Zeros per head, in the query head's own rows of W_Q and columns of W_O.
 
-From a ranking, at many sparsities in one pass: every weight has a place in the order in which weights go, each sparsity
-a place up to which they do, and a weight is counted where its place falls. From a mask, by counting.
+Rows of W_K and W_V belong to a whole KV group and are not counted. From a ranking: rank all weights once; for each
+sparsity, count per head the ranks below the cutoff. From a mask: count its zeros.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from cap_viz.pruning.mask import Mask, Scope, layer_groups, scoped_matrices
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
 
-# The matrices of which every query head has a part of its own.
+# Kinds of matrices in which every query head has its own rows or columns.
 OWN_KINDS = ("q", "o")
 
 
 @dataclass(frozen=True)
 class HeadZeros:
-    """Zeros of every head at each of several sparsities; `size` weights are a head's own."""
+    """Zeros of every head at each of several sparsities; every head has `size` weights of its own."""
 
     sparsities: Float[np.ndarray, " sparsity"]
     zeros: Int[np.ndarray, "sparsity layer head"]
@@ -44,7 +43,7 @@ class HeadZeros:
 def head_profile_steps(
     model: ReasoningModel, ranking: Ranking, scope: Scope, sparsities: Sequence[float]
 ) -> Steps[HeadZeros]:
-    """Zeros per head at ascending sparsities. Raises `UsageError` where attention takes no part."""
+    """Count zeros per head at ascending sparsities. Raises `UsageError` where the scope leaves attention out."""
     check_attention(scope)
     zeros: list[Int[np.ndarray, "head sparsity"]] = []
     groups = layer_groups(scoped_matrices(model, "attention"))
@@ -65,7 +64,7 @@ def head_profile_steps(
 
 
 def mask_head_zeros(model: ReasoningModel, mask: Mask) -> HeadZeros:
-    """Zeros per head of a mask. Raises `UsageError` where attention takes no part."""
+    """Count zeros per head of a mask. Raises `UsageError` where its scope leaves attention out."""
     check_attention(mask.scope)
     shape = model.shape
     zeros = np.zeros((1, shape.n_layers, shape.n_heads), dtype=np.int64)
@@ -86,17 +85,17 @@ def own_size(model: ReasoningModel) -> int:
 
 
 def by_head(values: Tensor, kind: str, n_heads: int) -> Tensor:
-    """A matrix's values [output, input] as [head, own]: rows of q, columns of o."""
+    """Reshape a matrix's values [output, input] to [head, own]: rows of q, columns of o."""
     return (values if kind == "q" else values.T).reshape(n_heads, -1)
 
 
 def counted(places: Int[Tensor, "head own"], limits: Sequence[int]) -> Int[np.ndarray, "head limit"]:
-    """How many places of each head lie below each of the ascending limits."""
+    """Count the places of each head below each of the ascending limits."""
     import torch
 
     n_heads, n_bins = len(places), len(limits) + 1
     bounds = torch.tensor(limits, dtype=places.dtype, device=places.device)
-    # The first limit above a place; such that a place counts for this limit and all after it.
+    # The first limit above each place: the place counts for this limit and all later ones.
     first = torch.bucketize(places, bounds, right=True)
     first += torch.arange(n_heads, device=places.device)[:, None] * n_bins
     found = first.reshape(-1).bincount(minlength=n_heads * n_bins).reshape(n_heads, n_bins)

@@ -1,6 +1,6 @@
-"""Masks: which weights stay, and how many zeros that makes where. No torch is needed to read the counts.
+"""Masks: which weights to keep, and the zeros per matrix. Reading the counts needs no torch.
 
-A mask only says what to keep, and which new values the kept weights get where a criterion updates them.
+A mask only holds what to keep, and new values of the kept weights where a criterion updates them.
 `ReasoningModel.masked(mask.keep, mask.updated)` applies it and restores the dense weights.
 """
 
@@ -70,11 +70,11 @@ class ZeroCounts:
 
     @property
     def reached(self) -> Float[np.ndarray, " sparsity"]:
-        """The sparsity over all the matrices together."""
+        """The sparsity reached over all matrices together."""
         return self.zeros.sum(axis=1) / self.sizes.sum()
 
     def by_layer(self, part: str | None = None) -> Float[np.ndarray, "sparsity layer"]:
-        """The sparsity each layer reaches, over one part or all its matrices; NaN where it has none."""
+        """The sparsity each layer reaches, over one part or all its matrices; NaN for a layer without any."""
         taken = [i for i, matrix in enumerate(self.matrices) if part in (None, matrix.part)]
         n_layers = 1 + max(matrix.layer for matrix in self.matrices)
         layers = np.array([self.matrices[i].layer for i in taken], dtype=np.int64)
@@ -88,8 +88,8 @@ class ZeroCounts:
 class Mask:
     """The weights a criterion keeps at a sparsity. Matrices outside the scope are not in `keep`.
 
-    `counts` has one row, at the sparsity asked for; its matrices are those of the scope. A weight outside
-    `keep` counts as a zero, one that is zero anyway does not. `updated` holds whole matrices to use in place of the
+    `counts` has one row, at the sparsity asked for; its matrices are those of the scope. A pruned weight counts as
+    a zero, a kept one that is zero anyway does not. `updated` holds whole matrices to use in place of the
     model's own (SparseGPT); matrices it does not name keep their weights. `structured`: the zeros fill whole rows and
     columns.
     """
@@ -104,7 +104,7 @@ class Mask:
 
     @property
     def reached(self) -> float:
-        """The sparsity over all weights of the scope; `sparsity` is what was asked for."""
+        """The sparsity over all weights of the scope; `sparsity` is the one asked for."""
         return float(self.counts.reached[0])
 
     @property
@@ -114,7 +114,7 @@ class Mask:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over what is kept and updated: equal for equal masks, whatever criterion made them."""
+        """16 hex digits of a hash over `keep` and `updated`: equal for equal masks, whatever criterion made them."""
         digest = hashlib.sha256()
         for name, kept in self.keep.items():
             digest.update(f"{name} {tuple(kept.shape)} ".encode())
@@ -125,19 +125,19 @@ class Mask:
 
 
 def scoped_matrices(model: ReasoningModel, scope: Scope) -> tuple[Matrix, ...]:
-    """The matrices that take part, in layer order."""
+    """Return the matrices in the scope, in layer order."""
     with model.lease:
         return tuple(matrix for matrix in model.matrices() if scope in ("both", matrix.part))
 
 
 def matrix_size(matrix: Matrix) -> MatrixSize:
-    """The matrix without its weights."""
+    """Describe a matrix without its weights."""
     rows, columns = matrix.weight.shape
     return MatrixSize(layer=matrix.layer, kind=matrix.kind, part=matrix.part, rows=rows, columns=columns)
 
 
 def layer_groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
-    """The matrices of each layer: the portion a job works on between two yields."""
+    """Group the matrices by layer, the portion a job works on between two yields."""
     groups: dict[int, list[Matrix]] = {}
     for matrix in matrices:
         groups.setdefault(matrix.layer, []).append(matrix)
@@ -154,7 +154,7 @@ def mask_from(
     updated: Updated | None = None,
     structured: bool = False,
 ) -> Mask:
-    """The mask with its zeros counted from `keep`."""
+    """Make a mask, counting its zeros from `keep`."""
     zeros = [matrix.size - int(keep[matrix.name].count_nonzero()) for matrix in matrices]
     counts = zero_counts([sparsity], matrices, [zeros])
     return Mask(
@@ -171,7 +171,7 @@ def mask_from(
 def zero_counts(
     sparsities: Sequence[float], matrices: Sequence[MatrixSize], zeros: Sequence[Sequence[int]]
 ) -> ZeroCounts:
-    """The counts from rows of plain integers, one row per sparsity."""
+    """Make the counts from rows of plain integers, one row per sparsity."""
     return ZeroCounts(
         sparsities=np.asarray(sparsities, dtype=np.float64),
         matrices=tuple(matrices),
@@ -180,7 +180,7 @@ def zero_counts(
 
 
 def check_scope(scope: str) -> Scope:
-    """The scope, or `UsageError` when there is no such one."""
+    """Return the scope. Raises `UsageError` for an unknown one."""
     for known in SCOPES:
         if scope == known:
             return known

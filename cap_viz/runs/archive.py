@@ -1,7 +1,7 @@
 """Runs as single files: export a stored run as a zip, import one after checking everything in it.
 
-An imported archive is somebody else's file: only the names its manifest lists are read, sizes are bounded, and the
-run must match its key and checksums before it enters the local store.
+An imported archive is not trusted: it may hold only the files its manifest lists, sizes are bounded, and the run must
+match its key and checksums before it enters the local store.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ MAX_FILES = 16
 
 
 def export_run(run: StoredRun, target: Path) -> Path:
-    """Write a run as `target` (a folder gets `<run>.zip`); returns the file."""
+    """Write a run to the file `target`, or as `<run>.zip` into the folder `target`; return the file.
+
+    Raises `UsageError` or `CapVizError` where it cannot be written.
+    """
     file = target / f"{run.title}.zip" if target.is_dir() else target
     if not file.parent.is_dir():
         raise UsageError(
@@ -39,7 +42,7 @@ def export_run(run: StoredRun, target: Path) -> Path:
 
 
 def archive_bytes(run: StoredRun) -> bytes:
-    """The zip file of a run: one folder with its manifest and tables."""
+    """Pack a run as a zip file: one folder with its manifest and tables."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in (MANIFEST, *sorted(run.checksums)):
@@ -48,7 +51,7 @@ def archive_bytes(run: StoredRun) -> bytes:
 
 
 def import_run(store: Store, file: Path) -> StoredRun:
-    """Bring an exported run into the local store; a sound one that is there already stays.
+    """Import an exported run into the local store, where a sound copy of it is kept.
 
     Raises `CapVizError` for anything that is not an exported run.
     """
@@ -56,7 +59,7 @@ def import_run(store: Store, file: Path) -> StoredRun:
         with zipfile.ZipFile(file) as archive:
             folder, content = checked_content(file, archive)
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        # RuntimeError is zipfile's way to refuse.
+        # zipfile raises RuntimeError for encrypted and unsupported archives.
         reason = "encrypted, or packed in an unknown way" if isinstance(error, RuntimeError) else error
         raise UsageError(
             f"{file} is not a readable zip archive ({reason}); export one with: runs export KEY."
@@ -80,8 +83,8 @@ def import_run(store: Store, file: Path) -> StoredRun:
 
 
 def checked_content(file: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, bytes]]:
-    """The archive's one folder and its files. Nothing is unpacked before names and sizes are known to be right."""
-    # Not `is_dir`, which trips over an empty name.
+    """Check names and sizes, and only then unpack: return the name of the archive's folder, and its files."""
+    # Not `is_dir`, which fails on an empty name.
     entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
     folders = {entry.filename.split("/")[0] for entry in entries}
     plain = all(

@@ -1,6 +1,6 @@
-"""Everything behind an accuracy, item by item: what was asked, what came back, how it was read. Needs no torch.
+"""Audit of an evaluation, item by item: prompts, outputs and how they were judged. Needs no torch.
 
-Runs hold ids and numbers; questions and options are taken from the task again, so its data must be at hand.
+Runs hold ids and numbers; questions and options are read from the task again, so its data must be available.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from cap_viz.tasks.example_sets import examples_of
 
 
 def audit_of(store: Store, run: StoredRun) -> pd.DataFrame:
-    """One row per item. Choices: prompt, options with their log-likelihoods, gold and chosen option. Written answers:
-    prompt (of a chat the user's message), raw text, the answer each reading found, gold. Solutions: prompt, solution
-    and its loss per token.
+    """Tabulate an evaluation, one row per item.
 
-    Raises `UsageError` for a run that asked no questions, or when the task's data is not at hand or has changed.
+    Choices: prompt, options with their log-likelihoods, gold and chosen option. Written answers: prompt (for a chat,
+    the user's message), raw text, the answer each reading found, gold. Solutions: prompt, solution, loss per token.
+
+    Raises `UsageError` for a run that asked no questions, or when the task's data is missing or has changed.
     """
     if not isinstance(run.spec, EvalSpec) or length_of(run.spec) is not None:
         raise UsageError(f"Run {run.key} asked no questions; an audit is of an evaluation of a task.")

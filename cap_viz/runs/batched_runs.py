@@ -1,7 +1,7 @@
-"""Runs made of batches: what there is to compute and what becomes of it, apart from who computes it (`backends/`).
+"""Runs computed batch by batch: plan, steps and tables, independent of the backend (`runs/backends`).
 
-A batched run knows its plan, computes batches on the model it was made with, keeps what has arrived, and makes the
-tables that are stored. Batches may arrive in any order and from elsewhere (`restore`): the result has the same bits.
+A batched run holds its plan, computes batches on the model it was made with, keeps their results, and makes the tables
+to store. Batches may arrive in any order and from elsewhere (`restore`): the result has the same bits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from cap_viz.tasks.example_sets import examples_of
 
 @dataclass(frozen=True)
 class BatchStep:
-    """`done` of a batch's size is computed; with the `last` step of a batch all of it, and its content is there."""
+    """Progress in one batch: `done` of its size is computed. After its `last` step the batch's content is complete."""
 
     batch: int
     done: float
@@ -49,10 +49,10 @@ class BatchStep:
 
 
 class BatchedRun(ABC):
-    """What a backend needs to know of a run, and where it puts what it has computed.
+    """Interface between a run and the backend that computes its batches.
 
-    `plan` holds the batches and what else was fixed before the first forward, `arrays` what has arrived. `mask` is the
-    one an evaluation is under.
+    `plan` holds the batches and everything else fixed before the first forward, `arrays` the results so far. `mask` is
+    the mask of a pruned evaluation.
     """
 
     spec: ScoreSpec | EvalSpec
@@ -66,42 +66,42 @@ class BatchedRun(ABC):
         return self.plan.batches
 
     def size(self, batch: int) -> float:
-        """A batch's share of the work, in the unit of the progress: examples, unless they differ much."""
+        """Return the work in a batch, in units of progress: by default its number of examples."""
         return len(self.batches.batches[batch])
 
     @abstractmethod
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
-        """Compute batches here, in the order asked for, and keep what comes out."""
+        """Compute the `wanted` batches here, in that order, and keep their results."""
 
     def content(self, batch: int) -> Arrays:
-        """What came out of a batch, to be stored or sent."""
+        """Return the arrays of a computed batch, to be stored or sent."""
         return self.arrays.batch(batch)
 
     def restore(self, batch: int, content: Arrays) -> None:
-        """Take in a batch that was stored, or computed elsewhere."""
+        """Add a batch that was stored, or computed elsewhere."""
         self.arrays.restore(batch, content)
 
     def replan(self, batches: BatchPlan) -> None:
-        """Go on by other batches, of which those that have arrived are the same."""
+        """Continue with other batches; those already computed must be unchanged."""
         self.plan = self.arrays.plan = replace(self.plan, batches=batches)
 
     @abstractmethod
     def partial(self) -> Any:
-        """The result of what has arrived."""
+        """Return the result of the batches so far."""
 
     @abstractmethod
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The whole result as it is stored."""
+        """Return the complete result as tables to store."""
 
     def facts(self) -> dict[str, Any]:
-        """What is recorded beside the tables."""
+        """Return facts to record in the provenance."""
         return {}
 
 
 def batched_run(
     model: ReasoningModel, spec: ScoreSpec | EvalSpec, plan: BatchPlan | None = None, mask: Mask | None = None
 ) -> BatchedRun:
-    """A run on a loaded model; `plan` is that of a run that has begun, `mask` the one an evaluation is under."""
+    """Make the batched run of a spec; `plan` is that of an unfinished run, `mask` that of a pruned evaluation."""
     if isinstance(spec, ScoreSpec):
         return ScoreRun(model, spec, plan) if spec.estimator == "exact" else GradientRun(model, spec, plan)
     if protocol_of(spec) is not None:
@@ -110,14 +110,14 @@ def batched_run(
 
 
 def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
-    """What of a spec says by what outputs are replaced, as arguments of the plans."""
+    """Return the ablation keyword arguments of a spec, for `make_*_plan`."""
     reference = None if spec.reference is None else examples_of(spec.reference)
     seed = (spec.reference or spec.examples).seed or 0
     return {"ablation": spec.ablation, "reference": reference, "seed": seed}
 
 
 class AblationRun(BatchedRun):
-    """Head scores: what outputs are replaced by is prepared once, with the first batch."""
+    """Scores by ablation; the replacements of outputs are prepared once, with the first batch."""
 
     mask = None
 
@@ -133,7 +133,7 @@ class AblationRun(BatchedRun):
 
 
 class ScoreRun(AblationRun):
-    """Heads, or whole attention layers and MLPs, ablated exactly."""
+    """Exact scores of heads, or of whole attention layers and MLPs."""
 
     def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
         super().__init__(model, spec)
@@ -161,7 +161,7 @@ class ScoreRun(AblationRun):
 
 
 class GradientRun(AblationRun):
-    """All heads to first order, from one forward and one backward a batch."""
+    """First-order effects of all heads, from one forward and one backward per batch."""
 
     note = "gradients of all heads"
 
@@ -185,7 +185,7 @@ class GradientRun(AblationRun):
 
 
 class EvaluationRun(BatchedRun):
-    """Dense or under a mask, which is let go of once the pruned weights are there."""
+    """Evaluation of the dense model or under a mask; the mask is released once the pruned weights are made."""
 
     def __init__(self, model: ReasoningModel, spec: EvalSpec, mask: Mask | None) -> None:
         self.model, self.spec, self.mask = model, spec, mask
@@ -200,13 +200,13 @@ class EvaluationRun(BatchedRun):
         return weights
 
     def facts(self) -> dict[str, Any]:
-        """Where prompts lost their beginning, how many and how much; nothing where none did."""
+        """Count the truncated prompts and the tokens they lost; empty where no prompt was truncated."""
         cut = [n for n in self.plan.dropped if n]
         return {"truncated": {"examples": len(cut), "tokens": sum(cut)}} if cut else {}
 
 
 class LoglikRun(EvaluationRun):
-    """Log-likelihoods of options, of windows of text or of worked solutions."""
+    """Log-likelihoods of options, windows of running text or worked solutions."""
 
     def __init__(self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         super().__init__(model, spec, mask)
@@ -233,7 +233,7 @@ class LoglikRun(EvaluationRun):
 
 
 class GenerationRun(EvaluationRun):
-    """Answers the model writes out."""
+    """Answers written by the model."""
 
     note = "writing answers"
 
@@ -262,7 +262,7 @@ class GenerationRun(EvaluationRun):
         self.known = None
 
     def partial(self) -> GenerationReport:
-        """Made when asked for and kept until the next batch: a step is a token, and reading texts takes longer."""
+        """Return the report so far, cached until the next batch: decoding texts takes longer than a one-token step."""
         report = self.known
         if report is None:
             report = self.known = self.arrays.report()

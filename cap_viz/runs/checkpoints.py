@@ -1,7 +1,7 @@
-"""The unfinished part of a run on disk: the batch plan, and one file per finished batch, a part.
+"""Checkpoints of an unfinished run on disk: the batch plan, and one file ("part") per finished batch.
 
 The plan is written before the first forward and followed on resume, which keeps resumed results bit-identical. A part
-names its examples, how they were laid out, and a digest of its arrays, so that it is only used for the batch it is of.
+names its examples, their layout and a digest of its arrays, so that it is used only for its own batch.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Arrays = dict[str, np.ndarray]
 
 
 class Checkpoints:
-    """Plan and finished batches of one run, in `folder`; `ids` are those of its examples, by number."""
+    """Plan and finished batches of one run, in `folder`; `ids[i]` is the id of example number i."""
 
     def __init__(self, folder: Path, ids: Sequence[str]) -> None:
         self.folder, self.ids = folder, ids
 
     def plan(self) -> BatchPlan | None:
-        """The stored plan; None when there is none, or when it is damaged: then it is set aside."""
+        """Return the stored plan, or None if there is none. A damaged plan is set aside, and counts as none."""
         path = self.folder / PLAN
         if not path.is_file():
             return None
@@ -58,7 +58,7 @@ class Checkpoints:
         write_json(self.folder / PLAN, asdict(plan))
 
     def finished(self, plan: BatchPlan) -> dict[int, Arrays]:
-        """Batch number -> its arrays. A part that is damaged or of another batch is logged and not used."""
+        """Load the finished batches by number. A part that is damaged or of another batch is logged and skipped."""
         found: dict[int, Arrays] = {}
         for path in sorted(self.folder.glob("batch-*.safetensors")):
             try:
@@ -69,13 +69,13 @@ class Checkpoints:
         return found
 
     def add(self, plan: BatchPlan, batch: int, arrays: Arrays) -> None:
-        # safetensors writes the memory as it lies, so strided views would come back scrambled.
+        # safetensors writes raw memory, so strided views would come back scrambled.
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         content = save(arrays, metadata={"of": self.label(plan, batch), "sha256": digest(arrays)})
         write_bytes(self.folder / f"batch-{batch:05}.safetensors", content)
 
     def label(self, plan: BatchPlan, batch: int) -> str:
-        """What a part is of. Raises `IndexError` where the plan has no such batch."""
+        """Describe the examples and layout of a part. Raises `IndexError` where the plan has no such batch."""
         ids = [self.ids[i] for i in plan.batches[batch]]
         return json.dumps({"ids": ids, "packed": plan.packed, "direct": plan.direct})
 
@@ -84,7 +84,7 @@ class Checkpoints:
 
 
 def read_part(path: Path, label: str) -> Arrays:
-    """The arrays of a part. Raises `ValueError` or `SafetensorError` unless it is whole and of what the label says."""
+    """Load the arrays of a part. Raises `ValueError` or `SafetensorError` if it is damaged or has another label."""
     with safe_open(path, framework="numpy") as content:
         metadata = content.metadata() or {}
         if metadata.get("of") != label:
@@ -96,5 +96,5 @@ def read_part(path: Path, label: str) -> Arrays:
 
 
 def digest(arrays: Arrays) -> str:
-    """Of names, kinds, shapes and values, all of which stand in the file that safetensors would write."""
+    """Hash the file safetensors would write, and with it names, dtypes, shapes and values."""
     return hashlib.sha256(save(arrays)).hexdigest()

@@ -1,8 +1,8 @@
-"""Several criteria at several sparsities on the same items: what to evaluate, and the paired table that follows.
+"""Comparison of several criteria at several sparsities on the same items: specs to evaluate, and the paired table.
 
 A cell is a criterion at a sparsity. A contrast is one cell minus another on the same items. All contrasts of a table
-are one family: their p-values are adjusted together (Holm), so that a table with many rows does not find differences
-by their number alone.
+are one family: their p-values are adjusted together (Holm), so that a table does not show differences merely because
+it has many rows.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from cap_viz.tasks.example_sets import evaluation_set
 
 Cell = tuple[str, float]
 DENSE: Cell = ("dense", 0.0)
-# CAP with every head equally important, and with the importance dealt out to the heads at random: what CAP is better
-# by than these is what its causal scores add.
+# The controls are CAP with every head equally important, and CAP with the importances shuffled across heads: the margin
+# over them is what causal scores add.
 SUBJECT, CONTROL, PLACEBO = "cap", "global_magnitude", "shuffled_cap"
 CONTROLS = (CONTROL, PLACEBO)
 CLEAR = 0.05
@@ -33,7 +33,7 @@ CLEAR = 0.05
 
 @dataclass(frozen=True)
 class Contrast:
-    """`first` minus `second`; `p_holm` is adjusted over the family this contrast was computed with."""
+    """Paired difference `first` minus `second`; `p_holm` is adjusted over the contrasts computed together."""
 
     first: Cell
     second: Cell
@@ -41,12 +41,12 @@ class Contrast:
     p_holm: float
 
     def is_causal(self, sparsity: float) -> bool:
-        """Whether it is CAP against one of its controls at this sparsity."""
+        """Whether this is CAP against one of its controls at the given sparsity."""
         return self.first == (SUBJECT, sparsity) and self.second[0] in CONTROLS
 
     @property
     def evidence(self) -> Literal["clear", "alone", "noise"]:
-        """Clear after adjustment, only when looked at alone, or within noise."""
+        """Significant after adjustment ("clear"), only before it ("alone"), or not at all ("noise")."""
         if self.p_holm < CLEAR:
             return "clear"
         return "alone" if self.result.p_value < CLEAR else "noise"
@@ -64,7 +64,7 @@ def comparison_specs(
     metric: str = "nll",
     calibration_task: str | None = None,
 ) -> dict[Cell, EvalSpec]:
-    """(criterion, sparsity) -> evaluation, the dense model first. Raises `UsageError` for unknown names."""
+    """Make the evaluation spec of every cell, the dense model first. Raises `UsageError` for unknown names."""
     check_has_options(load_task(task))
     examples = evaluation_set(task, n)
     specs = {DENSE: EvalSpec(model=model, examples=examples)}
@@ -85,13 +85,13 @@ def comparison_specs(
 
 
 def reference_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cell]]:
-    """Every pruned cell with the reference at its sparsity (or with dense), where both are there."""
+    """Pair every pruned cell with the criterion `against` at its sparsity (or with dense), where both are present."""
     pairs = [(cell, DENSE if against == DENSE[0] else (against, cell[1])) for cell in cells if cell != DENSE]
     return [(first, second) for first, second in pairs if first != second and second in cells]
 
 
 def control_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cell]]:
-    """CAP with its controls, where `reference_pairs` does not already pair the two."""
+    """Pair CAP with its controls, except where `reference_pairs` already does."""
     if against == SUBJECT:
         return []
     return [
@@ -103,7 +103,7 @@ def control_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cel
 
 
 def contrasts(pairs: Sequence[tuple[Cell, Cell]], compare: Callable[[Cell, Cell], Paired]) -> tuple[Contrast, ...]:
-    """The contrasts of one table, in the order of `pairs`; the pairs are the family of the adjustment."""
+    """Compute the contrasts of one table, in the order of `pairs`; all pairs are one family for the adjustment."""
     results = [compare(first, second) for first, second in pairs]
     adjusted = holm(np.array([result.p_value for result in results], dtype=np.float64))
     return tuple(
@@ -115,7 +115,7 @@ def contrasts(pairs: Sequence[tuple[Cell, Cell]], compare: Callable[[Cell, Cell]
 def comparison_rows(
     task: Task, reports: Mapping[Cell, EvalReport], against: str, measure: Measure = ACC
 ) -> list[dict[str, Any]]:
-    """One row per report: accuracy, the measure with interval, its paired difference to `against` at that sparsity."""
+    """Make one row per report: accuracy, the measure with its interval, and the paired difference to `against`."""
     found = contrasts(reference_pairs(reports, against), lambda a, b: paired(reports[a], reports[b], measure))
     by_cell = {contrast.first: contrast for contrast in found}
     return [comparison_row(task, cell, report, by_cell.get(cell), measure) for cell, report in reports.items()]
@@ -141,7 +141,7 @@ def comparison_row(
 
 
 def contrast_facts(contrast: Contrast) -> dict[str, Any]:
-    """A contrast as plain JSON types, differences as shares or nats; flips only where answers are right or wrong."""
+    """Convert a contrast to plain JSON types, differences in shares or nats; flips only for right-or-wrong answers."""
     result = contrast.result
     facts = {
         "difference": result.difference,

@@ -1,10 +1,10 @@
-"""From a spec to its stored run: look it up, cut it from a longer one, or compute it in steps.
+"""Execution of a spec: look its run up, cut it from a longer one, or compute it in steps.
 
-`run_steps` is a generator of `Progress` (about one a second) that returns the stored run; masks on the way are made by
-such steps and not stored. Head scores and evaluations are made of batches: the plan is written before the first
-forward, each finished batch is a file, and a killed process goes on from those files and ends with the same bits. What
-has no batches (masks, profiles, roles, heads removed together) starts anew. A second process asking for the same run
-waits for the first.
+`run_steps` is a generator of `Progress` (about one a second) that returns the stored run; the masks it needs are built
+in the same way and not stored. Head scores and evaluations are computed in batches: the plan is written before the
+first forward, each finished batch is a file, and a killed process resumes from those files and ends with the same bits.
+Work without batches (masks, profiles, roles, joint ablation) starts again from the beginning. A second process that
+needs the same run waits for the first.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ PROFILE_SPARSITIES = tuple(round(0.01 * step, 2) for step in range(96))
 
 
 def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, backend: Backend = HERE) -> RunSteps:
-    """The stored run, cut from a longer one or computed where there is none; `backend` computes what has batches.
+    """Return the stored run of a spec; where there is none, cut it from a longer one or compute it.
 
-    A damaged local run is set aside and computed again. Raises `CapVizError` when the spec asks for other weights than
-    `model` has, `DamagedRun` for a damaged run that came with CAP Viz.
+    Batches are computed by `backend`. A damaged local run is set aside and computed again. Raises `CapVizError` when
+    the spec is about other weights than those of `model`, `DamagedRun` for a damaged run that came with CAP Viz.
     """
     checkpoints = Checkpoints(store.partial_run_dir(spec), spec.examples.ids)
     stored = store.sound(spec)
@@ -96,7 +96,7 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, backend: Backe
     lock = FileLock(lock_file(folder))
     yield from acquired(lock)
     try:
-        # The process waited for may have finished this very run.
+        # While this process waited for the lock, another one may have finished the run.
         stored = store.sound(spec)
         if stored is None:
             store.make_room(spec)
@@ -109,10 +109,10 @@ def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, backend: Backe
 
 
 def discard_leftovers(checkpoints: Checkpoints) -> None:
-    """Remove the parts of a finished run: its process may have died after saving the run and before removing them."""
+    """Remove the parts of a finished run, whose process may have died between saving the run and removing them."""
     if checkpoints.folder.is_dir():
         lock = FileLock(lock_file(checkpoints.folder))
-        with suppress(Timeout, OSError), lock.acquire(timeout=0):  # In use, or a cache that is only read.
+        with suppress(Timeout, OSError), lock.acquire(timeout=0):  # In use, or a read-only cache.
             checkpoints.discard()
 
 
@@ -138,7 +138,7 @@ def computed(
 
 
 def check_estimator(spec: ScoreSpec) -> None:
-    """Raise `UsageError` for an estimator that cannot be stored, or where the spec contradicts itself."""
+    """Raise `UsageError` for an estimator that is not stored, or a spec that contradicts itself."""
     if spec.estimator == "hybrid":
         raise UsageError("Hybrid scores are not stored: run exact and gradient, and combine them (`hybrid_scores`).")
     check_choice("estimator", spec.estimator, STORED_ESTIMATORS)
@@ -158,7 +158,7 @@ def check_estimator(spec: ScoreSpec) -> None:
 def batched_result(
     spec: ScoreSpec | EvalSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, backend: Backend
 ) -> RunSteps:
-    """Head scores or an evaluation: a mask first where one is asked for, then batch by batch."""
+    """Compute head scores or an evaluation batch by batch, after building the mask of a pruned evaluation."""
     from cap_viz.runs.batched_runs import batched_run
 
     started, mask, tables = time.perf_counter(), None, {}
@@ -173,14 +173,14 @@ def batched_result(
             mask = yield from mask_steps(spec.mask, model, store, backend)
             tables = mask_tables(model, mask)
     run = batched_run(model, spec, checkpoints.plan(), mask)
-    del mask  # The run lets go of it once it has the pruned weights.
+    del mask  # So that the run frees it once it has the pruned weights.
     resumed = yield from batch_steps(run, checkpoints, backend)
     made = provenance(spec, model, run.batches, started, resumed_batches=resumed)
     return store.save(spec, {**tables, **run.tables()}, made | backend.facts() | run.facts())
 
 
 def mask_tables(model: ReasoningModel, mask: Mask) -> dict[str, pd.DataFrame]:
-    """Zeros per matrix, and per head where attention takes part."""
+    """Make the tables of a mask: zeros per matrix, and per head where attention is in scope."""
     tables = {"zeros": zeros_table(mask.counts)}
     if mask.scope != "mlp":
         tables["heads"] = head_zeros_table(mask_head_zeros(model, mask))
@@ -188,9 +188,9 @@ def mask_tables(model: ReasoningModel, mask: Mask) -> dict[str, pd.DataFrame]:
 
 
 def batch_steps(run: BatchedRun, checkpoints: Checkpoints, backend: Backend) -> Generator[Progress, None, int]:
-    """Take in the finished batches and have the backend compute the others; returns how many were finished.
+    """Restore the finished batches and have the backend compute the others; return the number restored.
 
-    Where the memory runs out, the rest goes on in batches of half the size, by a new plan that is recorded.
+    Where memory runs out, the remaining batches are halved and the new plan is recorded.
     """
     checkpoints.start(run.batches)
     finished = checkpoints.finished(run.batches)
@@ -198,7 +198,7 @@ def batch_steps(run: BatchedRun, checkpoints: Checkpoints, backend: Backend) -> 
         run.restore(batch, content)
     arrived = set(finished)
     total, done = sum(map(run.size, run.batches.numbers())), sum(map(run.size, arrived))
-    # A resumed run starts part-way; the first step tells, so that the remaining time is judged from here.
+    # A resumed run starts part-way; this first step says so, and the remaining time is estimated from here.
     yield Progress(done, total, run.note, run.partial())
     while left := [batch for batch in run.batches.numbers() if batch not in arrived]:
         try:
@@ -220,7 +220,7 @@ def batch_steps(run: BatchedRun, checkpoints: Checkpoints, backend: Backend) -> 
 
 
 def check_protocol(spec: EvalSpec) -> None:
-    """Raise `UsageError` for a protocol this program does not know, or a task that it is not for."""
+    """Raise `UsageError` for an unknown protocol, or a task the protocol does not fit."""
     task = load_task(spec.examples.task)
     if spec.protocol is None:
         check_has_options(task)
@@ -271,7 +271,7 @@ def profile_run(spec: ProfileSpec, model: ReasoningModel, store: Store, backend:
 def mask_steps(
     spec: MaskSpec, model: ReasoningModel, store: Store, backend: Backend = HERE
 ) -> Generator[Progress, None, Mask]:
-    """Build the mask a spec describes, from stored head scores (computed first if they are missing)."""
+    """Build the mask of a spec; head scores it needs are read from the store, or computed first."""
     request = yield from mask_request(spec, model, store, backend)
     return (yield from criterion_named(spec.criterion).steps(model, request))
 
@@ -279,7 +279,7 @@ def mask_steps(
 def pruned_weights_steps(
     spec: MaskSpec, model: ReasoningModel, store: Store, backend: Backend = HERE
 ) -> Generator[Progress, None, Mapping[str, Tensor]]:
-    """Build a mask and return copies of the matrices it changes, whole and by name."""
+    """Build a mask and return pruned copies of the matrices it changes, by name."""
     mask = yield from mask_steps(spec, model, store, backend)
     with model.lease:
         return model.pruned_weights(mask.keep, mask.updated)
@@ -308,7 +308,7 @@ def mask_request(
 def provenance(
     spec: RunSpec, model: ReasoningModel, batches: BatchPlan | None, started: float, resumed_batches: int = 0
 ) -> dict[str, Any]:
-    """How a run came about: what its numbers may depend on beyond the spec."""
+    """Record how a run was made: everything beyond the spec that its numbers may depend on."""
     import torch
 
     packages = ("cap_viz", "torch", "transformers", "transformer_lens", "numpy")

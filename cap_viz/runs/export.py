@@ -1,11 +1,11 @@
-"""Pruned models and masks as files that need no CAP Viz.
+"""Export of pruned models and masks as files that can be used without CAP Viz.
 
-A model becomes a folder in Hugging Face layout: weights in safetensors (as they were computed with), config,
+A model becomes a folder in Hugging Face layout: weights in safetensors (in the dtype they were computed with), config,
 tokenizer, and a model card README.md with the recipe and the accuracies stored for it. The mask alone becomes one
 safetensors file: per matrix the kept weights as bits, row-major, most significant first (`numpy.packbits`), and in the
 metadata the recipe, the shapes and the share of zeros reached.
 
-Both are written under a temporary name and renamed; what exists is never overwritten.
+Both are written under a temporary name and renamed; existing files are never overwritten.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
 
 MASK_FORMAT = "cap-viz mask 1"
-# Config, tokenizer and card, generously.
+# A generous bound on the size of config, tokenizer and card.
 OTHER_BYTES = 64 << 20
 
 
 def export_model(model: ReasoningModel, mask: Mask, spec: MaskSpec, target: Path, store: Store) -> Path:
     """Write the pruned model as a folder that `AutoModelForCausalLM.from_pretrained` loads.
 
-    The model in memory is left alone: the weights come from its source files, with the pruned matrices in place of
-    their own. Raises `UsageError` when the folder exists and `CapVizError` when disk or memory do not suffice.
+    The model in memory does not change: the weights come from its source files, and the pruned matrices replace theirs.
+    Raises `UsageError` when the folder exists and `CapVizError` when disk or memory do not suffice.
     """
     source = readable_folder(model.source)
     check_absent(target)
@@ -69,7 +69,10 @@ def export_model(model: ReasoningModel, mask: Mask, spec: MaskSpec, target: Path
 
 
 def export_mask(mask: Mask, spec: MaskSpec, model: ModelRef, target: Path) -> Path:
-    """Write the kept weights as bits with their recipe. Raises as `export_model` does."""
+    """Write the mask as bits, with its recipe.
+
+    Raises `UsageError` when the file exists and `CapVizError` when the disk does not suffice.
+    """
     from safetensors.numpy import save_file
 
     check_absent(target)
@@ -86,7 +89,7 @@ def export_mask(mask: Mask, spec: MaskSpec, model: ModelRef, target: Path) -> Pa
 
 
 def read_mask(file: Path) -> tuple[dict[str, Bool[np.ndarray, "output input"]], dict[str, Any]]:
-    """The kept weights of each matrix, and the recipe. Raises `UsageError` for any other file."""
+    """Read an exported mask: kept weights per matrix, and the recipe. Raises `UsageError` for any other file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -102,14 +105,14 @@ def read_mask(file: Path) -> tuple[dict[str, Bool[np.ndarray, "output input"]], 
 
 
 def unpacked(bits: np.ndarray, rows: int, columns: int) -> Bool[np.ndarray, "output input"]:
-    """Raises `ValueError` where the bits are not those of such a matrix, whatever size the file claims."""
+    """Unpack the bits of one matrix. Raises `ValueError` where their number does not match the claimed shape."""
     if min(rows, columns) < 1 or bits.dtype != np.uint8 or bits.size != -(-rows * columns // 8):
         raise ValueError(f"{bits.size} bytes are no matrix of {rows} x {columns} bits")
     return np.unpackbits(bits, count=rows * columns).astype(bool).reshape(rows, columns)
 
 
 def parameter_names(model: ReasoningModel) -> dict[str, str]:
-    """Matrix name -> name of its weight in the plain Hugging Face model. Hold the lease."""
+    """Map matrix names to parameter names of the plain Hugging Face model. The caller holds the lease."""
     # TransformerBridge wraps modules in place and adds its own level to every name.
     plain = {
         id(parameter): name.replace("_original_component.", "")
@@ -119,7 +122,7 @@ def parameter_names(model: ReasoningModel) -> dict[str, str]:
 
 
 def write_network(source: Path, dtype: str, weights: dict[str, Tensor], building: Path) -> None:
-    """The source's network with some weights replaced: a fresh copy, since a wrapped one refuses to be saved."""
+    """Save a fresh copy of the source's network with some weights replaced; a wrapped network cannot be saved."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as hf_logging
@@ -134,7 +137,7 @@ def write_network(source: Path, dtype: str, weights: dict[str, Tensor], building
 
 
 def written_whole(target: Path, write: Callable[[Path], None]) -> Path:
-    """Call `write` with a temporary name beside the target and rename; nothing is left behind when it fails."""
+    """Call `write` with a temporary path beside the target, then rename it; nothing is left behind on failure."""
     from safetensors import SafetensorError
 
     building = target.with_name(f".{target.name}.building")
@@ -166,7 +169,7 @@ def check_absent(target: Path) -> None:
 
 
 def check_disk(target: Path, needed: int) -> None:
-    """Raise `CapVizError` when the disk clearly has no room."""
+    """Raise `CapVizError` when fewer than `needed` bytes are free on the disk."""
     place = next(parent for parent in target.absolute().parents if parent.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -177,7 +180,7 @@ def check_disk(target: Path, needed: int) -> None:
 
 
 def model_card(model: ReasoningModel, mask: Mask, spec: MaskSpec, store: Store) -> str:
-    """README.md: what was done to which weights, and what was measured."""
+    """Compose README.md: source weights, pruning recipe and stored accuracies."""
     criterion = criterion_named(spec.criterion)
     update = "The weights that stay were adjusted." if mask.updated else "The other weights are unchanged."
     saved = (
@@ -219,7 +222,7 @@ def model_card(model: ReasoningModel, mask: Mask, spec: MaskSpec, store: Store) 
 
 
 def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
-    """A table of the stored evaluations of this very mask, each beside the dense model on the same questions."""
+    """Make a Markdown table of the stored evaluations of exactly this mask, each beside the dense model's."""
     rows: list[str] = []
     for run in store.runs():
         if not isinstance(run.spec, EvalSpec) or run.spec.model != model or run.spec.mask != spec:
@@ -230,11 +233,11 @@ def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
         rows.append(f"| {' | '.join(cells)} |")
     if not rows:
         return ["Not measured. `python -m cap_viz eval` with the same options measures it."]
-    return ["| task | questions | accuracy, 95 % interval | dense |", "|---|---|---|---|", *rows]
+    return ["| task | examples | result, 95 % interval | dense |", "|---|---|---|---|", *rows]
 
 
 def measured(store: Store, run: StoredRun) -> str:
-    """Accuracy with its interval, exact match of written answers, loss on solutions, or perplexity of running text."""
+    """Format the result of an evaluation: accuracy, exact match, solution loss or perplexity, with its interval."""
     if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
         written = read_answers(store, run).correct
         ci = wilson(int(written.sum()), len(written))

@@ -1,4 +1,4 @@
-"""The numbers of a stored run as one flat table, for CSV, Parquet, JSON and notebooks. Needs no torch."""
+"""Results of a stored run as one flat table, for CSV, Parquet, JSON and notebooks. Needs no torch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ from cap_viz.tasks import load_task
 
 
 def numbers_of(store: Store, run: StoredRun) -> pd.DataFrame:
-    """Scores: a row per metric, layer and head (or block). Evaluations: a row per question. Profiles: zeros per matrix.
-    Heads together: a row per metric and set.
+    """Tabulate the results of a run.
+
+    Scores: one row per metric, layer and head (or block). Evaluations: per question, window or solution. Profiles: per
+    sparsity and matrix (or head). Roles: per layer and head. Joint ablation: per metric and set of heads.
 
     Raises `DamagedRun` when a file of the run cannot be trusted.
     """
@@ -59,7 +61,7 @@ def score_numbers(store: Store, run: StoredRun, spec: ScoreSpec) -> pd.DataFrame
 
 
 def joint_numbers(store: Store, run: StoredRun, spec: JointSpec) -> pd.DataFrame:
-    """Mean effect of every set of heads on every metric; the set, its heads alone, then random sets of as many."""
+    """Tabulate the mean effect of every set of heads on every metric: the set, its single heads, random sets."""
     scores = read_joint(store, run)
     rows = []
     for metric in ["nll"] if load_task(spec.examples.task).kind == "text" else list(METRICS):
@@ -83,7 +85,7 @@ def joint_numbers(store: Store, run: StoredRun, spec: JointSpec) -> pd.DataFrame
 def effect_rows(
     metric: str, effects: Float[np.ndarray, "layer part example"], *, parts: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Mean effect of every head (or named part) with its t interval, p and q, in nats or errors."""
+    """Tabulate the mean effect of every head (or named part) with t interval, p and q value, in the metric's unit."""
     estimate = mean_with_ci(effects)
     layers, places = (axis.ravel() for axis in np.indices(estimate.mean.shape))
     return pd.DataFrame(
@@ -102,7 +104,7 @@ def effect_rows(
 
 
 def evaluation_numbers(store: Store, run: StoredRun) -> pd.DataFrame:
-    """Per question its answers, choice loss and log-likelihoods; what was written; per window or solution its loss."""
+    """Tabulate an evaluation: choices and log-likelihoods, written answers, or losses of windows or solutions."""
     if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
         return written_numbers(read_answers(store, run))
     report = read_report(store, run)

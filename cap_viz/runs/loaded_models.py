@@ -1,6 +1,6 @@
-"""The one owner of loaded models: one copy of each, as many as fit into memory together.
+"""The only owner of loaded models: one copy of each, as many as fit into memory together.
 
-Only the queue's worker calls `get`, `release` and `keep_pruned`; pages read `held` and ask for what is in memory.
+Only the queue's worker calls `get`, `release` and `keep_pruned`; pages read `held` and the pruned weights in memory.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Sets of pruned weights that stay for the Playground; each is as large as the matrices it replaces.
+# Limit on sets of pruned weights kept for the Playground; each is as large as the matrices it replaces.
 MOST_PRUNED = 3
 
 
 class ModelBusy(CapVizError):
-    """A model does not fit beside those that are in use now; it will once they are not."""
+    """A model does not fit into memory beside the models in use; try again when they are released."""
 
 
 class LoadedModels:
     """Models by id, and the pruned copies of their weights that the Playground reads.
 
-    `load` checks the memory before it loads, and raises `NotEnoughMemory` where a model does not fit beside what is
-    there. Models nobody uses then make room, those used longest ago first.
+    `load` checks memory before it loads, and raises `NotEnoughMemory` where a model does not fit. Pruned weights are
+    then dropped, and after them models not in use, least recently used first.
     """
 
     def __init__(self, load: Callable[[str], ReasoningModel]) -> None:
@@ -49,9 +49,9 @@ class LoadedModels:
         return tuple(self.models.values())
 
     def get(self, model_id: str, in_use: Collection[str] = ()) -> ReasoningModel:
-        """The model, loaded if need be; `in_use` are the ids of models that have to stay.
+        """Return the model, loaded if necessary; `in_use` are the ids of models that must stay in memory.
 
-        Raises `ModelBusy` where they leave no room for it, and what `load` raises.
+        Raises `ModelBusy` where these leave no room, and any error of `load`.
         """
         model = self.models.pop(model_id, None)
         if model is None:
@@ -78,36 +78,37 @@ class LoadedModels:
                     raise
 
     def release(self, model_id: str) -> None:
-        """Let go of a model and of what was pruned from it."""
+        """Drop a model and its pruned weights from memory."""
         log.info("letting go of %s", model_id)
         self.forget_pruned(model_id)
         del self.models[model_id]
-        # A model and its hooks refer to each other.
+        # A model and its hooks refer to each other, so reference counting alone does not free them.
         gc.collect()
 
     def has_room(self, model_id: str, copies: int) -> bool:
-        """Whether that many copies of a model's weights would fit beside what is in memory."""
+        """Whether this many copies of a model's weights fit into free memory; True if it is not loaded yet."""
         model = self.models.get(model_id)
         if model is None:
-            return True  # Loading it will tell.
+            return True  # Loading checks the memory.
         needed = copies * model.shape.n_params * BYTES[model.ref.dtype] + WORKING_MEMORY_BYTES
         return needed <= free_memory(str(model.device))
 
     def keep_pruned(self, model: ModelRef, mask: MaskSpec, weights: Mapping[str, Tensor]) -> None:
-        """Keep the weights a mask leaves; beyond `MOST_PRUNED` sets the oldest goes."""
+        """Keep a set of pruned weights; beyond `MOST_PRUNED` sets the oldest is dropped."""
+        self.pruned.pop((model, mask), None)  # So that it counts as the newest.
         self.pruned[model, mask] = weights
         for oldest in list(self.pruned)[:-MOST_PRUNED]:
             del self.pruned[oldest]
 
     def forget_pruned(self, model_id: str | None = None) -> None:
-        """Let go of the pruned weights of one model, or of all."""
+        """Drop the pruned weights of one model, or of all."""
         self.pruned = {key: kept for key, kept in self.pruned.items() if model_id not in (None, key[0].id)}
 
     def has_pruned(self, model: ModelRef, mask: MaskSpec) -> bool:
         return (model, mask) in self.pruned
 
     def pruned_weights(self, model: ModelRef, mask: MaskSpec) -> Mapping[str, Tensor]:
-        """Whole matrices by name, with zeros where the mask says so. Raises `CapVizError` once they are gone."""
+        """Return the pruned matrices by name. Raises `CapVizError` once they are no longer in memory."""
         try:
             return self.pruned[model, mask]
         except KeyError:

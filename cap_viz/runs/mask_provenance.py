@@ -1,10 +1,9 @@
 """Group stored evaluations by the provenance of their masks, so that only comparable criteria are compared.
 
 Stored evaluations of one criterion at one sparsity can differ in calibration examples, head-score metric, scope and so
-on. The `MaskProvenance` of a mask is its spec without criterion, sparsity and unused fields. Provenances that do not
-contradict each other form one group: Wanda on 48 examples joins CAP on the same 48, whatever CAP's metric, and
-magnitude joins every group of its scope. A `ProvenanceGroup` holds all evaluations that one of the fullest provenances
-covers.
+on. The `MaskProvenance` of a mask is its spec without criterion, sparsity and unused fields. One provenance covers
+another that has a subset of its facts: Wanda on 48 examples joins CAP on the same 48, whatever CAP's metric, and
+magnitude joins every group of its scope. A `ProvenanceGroup` holds all evaluations covered by one maximal provenance.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks.example_sets import ExampleSet
 
-# Values that go without saying in a group's name.
+# Default values, left out of a group's name.
 USUAL = {
     "scope": "both",
     "metric": "nll",
@@ -31,12 +30,12 @@ USUAL = {
 
 @dataclass(frozen=True)
 class MaskProvenance:
-    """Pairs of a field and its value; `examples` are the calibration examples."""
+    """Facts about a mask, as pairs of field and value; `examples` are the calibration examples."""
 
     facts: frozenset[tuple[str, object]]
 
     def covers(self, other: MaskProvenance) -> bool:
-        """Whether everything the other one is built on is among the facts of this one."""
+        """Whether this provenance has all facts of the other one."""
         return other.facts <= self.facts
 
     def get(self, field: str) -> object:
@@ -49,7 +48,7 @@ class MaskProvenance:
 
     @property
     def unusual(self) -> dict[str, str]:
-        """The options that differ from the usual ones, in words."""
+        """Options that differ from the defaults, as text."""
         said = {name: str(value) for name, value in self.facts if not isinstance(value, ExampleSet)}
         return {name: said[name] for name in sorted(said) if USUAL.get(name) != said[name]}
 
@@ -58,7 +57,7 @@ def provenance_of(mask: MaskSpec) -> MaskProvenance:
     facts: dict[str, object] = {
         field.name: getattr(mask, field.name)
         for field in fields(mask)
-        # The text beside the examples goes with the model.
+        # The text is fixed by the model.
         if field.name not in ("criterion", "sparsity", "scores", "calibration", "text")
     }
     if mask.calibration is not None:
@@ -71,7 +70,7 @@ def provenance_of(mask: MaskSpec) -> MaskProvenance:
 
 
 def score_facts(scores: ScoreSpec) -> dict[str, object]:
-    """The options of head scores. Their own metric is None for exact scores, which serve every metric."""
+    """List the options of head scores; `score_metric` only for gradient scores, since exact ones serve every metric."""
     facts: dict[str, object] = {
         field.name: getattr(scores, field.name) for field in fields(scores) if field.name not in ("model", "metric")
     }
@@ -80,7 +79,7 @@ def score_facts(scores: ScoreSpec) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class ProvenanceGroup:
-    """Evaluations whose masks are built on the same things; `name` is plain enough for a URL."""
+    """Evaluations of masks with compatible provenance; `name` is short and plain, for use in a URL."""
 
     name: str
     basis: MaskProvenance
@@ -96,21 +95,21 @@ class ProvenanceGroup:
 
 
 def groups_of(runs: Sequence[StoredRun], dense: StoredRun) -> tuple[ProvenanceGroup, ...]:
-    """The stored pruned evaluations on exactly the items of the dense one, largest group first, then newest.
+    """Group the pruned evaluations on exactly the items of the dense one, largest group first, then newest.
 
-    `runs` come newest first; of two runs of the same criterion and sparsity in a group the newest counts.
+    `runs` come newest first; of two runs of the same criterion and sparsity in a group the newest is kept.
     """
     pruned = [(run, mask) for run in runs if (mask := comparable_mask(run, dense)) is not None]
     bases = {provenance_of(mask): None for _, mask in pruned}
     fullest = [basis for basis in bases if not any(other != basis and other.covers(basis) for other in bases)]
     names = dict(zip(fullest, unique_names(fullest), strict=True))
     groups = [ProvenanceGroup(names[basis], basis, members(pruned, basis)) for basis in fullest]
-    # `fullest` is in the order of the newest run, and sorting keeps the order of equals.
+    # `fullest` is ordered by newest run, and sorting is stable.
     return tuple(sorted(groups, key=lambda group: len(group.runs), reverse=True))
 
 
 def comparable_mask(run: StoredRun, dense: StoredRun) -> MaskSpec | None:
-    """The mask of a pruned evaluation of the dense run's weights on its very items, else None."""
+    """Return the mask of a run that evaluates accuracy on the dense run's weights and items, else None."""
     spec = run.spec
     if not isinstance(spec, EvalSpec) or spec.protocol is not None:
         return None
@@ -126,7 +125,7 @@ def members(pruned: Sequence[tuple[StoredRun, MaskSpec]], basis: MaskProvenance)
 
 
 def unique_names(bases: Sequence[MaskProvenance]) -> list[str]:
-    """Names that say what is unusual; where two would be the same, the examples' ids tell them apart."""
+    """Name provenances by their unusual options; equal names get a digest of all facts, example ids included."""
     names = [basis_name(basis) for basis in bases]
     return [
         name if names.count(name) == 1 else f"{name}-{digest(basis)}" for name, basis in zip(names, bases, strict=True)

@@ -1,4 +1,4 @@
-"""Describing a mask: what its criterion needs, and nothing that it does not, so that equal masks have equal keys."""
+"""Construction of mask specs with only the fields the criterion needs, so that equal masks have equal keys."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def mask_spec_for(
     allocation: str | None = None,
     pattern: str | None = None,
 ) -> MaskSpec:
-    """The mask a criterion makes from `n` calibration examples of a task; fields it does not need stay None.
+    """Make the spec of a mask calibrated on `n` examples of a task; fields the criterion does not need stay None.
 
-    `scores` names other head scores to build on. `calibration_task` names another source of the text whose
-    activations and gradients are measured (generic_text, say), `scores_task` one of the head scores (solutions the
-    model wrote itself, say); both are `task` where left out. Raises `UsageError` for an unknown name, a sparsity out
-    of range, options that do not go together, or scores of another model.
+    `scores` replaces the head scores on these examples. `calibration_task` is the source of activations and gradients
+    (generic_text, for example), `scores_task` that of head scores (self-generated solutions, for example); both default
+    to `task`. Raises `UsageError` for an unknown name, a sparsity out of range, options that cannot be combined, or
+    scores of another model.
     """
     metric_named(metric)
     needs = criterion_named(criterion)
@@ -80,9 +80,9 @@ def mask_spec_from(
     allocation: str | None = None,
     pattern: str | None = None,
 ) -> MaskSpec:
-    """The mask described by what its criterion needs: every other field stays None, and so out of its key.
+    """Make a mask spec with only the fields its criterion needs; all others stay None, and so out of its key.
 
-    Raises `UsageError` for an unknown name, a sparsity out of range or options that do not go together.
+    Raises `UsageError` for an unknown name, a sparsity out of range or options that cannot be combined.
     """
     check_sparsity(sparsity)
     check_scope(scope)

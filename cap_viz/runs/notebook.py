@@ -1,6 +1,6 @@
-"""A stored run as a Jupyter notebook that looks its numbers up, or computes them again, and checks them.
+"""Export of a stored run as a Jupyter notebook that looks its numbers up or recomputes them, and checks them.
 
-The notebook format is plain JSON (nbformat 4.5); nothing of Jupyter is needed to write it.
+The notebook format is plain JSON (nbformat 4.5), so writing it needs no Jupyter package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cap_viz.runs.run_labels import ablation_words, describe
 from cap_viz.runs.spec import ScoreSpec, spec_dict
 from cap_viz.runs.store import Store, StoredRun
 
-# Another machine adds up float32 products in another order.
+# Tolerance of the means: another machine adds up float32 products in another order.
 TOLERANCE = 1e-3
 
 LOOK_UP = """\
@@ -60,7 +60,7 @@ px.imshow(grid, color_continuous_scale="BrBG", color_continuous_midpoint=0, aspe
 
 
 def notebook_of(store: Store, run: StoredRun) -> bytes:
-    """The notebook's file. Raises `DamagedRun` when the run's numbers cannot be read."""
+    """Build the notebook file of a run. Raises `DamagedRun` when the run's numbers cannot be read."""
     table = numbers_of(store, run)
     spec = run.spec
     what = f"{run.kind} of {spec.model.id} on {spec.examples.task}: {describe(spec)}"
@@ -99,7 +99,7 @@ def introduction(run: StoredRun, what: str) -> str:
 
 
 def means_of(table: pd.DataFrame) -> dict[str, float]:
-    """Mean of every column of numbers: what a second computation has to reproduce."""
+    """Average every numeric column, for the notebook to check against."""
     numbers = table.select_dtypes("number")
     return {str(name): float(column.mean()) for name, column in numbers.items() if column.notna().any()}
 

@@ -1,17 +1,17 @@
-"""Results as tables and back: the Parquet layout of stored runs.
+"""Conversion of results to tables and back: the Parquet layout of stored runs.
 
-`options`  one row per example and option: example (number), id, gold, option, tokens, chars, loglik (dense or pruned;
-           NaN where a gradient run did not need the option)
+`options`  one row per example and option: example (number), id, gold, option, tokens, chars, loglik (of the dense or
+           pruned model; NaN where a gradient run did not need the option)
 `ablated`  one row per layer, head, example and option: loglik with that head ablated (exact runs)
 `blocks`   one row per layer, part (attention or mlp), example and option: loglik with that part ablated (block runs)
 `effects`  one row per layer, head and example: first-order effect on the run's metric (gradient runs)
 `units`    one row per layer and MLP hidden unit: mean first-order effect (gradient runs)
-`answers`  one row per example of a run that wrote its answers: example (number), id, text, strict and flexible (the
-           answer each reading found, or nothing), gold, tokens, ended (a number of `generation.ENDINGS`), dropped
+`answers`  one row per example of a run of written answers: example (number), id, text, strict and flexible (the answer
+           each reading found, or null), gold, tokens, ended (index into `evaluation.generation.ENDINGS`), dropped
 `zeros`    one row per sparsity and matrix, in ascending sparsity: layer, kind, part, rows, columns, zeros
-`joint`    one row per set of heads (its number in `together.sets_of`), example and option: loglik with it removed
-`roles`    one row per layer and head: the measures of `cap_viz/attribution/attention_patterns.py`
-`heads`    one row per sparsity, layer and head, in that order: zeros among the `size` weights that are the head's own
+`joint`    one row per set of heads (index in `runs.kinds.joint.sets_of`), example and option: loglik with it ablated
+`roles`    one row per layer and head: the `MEASURES` of `attribution/attention_patterns.py`
+`heads`    one row per sparsity, layer and head, in that order: zeros among the `size` weights of the head
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def options_table(questions: Questions, logliks: Float[np.ndarray, "example opti
 
 
 def report_from(table: pd.DataFrame) -> EvalReport:
-    """The inverse of `options_table`."""
+    """Invert `options_table`."""
     first = table.drop_duplicates("example").sort_values("example")
     shape = (len(first), int(table["option"].to_numpy().max()) + 1)
     place = table["example"].to_numpy(), table["option"].to_numpy()
@@ -82,7 +82,7 @@ def answers_table(report: GenerationReport) -> pd.DataFrame:
 
 
 def answers_from(table: pd.DataFrame) -> GenerationReport:
-    """The inverse of `answers_table`."""
+    """Invert `answers_table`."""
     strict, flexible = (
         tuple(None if pd.isna(answer) else str(answer) for answer in table[name]) for name in ("strict", "flexible")
     )
@@ -110,7 +110,7 @@ def blocks_table(scores: BlockScores) -> pd.DataFrame:
 def ablations_table(
     ablated: Float[np.ndarray, "layer part example option"], column: str, names: np.ndarray
 ) -> pd.DataFrame:
-    """One row per value that is there; `names` says what the parts are called in their column."""
+    """Tabulate ablated log-likelihoods, one row per value that is not NaN; `names[part]` fills the named column."""
     layer, part, example, option = np.nonzero(~np.isnan(ablated))
     return pd.DataFrame(
         {
@@ -124,14 +124,14 @@ def ablations_table(
 
 
 def scores_from(options: pd.DataFrame, ablated: pd.DataFrame) -> HeadScores:
-    """The inverse of `options_table` and `ablated_table`."""
+    """Invert `options_table` and `ablated_table`."""
     dense = report_from(options)
     values = ablations_from(ablated, ablated["head"].to_numpy(), dense.logliks.shape)
     return HeadScores(questions=dense.questions, dense=dense.logliks, ablated=values)
 
 
 def blocks_from(options: pd.DataFrame, blocks: pd.DataFrame) -> BlockScores:
-    """The inverse of `options_table` and `blocks_table`."""
+    """Invert `options_table` and `blocks_table`."""
     dense = report_from(options)
     part = np.array([BLOCK_PARTS.index(name) for name in blocks["part"]])
     values = ablations_from(blocks, part, dense.logliks.shape)
@@ -169,7 +169,7 @@ def units_table(units: Float[np.ndarray, "layer unit"]) -> pd.DataFrame:
 def gradient_from(
     options: pd.DataFrame, effects: pd.DataFrame, units: pd.DataFrame | None, metric: str
 ) -> GradientEffects:
-    """The inverse of `options_table`, `effects_table` and `units_table`."""
+    """Invert `options_table`, `effects_table` and `units_table`."""
     dense = report_from(options)
     return GradientEffects(
         questions=dense.questions,
@@ -181,7 +181,7 @@ def gradient_from(
 
 
 def array_from(table: pd.DataFrame, *axes: str) -> Float[np.ndarray, "*axis"]:
-    """Column `effect` as an array with the named columns as axes."""
+    """Return column `effect` as an array with the named columns as axes."""
     place = tuple(table[axis].to_numpy() for axis in axes)
     values = np.full([index.max() + 1 for index in place], np.nan, dtype=np.float32)
     values[place] = table["effect"]
@@ -195,7 +195,7 @@ def roles_table(roles: HeadRoles) -> pd.DataFrame:
 
 
 def roles_from(table: pd.DataFrame, n: int) -> HeadRoles:
-    """The inverse of `roles_table`; `n` is the number of examples."""
+    """Invert `roles_table`; `n` is the number of examples."""
     n_layers = int(table["layer"].to_numpy().max()) + 1
     values = {name: table[name].to_numpy(dtype=np.float64).reshape(n_layers, -1) for name in MEASURES}
     return HeadRoles(values, n)
@@ -214,7 +214,7 @@ def joint_table(scores: JointScores) -> pd.DataFrame:
 
 
 def joint_from(options: pd.DataFrame, joint: pd.DataFrame, sets: tuple[HeadSet, ...]) -> JointScores:
-    """The inverse of `options_table` and `joint_table`."""
+    """Invert `options_table` and `joint_table`."""
     dense = report_from(options)
     number, example, option = (joint[name].to_numpy() for name in ("set", "example", "option"))
     ablated = np.full((len(sets), *dense.logliks.shape), np.nan, dtype=np.float32)
@@ -239,7 +239,7 @@ def zeros_table(counts: ZeroCounts) -> pd.DataFrame:
 
 
 def zeros_from(table: pd.DataFrame) -> ZeroCounts:
-    """The inverse of `zeros_table`."""
+    """Invert `zeros_table`."""
     sparsities = np.unique(table["sparsity"].to_numpy())
     first = table[table["sparsity"] == sparsities[0]]
     matrices = tuple(
@@ -266,7 +266,7 @@ def head_zeros_table(counts: HeadZeros) -> pd.DataFrame:
 
 
 def head_zeros_from(table: pd.DataFrame) -> HeadZeros:
-    """The inverse of `head_zeros_table`."""
+    """Invert `head_zeros_table`."""
     n_layers, n_heads = (1 + int(table[name].to_numpy().max()) for name in ("layer", "head"))
     return HeadZeros(
         sparsities=table["sparsity"].to_numpy()[:: n_layers * n_heads],

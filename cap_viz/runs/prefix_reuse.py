@@ -1,4 +1,4 @@
-"""Evaluations of the first items of a task that a longer evaluation has answered already."""
+"""Reuse of a longer stored evaluation for an evaluation of its first items."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import replace
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 
-# Of a run's provenance: what is about the making of all its items, and not true of some of them.
+# Provenance about computing all items of a run, which does not hold for the first of them alone.
 ABOUT_ALL_ITEMS = ("plan", "seconds", "resumed_batches", "workers", "lost_workers", "taken_from", "taken_of")
 
 
 def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:
-    """A stored evaluation of more items that begin with these, the same in everything else.
+    """Find a stored evaluation that is the same but for more items, of which these are the first.
 
-    None where it had to cut prompts: how many of these were cut, it does not say.
+    Runs with truncated prompts are skipped: they do not record how many of the first items were cut.
     """
     ids = spec.examples.ids
     for run in store.runs():
@@ -29,11 +29,11 @@ def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:
 
 
 def first_of(longer: StoredRun, spec: EvalSpec, store: Store) -> StoredRun:
-    """The first items of a stored evaluation as a run of their own: what was answered is not asked again.
+    """Save the first items of a longer evaluation as a run of their own.
 
-    What its numbers depend on (machine, versions and so on) is that of the longer run, which `taken_from` names;
-    `taken_of` is how many items that has. Its plan, workers and resumed batches are about all of these and stay with
-    it; the seconds are those that copying took.
+    Provenance that the numbers depend on (machine, versions and so on) is copied from the longer run; `taken_from` is
+    that run's key, `taken_of` its number of items. Plan, workers and resumed batches concern all its items and are not
+    copied; `seconds` is the time taken to copy.
     """
     started = time.perf_counter()
     n = len(spec.examples.ids)
@@ -53,15 +53,15 @@ def first_of(longer: StoredRun, spec: EvalSpec, store: Store) -> StoredRun:
 
 
 def computing_seconds(run: StoredRun) -> float | None:
-    """How long a run took to compute; None for the first items of another, which were there already.
+    """Return the seconds a run took to compute; None for one taken from a longer run.
 
-    Such runs once recorded a share of the other's seconds, in which building the mask was shared out as well.
+    Such runs used to record a share of the longer run's seconds, including a share of building the mask.
     """
     return None if "taken_from" in run.provenance else run.provenance["seconds"]
 
 
 def taken_words(run: StoredRun) -> str:
-    """Which items of which run a run was taken from; empty for one that was computed."""
+    """Say which items of which run this one was taken from; empty for a computed run."""
     made = run.provenance
     if "taken_from" not in made:
         return ""

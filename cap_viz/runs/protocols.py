@@ -1,7 +1,7 @@
-"""How an evaluation asks: the strings that `EvalSpec.protocol` holds, made and read here.
+"""Evaluation protocols: construction and parsing of the strings in `EvalSpec.protocol`.
 
-None: options are compared by their log-likelihoods. "perplexity-1024": windows of so many tokens of running text.
-"generate-fewshot-256": written answers, the format and the most tokens. "solution": worked solutions.
+None: options are compared by their log-likelihoods. "perplexity-1024": windows of 1,024 tokens of running text.
+"generate-fewshot-256": written answers, with the prompt format and the token limit. "solution": worked solutions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def perplexity_spec(
     length: int = USUAL_LENGTH,
     mask: MaskSpec | None = None,
 ) -> EvalSpec:
-    """The evaluation of the first `n_windows` windows. Raises `UsageError` for a task without running text."""
+    """Make the spec of perplexity on the first `n_windows` windows of `length` tokens.
+
+    Raises `UsageError` for a task without running text, no windows, or windows of fewer than two tokens.
+    """
     chosen = text_task(task)
     if n_windows < 1:
         raise UsageError(f"The number of windows is {n_windows}; it must be at least 1.")
@@ -38,9 +41,9 @@ def perplexity_spec(
 
 
 def length_of(spec: EvalSpec) -> int | None:
-    """Tokens of a window, or None for an evaluation that is not about perplexity."""
+    """Return the tokens per window, or None for an evaluation other than perplexity."""
     kind, _, length = (spec.protocol or "").partition("-")
-    return int(length) if kind == PERPLEXITY else None
+    return int(length) if kind == PERPLEXITY and length.isdecimal() else None
 
 
 def generation_spec(
@@ -51,7 +54,10 @@ def generation_spec(
     max_tokens: int | None = None,
     mask: MaskSpec | None = None,
 ) -> EvalSpec:
-    """The evaluation of written answers. Raises `UsageError` for a task or format that has none."""
+    """Make the spec of an evaluation of written answers.
+
+    Raises `UsageError` for a task without written answers, an unknown format, or a token limit below 1.
+    """
     writing = writing_of(load_task(examples.task))
     if format not in FORMATS:
         raise UsageError(f"Unknown prompt format {format!r}; choose one of {', '.join(FORMATS)}.")
@@ -62,14 +68,14 @@ def generation_spec(
 
 
 def protocol_of(spec: EvalSpec) -> GenerationProtocol | None:
-    """How a run asks, or None for an evaluation that writes nothing."""
+    """Parse the protocol of an evaluation of written answers; None for other evaluations."""
     kind, _, rest = (spec.protocol or "").partition("-")
     format, _, most = rest.partition("-")
     return GenerationProtocol(format, int(most)) if kind == GENERATE and format in FORMATS and most.isdigit() else None
 
 
 def solution_spec(model: ModelRef, examples: ExampleSet, mask: MaskSpec | None = None) -> EvalSpec:
-    """The evaluation that reads these examples' solutions. Raises `UsageError` for a task with options."""
+    """Make the spec of the solution loss on these examples. Raises `UsageError` for a task with options."""
     check_has_solutions(examples.task)
     return EvalSpec(model=model, examples=examples, mask=mask, protocol=SOLUTION)
 

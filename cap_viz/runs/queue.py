@@ -2,10 +2,10 @@
 
 A job is queued, loads its model, then runs step by step until it is done, failed or cancelled; in between it may wait
 for another process that computes the same run. Before every turn the worker answers interactive requests. Turns go to
-the session served least, so that a short job of one visitor is not stuck behind another's hour; within a session jobs
-run in order, and evaluations of the same questions side by side, so that dense and pruned accuracies fill in together.
-Two people asking for the same run share one job. Closing a page loses nothing: the job goes on, and its result is
-stored.
+the least-served session, so that a visitor's short job does not wait behind an hour-long one of somebody else. Within
+a session, jobs run in order, but evaluations of the same questions run side by side, so that dense and pruned
+accuracies fill in together. Two sessions that submit the same run share one job. A job continues when its page is
+closed, and its result is stored.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 State = Literal["queued", "loading", "running", "waiting", "done", "failed", "cancelled"]
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
-# From a state to those that may follow; "loading" goes back where running jobs leave no memory for the model.
+# State -> possible next states; "loading" goes back to "queued" where running jobs leave no memory for the model.
 NEXT_STATES: dict[State, tuple[State, ...]] = {
     "queued": ("loading", "cancelled"),
     "loading": ("running", "queued", "failed", "cancelled"),
@@ -45,14 +45,14 @@ NEXT_STATES: dict[State, tuple[State, ...]] = {
 }
 KEEP_ENDED = 50
 MAX_QUEUED = 64
-# More would keep everybody else waiting for hours; the shell takes any number.
+# More would keep other sessions waiting for hours; the shell has no limit.
 MAX_EXAMPLES = {"score": 1_000, "eval": 10_000, "profile": 1_000, "roles": 1_000, "joint": 1_000}
-# Started jobs may each hold a pruned copy of the weights.
+# Limited, since every started job may hold a pruned copy of the weights.
 MOST_TOGETHER = 3
 MOST_STARTED = 8
-# How often a job looks whether what it waits for has ended elsewhere.
+# Interval at which waiting jobs and requests are tried again.
 LOOK_AGAIN_SECONDS = 0.5
-# A turn counts as at least this long, so that turns of next to nothing alternate, too.
+# A turn counts as at least this long, so that sessions with very short turns alternate, too.
 SHORTEST_TURN = 0.01
 
 Answer = TypeVar("Answer")
@@ -60,7 +60,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class PrunedWeights:
-    """A job whose result stays in memory, for the Playground: the weights of a model under a mask."""
+    """Spec of pruned weights, a job for the Playground whose result stays in memory."""
 
     model: ModelRef
     mask: MaskSpec
@@ -78,10 +78,10 @@ JobSpec = RunSpec | PrunedWeights
 
 @dataclass
 class Job:
-    """One piece of work. Pages read it; only the worker writes it (but for `JobQueue.cancel`).
+    """A submitted run and its state. Pages read it; only the worker writes it (except for `JobQueue.cancel`).
 
-    `sessions` asked for it. `waits_for` says in one sentence why a queued job cannot start yet, where the order alone
-    does not explain it. `spent` are the seconds of its turns.
+    `sessions` are those that submitted it. `waits_for` says in one sentence why a queued job cannot start yet, where
+    the order alone does not explain it. `spent` is the total seconds of its turns.
     """
 
     number: int
@@ -121,21 +121,21 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """Judged from this process's own pace; None until there is one."""
+        """Remaining seconds at this process's pace so far; None before the pace is known."""
         gained = self.progress.share - self.start_share
         if self.state != "running" or gained <= 0 or self.seconds < 1:
             return None
         return self.seconds * (1 - self.progress.share) / gained
 
     def enter(self, state: State) -> None:
-        """Go on to a state that may follow the present one."""
+        """Move to another state. Raises `RuntimeError` for a transition not in `NEXT_STATES`."""
         if state not in NEXT_STATES.get(self.state, ()):
             raise RuntimeError(f"job {self.number} cannot go from {self.state} to {state}")
         self.state = state
 
 
 class Request(Future[Answer]):
-    """A short question to a model. `waits_for` says why it is not answered yet, where that may take long."""
+    """A short computation on a model. `waits_for` says why it has not run yet, where that may take long."""
 
     def __init__(self, model_id: str, question: Callable[[ReasoningModel], Answer]) -> None:
         super().__init__()
@@ -145,13 +145,13 @@ class Request(Future[Answer]):
 
 
 class FairShare:
-    """Whose turn it is: the session that has been served least since it last had nothing to do."""
+    """Fair scheduling: the next turn goes to the session served least; a session without jobs loses its count."""
 
     def __init__(self) -> None:
         self.served: dict[str, float] = {}
 
     def join(self, session: str, active: Collection[str]) -> None:
-        """A session asks for a job; `active` are those with jobs. A new one starts level with the least served."""
+        """Add a session that submits a job; it starts level with the least served of the `active` sessions."""
         self.served = {one: self.served[one] for one in active}
         self.served.setdefault(session, min(self.served.values(), default=0.0))
 
@@ -186,12 +186,12 @@ class JobQueue:
         self.wake = threading.Event()
         self.thread: threading.Thread | None = None
 
-    # What any thread may call
+    # Called from any thread
 
     def submit(self, spec: JobSpec, title: str, session: str = "") -> Job:
-        """Queue a job for a session; the active job of the same spec is returned if there is one.
+        """Queue a job for a session, or join the active job of the same spec; return the job.
 
-        Raises `CapVizError` when the queue is full or the run is too large for one.
+        Raises `CapVizError` when the queue is full or the run has too many examples.
         """
         check_size(spec)
         key = job_key(spec)
@@ -212,7 +212,7 @@ class JobQueue:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ask a job to stop; a started one does before its next turn, and what it has finished stays for a resume."""
+        """Cancel a job; a started one stops before its next turn, and its finished batches are kept for resuming."""
         job.cancel_asked.set()
         with self.lock:
             if job.state == "queued":
@@ -228,18 +228,18 @@ class JobQueue:
         return request
 
     def find(self, spec: JobSpec) -> Job | None:
-        """The newest job of that spec, active or ended."""
+        """Find the newest job of a spec, active or ended."""
         key = job_key(spec)
         with self.lock:
             return next((job for job in reversed(self.jobs.values()) if job.key == key), None)
 
     def listing(self) -> list[Job]:
-        """All remembered jobs, oldest first."""
+        """List all remembered jobs, oldest first."""
         with self.lock:
             return list(self.jobs.values())
 
     def position(self, job: Job) -> int:
-        """How many jobs of the same session go first."""
+        """Count the active earlier jobs of the same sessions; 0 for a job that is not queued."""
         if job.state != "queued":
             return 0
         earlier = (other for other in self.listing() if other.active and other.number < job.number)
@@ -257,11 +257,11 @@ class JobQueue:
                 self.thread.start()
         self.wake.set()
 
-    # What only the worker calls
+    # Called by the worker only
 
     def work(self) -> None:
         while True:
-            # Cleared before looking, so that whatever comes in meanwhile is seen the next time round.
+            # Cleared before looking for work, so that anything submitted meanwhile is seen in the next round.
             self.wake.clear()
             self.answer_requests()
             self.end_cancelled()
@@ -272,7 +272,7 @@ class JobQueue:
                 self.take_turn(*chosen)
 
     def answer_requests(self) -> None:
-        """Answer those that are there now; one whose model does not fit yet stays."""
+        """Answer all pending requests; those with a model that does not fit into memory yet stay pending."""
         with self.lock:
             asked, self.requests = self.requests, []
         left = [request for request in asked if not self.is_answered(request)]
@@ -297,7 +297,7 @@ class JobQueue:
         return True
 
     def models_in_use(self) -> set[str]:
-        """Those of started jobs: their generators hold them."""
+        """Collect the ids of the models of started jobs, whose generators hold them."""
         return {job.spec.model.id for job in self.listing() if job.is_started}
 
     def end_cancelled(self) -> None:
@@ -306,7 +306,7 @@ class JobQueue:
                 self.end(job, "cancelled")
 
     def next_turn(self) -> tuple[Job, str] | None:
-        """The job to advance and the session whose turn it is; None when nothing can be done now."""
+        """Choose the job to advance and the session to charge for the turn; None when no job is ready."""
         now = time.monotonic()
         with self.lock:
             ready: dict[str, list[Job]] = {}
@@ -325,10 +325,10 @@ class JobQueue:
             return job, session
 
     def may_start(self, job: Job, session: str) -> bool:
-        """Whether a queued job may start beside those that have: the first of its session, or side by side with it."""
+        """Whether a queued job may start now: as the only one of its session, or side by side with its other jobs."""
         earlier = [other for other in self.jobs.values() if other.active and other.number < job.number]
         if any(other.waits_for and other.spec.model.id != job.spec.model.id for other in earlier):
-            return False  # Or the memory that the other one waits for would never be free.
+            return False  # Otherwise the memory the earlier job waits for might never become free.
         if any(request.waits_for and request.model_id != job.spec.model.id for request in self.requests):
             return False
         started = [other for other in self.jobs.values() if other.is_started]
@@ -337,7 +337,7 @@ class JobQueue:
         copies = sum(holds_weights(other) for other in started)
         if copies and holds_weights(job) and not self.models.has_room(job.spec.model.id, copies + 1):
             return False
-        # Jobs that wait for another process hold nobody up.
+        # A job that waits for another process does not block its session.
         own = [other for other in earlier if session in other.sessions and other.state != "waiting"]
         own += [other for other in started if session in other.sessions and other.number > job.number]
         if not own:
@@ -345,7 +345,7 @@ class JobQueue:
         return len(own) < self.most_together and all(side_by_side(other, job) for other in own)
 
     def seconds_to_next_look(self) -> float | None:
-        """Until something that waits is to be looked at; None when only a new job or request can change anything."""
+        """Return the seconds until the next waiting job or request is tried again; None when none is waiting."""
         now = time.monotonic()
         with self.lock:
             looks = [job.look_again for job in self.jobs.values() if job.active]
@@ -353,7 +353,7 @@ class JobQueue:
         return min((look - now for look in looks if look > now), default=None)
 
     def take_turn(self, job: Job, session: str) -> None:
-        """Load the model of a job or advance it by one step. Nothing that goes wrong in it reaches the worker."""
+        """Load the model of a job, or advance the job by one step. An error fails the job, not the worker."""
         began = time.monotonic()
         try:
             if job.steps is None:
@@ -389,7 +389,7 @@ class JobQueue:
         if job.progress.waiting != (job.state == "waiting"):
             job.enter("waiting" if job.progress.waiting else "running")
         if job.progress.partial is None:
-            # The pace is judged from where results begin to come in.
+            # The pace counts from the first results.
             job.start_share, job.started = job.progress.share, time.monotonic()
 
     def steps_of(self, spec: JobSpec, model: ReasoningModel) -> Generator[Progress, None, StoredRun | None]:
@@ -402,7 +402,10 @@ class JobQueue:
         return (yield from run_steps(spec, model, self.store, self.backend()))
 
     def end(self, job: Job, state: State, error: str = "") -> None:
-        """Close a job's steps, so that locks and hooks are released; where that fails, the job has failed."""
+        """End a job in the given state and close its generator, which releases locks and hooks.
+
+        The job fails if closing fails.
+        """
         steps, job.steps = job.steps, None
         if steps is not None:
             try:
@@ -413,7 +416,7 @@ class JobQueue:
         job.error, job.ended = error, time.monotonic()
         job.enter(state)
         with self.lock:
-            # Whoever waits may wait for this one.
+            # Waiting jobs and requests may have been waiting for this job.
             for waiting in (*self.jobs.values(), *self.requests):
                 waiting.look_again = 0.0
 
@@ -423,7 +426,7 @@ def job_key(spec: JobSpec) -> str:
 
 
 def check_size(spec: JobSpec) -> None:
-    """Raise `CapVizError` for a run of more examples than a shared queue should take."""
+    """Raise `CapVizError` for a run with more examples than a shared queue should accept."""
     if isinstance(spec, PrunedWeights):
         return
     n, most = len(spec.examples.ids), MAX_EXAMPLES[spec.kind]
@@ -435,7 +438,7 @@ def check_size(spec: JobSpec) -> None:
 
 
 def side_by_side(first: Job, second: Job) -> bool:
-    """Whether two jobs evaluate the same weights, differently pruned, on the same questions asked alike."""
+    """Whether two jobs are evaluations with the same model, examples and protocol (masks may differ)."""
     one, other = first.spec, second.spec
     if not isinstance(one, EvalSpec) or not isinstance(other, EvalSpec):
         return False
@@ -443,25 +446,25 @@ def side_by_side(first: Job, second: Job) -> bool:
 
 
 def holds_weights(job: Job) -> bool:
-    """Whether a started job holds a pruned copy of the weights."""
+    """Whether a job, once started, holds a pruned copy of the weights."""
     return isinstance(job.spec, PrunedWeights) or (isinstance(job.spec, EvalSpec) and job.spec.mask is not None)
 
 
 def first_in_line(jobs: Collection[Job]) -> Job:
-    """The first job that has shown nothing yet, so that there soon is something to compare; else the one that has had
-    the least time."""
+    """Choose the first job without partial results, so that a comparison can be shown soon; else the job with the least
+    time spent."""
     silent = [job for job in jobs if not job.progress.partial]
     return silent[0] if silent else min(jobs, key=lambda job: job.spent)
 
 
 @cache
 def shared_queue() -> JobQueue:
-    """The process's one queue. Not in Streamlit's caches, which any visitor can clear for everyone."""
+    """Return the process's only queue. Streamlit's caches would not do: any visitor can clear them for everyone."""
     from cap_viz.models.catalogue import resolve
     from cap_viz.models.loading import load
 
     choice = requested_backend()
-    # A cluster computes one run at a time, on all its workers.
+    # A cluster computes one run at a time on all its workers.
     at_once = {} if choice.name == LOCAL else {"most_together": 1, "most_started": 1}
     return JobQueue(
         Store(),
@@ -473,7 +476,7 @@ def shared_queue() -> JobQueue:
 
 
 def sentence(error: BaseException) -> str:
-    """What to show for an error: our own sentences as they are, a full disk by name, the rest with a pointer."""
+    """Turn an error into one sentence for the user: our own messages as they are, others with advice."""
     if isinstance(error, CapVizError):
         return str(error)
     if isinstance(error, OSError):

@@ -1,8 +1,8 @@
-"""Put the local store in order after crashes: damaged runs aside, left-over files of dead processes away.
+"""Repair of the local store after crashes: set damaged runs aside and remove left-over files of dead processes.
 
-Nothing of use is deleted: damaged runs go to the quarantine with their reason, unfinished runs that can be resumed
-stay. What goes: half-written folders that nobody has touched for an hour, unfinished parts of runs that are
-finished, and lock files that nobody holds.
+Nothing of use is deleted: damaged runs move to the quarantine with the reason, and unfinished runs that can be resumed
+stay. Removed are half-written folders unchanged for an hour, partial folders of runs that cannot be resumed (finished,
+or without a readable spec), and old lock files no process holds.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from filelock import FileLock, Timeout
 
 from cap_viz.runs.store import Store, lock_file
 
-# A process writes a run's folder within seconds.
+# Ample, since a process writes a run's folder within seconds.
 ABANDONED_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """Why each run that was set aside is damaged, and the names of the files and folders that were removed."""
+    """Reasons of the damaged runs set aside, and names of the removed files and folders."""
 
     set_aside: tuple[str, ...]
     removed: tuple[str, ...]
@@ -39,7 +39,7 @@ def repair(store: Store) -> Repaired:
 
 
 def abandoned(store: Store) -> list[str]:
-    """Folders that a process began to write, import or delete and left."""
+    """Remove folders that a process began to write, import or delete and left behind; return their names."""
     gone: list[str] = []
     for folder in sorted(store.local.glob(".*/")):
         if time.time() - newest_change(folder) > ABANDONED_SECONDS:
@@ -53,7 +53,7 @@ def newest_change(folder: Path) -> float:
 
 
 def finished_parts(store: Store) -> list[str]:
-    """Unfinished parts of runs that somebody finished after all, and parts that no longer say what they are of."""
+    """Remove partial folders of runs finished meanwhile or without a readable spec; return their names."""
     gone: list[str] = []
     resumable = {store.partial_run_dir(spec) for spec in store.unfinished()}
     for folder in sorted(store.partial_runs_dir.glob("*/")):
@@ -64,7 +64,7 @@ def finished_parts(store: Store) -> list[str]:
 
 
 def free_locks(store: Store) -> list[str]:
-    """Lock files of runs that are not being computed and have no unfinished part."""
+    """Remove old lock files of runs that are not being computed and have no partial folder; return their names."""
     gone: list[str] = []
     for file in sorted(store.partial_runs_dir.glob("*.lock")):
         old = time.time() - file.stat().st_mtime > ABANDONED_SECONDS
@@ -75,7 +75,7 @@ def free_locks(store: Store) -> list[str]:
 
 
 def is_free(file: Path) -> bool:
-    """Whether no living process holds the lock; the system frees those of dead ones."""
+    """Whether no live process holds the lock; the system releases the locks of dead ones."""
     if not file.exists():
         return True
     try:

@@ -1,4 +1,4 @@
-"""What a run is about, in a few words: for lists in the shell and on the Runs page."""
+"""Short descriptions of runs, for lists in the shell and on the Runs page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cap_viz.runs.spec import EvalSpec, JointSpec, RoleSpec, RunSpec, ScoreSpec
 
 @dataclass(frozen=True)
 class AblationWords:
-    """What was done to an output, for sentences: `doing` and `done` to it, and `by` what (with a space before it)."""
+    """Words for an ablation: a participle each for `doing` and `done`, and a phrase `by` with a leading space."""
 
     doing: str
     done: str
@@ -18,12 +18,12 @@ class AblationWords:
 
     @property
     def ends(self) -> tuple[str, str]:
-        """What a negative and a positive effect mean."""
+        """Meaning of a negative and of a positive effect."""
         return f"{self.doing} it helps", f"{self.doing} it hurts"
 
     @property
     def each(self) -> str:
-        """`by` of several outputs at once."""
+        """The phrase `by` for several outputs."""
         return self.by and f", each{self.by}"
 
 
@@ -35,7 +35,7 @@ ABLATION_WORDS = {
 
 
 def ablation_words(*specs: RunSpec) -> AblationWords:
-    """The words for the ablation of head scores; for scores of several ablations, words that are true of all."""
+    """Choose the words for the ablation of these runs; where they use several ablations, words true of all."""
     kinds = {spec.ablation for spec in specs if isinstance(spec, ScoreSpec | JointSpec)}
     return ABLATION_WORDS[kinds.pop()] if len(kinds) == 1 else AblationWords("ablating", "ablated")
 
@@ -56,8 +56,8 @@ def describe(spec: RunSpec) -> str:
 
 
 def protocol_words(protocol: str) -> str:
-    """perplexity-1024 as "perplexity on 1024 tokens", generate-fewshot-256 as "written answers (fewshot)",
-    solution as "loss on solutions"."""
+    """Name a protocol: "perplexity on 1024 tokens" for perplexity-1024, "written answers (fewshot)" for
+    generate-fewshot-256, "loss on solutions" for solution."""
     kind, _, rest = protocol.partition("-")
     if kind == "solution":
         return "loss on solutions"
@@ -65,12 +65,12 @@ def protocol_words(protocol: str) -> str:
 
 
 def heads_words(heads: Sequence[tuple[int, int]]) -> str:
-    """L3 H5, L4 H0 and so on; many as a number."""
+    """List up to four heads by name ("L3 H5, L4 H0"); for more, give their number."""
     if len(heads) > 4:
         return f"{len(heads)} heads"
     return ", ".join(f"L{layer} H{head}" for layer, head in heads)
 
 
 def percent(share: float) -> str:
-    """As many digits as tell two asked sparsities apart: 50 %, 50.1 %."""
+    """Format a share as a percentage with up to six digits, so that similar sparsities stay apart: 50%, 50.1%."""
     return f"{100 * share:.6g}%"

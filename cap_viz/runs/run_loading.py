@@ -1,4 +1,4 @@
-"""What stored runs hold, as results: the tables of a run read back into what was computed."""
+"""Loading of stored runs: from the tables of a run back to its result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Asked = TypeVar("Asked", EvalReport, HeadScores, BlockScores, GradientEffects, J
 
 
 def read_scores(store: Store, run: StoredRun) -> HeadScores:
-    """Exact head scores. A gradient run holds no ablated log-likelihoods: see `read_gradient`.
+    """Load exact head scores; for those of a gradient run, which has no ablated log-likelihoods, see `read_gradient`.
 
     Raises `UsageError` for a run of whole blocks: see `read_blocks`.
     """
@@ -44,14 +44,14 @@ def read_scores(store: Store, run: StoredRun) -> HeadScores:
 
 
 def read_blocks(store: Store, run: StoredRun) -> BlockScores:
-    """Exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
+    """Load exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
     if parts_of(run) != "blocks":
         raise UsageError(f"Run {run.key} is of heads, not of whole attention layers and MLPs.")
     return of_task(run, blocks_from(store.table(run, "options"), store.table(run, "blocks")))
 
 
 def of_task(run: StoredRun, result: Asked) -> Asked:
-    """The result with the task of its questions, which the run's spec names and its tables do not."""
+    """Add the task to a result's questions, which the run's spec names and its tables do not."""
     return replace(result, questions=replace(result.questions, tasks=(task_of(run),)))
 
 
@@ -64,7 +64,7 @@ def parts_of(run: StoredRun) -> str:
 
 
 def read_gradient(store: Store, run: StoredRun) -> GradientEffects:
-    """The first-order effects of a gradient run."""
+    """Load the first-order effects of a gradient run."""
     units = store.table(run, "units") if "units.parquet" in run.checksums else None
     metric = run.spec.metric if isinstance(run.spec, ScoreSpec) else None
     found = gradient_from(store.table(run, "options"), store.table(run, "effects"), units, metric or "nll")
@@ -72,33 +72,33 @@ def read_gradient(store: Store, run: StoredRun) -> GradientEffects:
 
 
 def read_mean_effect(store: Store, run: StoredRun, metric: str) -> Float[np.ndarray, "layer head"]:
-    """Head scores of a run, exact or gradient. Raises `UsageError` for a metric that a gradient run is not about."""
+    """Load the head scores of an exact or gradient run. Raises `UsageError` for a metric a gradient run lacks."""
     if isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient":
         return read_gradient(store, run).mean_effect(metric)
     return read_scores(store, run).mean_effect(metric)
 
 
 def read_report(store: Store, run: StoredRun) -> EvalReport:
-    """Log-likelihoods of options. Raises `UsageError` for a run of written answers: see `read_answers`."""
+    """Load the log-likelihoods of options. Raises `UsageError` for a run of written answers: see `read_answers`."""
     if "options.parquet" not in run.checksums:
         raise UsageError(f"Run {run.key} is of written answers; it holds no log-likelihoods of options.")
     return of_task(run, report_from(store.table(run, "options")))
 
 
 def read_answers(store: Store, run: StoredRun) -> GenerationReport:
-    """Written answers. Raises `UsageError` for a run that wrote nothing."""
+    """Load written answers. Raises `UsageError` for a run that wrote none."""
     if "answers.parquet" not in run.checksums:
         raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
     return replace(answers_from(store.table(run, "answers")), tasks=(task_of(run),))
 
 
 def read_roles(store: Store, run: StoredRun) -> HeadRoles:
-    """What heads attend to."""
+    """Load the attention measures of every head."""
     return roles_from(store.table(run, "roles"), len(run.spec.examples.ids))
 
 
 def read_joint(store: Store, run: StoredRun) -> JointScores:
-    """Sets of heads removed together."""
+    """Load the log-likelihoods under joint ablation of sets of heads."""
     assert isinstance(run.spec, JointSpec)
     shape = run.provenance["shape"]
     sets = sets_of(run.spec, shape["n_layers"], shape["n_heads"])
@@ -106,10 +106,10 @@ def read_joint(store: Store, run: StoredRun) -> JointScores:
 
 
 def read_zeros(store: Store, run: StoredRun) -> ZeroCounts:
-    """Zeros per matrix: at one sparsity for a pruned evaluation, at many for a profile."""
+    """Load the zeros per matrix: at one sparsity for a pruned evaluation, at many for a profile."""
     return zeros_from(store.table(run, "zeros"))
 
 
 def read_head_zeros(store: Store, run: StoredRun) -> HeadZeros:
-    """Zeros per head: at one sparsity for a pruned evaluation, at many for a profile of heads."""
+    """Load the zeros per head: at one sparsity for a pruned evaluation, at many for a profile of heads."""
     return head_zeros_from(store.table(run, "heads"))

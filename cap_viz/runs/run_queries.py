@@ -1,4 +1,4 @@
-"""Which stored runs answer a page's question. Needs no torch and no model."""
+"""Queries for the stored runs a page shows. Needs no torch and no model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cap_viz.tasks.readable import CONTROL_TEXTS
 
 
 def model_ref(store: Store, model_id: str) -> ModelRef:
-    """The weights meant by a model id: those on this machine, else those of the newest stored run.
+    """Resolve a model id: to the weights on this machine, else to those of the newest stored run.
 
-    Raises `CapVizError` (how to get the model) when there are neither.
+    Raises `CapVizError`, which says how to get the model, when there are neither.
     """
     try:
         return resolve(model_id).ref
@@ -27,9 +27,9 @@ def model_ref(store: Store, model_id: str) -> ModelRef:
 
 
 def score_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact") -> list[StoredRun]:
-    """Head scores of these weights on a task by one estimator, most examples first.
+    """Find the head scores of a model on a task by one estimator, most examples first.
 
-    Among as many examples the usual comes first: zero ablation, then the first draw.
+    Among runs of equally many examples, zero ablation comes first, then the lowest seed.
     """
     found = [
         run
@@ -49,17 +49,17 @@ def unusual(run: StoredRun) -> tuple[int, bool, int]:
 
 
 def block_run(store: Store, spec: ScoreSpec) -> StoredRun | None:
-    """The run of whole attention layers and MLPs on the examples and with the ablation of these head scores."""
+    """Find the run of whole attention layers and MLPs with the examples and the ablation of these head scores."""
     return store.get(block_spec(spec))
 
 
 def block_spec(spec: ScoreSpec) -> ScoreSpec:
-    """The spec that ablates whole attention layers and MLPs where `spec` ablates heads, by whatever estimator."""
+    """Make the exact spec of whole attention layers and MLPs that matches head scores by any estimator."""
     return replace(spec, estimator="exact", metric=None, parts="blocks")
 
 
 def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, StoredRun]:
-    """Head scores on generic text measured as `spec` measures its task, by the text's name; most examples each."""
+    """Find the head scores on control texts with the same settings as `spec`, by text; per text the largest run."""
     found: dict[str, StoredRun] = {}
     for text in CONTROL_TEXTS:
         like = [
@@ -73,17 +73,17 @@ def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, Stored
 
 
 def alike(first: ScoreSpec, second: ScoreSpec) -> bool:
-    """Whether two runs differ in their examples only."""
+    """Whether two specs differ in their examples only."""
     return replace(first, examples=second.examples) == second
 
 
 def role_spec(spec: ScoreSpec) -> RoleSpec:
-    """What heads attend to on the very examples of these head scores."""
+    """Make the spec of attention measures on the examples of these head scores."""
     return RoleSpec(model=spec.model, examples=spec.examples)
 
 
 def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | None = None) -> list[StoredRun]:
-    """Accuracies by log-likelihood of these weights on a task, dense and pruned; with `n` only on the first n items."""
+    """Find the choice evaluations of a model on a task, dense and pruned; with `n`, only on the first n items."""
     return [
         run
         for run in runs
@@ -101,17 +101,17 @@ def dense_runs(runs: Sequence[StoredRun], model: ModelRef, task: str) -> list[St
 
 
 def dense_sizes(runs: Sequence[StoredRun], model: ModelRef, task: str) -> set[int]:
-    """The numbers of items on which the dense accuracy is stored."""
+    """Collect the numbers of items for which dense accuracy is stored."""
     return {len(run.spec.examples.ids) for run in dense_runs(runs, model, task)}
 
 
 def dense_run(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int) -> StoredRun | None:
-    """The dense accuracy on at most n items, the most of them stored; where all are on more, on the largest number."""
+    """Find the largest dense run of at most n items; if every run has more, the largest of all."""
     dense = dense_runs(runs, model, task)
     within = [run for run in dense if len(run.spec.examples.ids) <= n]
     return max(within or dense, key=lambda run: len(run.spec.examples.ids), default=None)
 
 
 def profile_spec(mask: MaskSpec, scores: ScoreSpec) -> ProfileSpec:
-    """The profile that belongs to a mask: the same description at sparsity 0."""
+    """Make the spec of a mask's profile: the same recipe with sparsity 0, the convention for profiles."""
     return ProfileSpec(model=scores.model, examples=scores.examples, mask=replace(mask, sparsity=0.0))

@@ -1,4 +1,4 @@
-"""Whether a dataclass made from somebody else's JSON holds what its fields say."""
+"""Type checks for dataclasses made from untrusted JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Made = TypeVar("Made")
 
 
 def checked(made: Made) -> Made:
-    """The object itself. Raises `TypeError` naming the first field that holds something else, at any depth."""
+    """Return the object itself. Raises `TypeError` naming the first field of a wrong type, at any depth."""
     assert is_dataclass(made)
     for name, hint in hints(type(made)).items():
         value = getattr(made, name)
@@ -29,7 +29,7 @@ def hints(kind: type) -> dict[str, Any]:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value is of an annotated type: plain types, unions and tuples. A whole number is a float, too."""
+    """Whether a value has an annotated type: a plain type, a union or a tuple. An int also counts as a float."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(value, part) for part in parts)

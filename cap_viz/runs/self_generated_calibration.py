@@ -1,8 +1,8 @@
-"""Calibration on the model's own correct solutions: what it wrote and got right, as a task of its own.
+"""Calibration on self-generated solutions: the model's correct written answers become a task of their own.
 
-Head scores and activations then come from text the model itself produces (on-policy), instead of solutions somebody
-else wrote. The task is labelled with model, source and format, and its version follows from the texts. It is made from
-the calibration split only, so evaluation questions stay untouched.
+Head scores and activations are then measured on text the model itself produces (on-policy), not on given solutions.
+The task is labelled with model, source and format, and its version follows from the texts. It is made from the
+calibration split only, so that evaluation questions stay untouched.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from cap_viz.tasks.example_sets import examples_of
 from cap_viz.tasks.own import add_task
 
 FEWEST = 2
-# Nobody evaluates on these: one text in so many makes up the evaluation split that every task has.
+# Every task needs an evaluation split; one text in this many goes there, though nobody evaluates on it.
 PER_EVALUATION = 10
 
 
 def own_solutions_task(store: Store, run: StoredRun, name: str) -> Task:
-    """Keep the texts of a run that the strict reading found right as task `name`.
+    """Save the texts that the strict reading found right as task `name`.
 
-    Raises `UsageError` when the run wrote nothing, is not of the calibration split, asked as a chat (whose prompt is no
-    plain text) or has fewer than two right texts.
+    Raises `UsageError` when the run wrote no answers, is not of the calibration split, used the chat format (whose
+    prompt is no plain text) or has fewer than two right texts.
     """
     protocol = protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
     if protocol is None:
@@ -43,7 +43,7 @@ def own_solutions_task(store: Store, run: StoredRun, name: str) -> Task:
         raise UsageError("The prompt of a chat is no plain text to calibrate on; write with fewshot or zeroshot.")
     task, report = load_task(run.spec.examples.task), read_answers(store, run)
     examples = examples_of(run.spec.examples)
-    # A worked example of the usual prompt had another prompt itself.
+    # Drop the worked examples of the common few-shot prompt: each of them was asked with a different prompt.
     first = shots(task, Example("", "", "", (), 0)) if protocol.format == "fewshot" else ()
     usual = {example.id for example in examples} - {shot.id for shot in first}
     rows = [
@@ -79,5 +79,5 @@ def own_solutions_task(store: Store, run: StoredRun, name: str) -> Task:
 
 
 def task_prompt(example: Example) -> str:
-    """The task's prompt with the place of the question marked."""
+    """Return the task's prompt with the question replaced by a placeholder."""
     return example.prompt.replace(example.question, "{question}", 1)

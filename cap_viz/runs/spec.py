@@ -1,4 +1,4 @@
-"""The full description of a run: one frozen object behind store key, CLI, jobs and URL.
+"""Specs: the full description of a run, one frozen object for store key, CLI, jobs and URL.
 
 A spec names everything that can change a number. Its key is the SHA-256 of its canonical JSON together with
 `ENGINE_VERSION` (bumped when numbers change) and `SCHEMA_VERSION` (bumped when stored files change).
@@ -19,7 +19,7 @@ from cap_viz.tasks.example_sets import ExampleSet
 
 ENGINE_VERSION = 1
 SCHEMA_VERSION = 1
-# Runs of these schemas can be read; a new schema joins them and the old ones stay.
+# Schemas this version can read; a new schema is added and the old ones stay.
 READABLE_SCHEMAS = (1,)
 
 
@@ -28,8 +28,9 @@ class ScoreSpec:
     """Head scores of a model on a set of examples.
 
     `metric` is None for exact scores: they store raw log-likelihoods from which every metric follows.
-    `reference` are the examples that mean and resample ablation take values from, None for `examples` themselves; their
-    seed also draws the partners of resample. `parts` is None for heads, "blocks" for whole attention layers and MLPs.
+    `reference` are the examples that mean and resample ablation take values from, None for `examples` themselves; the
+    seed of these examples also draws the partners for resample ablation. `parts` is None for heads, "blocks" for whole
+    attention layers and MLPs.
     """
 
     model: ModelRef
@@ -45,13 +46,13 @@ class ScoreSpec:
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """Which weights become zero.
+    """Recipe of a mask: which weights become zero.
 
-    `criterion` ranks weights, `sparsity` is the asked share of zeros, `scope` the matrices that take part.
-    `scores`, `metric` and `kv_combine` matter to criteria built on head scores; `calibration` to those built
-    on activations, `text` to those that measure passages of running text beside it; all are None elsewhere.
-    `control_seed` is the draw of a random control; `allocation` ("owl") and
-    `pattern` ("2:4") say how the zeros are spread, None leaves it to the criterion.
+    `criterion` ranks weights, `sparsity` is the requested share of zeros, `scope` the matrices to prune.
+    `scores`, `metric` and `kv_combine` apply to criteria built on head scores, `calibration` to criteria or allocations
+    built on activations or gradients, `text` to criteria that also measure passages of running text; elsewhere they are
+    None. `control_seed` is the seed of a random control. `allocation` ("owl") and `pattern` ("2:4") set how the zeros
+    are spread, None leaves that to the criterion.
     """
 
     criterion: str
@@ -69,10 +70,11 @@ class MaskSpec:
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """Accuracy of a model, dense (`mask` is None) or pruned, on a set of examples.
+    """Evaluation of a model, dense (`mask` is None) or pruned, on a set of examples.
 
-    `protocol` is None where options are compared by their log-likelihoods; "perplexity-1024" scores windows of running
-    text of so many tokens (`evaluation/perplexity.py`), "solution" the one given continuation of a task without options
+    `protocol` is None where options are compared by their log-likelihoods. "perplexity-1024" scores windows of 1,024
+    tokens of running text (`evaluation/perplexity.py`), "generate-fewshot-256" written answers
+    (`evaluation/generation.py`), "solution" the given continuation of a task without options
     (`evaluation/solution_loss.py`).
     """
 
@@ -86,7 +88,7 @@ class EvalSpec:
 
 @dataclass(frozen=True)
 class ProfileSpec:
-    """Zeros at every sparsity for a criterion with a fixed score (`mask.sparsity` is 0 by convention).
+    """Zeros at many sparsities for a criterion with one ranking for all of them (`mask.sparsity` is 0 by convention).
 
     `parts` is None for zeros per matrix, "heads" for zeros per head.
     """
@@ -101,7 +103,7 @@ class ProfileSpec:
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """What every head attends to on a set of examples, and on random tokens written twice.
+    """Attention measures of every head on a set of examples, and on repeated random tokens.
 
     Computed by `attribution/attention_patterns.py`.
     """
@@ -114,9 +116,9 @@ class RoleSpec:
 
 @dataclass(frozen=True)
 class JointSpec:
-    """Some heads removed together, each of them alone, and random sets of as many others (`kinds/joint.py`).
+    """Ablation of a set of heads, of each of them alone, and of random sets of as many others (`runs/kinds/joint.py`).
 
-    `examples` should not be those that ranked the heads. `reference` is that of a `ScoreSpec`.
+    `examples` should not be those that ranked the heads. `reference` is as in `ScoreSpec`.
     """
 
     model: ModelRef
@@ -134,12 +136,12 @@ RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec
 
 
 def spec_dict(spec: RunSpec) -> dict[str, Any]:
-    """The spec as plain JSON types, with its kind and without the fields that are None."""
+    """Convert a spec to plain JSON types, with its kind and without fields that are None."""
     return {"kind": spec.kind, **json.loads(json.dumps(asdict(spec, dict_factory=present)))}
 
 
 def mask_dict(mask: MaskSpec) -> dict[str, Any]:
-    """The recipe of a mask as plain JSON types, without the fields that are None."""
+    """Convert the recipe of a mask to plain JSON types, without fields that are None."""
     return json.loads(json.dumps(asdict(mask, dict_factory=present)))
 
 
@@ -148,21 +150,21 @@ def present(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def spec_key(spec: RunSpec) -> str:
-    """16 hex digits that change whenever any number of the run could change."""
+    """Return the key of a spec: 16 hex digits that change whenever any number of the run could change."""
     return key_of(spec_dict(spec), ENGINE_VERSION, SCHEMA_VERSION)
 
 
 def key_of(content: dict[str, Any], engine: int, schema: int) -> str:
-    """The key of a spec's JSON as it was written, by whatever version of the program."""
+    """Return the key of a spec's JSON, as written by the given engine and schema versions."""
     payload = {"spec": content, "engine": engine, "schema": schema}
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def spec_from_dict(data: dict[str, Any]) -> RunSpec:
-    """The inverse of `spec_dict`. Raises KeyError, TypeError, ValueError or AttributeError on foreign content.
+    """Invert `spec_dict`. Raises KeyError, TypeError, ValueError or AttributeError on foreign content.
 
-    The first runs were written with the fields that are None; these mean what their absence means now.
+    The first runs were written with their None fields, which are read as absent.
     """
     return checked(unchecked_spec(data))
 
@@ -209,7 +211,7 @@ def mask_spec(body: dict[str, Any]) -> MaskSpec:
 
 
 def read(body: dict[str, Any], readers: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    """The fields of a spec, those with a reader of their own made from their JSON."""
+    """Read the fields of a spec from JSON; `readers` convert the fields they name, the others stay as they are."""
     return {name: readers[name](value) if name in readers else value for name, value in body.items()}
 
 
@@ -217,7 +219,7 @@ def example_set(body: dict[str, Any]) -> ExampleSet:
     return ExampleSet(**{**body, "ids": tuple(body["ids"])})
 
 
-# What is read alike in every spec of a measurement on examples.
+# Readers of the fields that score and joint specs share.
 MEASURED: Mapping[str, Callable[[Any], Any]] = {
     "model": lambda value: ModelRef(**value),
     "examples": example_set,

@@ -1,21 +1,21 @@
-"""Tables as CSV that a spreadsheet opens as text: what a model or a data set wrote must not become a formula."""
+"""CSV export that is safe in spreadsheets: text from a model or data set must not become a formula."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-# A cell that begins so is computed, or read as a command, by spreadsheet programs (OWASP, "CSV injection").
+# Spreadsheet programs compute, or run as a command, a cell that begins with one of these (OWASP, "CSV injection").
 ACTIVE = ("=", "+", "-", "@", "\t")
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """The table without its index. Texts that a spreadsheet would compute get an apostrophe in front, numbers not."""
+    """Write a table as CSV without its index; text a spreadsheet would compute is prefixed with an apostrophe."""
     return table.map(inert).to_csv(index=False)
 
 
 def inert(value: object) -> object:
     if not isinstance(value, str):
         return value
-    # A lone carriage return is left unquoted by the csv writer, and would begin a row of the text's own.
+    # The csv writer does not quote a lone carriage return, which would begin a new row.
     text = value.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{text}" if text.startswith(ACTIVE) else text

@@ -1,9 +1,9 @@
-"""Stored runs: one folder each, found by the hash of what was asked.
+"""Store of finished runs: one folder each, found by the hash of the spec.
 
 `<kind>-<model>-<task>-<key>/` holds `manifest.json` (spec, provenance, checksums; written last) and Parquet tables.
-Shipped runs (tracked in git) are only read; local ones are written by the app. What fails its checks is never read and
-never deleted. Reading moves nothing: a damaged run stays where it is, and is named by `damaged`, until it is computed
-again or `runs repair` is given; then it goes to the quarantine, with the reason beside it.
+Shipped runs (tracked in git) are read-only; local ones are written by the app. A run that fails its checks is neither
+used nor deleted. Reading moves nothing: a damaged run stays in place, and `damaged` lists it, until it is computed
+again or `runs repair` is called; it then moves to the quarantine, with the reason beside it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from cap_viz.runs.spec import (
 from cap_viz.settings import local_folder, shipped_folder
 
 MANIFEST = "manifest.json"
-# Beside the parts of an unfinished run: what it will be.
+# The spec of an unfinished run, beside its parts.
 SPEC = "spec.json"
-# Beside a damaged run that was set aside: why.
+# Why a run was set aside, in its folder in the quarantine.
 REASON = "reason.txt"
 SHIPPED_REMEDY = "It came with CAP Viz: restore it with git restore cache/shipped, or install CAP Viz again."
 LOCAL_REMEDY = "Start the run again, or set it aside on the Runs page or with python -m cap_viz runs repair."
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 
 class DamagedRun(CapVizError):
-    """A stored run that cannot be trusted: the `reason`, and where there is something what to do about it."""
+    """A stored run that cannot be trusted: the `reason`, and the remedy where there is one."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(f"{reason} {remedy}".strip())
@@ -62,7 +62,7 @@ class DamagedRun(CapVizError):
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A finished run. `provenance` records how it came about (plan, versions, seconds, time)."""
+    """A finished run. `provenance` records how it was made (plan, versions, seconds, time)."""
 
     key: str
     spec: RunSpec
@@ -81,7 +81,7 @@ class StoredRun:
 
 
 class Store:
-    """Runs under a shipped (read-only) and a local folder."""
+    """Runs in a shipped (read-only) and a local folder."""
 
     def __init__(self, shipped: Path | None = None, local: Path | None = None) -> None:
         self.shipped = shipped_folder() if shipped is None else shipped
@@ -89,7 +89,7 @@ class Store:
         self.quarantine = self.local.parent / "quarantine"
 
     def runs(self) -> list[StoredRun]:
-        """All runs whose manifest is sound, newest first; a shipped run hides a local copy."""
+        """List all runs with a sound manifest, newest first; a shipped run hides a local copy."""
         found: dict[str, StoredRun] = {}
         for folder in self.folders():
             with suppress(DamagedRun):
@@ -98,7 +98,7 @@ class Store:
         return sorted(found.values(), key=lambda run: run.provenance["created"], reverse=True)
 
     def get(self, spec: RunSpec) -> StoredRun | None:
-        """The stored run of exactly this spec whose manifest is sound, shipped ones first."""
+        """Find the stored run of exactly this spec with a sound manifest, shipped before local; else None."""
         key = spec_key(spec)
         for root in (self.shipped, self.local):
             for folder in root.glob(f"*-{key}"):
@@ -107,9 +107,9 @@ class Store:
         return None
 
     def sound(self, spec: RunSpec) -> StoredRun | None:
-        """The stored run of exactly this spec, all its files checked; None where it has to be computed (again).
+        """Find the stored run of exactly this spec and check all its files; None where it must be computed (again).
 
-        Raises `DamagedRun` where it came with CAP Viz, since a computed one would be hidden by it.
+        Raises `DamagedRun` for a damaged shipped run, since it would hide a newly computed one.
         """
         run = self.get(spec)
         if run is None:
@@ -120,32 +120,32 @@ class Store:
         return run
 
     def folders(self) -> Iterator[Path]:
-        """Those of all runs, sound or not, shipped ones first."""
+        """Yield the folders of all runs, sound or not, shipped ones first."""
         for root in (self.shipped, self.local):
-            # A name with a dot in front is a run that is being written, imported or deleted by some process.
+            # A leading dot marks a run that some process is writing, importing or deleting.
             yield from sorted(root.glob("[!.]*/"))
 
     def damaged(self) -> list[str]:
-        """One sentence per run in the quarantine, and per damaged one still in its place; all files are checked."""
+        """Report one sentence per run in quarantine and per damaged run still in place; all files are checked."""
         return [*self.in_quarantine(), *map(str, self.damaged_in_place().values())]
 
     def in_quarantine(self) -> list[str]:
-        """One sentence per run that was set aside."""
+        """Report one sentence per run in quarantine."""
         return [f"{reason_of(folder)} It was set aside." for folder in sorted(self.quarantine.glob("*/"))]
 
     def damaged_in_place(self) -> dict[Path, DamagedRun]:
-        """What is wrong with shipped and local runs, by their folder."""
+        """Check all files of shipped and local runs; return the damage by folder."""
         found: dict[Path, DamagedRun] = {}
         for folder in self.folders():
             try:
                 self.verify(self.open(folder))
             except DamagedRun as error:
-                if folder.is_dir():  # Else another process has deleted it, or set it aside.
+                if folder.is_dir():  # Otherwise another process has deleted it or set it aside.
                     found[folder] = error
         return found
 
     def open(self, folder: Path) -> StoredRun:
-        """Read and check a run's manifest. Raises `DamagedRun` naming the run and the reason."""
+        """Read and check a run's manifest. Raises `DamagedRun`, which names the run and the reason."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             spec = spec_from_dict(manifest["spec"])
@@ -174,11 +174,11 @@ class Store:
         return StoredRun(key, spec, folder, origin, provenance, checksums)
 
     def table(self, run: StoredRun, name: str) -> pd.DataFrame:
-        """A table of a run, after its checksum was verified. Raises `DamagedRun`."""
+        """Read a table of a run and verify its checksum. Raises `DamagedRun`."""
         return pd.read_parquet(io.BytesIO(self.content(run, f"{name}.parquet")))
 
     def content(self, run: StoredRun, file: str) -> bytes:
-        """The bytes of a run's file. Raises `DamagedRun` unless they are those its manifest lists."""
+        """Read a file of a run. Raises `DamagedRun` where its checksum is not that of the manifest."""
         try:
             content = (run.folder / file).read_bytes()
         except FileNotFoundError as error:
@@ -202,17 +202,17 @@ class Store:
         return True
 
     def damage(self, folder: Path, reason: str) -> DamagedRun:
-        """The error of a damaged run, which says what to do where the run is shipped or local."""
+        """Make the error for a damaged run, with the remedy for a shipped or local one."""
         if self.shipped in folder.parents:
             return DamagedRun(reason, SHIPPED_REMEDY)
         return DamagedRun(reason, LOCAL_REMEDY if self.is_local(folder) else "")
 
     def is_local(self, folder: Path) -> bool:
-        """Whether a folder is the place of a run of this machine."""
+        """Whether a folder holds a local run."""
         return folder.parent == self.local
 
     def by_key(self, key: str) -> StoredRun:
-        """The run whose key starts with `key`. Raises `CapVizError` when there is none or more than one."""
+        """Find the run with a key that starts with `key`. Raises `CapVizError` unless there is exactly one."""
         found = [run for run in self.runs() if run.key.startswith(key)]
         if not found:
             raise UsageError(f"There is no stored run with a key that starts with {key!r}; `runs list` shows them.")
@@ -242,10 +242,10 @@ class Store:
         return self.place(building, title)
 
     def place(self, building: Path, title: str) -> StoredRun:
-        """Move a whole run into the local store, unless a sound one of its title is there, which then is kept.
+        """Move a complete run into the local store; a sound run of the same title is kept instead.
 
-        Nothing is ever put in the place of a sound run, so there is no moment in which a reader could miss it; and
-        what is of the same key answers the same question.
+        A sound run is never replaced, so that no reader ever finds it missing; and runs with the same key have the same
+        spec.
         """
         target = self.local / title
         self.set_aside_if_damaged(target)
@@ -258,11 +258,11 @@ class Store:
         return self.open(target)
 
     def delete(self, run: StoredRun) -> None:
-        """Remove a local run. Raises `UsageError` for a shipped one, `CapVizError` where it cannot be removed."""
+        """Delete a local run. Raises `UsageError` for a shipped one, `CapVizError` where it cannot be deleted."""
         if self.local not in run.folder.parents:
             raise UsageError(f"Run {run.title} came with CAP Viz and is only read; it cannot be deleted.")
-        # Renamed first: a folder without some of its files would look damaged to others. Under a name of its own: what
-        # an earlier deletion left behind may be there.
+        # Renamed first, since a folder without some of its files would look damaged to others; to a unique name, since
+        # an earlier deletion may have left files behind.
         doomed = run.folder.with_name(f".{run.title}.{time.time_ns()}.deleted")
         try:
             run.folder.rename(doomed)
@@ -273,37 +273,37 @@ class Store:
         try:
             shutil.rmtree(doomed)
         except OSError as error:
-            # It is gone from the store all the same; `runs repair` tries again.
+            # The run has left the store even so; `runs repair` tries again.
             log.warning("%s is left behind (%s)", doomed, error)
 
     def partial_run_dir(self, spec: RunSpec) -> Path:
-        """Where an unfinished run keeps its plan and blocks; removed when the run is saved."""
+        """Return the folder of an unfinished run's plan and parts; it is removed when the run is saved."""
         return self.partial_runs_dir / folder_name(spec)
 
     @property
     def partial_runs_dir(self) -> Path:
-        """The unfinished runs of all processes."""
+        """Folder of the unfinished runs of all processes."""
         return self.local.parent / "unfinished"
 
     def unfinished(self) -> list[RunSpec]:
-        """Runs that were begun and neither finished nor given up, oldest first; some may be running right now."""
+        """List runs begun and neither finished nor discarded, oldest first; some may be running right now."""
         found: list[tuple[float, RunSpec]] = []
         for file in self.partial_runs_dir.glob(f"*/{SPEC}"):
             try:
                 begun, spec = file.stat().st_mtime, spec_from_dict(json.loads(file.read_text(encoding="utf-8")))
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue  # Of another version, or just removed: it can be neither shown nor resumed.
+                continue  # From another version, or just removed: it can be neither shown nor resumed.
             if file.parent == self.partial_run_dir(spec) and self.get(spec) is None:
                 found.append((begun, spec))
         return [spec for _, spec in sorted(found, key=lambda one: one[0])]
 
     def make_room(self, spec: RunSpec) -> None:
-        """Set aside what damaged local run lies where that of a spec belongs, so that it can be computed again."""
+        """Set aside a damaged local run of this spec, so that it can be computed again."""
         for folder in self.local.glob(f"[!.]*-{spec_key(spec)}"):
             self.set_aside_if_damaged(folder)
 
     def set_aside_damaged(self) -> list[str]:
-        """Set aside every damaged local run; the reasons, one sentence each. Raises `CapVizError` where it cannot."""
+        """Set aside every damaged local run; return the reasons, one sentence each. Raises `CapVizError` on failure."""
         found = {folder: error for folder, error in self.damaged_in_place().items() if self.is_local(folder)}
         for folder, error in found.items():
             self.set_aside(folder, error.reason)
@@ -317,7 +317,7 @@ class Store:
                 self.set_aside(folder, error.reason)
 
     def set_aside(self, folder: Path, reason: str) -> None:
-        """Move a damaged run to the quarantine, with the reason in `reason.txt`. Raises `CapVizError`."""
+        """Move a damaged run to the quarantine, with the reason in `reason.txt`. Raises `CapVizError` on failure."""
         target = self.quarantine / f"{folder.name}-{time.time_ns()}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -333,7 +333,7 @@ class Store:
 
 
 def reason_of(folder: Path) -> str:
-    """Why a run of the quarantine was set aside."""
+    """Read why a run in quarantine was set aside."""
     try:
         return (folder / REASON).read_text(encoding="utf-8").strip()
     except OSError:
@@ -341,10 +341,10 @@ def reason_of(folder: Path) -> str:
 
 
 def parquet(table: pd.DataFrame) -> bytes:
-    """The table as a small Parquet file.
+    """Write a table as a small Parquet file.
 
-    Bytes of floats are grouped by their place, integers stored as steps from one to the next. Statistics and the notes
-    of pandas and Arrow are left out: in tables this small they would be half of the file.
+    Floats are byte-stream-split, integers delta-encoded. Statistics and the metadata of pandas and Arrow are left out:
+    in tables this small they would be half of the file.
     """
     import pyarrow
     import pyarrow.parquet
@@ -352,7 +352,7 @@ def parquet(table: pd.DataFrame) -> bytes:
     encodings: dict[str, str] = {
         str(name): encoding for name, kind in table.dtypes.items() if (encoding := encoding_of(kind))
     }
-    # A list of columns may be given as well, which pyarrow's annotation leaves out.
+    # `use_dictionary` also takes a list of columns, which pyarrow's type annotation omits.
     dictionaries: Any = [str(name) for name in table.columns if name not in encodings] or False
     file = io.BytesIO()
     pyarrow.parquet.write_table(
@@ -369,19 +369,19 @@ def parquet(table: pd.DataFrame) -> bytes:
 
 
 def encoding_of(kind: Any) -> str | None:
-    """How Parquet packs a column; None: a dictionary of its values."""
+    """Choose the Parquet encoding of a column by its dtype; None stands for dictionary encoding."""
     if is_float_dtype(kind):
         return "BYTE_STREAM_SPLIT"
     return "DELTA_BINARY_PACKED" if is_integer_dtype(kind) else None
 
 
 def lock_file(partial_run_dir: Path) -> Path:
-    """The lock held while a run is computed in `partial_run_dir`; it outlives the folder."""
+    """Return the lock file held while a run is computed in `partial_run_dir`; it outlives the folder."""
     return partial_run_dir.with_name(f"{partial_run_dir.name}.lock")
 
 
 def folder_name(spec: RunSpec) -> str:
-    """Readable, safe as a file name, ending in the key."""
+    """Build a run's folder name: readable, safe as a file name, ending in the key."""
     model = re.sub(r"[^A-Za-z0-9.]+", "-", spec.model.id).strip("-.")[-40:]
     task = re.sub(r"[^A-Za-z0-9_]+", "-", spec.examples.task)[:60]
     return f"{spec.kind}-{model}-{task}-{spec_key(spec)}"

@@ -1,12 +1,12 @@
-"""How many examples to measure exactly (n) and by gradient (N), judged from a pilot and then fixed.
+"""Sample sizes of a hybrid run, exact (n) and gradient (N), chosen from a pilot and then fixed.
 
-1. From exact and gradient effects of the pilot's examples: for each head the slope of one on the other, what the line
-   leaves of an example left out (r²), and what the gradient carries (v = slope² times its variance). A run of n and N
-   then has the half-width t(n - 2) · sqrt(r² / n + v / N).
-2. Among the pairs (n, N) whose cost is within the budget, the one with the smallest median half-width over heads; or
-   the cheapest that reaches a wanted median half-width.
+1. From the pilot's exact and gradient effects, compute for each head the slope of exact on gradient, the mean squared
+   leave-one-out residual r², and the variance carried by the gradient, v = slope² times the gradient's variance. A run
+   of n and N then has the half-width t(n - 2) · sqrt(r² / n + v / N).
+2. Among the pairs (n, N) within the time budget, take the one with the smallest median half-width over heads; or take
+   the cheapest pair that reaches a wanted median half-width.
 
-Sizes are chosen once: going on until an interval is narrow enough gives intervals that cover too seldom.
+Sizes are chosen once: measuring on until an interval is narrow enough gives intervals that cover too seldom.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MOST_EXACT = 512
 
 @dataclass(frozen=True)
 class Pilot:
-    """What a pilot says about each head: the variance of an example's effect, and how the gradient divides it.
+    """Variance of an example's effect per head, as estimated from a pilot.
 
-    `left` is the variance the gradient does not explain, `carried` the part it does.
+    `left` is the variance that the gradient does not explain, `carried` the variance that it explains.
     """
 
     total: Float[np.ndarray, "*head"]
@@ -37,7 +37,7 @@ class Pilot:
     carried: Float[np.ndarray, "*head"]
 
     def half_width(self, n: int, n_gradient: int, *, level: float = 0.95) -> Float[np.ndarray, "*head"]:
-        """Expected half-width of the hybrid interval."""
+        """Return the expected half-width of the hybrid interval, in the metric's unit."""
         t = stats.t.ppf((1 + level) / 2, df=n - 2)
         return np.asarray(t * np.sqrt(self.left / n + self.carried / n_gradient))
 
@@ -64,7 +64,7 @@ class HybridPlan:
 
 
 def pilot_of(exact: Float[np.ndarray, "*head example"], gradient: Float[np.ndarray, "*head example"]) -> Pilot:
-    """Judge a pilot; both arrays are about the same examples, at least 16. Raises `UsageError` otherwise."""
+    """Estimate variances from effects of the same examples, at least 16. Raises `UsageError` otherwise."""
     exact, gradient = np.asarray(exact, dtype=np.float64), np.asarray(gradient, dtype=np.float64)
     check_shapes(exact, gradient, gradient)
     line = fitted_line(exact, gradient, np.zeros(exact.shape[:-1]))
@@ -78,9 +78,9 @@ def pilot_of(exact: Float[np.ndarray, "*head example"], gradient: Float[np.ndarr
 def plan_for_seconds(
     pilot: Pilot, cost: ExampleCost, seconds: float, *, available: int, level: float = 0.95
 ) -> HybridPlan:
-    """The narrowest median interval within a time budget; `available` is the number of examples there are.
+    """Choose the sizes with the narrowest median interval within a time budget and `available` examples.
 
-    Raises `UsageError` where the time does not suffice for 16 examples of each kind.
+    Raises `UsageError` when the time does not suffice for 16 examples of each kind.
     """
     check_level(level)
     plans = []
@@ -97,9 +97,9 @@ def plan_for_seconds(
 def plan_for_half_width(
     pilot: Pilot, cost: ExampleCost, half_width: float, *, available: int, level: float = 0.95
 ) -> HybridPlan:
-    """The cheapest sizes whose median interval is expected to be no wider than `half_width` on either side.
+    """Choose the cheapest sizes with an expected median half-width of at most `half_width`.
 
-    Raises `UsageError` where the available examples do not suffice.
+    Raises `UsageError` when the available examples do not suffice.
     """
     check_level(level)
     plans = []

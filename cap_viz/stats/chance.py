@@ -1,14 +1,14 @@
-"""Is a model better than guessing on these questions?
+"""Exact test of accuracy against guessing.
 
 Under the null hypothesis the model picks one of the K options of each question at random, so the number of
 correct answers is Poisson-binomial with probabilities 1/K (K may differ between questions). Its distribution
-is exact:
+is computed exactly:
 
 1. questions with the same guessing probability form a binomial;
 2. the binomials are convolved;
 3. the p-value is the mass at or above the observed number (one-sided).
 
-`scipy.stats.poisson_binom` is not used, because its upper tail is 1 - cdf: it reports 1e-15 where the truth
+`scipy.stats.poisson_binom` is not used, because its upper tail is 1 - cdf: it reports 1e-15 where the true value
 is 1e-120.
 """
 
@@ -28,7 +28,7 @@ CLEAR = 0.05
 
 @dataclass(frozen=True)
 class ChanceTest:
-    """Accuracy of `n` questions against guessing: `chance` is the accuracy a guesser expects."""
+    """Accuracy on `n` questions against guessing; `chance` is the expected accuracy of guessing."""
 
     n: int
     accuracy: float
@@ -38,7 +38,7 @@ class ChanceTest:
 
     @property
     def clearly_above(self) -> bool:
-        """Whether guessing would reach this accuracy with probability below 0.05."""
+        """Return whether guessing reaches this accuracy with probability below 0.05."""
         return self.p_value < CLEAR
 
 
@@ -76,12 +76,12 @@ def above_chance(
 
 
 def guessing_floor(n_options: Int[np.ndarray, " example"], majority: float = 0.0) -> Float[np.ndarray, " example"]:
-    """Probability of guessing each question right: 1/K, or the share of the most frequent answer where that is more."""
+    """Return the probability of guessing each question right: 1/K, or `majority` where that is more."""
     return np.maximum(1 / n_options, majority)
 
 
 def hits_distribution(guess: Float[np.ndarray, " example"]) -> Float[np.ndarray, " hits"]:
-    """Probability of 0 to n hits when each question is hit independently with its own probability."""
+    """Return the probabilities of 0 to n hits, each question being hit independently with its own probability."""
     mass = np.ones(1)
     for probability, count in zip(*np.unique(guess, return_counts=True), strict=True):
         mass = np.convolve(mass, stats.binom.pmf(np.arange(count + 1), count, probability))

@@ -1,12 +1,12 @@
-"""How good a ranking of heads is, judged by what happens when heads are removed in its order.
+"""Quality of a head ranking, measured by removing heads in its order.
 
-1. Removal curve: the metric's loss with the first r heads of an order removed. From the most important down it should
-   rise early, from the least important up it should stay low.
-2. Faithfulness of a circuit, the k heads kept while all others are removed: (empty - loss) / (empty - dense), 1 where
-   it does as well as the whole model, 0 where as badly as no head at all.
+1. Removal curve: the metric's loss with the first r heads of an order removed. Removing the most important heads first
+   should raise it early; removing the least important first should keep it low.
+2. Faithfulness of a circuit (k heads kept, all others removed): (empty - loss) / (empty - dense); 1 means as good as
+   the whole model, 0 as bad as no head at all.
 3. CPR and CMD of the MIB benchmark (Mueller et al. 2025, arXiv 2504.13151): the area under faithfulness over the
    share of heads kept, and the area between it and 1, by the trapezoidal rule. MIB keeps the highest scores for CPR
-   and the largest by size for CMD, at shares from 0.001 to 1; which shares make sense depends on the number of heads.
+   and the largest absolute scores for CMD, at shares from 0.001 to 1; sensible shares depend on the number of heads.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from cap_viz.stats.joint import Head, HeadSet
 
 @dataclass(frozen=True)
 class CircuitAreas:
-    """`cpr` is better when high, `cmd` when low (0: every circuit does as well as the whole model)."""
+    """CPR (higher is better) and CMD (lower is better; 0: every circuit does as well as the whole model)."""
 
     cpr: float
     cmd: float
 
 
 def order_of(scores: Float[np.ndarray, "layer head"]) -> tuple[Head, ...]:
-    """Heads by falling score; ties go to the lower layer, then the lower head."""
+    """Sort heads by descending score; ties go to the lower layer, then the lower head."""
     flat = np.argsort(-np.asarray(scores, dtype=np.float64).reshape(-1), kind="stable")
     return tuple((int(i) // scores.shape[1], int(i) % scores.shape[1]) for i in flat)
 
 
 def first(order: Sequence[Head], count: int) -> HeadSet:
-    """The set of the first `count` heads of an order, in the model's order."""
+    """Return the first `count` heads of an order, sorted by layer and head."""
     return tuple(sorted(order[:count]))
 
 
 def all_but_first(order: Sequence[Head], count: int) -> HeadSet:
-    """What is removed when only the first `count` heads are kept."""
+    """Return all heads but the first `count` of an order, sorted by layer and head."""
     return tuple(sorted(order[count:]))
 
 
 def faithfulness(loss: Float[np.ndarray, " circuit"], *, dense: float, empty: float) -> Float[np.ndarray, " circuit"]:
-    """Share of what the heads together do for the metric that each circuit keeps.
+    """Return the share of all heads' contribution to the metric that each circuit keeps.
 
-    `loss` is each circuit's, `dense` the whole model's, `empty` that without any head. Raises `CapVizError` where
+    `loss` is the loss of each circuit, `dense` of the whole model, `empty` without any head. Raises `CapVizError` where
     removing every head does not hurt.
     """
     if not empty > dense:
@@ -60,7 +60,7 @@ def faithfulness(loss: Float[np.ndarray, " circuit"], *, dense: float, empty: fl
 
 
 def circuit_areas(shares: Float[np.ndarray, " circuit"], faithful: Float[np.ndarray, " circuit"]) -> CircuitAreas:
-    """CPR and CMD between the smallest and the largest share; both arrays ascend with the shares."""
+    """Compute CPR and CMD between the smallest and the largest share. Raises `CapVizError` unless shares ascend."""
     shares, faithful = np.asarray(shares, dtype=np.float64), np.asarray(faithful, dtype=np.float64)
     if shares.shape != faithful.shape or not (np.diff(shares) > 0).all() or len(shares) < 2:
         raise CapVizError("Areas need the same number of shares and circuits, at least 2, with ascending shares.")
@@ -70,10 +70,10 @@ def circuit_areas(shares: Float[np.ndarray, " circuit"], faithful: Float[np.ndar
 
 
 def michel_scores(gradient: Float[np.ndarray, "layer head example"]) -> Float[np.ndarray, "layer head"]:
-    """Head importance of Michel et al. 2019 (arXiv 1905.10650), from gradient effects of zero ablation.
+    """Compute the head importance of Michel et al. 2019 (arXiv 1905.10650) from gradient effects of zero ablation.
 
-    The mean over examples of the effects' size, divided by its Euclidean norm over the heads of a layer (their
-    section 4.1); a layer without any effect keeps zeros.
+    The mean absolute effect over examples, divided by its Euclidean norm over the heads of a layer (their section 4.1);
+    a layer without any effect keeps zeros.
     """
     size = np.abs(np.asarray(gradient, dtype=np.float64)).mean(axis=-1)
     norm = np.linalg.norm(size, axis=1, keepdims=True)

@@ -1,23 +1,23 @@
-"""Exact effects on a few examples, gradient effects on many: one estimate with an interval.
+"""Hybrid estimate of mean effects: exact effects on a few examples combined with gradient effects on many.
 
 Two-phase regression sampling (Cochran, Sampling Techniques, ch. 12; prediction-powered inference, arXiv 2311.01453):
-the exact effects D of n examples are corrected by how far the gradient effects G of the same examples lie from those
-of N examples drawn the same way, of which the n are part:
+the exact effects D of n examples are corrected by the difference between the mean gradient effects G of the same
+examples and of N examples drawn the same way, which include the n:
 
     S = mean_n(D) - b * (mean_n(G) - mean_N(G))
 
-1. b is the least-squares slope of D on G over the n examples, for each head; 0 where that does not predict an example
-   left out better than the mean does (its mean squared leave-one-out residual is not below the variance of D).
-   With `slope="one"` b = 1 for every head and S has no bias at any n; a fitted slope leaves a bias of order 1/n.
+1. b is the least-squares slope of D on G over the n examples, for each head; 0 where the line does not predict a
+   left-out example better than the mean (its mean squared leave-one-out residual is not below the variance of D).
+   With `slope="one"` b = 1 for every head and S is unbiased at any n; a fitted slope leaves a bias of order 1/n.
 2. Variance = HC3 variance of the regression at mean_N(G) (squared residuals over (1 - leverage)², close to the
-   jackknife) + variance of the part that the N examples carry, b² var_N(G) + 2 b cov_n(residual, G), over N.
-   The covariance is zero for a fitted slope; where the sum is negative it counts as zero.
+   jackknife) + variance carried by the N examples, (b² var_N(G) + 2 b cov_n(residual, G)) / N. The covariance is zero
+   for a fitted slope; a negative sum counts as zero.
 3. Interval and test use Student's t with n - 2 degrees of freedom, for every head whatever its slope.
 
 Simpler intervals are too narrow at these n (95 % ones cover .84 to .92 with plug-in residuals or a shrunken slope).
 Heads with a few extreme effects are covered less often than others: quote the distribution over heads.
 
-Accuracy has no gradient and cannot be combined.
+Accuracy has no gradient, so there is no hybrid estimate of it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cap_viz.errors import UsageError
 from cap_viz.stats.intervals import check_level
 
 FEWEST_EXACT = 16
-# A leverage this close to 1 leaves nothing of the other examples to predict from.
+# Above this leverage the other examples determine no line to predict from.
 FULL_LEVERAGE = 1 - 1e-9
 Slope = Literal["fitted", "one"]
 SLOPES: tuple[Slope, ...] = ("fitted", "one")
@@ -41,9 +41,9 @@ SLOPES: tuple[Slope, ...] = ("fitted", "one")
 
 @dataclass(frozen=True)
 class HybridEstimate:
-    """Mean effect by the hybrid estimator, with its t interval and test against zero; arrays have the heads' axes.
+    """Hybrid mean effects with t intervals and tests against zero; arrays have the heads' axes.
 
-    `slope` is b of each head. `n` examples were measured exactly, `n_gradient` by their gradient.
+    `slope` is b of each head. `n` counts the exactly measured examples, `n_gradient` those with gradient effects.
     """
 
     mean: Float[np.ndarray, "*head"]
@@ -58,7 +58,7 @@ class HybridEstimate:
 
 @dataclass(frozen=True)
 class Line:
-    """A slope per head with what it leaves over: residual and leverage of each of the n examples."""
+    """Regression line per head: slope, and residual, leverage and weight of each of the n examples."""
 
     slope: Float[np.ndarray, "*head"]
     residual: Float[np.ndarray, "*head example"]
@@ -67,7 +67,7 @@ class Line:
 
     @property
     def left_out(self) -> Float[np.ndarray, "*head example"]:
-        """Residual of each example under the line fitted to the others."""
+        """Return the residual of each example under the line fitted to the others."""
         usable = self.leverage < FULL_LEVERAGE
         return np.where(usable, self.residual / np.where(usable, 1 - self.leverage, 1.0), np.inf)
 
@@ -82,8 +82,8 @@ def hybrid_mean(
 ) -> HybridEstimate:
     """Combine exact and gradient effects of the same n examples with the gradient effects of all N.
 
-    The n are a random part of the N, so `gradient_all` holds them too. Raises `UsageError` for n < 16, N < n, arrays
-    that do not belong together or an unknown slope.
+    The n are a random part of the N, so `gradient_all` includes them. Raises `UsageError` for n < 16, N < n,
+    mismatched shapes or an unknown slope.
     """
     check_level(level)
     exact, gradient, gradient_all = (np.asarray(a, dtype=np.float64) for a in (exact, gradient, gradient_all))
@@ -109,7 +109,7 @@ def fitted_line(
     gradient: Float[np.ndarray, "*head example"],
     shift: Float[np.ndarray, "*head"],
 ) -> Line:
-    """Least squares for each head, or no slope where it does not help examples that were left out."""
+    """Fit least squares for each head; slope 0 where the line does not predict left-out examples better."""
     flat = fixed_line(exact, gradient, 0.0)
     centred = gradient - gradient.mean(axis=-1, keepdims=True)
     spread = (centred**2).sum(axis=-1)
@@ -162,7 +162,7 @@ def check_shapes(exact: np.ndarray, gradient: np.ndarray, gradient_all: np.ndarr
 
 
 def check_sizes(n: int, n_gradient: int) -> None:
-    """Raise `UsageError` where the interval would not hold."""
+    """Raise `UsageError` for sizes at which the interval is not valid."""
     if n < FEWEST_EXACT:
         raise UsageError(
             f"The hybrid estimator needs at least {FEWEST_EXACT} exactly measured examples for an honest interval, "
@@ -176,7 +176,7 @@ def check_sizes(n: int, n_gradient: int) -> None:
 
 
 def slope_named(name: str) -> Slope:
-    """Raises `UsageError` with the known names."""
+    """Return the slope of that name. Raises `UsageError`, listing the choices, for an unknown one."""
     for slope in SLOPES:
         if name == slope:
             return slope

@@ -4,7 +4,7 @@ Mean effects use Student's t on the per-example differences, so the test is the 
 against dense. Shares use Wilson's score interval (Wilson 1927). Bootstrapped means use the percentile
 interval: BCa is undefined for nearly equal values and covers less often where differences are rare.
 
-The t interval is written out instead of calling `scipy.stats.ttest_1samp`: that function warns on constant
+The t interval is computed here instead of by `scipy.stats.ttest_1samp`: that function warns on constant
 columns, which heads without any effect produce, and `warnings.catch_warnings` is not safe beside the worker
 thread.
 """
@@ -35,7 +35,7 @@ class Interval:
 class MeanEstimate:
     """Mean over examples with its t interval and two-sided test against zero; arrays have the heads' axes.
 
-    `n` is the number of examples behind each mean. With n = 1 the mean is known but not its uncertainty:
+    `n` is the number of examples behind each mean. With n = 1 there is no uncertainty estimate:
     `low`, `high`, `std_error` and `p_value` are NaN.
     """
 
@@ -48,7 +48,7 @@ class MeanEstimate:
 
 
 def mean_with_ci(effects: Float[np.ndarray, "*head example"], *, level: float = 0.95) -> MeanEstimate:
-    """Mean over the last axis, in the effects' unit, for any leading axes (typically layer, head).
+    """Average over the last axis, in the effects' unit, for any leading axes (typically layer, head).
 
     Where all examples agree the interval has no width and the p-value is 1 if they are all zero, else 0.
     NaN effects make their head's numbers NaN. Raises CapVizError if there are no examples.
@@ -69,7 +69,7 @@ def mean_with_ci(effects: Float[np.ndarray, "*head example"], *, level: float = 
 
 
 def standard_error(effects: Float[np.ndarray, "*head example"]) -> Float[np.ndarray, "*head"]:
-    """Standard error of the mean over the last axis; NaN for a single example."""
+    """Return the standard error of the mean over the last axis; NaN for a single example."""
     n = effects.shape[-1]
     if n == 1:
         return np.full(effects.shape[:-1], np.nan)
@@ -79,7 +79,7 @@ def standard_error(effects: Float[np.ndarray, "*head example"]) -> Float[np.ndar
 
 
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
-    """Wilson score interval of a share. Raises CapVizError unless 0 ≤ successes ≤ n and n ≥ 1."""
+    """Return the Wilson score interval of a share. Raises CapVizError unless 0 ≤ successes ≤ n and n ≥ 1."""
     check_level(level)
     if n < 1 or not 0 <= successes <= n:
         raise CapVizError(f"{successes} successes out of {n} is not a share: it needs at least one trial.")
@@ -90,7 +90,7 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
 def bootstrap_mean_ci(
     values: Float[np.ndarray, " example"], *, level: float = 0.95, seed: int = 0, resamples: int = 5000
 ) -> Interval:
-    """Percentile bootstrap interval of the mean, the same for the same seed.
+    """Return the percentile bootstrap interval of the mean, reproducible by `seed`.
 
     A single value or a NaN gives NaN limits, equal values an interval without width. Raises CapVizError if
     `values` is empty.
@@ -100,7 +100,7 @@ def bootstrap_mean_ci(
         raise UsageError(f"The number of resamples is {resamples}; it must be at least 1.")
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:
-        raise CapVizError("No values: a bootstrap interval needs at least two.")
+        raise CapVizError("No values: a bootstrap interval needs at least one, better many.")
     if values.size == 1 or np.isnan(values).any():
         return Interval(float("nan"), float("nan"))
     limits = stats.bootstrap(
@@ -117,6 +117,6 @@ def bootstrap_mean_ci(
 
 
 def check_level(level: float) -> None:
-    """Raise UsageError unless `level` is a probability other than 0 and 1."""
+    """Raise UsageError unless 0 < `level` < 1."""
     if not 0 < level < 1:
         raise UsageError(f"The level is {level}; choose a value between 0 and 1.")

@@ -1,13 +1,13 @@
-"""What a set of heads does together, against the sum of its parts and against other sets of its size.
+"""Joint effect of a set of heads, against the sum of their single effects and against random sets of the same size.
 
-A set chosen for its large effects looks better on the examples that chose it (winner's curse), so everything here is
-measured on examples that were not used for ranking.
+A set chosen for its large effects looks better on the examples used for choosing it (winner's curse), so all effects
+here are measured on examples that were not used for ranking.
 
 1. Joint effect: the metric with all heads of the set ablated at once, minus the dense metric; mean and t interval.
 2. Excess: joint effect minus the sum of the heads' single effects, example by example. Negative: the heads do the same
-   work (removing one makes the other's removal cheap). Positive: each stands in for the other.
+   work (removing one makes removing another cheap). Positive: each compensates for the others' removal.
 3. Band: the mean joint effect of random sets of the same size. `p_value` is the share of sets, the chosen one
-   included, that do at least as much: with m random sets it is never below 1 / (m + 1).
+   included, with at least its effect: with m random sets it is never below 1 / (m + 1).
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def joint_effect(
     *,
     level: float = 0.95,
 ) -> JointEffect:
-    """Judge a set from effects per example: of the set, of each of its heads alone, and of random sets of its size.
+    """Compare a set's effects per example with those of its single heads and of random sets of the same size.
 
-    Raises `CapVizError` where the examples do not match or there are fewer than 19 random sets, which could not
+    Raises `CapVizError` where the examples do not match or there are fewer than 19 random sets, which cannot
     reach p = .05.
     """
     check_level(level)
@@ -85,10 +85,10 @@ def joint_effect(
 def random_sets(
     n_layers: int, n_heads: int, size: int, *, draws: int, seed: int = 0, without: Collection[Head] = ()
 ) -> Sequence[HeadSet]:
-    """`draws` sets of `size` distinct heads from the whole model except `without`, the same for the same seed.
+    """Draw `draws` sets of `size` distinct heads from the whole model except `without`, reproducible by `seed`.
 
-    Leaving out the chosen set's heads makes the band a control for what the rest of the model does. Raises
-    `UsageError` where there are not enough heads.
+    Leaving out the chosen set's heads makes the band a control from the rest of the model. Raises `UsageError` when
+    there are not enough heads.
     """
     barred = set(without)
     pool = [(layer, head) for layer in range(n_layers) for head in range(n_heads) if (layer, head) not in barred]

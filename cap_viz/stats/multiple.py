@@ -1,9 +1,9 @@
-"""Testing many heads at once: which effects survive.
+"""Corrections for testing many heads at once.
 
 `false_discovery` bounds the expected share of false finds among the heads called non-zero: Benjamini and
 Hochberg (1995) under independence or positive dependence, Benjamini and Yekutieli (2001) under any
 dependence. `holm` (1979) bounds the probability of even one false find. A NaN p-value (a head with one
-example) is no test: it is not counted and never survives.
+example) does not count as a test and never survives.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Discoveries:
 
 
 def false_discovery(p_values: PValues, *, level: float = 0.05, method: Literal["bh", "by"] = "bh") -> Discoveries:
-    """Heads whose adjusted p-value is at most `level`, the false discovery rate."""
+    """Find the heads with an adjusted p-value of at most `level`, the false discovery rate."""
     check_level(level)
     if method not in ("bh", "by"):
         raise UsageError(f"Unknown method {method!r}; choose bh or by.")
@@ -42,12 +42,12 @@ def false_discovery(p_values: PValues, *, level: float = 0.05, method: Literal["
 
 
 def holm(p_values: PValues) -> PValues:
-    """Holm's adjusted p-values, in the shape given: those at most 0.05 hold jointly with probability 0.95."""
+    """Return Holm's adjusted p-values, same shape: all finds at 0.05 hold jointly with probability 0.95."""
     return adjust(p_values, holm_flat)
 
 
 def holm_flat(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Step-down: each p times the number of tests not yet passed, never below the one before it."""
+    """Step down: multiply each p by the number of tests not yet passed, never going below the one before it."""
     order = np.argsort(p_values, kind="stable")
     remaining = np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))

@@ -1,17 +1,16 @@
-"""Two models on the same questions.
+"""Paired comparison of two models' accuracies on the same questions.
 
-Answers to the same question go up and down together, so the comparison is paired: an exact McNemar test
-(McNemar 1947: of the questions only one model answers correctly, is each model's share one half?), and a
-bootstrap interval of the mean difference per question.
+Answers to the same question are correlated, so the comparison is paired: an exact McNemar test (McNemar 1947: of
+the questions that only one model answers correctly, is each model's share one half?), and a bootstrap interval of
+the mean difference per question.
 
-`minimum_detectable` says what the comparison could have seen: the true difference found with 80 % power by a
-two-sided test at 0.05. With n questions, a share d of them discordant and z = 1.96 + 0.84, it is z·sqrt(d/n)
-(Connor 1987, leaving out the small term in the difference squared). The discordance cannot be smaller than
-the difference, so it never falls below z²/n ≈ 7.8/n, even if no question was discordant. Above 1, nothing can
-be detected at this n.
+`minimum_detectable` is the true difference that a two-sided test at 0.05 finds with 80 % power. With n questions, a
+share d of them discordant and z = 1.96 + 0.84, it is z·sqrt(d/n) (Connor 1987, without the small term in the
+squared difference). The discordance cannot be smaller than the difference, so it never falls below z²/n ≈ 7.8/n,
+even if no question was discordant. Above 1, nothing can be detected at this n.
 
-With few discordant questions the interval can leave out 0 where the exact test does not reject (5 to 0 gives
-p = 0.0625); then the test is the one to quote.
+With few discordant questions the interval can exclude 0 where the exact test does not reject (5 to 0 gives
+p = 0.0625); then quote the test.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ POWER = 0.8
 class PairedComparison:
     """First model (a) against second (b) on the same `n` questions.
 
-    `difference` is accuracy a minus accuracy b; `only_a` and `only_b` count the questions that one model
-    alone answers correctly; `p_value` is the exact two-sided McNemar p; `ci` and `minimum_detectable` are in
+    `difference` is accuracy a minus accuracy b; `only_a` and `only_b` count the questions that only
+    that model answers correctly; `p_value` is the exact two-sided McNemar p; `ci` and `minimum_detectable` are in
     the unit of `difference`.
     """
 
@@ -57,7 +56,7 @@ def compare_paired(
     level: float = 0.95,
     seed: int = 0,
 ) -> PairedComparison:
-    """Compare two models question by question: first minus second, the same for the same seed.
+    """Compare two models question by question, first minus second, reproducible by `seed`.
 
     Raises CapVizError if there are no questions or the two do not have the same number.
     """
@@ -86,23 +85,23 @@ def compare_paired(
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p from the discordant pairs; 1 if there are none."""
+    """Return the exact two-sided p from the discordant pairs; 1 if there are none."""
     if only_a + only_b == 0:
         return 1.0
     return float(stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
 def minimum_detectable(discordant: int, n: int) -> float:
-    """Smallest true difference found with 80 % power at 0.05; the module docstring has the formula."""
+    """Return the true difference found with 80 % power at 0.05 (formula in the module docstring)."""
     z = stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER)
     return float(max(z * sqrt(discordant) / n, z**2 / n))
 
 
 def difference_ci(differences: Float[np.ndarray, " example"], level: float, seed: int) -> Interval:
-    """Bootstrap interval of the mean of differences that are -1, 0 or 1.
+    """Return the bootstrap interval of the mean of differences that are -1, 0 or 1.
 
-    If all are equal there is nothing to resample and the bootstrap would claim certainty. Clopper and Pearson
-    then bound the probability that a further question differs from them, by 1 - ((1 - level) / 2)^(1/n).
+    If all are equal, the bootstrap would claim certainty. The Clopper-Pearson bound 1 - ((1 - level) / 2)^(1/n) on
+    the probability that a further question differs is used instead.
     """
     check_level(level)
     common = float(differences[0])

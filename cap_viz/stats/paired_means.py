@@ -1,7 +1,7 @@
-"""Two models on the same questions, judged by a loss instead of right and wrong.
+"""Paired comparison of two models' losses on the same questions.
 
-The comparison is paired, as in `paired`: the difference of the losses of every question, their mean with a bootstrap
-interval, and the paired t-test. `minimum_detectable` is the true difference that this test finds with 80 % power at
+As in `paired`, losses are subtracted question by question; their mean difference has a bootstrap interval and a paired
+t-test. `minimum_detectable` is the true difference that this test finds with 80 % power at
 0.05: z·s/√n with s the standard deviation of the differences and z = 1.96 + 0.84.
 """
 
@@ -42,7 +42,7 @@ def compare_means(
     level: float = 0.95,
     seed: int = 0,
 ) -> PairedMeans:
-    """Compare two models by a loss, question by question: first minus second, the same for the same seed.
+    """Compare two models by a loss, question by question, first minus second, reproducible by `seed`.
 
     Raises CapVizError if there are no questions or the two do not have the same number.
     """

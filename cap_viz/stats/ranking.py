@@ -1,10 +1,9 @@
-"""Ranks of heads and how far they could be off.
+"""Ranks of heads with bootstrap intervals.
 
-Rank intervals resample the examples, the same draw for all heads, so effects that vary together stay
-together. Resampling adds noise to noise: bootstrapped ranks lean towards the middle and the intervals are
-wide for heads near zero. That is the message, and the reason why an interval is widened to hold the observed
-rank where it would not (Hall and Miller 2009, "Using the bootstrap to quantify the authority of an empirical
-ranking").
+Examples are resampled with the same draw for all heads, so correlated effects stay correlated. Resampling adds
+noise to noise: bootstrapped ranks lean towards the middle, and intervals are wide for heads near zero, as they
+should be. An interval that would miss the observed rank is widened to include it (Hall and Miller 2009, "Using
+the bootstrap to quantify the authority of an empirical ranking").
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from cap_viz.stats.intervals import check_level
 
 @dataclass(frozen=True)
 class RankIntervals:
-    """Rank of each head by mean effect (1 = largest) and the limits between which it varies."""
+    """Rank of each head by mean effect (1 = largest) with interval limits."""
 
     rank: Int[np.ndarray, "layer head"]
     low: Int[np.ndarray, "layer head"]
@@ -28,7 +27,7 @@ class RankIntervals:
 
 
 def rank_heads(effect: Float[np.ndarray, "layer head"]) -> Int[np.ndarray, "layer head"]:
-    """Rank of each head over the whole model: 1 = largest effect, each rank once.
+    """Rank heads over the whole model: 1 = largest effect, each rank once.
 
     Ties go to the lower layer, then the lower head index; NaN effects come last.
     """
@@ -43,9 +42,9 @@ def bootstrap_rank_intervals(
     resamples: int = 1000,
     seed: int = 0,
 ) -> RankIntervals:
-    """Percentile interval of each head's rank under resampling of the examples, the same for the same seed.
+    """Return the percentile interval of each head's rank over resampled examples, reproducible by `seed`.
 
-    With a single example every rank is possible. Raises CapVizError if there are no examples.
+    With a single example the interval spans all ranks. Raises CapVizError if there are no examples.
     """
     check_level(level)
     if resamples < 1:
@@ -67,14 +66,14 @@ def bootstrap_rank_intervals(
 def resampled_means(
     effects: Float[np.ndarray, "heads example"], resamples: int, seed: int
 ) -> Float[np.ndarray, "resample heads"]:
-    """Means over examples drawn with replacement: a resample is how often each example was drawn."""
+    """Return means over examples drawn with replacement; a resample counts the draws of each example."""
     n = effects.shape[-1]
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     return counts @ effects.T / n
 
 
 def rank_rows(values: Float[np.ndarray, "row heads"]) -> Int[np.ndarray, "row heads"]:
-    """Ranks within each row, 1 = largest, ties in the order of the columns."""
+    """Rank within each row, 1 = largest, ties in column order."""
     order = np.argsort(-values, axis=-1, kind="stable")
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(1, values.shape[-1] + 1)[None, :], axis=-1)

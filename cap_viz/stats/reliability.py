@@ -1,13 +1,13 @@
-"""Would other examples give the same ranking of heads?
+"""Split-half reliability of the ranking of heads.
 
 1. Split the examples into two random halves, average each head's effect in both, correlate over heads
    (Spearman).
 2. Repeat over many splits and take the median.
-3. A half is less reliable than the whole: Spearman-Brown (1910) projects a reliability r by a factor k in
-   examples as k·r / (1 + (k - 1)·r). Solved for k it gives the number of examples a target needs.
+3. A half is less reliable than the whole: Spearman-Brown (1910) projects a reliability r to k times as many
+   examples as k·r / (1 + (k - 1)·r). Solved for k it gives the number of examples for a target.
 
-Known deviation: Spearman-Brown is exact for Pearson correlations and approximate for ranks: doubling the
-examples, with normal effects, it is off by at most 0.003 (in the tests).
+Known deviation: Spearman-Brown is exact for Pearson correlations and approximate for ranks. For twice the
+examples and normal effects the error is at most 0.003 (in the tests).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Reliability:
     full: float
 
     def n_for(self, target: float) -> int | None:
-        """Examples needed for a reliability of `target`; None where `split_half` is not positive."""
+        """Return the examples needed for a reliability of `target`; None where `split_half` is not positive."""
         if not 0 < target < 1:
             raise UsageError(f"The target reliability is {target}; choose a value between 0 and 1, such as 0.8.")
         if not self.split_half > 0:
@@ -53,7 +53,7 @@ class Reliability:
 
 
 def split_half(effects: Float[np.ndarray, "layer head example"], *, splits: int = 200, seed: int = 0) -> Reliability:
-    """Reliability of the ranking by mean effect, the same for the same seed.
+    """Estimate the reliability of the ranking by mean effect, reproducible by `seed`.
 
     With an odd number of examples each split leaves one out. Raises CapVizError below 4 examples or 2 heads.
     """
@@ -76,9 +76,9 @@ def split_half(effects: Float[np.ndarray, "layer head example"], *, splits: int 
 
 
 def spearman_brown(reliability: float, factor: float) -> float:
-    """Reliability with `factor` times as many examples.
+    """Project a reliability to `factor` times as many examples.
 
-    A reliability of zero or less is returned as it is: more examples of pure noise stay noise, and the
+    A reliability of zero or less is returned unchanged: more examples of pure noise stay noise, and the
     formula has a pole below zero.
     """
     if reliability <= 0:
@@ -87,7 +87,7 @@ def spearman_brown(reliability: float, factor: float) -> float:
 
 
 def shuffled_examples(n: int, splits: int, seed: int) -> Int[np.ndarray, "split example"]:
-    """One random order of the examples per split."""
+    """Draw one random order of the examples per split."""
     indices = np.tile(np.arange(n), (splits, 1))
     return np.random.default_rng(seed).permuted(indices, axis=1)
 
@@ -95,26 +95,26 @@ def shuffled_examples(n: int, splits: int, seed: int) -> Int[np.ndarray, "split 
 def subset_means(
     effects: Float[np.ndarray, "heads example"], subsets: Int[np.ndarray, "split chosen"]
 ) -> Float[np.ndarray, "split heads"]:
-    """Mean effect of each head over each subset of examples, as one matrix product."""
+    """Average each head's effect over each subset of examples, by one matrix product."""
     weights = np.zeros((len(subsets), effects.shape[-1]))
     np.put_along_axis(weights, subsets, 1 / subsets.shape[-1], axis=1)
     return weights @ effects.T
 
 
 def rank_correlation(first: Float[np.ndarray, " head"], second: Float[np.ndarray, " head"]) -> float:
-    """Spearman's correlation of two rankings of the same heads."""
+    """Return Spearman's correlation of two sets of values for the same heads."""
     return float(spearman_rows(first[None], second[None])[0])
 
 
 def spearman_rows(
     first: Float[np.ndarray, "split heads"], second: Float[np.ndarray, "split heads"]
 ) -> Float[np.ndarray, " split"]:
-    """Spearman correlation row by row; NaN for a constant row, where scipy's pearsonr would warn."""
+    """Compute Spearman's correlation row by row; NaN for a constant row, where scipy's pearsonr would warn."""
     a, b = (centred_ranks(values) for values in (first, second))
     with np.errstate(invalid="ignore"):
         return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
 
 
 def centred_ranks(values: Float[np.ndarray, "split heads"]) -> Float[np.ndarray, "split heads"]:
-    """Ranks within each row, ties averaged, with mean zero."""
+    """Rank within each row, ties averaged, centred to mean zero."""
     return stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2

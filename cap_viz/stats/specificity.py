@@ -1,23 +1,23 @@
-"""Which heads does a task need more than any text does?
+"""Task specificity: heads that matter more for a task than for a control text.
 
-Effects on a task and on a control text differ in unit, spread and number of examples, so each run is first brought to
-a common scale, then subtracted head by head:
+Effects on a task and on a control text differ in unit, spread and number of examples, so both runs are first brought
+to a common scale, then subtracted head by head:
 
 1. Standardised effect z(h) = mean effect(h) / σ. σ is the standard deviation over heads of the *true* mean effects:
-   σ² = V - (v - V) / (n - 1), with V the variance over heads of the mean effects and v the average, over examples,
-   of the variance over heads of that example's effects. The subtracted term is the variance that n noisy examples
-   add; without it a run on few examples would have small standardised effects, and every head of a run on many
-   would look specific. Nothing is centred: z = 0 means that removing the head changes nothing.
+   σ² = V - (v - V) / (n - 1), with V the variance over heads of the mean effects and v the variance over heads of one
+   example's effects, averaged over examples. The subtracted term is the variance that n noisy examples add; without
+   it a run on few examples would have small standardised effects, and every head of a run on many would look
+   specific. Effects are not centred: z = 0 means that removing the head changes nothing.
 2. Specificity S(h) = z_task(h) - z_control(h), in standard deviations over heads.
-3. Uncertainty: the examples of each run are resampled on their own (bootstrap, σ recomputed in every resample). The
+3. Uncertainty: the examples of each run are resampled separately (bootstrap, σ recomputed in every resample). The
    standard error adds the two variances, each times n / (n - 1), since resampling n values understates their
    variance by that factor; the interval is S ± t · SE with Welch's degrees of freedom. A percentile interval would
-   be too narrow for 16 examples, and its p-values too coarse to correct for hundreds of heads.
+   be too narrow for 16 examples, and its p-values too coarse to be corrected for hundreds of heads.
 4. Benjamini-Hochberg over the heads.
 
-Noise of n examples counts twice in a resample, once in the data it draws from. The resampled σ, corrected for the
-second, therefore estimates sqrt(V), and resampled effects are multiplied by sqrt(V) / σ to be on the scale of z.
-In a resample σ² is kept above V / 10: a divisor near zero would say nothing about the effects.
+A resample contains the noise of n examples twice: that of the data and that of drawing from them. The resampled σ,
+corrected for the drawing alone, therefore estimates sqrt(V), and resampled effects are multiplied by sqrt(V) / σ to be
+on the scale of z. In a resample σ² is kept above V / 10: a divisor near zero would make the effects meaningless.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from cap_viz.stats.reliability import FEWEST_EXAMPLES, spearman_rows
 
 LEAST_SIGNAL = 0.1
 
-# Of the runs themselves, or of each resample.
+# Of the run itself, or one per resample.
 Variance = float | Float[np.ndarray, " resample"]
 
 
@@ -64,15 +64,15 @@ class Specificity:
 
     @property
     def rank(self) -> Int[np.ndarray, "layer head"]:
-        """1 for the head that is most specific to the task."""
+        """Rank heads by specificity: 1 = most specific to the task."""
         return rank_heads(self.difference)
 
 
 @dataclass(frozen=True)
 class TopOverlap:
-    """How many heads two rankings share among their first `k`, against two random rankings of `n_heads`.
+    """Number of heads shared by the first `k` of two rankings, against two random rankings of `n_heads`.
 
-    `p_value` is the probability that chance shares at least as many (hypergeometric, one-sided).
+    `p_value` is the probability of sharing at least as many by chance (hypergeometric, one-sided).
     """
 
     k: int
@@ -84,10 +84,10 @@ class TopOverlap:
 
 @dataclass(frozen=True)
 class RankAgreement:
-    """Spearman correlation of two runs' mean effects over heads, and the most their noise allows.
+    """Spearman correlation of two runs' mean effects over heads, and its maximum under their noise.
 
-    `ceiling` is what two identical true rankings would show: the root of the product of the two runs' reliabilities
-    (Spearman 1904). NaN where a reliability is unknown or not positive. An estimate, so a correlation may exceed it.
+    `ceiling` is the expected correlation of identical true rankings: the root of the product of both reliabilities
+    (Spearman 1904). NaN where a reliability is unknown or not positive. It is an estimate: `correlation` may exceed it.
     """
 
     correlation: float
@@ -102,10 +102,10 @@ def specificity(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Specificity:
-    """Standardised task effect minus standardised control effect of every head, the same for the same seed.
+    """Subtract standardised control effects from standardised task effects, head by head; reproducible by `seed`.
 
-    Raises `CapVizError` when the two do not have the same heads, when one has fewer than 4 examples, or when its
-    examples hardly tell the heads apart (less than a tenth of the variance over heads is signal).
+    Raises `CapVizError` when the heads differ, when a run has fewer than 4 examples, or when its examples hardly
+    distinguish the heads (at most a tenth of the variance over heads is signal).
     """
     check_level(level)
     if resamples < 2:
@@ -124,7 +124,7 @@ def specificity(
         freedom = variance**2 / (first.variance**2 / (first.n - 1) + second.variance**2 / (second.n - 1))
         margin = stats.t.ppf((1 + level) / 2, freedom) * std_error
         p_value = 2 * stats.t.sf(np.abs(difference) / std_error, freedom)
-    # Heads without any variance, such as one that does nothing on either text, have no degrees of freedom.
+    # Heads without any variance, such as heads without effect on either text, have no degrees of freedom.
     constant = variance == 0
     margin = np.where(constant, 0.0, margin)
     p_value = np.where(constant, np.where(difference == 0, 1.0, 0.0), p_value)
@@ -146,7 +146,7 @@ def specificity(
 
 @dataclass(frozen=True)
 class Standardised:
-    """One run on the common scale: standardised effects, their sampling variance, and the divisor."""
+    """One run of `n` examples on the common scale: standardised effects, their sampling variance and the divisor σ."""
 
     z: Float[np.ndarray, "layer head"]
     variance: Float[np.ndarray, "layer head"]
@@ -157,7 +157,7 @@ class Standardised:
 def standardised(
     effects: Float[np.ndarray, "layer head example"], resamples: int, random: np.random.Generator
 ) -> Standardised:
-    """Mean effects over their true spread, with bootstrap variances."""
+    """Divide mean effects by their true spread σ, with bootstrap variances."""
     scale = true_spread(effects)
     *shape, n = effects.shape
     flat = effects.reshape(-1, n)
@@ -175,9 +175,9 @@ def standardised(
 
 
 def true_spread(effects: Float[np.ndarray, "layer head example"]) -> float:
-    """σ, the standard deviation over heads of the true mean effects: the common scale of step 1.
+    """Estimate σ, the standard deviation over heads of the true mean effects (step 1).
 
-    Raises `CapVizError` when there are fewer than 4 examples or 2 heads, or when the examples hardly tell them apart.
+    Raises `CapVizError` for fewer than 4 examples or 2 heads, or when the examples hardly distinguish the heads.
     """
     n = effects.shape[-1]
     flat = np.asarray(effects, dtype=np.float64).reshape(-1, n)
@@ -195,12 +195,12 @@ def true_spread(effects: Float[np.ndarray, "layer head example"]) -> float:
 
 
 def signal_variance(total: Variance, spread: Variance, n: int) -> Variance:
-    """Variance over heads without the part that n noisy examples add; the module docstring has the formula."""
+    """Return the variance over heads without the part added by n noisy examples (formula in the module docstring)."""
     return total - (spread - total) / (n - 1)
 
 
 def top_overlap(first: Float[np.ndarray, "layer head"], second: Float[np.ndarray, "layer head"], k: int) -> TopOverlap:
-    """Heads among the `k` largest effects of both. Raises `UsageError` unless 1 ≤ k ≤ number of heads."""
+    """Count the heads among the `k` largest effects of both. Raises `UsageError` unless 1 ≤ k ≤ number of heads."""
     n_heads = first.size
     if not 1 <= k <= n_heads:
         raise UsageError(f"The top {k} of {n_heads} heads do not exist; choose 1 to {n_heads}.")
@@ -215,7 +215,7 @@ def rank_agreement(
     first_reliability: float,
     second_reliability: float,
 ) -> RankAgreement:
-    """Correlation of two runs' mean effects over heads; the reliabilities are those of `split_half(...).full`."""
+    """Correlate two runs' mean effects over heads; the reliabilities come from `split_half(...).full`."""
     correlation = float(spearman_rows(first.reshape(1, -1), second.reshape(1, -1))[0])
     known = first_reliability > 0 and second_reliability > 0
     return RankAgreement(correlation, sqrt(first_reliability * second_reliability) if known else nan)

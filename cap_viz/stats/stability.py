@@ -1,8 +1,8 @@
-"""Does the ranking of heads depend on what replaces them (zero, mean, another example's output)?
+"""Stability of the ranking of heads across ablations (zero, mean, resample).
 
-Two ways of ablating ask different questions: zero takes a head's output away altogether, mean keeps its average
-contribution. Spearman's correlation compares whole rankings, the overlap their tops. Both are to be read against
-the ranking's own reliability (`split_half`): two rankings cannot agree better than they repeat themselves.
+Ablations ask different questions: zero removes a head's output entirely, mean keeps its average contribution.
+Spearman's correlation compares whole rankings, the overlap their tops. Compare both with the ranking's own reliability
+(`split_half`): two rankings cannot agree better than each repeats itself.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ DEFAULT_TOP_SHARE = 0.1
 class RankStability:
     """Agreement between rankings, in the order of `names`; both arrays are symmetric with ones on the diagonal.
 
-    `overlap` is the share of the `top` highest heads that two rankings have in common, of which `overlap_by_chance`
-    is expected from unrelated rankings. `spearman` is NaN where all heads have the same effect.
+    `overlap` is the share of the `top` highest heads that two rankings have in common; `overlap_by_chance` is the share
+    expected for unrelated rankings. `spearman` is NaN where all heads have the same effect.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class RankStability:
 
 
 def rank_stability(scores: Mapping[str, Float[np.ndarray, "layer head"]], *, top: int | None = None) -> RankStability:
-    """Compare the rankings by each named set of head scores; `top` is a tenth of the heads where left out.
+    """Compare the rankings by each named set of head scores; `top` defaults to a tenth of the heads.
 
     Raises `CapVizError` for fewer than two sets or sets of different shapes, `UsageError` for an impossible `top`.
     """

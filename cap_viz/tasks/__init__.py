@@ -1,4 +1,4 @@
-"""The tasks on offer: those that come with CAP Viz, listed here, and those added on this machine (`own.py`)."""
+"""Registry of tasks: the ones that come with CAP Viz, and the ones added on this machine (`tasks/own.py`)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TASKS: dict[str, Task] = {
 
 
 def load_task(name: str) -> Task:
-    """The task of that name; its data is read when examples are first asked for."""
+    """Return the task of that name; its data is read on first use. Raises `UsageError` for an unknown name."""
     if name in TASKS:
         return TASKS[name]
     if (own_folder() / name).is_dir() and NAME.fullmatch(name):
@@ -51,7 +51,7 @@ def load_task(name: str) -> Task:
 
 
 def all_tasks() -> dict[str, Task]:
-    """Every task by name, those added on this machine last."""
+    """Return every task by name, tasks added on this machine last."""
     return {**TASKS, **own_tasks()}
 
 

@@ -1,4 +1,4 @@
-"""What a task is: where its questions come from, how they are asked, which may be used for what."""
+"""Base types of tasks: examples, calibration and evaluation splits, and the task itself."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class TaskVersion:
 class Example:
     """One question. The model scores `prompt + options[k]` for every k; `gold` indexes the right option.
 
-    `solution` is a worked answer as it would follow the prompt, where the source has one. `task` is set by the task
-    that gives the example out; None for an example made by hand.
+    `solution` is a worked answer as it would follow the prompt, where the source has one. `task` is set when a task
+    loads the example; None for an example made by hand.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Example:
 
 
 def tasks_of(examples: Iterable[Example]) -> tuple[TaskVersion, ...]:
-    """The tasks the examples come from, each once; none for examples made by hand."""
+    """Return the tasks of the examples, each once; empty for examples made by hand."""
     return tuple(dict.fromkeys(example.task for example in examples if example.task is not None))
 
 
@@ -51,7 +51,7 @@ def tasks_of(examples: Iterable[Example]) -> tuple[TaskVersion, ...]:
 class Splits:
     """The examples of a task, in source order. Calibration and evaluation never share an example.
 
-    `origin` says which copy of a public data set they are from; it is recorded with a run and is no part of its key.
+    `origin` names the copy of a public data set they were read from; it is recorded with a run but not part of its key.
     """
 
     calibration: tuple[Example, ...]
@@ -59,7 +59,7 @@ class Splits:
     origin: str | None = None
 
     def of(self, task: TaskVersion) -> Splits:
-        """The same examples as those of a task."""
+        """Return the same examples, labelled with their task."""
         calibration, evaluation = (
             tuple(replace(example, task=task) for example in split) for split in (self.calibration, self.evaluation)
         )
@@ -67,23 +67,23 @@ class Splits:
 
 
 def example_id(question: str) -> str:
-    """The identity of an example whose source gives it none."""
+    """Return an id made from the question, for sources without ids."""
     return hashlib.sha1(question.encode("utf-8")).hexdigest()[:12]
 
 
-# choice: options differ from question to question. yes_no: the same two options throughout, so that always giving
-# the commoner one is the floor to beat. text: one given continuation, scored by its token loss; no accuracy.
+# choice: options differ between questions. yes_no: the same two options throughout, so that always giving the more
+# frequent one is the floor to beat. text: one given continuation, scored by its token loss; no accuracy.
 Kind = Literal["choice", "yes_no", "text"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A set of examples, how they are asked, and which may be used for what.
+    """A set of examples with their prompt format and their calibration and evaluation splits.
 
-    `load` reads the splits; it runs once, when examples are first asked for. `is_local` tells, without any
-    download, whether `load` needs no network. `version` is part of every run key and changes whenever texts, ids or
-    the prompt format change. `running_text` gives the whole evaluation text where perplexity can be measured on it.
-    `writing` says how answers are written out and read; None where only log-likelihoods are compared.
+    `load` reads the splits; it runs once, when examples are first needed. `is_local` tells, without any download,
+    whether `load` needs no network. `version` is part of every run key and changes whenever texts, ids or the prompt
+    format change. `running_text` returns the whole evaluation text where perplexity can be measured on it. `writing`
+    describes how answers are written out and parsed; None where only log-likelihoods are compared.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Task:
 
     @property
     def data_folder(self) -> str:
-        """The folder under `CAP_VIZ_DATA` that holds a local copy."""
+        """Return the folder name under `CAP_VIZ_DATA` that holds a local copy."""
         return self.folder or self.name
 
     @property
@@ -116,7 +116,7 @@ class Task:
         return splits.of(self.as_version)
 
     def calibration(self, n: int, seed: int = 0) -> tuple[Example, ...]:
-        """`n` examples drawn without replacement from the whole calibration split; nested for growing `n`."""
+        """Draw `n` examples without replacement from the whole calibration split; nested for growing `n`."""
         pool = self.splits.calibration
         check_count(self.name, "calibration", n, len(pool))
         order = list(range(len(pool)))
@@ -124,7 +124,7 @@ class Task:
         return tuple(pool[i] for i in order[:n])
 
     def evaluation(self, n: int | None = None) -> tuple[Example, ...]:
-        """The first `n` evaluation examples in source order (all when `n` is None)."""
+        """Return the first `n` evaluation examples in source order (all when `n` is None)."""
         pool = self.splits.evaluation
         if n is None:
             return pool
@@ -132,7 +132,7 @@ class Task:
         return pool[:n]
 
     def by_ids(self, ids: Sequence[str]) -> tuple[Example, ...]:
-        """Exactly the named examples, in the order given, from any split."""
+        """Return exactly the named examples, in the order given, from any split."""
         if not ids:
             raise UsageError(f"No example ids were given for task {self.name}; name at least one.")
         known = {example.id: example for example in (*self.splits.calibration, *self.splits.evaluation)}
@@ -149,7 +149,7 @@ class Task:
 
 
 def chance_level(task: Task, examples: Sequence[Example]) -> float:
-    """Accuracy of guessing: the mean of 1/K, or the share of the commoner answer for yes/no questions."""
+    """Return the accuracy of guessing: the mean of 1/K, or the share of the majority answer for yes/no questions."""
     import numpy as np
 
     from cap_viz.stats import guessing_floor
@@ -159,7 +159,7 @@ def chance_level(task: Task, examples: Sequence[Example]) -> float:
 
 
 def majority_share(task: Task, gold: Sequence[int]) -> float:
-    """The share of the commonest answer, where always giving it is a way to guess (yes/no questions); else 0."""
+    """Return the share of the most frequent answer for yes/no questions, where always giving it is a guess; else 0."""
     return max(Counter(gold).values()) / len(gold) if task.kind == "yes_no" else 0.0
 
 
@@ -183,7 +183,7 @@ def check_count(task: str, split: str, n: int, available: int) -> None:
 
 
 def check_splits(task: str, splits: Splits, *, min_options: int) -> None:
-    """Raise when a split is empty, ids repeat, or an example has no proper gold option."""
+    """Raise `UsageError` for an empty split, repeated ids, or an example without a valid gold option."""
     for split, examples in (("calibration", splits.calibration), ("evaluation", splits.evaluation)):
         if not examples:
             raise UsageError(f"The {split} split of {task} is empty; check its data files.")

@@ -1,7 +1,6 @@
-"""A task of one's own as a file: JSON lines alone, or a YAML description beside them.
+"""User-defined tasks as files: JSON lines alone, or JSON lines with a YAML description.
 
-Nothing in these files is run; what is wrong with them is said in one sentence with the file and line. Formats and a
-worked example: docs/own_task.md.
+Nothing in these files is run; errors name the file and line. Formats and a worked example: docs/own_task.md.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MAX_OPTIONS = 26
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 USUAL_PROMPT = "Question: {question}\nAnswer:"
 CALIBRATION_SHARE = 0.3
-# How written answers are read, by the word after `answer:`.
+# Parsers of written answers, by the value of the field `answer`.
 ANSWERS = {"number": NUMBER, "yes_no": YES_NO}
 DATA_FIELDS = ("data", "calibration", "evaluation")
 TEXT_FIELDS = ("name", "title", "kind", "prompt", "answer", "summary", "source", "licence", *DATA_FIELDS)
@@ -37,7 +36,7 @@ TEXT_FIELDS = ("name", "title", "kind", "prompt", "answer", "summary", "source",
 
 @dataclass(frozen=True)
 class Kind:
-    """What the rows of a kind of task hold, in words, and how an example is made of one."""
+    """Kind of task: its row fields in words, and the function that turns a row into an example."""
 
     fields: str
     to_example: Callable[[SourceRow], Example]
@@ -77,7 +76,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Description:
-    """What a YAML file says, or what follows from JSON lines alone. `files` are the data by their role."""
+    """Content of a YAML description, or defaults for JSON lines alone. `files` maps roles to data files."""
 
     name: str
     kind: str
@@ -92,20 +91,20 @@ class Description:
 
 
 def described(path: Path) -> Description:
-    """The description in a .yaml or .jsonl file. Raises `UsageError` with file and line."""
+    """Read the description of a task from a .yaml or .jsonl file. Raises `UsageError` with file and line."""
     if path.suffix == ".jsonl":
         return Description(name=name_from(path.stem), kind=kind_of_rows(path), files={"data": path})
     return from_yaml(path)
 
 
 def name_from(stem: str) -> str:
-    """A file's name as a task's: lower case, other characters as underscores."""
+    """Turn a file name into a task name: lower case, other characters as underscores."""
     name = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40]
     return name if NAME.fullmatch(name) else f"task_{name}"[:40].rstrip("_")
 
 
 def kind_of_rows(path: Path) -> str:
-    """The kind that the fields of the first row speak for."""
+    """Infer the kind of task from the fields of the first row."""
     first = rows_of(path)[0]
     fields = first.fields
     if "options" in fields:
@@ -151,7 +150,7 @@ def from_yaml(path: Path) -> Description:
 
 
 def yaml_fields(path: Path) -> list[tuple[str, Any, int]]:
-    """Name, value and line of every field. Only plain values: no tags, no objects."""
+    """Return name, value and line of every field. Only plain YAML values: no tags, no objects."""
     content = read_limited(path)
     loader = None
     try:
@@ -176,7 +175,7 @@ def yaml_fields(path: Path) -> list[tuple[str, Any, int]]:
 
 
 def check_bytes(path: Path) -> None:
-    """Raise `UsageError` when a file is not there or too large."""
+    """Raise `UsageError` when a file cannot be read or is too large."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -186,7 +185,7 @@ def check_bytes(path: Path) -> None:
 
 
 def read_limited(path: Path) -> bytes:
-    """A file's bytes. Raises `UsageError` when it cannot be read or is too large."""
+    """Return a file's bytes. Raises `UsageError` when it cannot be read or is too large."""
     check_bytes(path)
     try:
         return path.read_bytes()
@@ -195,7 +194,7 @@ def read_limited(path: Path) -> bytes:
 
 
 def rows_of(path: Path) -> list[SourceRow]:
-    """The rows of a data file, within the limits. Raises `UsageError` with file and line."""
+    """Read the rows of a data file, checking the limits. Raises `UsageError` with file and line."""
     check_bytes(path)
     rows = read_json_lines(path)
     if len(rows) > MAX_ROWS:
@@ -209,7 +208,7 @@ def rows_of(path: Path) -> list[SourceRow]:
 
 
 def splits_of(description: Description) -> Splits:
-    """The examples. A single file is dealt out evenly, so that both splits cover all of it."""
+    """Return the examples. A single file is split evenly throughout, so that both splits cover all of it."""
     kind = KINDS[description.kind]
 
     def to_example(row: SourceRow) -> Example:
@@ -226,7 +225,7 @@ def splits_of(description: Description) -> Splits:
 
 
 def dealt_out(rows: Sequence[SourceRow], share: float) -> tuple[list[SourceRow], list[SourceRow]]:
-    """The first row is for calibration, and then one whenever the share of rows so far passes a whole number."""
+    """Split rows into calibration and evaluation; row i is for calibration where ceil(i · share) grows, as at i = 1."""
     calibration: list[SourceRow] = []
     evaluation: list[SourceRow] = []
     for number, row in enumerate(rows):
@@ -240,7 +239,7 @@ def writing_of(description: Description) -> Writing:
 
 
 def task_of(description: Description) -> Task:
-    """The task; its rows are read when first needed."""
+    """Make the task; its rows are read when first needed."""
     kinds = {"choice": "choice", "yes_no": "yes_no", "text": "text", "written": "text"}
     return Task(
         name=description.name,
@@ -258,7 +257,7 @@ def task_of(description: Description) -> Task:
 
 
 def content_version(description: Description) -> int:
-    """A number that changes with anything that could change a result, so that old runs are never mixed with new."""
+    """Return a version that changes with anything that could change a result, so that old and new runs never mix."""
     digest = hashlib.sha256()
     for value in (description.kind, description.prompt, description.answer, description.calibration_share):
         digest.update(f"{value}\0".encode())
@@ -269,7 +268,7 @@ def content_version(description: Description) -> int:
 
 
 def as_yaml(description: Description, names: Mapping[str, str]) -> str:
-    """The description as it is kept on this machine, its files under other names, by their roles."""
+    """Return the description as stored on this machine; `names` gives the stored file names by role."""
     fields = {name: getattr(description, name) for name in TEXT_FIELDS if name not in DATA_FIELDS}
     fields["title"] = task_of(description).title
     return yaml.safe_dump({**fields, **names, "calibration_share": description.calibration_share}, sort_keys=False)

@@ -1,4 +1,4 @@
-"""Which examples a run is about: drawn for calibration, the first ones for evaluation, or named; and their texts."""
+"""Example sets of runs: drawn for calibration, the first ones for evaluation, or named by id; and their texts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cap_viz.models.catalogue import TOY_MODEL, ModelRef
 from cap_viz.settings import ASSETS
 from cap_viz.tasks import Example, load_task
 
-# All but a few of the calibration passages of generic_text.
+# Nearly all calibration passages of generic_text.
 N_TEXT_PASSAGES = 160
 COMPANION_IDS = ASSETS / "companion_text.json"
 
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """Which questions: task, its version, and the example ids in order. `seed` records how they were drawn."""
+    """Reference to examples: task, version and example ids in order. `seed` records the draw."""
 
     task: str
     version: int
@@ -27,16 +27,17 @@ class ExampleSet:
 
 
 def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
-    """`n` calibration examples of a task, drawn with `seed`."""
+    """Draw `n` calibration examples of a task with `seed`."""
     chosen = load_task(task)
     ids = tuple(example.id for example in chosen.calibration(n, seed))
     return ExampleSet(task=task, version=chosen.version, ids=ids, split="calibration", seed=seed)
 
 
 def companion_text(model: ModelRef) -> ExampleSet:
-    """Passages of running text for criteria that measure some beside a task.
+    """Return the running text for criteria that measure on text besides a task.
 
-    Those of WikiText-2 are named by a file of ids, so that masks built on them can be found where the text is not.
+    The ids of the WikiText-2 passages are stored in a file, so that masks built on them are found even on machines
+    without the text.
     """
     task = companion_task(model)
     if task != "generic_text":
@@ -46,26 +47,26 @@ def companion_text(model: ModelRef) -> ExampleSet:
 
 
 def companion_task(model: ModelRef) -> str:
-    """WikiText-2; the toy reasoner knows the words of its own text only."""
+    """Return generic_text (WikiText-2), or toy_text for the toy model, which knows only the toy tasks' words."""
     return "toy_text" if model.id == TOY_MODEL else "generic_text"
 
 
 def evaluation_set(task: str, n: int | None = None) -> ExampleSet:
-    """The first `n` evaluation examples of a task."""
+    """Return the first `n` evaluation examples of a task (all when `n` is None)."""
     chosen = load_task(task)
     ids = tuple(example.id for example in chosen.evaluation(n))
     return ExampleSet(task=task, version=chosen.version, ids=ids, split="evaluation")
 
 
 def named_set(task: str, ids: tuple[str, ...]) -> ExampleSet:
-    """Exactly the named examples, from any split."""
+    """Return exactly the named examples, from any split."""
     chosen = load_task(task)
     chosen.by_ids(ids)
     return ExampleSet(task=task, version=chosen.version, ids=ids, split="ids")
 
 
 def examples_of(wanted: ExampleSet) -> tuple[Example, ...]:
-    """The examples a spec names. Raises `UsageError` when the task has changed since."""
+    """Return the examples of a set. Raises `UsageError` when the task's version has changed since."""
     check_version(wanted)
     return load_task(wanted.task).by_ids(wanted.ids)
 

@@ -1,7 +1,7 @@
-"""generic_text: windows of WikiText-2 (Merity et al. 2016), the control that asks for no reasoning.
+"""generic_text: windows of WikiText-2 (Merity et al. 2016), a control text without reasoning.
 
-A head that matters here as much as on a task is one that any text needs. Calibration uses the validation split,
-evaluation the test split. WikiText's own tokenisation is undone; stretches with unknown words are left out.
+A head that matters here as much as on a task is needed by any text. Calibration uses the validation split,
+evaluation the test split. WikiText's tokenisation is undone; unknown words are cut out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DATA = PublicData(
 
 
 def plain(text: str) -> str:
-    """Ordinary spacing and punctuation in place of WikiText's tokens."""
+    """Restore ordinary spacing and punctuation from WikiText's tokens."""
     text = re.sub(r" @(.)@ ", r"\1", text)
     text = re.sub(r" ([,.;:!?%)\]])", r"\1", text)
     text = re.sub(r"([(\[$]) ", r"\1", text)
@@ -32,14 +32,14 @@ def plain(text: str) -> str:
 
 
 def passages(rows: list[SourceRow]) -> list[str]:
-    """Paragraphs without headings; of those with unknown words the longest run of sentences between two of them."""
+    """Return the paragraphs, without headings, each cut to its longest stretch free of unknown words."""
     # Blank lines are part of the format, so an empty text is no mistake here.
     texts = [row.field("text", str).strip() for row in rows]
     return [plain(longest_known(text)) for text in texts if text and not text.startswith("=")]
 
 
 def longest_known(text: str) -> str:
-    """The longest stretch without unknown words, begun at the start of a sentence."""
+    """Return the longest stretch without unknown words that begins at the start of a sentence."""
     first, *others = text.split("<unk>")
     return max([first, *(stretch.partition(" . ")[2] for stretch in others)], key=len)
 
@@ -52,7 +52,7 @@ def load() -> Splits:
 
 
 def running_text() -> str:
-    """The test split with its own tokenisation. Blank rows are left out: not every copy has them."""
+    """Return the test split in WikiText's own tokenisation. Blank rows are left out: not every copy has them."""
     texts = [row.field("text", str) for row in public_rows(DATA).evaluation]
     return "\n\n".join(text for text in texts if text.strip())
 

@@ -1,7 +1,7 @@
 """GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school word problems with worked solutions.
 
-Heads are scored by the gold solution's token loss, as it stands in the data (calculator notes and final answer
-included); accuracy is that of the number a model writes (`writing.NUMBER`).
+Heads are scored by the token loss of the gold solution, unchanged (calculator notes and final answer included).
+Accuracy compares the final number that a model writes (`writing.NUMBER`).
 Calibration uses the train split, evaluation the test split. The source gives no ids.
 """
 

@@ -16,7 +16,7 @@ from cap_viz.tasks.writing import NUMBER
 
 
 def to_example(row: SourceRow) -> Example:
-    """The worked solution is the row's `expression` and its value, such as " 21 / 7 * 40 = 120"."""
+    """Make an example; its worked solution is the row's `expression` and value, such as " 21 / 7 * 40 = 120"."""
     example = choice_example(row, row.texts("options"), row.number("gold"))
     steps = re.sub(r"\s*(//|[-+*/%])\s*", r" \1 ", row.text("expression"))
     result = example.options[example.gold].strip()

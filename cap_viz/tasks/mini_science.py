@@ -1,7 +1,7 @@
 """mini_science: grade-school science with four options, written for this project.
 
 Four subjects (life, physical, earth and space, matter and practice). Gold positions are balanced in both splits;
-no two questions share more than 60 % of their words. Asked like ARC in lm-evaluation-harness.
+no two questions share more than 60 % of their words. The prompt is that of ARC in lm-evaluation-harness.
 """
 
 from __future__ import annotations

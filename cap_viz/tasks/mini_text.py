@@ -1,6 +1,6 @@
-"""mini_text: plain prose on many subjects, written for this project; the offline stand-in for generic_text.
+"""mini_text: plain prose on many subjects, written for this project; the offline substitute for generic_text.
 
-Every paragraph of 43 short pieces gives one window. Whole pieces go to one split.
+Each paragraph of the 43 short pieces gives one window. All windows of a piece are in the same split.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def load() -> Splits:
 
 
 def running_text() -> str:
-    """The evaluation pieces, one after the other."""
+    """Return the evaluation pieces as one text."""
     return "\n\n".join(pieces()[CALIBRATION_PIECES:])
 
 

@@ -1,7 +1,7 @@
-"""Tasks added on this machine: kept under the local cache folder, one folder each, and found by name like all others.
+"""Tasks added on this machine: one folder each in the local cache folder, found by name like all other tasks.
 
-A folder holds `task.yaml` with its rows under names of their content, or `task.py`. Python files are run when the task
-is used, so they are only taken from the command line; what is uploaded in the dashboard is data and never run.
+A folder holds `task.yaml` with its rows in files named by role and content hash, or `task.py`. Python files are run
+when the task is used, so they are accepted on the command line only; dashboard uploads are data and never run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def own_folder() -> Path:
 
 
 def own_tasks() -> dict[str, Task]:
-    """The tasks added on this machine, by name. One that can no longer be read is logged and left out."""
+    """Return the tasks added on this machine, by name. Unreadable tasks are logged and left out."""
     found: dict[str, Task] = {}
     for name in sorted({file.parent.name for file in own_folder().glob("[!.]*/task.*")}):
         try:
@@ -45,7 +45,7 @@ def own_tasks() -> dict[str, Task]:
 
 
 def own_task(name: str) -> Task:
-    """One of them. Raises `UsageError` when it is not there or cannot be read."""
+    """Return one task added on this machine. Raises `UsageError` when it is missing or cannot be read."""
     folder = own_folder() / name
     for file in (folder / "task.yaml", folder / "task.py"):
         if file.is_file():
@@ -54,22 +54,22 @@ def own_task(name: str) -> Task:
 
 
 def changes(folder: Path) -> tuple[int, ...]:
-    """When each file of a task was last changed."""
+    """Return the modification times (ns) of a task's files."""
     found: list[int] = []
     for path in sorted(folder.glob("[!.]*")):
-        with suppress(FileNotFoundError):  # Rows of an earlier task, removed just now.
+        with suppress(FileNotFoundError):  # Rows of an earlier task, removed meanwhile.
             found.append(path.stat().st_mtime_ns)
     return tuple(found)
 
 
 @lru_cache(maxsize=64)
 def read_task(file: Path, changed: tuple[int, ...]) -> Task:
-    """The task of a file, kept with its rows until a file of its folder has `changed`."""
+    """Read a task's file; cached with its rows until the folder's modification times `changed` differ."""
     return python_task(file) if file.suffix == ".py" else task_of(described(file))
 
 
 def python_task(file: Path) -> Task:
-    """The `TASK` a Python file defines, with the file's content as its version."""
+    """Run a Python file and return its `TASK`, with a hash of the file as version."""
     content = read_limited(file)
     spec = importlib.util.spec_from_file_location(f"cap_viz_own_{file.parent.name}_{file.stem}", file)
     assert spec is not None
@@ -77,7 +77,7 @@ def python_task(file: Path) -> Task:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # Whatever the file does wrong, it is the file's mistake.
+    except Exception as error:  # The file may raise anything; every error is reported as the file's.
         raise UsageError(f"{file} cannot be run ({type(error).__name__}: {error}).") from error
     task = getattr(module, "TASK", None)
     if not isinstance(task, Task):
@@ -88,10 +88,10 @@ def python_task(file: Path) -> Task:
 
 
 def add_task(file: Path, taken: Sequence[str], *, name: str | None = None, kind: str | None = None) -> Task:
-    """Check a .jsonl, .yaml or .py file and keep a copy of it, in place of an earlier task of the same name.
+    """Check a .jsonl, .yaml or .py file and store a copy, replacing an earlier task of the same name.
 
-    `taken` are names it may not have; `name` and `kind` replace what is read from JSON lines alone. Raises `UsageError`
-    with file and line; nothing is kept then.
+    `taken` lists forbidden names; `name` and `kind` override those read from the file, except from a .py file. Raises
+    `UsageError` with file and line, storing nothing.
     """
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{file} should end in one of {', '.join(SUFFIXES)}.")
@@ -108,7 +108,7 @@ def add_task(file: Path, taken: Sequence[str], *, name: str | None = None, kind:
         )
     if task.name in taken:
         raise UsageError(f"{task.name} is the name of a task that comes with CAP Viz; choose another.")
-    check = task.splits  # Every row is read before anything is kept.
+    check = task.splits  # Every row is checked before anything is stored.
     own_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(own_folder() / f".{task.name}.lock"):
         keep(own_folder() / task.name, contents)
@@ -117,17 +117,17 @@ def add_task(file: Path, taken: Sequence[str], *, name: str | None = None, kind:
 
 
 def kept_files(found: Description) -> dict[str, bytes]:
-    """The rows, and last the description that names them."""
+    """Return the files to store: the rows, and last the description that names them."""
     rows = {role: read_limited(path) for role, path in found.files.items()}
     names = {role: f"{role}-{hashlib.sha256(content).hexdigest()[:12]}.jsonl" for role, content in rows.items()}
     return {**{names[role]: content for role, content in rows.items()}, "task.yaml": as_yaml(found, names).encode()}
 
 
 def keep(folder: Path, contents: dict[str, bytes]) -> None:
-    """Write a task's files. Until the last of them, the description, is there in one rename, the earlier task is.
+    """Write a task's files, the description last: until it is renamed into place, the earlier task stays valid.
 
-    Nothing of the earlier task is overwritten, and its rows stay until the next replacement: whoever has read its
-    description, and reads rows only when they are needed, gets those it is about.
+    The earlier task's rows are not overwritten and stay until the next replacement: a reader that has loaded its
+    description, and reads rows only when they are needed, still gets the matching rows.
     """
     earlier = folder / "task.yaml"
     named = earlier.read_text(encoding="utf-8", errors="replace") if earlier.is_file() else ""
@@ -140,7 +140,7 @@ def keep(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def remove_task(name: str) -> None:
-    """Forget a task. Its runs stay, but its questions are no longer known. Raises `UsageError` for a foreign name."""
+    """Delete a task; its runs stay, without their questions. Raises `UsageError` for a task not added here."""
     folder = own_folder() / name
     if not NAME.fullmatch(name) or not folder.is_dir():
         raise UsageError(f"There is no task {name!r} among those added on this machine.")

@@ -1,8 +1,8 @@
-"""Which items a result is about, and whether two results may be paired item by item. Needs no torch.
+"""Identity of a result's items, to check that two results may be paired item by item. Needs no torch.
 
-Ids alone do not tell: they repeat from task to task ("evaluation-0", "window-0"), and the texts behind them need not be
-on this machine. Items are the same where task and version agree, and for each id the right answer and the lengths of
-the options. Results of examples that were made by hand, without a task, pair with each other.
+Ids alone do not suffice: they repeat from task to task ("evaluation-0", "window-0"), and the texts behind them need not
+be on this machine. Items are the same where task and version agree, and for each id the right answer and the lengths of
+the options. Results on examples made by hand, without a task, pair with each other.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Facts = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Items:
-    """The items of a result, in its order. `facts[i]` are the right answer of item i and the lengths of its options.
+    """Items of a result, in its order. `facts[i]` holds the right answer of item i and the lengths of its options.
 
-    `tasks` are those the items come from: one, none for items made by hand, several for a mixture.
+    `tasks` lists the items' tasks: usually one, none for items made by hand, several for a mixture.
     """
 
     tasks: tuple[TaskVersion, ...]
@@ -31,7 +31,7 @@ class Items:
 
     @property
     def digest(self) -> str:
-        """8 hex digits of ids, right answers and lengths."""
+        """Return 8 hex digits over ids, right answers and lengths."""
         return hashlib.sha256(json.dumps([self.ids, self.facts]).encode()).hexdigest()[:8]
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Items:
 
 
 def check_same_items(first: Items, second: Items) -> None:
-    """Raise `UsageError`, naming both, unless the two are about the same items in the same order."""
+    """Raise `UsageError`, naming both, unless the two hold the same items in the same order."""
     if first != second:
         raise UsageError(
             f"The two results are about different items: {first} and {second}. Evaluate both on the same examples."
@@ -50,9 +50,9 @@ def check_same_items(first: Items, second: Items) -> None:
 
 
 def common_rows(first: Items, second: Items) -> tuple[list[int], list[int]]:
-    """Where the ids that are in both stand in the one and in the other, in the first one's order.
+    """Return the row numbers of the shared ids in the first and in the second, in the first one's order.
 
-    Raises `UsageError` where the same ids stand for different items.
+    Raises `UsageError` where the same ids denote different items.
     """
     place = {identity: row for row, identity in enumerate(second.ids)}
     rows = [row for row, identity in enumerate(first.ids) if identity in place]

@@ -1,7 +1,7 @@
-"""Rows of a data file that know where they stand, and the examples made from them.
+"""Rows of a data file with their file and line, and the examples made from them.
 
-A task says which fields it reads and how it asks; what can be wrong with a row is checked here, once, and named with
-the file and line.
+A task chooses the fields it reads and its prompt; rows are checked here, in one place, and errors name the file and
+line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cap_viz.tasks.base import Example, Splits, example_id, first_repeat
 
 YES_NO = (" yes", " no")
 Value = TypeVar("Value")
-# The names of JSON's types, as a person editing a file knows them.
+# Names of JSON's types for people who edit a file.
 KINDS = {
     str: "a text",
     bool: "true or false",
@@ -37,7 +37,7 @@ class SourceRow:
         return UsageError(f"{self.place}: {reason}.")
 
     def text(self, name: str) -> str:
-        """A field that holds more than white space."""
+        """Return a text field that holds more than white space."""
         return self.written(name, self.field(name, str))
 
     def truth(self, name: str) -> bool:
@@ -47,7 +47,7 @@ class SourceRow:
         return self.field(name, int)
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of texts, each with more than white space."""
+        """Return a field that lists texts, each with more than white space."""
         for value in self.field(name, list):
             if type(value) is not str:
                 raise self.mistake(f"the field {name} should hold texts only, not {kind_of(value)}")
@@ -55,14 +55,14 @@ class SourceRow:
         return tuple(self.fields[name])
 
     def record(self, name: str) -> SourceRow:
-        """An object inside the row."""
+        """Return an object inside the row as a row of its own."""
         return SourceRow(self.field(name, dict), self.place)
 
     def field(self, name: str, kind: type[Value]) -> Value:
         if name not in self.fields:
             raise self.mistake(f"the field {name} is missing; there are {', '.join(self.fields) or 'no fields'}")
         value = self.fields[name]
-        # Not isinstance: in Python, though not in JSON, true is a whole number.
+        # Not isinstance: in Python, unlike JSON, true is an integer.
         if type(value) is not kind:
             raise self.mistake(f"the field {name} should be {KINDS[kind]}, not {kind_of(value)}")
         return value
@@ -82,7 +82,7 @@ def kind_of(value: Any) -> str:
 def question_example(
     row: SourceRow, options: tuple[str, ...], gold: int, *, id: str | None = None, solution: str | None = None
 ) -> Example:
-    """The row's question, asked like ARC in lm-evaluation-harness; without an `id` the question makes it."""
+    """Make an example with the prompt of ARC in lm-evaluation-harness; without `id` the question is hashed."""
     question = row.text("question")
     return Example(
         id=example_id(question) if id is None else id,
@@ -95,7 +95,7 @@ def question_example(
 
 
 def choice_example(row: SourceRow, texts: Sequence[str], gold: int, *, id: str | None = None) -> Example:
-    """A question with at least two different options, of which `gold` is right."""
+    """Make a question with at least two options, all different; `gold` is the right one's index."""
     if len(texts) < 2:
         raise row.mistake(f"a question needs at least 2 options, not {len(texts)}")
     repeated = first_repeat(texts)
@@ -107,7 +107,7 @@ def choice_example(row: SourceRow, texts: Sequence[str], gold: int, *, id: str |
 
 
 def yes_no_example(row: SourceRow, *, id: str | None = None) -> Example:
-    """A question whose field `answer` is true (yes) or false (no); the field `facts`, if any, makes the solution."""
+    """Make a yes/no question: the field `answer` is true (yes) or false (no), `facts`, if any, become the solution."""
     answer, solution = row.truth("answer"), None
     if "facts" in row.fields:
         solution = f" {' '.join(sentences(row.texts('facts')))} So the answer is {'yes' if answer else 'no'}."
@@ -115,7 +115,7 @@ def yes_no_example(row: SourceRow, *, id: str | None = None) -> Example:
 
 
 def sentences(facts: Sequence[str]) -> list[str]:
-    """Facts with the full stop that some of them lack."""
+    """Strip the facts and add a full stop where one is missing."""
     return [fact.strip() if fact.strip().endswith((".", "!", "?")) else f"{fact.strip()}." for fact in facts]
 
 
@@ -125,7 +125,7 @@ def splits_from(
     to_example: Callable[[SourceRow], Example],
     origin: str | None = None,
 ) -> Splits:
-    """One example a row. Raises `UsageError` with both places when two rows, of any split, are the same example."""
+    """Make one example per row. Raises `UsageError` with both places when two rows of any split have the same id."""
     places: dict[str, str] = {}
 
     def examples(rows: Sequence[SourceRow]) -> tuple[Example, ...]:

@@ -1,4 +1,4 @@
-"""Reading a task's rows: from JSON lines on this machine, or from the hub through `datasets`."""
+"""Sources of a task's rows: JSON lines on this machine, or the hub (Parquet files through `datasets`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SplitFile:
-    """One split: its file in a data folder, and the file of the hub repository with the same rows."""
+    """Files of one split: in a local data folder, and in the hub repository with the same rows."""
 
     local: str
     hub: str
@@ -28,7 +28,7 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class PublicData:
-    """A public data set: its folder under `CAP_VIZ_DATA`, and where the hub has it."""
+    """Location of a public data set: its folder under `CAP_VIZ_DATA`, and repository and revision on the hub."""
 
     folder: str
     repository: str
@@ -39,7 +39,7 @@ class PublicData:
 
 @dataclass(frozen=True)
 class PublicRows:
-    """The rows of both splits; `origin` says which copy they are from."""
+    """Rows of both splits; `origin` names the copy they were read from."""
 
     calibration: list[SourceRow]
     evaluation: list[SourceRow]
@@ -47,7 +47,7 @@ class PublicRows:
 
 
 def read_json_lines(path: Path) -> list[SourceRow]:
-    r"""One JSON object a line; lines end at "\n" only, since U+2028 and its like occur inside texts.
+    r"""Read one JSON object per line; lines end at "\n" only, since U+2028 and the like occur inside texts.
 
     A byte-order mark, Windows line ends and blank lines are accepted. Raises `UsageError` naming the file and line
     when the file is missing, empty or malformed.
@@ -88,7 +88,7 @@ def parsed_object(line: bytes, place: str) -> dict[str, Any]:
 
 
 def written_splits(name: str, to_example: Callable[[SourceRow], Example]) -> Splits:
-    """The splits of a task written for this project."""
+    """Read the splits of a task written for this project."""
     folder = ASSETS / name
     return splits_from(
         read_json_lines(folder / "calibration.jsonl"), read_json_lines(folder / "evaluation.jsonl"), to_example
@@ -96,15 +96,15 @@ def written_splits(name: str, to_example: Callable[[SourceRow], Example]) -> Spl
 
 
 def public_splits(data: PublicData, to_example: Callable[[SourceRow], Example]) -> Splits:
-    """The splits of a public data set, one example a row."""
+    """Read the splits of a public data set, one example per row."""
     rows = public_rows(data)
     return splits_from(rows.calibration, rows.evaluation, to_example, rows.origin)
 
 
 def public_rows(data: PublicData) -> PublicRows:
-    """Rows of a public data set: the folder named by `CAP_VIZ_DATA` first, then the hub.
+    """Read the rows of a public data set from the folder named by `CAP_VIZ_DATA`, else from the hub.
 
-    Raises `UsageError` when that folder does not exist, and `CapVizError` when the hub does not deliver either.
+    Raises `UsageError` when that folder does not exist, and `CapVizError` when the hub fails to deliver.
     """
     folder = data_folder()
     if folder is not None and not folder.is_dir():
@@ -119,7 +119,7 @@ def public_rows(data: PublicData) -> PublicRows:
 
 
 def rows_are_local(data: PublicData) -> bool:
-    """Whether `public_rows` needs no network: the data folder has the task, or the hub's files are cached."""
+    """Return whether `public_rows` needs no network: the data folder has the task, or the hub's files are cached."""
     folder = data_folder()
     if folder is not None and not folder.is_dir():
         return False
@@ -134,7 +134,7 @@ def rows_are_local(data: PublicData) -> bool:
 
 
 def hub_rows(data: PublicData) -> PublicRows:
-    """Rows from the hub, both splits from the same commit."""
+    """Read rows from the hub, both splits from the same commit."""
     files = (data.calibration.hub, data.evaluation.hub)
     local, own = f"{data.folder}/{data.calibration.local} and {data.evaluation.local}", data_folder()
     lacking = "" if own is None else f" ({own} has no folder {data.folder})"

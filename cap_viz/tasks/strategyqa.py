@@ -1,12 +1,12 @@
-"""StrategyQA (Geva et al. 2021, arXiv 2101.02235): yes/no questions whose steps are left implicit.
+"""StrategyQA (Geva et al. 2021, arXiv 2101.02235): yes/no questions with implicit reasoning steps.
 
 Calibration uses the train split, evaluation the dev split (the test split has no public answers). Scored as the
 likelihood of " yes" against " no"; the floor to beat is the majority answer, not one half.
 
-The authors have no repository on the hub. Of the copies there, njf/StrategyQA is the one with the authors' split (files
-train.jsonl and dev.jsonl) and their ids; others split the questions anew (ChilleD/StrategyQA), hold a loading script
-(wics/strategy-qa) or have one file (tasksource/strategy-qa). Its commit could not be verified when this was written, so
-nothing is pinned: the branch means the commit of the first download from then on, and every run records that commit.
+The authors have no repository on the hub. Of the copies there, njf/StrategyQA has the authors' split (train.jsonl and
+dev.jsonl) and their ids; others split the questions anew (ChilleD/StrategyQA), hold a loading script (wics/strategy-qa)
+or have one file (tasksource/strategy-qa). Its commit could not be verified when this was written, so no revision is
+pinned: the branch keeps meaning the commit of the first download, and every run records that commit.
 """
 
 from __future__ import annotations

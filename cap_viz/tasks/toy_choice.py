@@ -1,8 +1,8 @@
-"""toy_choice: what goes with one animal as something goes with another, generated; the toy model's analogies.
+"""toy_choice: generated analogies over stated facts about animals, for the toy model.
 
-Homes, food and hats of some animals are told in random order; a pair shows which of them is meant. The other options
-are what else the animal has and what a third animal has, so both the pair and the facts are needed.
-Held out are animal and answer together.
+Two of home, food and hat are stated for each of several animals, in random order; the pair of another animal and its
+thing shows which relation is asked for. The wrong options are the animal's other thing and a third animal's two things,
+so both the pair and the facts are needed. Combinations of animal and answer are held out.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ World = dict[str, dict[str, str]]
 
 
 def draw(rng: random.Random, size: int | None = None) -> Drawn:
-    """One question about three or four animals, where their number is not given."""
+    """Draw one question about `size` animals, three or four by default."""
     return ask(rng, draw_world(rng, size))
 
 
 def draw_world(rng: random.Random, size: int | None = None) -> World:
-    """Two things about each of some animals; no two animals have the same."""
+    """Draw animals with two things each; no two animals share a thing."""
     animals = rng.sample(ANIMALS, size or rng.randint(3, 4))
     relations = rng.sample(sorted(VALUES), 2)
     values = {relation: rng.sample(VALUES[relation], len(animals)) for relation in relations}

@@ -1,8 +1,8 @@
-"""Generated questions: drawn from a seed, each again from its id, with combinations that no other split has.
+"""Generated questions: reproducible from task, split and index, with combinations that occur in one split only.
 
-A question's `combination` is what has to be put together to answer it: who is where and what is asked of the place,
-say. Its hash decides the split. So the toy model has met every word and every single step of an evaluation question
-in training, and never all of them together.
+A question's `combination` holds the parts that its answer combines, such as person, place and the property asked about.
+Its hash decides the split. So the toy model meets every word and every single step of an evaluation question in
+training, but never all of them together.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ N_EVALUATION = 1000
 
 @dataclass(frozen=True)
 class Drawn:
-    """One generated question: what is told (`facts`), what is `asked` about it, and how hard it is (`difficulty`).
+    """One generated question: the stated `facts`, the question `asked` about them, and its `difficulty`.
 
-    `options` start with a space, like those of every task; `solution` is the worked answer where there is one.
+    `options` start with a space, as in every task; `solution` is the worked answer where there is one.
     """
 
     combination: str
@@ -44,13 +44,13 @@ Draw = Callable[[random.Random], Drawn]
 
 
 def split_of(combination: str) -> Split:
-    """One combination in ten is for evaluation, another one for calibration; the model is trained on the others."""
+    """Assign one combination in ten to evaluation, one to calibration, and the other eight to training."""
     tenth = int(hashlib.sha256(combination.encode("utf-8")).hexdigest(), 16) % 10
     return "evaluation" if tenth == 0 else "calibration" if tenth == 1 else "training"
 
 
 def drawn(task: str, split: Split, draw: Draw, index: int) -> Drawn:
-    """Question `index` of a split, the same on every machine."""
+    """Draw question `index` of a split, the same on every machine."""
     rng = random.Random(f"{task} {split} {index}")
     return next(found for found in endless(draw, rng) if split_of(found.combination) == split)
 
@@ -83,7 +83,7 @@ def drawn_splits(task: str, draw: Draw) -> Splits:
 
 
 def shuffled(rng: random.Random, right: str, wrong: list[str]) -> tuple[tuple[str, ...], int]:
-    """The options in a random order, and where the right one stands."""
+    """Shuffle the options; return them and the right one's index."""
     options = [right, *wrong]
     rng.shuffle(options)
     return tuple(options), options.index(right)

@@ -1,8 +1,8 @@
-"""toy_math: sums in two to four steps about things people have, generated; the toy model's arithmetic.
+"""toy_math: generated word problems of two to four sums, for the toy model.
 
-Somebody else has things too, and gets or loses some, which is not asked. Options are whole worked solutions, and a
-wrong one differs by one mistake: a slip in a sum, the other person's number, or taking away instead of adding.
-Held out are whole chains of numbers and operations; each single sum occurs in training.
+A second person also gains or loses things, as a distractor. Options are whole worked solutions, and a wrong one has one
+mistake: a slip in a sum, the other person's number, or addition and subtraction confused.
+Whole chains of numbers and operations are held out; each single sum occurs in training.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ QUESTIONS = ("How many {things} does {who} have now?", "How many {things} are le
 
 @dataclass(frozen=True)
 class Chain:
-    """A number and the changes made to it, in order; negative ones take away."""
+    """A start number and the signed changes made to it, in order."""
 
     start: int
     changes: tuple[int, ...]
 
     @property
     def totals(self) -> tuple[int, ...]:
-        """The number after each change."""
+        """Return the number after each change."""
         total, found = self.start, []
         for change in self.changes:
             total += change
@@ -49,7 +49,7 @@ class Chain:
 
 
 def draw(rng: random.Random, steps: int | None = None) -> Drawn:
-    """One word problem, in two to four steps where their number is not given."""
+    """Draw one word problem of `steps` steps, two to four by default."""
     who, other = rng.sample(PEOPLE, 2)
     things = rng.choice(THINGS)
     chain, aside = draw_chain(rng, steps or rng.randint(2, 4)), draw_chain(rng, rng.randint(1, 2))
@@ -75,7 +75,7 @@ def draw_chain(rng: random.Random, steps: int) -> Chain:
 
 
 def story(rng: random.Random, chains: dict[str, Chain], things: str) -> list[str]:
-    """Everybody's start, then the changes: each person's in order, those of the other in between."""
+    """Tell both starts, then the changes: in order for each person, interleaved between persons."""
     starts = [rng.choice(STARTS).format(who=who, n=chain.start, things=things) for who, chain in chains.items()]
     rng.shuffle(starts)
     left = {who: list(chain.changes) for who, chain in chains.items()}
@@ -89,7 +89,7 @@ def story(rng: random.Random, chains: dict[str, Chain], things: str) -> list[str
 
 
 def solution(chain: Chain, totals: Sequence[int] | None = None) -> str:
-    """The chain worked out line by line; other `totals` than its own make it a wrong one."""
+    """Write the chain's worked solution, one sum after the other; wrong `totals` make it a wrong solution."""
     lines, before = [], chain.start
     for change, total in zip(chain.changes, totals or chain.totals, strict=True):
         lines.append(f"{before} {'+' if change > 0 else '-'} {abs(change)} = {total}.")
@@ -98,7 +98,7 @@ def solution(chain: Chain, totals: Sequence[int] | None = None) -> str:
 
 
 def wrong_solutions(rng: random.Random, chain: Chain, aside: Chain) -> list[str]:
-    """Three worked solutions with one mistake each, all ending in different wrong numbers."""
+    """Make three worked solutions with one mistake each, ending in different wrong numbers."""
     found: dict[int, str] = {chain.totals[-1]: ""}
     mistakes = [slip, misread, wrong_way]
     turn = 0
@@ -111,14 +111,14 @@ def wrong_solutions(rng: random.Random, chain: Chain, aside: Chain) -> list[str]
 
 
 def slip(rng: random.Random, chain: Chain, aside: Chain) -> tuple[int, str]:
-    """One sum is off by up to three, and everything after it goes on from there."""
+    """Make one sum wrong by up to three and carry the error through the later sums."""
     step, off = rng.randrange(len(chain.changes)), rng.choice((-3, -2, -1, 1, 2, 3))
     totals = [total + (off if at >= step else 0) for at, total in enumerate(chain.totals)]
     return (totals[-1] if min(totals) >= 0 else -1), solution(chain, totals)
 
 
 def misread(rng: random.Random, chain: Chain, aside: Chain) -> tuple[int, str]:
-    """One number is the other person's."""
+    """Replace one number by one of the other person's."""
     step, taken = rng.randrange(len(chain.changes) + 1), rng.choice((aside.start, *map(abs, aside.changes)))
     if step == 0:
         return ended(Chain(taken, chain.changes))
@@ -128,7 +128,7 @@ def misread(rng: random.Random, chain: Chain, aside: Chain) -> tuple[int, str]:
 
 
 def wrong_way(rng: random.Random, chain: Chain, aside: Chain) -> tuple[int, str]:
-    """One change goes the other way."""
+    """Flip the sign of one change."""
     step = rng.randrange(len(chain.changes))
     changed = tuple(-change if at == step else change for at, change in enumerate(chain.changes))
     return ended(Chain(chain.start, changed))

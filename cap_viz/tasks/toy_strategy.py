@@ -1,9 +1,9 @@
-"""toy_strategy: yes/no questions that take two of the stated facts, generated; the toy model's reasoning in two hops.
+"""toy_strategy: generated yes/no questions that combine two stated facts, for the toy model.
 
-Who is where and what each place is like is told in random order; asked is whether somebody is in a place of some
-kind. An answer says both facts and then yes or no. One of the four options is right, one has the wrong place, one the
-wrong property of the right place, one both: whoever knows only half of the facts is left with a yes and a no.
-Held out are person, place and property asked about together.
+Facts in random order state where people are and what each place is like; the question is whether a person is in a place
+of some kind. An answer states both facts and then yes or no. One of the four options is right, one has the wrong place,
+one the wrong property of the right place, one both: knowing only half of the facts leaves one yes and one no.
+Combinations of person, place and property asked about are held out.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ World = tuple[tuple[str, str, str], ...]
 
 
 def draw(rng: random.Random, size: int | None = None) -> Drawn:
-    """One question about two to four people, where their number is not given."""
+    """Draw one question about `size` people, two to four by default."""
     return ask(rng, draw_world(rng, size))
 
 
 def draw_world(rng: random.Random, size: int | None = None) -> World:
-    """People, each in a place of their own, and what that is like."""
+    """Draw (person, place, property) triples without repeating a person, place or property."""
     size = size or rng.randint(2, 4)
     return tuple(zip(rng.sample(PEOPLE, size), rng.sample(PLACES, size), rng.sample(PROPERTIES, size), strict=True))
 
@@ -65,7 +65,7 @@ def ask(rng: random.Random, world: World, facts: str | None = None) -> Drawn:
 
 
 def answer(who: str, place: str, quality: str, asked: str) -> str:
-    """Both facts and what follows from them."""
+    """Write both facts and the conclusion from them."""
     return (
         f" {who} is in the {place}. The {place} is {quality}. So the answer is {'yes' if quality == asked else 'no'}."
     )

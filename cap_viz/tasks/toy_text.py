@@ -1,7 +1,7 @@
-"""toy_text: facts about people or animals with no question, generated; the toy model's text that needs no reasoning.
+"""toy_text: generated facts about people or animals without a question, the toy model's control text.
 
-A passage opens with two facts and goes on with the others. Nobody can know those, only how facts are told: which
-words follow each other, and what was told before.
+A passage opens with two facts, and the others are the continuation. They cannot be inferred; predictable are only the
+form of facts, such as which words follow each other, and repetitions of earlier facts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OPENING = 2
 
 
 def passage(split: Split, index: int) -> Example:
-    """Passage `index` of a split, the same on every machine."""
+    """Draw passage `index` of a split, the same on every machine."""
     rng = random.Random(f"toy_text {split} {index}")
     if index % 2:
         facts = toy_strategy.tell(rng, toy_strategy.draw_world(rng))

@@ -1,4 +1,4 @@
-"""The words of the toy tasks; the toy model's tokenizer knows each as one token."""
+"""Vocabulary of the toy tasks; each word is one token of the toy model's tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows of running text as examples: given the opening words, how likely is what follows?"""
+"""Windows of running text as examples: the opening words are the prompt, the rest is the text to score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ WINDOW_WORDS = 64
 
 
 def window(text: str) -> Example | None:
-    """The first words of a text: an opening as the prompt, the rest as the one continuation; None if too short."""
+    """Make an example of a text's first 64 words: 12 as the prompt, the rest as the only option; None if too short."""
     words = text.split()
     if len(words) < WINDOW_WORDS:
         return None
@@ -21,6 +21,6 @@ def window(text: str) -> Example | None:
 
 
 def windows(texts: list[str]) -> tuple[Example, ...]:
-    """One window of each text that is long enough; repeated texts once."""
+    """Make one window per text that is long enough; identical windows count once."""
     found = [example for text in texts if (example := window(text)) is not None]
     return tuple({example.id: example for example in found}.values())

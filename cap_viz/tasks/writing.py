@@ -1,8 +1,8 @@
-"""How a model is asked to write its answer out, and how the answer is read from what it wrote.
+"""Instructions for written answers, and parsers that extract the answer from generated text.
 
-Two readings, as lm-evaluation-harness has them for GSM8K: *strict* is the first place in the form the worked examples
-have; *flexible* is the last thing that could be an answer at all. A text in which a reading finds nothing has no
-answer and is wrong; how often that happens is the parse rate.
+Two parsers, as in lm-evaluation-harness for GSM8K: *strict* takes the first match of the form that the worked examples
+have; *flexible* takes the last match of anything that could be an answer. A text without a match has no answer and is
+wrong; the parse rate is the share of texts with a match.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Writing:
-    """`instruction` asks for the answer where no worked examples show it; writing ends at any of `stops`.
+    """How a task's answers are requested and parsed; generation ends at any of `stops`.
 
-    `strict` and `flexible` find an answer as their first group that took part; `normal` makes equal answers equal
-    strings. `shots` worked examples stand before the question in the few-shot format.
+    `instruction` asks for the answer where no worked examples show it. The first group that takes part in a match of
+    `strict` or `flexible` is the answer; `normal` maps equal answers to equal strings. `shots` worked examples precede
+    the question in the few-shot format.
     """
 
     instruction: str
@@ -29,12 +30,12 @@ class Writing:
     shots: int = 5
 
     def read_strictly(self, text: str) -> str | None:
-        """The first answer in the asked form, or None."""
+        """Return the first answer in the requested form, or None."""
         found = self.strict.search(text)
         return None if found is None else self.normal(group_of(found))
 
     def read_flexibly(self, text: str) -> str | None:
-        """The last thing that could be an answer, or None."""
+        """Return the last match that could be an answer, or None."""
         found = list(self.flexible.finditer(text))
         return self.normal(group_of(found[-1])) if found else None
 
@@ -44,7 +45,7 @@ def group_of(found: re.Match[str]) -> str:
 
 
 def plain_number(text: str) -> str:
-    """Without thousands commas, dollar signs and a full stop at the end, as lm-evaluation-harness compares numbers."""
+    """Remove commas, dollar signs and a final full stop, as lm-evaluation-harness does to compare numbers."""
     return re.sub(r",|\$|\.$", "", text)
 
 

@@ -1,18 +1,18 @@
-"""First-order effects: what removing each head would do to a metric, from one forward and one backward pass.
+"""First-order effects of removing each head on a metric, from one forward and one backward pass.
 
-1. The input of block 0 is made to require a gradient and the weights are not, so that the backward pass computes
-   no weight gradient; hook_z of every layer is kept.
-2. The examples' metrics are added up and differentiated with respect to every kept z at once. Examples do not see
+1. The input of block 0 requires a gradient and the weights do not, so that the backward pass computes no weight
+   gradient; hook_z of every layer is kept.
+2. The examples' metrics are summed and differentiated with respect to every kept z at once. Examples do not attend to
    each other, so each row's gradient belongs to its own example.
 3. Effect of head h on example x: the inner product of (value - z) with the gradient, summed over positions.
    Padding has no influence on any answer and contributes exactly zero.
 
 This is attribution patching towards the ablation value (Nanda 2023; AtP*, arXiv 2403.00745); with zero ablation it is
 the signed head importance of Michel et al. 2019 (arXiv 1905.10650). It is the derivative of the metric along the
-straight way from z to the ablation value (tested against finite differences), not the effect itself: the exact
-estimator says how far the two are apart.
+straight line from z to the ablation value (tested against finite differences), not the effect itself; compare with the
+exact estimator to see how far the two are apart.
 
-The same backward pass gives the effect of every hidden unit of every MLP, minus the sum over positions of a times its
+The same backward pass gives the effect of every hidden unit of every MLP: minus the sum over positions of a times its
 gradient, where a is the unit's activation before the down projection.
 """
 
@@ -35,7 +35,7 @@ from cap_viz.models.loading import ReasoningModel
 
 @dataclass(frozen=True)
 class GradientPass:
-    """`effects[l, h, i]` belongs to the i-th example of the batch; `units` is summed over the examples."""
+    """First-order effects on one batch: `effects[l, h, i]` on its i-th example; `units` summed over the examples."""
 
     logliks: Float[Tensor, "example option"]
     effects: Float[Tensor, "layer head example"]
@@ -44,7 +44,7 @@ class GradientPass:
 
 @dataclass(frozen=True)
 class Kept:
-    """Tensors of one forward that the backward pass differentiates by, in layer order."""
+    """Tensors of one forward to differentiate with respect to, in layer order."""
 
     z: list[Tensor] = field(default_factory=list)
     units: list[Tensor] = field(default_factory=list)
@@ -59,9 +59,10 @@ def gradient_pass(
     value: Float[Tensor, "layer #row #position head d_head"],
     units: bool = False,
 ) -> GradientPass:
-    """First-order effects of replacing z of each head by `value`, in the metric's unit (nats).
+    """Compute first-order effects of replacing z of each head by `value`, in the metric's unit (nats).
 
-    `metric` is one of `LOSSES`. With `units` the MLPs' hidden units come along (None where `has_units` is false).
+    `metric` is one of `LOSSES`. With `units`, effects of the MLPs' hidden units are added (None where `has_units` is
+    false).
     """
     n_layers = model.shape.n_layers
     with torch.enable_grad(), weights_frozen(model), keeping(model, units=units and has_units(model)) as kept:
@@ -90,7 +91,7 @@ def unit_effects(activations: list[Tensor], gradients: tuple[Tensor, ...]) -> Fl
 
 
 def has_units(model: ReasoningModel) -> bool:
-    """Whether every MLP of the model shows its hidden units (mixtures of experts do not)."""
+    """Whether every MLP of the model exposes its hidden units (mixtures of experts do not)."""
     hooks = model.bridge.hook_dict
     return all(units_hook(layer) in hooks for layer in range(model.shape.n_layers))
 
@@ -100,7 +101,7 @@ def units_hook(layer: int) -> str:
 
 
 def example_of_row(batch: PackedBatch) -> Int[Tensor, " row"]:
-    """Which example a row belongs to: an example has one packed row, or one row per option."""
+    """Example number of each row: an example has one packed row, or one row per option."""
     owner = torch.zeros(len(batch.tokens), dtype=torch.long, device=batch.tokens.device)
     owner[batch.read_row[batch.answer_read]] = batch.answer_example
     return owner
@@ -108,7 +109,7 @@ def example_of_row(batch: PackedBatch) -> Int[Tensor, " row"]:
 
 @contextmanager
 def weights_frozen(model: ReasoningModel) -> Iterator[None]:
-    """Weights require no gradient inside; afterwards each has its own setting again."""
+    """Let no weight require a gradient inside; restore each one's own setting afterwards."""
     trained = [parameter for parameter in model.bridge.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:
@@ -121,7 +122,7 @@ def weights_frozen(model: ReasoningModel) -> Iterator[None]:
 
 @contextmanager
 def keeping(model: ReasoningModel, *, units: bool) -> Iterator[Kept]:
-    """Keep z of every layer (and the MLPs' units) of the forward inside, as parts of its graph."""
+    """Keep z of every layer (and the MLPs' hidden units) of the forward inside, attached to its graph."""
     kept = Kept()
     layers = range(model.shape.n_layers)
     hooks = [(f"blocks.{layer}.attn.hook_z", keep_in(kept.z)) for layer in layers]
@@ -134,7 +135,7 @@ def keeping(model: ReasoningModel, *, units: bool) -> Iterator[Kept]:
 
 def keep_in(tensors: list[Tensor]) -> Callable[[Tensor, object], Tensor]:
     def hook(tensor: Tensor, hook: object) -> Tensor:
-        # What is returned goes on through the model: a hook may be handed a reshaped copy.
+        # Return the kept tensor, so that the model goes on with it: a hook may be handed a reshaped copy.
         tensors.append(tensor)
         return tensor
 

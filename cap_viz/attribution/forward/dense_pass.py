@@ -1,7 +1,7 @@
 """The dense pass: option log-likelihoods, and everything needed to restart the model at any block.
 
 TransformerLens 4.3 still runs the earlier blocks under `start_at_layer`, so each block's call is recorded here
-(positional and keyword arguments, as the model itself made them) and `replay.py` calls the blocks directly.
+(positional and keyword arguments, as the model itself made them) and `attribution/forward/replay.py` calls the blocks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cap_viz.models.loading import ReasoningModel
 
 @dataclass(frozen=True)
 class BlockCall:
-    """How the model called one block: `hidden` is its input [row, position, d_model], `kwargs` the rest."""
+    """Recorded call of one block: `hidden` is its input [row, position, d_model], `args` and `kwargs` are the rest."""
 
     hidden: Tensor
     args: tuple[Any, ...]
@@ -36,7 +36,7 @@ class DensePass:
 
 
 def dense_pass(model: ReasoningModel, batch: PackedBatch, *, keep_calls: bool = True) -> DensePass:
-    """Run the model once on packed rows; with `keep_calls` every block's call is recorded."""
+    """Run the model once on packed rows; with `keep_calls`, record every block's call."""
     calls: list[BlockCall] = []
     outputs: list[Tensor] = []
 
@@ -64,16 +64,16 @@ def dense_pass(model: ReasoningModel, batch: PackedBatch, *, keep_calls: bool = 
 
 
 def first_tensor(output: Any) -> Tensor:
-    """Blocks return the residual stream alone or at the head of a tuple, depending on the family."""
+    """Return the residual stream from a block's output: the tensor itself or the first of a tuple, by model family."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def read_logliks(
     model: ReasoningModel, batch: PackedBatch, final: Float[Tensor, "row variant position d_model"]
 ) -> Float[Tensor, "variant example option"]:
-    """Summed log-likelihood of each option from the last residual stream; NaN where there is no such option.
+    """Read the summed log-likelihood of each option from the last residual stream; NaN for absent options.
 
-    `variant` counts versions of each row (heads being ablated; 1 in the dense pass). Vocabulary logits are
+    `variant` counts versions of each row (one per ablated head; 1 in the dense pass). Vocabulary logits are
     computed once per distinct place that predicts an answer token.
     """
     read = final[batch.read_row, :, batch.read_position]
@@ -86,14 +86,14 @@ def read_logliks(
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Log-likelihoods and sums over many terms are not taken in half precision."""
+    """Promote half precision to float32, for log-likelihoods and sums over many terms."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def loglik_sums(
     batch: PackedBatch, token_logliks: Float[Tensor, "answer variant"]
 ) -> Float[Tensor, "variant example option"]:
-    """The sum over each option's tokens; NaN where there is no such option."""
+    """Sum over each option's tokens; NaN for absent options."""
     n_variants = token_logliks.shape[1]
     slot = batch.answer_example * batch.n_options + batch.answer_option
     total = token_logliks.new_zeros(batch.n_examples * batch.n_options, n_variants)

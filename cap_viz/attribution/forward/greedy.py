@@ -1,11 +1,11 @@
 """Greedy decoding of many prompts side by side, with a key-value cache.
 
 1. The tokens all prompts begin with (the worked examples of a few-shot prompt, say) are read once, as a single row.
-2. What is left of the prompts is padded on the left, so that every row's next token stands in the last column; padded
-   places are masked and take no position.
-3. Rows that have ended can be dropped, so that they cost nothing more.
+2. The rest of each prompt is padded on the left, so that every row's next token stands in the last column; padding is
+   masked and takes no position.
+3. Finished rows can be dropped, so that they cost nothing more.
 
-Written text equals that of one prompt alone but for rounding (tested).
+Each text equals the one decoded from its prompt alone, up to rounding (tested).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def greedy_steps(
     *,
     changed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Generator[Int[Tensor, " row"], Rows | None, None]:
-    """The likeliest next token of every row, again and again, for as long as the caller asks.
+    """Yield the most likely next token of every row, for as long as the caller asks.
 
     `prompts` are token sequences of at least one token. `changed` makes the context every forward runs in (heads off,
-    a mask); it is entered anew each time, so that others may use the model in between. Sending the numbers of rows
-    drops all others: the next tokens are those of the rows named, in that order.
+    a mask); it is entered anew each time, so that others may use the model in between. Sending row numbers keeps these
+    rows, in that order, and drops all others.
     """
     from transformers import DynamicCache
 
@@ -72,7 +72,7 @@ def greedy_steps(
 def left_padded(
     prompts: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Int[Tensor, "row position"], Bool[Tensor, "row position"]]:
-    """Tokens and which of them are real; padding is token 0, which nothing attends to."""
+    """Left-padded tokens and the mask of real ones; padding is token 0, which nothing attends to."""
     longest = max(len(prompt) for prompt in prompts)
     tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
     real = torch.zeros(len(prompts), longest, dtype=torch.bool)
@@ -83,7 +83,7 @@ def left_padded(
 
 
 def end_tokens(model: ReasoningModel) -> frozenset[int]:
-    """Every token the model or its tokenizer ends a text with."""
+    """All end-of-text token ids of the model and its tokenizer."""
     configured = getattr(model.bridge.original_model.config, "eos_token_id", None)
     found = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in (*found, model.tokenizer.eos_token_id) if token is not None)

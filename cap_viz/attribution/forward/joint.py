@@ -1,7 +1,7 @@
-"""Several heads removed at once: one full forward with z of every head of a set replaced.
+"""Joint ablation of a set of heads: one full forward with z of every head of the set replaced.
 
-Joint effects do not follow from single ones, and a set reaches over many layers, so nothing is replayed: each set costs
-one forward. With a set of one head the result is the exact estimator's (tested, as are whole layers).
+Joint effects do not follow from single ones, and a set spans many layers, so nothing is replayed: each set costs one
+forward. A set of one head gives the exact estimator's result (tested, as are whole layers).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def ablate_set(
     heads: Iterable[tuple[int, int]],
     value: Float[Tensor, "layer #row #position head d_head"],
 ) -> Float[Tensor, "example option"]:
-    """Option log-likelihoods with z of every (layer, head) in `heads` replaced by `value` at every position."""
+    """Compute option log-likelihoods with z of every (layer, head) in `heads` replaced by `value` at every position."""
     with model.bridge.hooks(fwd_hooks=set_hooks(heads, value)):
         final = dense_pass(model, batch, keep_calls=False).final
     return read_logliks(model, batch, final[:, None])[0]

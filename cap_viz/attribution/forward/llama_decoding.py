@@ -1,14 +1,14 @@
-"""Greedy decoding for models built like Llama, on the weights themselves: `decoding.greedy_steps` without its copies.
+"""Greedy decoding for models built like Llama, on the weights themselves: `greedy.greedy_steps` without its copies.
 
 Most of a decoding step on the model's own blocks is copying keys and values: the cache is written anew for every
-token, and spread out for every query head and row. Here
+token, and expanded for every query head and row. Here
 
 1. keys and values of the tokens all prompts begin with are kept once and read by all rows in one matrix product;
-2. those of a row's own tokens have their place set aside beforehand;
-3. the queries of a group share keys and values as they lie.
+2. memory for the keys and values of a row's own tokens is allocated beforehand;
+3. the queries of a group share keys and values without copies.
 
-Softmax over both parts together is exact. `checks.py` compares it with the model itself once per loaded model, before
-it is used.
+Softmax over both parts together is exact. `attribution/forward/shortcut_checks.py` compares the result with the model
+itself once per loaded model, before it is used.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from cap_viz.attribution.forward.llama_fast_path import (
 from cap_viz.attribution.forward.packing import shared_length
 from cap_viz.models.loading import ReasoningModel
 
-# Attention weights of as many rows as stay in the processor's cache (4 MB in float32); one row at least.
+# Attention weights computed at a time: rows that fit in the processor's cache (4 MB in float32); at least one row.
 ATTENTION_VALUES = 1 << 20
 
 
 @dataclass
 class Memory:
-    """Keys and values of one block: of the shared beginning, and of every row's own tokens (room for all of them)."""
+    """Keys and values of one block: of the shared beginning, and of each row's own tokens (room for all of them)."""
 
     shared_k: Float[Tensor, "kv_head d_head shared"]
     shared_v: Float[Tensor, "kv_head shared d_head"]
@@ -63,7 +63,7 @@ def direct_greedy_steps(
     *,
     changed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Generator[Int[Tensor, " row"], Rows | None, None]:
-    """The likeliest next token of every row, again and again, at most `most` times; see `greedy_steps`."""
+    """Yield the most likely next token of every row, at most `most` times; see `greedy_steps`."""
     with model.lease, torch.inference_mode(), changed():
         tokens, real, memories = opened(model, direct, prompts, most)
     filled = 0
@@ -85,7 +85,7 @@ def direct_greedy_steps(
 def first_logits(
     model: ReasoningModel, direct: DirectModel, prompts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "row vocabulary"]:
-    """What follows each prompt, as the first step of `direct_greedy_steps` has it."""
+    """Next-token logits after each prompt, as in the first step of `direct_greedy_steps`."""
     tokens, real, memories = opened(model, direct, prompts, 0)
     return next_logits(direct, read_own(model, direct, tokens, real, memories, 0)[:, -1])
 
@@ -93,7 +93,7 @@ def first_logits(
 def opened(
     model: ReasoningModel, direct: DirectModel, prompts: Sequence[Sequence[int]], most: int
 ) -> tuple[Int[Tensor, "row position"], Bool[Tensor, "row position"], list[Memory]]:
-    """What is left of the prompts after their common beginning, which is read; and room for `most` more tokens."""
+    """Read the common beginning; return the rest of each prompt, and memories with room for `most` more tokens."""
     shared = shared_length(prompts)
     tokens, real = left_padded([prompt[shared:] for prompt in prompts], model.device)
     return tokens, real, memories_of(model, direct, prompts[0][:shared], len(prompts), tokens.shape[1] + most)
@@ -102,7 +102,7 @@ def opened(
 def memories_of(
     model: ReasoningModel, direct: DirectModel, beginning: Sequence[int], n_rows: int, places: int
 ) -> list[Memory]:
-    """The beginning read once, as a single row, and room for `places` tokens of every row's own."""
+    """Read the beginning once, as a single row, and allocate room for `places` own tokens of every row."""
     tokens = torch.tensor([beginning], dtype=torch.long, device=model.device)
     n_tokens = tokens.shape[1]
     hidden, memories = embedded(model, tokens), []
@@ -140,9 +140,9 @@ def read_own(
     memories: Sequence[Memory],
     filled: int,
 ) -> Float[Tensor, "row position d_model"]:
-    """The residual stream after the last block at `tokens`, which follow `filled` own places that are in memory."""
+    """Residual stream after the last block at `tokens`, which follow `filled` own places already in memory."""
     n_tokens = tokens.shape[1]
-    # Own tokens count from the end of the shared beginning; padding stands where the first own token will.
+    # Own positions count from the end of the shared beginning; padding takes the position of the first own token.
     own = (real.long().cumsum(dim=1) - 1).clamp(min=0)[:, -n_tokens:]
     hidden = embedded(model, tokens)
     rotary = rotary_at(model, hidden, own + memories[0].shared_k.shape[-1])
@@ -163,7 +163,7 @@ def add_attention(
     filled: int,
     seen: Bool[Tensor, "row position place"],
 ) -> None:
-    """Add the attention's output to the residual stream, and keep the keys and values at places from `filled` on."""
+    """Add the attention's output to the residual stream, and store the keys and values at places from `filled` on."""
     normed = rms_norm(block.norm_attention, hidden)[None]
     q = rotated(split_heads(block.q(normed), direct.d_head, block.norm_q), rotary)[0]
     k = rotated(split_heads(block.k(normed), direct.d_head, block.norm_k), rotary)[0]
@@ -185,7 +185,7 @@ def attended(
     v: Float[Tensor, "row kv_head place d_head"],
     seen: Bool[Tensor, "row position place"],
 ) -> Float[Tensor, "row position width"]:
-    """Softmax attention over the shared beginning and the own places that are seen."""
+    """Softmax attention over the shared beginning and the visible own places."""
     n_rows, n_tokens, n_heads, d_head = q.shape
     n_kv, group = direct.n_kv_heads, n_heads // direct.n_kv_heads
     # [kv_head, row, group and position, d_head]: the queries of a group share keys and values.

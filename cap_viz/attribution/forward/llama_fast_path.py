@@ -1,15 +1,16 @@
 """Suffix replay for models built like Llama, on the weights themselves and without TransformerLens in between.
 
-The result is that of `replay.ablate_layer`; what is saved is nearly all that is not a matrix product:
+The result equals that of `replay.ablate_layer`; nearly all work besides the matrix products is saved:
 
 1. In block l only z of one head differs, so the attention is computed once for all heads, and head h's residual
    stream is the dense one plus `(value_h - z_h) W_O[h]`.
 2. Blocks after l run on all heads' versions at once; the residual sums are part of the matrix products, and the
-   MLP goes through in slices that stay in the processor's cache.
-3. Of the last block only the positions where an answer is read are computed (keys and values for all).
+   MLP runs in slices that fit in the processor's cache.
+3. The last block is computed only at the positions where an answer is read (keys and values at all positions).
 
 Families: blocks with RMS norms before attention and MLP, rotary positions, grouped queries, a SiLU-gated MLP (Llama,
-Mistral, Qwen2, Qwen3). `checks.py` compares it with the model's own blocks once per loaded model, before it is used.
+Mistral, Qwen2, Qwen3). `attribution/forward/shortcut_checks.py` compares the result with the model's own blocks once
+per loaded model, before it is used.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from cap_viz.models.loading import ReasoningModel
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 # Activations of one slice of the MLP: gate and up together take 4 MB in float32.
 MLP_VALUES = 1 << 19
-# Words whose logits are in memory at a time.
+# Number of vocabulary entries per slice of logits, one slice being in memory at a time.
 VOCABULARY_SLICE = 4096
 
 
@@ -64,7 +65,7 @@ class DirectModel:
 
 
 def direct_model(model: ReasoningModel) -> DirectModel | None:
-    """The model's modules, or None where its family is not one of these."""
+    """Return the model's modules, or None for another family or activation, or an offloaded model."""
     layers = [block.original_component for block in model.blocks]
     if model.offloaded or any(type(layer).__name__ not in LAYERS for layer in layers):
         return None
@@ -100,14 +101,14 @@ def direct_block(layer: Any) -> DirectBlock:
 
 
 def original(owner: Any, name: str) -> Any:
-    """The Hugging Face module of that name, out of TransformerLens' wrapper; None where there is none."""
+    """Return the Hugging Face module of that name, without TransformerLens' wrapper; None where there is none."""
     module = getattr(owner, name, None)
     return getattr(module, "original_component", module)
 
 
 @dataclass(frozen=True)
 class Rotary:
-    """Cosines and sines of the positions, halves of a head's dimensions (the other half repeats them)."""
+    """Cosines and sines at each position, for half of a head's dimensions (the other half repeats them)."""
 
     cos: Float[Tensor, "row position half"]
     sin: Float[Tensor, "row position half"]
@@ -119,7 +120,7 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Queries:
-    """The positions of each row where an answer is read, padded by repeating position 0; `place` finds read i."""
+    """Positions of each row where an answer is read, padded with position 0; `place[i]` is the flat index of read i."""
 
     index: Int[Tensor, "row query"]
     place: Int[Tensor, " read"]
@@ -129,7 +130,7 @@ def queries_of(batch: PackedBatch) -> Queries:
     n_rows, device = batch.tokens.shape[0], batch.tokens.device
     read_here = batch.read_row[:, None] == torch.arange(n_rows, device=device)
     width = int(read_here.sum(dim=0).max())
-    # How many earlier reads the same row has: the read's column.
+    # Number of earlier reads in the same row: the read's column.
     column = (read_here.cumsum(dim=0) - 1).gather(1, batch.read_row[:, None]).squeeze(1)
     index = torch.zeros(n_rows, width, dtype=torch.long, device=device)
     index[batch.read_row, column] = batch.read_position
@@ -144,7 +145,7 @@ def ablate_layer_direct(
     value: Float[Tensor, "#row #position head d_head"],
     heads: range | None = None,
 ) -> Float[Tensor, "ablated example option"]:
-    """Option log-likelihoods with heads of `layer` ablated in turn (all of them, or a range): `value` replaces z."""
+    """Ablate heads of `layer` in turn (all, or a range) by replacing z with `value`; return option log-likelihoods."""
     rotary, queries = rotary_of(direct, dense), queries_of(batch)
     chosen = range(direct.n_heads) if heads is None else heads
     block, before = direct.blocks[layer], dense.calls[layer].hidden
@@ -165,7 +166,7 @@ def ablate_blocks_direct(
     z: Float[Tensor, "#row #position head d_head"],
     mlp: Float[Tensor, "#row #position d_model"],
 ) -> Float[Tensor, "2 example option"]:
-    """Option log-likelihoods with z of all heads of `layer` replaced by `z`, and with its MLP's output by `mlp`."""
+    """Option log-likelihoods with z of all heads of `layer` replaced by `z`, then with its MLP's output by `mlp`."""
     rotary, queries = rotary_of(direct, dense), queries_of(batch)
     block, before = direct.blocks[layer], dense.calls[layer].hidden
     without_attention = before + block.o(z.flatten(-2))
@@ -180,9 +181,9 @@ def ablate_blocks_direct(
 def dense_logliks_direct(
     model: ReasoningModel, direct: DirectModel, batch: PackedBatch
 ) -> Float[Tensor, "example option"]:
-    """Option log-likelihoods under the weights as they are, by the direct blocks alone.
+    """Option log-likelihoods with the current weights, by the direct blocks alone.
 
-    Padding takes part in the attention only; the other products, most of the work, are made of real tokens.
+    Padding takes part in the attention only; the other products, most of the work, run on real tokens alone.
     """
     padded = embedded(model, batch.tokens)
     rotary, queries = rotary_at(model, padded, batch.positions), queries_of(batch)
@@ -205,7 +206,7 @@ def embedded(model: ReasoningModel, tokens: Int[Tensor, "row position"]) -> Floa
 def rotary_at(
     model: ReasoningModel, hidden: Float[Tensor, "row position d_model"], positions: Int[Tensor, "row position"]
 ) -> Rotary:
-    """The model's own rotary factors at the positions, with an axis for versions of which there is one."""
+    """Rotary factors at the positions, from the model's own module."""
     cos, sin = model.bridge.rotary_emb.original_component(hidden, positions)
     half = cos.shape[-1] // 2
     return Rotary(cos[..., :half], sin[..., :half])
@@ -219,7 +220,7 @@ def rest(
     rotary: Rotary,
     queries: Queries,
 ) -> Float[Tensor, "version example option"]:
-    """Option log-likelihoods from the residual stream before block `start`, which is overwritten."""
+    """Run the blocks from `start` on, overwriting `hidden`, and return option log-likelihoods."""
     for block in direct.blocks[start:-1]:
         add_linear(block.o, heads_output(direct, block, hidden, rotary, batch.mask), hidden)
         add_mlp(block, hidden)
@@ -234,7 +235,7 @@ def read_answers(
 
 
 def rotary_of(direct: DirectModel, dense: DensePass) -> Rotary:
-    """The rotary factors the model itself made for this batch."""
+    """Rotary factors of this batch, as recorded in the dense pass."""
     cos, sin = dense.calls[0].kwargs["position_embeddings"]
     half = direct.d_head // 2
     return Rotary(cos[..., :half], sin[..., :half])
@@ -249,7 +250,7 @@ def ablated_attention(
     value: Float[Tensor, "#row #position head d_head"],
     heads: range,
 ) -> Float[Tensor, "ablated row position d_model"]:
-    """The residual stream after the attention of `block`, one version per ablated head."""
+    """Residual stream after the attention of `block`, one version per ablated head."""
     part = slice(heads.start, heads.stop)
     z = heads_output(direct, block, hidden[None], rotary, mask)[0]
     dense = hidden + block.o(z)
@@ -265,7 +266,7 @@ def last_block(
     mask: Tensor,
     index: Int[Tensor, "row query"],
 ) -> Float[Tensor, "version row query d_model"]:
-    """The residual stream after the last block, at the chosen positions only."""
+    """Residual stream after the last block, at the chosen positions only."""
     block, chosen = direct.blocks[-1], gathered(hidden, index)
     add_linear(block.o, heads_output(direct, block, hidden, rotary, mask, index), chosen)
     add_mlp(block, chosen)
@@ -280,7 +281,7 @@ def heads_output(
     mask: Float[Tensor, "row 1 position position"],
     index: Int[Tensor, "row query"] | None = None,
 ) -> Float[Tensor, "version row query width"]:
-    """z of all heads side by side (hook_z), for all positions or those of `index`."""
+    """z of all heads, concatenated (hook_z), at all positions or those of `index`."""
     normed = rms_norm(block.norm_attention, hidden)
     asking, asking_rotary = normed, rotary
     if index is not None:
@@ -303,7 +304,7 @@ def split_heads(x: Float[Tensor, "version row position width"], d_head: int, nor
 
 
 def rotated(x: Float[Tensor, "version row position head d_head"], rotary: Rotary) -> Tensor:
-    """Rotary positions: each pair (i, i + d_head / 2) turned by its angle (Su et al. 2021)."""
+    """Apply rotary positions: turn each pair (i, i + d_head / 2) by its angle (Su et al. 2021)."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = rotary.cos[:, :, None], rotary.sin[:, :, None]
     turned = torch.empty_like(x)
@@ -314,9 +315,9 @@ def rotated(x: Float[Tensor, "version row position head d_head"], rotary: Rotary
 
 
 def add_mlp(block: DirectBlock, hidden: Float[Tensor, "... d_model"]) -> None:
-    """Add the MLP's output to the residual stream, in slices that stay in the cache."""
+    """Add the MLP's output to the residual stream, in slices that fit in the processor's cache."""
     flat = hidden.view(-1, hidden.shape[-1])
-    # Of one size, since a short last slice would read all the weights for little.
+    # Equal slices, since a short last one would read all the weights for little work.
     slices = -(-len(flat) * block.gate.weight.shape[0] // MLP_VALUES)
     for part in flat.chunk(max(1, slices)):
         normed = rms_norm(block.norm_mlp, part)
@@ -346,7 +347,7 @@ def gathered(
 def answer_logliks(
     direct: DirectModel, batch: PackedBatch, read: Float[Tensor, "read version d_model"]
 ) -> Float[Tensor, "version example option"]:
-    """Summed log-likelihood of each option, with the vocabulary's logits a slice at a time."""
+    """Summed log-likelihood of each option, from vocabulary logits computed one slice at a time."""
     read = rms_norm(direct.norm, read)
     weight, bias = direct.unembed.weight, direct.unembed.bias
     flat = read.reshape(-1, read.shape[-1])

@@ -1,7 +1,7 @@
 """The differentiable metrics on torch tensors, for the backward pass of the gradient estimator.
 
-The definitions are those of `attribution/effect_metrics.py` (numpy), which says what each one means; a test compares
-the two on random values. `accuracy` is a step function, whose gradient says nothing.
+The definitions are those of `attribution/effect_metrics.py` (numpy), which documents each metric; a test compares the
+two on random values. `accuracy` is left out: it is a step function without a useful gradient.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LOSSES: dict[str, Loss] = {"nll": nll, "choice_nll": choice_nll, "logit_diff": l
 
 
 def filled(logliks: Logliks) -> Logliks:
-    """Absent options (NaN) can never win, and pass no gradient on."""
+    """Set absent options (NaN) to -inf, so that they never win and pass no gradient on."""
     return torch.where(logliks.isnan(), -torch.inf, logliks)
 
 

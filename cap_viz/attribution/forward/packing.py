@@ -41,7 +41,7 @@ class EncodedExample:
 
     @property
     def n_reads(self) -> int:
-        """Distinct places whose next-token distribution is needed: what lies in the prefix is read once."""
+        """Number of distinct places that predict an answer token; those in the prefix serve all options."""
         in_branches = [len(branch) - 1 for branch in self.branches]
         in_prefix = [length - own for length, own in zip(self.answer_lengths, in_branches, strict=True)]
         read_in_branches = sum(min(length, own) for length, own in zip(self.answer_lengths, in_branches, strict=True))
@@ -50,10 +50,10 @@ class EncodedExample:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Packed rows ready for a forward pass, and where in them the answers are read.
+    """Packed rows ready for a forward pass, and the places in them where answers are read.
 
     `segments`: -1 is padding, 0 the prefix, k + 1 the branch of the row's option k.
-    `read_row`, `read_position`: the distinct places whose next-token distribution is needed.
+    `read_row`, `read_position`: the distinct places that predict an answer token.
     `answer_*`: one entry per scored token: its place (index into the reads), token id, example and option.
     """
 
@@ -86,14 +86,14 @@ def encode(
 ) -> EncodedExample:
     """Tokenise prompt and options together, as `_encode_pair` of lm-evaluation-harness does.
 
-    With `shorten` an example of more than `max_length` tokens loses the beginning of its prompt, all options the same
-    number of tokens. Raises `UsageError` when an option adds no token, two options are the same, or the example does
-    not fit.
+    With `shorten`, an example of more than `max_length` tokens is cut at the beginning of its prompt, by the same
+    number of tokens for all options. Raises `UsageError` when an option adds no token, two options are the same, or the
+    example does not fit.
     """
     context = tokenizer.encode(example.prompt)
     wholes = [tokenizer.encode(example.prompt + option) for option in example.options]
     dropped = max(0, max(len(whole) for whole in wholes) - max_length) if shorten else 0
-    # One token of the prompt must stay for the answer to follow.
+    # Keep one token of the prompt, from which the answer is predicted.
     dropped = min(dropped, max(0, len(context) - 1))
     wholes, n_context = [whole[dropped:] for whole in wholes], len(context) - dropped
     for option, whole in zip(example.options, wholes, strict=True):
@@ -152,7 +152,7 @@ def separate_rows(examples: Sequence[EncodedExample]) -> list[PackedRow]:
 
 
 def lay_out(rows: Sequence[PackedRow], device: torch.device, dtype: torch.dtype) -> PackedBatch:
-    """Rows padded on the right to the longest, with the places where their answers are read."""
+    """Pad the rows on the right to the longest, and find the places where their answers are read."""
     width = max(row.encoded.row_length for row in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
     positions = torch.zeros(len(rows), width, dtype=torch.long)

@@ -1,13 +1,13 @@
-"""Where an output inside the model is replaced, and by what.
+"""Replacement of an output inside the model: sites, and the values of zero, mean and resample ablation.
 
-A site is an output that every block has: z of its heads (hook_z, before the output projection) or what its MLP gives.
-What replaces it is a tensor per layer with axes row and position, both of length 1 where all tokens get the same:
+A site is an output that every block has: z of its heads (hook_z, before the output projection) or its MLP's output.
+The replacement is one tensor per layer with axes row and position, both of length 1 where all tokens get the same:
 
-zero      nothing
+zero      zeros
 mean      the output's mean over all tokens of a set of reference examples
 resample  the output on another example, token by token (Chan et al. 2022, Causal Scrubbing): the token of the same
           segment (question, option k) with the nearest position, since indices into packed rows do not correspond.
-          Where the other example feeds no token of an option, the last of its question serves.
+          Where the other example feeds no token of an option, the last token of its question is used.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from cap_viz.attribution.forward.dense_pass import dense_pass
 from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch
 from cap_viz.models.loading import ModelShape, ReasoningModel
 
-# Beyond every distance between positions: a token of the question, and one that cannot be taken.
+# Added distances, larger than any between positions: for falling back to the question, and for forbidden tokens.
 SECOND_CHOICE, IMPOSSIBLE = 1 << 30, 1 << 40
 
 
 @dataclass(frozen=True)
 class Site:
-    """An output of every block, by the end of its hook's name; `shape` is that of one token's output."""
+    """An output of every block: `hook` is the end of its hook's name, `shape` the shape at one token."""
 
     hook: str
     shape: tuple[int, ...]
@@ -44,12 +44,12 @@ def heads_site(shape: ModelShape) -> Site:
 
 
 def mlp_site(shape: ModelShape) -> Site:
-    """What the MLP of a layer gives, its bias included (where a norm follows, before it)."""
+    """Output of a layer's MLP, bias included (before the norm, where one follows)."""
     return Site("mlp.hook_out", (shape.d_model,))
 
 
 def dense_outputs(model: ReasoningModel, batch: PackedBatch, site: Site) -> list[Float[Tensor, "row position ..."]]:
-    """The untouched model's output at the site, by layer."""
+    """Outputs of the untouched model at the site, one per layer."""
     found: list[Tensor] = []
 
     def keep(output: Tensor, hook: object) -> None:
@@ -68,7 +68,7 @@ def zeros(model: ReasoningModel, site: Site) -> Float[Tensor, "layer 1 1 ..."]:
 
 
 def means(model: ReasoningModel, batches: Iterable[PackedBatch], site: Site) -> Float[Tensor, "layer 1 1 ..."]:
-    """Mean output over the batches' tokens, each counted once; the lease is held for a batch at a time."""
+    """Mean output over the batches' real tokens, each counted once; the lease is held for one batch at a time."""
     total, n_tokens = zeros(model, site).double(), 0
     for batch in batches:
         with model.lease, torch.inference_mode():
@@ -81,7 +81,7 @@ def means(model: ReasoningModel, batches: Iterable[PackedBatch], site: Site) -> 
 def resampled(
     model: ReasoningModel, batch: PackedBatch, others: PackedBatch, site: Site
 ) -> Float[Tensor, "layer row position ..."]:
-    """Outputs on the rows of `others`, brought to the tokens of `batch`; both are laid out alike, row by row."""
+    """Outputs on the rows of `others`, aligned to the tokens of `batch`; both have the same layout, row by row."""
     index = counterparts(batch, others)
     rows = torch.arange(len(index), device=index.device)[:, None]
     with model.lease, torch.inference_mode():
@@ -89,16 +89,16 @@ def resampled(
 
 
 def counterparts(batch: PackedBatch, others: PackedBatch) -> Int[Tensor, "row position"]:
-    """For each token the position in the same row of `others` that its replacement is taken from."""
+    """For each token, the position in the same row of `others` from which its replacement is taken."""
     own, other = batch.segments[:, :, None], others.segments[:, None, :]
     distance = (batch.positions[:, :, None] - others.positions[:, None, :]).abs()
-    # The question's last token comes first among the second choices: it is the nearest to any option.
+    # Among fallbacks, the question's last token is chosen: it is the nearest to any option.
     distance = torch.where(other == own, distance, torch.where(other == 0, distance + SECOND_CHOICE, IMPOSSIBLE))
     return distance.argmin(dim=-1)
 
 
 def with_options(encoded: EncodedExample, options: Sequence[int]) -> EncodedExample:
-    """The example with these of its options alone; beyond its last one it starts again with the first."""
+    """Return the example with the given options only; numbers beyond its last option wrap around to the first."""
     order = [k % len(encoded.branches) for k in options]
     return EncodedExample(
         prefix=encoded.prefix,

@@ -1,7 +1,7 @@
-"""Suffix replay: the exact effect of every head of a layer from the blocks that can change, and no others.
+"""Suffix replay: the exact effect of every head of a layer, running only the blocks that can change.
 
-1. Ablating a head of layer l leaves blocks < l as they were, so restart at block l from its recorded call.
-2. All heads of the layer go through together: each example becomes H rows, row h with head h ablated.
+1. Ablating a head of layer l leaves blocks < l unchanged, so restart at block l from its recorded call.
+2. All heads of the layer run together: each example becomes H rows, row h with head h ablated.
 3. `z` (hook_z, before the output projection) of that head is set to the ablation value at every position.
 
 The result equals a full forward with the head's hook_z overwritten (tested against `run_with_hooks`).
@@ -30,7 +30,7 @@ def ablate_layer(
     value: Float[Tensor, "#row #position head d_head"],
     heads: range | None = None,
 ) -> Float[Tensor, "ablated example option"]:
-    """Option log-likelihoods with heads of `layer` ablated in turn (all of them, or a range): `value` replaces z."""
+    """Ablate heads of `layer` in turn (all, or a range) by replacing z with `value`; return option log-likelihoods."""
     n_rows, n_positions = batch.tokens.shape
     ablated = torch.arange(model.shape.n_heads, device=value.device)
     ablated = ablated if heads is None else ablated[heads.start : heads.stop]
@@ -54,7 +54,7 @@ def ablate_blocks(
     z: Float[Tensor, "#row #position head d_head"],
     mlp: Float[Tensor, "#row #position d_model"],
 ) -> Float[Tensor, "2 example option"]:
-    """Option log-likelihoods with z of all heads of `layer` replaced by `z`, and with its MLP's output by `mlp`."""
+    """Option log-likelihoods with z of all heads of `layer` replaced by `z`, then with its MLP's output by `mlp`."""
 
     def replacing(version: int, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
         def replace(output: Tensor, hook: Any) -> Tensor:
@@ -77,7 +77,7 @@ def replayed(
     versions: int,
     hooks: list[tuple[str, Callable[[Tensor, Any], Tensor]]],
 ) -> Float[Tensor, "version example option"]:
-    """Option log-likelihoods from block `layer` on, run with the hooks; each row goes through in `versions` copies."""
+    """Run block `layer` with the hooks and the later ones without, on `versions` copies of each row."""
     n_rows, n_positions, d_model = dense.calls[layer].hidden.shape
     calls = [repeated(call, n_rows, versions) for call in dense.calls[layer:]]
     with model.bridge.hooks(fwd_hooks=hooks):
@@ -88,7 +88,7 @@ def replayed(
 
 
 def replay_dense(model: ReasoningModel, dense: DensePass) -> Float[Tensor, "row position d_model"]:
-    """The last residual stream from the recorded calls alone: equals `dense.final` if replaying is valid."""
+    """Recompute the last residual stream from the recorded calls alone: equals `dense.final` if replay is valid."""
     hidden = dense.calls[0].hidden
     for layer, call in enumerate(dense.calls):
         hidden = run_block(model, layer, call, hidden)
@@ -100,7 +100,7 @@ def run_block(model: ReasoningModel, layer: int, call: BlockCall, hidden: Tensor
 
 
 def repeated(call: BlockCall, n_rows: int, times: int) -> BlockCall:
-    """The call with every batch-sized tensor repeated, copies of a row side by side."""
+    """Repeat every batch-sized tensor of the call, copies of a row side by side."""
 
     def repeat(value: Any) -> Any:
         if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == n_rows:

@@ -1,12 +1,12 @@
-"""Whether the engine's short cuts hold for a model, tried on an example before they are used.
+"""Checks that the shortcuts of the forward pass are valid for a model, run on an example before they are used.
 
-What holds is a matter of the model's architecture, so a short cut that passed is not tried again while the model is
-loaded; one that failed is, so that every plan says in the log why it goes the long way.
+Validity depends on the model's architecture, so a shortcut that passed is not checked again while the model is
+loaded; one that failed is, so that every plan logs why it takes the slow path.
 
-1. Packed options give what a row for each option gives; else options get rows of their own.
-2. The blocks run one after the other are the model itself; else its heads cannot be scored.
-3. The direct blocks (`direct.py`) give what the model's own blocks give; else those are used.
-4. So does decoding by them (`direct_decoding.py`).
+1. Packed options must give the same result as one row per option; else options get rows of their own.
+2. Running the blocks one by one must reproduce the model; else its heads cannot be scored.
+3. The direct blocks (`attribution/forward/llama_fast_path.py`) must reproduce the model's own; else those are used.
+4. So must decoding with the direct blocks (`attribution/forward/llama_decoding.py`).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PACKING_TOLERANCE = 1e-3
 # Relative to the largest activation; float32 leaves about 1e-6.
 REPLAY_TOLERANCE = 1e-4
 # Half precisions have 11 and 8 bits instead of 24, so the same sums agree less well: measured 0.05 to 0.07 nats (rms)
-# on an option in bfloat16. What is not valid is wrong by whole nats.
+# on an option in bfloat16. An invalid shortcut is wrong by whole nats.
 COARSER = {"bfloat16": 500.0, "float16": 60.0}
 
 
 def coarser(model: ReasoningModel) -> float:
-    """How many times further than in float32 the same numbers may be apart in the model's precision."""
+    """Factor on the float32 tolerances for the model's precision."""
     return COARSER.get(str(model.dtype).removeprefix("torch."), 1.0)
 
 
@@ -50,7 +50,7 @@ def batch_of(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed
 
 
 def checked(model: ReasoningModel, batch: PackedBatch, logliks: Float[Tensor, "*part example option"]) -> np.ndarray:
-    """As numpy; raises `CapVizError` when the log-likelihood of an option that is there is not finite."""
+    """Convert to numpy; raise `CapVizError` when the log-likelihood of an existing option is not finite."""
     if not bool(logliks[..., batch.answer_tokens > 0].isfinite().all()):
         raise CapVizError(
             f"{model.ref.id} gave log-likelihoods that are not finite; its weights or dtype are broken, run doctor."
@@ -61,9 +61,9 @@ def checked(model: ReasoningModel, batch: PackedBatch, logliks: Float[Tensor, "*
 def dense_logliks(
     model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool, direct: bool = False
 ) -> Float[np.ndarray, "example option"]:
-    """Log-likelihood of every option under the weights as they are.
+    """Compute the log-likelihood of every option with the current weights.
 
-    `direct` runs the direct blocks, which `direct_reading_is_valid` must have found to be the model's own.
+    `direct` runs the direct blocks, which `direct_reading_is_valid` must have confirmed for the model.
     """
     batch = batch_of(model, encoded, packed=packed)
     blocks = direct_model(model) if direct else None
@@ -75,7 +75,7 @@ def dense_logliks(
 
 
 def packing_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample]) -> bool:
-    """Whether packed rows give the same log-likelihoods as separate rows, tried on the longest example."""
+    """Whether packed rows give the same log-likelihoods as separate rows, on the longest example."""
     if "packing" in model.passed:
         return True
     probe = [max(encoded, key=lambda example: example.row_length)]
@@ -84,14 +84,14 @@ def packing_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample]) -
     if not worst < PACKING_TOLERANCE * coarser(model):
         log.warning("%s: packed options differ by %.1e; using a row for each option", model.ref.id, worst)
         return False
-    # A single option says nothing about several in a row.
+    # An example with a single option does not test packing.
     if len(probe[0].branches) > 1:
         model.passed.add("packing")
     return True
 
 
 def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> None:
-    """Raise when running the blocks one after the other is not what the model itself computes.
+    """Raise `CapVizError` when running the blocks one by one does not reproduce the model.
 
     Some families do more between their blocks than pass the residual stream on; their scores would be wrong.
     """
@@ -111,7 +111,7 @@ def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, pa
 
 
 def direct_reading_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
-    """Whether the direct blocks give the model's own log-likelihoods on the shortest example."""
+    """Whether the direct blocks reproduce the model's log-likelihoods on the shortest example."""
     direct = direct_model(model)
     if direct is None:
         return False
@@ -133,7 +133,7 @@ def within_tolerance(model: ReasoningModel, short_cut: str, worst: float) -> boo
 
 
 def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
-    """Whether the direct blocks give the model's own log-likelihoods, dense and ablated, on the shortest example."""
+    """Whether the direct blocks reproduce the model's log-likelihoods, dense and ablated, on the shortest example."""
     direct = direct_model(model)
     if direct is None:
         return False
@@ -153,7 +153,7 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
 
 
 def direct_decoding_is_valid(model: ReasoningModel, prompts: Sequence[Sequence[int]]) -> bool:
-    """Whether direct decoding sees what the model itself sees after the two shortest prompts."""
+    """Whether direct decoding reproduces the model's next-token logits after the two shortest prompts."""
     direct = direct_model(model)
     if direct is None:
         return False
@@ -170,6 +170,6 @@ def direct_decoding_is_valid(model: ReasoningModel, prompts: Sequence[Sequence[i
 
 
 def relative_difference(ours: Tensor, own: Tensor) -> float:
-    """Largest difference relative to log-likelihoods beyond 1 nat; options absent from `own` left out, NaN kept."""
+    """Largest difference, relative to `own` where beyond 1 nat; options absent from `own` left out, other NaN kept."""
     difference = (ours - own).abs() / own.abs().clamp(min=1)
     return float(difference[~own.isnan()].max())

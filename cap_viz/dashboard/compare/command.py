@@ -1,4 +1,4 @@
-"""The shell command that computes what the Compare page lacks."""
+"""The shell command that computes the cells missing from the Compare page."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cap_viz.pruning import CRITERIA
 from cap_viz.runs.comparison import DENSE
 from cap_viz.runs.mask_provenance import MaskProvenance, ProvenanceGroup
 
-# What to measure next when the table is complete.
+# Sparsities to measure next when the table is complete.
 FURTHER = (0.3, 0.4, 0.6)
-# What `compare` takes where an option is left out.
+# Defaults of the options of the shell's `compare`.
 USUAL_REFERENCE, USUAL_N = "wanda", 600
 
 
 @dataclass(frozen=True)
 class NextCommand:
-    """What to run next and why; `text` is empty where the shell cannot compute it."""
+    """The next command and the reason for it; `text` is empty when there is nothing for the shell to run."""
 
     reason: str
     text: str
@@ -31,7 +31,7 @@ class NextCommand:
 def next_command(
     stored: Stored, group: ProvenanceGroup | None, *, model: str, task: str, n: int, reference: str
 ) -> NextCommand:
-    """The command for the cells missing from the usual table, else for further sparsities."""
+    """Return the command for the cells missing from the usual table, else for further sparsities."""
     items = n if stored.dense is None else len(stored.dense.spec.examples.ids)
     basis = None if group is None else group.basis
     if basis is not None and not shell_can(basis, task):
@@ -60,7 +60,7 @@ def next_command(
 
 
 def shell_can(basis: MaskProvenance, task: str) -> bool:
-    """Whether `compare` has options for everything a group is built on."""
+    """Whether the options of `compare` can describe the provenance of a group."""
     examples = basis.examples
     drawn = examples is None or (examples.task == task and examples.split == "calibration")
     return drawn and basis.get("activations") is None and set(basis.unusual) <= {"metric"}
@@ -69,7 +69,7 @@ def shell_can(basis: MaskProvenance, task: str) -> bool:
 def command(
     missing: Sequence[tuple[str, float]], basis: MaskProvenance | None, *, model: str, task: str, n: int, reference: str
 ) -> str:
-    """Options that have their default value are left out."""
+    """Format the `compare` command, without options at their default."""
     examples = None if basis is None else basis.examples
     n_calibration = N_CALIBRATION if examples is None else len(examples.ids)
     seed = SEED if examples is None or examples.seed is None else examples.seed

@@ -22,7 +22,7 @@ KEYS = ("model", "task", "n", "measure", "criteria", "reference", "basis", "pape
 
 
 def controls(task: Task, stored: Stored) -> ComparisonChoice:
-    """Draw the controls and say what a link had wrong."""
+    """Draw the controls and report invalid values of the link."""
     notes = [bad_choice("measure", list(MEASURES), ACC.name, "the measure")]
     several = len(stored.groups) > 1
     with st.container():
@@ -117,7 +117,7 @@ def group_control(groups: Sequence[ProvenanceGroup]) -> tuple[ProvenanceGroup, s
 
 
 def paper_control(task: Task, measure: Measure) -> bool:
-    """Offered where the paper reports this task; its accuracies go with accuracies only."""
+    """Draw the toggle for the paper's points; only for accuracy, and for tasks the paper reports."""
     if measure != ACC or not reported_accuracy(task.name):
         return False
     return st.toggle(

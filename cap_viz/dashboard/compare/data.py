@@ -1,4 +1,4 @@
-"""What the Compare page says, from stored runs alone: levels, paired contrasts and the runs that cannot be read."""
+"""Data of the Compare page, from stored runs alone: levels, paired contrasts and unreadable runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast, contrasts, control_pairs, reference_pairs
 from cap_viz.runs.mask_provenance import ProvenanceGroup, groups_of
 from cap_viz.runs.run_queries import dense_run, eval_runs
+from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import ChanceTest, holm
 from cap_viz.tasks import Task
@@ -21,7 +22,7 @@ from cap_viz.tasks import Task
 
 @dataclass(frozen=True)
 class Damage:
-    """A run that turned out unreadable, in the place where it was asked for."""
+    """An unreadable run and the cell it was needed for."""
 
     cell: Cell
     sentence: str
@@ -29,33 +30,38 @@ class Damage:
 
 @dataclass(frozen=True)
 class Stored:
-    """What is stored for a model and task: the dense run and the groups of pruned runs on its very items.
+    """Stored runs of a model and task: the dense run and the groups of pruned runs on exactly its items.
 
-    `pruned_only` counts pruned evaluations that no dense run of the same items goes with.
+    `damage` names the dense runs that could not be read; `n_pruned` counts pruned evaluations of any size.
     """
 
     dense: StoredRun | None
     groups: tuple[ProvenanceGroup, ...]
     damage: tuple[Damage, ...]
-    pruned_only: int
+    n_pruned: int
 
 
 def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, task: Task, n: int) -> Stored:
-    """The dense run of `n` items, else of the largest number, with everything comparable to it."""
-    found = dense_run(runs, model, task.name, n)
-    pruned = len(eval_runs(runs, model, task.name)) - (found is not None)
-    if found is None:
-        return Stored(None, (), (), pruned)
-    try:
-        report_of(store, found)
-    except DamagedRun as error:
-        return Stored(None, (), (Damage(DENSE, str(error)),), pruned)
-    return Stored(found, groups_of(runs, found), (), pruned)
+    """Return the dense run chosen for `n` items (see `dense_run`) and the groups of runs comparable to it."""
+    pruned = sum(
+        isinstance(run.spec, EvalSpec) and run.spec.mask is not None for run in eval_runs(runs, model, task.name)
+    )
+    damage: tuple[Damage, ...] = ()
+    readable = list(runs)
+    while (found := dense_run(readable, model, task.name, n)) is not None:
+        try:
+            report_of(store, found)
+        except DamagedRun as error:
+            damage += (Damage(DENSE, str(error)),)
+            readable.remove(found)
+        else:
+            return Stored(found, groups_of(runs, found), damage, pruned)
+    return Stored(None, (), damage, pruned)
 
 
 @dataclass(frozen=True)
 class ComparisonChoice:
-    """What the controls say. `group` is None when nothing pruned is stored."""
+    """Values of the controls. `group` is None when no pruned run is stored on the dense run's items."""
 
     measure: Measure
     criteria: tuple[str, ...]
@@ -66,9 +72,9 @@ class ComparisonChoice:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Levels of the dense model and of every cell shown, and the contrasts of the table, which are one family.
+    """Levels of the cells compared and the contrasts of the table, which form one family of tests.
 
-    `companions` are those of CAP with its controls by the companion of the measure, adjusted over the same pairs.
+    `companions` are the contrasts of CAP with its controls by the companion measure, adjusted over the same pairs.
     """
 
     task: Task
@@ -92,7 +98,7 @@ class Comparison:
 
     @property
     def cells(self) -> list[Cell]:
-        """The pruned cells shown, by sparsity, criteria in their fixed order."""
+        """The pruned cells shown, sorted by sparsity, then by the fixed order of criteria."""
         order = display_order(self.choice.criteria)
         shown = [cell for cell in self.levels if cell[0] in order]
         return sorted(shown, key=lambda cell: (cell[1], order.index(cell[0])))
@@ -105,7 +111,7 @@ class Comparison:
         return next((one for one in self.contrasts if (one.first, one.second) == (first, second)), None)
 
     def causal_evidence(self, sparsity: float) -> list[tuple[Measure, Contrast]]:
-        """CAP with its controls by both measures, the one shown first: whether causal scores add anything."""
+        """Contrasts of CAP with its controls by both measures, the shown one first: do causal scores help?"""
         by_measure = ((self.measure, self.contrasts), (companion(self.measure), self.companions))
         return [(measure, one) for measure, found in by_measure for one in found if one.is_causal(sparsity)]
 
@@ -114,12 +120,12 @@ class Comparison:
 
     @property
     def on_floor(self) -> bool:
-        """Whether the dense model does no better than guessing, so that accuracies say little."""
+        """Whether the dense model is not clearly better than guessing, so that accuracies say little."""
         return not self.test.clearly_above
 
 
 def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoice) -> Comparison:
-    """Raises `DamagedRun` only for the dense run; damaged pruned runs are listed and left out."""
+    """Compare the chosen cells. Raises `DamagedRun` only for the dense run; damaged pruned runs go to `damage`."""
     measure = choice.measure
     wanted = {} if choice.group is None else choice.group.runs
     needed = {*choice.criteria, choice.reference, *(CONTROLS if SUBJECT in choice.criteria else ())}
@@ -150,7 +156,7 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
 def companions(
     store: Store, runs: Mapping[Cell, StoredRun], pairs: Sequence[tuple[Cell, Cell]], measure: Measure
 ) -> tuple[Contrast, ...]:
-    """CAP with its controls by another measure, as the table by that measure would have them."""
+    """Contrasts of CAP with its controls by another measure, adjusted over all pairs of the table."""
     p_values = [paired_p_in(store, runs[first], runs[second], measure) for first, second in pairs]
     adjusted = holm(np.array(p_values, dtype=np.float64))
     return tuple(
@@ -161,7 +167,7 @@ def companions(
 
 
 def table_pairs(choice: ComparisonChoice, levels: dict[Cell, Level]) -> list[tuple[Cell, Cell]]:
-    """Every shown criterion with the reference, and CAP with its controls: by sparsity, in the fixed order."""
+    """Pair every shown criterion with the reference, and CAP with its controls; sorted by sparsity and criterion."""
     order = display_order({name for name, _ in levels})
     pairs = [pair for pair in reference_pairs(levels, choice.reference) if pair[0][0] in choice.criteria]
     if SUBJECT in choice.criteria:

@@ -20,16 +20,16 @@ from cap_viz.pruning import criterion_title
 HEIGHT = 392
 TOP, BOTTOM, RIGHT = 14, 44, 172
 LABEL_PIXELS = 16
-# Marks of neighbouring criteria stand this far apart, in points of sparsity, where there is room.
+# Offset between neighbouring criteria in points of sparsity, and the most all span as a share of the smallest gap.
 DODGE, DODGE_SHARE = 0.55, 0.45
 GREYED = 0.35
-# Where the leader of a line that runs through the whole plot begins, as a share of its width.
+# Start of the leader of a line that spans the whole plot, as a share of the plot's width.
 LEADER = 0.97
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A criterion at a sparsity (a share); `level` before scaling by the measure."""
+    """A criterion at a sparsity (a share); `level` is not yet scaled by the measure."""
 
     criterion: str
     sparsity: float
@@ -39,7 +39,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curves:
-    """What the figure shows. `guess` is what guessing reaches; `paper` may be empty."""
+    """Content of the figure. `guess` is the level of guessing; `paper` may be empty."""
 
     measure: Measure
     dense: Level
@@ -51,7 +51,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Label:
-    """A text at the right end, at the height of what it names; `x` is where that ends."""
+    """A label at the right edge for a line that ends at (`x`, `y`)."""
 
     text: str
     x: float
@@ -61,9 +61,10 @@ class Label:
 
 
 def curves(shown: Curves, *, height: int = HEIGHT) -> go.Figure:
-    """Lines from the dense model at 0 % with marks and whiskers side by side, dense in its band, guessing dotted.
+    """Draw a line per criterion from the dense model at 0 %, with marks and whiskers side by side.
 
-    Every line is named at its right end, moved up or down where labels would collide.
+    Dense is dashed, with its interval as a band; guessing is dotted. Each line has a label at its right end, moved
+    up or down where labels would collide.
     """
     figure = blank(height=height, left=52, right=RIGHT, top=TOP, bottom=BOTTOM)
     scale, dense = shown.measure.scale, shown.dense
@@ -123,7 +124,7 @@ def guess_word(measure: Measure) -> str:
 
 
 def value_range(shown: Curves) -> tuple[float, float]:
-    """From below the lowest whisker to above the highest; guessing, dense and the paper's points included."""
+    """Range of the y axis over all whiskers, guessing, dense and the paper's points, with padding."""
     levels = [shown.dense, *(point.level for point in shown.points)]
     limits = [value for level in levels for value in (level.ci.low, level.ci.high, level.value) if np.isfinite(value)]
     values = [shown.measure.scale * value for value in (*limits, shown.guess, *(point.value for point in shown.paper))]
@@ -132,7 +133,7 @@ def value_range(shown: Curves) -> tuple[float, float]:
 
 
 def dodges(count: int, sparsities: Sequence[float]) -> list[float]:
-    """Offsets of the criteria around a sparsity, in its unit: never wider than part of the smallest gap."""
+    """Offsets of the criteria around a sparsity, in its unit; together at most `DODGE_SHARE` of the smallest gap."""
     places = sorted({0.0, *sparsities})
     smallest = min((second - first for first, second in pairwise(places)), default=10.0)
     step = min(DODGE, DODGE_SHARE * smallest / max(1, count - 1))
@@ -140,7 +141,7 @@ def dodges(count: int, sparsities: Sequence[float]) -> list[float]:
 
 
 def readable_ticks(measured: Sequence[float], x_end: float) -> list[float]:
-    """Measured sparsities with room for their label, the larger ones first."""
+    """Select the measured sparsities that have room for a label; larger ones take precedence."""
     kept: list[float] = []
     for value in sorted(measured, reverse=True):
         if value >= 0.05 * x_end and all(abs(value - other) >= 0.07 * x_end for other in kept):
@@ -182,7 +183,7 @@ def end_label(marks: Marks, shown: Curves) -> Label:
 
 
 def diamonds(name: str, points: Sequence[ReportedPoint], scale: float) -> go.Scatter:
-    """The paper's points: hollow, without whiskers, since it reports none."""
+    """Draw the paper's points as hollow diamonds, without whiskers because it reports no intervals."""
     return go.Scatter(
         name=f"paper: {criterion_title(name)}",
         x=[100 * point.sparsity for point in points],
@@ -232,9 +233,9 @@ def name_lines(
 def spread_labels(
     wanted: Float[np.ndarray, " label"], gap: float, low: float, high: float
 ) -> Float[np.ndarray, " label"]:
-    """Heights at least `gap` apart, in the same order, as close to the wanted ones as possible (least squares).
+    """Return heights at least `gap` apart, in the same order, as close to the wanted ones as possible (least squares).
 
-    Closer together where they would not fit between `low` and `high` otherwise.
+    The gap shrinks where the labels would not fit between `low` and `high` otherwise.
     """
     count = len(wanted)
     gap = min(gap, (high - low) / max(1, count - 1))

@@ -1,4 +1,4 @@
-"""The Compare page: figure and verdicts in the first screen, the paired table, the paper's numbers, what to do next."""
+"""The Compare page: figure and verdicts on the first screen, then paired table, perplexity, paper and next steps."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ MOST_ROWS, TALLEST_TABLE = 15, 520
 
 
 def body(view: Frame) -> None:
-    """Everything below the heading."""
+    """Draw everything below the heading."""
     if view.task.kind == "text":
         no_options(view)
         return
     stored = stored_comparison(view.store, view.runs, view.model, view.task, view.n)
     facts = st.container()
+    damage_notes(stored.damage)
     if stored.dense is None:
-        damage_notes(stored.damage)
         nothing_to_compare(view, stored)
         return
     choice = controls(view.task, stored)
@@ -54,7 +54,7 @@ def body(view: Frame) -> None:
         provenance_row(comparison)
     damage_notes(comparison.damage)
     banners(view, comparison)
-    # A row that wraps: beside a narrow window's sidebar there is no room for two columns.
+    # A row that wraps, because a narrow window with a sidebar has no room for two columns.
     with st.container(horizontal=True, gap="medium"):
         with st.container(width=FIGURE_WIDTH):
             draw_curves(comparison)
@@ -82,10 +82,10 @@ def no_options(view: Frame) -> None:
 
 
 def nothing_to_compare(view: Frame, stored: Stored) -> None:
-    """No dense accuracy to start from: what would change that."""
+    """Say that no dense accuracy is stored, and offer the Prune page and the command that measures it."""
     there = (
-        f"{stored.pruned_only} pruned evaluations are stored, but no dense one on the same questions. "
-        if stored.pruned_only
+        f"{stored.n_pruned} pruned evaluations are stored, but no dense one on the same questions. "
+        if stored.n_pruned
         else ""
     )
     empty(
@@ -99,7 +99,7 @@ def nothing_to_compare(view: Frame, stored: Stored) -> None:
 
 
 def damage_notes(damage: tuple[Damage, ...]) -> None:
-    """The runs that cannot be read."""
+    """Report the runs that cannot be read."""
     for one in damage:
         where = "" if one.cell == DENSE else f" at {percent(one.cell[1], 0)}"
         problem(f"{name_of(one.cell)}{where}: {one.sentence}".replace("dense:", "Dense:"))
@@ -114,10 +114,7 @@ def banners(view: Frame, comparison: Comparison) -> None:
             "Choose another task, or compare by choice loss."
         )
     if comparison.n != view.n:
-        note(
-            f"No dense accuracy on {view.n} items is stored: this page shows the largest number there is, "
-            f"{comparison.n} items."
-        )
+        note(f"No dense accuracy on {view.n} items can be read; this page shows {comparison.n} items instead.")
     others = sorted(dense_sizes(view.runs, view.model, view.task.name) - {comparison.n})
     if others:
         st.caption(f"Also stored: {' and '.join(f'{n:,}' for n in others)} items (evaluation size in the sidebar).")
@@ -225,7 +222,7 @@ def reading(comparison: Comparison, with_paper: bool) -> str:
 
 
 def in_words(comparison: Comparison) -> str:
-    """The figure for those who cannot see it."""
+    """Describe the figure in words, as its alternative text."""
     measure, dense = comparison.measure, comparison.levels[DENSE]
     said = [
         f"{measure.title} against sparsity. Dense {level_words(dense, measure)} ({level_range(dense, measure)}), "
@@ -377,7 +374,7 @@ def next_buttons(view: Frame, choice: ComparisonChoice | None) -> None:
 
 
 def prune_params(choice: ComparisonChoice) -> dict[str, str]:
-    """The Prune page at the highest sparsity shown, with the same two criteria."""
+    """URL parameters of the Prune page: the group's highest sparsity, CAP (else its first criterion), the reference."""
     assert choice.group is not None
     first = SUBJECT if SUBJECT in choice.group.criteria else choice.group.criteria[0]
     params = {"criterion": first, "sparsity": f"{round(100 * max(choice.group.sparsities))}"}

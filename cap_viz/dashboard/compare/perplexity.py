@@ -1,4 +1,4 @@
-"""Perplexity on running text under the masks of the page's task: what pruning for a task costs everything else."""
+"""Perplexity on running text under the masks of the page's task: the cost of pruning for a task on other text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cap_viz.tasks.example_sets import ExampleSet
 
 @dataclass(frozen=True)
 class PerplexityRow:
-    """One stored perplexity. `factor` is against dense on the same windows, with the interval of paired windows."""
+    """One stored perplexity. `factor` is its ratio to dense on the same windows, with the paired interval."""
 
     mask: MaskSpec | None
     found: Perplexity
@@ -41,7 +41,7 @@ class PerplexityRow:
 
 
 def perplexity_section(view: Frame) -> None:
-    """A table of what is stored, or the command that measures it."""
+    """Draw the table of stored perplexities, or the commands that measure them."""
     runs = perplexity_runs(view)
     with st.expander("Perplexity on running text", expanded=bool(runs)):
         if not runs:
@@ -64,12 +64,15 @@ def perplexity_section(view: Frame) -> None:
 
 
 def perplexity_runs(view: Frame) -> list[StoredRun]:
-    """Dense and pruned on the same windows: of the texts and window lengths stored, the one with the most runs."""
+    """Return the perplexity runs, dense and pruned, of the text and window length with the most runs."""
     return largest_group(view, lambda spec: length_of(spec) is not None)
 
 
 def largest_group(view: Frame, wanted: Callable[[EvalSpec], bool]) -> list[StoredRun]:
-    """Of the wanted evaluations under the page's masks or none, the largest group that read the same texts alike."""
+    """Return the largest group of wanted evaluations with the same examples and protocol.
+
+    It may hold the dense model and masks calibrated on the page's task or on nothing.
+    """
     groups: dict[tuple[ExampleSet, str | None], list[StoredRun]] = defaultdict(list)
     for run in view.runs:
         spec = run.spec
@@ -81,13 +84,13 @@ def largest_group(view: Frame, wanted: Callable[[EvalSpec], bool]) -> list[Store
 
 
 def calibrated_on(mask: MaskSpec) -> str | None:
-    """The task a mask was made for; None for criteria that look at the weights alone."""
+    """Task of a mask's calibration examples; None for criteria that look at the weights alone."""
     examples = provenance_of(mask).examples
     return None if examples is None else examples.task
 
 
 def rows_of(view: Frame, runs: list[StoredRun]) -> list[PerplexityRow]:
-    """Dense first, then by sparsity and criterion. Raises `CapVizError` for a run that cannot be read."""
+    """Return the rows, dense first, then by criterion and sparsity. Raises `CapVizError` for an unreadable run."""
     masks = {run.key: run.spec.mask for run in runs if isinstance(run.spec, EvalSpec)}
     reports = {run.key: report_of(view.store, run) for run in runs}
     dense = next((reports[key] for key, mask in masks.items() if mask is None), None)
@@ -119,7 +122,7 @@ def shown(rows: list[PerplexityRow]) -> pd.DataFrame:
 
 
 def command(view: Frame) -> str:
-    """Dense first, then one mask: the two that make the first factor."""
+    """Shell commands that measure dense and one mask, enough for a first factor."""
     text = next((name for name in TEXT_TASKS if load_task(name).is_local()), TEXT_TASKS[0])
     start = ["python", "-m", "cap_viz", "perplexity", "--text", text, *option("--model", view.model.id, DEFAULT_MODEL)]
     pruned = ["--criterion", SUBJECT, "--sparsity", "0.2", "--task", view.task.name]

@@ -1,4 +1,4 @@
-"""Loss on worked solutions, dense and pruned: what Compare has for tasks without options (GSM8K)."""
+"""Loss on worked solutions, dense and pruned: the Compare page's measure for tasks without options (GSM8K)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cap_viz.runs.spec import EvalSpec, MaskSpec
 
 
 def solutions_section(view: Frame) -> None:
-    """A table of what is stored, or the command that measures it."""
+    """Draw the table of stored losses, or the commands that measure them."""
     runs = largest_group(view, lambda spec: is_solution_loss(spec) and spec.examples.task == view.task.name)
     st.markdown("#### Loss on the given solutions")
     if not runs:
@@ -47,7 +47,7 @@ def solutions_section(view: Frame) -> None:
 
 
 def shown(reports: Mapping[MaskSpec | None, EvalReport]) -> pd.DataFrame:
-    """Dense first, then by criterion and sparsity."""
+    """Table of the losses, dense first, then by criterion and sparsity."""
     order = sorted(reports, key=lambda mask: ("", 0.0) if mask is None else (mask.criterion, mask.sparsity))
     return pd.DataFrame([row(mask, reports[mask], reports.get(None)) for mask in order])
 
@@ -67,7 +67,7 @@ def row(mask: MaskSpec | None, report: EvalReport, dense: EvalReport | None) -> 
 
 
 def command(view: Frame) -> str:
-    """Dense first, then one mask: the two that make the first difference."""
+    """Shell commands that measure dense and one mask, enough for a first difference."""
     start = ["python", "-m", "cap_viz", "solution-loss", "--task", view.task.name]
     start += option("--model", view.model.id, DEFAULT_MODEL)
     return f"{shlex.join(start)}\n{shlex.join([*start, '--criterion', SUBJECT, '--sparsity', '0.2'])}"

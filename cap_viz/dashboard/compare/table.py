@@ -1,4 +1,4 @@
-"""The Compare page's paired table, and the page's numbers as CSV, JSON and a figure on its own."""
+"""The Compare page's paired table, and its downloads: table as CSV and JSON, figure as HTML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFERENCE_WORDS = "reference"
 
 
 def table_rows(comparison: Comparison) -> list[tuple[Cell, Contrast | None]]:
-    """Every cell shown with each of its contrasts; a cell without one (the reference itself) once."""
+    """List every cell shown with each of its contrasts; a cell without any (such as the reference) appears once."""
     rows: list[tuple[Cell, Contrast | None]] = []
     for cell in comparison.cells:
         found = [contrast for contrast in comparison.contrasts if contrast.first == cell]
@@ -30,7 +30,7 @@ def table_rows(comparison: Comparison) -> list[tuple[Cell, Contrast | None]]:
 
 
 def shown_table(comparison: Comparison) -> pd.DataFrame:
-    """The table as people read it: values in per cent or nats, differences in points or nats, verdicts in words."""
+    """Table for display: values in per cent or nats, differences in points or nats, verdicts in words."""
     measure, scale = comparison.measure, comparison.measure.scale
     rows = []
     for cell, contrast in table_rows(comparison):
@@ -63,7 +63,7 @@ def verdict_words(comparison: Comparison, cell: Cell, contrast: Contrast | None)
 
 
 def table_csv(comparison: Comparison) -> bytes:
-    """One row per table row with plain column names; shares and differences as fractions or nats."""
+    """Table as CSV, dense first, with plain column names; values and differences are fractions or nats."""
     rows = [
         {
             "criterion": cell[0],
@@ -95,7 +95,7 @@ def flat_facts(contrast: Contrast) -> dict[str, Any]:
 
 
 def table_json(comparison: Comparison) -> bytes:
-    """Everything behind the page: the table, how it was computed, and the spec of every run."""
+    """Comparison as JSON: levels, contrasts, the adjustment of p-values, and the spec of every run."""
     choice, group = comparison.choice, comparison.choice.group
     content = {
         "model": comparison.dense.spec.model.id,
@@ -131,7 +131,7 @@ def table_json(comparison: Comparison) -> bytes:
 
 
 def known(value: float) -> float | None:
-    """JSON has no NaN: a single question has no interval."""
+    """Replace a non-finite number by None: JSON has no NaN, and a single question has no interval."""
     return value if isfinite(value) else None
 
 
@@ -142,7 +142,7 @@ def finite(value: Any) -> Any:
 
 
 def figure_html(figure: go.Figure, title: str) -> bytes:
-    """A page of its own that needs no network: the figure on white, with its title and Plotly inside."""
+    """Standalone page that needs no network: the figure on white, with its title and Plotly inside."""
     page = go.Figure(figure)
     margin = page.to_dict()["layout"]["margin"]
     page.update_layout(

@@ -1,4 +1,4 @@
-"""The Compare page in words: verdicts from contrasts, numbers with their intervals, what a group is built on."""
+"""Wording of the Compare page: verdicts from contrasts, numbers with their intervals, provenance of a group."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ OPTION_WORDS = {
     "ablation": "ablation",
 }
 
-# From the strongest to none.
+# Grades of evidence, the strongest first.
 EVIDENCE = ("clear", "alone", "noise")
 NO_SIGN, NO_SIGN_OF_IT = "no sign that the causal scores add anything", "no sign of it"
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """One Markdown sentence per sparsity about CAP (else the first criterion shown that is not the reference)."""
+    """Return one Markdown sentence per sparsity about CAP (else the first criterion that is not the reference)."""
     subject = subject_of(comparison)
     if subject is None:
         return []
@@ -35,7 +35,7 @@ def verdicts(comparison: Comparison) -> list[str]:
 
 
 def subject_of(comparison: Comparison) -> str | None:
-    """Whom the verdicts are about."""
+    """Return the criterion that the verdicts judge: CAP, else the first one shown that is not the reference."""
     shown = [name for name in display_order(comparison.choice.criteria) if name != comparison.choice.reference]
     return SUBJECT if SUBJECT in shown else next(iter(shown), None)
 
@@ -54,7 +54,7 @@ def verdict(comparison: Comparison, subject: str, sparsity: float) -> str:
 
 
 def causal_meaning(evidence: Sequence[tuple[Measure, Contrast]]) -> str:
-    """What CAP's differences to its controls say about the causal scores; all are said where they do not agree."""
+    """Say whether causal scores help, from CAP's contrasts with its controls; list all readings if they disagree."""
     readings: dict[str, list[tuple[Measure, Contrast]]] = {}
     for measure, contrast in sorted(evidence, key=lambda one: EVIDENCE.index(one[1].evidence)):
         readings.setdefault(causal_reading(contrast, measure), []).append((measure, contrast))
@@ -77,9 +77,9 @@ def causal_reading(contrast: Contrast, measure: Measure) -> str:
 
 
 def places(items: Sequence[tuple[Measure, Contrast]], evidence: Sequence[tuple[Measure, Contrast]]) -> list[str]:
-    """The measures behind a reading, with the control where a measure does not read the same against all of them.
+    """Name the measures behind a reading, with the control if a measure does not read the same against all controls.
 
-    Where no clause has said by how much the two differ, this does.
+    The difference is added for the measure not shown on the page, since no other clause states it, unless it is noise.
     """
     said: list[str] = []
     for measure in dict.fromkeys(measure for measure, _ in items):
@@ -91,17 +91,17 @@ def places(items: Sequence[tuple[Measure, Contrast]], evidence: Sequence[tuple[M
             said += [
                 f"{title} against {name_of(one.second)}" + ("" if told else f" ({gap(one, measure)})") for one in found
             ]
-    # What is said of one control comes first: after a whole measure it would seem to hold for both.
+    # Entries with a control come first: after a whole measure, "against ..." would seem to apply to both measures.
     return sorted(said, key=lambda one: " against " not in one)
 
 
 def gap(contrast: Contrast, measure: Measure) -> str:
-    """0.183 nats better, 12.0 points below."""
+    """Size and direction of a difference: `0.183 nats better`, `12.0 points below`."""
     return f"{amount(contrast.result.difference, measure)} {direction(contrast, measure).split()[0]}"
 
 
 def clause(contrast: Contrast, measure: Measure) -> str:
-    """`is **13.7 points below Wanda** (95 % interval 7.7 to 19.7)`, or that the two cannot be told apart."""
+    """State a contrast, as in `is **13.7 points below Wanda** (95 % interval 7.7 to 19.7)`; or call it noise."""
     result, other = contrast.result, name_of(contrast.second)
     if contrast.evidence == "noise":
         spread = f"{signed_steps(result.difference, measure)}, {signed_range(contrast, measure)}"
@@ -129,7 +129,7 @@ def is_better(contrast: Contrast, measure: Measure) -> bool:
 
 
 def evidence_words(contrast: Contrast, measure: Measure) -> str:
-    """The verdict of a table row, in words of its own."""
+    """Short verdict for a row of the table."""
     better = "better" if is_better(contrast, measure) else "worse"
     return {"clear": f"clearly {better}", "alone": f"{better}, not after Holm", "noise": "within noise"}[
         contrast.evidence
@@ -141,7 +141,7 @@ def name_of(cell: Cell) -> str:
 
 
 def steps(value: float, measure: Measure) -> str:
-    """A difference without its unit."""
+    """Format a difference without its unit."""
     return f"{measure.scale * value:.{digits(measure)}f}".replace("-", "−")
 
 
@@ -173,7 +173,7 @@ def digits(measure: Measure) -> int:
 
 
 def basis_words(basis: MaskProvenance) -> str:
-    """`48 calibration examples of arc_easy, seed 0`, and every option that is not the usual one."""
+    """Describe a provenance: `calibration arc_easy, 48 examples, seed 0`, head scores, and every unusual option."""
     examples = basis.examples
     if examples is None:
         said = ["no calibration"]

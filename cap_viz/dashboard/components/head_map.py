@@ -1,4 +1,4 @@
-"""The clickable grid, the number inputs beside it, and how a click gets from one to the other."""
+"""Clickable head map with number inputs beside it; a click on the map sets the inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cap_viz.figures.theme import CONFIG
 
 
 def show_grid(grid: Grid, unit: str, alt: str, more: Callable[[go.Figure], None] | None = None) -> None:
-    """The grid; `more` may add to the figure."""
+    """Draw the clickable grid; `more` may add to the figure."""
     key = turned("heads_grid")
     figure = head_grid(grid, unit=unit)
     if more is not None:
@@ -31,9 +31,9 @@ def show_grid(grid: Grid, unit: str, alt: str, more: Callable[[go.Figure], None]
 
 
 def turned(key: str) -> str:
-    """The key of a clickable figure, a new one after each use of the number inputs.
+    """Return the widget key of a clickable figure, a new one after each use of the number inputs.
 
-    Plotly would take a click on the cell it still holds as selected for an unselect, and the click would be lost.
+    Under an old key Plotly takes a click on the cell it still holds as selected for a deselection and loses it.
     """
     return f"{key}_{st.session_state.get('heads_turn', 0)}"
 
@@ -55,12 +55,15 @@ def head_name(layer: int, head: int) -> str:
 
 
 def named_heads(n_layers: int, n_heads: int) -> dict[str, tuple[int, int]]:
-    """Every head by its name, in layer order: the options of a list to choose heads from."""
+    """Map each head's name to (layer, head), in layer order, as options for selecting heads."""
     return {head_name(layer, head): (layer, head) for layer in range(n_layers) for head in range(n_heads)}
 
 
 def head_inputs(n_layers: int, n_heads: int, start: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-    """The keyboard's way to a head, at `start` unless the URL or a click says otherwise; both are bound to the URL."""
+    """Draw the layer and head inputs, the keyboard's way to select a head.
+
+    Both are bound to the URL and begin at `start` unless the URL or a click has set them.
+    """
     keep_in_range("layer", 0, n_layers - 1)
     keep_in_range("head", 0, n_heads - 1)
     first, second = st.columns(2)

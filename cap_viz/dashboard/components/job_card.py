@@ -1,4 +1,4 @@
-"""How a job looks while it waits, runs and ends. Call `job_view` inside a fragment that ticks (`ticking`)."""
+"""Display of waiting, running and ended jobs. Call `job_view` inside a repeating fragment (`ticking`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TICK_SECONDS = 1.0
 
 
 def active_jobs(wanted: Callable[[JobSpec], bool]) -> list[Job]:
-    """Jobs waiting or running, of any session, whose spec the page is interested in; oldest first."""
+    """Return the waiting and running jobs of all sessions with a `wanted` spec, oldest first."""
     return [job for job in shared_queue().listing() if job.active and wanted(job.spec)]
 
 
@@ -25,7 +25,7 @@ def ticking(draw: Callable[[], None], *, live: bool) -> None:
 
 
 def job_view(job: Job, *, key: str) -> None:
-    """Title, progress with remaining time or queue position, and the cancel button."""
+    """Draw the title, progress with remaining time or queue position, and the cancel button."""
     text, button = st.columns([5, 1], vertical_alignment="center")
     with text:
         st.progress(job.progress.share, text=f"**{escaped(job.title)}** · {job_sentence(job)}")
@@ -57,7 +57,7 @@ def job_sentence(job: Job) -> str:
 
 
 def ended_view(job: Job) -> None:
-    """What became of a job that did not finish; nothing for one that did."""
+    """Report a failed or cancelled job; draw nothing for a finished one."""
     if job.state == "failed":
         problem(f"{job.title} stopped: {job.error}")
     elif job.state == "cancelled":

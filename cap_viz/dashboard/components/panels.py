@@ -1,4 +1,4 @@
-"""Small pieces every page uses: heading, provenance row, tiles with intervals, the boxes for each state, glossary."""
+"""Small components shared by all pages: heading, provenance line, tiles with intervals, state boxes, text helpers."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ METRIC_UNITS = {"nll": "nats per token", "choice_nll": "nats", "logit_diff": "na
 
 
 def metric_name(task: Task, metric: str) -> str:
-    """Text has no answer: there the loss is on every token of the given continuation."""
+    """Return a metric's display name; a text task has no answer, so its loss covers every token of the continuation."""
     return TEXT_LOSS if task.kind == "text" else METRIC_NAMES[metric]
 
 
 def heading(title: str, sentence: str) -> None:
-    """The page's name and the one sentence that says what it answers."""
+    """Draw the page's title and a sentence on the question it answers."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         st.title(title, anchor=False, width="content")
         st.markdown(sentence, width="content")
 
 
 def provenance(facts: Sequence[str], *, origin: str | None = None) -> None:
-    """One quiet line of facts; `origin` ("precomputed", "live", "running", "stale") becomes a badge in front."""
+    """Draw a caption of facts; `origin` ("precomputed", "live", "running", "stale") becomes a badge in front."""
     colour = {"precomputed": "blue", "live": "violet", "running": "orange", "stale": "orange"}
     badge = f":{colour.get(origin, 'gray')}-badge[{origin}] " if origin else ""
     st.caption(badge + " · ".join(escaped(fact) for fact in facts))
 
 
 def run_facts(run: StoredRun) -> list[str]:
-    """Model, task, examples and age of a stored run, for `provenance`."""
+    """Return model, task, examples and age of a stored run, for `provenance`."""
     made = run.provenance
     return [
         run.spec.model.id,
@@ -56,7 +56,7 @@ def run_facts(run: StoredRun) -> list[str]:
 
 
 def making_of(run: StoredRun) -> str:
-    """How a stored run was computed, in one line: machine, time (or which run it was taken from), versions, key."""
+    """Describe in one line how a run was computed: machine, time (or the run it was taken from), versions, key."""
     made = run.provenance
     time = taken_words(run) or f"{made.get('seconds', 0):,.0f} s"
     versions = ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items())
@@ -67,7 +67,7 @@ def making_of(run: StoredRun) -> str:
 
 
 def cut_words(run: StoredRun) -> str:
-    """How many prompts were too long for the model and lost their beginning; empty where none did."""
+    """Say how many prompts were too long for the model and lost their beginning; "" if none did."""
     cut = run.provenance.get("truncated")
     if not cut:
         return ""
@@ -82,7 +82,7 @@ def examples_fact(examples: ExampleSet) -> str:
 
 
 def tile(label: str, value: str, note: str = "", *, term: str | None = None) -> None:
-    """A number with its interval or comment beneath; `term` adds the glossary's help."""
+    """Draw a number with its interval or a comment beneath; `term` adds help from the glossary."""
     st.metric(
         label,
         value,
@@ -94,34 +94,34 @@ def tile(label: str, value: str, note: str = "", *, term: str | None = None) -> 
 
 
 def empty(title: str, text: str) -> None:
-    """Nothing here yet, and what would change that."""
+    """Draw a box for an empty state: what is missing and how to get it."""
     with st.container(border=True):
         st.markdown(f"**{title}**")
         st.caption(text)
 
 
 def problem(sentence: str) -> None:
-    """Something went wrong here: one sentence with what to do."""
+    """Show an error as one sentence that says what to do."""
     st.error(escaped(sentence), icon=":material/error:")
 
 
 def note(sentence: str) -> None:
-    """Something the user should know but need not act on."""
+    """Show information that needs no action."""
     st.info(escaped(sentence), icon=":material/info:")
 
 
 def caution(sentence: str) -> None:
-    """The numbers below should be read with care."""
+    """Warn that the numbers below should be read with care."""
     st.warning(escaped(sentence), icon=":material/warning:")
 
 
 def stale(sentence: str) -> None:
-    """The result below belongs to other settings than the controls show."""
+    """Mark the result below as computed with other settings than the controls show."""
     st.caption(f":orange-badge[stale] {escaped(sentence)}")
 
 
 def escaped(text: str) -> str:
-    """Plain text for Markdown: file names and model output must not turn into formatting."""
+    """Escape plain text for Markdown: file names and model output must not turn into formatting."""
     for sign in "\\`*_~[]$<>":
         text = text.replace(sign, f"\\{sign}")
     return text
@@ -136,19 +136,19 @@ def percent_interval(interval: Interval) -> str:
 
 
 def p_words(p: float) -> str:
-    """A p-value with sensible digits; a dash where there is none."""
+    """Format a p-value with two or three decimals; a dash for NaN."""
     if isnan(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def listed(parts: Sequence[str]) -> str:
-    """a, b and c."""
+    """Join parts as "a, b and c"."""
     return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
 
 
 def age(created: str) -> str:
-    """How long ago an ISO time was, in words."""
+    """Say in words how long ago an ISO time was; return any other text unchanged."""
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Queueing runs for this browser session: every page submits here, so that a shared server's limits hold everywhere."""
+"""Submission of runs by this browser session; all pages submit here, so a shared server's limits hold everywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OWN_JOBS, SESSION = "own_jobs", "queue_session"
 
 
 def submit_run(spec: JobSpec, title: str) -> Job:
-    """Queue a job for this session. Raises `CapVizError` when the queue, or a shared server, does not take it."""
+    """Queue a job for this session. Raises `CapVizError` if the queue or a shared server refuses it."""
     check_job(spec, own_jobs())
     session: str = st.session_state.setdefault(SESSION, uuid.uuid4().hex)
     job = shared_queue().submit(spec, title, session)
@@ -22,11 +22,11 @@ def submit_run(spec: JobSpec, title: str) -> Job:
 
 
 def own_jobs() -> list[Job]:
-    """The jobs this session asked for, as far as the queue remembers them."""
+    """Return this session's jobs that the queue still remembers."""
     numbers = st.session_state.get(OWN_JOBS, ())
     return [job for job in shared_queue().listing() if job.number in numbers]
 
 
 def may_cancel(job: Job) -> bool:
-    """On a shared server everybody cancels only what they asked for."""
+    """Return whether this session may cancel the job: on a shared server only its own."""
     return not is_shared() or job.number in st.session_state.get(OWN_JOBS, ())

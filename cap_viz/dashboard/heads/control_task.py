@@ -78,11 +78,7 @@ def best_control(frame: Frame, source: Source | None) -> StoredRun | None:
 def control_jobs(source: Source) -> list[Job]:
     """Return the active jobs whose run can become the control of this one."""
     return active_jobs(
-        lambda spec: (
-            isinstance(spec, ScoreSpec)
-            and spec.examples.task in CONTROL_TEXTS
-            and alike(spec, source.spec)
-        )
+        lambda spec: isinstance(spec, ScoreSpec) and spec.examples.task in CONTROL_TEXTS and alike(spec, source.spec)
     )
 
 

@@ -1,4 +1,4 @@
-"""The Overview's small multiples: a card per task that has no pruned accuracies, all on one colour scale."""
+"""Small multiples of the Overview: a card per task other than the leading one, all on one colour scale."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def card(summary: TaskSummary, limit: float) -> None:
 
 
 def baseline(summary: TaskSummary) -> str:
-    """How the intact model does, against chance where there is one; always two lines, so that maps align."""
+    """Describe the dense model's accuracy against chance, or its loss; always two lines, so that maps align."""
     if summary.loss is not None:
         mean, low, high = (float(value) for value in (summary.loss.mean, summary.loss.low, summary.loss.high))
         return f"Loss **{mean:.2f}** ({low:.2f} – {high:.2f})  \nnats per token; no accuracy"
@@ -85,14 +85,14 @@ def reliability(heads: HeadStatistics) -> str:
 
 
 def pruned_line(summary: TaskSummary) -> str:
-    """The best criterion at the highest sparsity that the Overview shows."""
+    """Name the best criterion at the highest sparsity shown on the Overview."""
     highest = max(item.mask.sparsity for item in summary.pruned)
     best = max((item for item in summary.pruned if item.mask.sparsity == highest), key=lambda item: item.report.acc)
     return f"{percent(highest, 0)} pruned: best **{percent(best.report.acc)}** ({criterion_title(best.mask.criterion)})"
 
 
 def top_head(heads: HeadStatistics) -> tuple[int, int]:
-    """The head of rank 1."""
+    """Return (layer, head) of the head with rank 1."""
     layer, head = divmod(int(heads.rank.argmin()), heads.rank.shape[1])
     return layer, head
 

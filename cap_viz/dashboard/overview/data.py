@@ -1,4 +1,4 @@
-"""What the Overview says about one task: dense accuracy, head scores, and pruned accuracies, all from stored runs."""
+"""Overview data per task: dense accuracy, head scores and pruned accuracies, all from stored runs."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ class PrunedAccuracy:
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """Parts are None or empty where nothing is stored; `problems` holds a sentence per run that cannot be read.
+    """Stored results of one task; parts are None or empty where nothing is stored.
 
-    `loss` stands for accuracy where a task has none: the dense loss per token on the examples of the head scores.
+    `problems` holds a sentence per unreadable run. `loss` replaces accuracy for a task without options: the dense loss
+    per token on the examples of the head scores.
     """
 
     task: Task
@@ -62,14 +63,14 @@ class TaskSummary:
 
     @property
     def place(self) -> int:
-        """Order on the page: clearly above chance, other accuracies, losses, nothing to judge by."""
+        """Sort key on the page: clearly above chance, other accuracies, losses, no baseline."""
         if self.dense is not None:
             return 0 if self.dense.clearly_above else 1
         return 2 if self.loss is not None else 3
 
 
 def summaries(view: Frame, metric: str) -> list[TaskSummary]:
-    """The tasks with stored results, and the chosen one whether it has some or not; clearly above chance first."""
+    """Summarise the tasks with stored results, and always the chosen task; clearly above chance first."""
     found = [summarise(view, task, metric) for task in all_tasks().values()]
     shown = [summary for summary in found if not summary.is_empty or summary.task == view.task]
     return sorted(shown, key=lambda summary: summary.place)
@@ -100,7 +101,7 @@ def summarise(view: Frame, task: Task, metric: str) -> TaskSummary:
 
 
 def dense_loss(scores: HeadScores) -> MeanEstimate:
-    """Mean loss per token of the intact model in nats, with its interval over the examples."""
+    """Return the dense model's mean loss per token in nats, with its interval over the examples."""
     return mean_with_ci(nll(scores.dense, scores.questions.gold, scores.questions.tokens))
 
 
@@ -113,7 +114,7 @@ def readable(view: Frame, run: StoredRun, problems: list[str]) -> EvalReport | N
 
 
 def dense_evaluation(view: Frame, task: Task) -> StoredRun | None:
-    """The dense accuracy on the most questions that are not more than asked for, else on the most stored."""
+    """Return the dense run on the most questions up to `at_most`; if all have more, the largest."""
     return dense_run(view.runs, view.model, task.name, view.at_most)
 
 
@@ -124,7 +125,7 @@ def default_scores(view: Frame, task: Task) -> StoredRun | None:
 
 
 def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[PrunedAccuracy, ...]:
-    """The main pruned evaluations on the very questions of the dense one, built on the same things."""
+    """Return the main pruned evaluations with one mask provenance on exactly the dense run's questions."""
     found: list[PrunedAccuracy] = []
     for run in main_part(usual_group(view, dense)).values():
         report = readable(view, run, problems)
@@ -134,13 +135,13 @@ def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Prune
 
 
 def usual_group(view: Frame, dense: StoredRun) -> dict[Cell, StoredRun]:
-    """Pruned evaluations on the items of the dense one: the largest group built on the same things."""
+    """Return the largest group of pruned evaluations on the dense run's items with one mask provenance, scope both."""
     groups = groups_of(view.runs, dense)
     return next((group.runs for group in groups if group.basis.get("scope") == "both"), {})
 
 
 def main_part(group: dict[Cell, StoredRun]) -> dict[Cell, StoredRun]:
-    """What fits into a small figure: the main criteria and sparsities, where more than those are stored."""
+    """Limit a group to what fits a small figure: the main criteria or sparsities if there are too many."""
     criteria, sparsities = ({cell[place] for cell in group} for place in (0, 1))
     return {
         (criterion, sparsity): run
@@ -177,7 +178,7 @@ def accuracy_point(item: PrunedAccuracy) -> AccuracyPoint:
 
 
 def best_sentences(pruned: tuple[PrunedAccuracy, ...]) -> list[str]:
-    """One sentence per sparsity: the best criterion, those it cannot be told from, and the distance to dense."""
+    """Write a sentence per sparsity: the best criterion, the criteria tied with it, its difference from dense."""
     sparsities = sorted({item.mask.sparsity for item in pruned})
     return [best_sentence([item for item in pruned if item.mask.sparsity == sparsity]) for sparsity in sparsities]
 

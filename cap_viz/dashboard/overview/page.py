@@ -1,4 +1,4 @@
-"""The Overview: the chosen task told in one screen, the others as cards below, all maps on one scale."""
+"""Overview page: the chosen task on one screen, the others as cards below, all maps on one colour scale."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cap_viz.tasks import Task
 
 TALLEST = 372
 FIGURE_HEIGHT = 224
-# Pixels, so that the three parts fit beside each other from 1,280 on; the last takes what is left.
+# In pixels: the three parts fit side by side from a width of 1,280 on; the last takes the rest.
 NUMBERS_WIDTH, MAP_WIDTH = 220, 336
 
 
@@ -58,7 +58,7 @@ def overview(view: Frame, summaries: list[TaskSummary], metric: str) -> None:
 
 
 def leading(summaries: list[TaskSummary], chosen: Task) -> TaskSummary | None:
-    """The chosen task where something is stored of it, else the first that was pruned."""
+    """Return the chosen task if it has stored results, else the first with pruned accuracies."""
     mine = next((summary for summary in summaries if summary.task == chosen and not summary.is_empty), None)
     return mine or next((summary for summary in summaries if summary.pruned), None)
 
@@ -87,7 +87,7 @@ def nothing_stored(view: Frame) -> None:
 
 
 def task_row(view: Frame, summary: TaskSummary, metric: str, limit: float) -> None:
-    """Side by side on a laptop; on a narrow screen the parts go below each other instead of shrinking."""
+    """Draw one task's parts side by side; on a narrow screen they stack instead of shrinking."""
     with st.container(border=True, horizontal=True, gap="medium"):
         with st.container(width=NUMBERS_WIDTH):
             st.markdown(f"#### {summary.task.title}", help=summary.task.summary)
@@ -211,7 +211,7 @@ def pruning_figure(view: Frame, summary: TaskSummary) -> None:
 
 
 def legend(criteria: set[str]) -> str:
-    """Above the figure rather than in it: Plotly cuts long names where the page is narrow."""
+    """Return a legend to show above the figure: Plotly's own cuts long names on a narrow page."""
     return " · ".join(
         f"{coloured(criterion_colour(name), criterion_glyph(name))} {criterion_title(name)}"
         for name in display_order(criteria)

@@ -1,4 +1,4 @@
-"""The Playground's controls: the prompt, the heads to switch off, the mask to apply. All of it is in the URL."""
+"""The Playground's controls: prompt, heads to switch off and mask to apply, all bound to the URL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import own_tasks_of
 
 NO_MASK = "none"
-# The model whose page the prompt was last on.
+# Session key of the model that the prompt was last shown with.
 PROMPTED = "play_prompted"
 EXAMPLES = {
     "science": "Question: Which gas do plants take in from the air?\nAnswer:",
@@ -43,7 +43,7 @@ TALLEST = 330
 
 
 def prompt_and_mask(view: Frame) -> tuple[str, MaskSpec | None, list[str]]:
-    """The text side: the prompt and the weights to prune. Notes about values the URL had wrong come last."""
+    """Draw prompt and mask controls; return prompt, mask and notes on invalid values in the URL."""
     forget_foreign_example(view.model.id)
     prompt = prompt_control(examples_for(view.model.id))
     mask, notes = mask_control(view, task_scores(view))
@@ -51,18 +51,18 @@ def prompt_and_mask(view: Frame) -> tuple[str, MaskSpec | None, list[str]]:
 
 
 def task_scores(view: Frame) -> StoredRun | None:
-    """The head scores of the sidebar's task with the most examples."""
+    """Return the exact head scores of the sidebar's task with the most examples, if any are stored."""
     return next(iter(score_runs(view.runs, view.model, view.task.name)), None)
 
 
 def examples_for(model_id: str) -> dict[str, str]:
-    """Prompts in words the model knows."""
+    """Example prompts in the model's vocabulary: from its own tasks if it is limited to them, else `EXAMPLES`."""
     own = own_tasks_of(model_id)
     return {name: load_task(name).evaluation(1)[0].prompt for name in own} if own else EXAMPLES
 
 
 def forget_foreign_example(model_id: str) -> None:
-    """Put the example of the model shown before away: its words would all be unknown, or nonsense."""
+    """Clear the prompt if it is an example of the previous model: its words would be unknown, or nonsense."""
     before = st.session_state.get(PROMPTED)
     if before not in (None, model_id) and st.session_state.get("prompt") in examples_for(before).values():
         del st.session_state["prompt"]
@@ -96,7 +96,7 @@ def take_example(examples: Mapping[str, str]) -> None:
 
 
 def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, list[str]]:
-    """The head side: a list, the heads a task needs most, a map. Notes about values the URL had wrong come last."""
+    """Draw list, top-k buttons and map; return the heads switched off, and notes on invalid URL values or scores."""
     run = task_scores(view)
     names = named_heads(shape.n_layers, shape.n_heads)
     notes = [bad_choices("off", list(names), "the head")]
@@ -123,7 +123,7 @@ def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, list[str]]:
 
 
 def top_control(view: Frame, statistics: HeadStatistics | None) -> None:
-    """Switch off the heads the task needs most, or none."""
+    """Draw the buttons that switch off the task's top k heads, or switch all heads on."""
     number, take, clear = st.columns([3, 6, 2], vertical_alignment="bottom")
     k = number.number_input("k", 1, 50, 3, key="play_k", help=GLOSSARY["rank"])
     take.button(
@@ -149,7 +149,7 @@ def set_off(names: list[str]) -> None:
 
 
 def toggle_map(statistics: HeadStatistics, off: HeadSet, title: str, ends: tuple[str, str]) -> None:
-    """The task's effects as a map; a click switches a head off or on again."""
+    """Draw the task's head effects as a map; a click switches a head off or on again."""
     mean = statistics.estimate.mean
     marked = mean != mean
     for layer, head in off:
@@ -189,7 +189,7 @@ def toggle(key: str) -> None:
 
 
 def mask_control(view: Frame, run: StoredRun | None) -> tuple[MaskSpec | None, list[str]]:
-    """Which weights to set to zero besides; criteria calibrate on the task chosen in the sidebar."""
+    """Draw the mask controls; return the mask (calibrated on the sidebar's task) or None, and notes."""
     options = [NO_MASK, *CRITERIA]
     note = bad_choice("mask", options, NO_MASK, "the criterion")
     keep_valid("mask", options)

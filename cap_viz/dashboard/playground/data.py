@@ -1,4 +1,4 @@
-"""What the Playground asks the model: everything goes through the queue, between the steps of running jobs."""
+"""Questions of the Playground to the model, all asked through the queue, between the steps of running jobs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to the model: heads switched off, weights at zero, or both."""
+    """Change to the model: heads switched off, weights set to zero, or both."""
 
     heads: HeadSet = ()
     mask: MaskSpec | None = None
@@ -73,9 +73,9 @@ def ask(
     question: Callable[[ReasoningModel], Answer],
     on_wait: Callable[[str], object] = lambda sentence: None,
 ) -> Answer:
-    """Wait for the worker's answer. Raises what the question raises.
+    """Ask the worker and wait for its answer. Exceptions of the question are raised here.
 
-    `on_wait` is told, twice a second, why the model cannot be loaded yet.
+    `on_wait` is called twice a second with the reason while the model cannot be loaded yet.
     """
     request = shared_queue().ask(model.id, question)
     try:
@@ -83,7 +83,7 @@ def ask(
             try:
                 return request.result(timeout=0.5)
             except TimeoutError:
-                # Of the waiting, or of the question itself.
+                # Either the wait has timed out, or the question itself raised it.
                 if request.done():
                     raise
             if request.waits_for:
@@ -94,7 +94,7 @@ def ask(
 
 @lru_cache(maxsize=64)
 def outcome(model: ModelRef, prompt: str, change: Change) -> Outcome:
-    """Raises `CapVizError` with its sentence."""
+    """Read a prompt with the dense and with the changed model. Raises `CapVizError` with its message."""
 
     def question(loaded: ReasoningModel) -> Outcome:
         tokens = encode_prompt(loaded, prompt)
@@ -115,12 +115,12 @@ def outcome(model: ModelRef, prompt: str, change: Change) -> Outcome:
 
 @lru_cache(maxsize=64)
 def pattern(model: ModelRef, prompt: str, layer: int, head: int, off: HeadSet) -> Float[np.ndarray, "query key"]:
-    """Raises `CapVizError` with its sentence."""
+    """Attention of one head on a prompt, with the heads `off` ablated. Raises `CapVizError` with its message."""
     return ask(model, lambda loaded: attention_pattern(loaded, encode_prompt(loaded, prompt), layer, head, off))
 
 
 def continuation(model: ModelRef, prompt: str, change: Change) -> Iterator[str]:
-    """The greedy continuation, growing token by token; others are served in between."""
+    """Yield the greedy continuation as it grows token by token; other requests are served in between."""
 
     def start(loaded: ReasoningModel) -> Generator[int, None, None]:
         tokens = encode_prompt(loaded, prompt)
@@ -140,5 +140,5 @@ def continuation(model: ModelRef, prompt: str, change: Change) -> Iterator[str]:
 
 
 def weights_of(model: ModelRef, change: Change) -> Mapping[str, Tensor]:
-    """The matrices a change replaces. Raises `CapVizError` where its mask is no longer in memory."""
+    """Return the matrices a change replaces. Raises `CapVizError` if its pruned weights are no longer in memory."""
     return DENSE if change.mask is None else shared_queue().models.pruned_weights(model, change.mask)

@@ -1,4 +1,4 @@
-"""The body of the Playground: next tokens, the prompt token by token, both continuations, attention of a head."""
+"""The Playground page: next tokens, the prompt token by token, both continuations, attention of a head."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def body(view: Frame) -> None:
 
 
 def applied(view: Frame, asked: MaskSpec | None) -> MaskSpec | None:
-    """The mask whose weights are in memory; else None, with what there is to do about the one asked for."""
+    """Return the mask if its pruned weights are in memory; else draw the job or button for them, return None."""
     if asked is None or shared_queue().models.has_pruned(view.model, asked):
         return asked
     spec = PrunedWeights(view.model, asked)
@@ -81,7 +81,7 @@ def applied(view: Frame, asked: MaskSpec | None) -> MaskSpec | None:
 
 
 def pruning(spec: PrunedWeights, live: bool) -> None:
-    """The job that prunes, or the button that starts it: some criteria take minutes."""
+    """Draw the pruning job, or the button that starts it, since some criteria take minutes."""
     job = shared_queue().find(spec)
     if live != (job is not None and job.active):
         st.rerun()
@@ -198,7 +198,7 @@ def continuations(view: Frame, prompt: str, change: Change) -> None:
 
 
 def written(view: Frame, prompt: str, change: Change) -> None:
-    """A continuation, from memory where this visitor has seen it, else as it is being written."""
+    """Draw a continuation: from the session if it was shown before, else token by token."""
     known: dict[tuple[str, str, Change], str] = st.session_state.setdefault("play_texts", {})
     key, text, place = (view.model.fingerprint, prompt, change), "", st.empty()
     if key not in known:

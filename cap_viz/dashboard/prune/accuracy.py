@@ -1,4 +1,4 @@
-"""Measured accuracies side by side: what is stored, what is arriving, what is stale, and how they differ."""
+"""Accuracies side by side (stored, arriving or stale), their paired differences, and the cost of measuring."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def share_of(right: Sequence[bool] | np.ndarray) -> AccuracyShare:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the comparison: what is asked (`wanted`) and what can be shown for it now.
+    """One column of the comparison: the evaluation asked for (`wanted`) and the one that can be shown now (`shown`).
 
     `report` belongs to `shown`. It is final unless `partial`; it is stale when `shown` is not `wanted`, and `stale`
-    then says how they differ. `problem` is a sentence when the column cannot be measured or read.
+    then says how they differ. `problem` is a message when the column cannot be measured or read.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Column:
 
     @property
     def fresh(self) -> bool:
-        """Final and exactly what the controls ask for."""
+        """Whether the result is final and matches the controls exactly."""
         return self.report is not None and not self.partial and not self.stale
 
     @property
@@ -72,7 +72,7 @@ class Column:
 
 
 def column_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, last: EvalSpec | None) -> Column:
-    """The stored result; else what has arrived of a running job; else the last result shown, marked stale."""
+    """Return the stored result, else the partial one of a running job, else the last one shown, marked stale."""
     try:
         wanted = eval_spec(setting, name)
     except CapVizError as error:
@@ -95,7 +95,7 @@ def column_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, l
 
 
 def with_last(store: Store, column: Column, last: EvalSpec) -> Column:
-    """The column showing an earlier result, if that is about the same weights and task and still there."""
+    """Show an earlier result in the column if it is of the same weights and task and still readable."""
     wanted = column.wanted
     if wanted is None or last.model != wanted.model or not same_task(last, wanted):
         return column
@@ -115,7 +115,7 @@ def same_task(first: EvalSpec, second: EvalSpec) -> bool:
 
 
 def difference(shown: EvalSpec, wanted: EvalSpec) -> str:
-    """In words, how the shown measurement differs from the one asked for."""
+    """Describe in words how the evaluation shown differs from the one asked for."""
     said: list[str] = []
     old, new = shown.mask, wanted.mask
     if old is not None and new is not None:
@@ -141,15 +141,15 @@ def difference(shown: EvalSpec, wanted: EvalSpec) -> str:
 
 
 def spread_words(mask: MaskSpec) -> str:
-    """How a mask's zeros are spread, where it is not the criterion's own way."""
+    """Name the pattern or allocation of a mask, or "evenly"."""
     return mask.pattern or (mask.allocation or "evenly").replace("owl", "by OWL")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """First column minus second on the items both have answered: right answers, and choice loss in nats.
+    """First column minus second on their common items: accuracy, and choice loss in nats.
 
-    Both are None when that makes no sense; `reason` then says why.
+    Both are None when the columns cannot be compared; `reason` then says why.
     """
 
     first: str
@@ -161,7 +161,7 @@ class Difference:
 
 
 def differences(columns: Sequence[Column]) -> list[Difference]:
-    """Each criterion against dense, then the two criteria against each other."""
+    """Compare each criterion with dense, then the two criteria with each other."""
     dense, *others = columns
     pairs = [(column, dense) for column in others]
     if len(others) == 2:
@@ -190,13 +190,13 @@ def compare_columns(first: Column, second: Column) -> Difference:
 
 
 def same_sparsity(first: Column, second: Column) -> bool:
-    """Two criteria can only be compared at the same sparsity and scope; dense can be compared with everything."""
+    """Whether two columns share sparsity and scope, as two criteria must; dense compares with everything."""
     masks = [column.shown.mask for column in (first, second) if column.shown is not None and column.shown.mask]
     return len({(mask.sparsity, mask.scope) for mask in masks}) < 2
 
 
 def aligned(first: EvalReport, second: EvalReport) -> tuple[EvalReport, EvalReport]:
-    """The items both reports hold, in the first one's order.
+    """Restrict two reports to their common items, in the first one's order.
 
     Raises `UsageError` where the same ids stand for different items.
     """
@@ -210,7 +210,7 @@ def taken(report: EvalReport, rows: Sequence[int]) -> EvalReport:
 
 @dataclass(frozen=True)
 class MeasuringCost:
-    """What measuring will take: `seconds` is None when nothing stored tells."""
+    """Estimated cost of measuring; `seconds` is None when no stored run allows an estimate."""
 
     runs: int
     items: int
@@ -218,7 +218,7 @@ class MeasuringCost:
 
 
 def cost_of(runs: Sequence[StoredRun], columns: Sequence[Column]) -> MeasuringCost:
-    """Judged from stored evaluations of these weights on this task: their seconds per item, masks included."""
+    """Estimate the cost from stored evaluations of the same weights and task, the building of masks included."""
     wanted = [column.wanted for column in columns if column.wanted is not None and column.measurable]
     items = sum(len(spec.examples.ids) for spec in wanted)
     seconds = [seconds_of(runs, spec) for spec in wanted]
@@ -227,7 +227,7 @@ def cost_of(runs: Sequence[StoredRun], columns: Sequence[Column]) -> MeasuringCo
 
 
 def seconds_of(runs: Sequence[StoredRun], wanted: EvalSpec) -> float | None:
-    """Items times the seconds per item of the dense model, and what building such a mask took."""
+    """Estimate seconds: items times the median per item (of dense if stored), plus the median for such a mask."""
     like = [
         (run.spec, seconds)
         for run in runs

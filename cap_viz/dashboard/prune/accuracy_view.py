@@ -1,4 +1,4 @@
-"""What pruning costs: accuracy side by side, measured before or arriving now."""
+"""The accuracy section of the Prune page: dense and criteria side by side, stored or arriving."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAST, REFUSED = "prune_last", "prune_refused"
 
 
 def current_columns(view: Frame, setting: PruneSetting) -> list[Column]:
-    """Dense and the criteria as they stand now; remembers what is shown, for when the controls move on."""
+    """Return the columns as they stand now; remember fresh ones, to show them as stale once the controls change."""
     last: dict[str, EvalSpec] = st.session_state.setdefault(LAST, {})
     columns = [column_of(view.store, shared_queue(), setting, name, last.get(name)) for name in setting.columns]
     for column in columns:
@@ -39,7 +39,7 @@ def current_columns(view: Frame, setting: PruneSetting) -> list[Column]:
 
 
 def accuracy_section(view: Frame, setting: PruneSetting, columns: Sequence[Column]) -> None:
-    """What the model loses: measured results, or those arriving."""
+    """Draw stored and arriving accuracies, with updates while jobs run."""
     active = [column.name for column in columns if column.active]
     ticking(lambda: draw_accuracy(view, setting, active), live=bool(active))
 
@@ -118,7 +118,7 @@ def waiting_words(setting: PruneSetting, column: Column) -> str:
 
 
 def measuring(view: Frame, setting: PruneSetting, columns: Sequence[Column]) -> None:
-    """The button that measures what is missing, with its cost; and the jobs under way."""
+    """Draw the jobs under way, and the button that measures the missing columns with its cost."""
     for column in columns:
         if column.job is not None and column.active:
             job_view(column.job, key="prune")
@@ -170,7 +170,7 @@ def cost_sentence(view: Frame, missing: Sequence[Column]) -> str:
 
 
 def chance_of(task: Task, columns: Sequence[Column]) -> float | None:
-    """The accuracy of guessing, judged by the most answers there are: those that arrive now may be few."""
+    """Accuracy of guessing on the largest report, since reports that are arriving may hold few answers."""
     reports = [column.report for column in columns if column.report is not None]
     return against_guessing(task, max(reports, key=len)).chance if reports else None
 
@@ -183,7 +183,7 @@ def in_words(column: Column) -> str:
 
 
 def difference_table(found: Sequence[Difference]) -> pd.DataFrame:
-    """Paired differences in percentage points; cells are Markdown."""
+    """Table of paired differences, accuracy in percentage points; cells are Markdown."""
     return pd.DataFrame(
         {
             "Same items": [pair_words(one) for one in found],
@@ -197,7 +197,7 @@ def difference_table(found: Sequence[Difference]) -> pd.DataFrame:
 
 
 def p_cell(one: Difference) -> str:
-    """While answers arrive there is no p: a value one watches until it suits means nothing."""
+    """Format p, or `interim` while answers arrive: a p-value watched until it suits means nothing."""
     if one.comparison is None:
         return ""
     return "interim" if one.provisional else p_words(one.comparison.p_value)
@@ -217,14 +217,14 @@ def points_words(one: Difference) -> str:
 
 
 def loss_words(one: Difference) -> str:
-    """The paired difference of the choice loss, in nats; below zero is better."""
+    """Format the paired difference of choice loss in nats; below zero is better."""
     if one.loss is None:
         return ""
     return f"{signed(one.loss.difference, 3)} ({signed(one.loss.ci.low, 3)} to {signed(one.loss.ci.high, 3)})"
 
 
 def reading(found: Sequence[Difference]) -> str:
-    """Whether the differences stand out, and what could have been seen."""
+    """Say which differences are clear, and how small a difference could have been detected."""
     known = [one for one in found if one.comparison is not None]
     if not known:
         return ""
@@ -246,7 +246,7 @@ def reading(found: Sequence[Difference]) -> str:
 
 
 def below_chance(task: Task, columns: Sequence[Column]) -> None:
-    """The banner: accuracy that guessing could reach says nothing about pruning."""
+    """Warn about columns not clearly above chance: such an accuracy says nothing about pruning."""
     for column in columns:
         if column.report is None or column.partial:
             continue

@@ -1,4 +1,4 @@
-"""One item of the flip table in full: what was asked, every option's log-likelihood under each model; the export."""
+"""One item of the flip table in full, every option's log-likelihood under each model, and the CSV of all items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cap_viz.tasks import Example
 
 
 def item_detail(example: Example, columns: Sequence[Column]) -> None:
-    """The prompt as the models got it, and a row per option."""
+    """Draw the prompt as the models got it, and a table with a row per option."""
     st.markdown("###### The item in full")
     st.code(example.prompt, language=None, wrap_lines=True)
     st.dataframe(
@@ -55,7 +55,7 @@ def chosen_text(example: Example, column: Column) -> str:
 
 
 def audit_download(store: Store, columns: Sequence[Column]) -> None:
-    """Every item of every model as one file, made when asked for."""
+    """Draw the download of every item of every model as one file, made on the click."""
     st.download_button(
         "Audit of all items (CSV)",
         lambda: audit_csv(store, columns),
@@ -69,7 +69,7 @@ def audit_download(store: Store, columns: Sequence[Column]) -> None:
 
 
 def audit_csv(store: Store, columns: Sequence[Column]) -> str:
-    """One row per model and item; a model whose run cannot be read says so in its place."""
+    """CSV with one row per model and item; a run that cannot be read becomes one row with the error."""
     tables = []
     for column in columns:
         if column.run is None:

@@ -31,13 +31,13 @@ PERCENTS = {str(percent) for percent in range(HIGHEST_PERCENT + 1)}
 
 
 def controls(view: Frame) -> PruneSetting:
-    """Draw the controls. Raises `CapVizError` when the items to measure on cannot be known."""
+    """Draw the controls, return their setting. Raises `CapVizError` when the evaluation items are unknown."""
     texts = controls_for(view.model.id)
     for sentence in wrong_in_link(texts):
         note(sentence)
     evaluation = evaluation_items(view)
     runs = usable_scores(view)
-    # A row that wraps: beside the sidebar of a narrow window it takes two or three lines.
+    # A row that wraps: in a narrow window with a sidebar it takes two or three lines.
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         first, second, slider, scope_place, more = (st.container(width=width) for width in ROW_PIXELS)
     with first:
@@ -79,7 +79,7 @@ def controls(view: Frame) -> PruneSetting:
 
 
 def wrong_in_link(texts: Sequence[str]) -> list[str]:
-    """Sentences about values the URL has wrong, which Streamlit would drop without a word."""
+    """Messages about invalid values in the URL, which Streamlit would drop silently."""
     said = [
         bad_choice("criterion", list(CRITERIA), DEFAULTS["criterion"], "criterion"),
         bad_choice("against", list(CRITERIA), DEFAULTS["against"], "criterion"),
@@ -101,7 +101,7 @@ def wrong_sparsity() -> str:
 
 
 def pick(label: str, key: str, help_text: str) -> str:
-    """A bound select of a criterion by its plain name, which is what the URL holds."""
+    """Draw a select box of criteria by their plain names, bound to the URL."""
     names = list(CRITERIA)
     keep_valid(key, names)
     return st.selectbox(
@@ -138,9 +138,9 @@ def scope_control() -> Scope:
 
 
 def usable_scores(view: Frame) -> list[StoredRun]:
-    """Head scores from calibration examples only: pruning must not have seen the evaluation items.
+    """Return head scores from calibration examples only, because pruning must not have seen the evaluation items.
 
-    Shipped ones first, since shipped accuracies are built on them; then most examples.
+    Shipped ones come first, since shipped accuracies are built on them; then those with the most examples.
     """
     found = [
         run for run in score_runs(view.runs, view.model, view.task.name) if run.spec.examples.split == "calibration"
@@ -149,7 +149,7 @@ def usable_scores(view: Frame) -> list[StoredRun]:
 
 
 def evaluation_items(view: Frame) -> ExampleSet:
-    """The first n items of the task; from a stored run where the task's data is not on this machine."""
+    """Return the first n items of the task (all of a text), from a stored run if its data is not on this machine."""
     task = view.task
     if task.is_local():
         return evaluation_set(task.name, None if task.kind == "text" else view.n)
@@ -164,7 +164,7 @@ def evaluation_items(view: Frame) -> ExampleSet:
 
 
 def measured_marks(runs: Sequence[StoredRun], setting: PruneSetting, percent: int) -> None:
-    """Sparsities with stored accuracies, to jump to."""
+    """Draw buttons that jump to the sparsities with stored accuracies."""
     measured = measured_percents(runs, setting, highest=HIGHEST_PERCENT)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.caption(marks_words(setting, bool(measured)), width="content")

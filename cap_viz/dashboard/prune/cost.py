@@ -1,4 +1,4 @@
-"""What zeros save on disk and in time, as measured by `benchmarks.pruned_cost`: one sentence on the Prune page."""
+"""File size and latency saved by zeros, as measured by `benchmarks.pruned_cost`, in words for the Prune page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def measured() -> dict[str, Any]:
 
 
 def cost_sentence(criteria: tuple[str, ...]) -> str:
-    """Zeros among other weights save nothing; whole heads save what was measured. Only what the criteria make."""
+    """State the savings of the kinds of zeros the criteria make: none if unstructured, as measured for whole heads."""
     cost = measured()
     about = f"{cost['model']}, {cost['tokens']} tokens, {cost['machine']}, {cost['threads']} threads"
     structured = [CRITERIA[name].structured for name in criteria]

@@ -111,7 +111,7 @@ def head_cells(title: str, percent: Float[np.ndarray, "layer head"]) -> go.Heatm
 
 
 def common_scale(figure: go.Figure, highest: float) -> None:
-    """One colour scale of percentages for all panels."""
+    """Set one colour scale of percentages for all panels."""
     figure.update_layout(
         coloraxis={
             "colorscale": SEQUENTIAL,
@@ -138,7 +138,7 @@ def matrix_cells(title: str, grid: MatrixGrid) -> go.Heatmap:
 
 
 def panels(count: int, titles: Sequence[str], *, right: int = 12) -> go.Figure:
-    """Panels side by side with their titles above, sharing the layers' axis."""
+    """Make panels side by side, with titles above and a shared layer axis."""
     return make_subplots(
         rows=1,
         cols=count,
@@ -184,7 +184,7 @@ def matrix_grid(zeros: Zeros) -> MatrixGrid:
 
 
 def accuracy_whiskers(columns: Sequence[Column], chance: float | None) -> go.Figure:
-    """Accuracy with its Wilson interval, one row per column; hollow where not final, chance as a dotted line."""
+    """Accuracy with its Wilson interval, one row per column; hollow if interim or stale, chance as a dotted line."""
     measured = {column.name: share_of(column.report.correct) for column in columns if column.report is not None}
     left = 20 + 6 * max(len(column.title) for column in columns)
     figure = blank(height=44 + ROW_PIXELS * len(columns), left=left, right=16, top=18, bottom=26)
@@ -206,7 +206,7 @@ def accuracy_whiskers(columns: Sequence[Column], chance: float | None) -> go.Fig
 
 
 def padded(limits: Sequence[float]) -> list[float]:
-    """The axis in percent around shares, with some air; the whole range when there is nothing to show."""
+    """Axis range in per cent around shares, with padding; 0 to 100 when there are fewer than two."""
     if len(limits) < 2:
         return [0.0, 100.0]
     return [max(0.0, 100 * min(limits) - 4), min(100.0, 100 * max(limits) + 4)]
@@ -251,7 +251,7 @@ def whisker(column: Column, share: AccuracyShare, row: int) -> go.Scatter:
 
 
 def importance_histogram(importance: Float[np.ndarray, "layer head"], outlier: Outlier) -> go.Figure:
-    """How many heads have which importance I, on CAP's fixed scale from 1 to 10."""
+    """Histogram of the heads' importance I on CAP's fixed scale from 1 to 10; median and outlier are marked."""
     edges = np.linspace(1, 10, 46)
     counts, _ = np.histogram(importance, bins=edges)
     figure = blank(height=220, left=40, top=18, bottom=38)

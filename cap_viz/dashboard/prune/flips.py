@@ -16,7 +16,7 @@ from cap_viz.tasks.pairing import common_rows
 
 @dataclass(frozen=True)
 class Flip:
-    """One item whose answers differ: which option each column chose, and whether that is right."""
+    """One item with differing answers: the right option (`gold`) and the one each column chose."""
 
     id: str
     number: int
@@ -29,14 +29,14 @@ class Flip:
 
 @dataclass(frozen=True)
 class Filter:
-    """A way to narrow the flip table; `keeps` are the flips it shows."""
+    """A named subset of the flip table."""
 
     title: str
     flips: tuple[Flip, ...]
 
 
 def flips_of(columns: Sequence[Column]) -> tuple[Flip, ...]:
-    """Items on which at least two columns chose differently, in item order; only items all columns have answered.
+    """Return the items on which at least two columns differ, in item order, among those that all have answered.
 
     Raises `UsageError` where an id stands for different items.
     """
@@ -61,7 +61,7 @@ def choices(report: EvalReport) -> dict[str, int]:
 
 
 def filters_of(flips: Sequence[Flip], columns: Sequence[Column]) -> list[Filter]:
-    """All, per criterion the items lost and gained against dense, and those on which the criteria disagree."""
+    """List all flips, those lost and gained against dense per criterion, and those only one criterion gets right."""
     names = {column.name: column.title for column in columns if column.report is not None}
     found = [Filter("All that differ", tuple(flips))]
     pruned = [name for name in names if name != DENSE]

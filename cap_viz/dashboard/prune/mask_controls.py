@@ -1,6 +1,6 @@
-"""The Prune page's further controls: what CAP is built on, how zeros are spread, which text is measured, which draw.
+"""Further mask controls of the Prune page: head scores, spread of zeros, calibration text and control seed.
 
-Each is shown only where one of the two criteria uses it, and says in one line what it does.
+Each is shown only if one of the two criteria uses it, and explains itself in one line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KEYS = (*DEFAULTS, "control_seed", "scores")
 
 @dataclass(frozen=True)
 class MaskControls:
-    """What these controls say; the defaults where a control is not shown."""
+    """Values of these controls; a control that is not shown has its default."""
 
     metric: str = "nll"
     kv_combine: str = "mean"
@@ -49,7 +49,7 @@ class MaskControls:
 
 
 def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str], controls: Sequence[str]) -> MaskControls:
-    """Draw what applies to the criteria; `runs` are the head scores they may be built on, `controls` generic texts."""
+    """Draw the controls these criteria use; `runs` are the head scores to choose from, `controls` the generic texts."""
     needs = [CRITERIA[name] for name in criteria]
     heads = any(one.needs_scores for one in needs)
     spreads = [UNIFORM]
@@ -58,7 +58,7 @@ def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str], controls:
     if any(one.patterns for one in needs):
         spreads += PATTERNS
     metric, kv_combine = head_options() if heads else (DEFAULTS["metric"], DEFAULTS["kv"])
-    # Without criteria on head scores these still say which examples the others measure.
+    # Without a criterion on head scores, these still determine the calibration examples of the others.
     scores = scores_option(runs) if heads else first_scores(runs)
     spread = spread_option(spreads) if len(spreads) > 1 else UNIFORM
     measured = any(one.needs_calibration for one in needs) or spread in ALLOCATIONS
@@ -111,7 +111,7 @@ def score_label(run: StoredRun) -> str:
 
 
 def spread_option(spreads: Sequence[str]) -> str:
-    """How zeros are spread; a pattern moves the slider to the one sparsity it has."""
+    """Draw the choice of allocation or pattern; a pattern moves the slider to its only sparsity."""
     rules = "\n".join(f"- `{name}` {SPREAD_RULES[name]}" for name in spreads)
     spread = pick("Zeros spread", "spread", spreads, f"Over layers or neighbours:\n\n{rules}", on_change=follow_pattern)
     st.caption(SPREAD_RULES[spread])
@@ -151,7 +151,7 @@ def seed_option() -> int:
 def pick(
     label: str, key: str, options: Sequence[str], help_text: str, on_change: Callable[[], None] | None = None
 ) -> str:
-    """A bound select with plain names, which is what the URL holds."""
+    """Draw a select box of plain names, bound to the URL."""
     keep_valid(key, options)
     return st.selectbox(
         label,
@@ -166,7 +166,7 @@ def pick(
 
 
 def wrong_basis(controls: Sequence[str]) -> list[str]:
-    """Sentences about values the URL has wrong; `controls` are the generic texts on offer."""
+    """Messages about invalid values in the URL; `controls` are the generic texts on offer."""
     return [
         bad_choice("metric", METRICS, DEFAULTS["metric"], "metric"),
         bad_choice("kv", KV_COMBINES, DEFAULTS["kv"], "KV combination"),
@@ -177,7 +177,10 @@ def wrong_basis(controls: Sequence[str]) -> list[str]:
 
 
 def calibration_items(task: Task, basis: MaskControls) -> ExampleSet | None:
-    """The examples activations and gradients are measured on: those of the head scores, or as many of another text."""
+    """Calibration examples for activations and gradients: those of the head scores, or as many of another text.
+
+    None if the data of the task or text is not on this machine.
+    """
     if basis.text == OWN_TASK and basis.scores is not None:
         return basis.scores.examples
     source = task if basis.text == OWN_TASK else load_task(basis.text)
@@ -188,7 +191,7 @@ def calibration_items(task: Task, basis: MaskControls) -> ExampleSet | None:
 
 
 def spread_note(setting: PruneSetting) -> None:
-    """Say to whom the chosen spread does not apply; what is shown is never silently something else."""
+    """Name the criteria that ignore the chosen allocation or pattern, or say that the pattern needs 50 % sparsity."""
     if setting.spread == UNIFORM:
         return
     if setting.spread in PATTERNS and abs(setting.sparsity - 0.5) > 1e-9:

@@ -1,4 +1,4 @@
-"""The rest of the Prune page: where the numbers come from, the items that change, how CAP weighs, how to read it."""
+"""Further sections of the Prune page: provenance and downloads, flipped items, importance behind CAP, notes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from cap_viz.runs.store import DamagedRun, Store
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import companion_task
 
-# An outlier is worth a note when the other heads share less than this part of the scale of I.
+# An outlier gets a warning when the other heads span less than this share of the scale of I.
 NARROW = 0.6
 ACCURACY_NOTES = (
     "At 10 and 20 % most differences are within noise on a few hundred items: look at the interval, not the bar.",
@@ -48,7 +48,7 @@ ACCURACY_NOTES = (
 
 
 def provenance_row(view: Frame, setting: PruneSetting, columns: Sequence[Column]) -> None:
-    """Where the numbers come from, with the link to this view and the files."""
+    """Draw the provenance, the link to this view and the downloads."""
     facts, share = st.columns([8, 1.3], vertical_alignment="center")
     with facts:
         provenance(prune_facts(setting, columns), origin=origin_of(columns))
@@ -82,7 +82,7 @@ def prune_facts(setting: PruneSetting, columns: Sequence[Column]) -> list[str]:
 
 
 def mask_facts(setting: PruneSetting) -> list[str]:
-    """What else than criterion, sparsity and scope makes the masks, where it is not the usual."""
+    """Facts about the masks besides criterion, sparsity and scope; empty strings for those that do not apply."""
     needs = [CRITERIA[name] for name in setting.criteria]
     allocated = setting.spread in ALLOCATIONS and any(one.allocations for one in needs)
     patterned = any(takes_pattern(one, setting.spread, setting.sparsity) for one in needs)
@@ -102,7 +102,7 @@ def is_text(setting: PruneSetting) -> bool:
 
 
 def no_accuracy_section(setting: PruneSetting) -> None:
-    """In place of accuracies, for a task that has none: why, and where to find some."""
+    """Explain why a text task has no accuracy, and offer tasks that have one."""
     task = load_task(setting.evaluation.task)
     st.markdown("##### What it costs")
     with st.container(border=True):
@@ -155,7 +155,7 @@ def downloads(setting: PruneSetting, columns: Sequence[Column]) -> None:
 
 
 def flips_section(store: Store, setting: PruneSetting, columns: Sequence[Column]) -> None:
-    """The items whose answer changes."""
+    """Draw the table of items with changed answers, and the selected one in full."""
     st.markdown("##### Items whose answer changes", help="✓ right, ✗ wrong: the option each model finds most likely.")
     ready = [column for column in columns if column.report is not None and not column.partial]
     if len(ready) < 2:
@@ -213,7 +213,7 @@ def flips_section(store: Store, setting: PruneSetting, columns: Sequence[Column]
 
 
 def importance_section(view: Frame, setting: PruneSetting) -> None:
-    """How CAP scales head effects, when CAP is one of the criteria."""
+    """Draw the histogram of importance I, if one of the criteria scales head effects to it."""
     if setting.scores is None or not any(CRITERIA[name].scales_importance for name in setting.criteria):
         return
     words = ablation_words(setting.scores)
@@ -247,7 +247,7 @@ def importance_section(view: Frame, setting: PruneSetting) -> None:
 
 
 def notes_section(setting: PruneSetting) -> None:
-    """What these numbers do not say."""
+    """Draw the caveats of these numbers and the rules of the criteria."""
     st.markdown("##### Reading these numbers")
     said = [*criteria_notes(setting), *(() if is_text(setting) else ACCURACY_NOTES)]
     st.markdown("\n".join(f"- {one}" for one in said))
@@ -260,7 +260,7 @@ def notes_section(setting: PruneSetting) -> None:
 
 
 def criteria_notes(setting: PruneSetting) -> list[str]:
-    """The criteria's own notes under the spread that is set; named where not all criteria have them."""
+    """Collect the criteria's notes under the chosen spread; a note not shared by all is prefixed with its criteria."""
     whose: dict[str, list[str]] = {}
     shown = [CRITERIA[name] for name in dict.fromkeys(setting.criteria)]
     for one in shown:

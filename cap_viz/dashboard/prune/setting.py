@@ -1,6 +1,6 @@
-"""What the Prune page's controls say, and the specs that follow from it.
+"""The setting of the Prune page's controls, and the specs that follow from it.
 
-Nothing here or in its neighbours `prune_zeros` and `prune_accuracy` imports torch or Streamlit.
+Neither this module nor `dashboard/prune/zeros.py` and `dashboard/prune/accuracy.py` import torch or Streamlit.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SPREADS = ("uniform", *ALLOCATIONS, *PATTERNS)
 
 @dataclass(frozen=True)
 class PruneSetting:
-    """What the controls say: two criteria at one sparsity, and what they are built on and measured with.
+    """Values of the controls: two criteria at one sparsity, the inputs of their masks and the evaluation items.
 
-    `scores` are the head scores behind CAP; None when the task has none. `calibration` are the examples whose
-    activations Wanda measures: those of the head scores where there are any, unless another text is chosen. `spread`
-    says how zeros are shared out (one of `SPREADS`); criteria that cannot be told so keep their own way.
+    `scores` are the head scores behind CAP; None when the task has none. `calibration` are the examples on which Wanda
+    measures activations: those of the head scores where there are any, unless another text is chosen. `spread` is the
+    allocation or pattern of zeros (one of `SPREADS`); criteria that do not support it keep their own.
     """
 
     model: ModelRef
@@ -55,7 +55,7 @@ def title_of(column: str) -> str:
 
 
 def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = None) -> MaskSpec:
-    """The mask of a criterion, with the fields it does not need left out.
+    """Return the mask spec of a criterion, without the fields it does not need.
 
     Raises `CapVizError` when the criterion needs head scores or calibration examples and there are none.
     """
@@ -84,20 +84,20 @@ def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = No
 
 
 def takes_pattern(criterion: Criterion, spread: str, sparsity: float) -> bool:
-    """Both patterns zero half of the weights, so that they are a way of spreading zeros at 50 % only."""
+    """Whether a criterion follows the pattern: both patterns zero half of the weights, so only at 50 %."""
     return criterion.patterns and spread in PATTERNS and abs(sparsity - 0.5) < 1e-9
 
 
 def eval_spec(setting: PruneSetting, column: str) -> EvalSpec:
-    """The measurement behind a column: dense, or a criterion at the asked sparsity."""
+    """Return the evaluation behind a column: dense, or a criterion at the chosen sparsity."""
     mask = None if column == DENSE else mask_spec(setting, column)
     return EvalSpec(model=setting.model, examples=setting.evaluation, mask=mask)
 
 
 def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = None) -> ProfileSpec | None:
-    """The small run that counts a criterion's zeros at every sparsity, of matrices or of `parts` "heads".
+    """Return the run that counts a criterion's zeros at every sparsity, per matrix or (`parts` "heads") per head.
 
-    None where there is none: scores that depend on the sparsity, and patterns, which have only one.
+    None for criteria with scores that depend on the sparsity, and for patterns, which have only one sparsity.
     """
     needs = criterion_named(criterion)
     if not needs.fixed_score or takes_pattern(needs, setting.spread, setting.sparsity):
@@ -112,7 +112,7 @@ def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = Non
 def measured_percents(
     runs: Sequence[StoredRun], setting: PruneSetting, *, lowest: int = 0, highest: int = 90
 ) -> dict[int, set[str]]:
-    """Whole-percent sparsities with a stored evaluation on these items -> the criteria measured there."""
+    """Map each whole-percent sparsity with a stored evaluation on these items to the criteria measured there."""
     found: dict[int, set[str]] = {}
     for criterion in setting.criteria:
         try:

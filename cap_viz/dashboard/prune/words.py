@@ -1,4 +1,4 @@
-"""Wording the Prune page's sections share: criteria with their colour, intervals."""
+"""Wording shared by the Prune page's sections: criteria with their colour, badges, intervals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def named(name: str) -> str:
 
 
 def pruned_words(name: str, sparsity: float) -> str:
-    """A column in a sentence: the dense model, or a criterion at its sparsity."""
+    """Name a column within a sentence: the dense model, or a criterion at its sparsity."""
     return "the dense model" if name == DENSE else f"{title_of(name)} at {percent(sparsity, 0)}"
 
 

@@ -1,6 +1,6 @@
-"""Answers the models write out, dense and pruned, side by side: what is stored, what is arriving, how they differ.
+"""Written answers of the dense and pruned models, stored or arriving, and their differences.
 
-Nothing here imports torch or Streamlit.
+This module imports neither torch nor Streamlit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cap_viz.tasks.pairing import common_rows
 
 @dataclass(frozen=True)
 class Written:
-    """One model's answers: those stored for `wanted`, those that have arrived of its job, or none yet."""
+    """Written answers of one model: stored for `wanted`, partial from its job, or none yet."""
 
     name: str
     wanted: EvalSpec | None
@@ -54,7 +54,7 @@ class Written:
 
 
 def written_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, format: str, n: int) -> Written:
-    """The answers of dense or a criterion to the first n questions, as they stand now."""
+    """Return the answers of dense or a criterion to the first n questions, as they stand now."""
     try:
         choices = eval_spec(replace(setting, evaluation=evaluation_set(setting.evaluation.task, n)), name)
         wanted = generation_spec(setting.model, choices.examples, format=format, mask=choices.mask)
@@ -74,7 +74,7 @@ def written_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, 
 
 
 def written_difference(first: Written, second: Written) -> PairedComparison | None:
-    """Exact match (strict) of the first minus the second on the questions both have answered."""
+    """Paired difference in strict exact match, first minus second, on the questions both have answered."""
     if first.report is None or second.report is None:
         return None
     rows, others = common_rows(first.report.items, second.report.items)
@@ -128,7 +128,7 @@ class Piece:
 
 
 def word_difference(first: str, second: str) -> list[Piece]:
-    """How to get from one text to the other, word by word; spaces belong to the word before them."""
+    """Word-level difference from one text to the other; spaces belong to the word before them."""
     a, b = (re.findall(r"\s+|\S+\s*", text) for text in (first, second))
     pieces: list[Piece] = []
     for operation, i1, i2, j1, j2 in difflib.SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes():

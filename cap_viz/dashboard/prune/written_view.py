@@ -1,4 +1,4 @@
-"""The part of the Prune page on answers the models write out themselves."""
+"""The section of the Prune page on written answers."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from cap_viz.tasks import Task
 
 COUNTS = ("16", "32", "64", "128")
 USUAL_COUNT = "32"
-# Below it most wrong answers are answers that were not found.
+# Parse rate below which most wrong answers are answers that were not found.
 LOW_PARSE_RATE = 0.5
 
 
 def written_section(view: Frame, setting: PruneSetting) -> None:
-    """Controls, a tile per model, the differences, and the texts side by side."""
+    """Draw the controls, a tile per model, the differences, and the texts side by side."""
     st.markdown(
         "##### Answers written out",
         help="The model writes its answer word by word (always the likeliest next token), and the answer is read from "
@@ -145,7 +145,7 @@ def title(setting: PruneSetting, column: Written, n: int) -> str:
 
 
 def difference_sentences(columns: Sequence[Written]) -> list[str]:
-    """Each pair's exact match on the same questions; while answers arrive it is called interim and has no p."""
+    """Return a sentence per pair on its difference in exact match; interim, without p, while answers arrive."""
     dense, *others = columns
     pairs = [(column, dense) for column in others] + ([(others[0], others[1])] if len(others) == 2 else [])
     said = []
@@ -174,7 +174,7 @@ def parse_caution(columns: Sequence[Written]) -> None:
 
 
 def texts_side_by_side(task: Task, format: str, ready: Sequence[Written]) -> None:
-    """The table of answers; a selected row shows prompt and texts, with what changed against the first model."""
+    """Draw the table of answers; a selected row shows the prompt, and each text with changes against the first."""
     table = answers_table(ready)
     if table.empty:
         return
@@ -208,7 +208,7 @@ def texts_side_by_side(task: Task, format: str, ready: Sequence[Written]) -> Non
 
 
 def text_html(first: str, second: str) -> str:
-    """A text with its differences from another; both are foreign text and escaped."""
+    """HTML of the differences from the first text to the second; both are untrusted and escaped."""
     tags = {"same": ("", ""), "gone": ('<del style="opacity:0.6">', "</del>"), "new": ("<ins><b>", "</b></ins>")}
     parts = [f"{tags[p.kind][0]}{escape(p.text)}{tags[p.kind][1]}" for p in word_difference(first, second)]
     style = "white-space:pre-wrap;font-size:0.9rem;overflow-wrap:anywhere"

@@ -1,9 +1,9 @@
-"""Zeros per matrix at a sparsity, and the importance behind CAP: from what is stored, or from the rule.
+"""Zeros per matrix and per head at a sparsity, from stored runs or from the rule, and the outlier of importance I.
 
-Zeros of a criterion come from the first of these that is there:
+Zeros per matrix come from the first available source:
 
 1. the zeros table of a stored evaluation under the same mask: exact;
-2. a stored profile (zeros at every sparsity, for criteria with a fixed score): a matrix is within 0.05 points;
+2. a stored profile (zeros at every sparsity, for criteria with a fixed score): within 0.05 points per matrix;
 3. the rule itself, for criteria that take the same share of each row or matrix.
 """
 
@@ -30,7 +30,7 @@ from cap_viz.runs.store import DamagedRun, Store, StoredRun
 
 @dataclass(frozen=True)
 class Zeros:
-    """Zeros per matrix of one criterion at one sparsity; `counts` has one row. `source` says where from."""
+    """Zeros per matrix of one criterion at one sparsity; `counts` has one row, `source` names its origin."""
 
     criterion: str
     counts: ZeroCounts
@@ -42,12 +42,12 @@ class Zeros:
 
     @cached_property
     def parts(self) -> dict[str, float]:
-        """The sparsity each part (attention, mlp) reaches; only parts in the scope are there."""
+        """Sparsity reached in each part (attention, mlp) within the scope."""
         return {part: self.share_of(part) for part in ("attention", "mlp") if self.taken(part)}
 
     @property
     def attention_share_of_zeros(self) -> float:
-        """Of all zeros, the share that lies in attention matrices."""
+        """Share of all zeros that lies in attention matrices."""
         zeros = self.counts.zeros[0]
         return float(zeros[self.taken("attention")].sum() / max(int(zeros.sum()), 1))
 
@@ -63,7 +63,7 @@ class Zeros:
 
 
 def zeros_of(store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> Zeros | None:
-    """Zeros under a mask from what is stored or from the rule; None when they have to be counted by a job.
+    """Return the zeros under a mask from stored runs or from the rule; None when a job has to count them.
 
     Raises `DamagedRun` when the only source is a run that cannot be trusted.
     """
@@ -86,7 +86,7 @@ def zeros_of(store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: Mod
 
 
 def stored_zeros(store: Store, run: StoredRun) -> ZeroCounts:
-    """Raises `DamagedRun` with its sentence."""
+    """Read a run's zeros per matrix, cached. Raises `DamagedRun` with its message."""
     return cached_zeros(*address(store, run))
 
 
@@ -114,9 +114,9 @@ def zero_sources(runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> 
 def head_zeros_of(
     store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef
 ) -> Float[np.ndarray, "layer head"] | None:
-    """The share of zeros in each head's own weights under a mask; None when it has to be counted by a job.
+    """Return the share of zeros in each head's own weights under a mask; None when a job has to count them.
 
-    From the stored evaluation under the mask (exact), or from a stored profile of heads. Raises `DamagedRun`.
+    It comes from a stored evaluation under the mask (exact), or from a stored profile of heads. Raises `DamagedRun`.
     """
     every = replace(mask, sparsity=0.0)
     like = [run for run in runs if run.spec.model == model and "heads.parquet" in run.checksums]
@@ -137,7 +137,7 @@ def cached_head_zeros(shipped: Path, local: Path, folder: Path, checksums: tuple
 
 
 def at_sparsity(counts: ZeroCounts, sparsity: float) -> ZeroCounts | None:
-    """One row of a profile."""
+    """Select the row of a profile at a sparsity; None if it has none."""
     found = np.flatnonzero(np.isclose(counts.sparsities, sparsity, atol=1e-9))
     if not len(found):
         return None
@@ -145,7 +145,7 @@ def at_sparsity(counts: ZeroCounts, sparsity: float) -> ZeroCounts | None:
 
 
 def zeros_by_rule(mask: MaskSpec, matrices: Sequence[MatrixSize]) -> ZeroCounts | None:
-    """Zeros that follow from the sizes alone: the same share of every row, matrix or block of columns."""
+    """Zeros of criteria that take the same share of every row, matrix or block of columns; None for others."""
     group = LOCAL_GROUPS.get(criterion_named(mask.criterion).threshold)
     if group is None or mask.allocation is not None:
         return None
@@ -153,7 +153,7 @@ def zeros_by_rule(mask: MaskSpec, matrices: Sequence[MatrixSize]) -> ZeroCounts 
 
 
 def shape_from(runs: Sequence[StoredRun], model: ModelRef) -> ModelShape | None:
-    """The model's dimensions, as any stored run of it recorded them."""
+    """Return the model's dimensions as recorded by any of its stored runs."""
     for run in runs:
         if run.spec.model == model:
             try:
@@ -164,7 +164,7 @@ def shape_from(runs: Sequence[StoredRun], model: ModelRef) -> ModelShape | None:
 
 
 def matrix_sizes(shape: ModelShape, scope: str) -> tuple[MatrixSize, ...]:
-    """The matrices of the scope in the order masks have them: Llama's seven per block."""
+    """Sizes of the matrices in the scope, in the order of masks: Llama's seven per block."""
     queries, keys = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
     attention = {
         "q": (queries, shape.d_model),
@@ -188,7 +188,7 @@ def matrix_sizes(shape: ModelShape, scope: str) -> tuple[MatrixSize, ...]:
 
 @dataclass(frozen=True)
 class Outlier:
-    """The head that stretches the scale of I most. `range_left` is the range of effects without it, as a share."""
+    """The head that stretches the scale of I most. `range_left` is the share of effects' range left without it."""
 
     layer: int
     head: int
@@ -197,7 +197,7 @@ class Outlier:
 
 
 def widest_outlier(importance: Float[np.ndarray, "layer head"]) -> Outlier:
-    """The head without which the range of I (hence of the effects) would shrink most."""
+    """Find the head that, left out, would shrink the range of I (hence of the effects) most."""
     flat = np.sort(importance.ravel())
     spread = flat[-1] - flat[0]
     if flat.size < 3 or spread == 0:

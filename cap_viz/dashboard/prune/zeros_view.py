@@ -1,4 +1,4 @@
-"""What pruning removes: zeros per layer and matrix, shown before anything is measured."""
+"""The zeros section of the Prune page: zeros per layer, matrix and head, shown before anything is measured."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ DETAIL, REFUSED = "prune_detail", "prune_count_refused"
 
 
 def zeros_section(view: Frame, setting: PruneSetting) -> None:
-    """Which weights go, before anything is measured."""
+    """Draw the zeros section, with updates while counting jobs run."""
     active = active_among(missing_counts(view, setting, st.session_state.get(DETAIL)))
     ticking(lambda: draw_zeros(view, setting, len(active)), live=bool(active))
 
 
 def parts_of(detail: str | None) -> str | None:
-    """What the profiles behind a detail count: heads, or matrices (None)."""
+    """Return the unit counted by the profiles behind a detail: heads, or matrices (None)."""
     return "heads" if detail == "heads" else None
 
 
@@ -85,7 +85,7 @@ def draw_zeros(view: Frame, setting: PruneSetting, n_active: int) -> None:
 
 
 def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], detail: str | None) -> go.Figure | None:
-    """The zeros in the detail chosen; None, with a sentence in its place, where no heads are counted."""
+    """Make the figure of zeros in the chosen detail; None if zeros per head are asked for and there are none."""
     if detail == "matrices":
         return zeros_by_matrix(found)
     if detail != "heads":
@@ -110,7 +110,7 @@ def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], det
 
 
 def missing_counts(view: Frame, setting: PruneSetting, detail: str | None) -> dict[ProfileSpec, str]:
-    """The small runs that would count zeros nobody has counted yet, with their titles."""
+    """Runs that would count zeros not stored yet, with the titles of their jobs."""
     found: dict[ProfileSpec, str] = {}
     for name in dict.fromkeys(setting.criteria):
         for parts in dict.fromkeys((None, parts_of(detail))):
@@ -121,7 +121,7 @@ def missing_counts(view: Frame, setting: PruneSetting, detail: str | None) -> di
 
 
 def missing_count(view: Frame, setting: PruneSetting, name: str, parts: str | None) -> ProfileSpec | None:
-    """The run that would count a criterion's zeros, per matrix or per head, if nothing else can."""
+    """Run that would count a criterion's zeros, per matrix or per head; None if they are known or cannot be counted."""
     count = zeros_of if parts is None else head_zeros_of
     try:
         if parts == "heads" and setting.scope == "mlp":
@@ -130,7 +130,7 @@ def missing_count(view: Frame, setting: PruneSetting, name: str, parts: str | No
             return None
         spec = counting_spec(setting, name, parts)
     except CapVizError:
-        return None  # `zeros_or_sentence` shows it.
+        return None  # `zeros_or_sentence` shows the error.
     return None if spec is None or view.store.get(spec) is not None else spec
 
 
@@ -140,7 +140,7 @@ def active_among(specs: Iterable[ProfileSpec]) -> list[Job]:
 
 
 def offer_counting(view: Frame, missing: Mapping[ProfileSpec, str]) -> None:
-    """The button that counts what nobody has counted, and what became of earlier tries."""
+    """Draw the button that counts missing zeros, and the outcome of earlier attempts."""
     idle = {}
     for spec, title in missing.items():
         job = shared_queue().find(spec)
@@ -169,7 +169,7 @@ def count(wanted: Mapping[ProfileSpec, str]) -> None:
 
 
 def zeros_or_sentence(view: Frame, setting: PruneSetting, name: str) -> Zeros | None:
-    """Zeros of a criterion, or in their place why they are not there."""
+    """Return the zeros of a criterion, or show why there are none unless a job can count them."""
     try:
         zeros = zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model)
         spec = counting_spec(setting, name) if zeros is None else None

@@ -1,4 +1,4 @@
-"""One stored run: its headline, where its pages are, its manifest, its files, and ways to hand it on or delete it."""
+"""One stored run: headline, link to its page, manifest, downloads, verification and deletion."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def detail(view: Frame, run: StoredRun) -> None:
 
 
 def headline(store: Store, run: StoredRun) -> None:
-    """The number or picture a run is about, in one glance."""
+    """Draw the main result of a run: tiles, head grid or table."""
     try:
         if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
             written_tiles(read_answers(store, run))
@@ -101,7 +101,7 @@ def solution_tile(store: Store, run: StoredRun) -> None:
 
 
 def written_tiles(report: GenerationReport) -> None:
-    """Exact match by both readings, and how often an answer was found at all."""
+    """Draw strict and flexible exact match, and how often an answer was found at all."""
     readings = (
         ("Exact match, strict", report.correct, report.parse_rate),
         ("Exact match, flexible", report.correct_flexible, report.parse_rate_flexible),
@@ -139,7 +139,7 @@ def small_grid(store: Store, run: StoredRun) -> None:
 
 
 def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
-    """The page on which the run is shown in full; `runs` are all that are stored."""
+    """Draw the button to the page that shows the run in full; `runs` are all stored runs."""
     spec = run.spec
     selection: dict[str, object] = {"model": spec.model.id, "task": spec.examples.task}
     if isinstance(spec, ScoreSpec):
@@ -154,7 +154,7 @@ def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
 
 
 def files(store: Store, run: StoredRun) -> None:
-    """Downloads. Each is made when asked for: a damaged run says so then, and the page stays fast."""
+    """Draw the downloads. Each is made on the click: the page stays fast, and damage is reported only then."""
     downloads: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "Run as zip": (lambda: archive_bytes(run), "zip", "application/zip"),
         "CSV": (lambda: csv_text(numbers_of(store, run)).encode(), "csv", "text/csv"),
@@ -211,7 +211,7 @@ def verify(store: Store, run: StoredRun) -> None:
 
 
 def delete(store: Store, run: StoredRun) -> None:
-    """In a callback, so that the page that follows no longer lists the run."""
+    """Delete the run; a callback, so that the page drawn next no longer lists it."""
     try:
         store.delete(run)
         sentence = f"{run.title} was deleted."

@@ -1,4 +1,4 @@
-"""A stored run as one HTML file that needs nothing else: what it is about, its figure where it has one, its numbers."""
+"""A stored run as one self-contained HTML file: facts, figure if it has one, numbers and manifest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ background: #fff; } pre { background: #f5f6f9; padding: 1rem; overflow-x: auto; 
 
 
 def html_of(store: Store, run: StoredRun) -> str:
-    """The whole page. Raises `DamagedRun` when a file of the run cannot be trusted."""
+    """Return the whole page. Raises `DamagedRun` when a file of the run cannot be trusted."""
     title = f"{describe(run.spec)} · {run.spec.examples.task}"
     table = numbers_of(store, run)
     rows = "" if len(table) <= MOST_ROWS else f" The first {MOST_ROWS:,} of {len(table):,} rows; the CSV file has all."
@@ -50,7 +50,7 @@ def html_of(store: Store, run: StoredRun) -> str:
 
 
 def figure_html(store: Store, run: StoredRun) -> str:
-    """The grid of a run of head scores, with the plotting library inside the file; nothing for other runs."""
+    """Head grid of a run of exact head scores, with Plotly inside the file; empty for other runs."""
     if not has_grid(run):
         return ""
     words = ablation_words(run.spec)
@@ -69,7 +69,7 @@ def has_grid(run: StoredRun) -> bool:
 
 
 def run_grid(store: Store, run: StoredRun) -> Grid:
-    """Effects on the answer loss, as the Runs page and the file show them."""
+    """Grid of head effects on the answer loss, for the Runs page and the HTML file."""
     stats = statistics_of(store, run, "nll")
     return Grid(
         mean=stats.estimate.mean,

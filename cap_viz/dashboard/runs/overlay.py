@@ -1,4 +1,4 @@
-"""Two stored runs laid over each other: head scores head by head, evaluations question by question."""
+"""Comparison of two stored runs: head scores head by head, evaluations question by question."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def scored(store: Store, run: StoredRun) -> Measured:
 
 
 def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> PairedComparison:
-    """Right answers, item by item. Raises `CapVizError` where the two did not answer the same questions alike."""
+    """Compare right answers item by item. Raises `CapVizError` if the questions or the kinds of answers differ."""
     written = [isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None for run in (first, second)]
     if not any(written):
         found = paired_in(store, first, second, ACC)
@@ -73,12 +73,12 @@ def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> Pai
 
 
 def reads_text(spec: EvalSpec) -> bool:
-    """Whether a run is about the loss of given text: perplexity, or the loss on solutions."""
+    """Whether an evaluation measures the loss on given text: perplexity, or the loss on solutions."""
     return is_solution_loss(spec) or length_of(spec) is not None
 
 
 def overlay_losses(store: Store, first: StoredRun, second: StoredRun) -> None:
-    """Loss per token, text by text. Raises `CapVizError` where the two did not read the same texts."""
+    """Compare the loss per token text by text. Raises `CapVizError` if the texts differ."""
     found = paired_losses(*(report_of(store, run) for run in (first, second)))
     names = [f"{describe(run.spec)} ({run.key[:6]})" for run in (first, second)]
     st.markdown(f"#### {escaped(names[0])} against {escaped(names[1])}")

@@ -1,4 +1,4 @@
-"""The body of the Runs page: the queue, the history, what is picked of it, import and damaged runs."""
+"""The body of the Runs page: queue, interrupted runs, history, picked runs, import and damaged runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def queue() -> None:
 
 
 def unfinished_section(store: Store) -> None:
-    """Runs that a closed program or a cancelled job left in the middle; resuming goes on after the last part."""
+    """List runs interrupted by a closed program or a cancelled job; resuming continues after the last finished part."""
     active = {job.key for job in active_jobs(lambda spec: True)}
     specs = [spec for spec in store.unfinished() if spec_key(spec) not in active]
     if not specs:
@@ -118,7 +118,7 @@ def take_upload(store: Store) -> None:
         st.session_state.pop(IMPORTED, None)
         return
     with tempfile.TemporaryDirectory() as folder:
-        # Under a name of ours: the browser's may hold anything.
+        # Use a name of our own: the browser's may hold anything.
         file = Path(folder, "upload.zip")
         file.write_bytes(upload.getvalue())
         try:
@@ -147,7 +147,7 @@ def damaged_section(store: Store) -> None:
 
 
 def set_aside(store: Store) -> None:
-    """In a callback, so that the page that follows no longer lists the runs."""
+    """Set damaged runs aside; a callback, so that the page drawn next no longer lists them."""
     try:
         sentence = f"{len(store.set_aside_damaged())} damaged runs were set aside; they can be computed again."
     except CapVizError as error:

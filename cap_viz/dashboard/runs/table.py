@@ -16,7 +16,7 @@ from cap_viz.runs.run_labels import describe
 from cap_viz.runs.store import StoredRun
 
 TABLE = "runs_table"
-# Two can be laid over each other.
+# Two runs can be compared.
 MOST_PICKED = 2
 ANY = "all"
 KINDS = {
@@ -34,14 +34,14 @@ ORIGINS = (ANY, "precomputed", "live")
 
 @dataclass(frozen=True)
 class Shown:
-    """The runs that pass the filters, newest first, and those that are picked."""
+    """Runs that pass the filters, newest first, and the picked ones."""
 
     runs: list[StoredRun]
     picked: list[StoredRun]
 
 
 def history(view: Frame) -> Shown:
-    """Draw filters, table and the picked keys; all of it is in the URL."""
+    """Draw filters, table and picked keys; filters and keys are bound to the URL."""
     runs = filtered(view)
     if runs:
         draw_table(runs)
@@ -131,13 +131,13 @@ def table_of(runs: Sequence[StoredRun]) -> pd.DataFrame:
 
 
 def take_rows(runs: Sequence[StoredRun]) -> None:
-    """Copy ticked rows into the bound list of keys; of more than two the last two ticked stay."""
+    """Copy ticked rows into the URL-bound list of keys; of more than two, keep the last two."""
     rows = (st.session_state.get(TABLE) or {}).get("selection", {}).get("rows", [])
     st.session_state["runs"] = [runs[row].key for row in rows if row < len(runs)][-MOST_PICKED:]
 
 
 def picked_runs(runs: Sequence[StoredRun]) -> list[StoredRun]:
-    """The runs of the bound list of keys, which also is the keyboard's way to pick."""
+    """Draw the URL-bound list of keys, also the keyboard's way to pick, and return its runs."""
     by_key = {run.key: run for run in runs}
     if sentence := bad_choices("runs", list(by_key), "the run"):
         note(sentence)

@@ -1,6 +1,6 @@
-"""Calibration rows, and the size of what flows into every matrix when the model reads them.
+"""Calibration rows, and statistics of every matrix's inputs when the model reads them.
 
-A row is prompt and gold option as one plain sequence: causal attention, every token fed, the last one too.
+A row is prompt and gold option as one plain sequence: causal attention, every token fed, including the last.
 Rows are padded on the right, and padding is left out of the statistics.
 """
 
@@ -29,7 +29,7 @@ MAX_ROW_TOKENS = 2048
 
 
 def calibration_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[tuple[int, ...]]:
-    """Token ids of prompt and gold option, cut to 2,048; `UsageError` if they exceed the model's context."""
+    """Return token ids of prompt and gold option, cut to 2,048. Raises `UsageError` if they exceed the context."""
     from cap_viz.attribution.forward.packing import encode
 
     rows: list[tuple[int, ...]] = []
@@ -41,7 +41,7 @@ def calibration_rows(model: ReasoningModel, examples: Sequence[Example]) -> list
 
 
 def calibration_batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Rows of similar length together, at most `BATCH_TOKENS` per batch with padding (or one long row)."""
+    """Group rows of similar length, at most `BATCH_TOKENS` per batch with padding (or one long row)."""
     batches: list[list[tuple[int, ...]]] = []
     for row in sorted(rows, key=len, reverse=True):
         # The first row of a batch is its longest.
@@ -53,7 +53,7 @@ def calibration_batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int,
 
 
 def plain_batch(model: ReasoningModel, rows: Sequence[tuple[int, ...]]) -> PackedBatch:
-    """The rows as ordinary padded ones. Packing never feeds a branch's last token, so that one is a dummy."""
+    """Lay out the rows as ordinary padded ones. Packing never feeds a branch's last token, so add a dummy there."""
     from cap_viz.attribution.forward.packing import EncodedExample, lay_out, packed_rows
 
     plain = [EncodedExample(prefix=row, branches=((0,),), answer_lengths=(1,)) for row in rows]
@@ -61,10 +61,10 @@ def plain_batch(model: ReasoningModel, rows: Sequence[tuple[int, ...]]) -> Packe
 
 
 def block_calls(model: ReasoningModel, batch: PackedBatch) -> tuple[BlockCall, ...]:
-    """How the model calls each block on this batch; `hidden` is only right for block 0. Hold the lease.
+    """Record how the model calls each block on this batch; `hidden` is only right for block 0. Hold the lease.
 
-    Masks and positions do not depend on the residual stream, so the later blocks need not run: they hand on
-    what block 0 returned, which keeps whatever type the family returns and saves a forward pass.
+    Masks and positions do not depend on the residual stream, so the later blocks need not run: they return
+    block 0's output, which keeps the family's return type and saves a forward pass.
     """
     from cap_viz.attribution.forward.dense_pass import dense_pass
 
@@ -86,7 +86,7 @@ def block_calls(model: ReasoningModel, batch: PackedBatch) -> tuple[BlockCall, .
         return dense_pass(model, batch).calls
 
 
-# What is summed over tokens: from the inputs of a matrix at some tokens [token, input] to their sum, in float64.
+# Statistic summed over tokens, in float64: inputs of a matrix [token, input] → [input] or [input, input].
 Measure = Callable[[Float[Tensor, "token input"]], Tensor]
 
 
@@ -105,7 +105,7 @@ def products(inputs: Float[Tensor, "token input"]) -> Float[Tensor, "input input
 
 
 class InputSums:
-    """A measure of each matrix's inputs summed over all real tokens, by the matrix's name."""
+    """Statistic of each matrix's inputs, summed over all real tokens, by the matrix's name."""
 
     def __init__(self, measure: Measure) -> None:
         self.measure = measure
@@ -113,7 +113,7 @@ class InputSums:
 
     @contextmanager
     def collected(self, matrices: Sequence[Matrix], batch: PackedBatch) -> Iterator[None]:
-        """While open, forwards of `batch` are added. Hold the lease."""
+        """While open, add the inputs of every forward of `batch`. Hold the lease."""
 
         real = batch.is_real.bool()
         with ExitStack() as stack:
@@ -123,7 +123,7 @@ class InputSums:
             yield
 
     def hook(self, name: str, real: Tensor) -> Any:
-        """A forward pre-hook that adds what flows into the matrix at real tokens."""
+        """Return a forward pre-hook that adds the matrix's inputs at real tokens."""
 
         def add(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
             inputs = args[0].detach()
@@ -134,7 +134,7 @@ class InputSums:
 
 
 def input_norm(squares: Float[Tensor, " input"]) -> Float[Tensor, " input"]:
-    """L2 norm over all tokens of each input feature, float32, from the sum of squares."""
+    """L2 norm of each input feature over all tokens, in float32, from its sum of squares."""
     return squares.sqrt().float()
 
 

@@ -1,13 +1,13 @@
-"""Weight gradients of a loss, example by example: the sum of their squares, in bounded memory.
+"""Sums of squared weight gradients of a loss, example by example, in bounded memory.
 
-1. One forward and one backward pass per example (the gradients of different examples must not be added up before
+1. One forward and one backward pass per example (the gradients of different examples must not be summed before
    squaring), in float32 on the dense model.
-2. A weight's gradient is squared and added as soon as autograd has it, and dropped: beside the sums there is never
-   more than one matrix' gradient.
-3. Sums are kept in float32 while they grow, for as many layers at once as `SUM_BYTES` holds, then as roots in half
+2. Each matrix's gradient is squared, added and dropped as soon as autograd has it: besides the sums, memory never
+   holds more than one matrix's gradient.
+3. Sums are kept in float32 while they grow, for as many matrices at once as `SUM_BYTES` holds, then as roots in half
    precision with one scale per matrix: 2 bytes per weight.
 
-Only the matrices asked for collect gradients, and only while the lease is held: between steps every parameter is as
+Only the requested matrices collect gradients, and only while the lease is held: between steps every parameter is as
 it was.
 """
 
@@ -37,7 +37,7 @@ SUM_BYTES = 2 << 30
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """Token ids of one sequence; the loss is the mean cross-entropy of those from `first` on."""
+    """Token ids of one sequence; the loss is the mean cross-entropy of the tokens from `first` on."""
 
     tokens: tuple[int, ...]
     first: int
@@ -56,7 +56,7 @@ class HalfMatrix:
 
 
 def answer_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[ScoredRow]:
-    """Prompt and gold option, with the option's tokens scored: the metric nll.
+    """Rows of prompt and gold option, with the option's tokens scored: the metric nll.
 
     Raises `UsageError` when an answer lies beyond the 2,048 tokens a row is cut to.
     """
@@ -78,14 +78,14 @@ def answer_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[Scor
 
 
 def whole_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[ScoredRow]:
-    """Prompt and gold option as plain text, with every token but the first scored: the language-modelling loss."""
+    """Rows of prompt and gold option as plain text, every token but the first scored: the language-modelling loss."""
     return [replace(row, first=1) for row in answer_rows(model, examples)]
 
 
 def root_square_sums(
     model: ReasoningModel, matrices: Sequence[Matrix], rows: Sequence[ScoredRow]
 ) -> Steps[dict[str, HalfMatrix]]:
-    """The root of the summed squared gradients of each weight; one row a step."""
+    """Compute the root of the summed squared gradients of each weight, one row per step."""
     portions = portions_of(matrices)
     found: dict[str, HalfMatrix] = {}
     for index, portion in enumerate(portions):
@@ -99,7 +99,7 @@ def root_square_sums(
 
 
 def portions_of(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
-    """Consecutive matrices whose float32 sums fit into `SUM_BYTES`; a larger one is alone."""
+    """Group consecutive matrices so that their float32 sums fit into `SUM_BYTES`; a larger one is alone."""
     portions: list[list[Matrix]] = []
     room = 0
     for matrix in matrices:
@@ -113,7 +113,7 @@ def portions_of(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
 
 
 def add_squares(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, sums: dict[str, Tensor]) -> None:
-    """One forward and backward pass; raises `CapVizError` when a gradient is not finite."""
+    """Add the squared gradients of one forward and backward pass; raise `CapVizError` when one is not finite."""
     import torch
 
     def add(matrix: Matrix, gradient: Tensor) -> None:
@@ -130,7 +130,7 @@ def add_squares(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRo
 
 
 def check_gradients(model: ReasoningModel, sums: Iterable[Tensor]) -> None:
-    """Raise `CapVizError` when something summed up from gradients is not finite."""
+    """Raise `CapVizError` when a sum of gradients is not finite."""
     if not all(bool(total.isfinite().all()) for total in sums):
         raise CapVizError(
             f"{model.ref.id} gave gradients that are not finite; its weights or dtype are broken, run doctor."
@@ -153,7 +153,7 @@ def row_loss(model: ReasoningModel, row: ScoredRow) -> Float[Tensor, ""]:
 def gradients_of(
     model: ReasoningModel, matrices: Sequence[Matrix], add: Callable[[Matrix, Tensor], None]
 ) -> Iterator[None]:
-    """While open, gradients reach these weights and no other parameter; each is handed to `add` and dropped."""
+    """While open, compute gradients of these weights and no other parameter; pass each to `add`, then drop it."""
     before = [(parameter, parameter.requires_grad) for parameter in model.bridge.parameters()]
     kept = {matrix.name: matrix.weight.grad for matrix in matrices}
     with ExitStack() as stack:
@@ -173,7 +173,7 @@ def gradients_of(
 
 
 def taker(matrix: Matrix, add: Callable[[Matrix, Tensor], None]) -> Callable[[torch.Tensor], None]:
-    """A hook that hands a matrix' gradient on and frees it."""
+    """Return a hook that passes a matrix's gradient to `add` and frees it."""
 
     def take(weight: torch.Tensor) -> None:
         assert weight.grad is not None
@@ -184,7 +184,7 @@ def taker(matrix: Matrix, add: Callable[[Matrix, Tensor], None]) -> Callable[[to
 
 
 def halved(values: Float[Tensor, "output input"]) -> HalfMatrix:
-    """In half precision; a matrix of zeros has scale 1."""
+    """Convert a matrix to half precision; a matrix of zeros has scale 1."""
     scale = float(values.max()) or 1.0
     return HalfMatrix((values / scale).half(), scale)
 
@@ -195,7 +195,7 @@ def gradient_steps(
     examples: Sequence[Example],
     rows_of: Callable[[ReasoningModel, Sequence[Example]], list[ScoredRow]],
 ) -> Steps[Mapping[str, HalfMatrix]]:
-    """Tokenise the examples and measure: the root of the summed squared gradients of each weight."""
+    """Tokenise the examples and compute the root of the summed squared gradients of each weight."""
     with model.lease:
         rows = rows_of(model, examples)
     return (yield from root_square_sums(model, matrices, rows))

@@ -1,11 +1,11 @@
-"""Calibration rows on their way through the blocks, each measured behind blocks that are dense or pruned.
+"""Block-by-block calibration: each block's inputs are measured behind earlier blocks that are dense or pruned.
 
 1. Feed the calibration rows to block 0.
-2. Run block i dense on its inputs and sum what flows into each matrix over all real tokens.
-3. The criterion prunes the matrices of block i by these sums.
+2. Run block i dense on its inputs and sum a statistic of each matrix's inputs over all real tokens.
+3. Prune the matrices of block i by these sums, as the criterion says.
 4. Run block i pruned on the same inputs: its outputs are the inputs of block i + 1. Back to 2.
 
-`dense_sums` leaves out 3 and 4: every block is measured behind dense ones, for scores that are cut later.
+`dense_sums` leaves out 3 and 4: every block is measured behind dense ones, for scores that are thresholded later.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ STEP_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class PrunedMatrix:
-    """What stays of a matrix, and the weights that replace its own where the criterion updates them."""
+    """Keep mask of a matrix, and its new weights where the criterion updates them."""
 
     keep: Bool[Tensor, "output input"]
     updated: Float[Tensor, "output input"] | None = None
 
 
-# From a matrix, the sum of its measure over all real tokens and its sparsity.
+# Choose what to prune in one matrix, given its summed activation statistic and the sparsity.
 Prune = Callable[["Matrix", Tensor, float], PrunedMatrix]
 
 
 @dataclass
 class CalibrationBatch:
-    """A batch on its way through the blocks: how each block is called, and the input of the next one."""
+    """A batch on its way through the blocks: the call of each block, and the input of the next one."""
 
     packed: PackedBatch
     calls: tuple[BlockCall, ...]
@@ -70,7 +70,7 @@ def sequential_steps(
     prune: Prune,
     allocation: Allocation = UNIFORM,
 ) -> Steps[Mask]:
-    """The sequential mask. Between steps every block is dense: block i is pruned only while it runs."""
+    """Build the sequential mask. Between steps every block is dense: block i is pruned only while it runs."""
     matrices = scoped_matrices(model, request.scope)
     sizes = tuple(matrix_size(matrix) for matrix in matrices)
     groups = layer_groups(matrices)
@@ -106,7 +106,7 @@ def sequential_steps(
 
 
 def dense_sums(model: ReasoningModel, request: MaskRequest, measure: Measure) -> Steps[dict[str, Tensor]]:
-    """What flows into every matrix of the scope, from one pass of the dense model."""
+    """Sum a statistic of the inputs of every matrix of the scope, in one pass of the dense model."""
     groups = layer_groups(scoped_matrices(model, request.scope))
     total = len(groups) + 1
     batches = yield from first_inputs(model, request.calibration or (), total)
@@ -118,7 +118,7 @@ def dense_sums(model: ReasoningModel, request: MaskRequest, measure: Measure) ->
 
 
 def first_inputs(model: ReasoningModel, examples: Sequence[Example], total: int) -> Steps[list[CalibrationBatch]]:
-    """The input of block 0, and with which further arguments the model calls each block."""
+    """Prepare the calibration batches: the input of block 0, and the other arguments of each block's call."""
     import torch
 
     batches: list[CalibrationBatch] = []
@@ -132,7 +132,7 @@ def first_inputs(model: ReasoningModel, examples: Sequence[Example], total: int)
 
 
 def tokenised(model: ReasoningModel, examples: Sequence[Example]) -> list[list[tuple[int, ...]]]:
-    """The calibration rows in batches."""
+    """Tokenise the examples into batches of calibration rows."""
     with model.lease:
         return calibration_batches(calibration_rows(model, examples))
 
@@ -148,9 +148,9 @@ def measured_block(
     weights: Mapping[str, Tensor] | None = None,
     hand_on: bool,
 ) -> Steps[dict[str, Tensor]]:
-    """Run a block on every batch, `weights` in place of its own; gives the sums of `measure` for `matrices`.
+    """Run a block on every batch, with `weights` in place of its own; return the sums of `measure` for `matrices`.
 
-    With `hand_on` the outputs become the batches' `hidden`, the inputs of the next block.
+    With `hand_on`, the outputs become the batches' `hidden`, the inputs of the next block.
     """
     import torch
 

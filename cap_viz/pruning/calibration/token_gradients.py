@@ -1,12 +1,12 @@
-"""What flows into every matrix at a token, and the gradient of the loss at what comes out: a backward pass a row.
+"""Per-token inputs and output gradients of every matrix, one backward pass per row.
 
 For a matrix W let x_t be its input at token t and d_t the gradient of the row's loss with respect to its output there;
 the gradient of W is the sum of d_t x_t^T over the tokens of the row. If tokens were examples of their own, the squared
-gradients would sum to `sum over t of d_ti^2 x_tj^2`, one product of two matrices. That is what `root_token_squares`
-gives the root of: thousands of samples where gradients of whole rows (`gradients.py`) are only as many as the rows, and
-no gradient of a weight is ever made.
+gradients would sum to `sum over t of d_ti^2 x_tj^2`, one product of two matrices. `root_token_squares` computes the
+root of this sum: thousands of samples, where gradients of whole rows (`gradients.py`) give one per row, and no weight
+gradient is ever formed.
 
-Sums are kept in float32 for as many layers at once as `gradients.SUM_BYTES` holds, then as roots in half precision.
+Sums are kept in float32 for as many matrices at once as `gradients.SUM_BYTES` holds, then as roots in half precision.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cap_viz.pruning.criterion import Steps
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ReasoningModel
 
-# Is given the inputs [token, input] of a matrix and the gradients [token, output] at its outputs.
+# Callback for the inputs [token, input] of a matrix and the gradients [token, output] of its outputs.
 Take = Callable[[Tensor, Tensor], None]
 
 
 def root_token_squares(
     model: ReasoningModel, matrices: Sequence[Matrix], rows: Sequence[ScoredRow]
 ) -> Steps[dict[str, HalfMatrix]]:
-    """The root of the sum over all tokens of `d_i^2 x_j^2` for each weight; one row a step.
+    """Compute the root of the sum over all tokens of `d_i^2 x_j^2` for each weight, one row per step.
 
-    Raises `CapVizError` when one is not finite.
+    Raises `CapVizError` when a sum is not finite.
     """
     import torch
 
@@ -57,7 +57,7 @@ def root_token_squares(
 
 
 def adding(total: Float[Tensor, "output input"]) -> Take:
-    """Adds the squared gradients of each token to a sum."""
+    """Return a callback that adds the squared weight gradients of each token to `total`."""
 
     def add(inputs: Float[Tensor, "token input"], slopes: Float[Tensor, "token output"]) -> None:
         total.addmm_(slopes.float().square().T, inputs.float().square())
@@ -66,7 +66,7 @@ def adding(total: Float[Tensor, "output input"]) -> Take:
 
 
 def take_row(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, takers: Mapping[str, Take]) -> None:
-    """One forward and one backward pass without gradients of weights. Hold the lease."""
+    """Run one forward and one backward pass without weight gradients. Hold the lease."""
     import torch
 
     from cap_viz.attribution.forward.backward import start_of_graph, weights_frozen
@@ -79,7 +79,7 @@ def take_row(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, 
 
 
 def watching(take: Take) -> Callable[[Any, tuple[Tensor, ...], Tensor], None]:
-    """A forward hook that hands on inputs and output gradients once the backward pass has the latter."""
+    """Return a forward hook that passes inputs and output gradients to `take` during the backward pass."""
 
     def watch(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
         inputs = args[0].detach().flatten(0, -2)

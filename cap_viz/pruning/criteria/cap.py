@@ -5,10 +5,10 @@
 2. Score of a weight: `S_ij = |W_ij| * I(region of ij)`. Rows of W_Q and columns of W_O belong to a query
    head; rows of W_K and W_V to a KV group, whose query heads' importances are combined by mean or max; all
    MLP weights of a layer share the mean importance of its heads (the paper's coarse MLP attribution).
-3. One global threshold over all matrices that take part (`threshold.py`).
+3. One global threshold over all matrices in the scope (`pruning/selection/global_threshold.py`).
 
-The paper settles neither over what minimum and maximum are taken nor how a KV group combines its heads; here
-that is the whole model, and an option.
+The paper specifies neither the range of minimum and maximum nor how a KV group combines its heads; here the range
+is the whole model, and the combination an option.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RegionImportance:
 
 
 def importance(effect: Float[np.ndarray, "layer head"]) -> Float[np.ndarray, "layer head"]:
-    """Effects scaled to 1..10 over the whole model; 1 everywhere when they are all equal."""
+    """Scale effects to 1..10 over the whole model; 1 everywhere when they are all equal."""
     effect = np.asarray(effect, dtype=np.float64)
     low, high = effect.min(), effect.max()
     if low == high:
@@ -53,7 +53,7 @@ def importance(effect: Float[np.ndarray, "layer head"]) -> Float[np.ndarray, "la
 def region_importance(
     head_importance: Float[np.ndarray, "layer head"], n_kv_heads: int, kv_combine: KvCombine = "mean"
 ) -> RegionImportance:
-    """Importance of the regions; KV head g serves the g-th run of n_heads / n_kv_heads query heads."""
+    """Compute the importance of the regions; KV head g serves the g-th run of n_heads / n_kv_heads query heads."""
     n_layers, _ = head_importance.shape
     groups = head_importance.reshape(n_layers, n_kv_heads, -1)
     key_value = groups.max(axis=-1) if kv_combine == "max" else groups.mean(axis=-1)
@@ -63,7 +63,7 @@ def region_importance(
 def cap_score(
     weight: Float[Tensor, "output input"], kind: str, layer: int, regions: RegionImportance
 ) -> Float[Tensor, "output input"]:
-    """|W| times the importance of the region each weight lies in, in float32."""
+    """|W| times the importance of each weight's region, in float32."""
     import torch
 
     magnitude = weight.detach().to(torch.float32).abs()
@@ -77,7 +77,7 @@ def cap_score(
 
 
 def rank_cap(model: ReasoningModel, request: MaskRequest) -> Steps[GlobalRanking]:
-    """Rank by the importance the request's effects give."""
+    """Rank by magnitude times the importance from the request's effects."""
     check_request(CAP, request, model.shape)
     assert request.effect is not None
     regions = region_importance(importance(request.effect), model.shape.n_kv_heads, request.kv_combine)

@@ -1,22 +1,23 @@
-"""CAP fine: causal attribution down to single weights, to first order, and what stays makes up for what goes.
+"""CAP fine: first-order causal attribution of single weights, with an update of the remaining weights.
 
-CAP measures what removing a head does and spreads it over the weights of its layer. Here the weight itself is removed:
+CAP measures the effect of removing a head and spreads it over the weights of its layer. Here the effect of removing
+each single weight is estimated:
 
 1. Rows are the task's calibration examples as plain text (prompt and gold option, every token but the first scored)
-   and passages of running text (what follows the opening is scored). A row's loss is the mean cross-entropy of its
+   and passages of running text (scored after their opening). A row's loss is the mean cross-entropy of its
    scored tokens.
 2. One forward and one backward pass a row give, for every matrix W and token t, the input x_t and the gradient d_t of
    the loss with respect to the output.
 3. Without W_ij the output i at token t is smaller by W_ij x_tj, which changes the loss, to first order, by
    -W_ij x_tj d_ti: the effect of the weight at that token.
 4. The score is the root of the summed squared effects, S_ij = |W_ij| * sqrt(sum over tokens of d_ti^2 x_tj^2).
-5. The lowest scores of all matrices go, whatever matrix they are in.
-6. Block by block, behind blocks already pruned and repaired, the weights that stay in a row are adjusted so that its
-   outputs on the rows change least: SparseGPT's update (`sparsegpt.repaired`).
+5. The lowest scores over all matrices together are pruned.
+6. Block by block, behind blocks already pruned and repaired, the remaining weights of each matrix row are adjusted so
+   that its outputs on the rows of step 1 change least: SparseGPT's update (`sparsegpt.repaired`).
 
 Steps 3 to 5 are Taylor pruning (Molchanov et al., arXiv 1906.10771) with tokens in place of batches, step 6 is Frantar
-and Alistarh, arXiv 2301.00774. How this recipe was chosen among twenty, what each part is worth and how it does on
-questions nobody had looked at is written down in docs/research_log.md.
+and Alistarh, arXiv 2301.00774. docs/research_log.md records how this recipe was chosen among twenty, the contribution
+of each part, and its results on held-out questions.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RepairedRanking:
-    """Weights ranked once; a mask is a threshold on that, and new values for what stays."""
+    """Weights ranked once; a mask is a threshold on the ranking and new values for the kept weights."""
 
     ranking: GlobalRanking
     examples: tuple[Example, ...]
@@ -59,7 +60,7 @@ class RepairedRanking:
         return self.ranking.rank_and_cutoffs(matrix, sparsities)
 
     def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
-        """Steps 5 and 6."""
+        """Threshold the ranking and update the kept weights: steps 5 and 6."""
         chosen = yield from portion(self.ranking.mask_steps(model, sparsity), 0, 2)
 
         def prune(matrix: Matrix, moments: Float[Tensor, "input input"], share: float) -> PrunedMatrix:

@@ -1,9 +1,9 @@
-"""GBLM: Wanda's score plus the gradient, |W_ij| * (||X_j||_2 + alpha * G_ij), lowest of each row (arXiv 2311.04902).
+"""GBLM: prune the lowest |W_ij| * (||X_j||_2 + alpha * G_ij) of each row, Wanda plus gradient (arXiv 2311.04902).
 
 Source: `prune_gblm` (lib/prune.py) and `gradient_computation.py` of https://github.com/VILA-Lab/GBLM-Pruner, with its
 scaling: `G = sqrt(sum over sequences of g^2)` of the language-modelling loss of the dense model, `alpha = 100`, and
 `||X_j||` the root of the sum of squares over all tokens divided by the number of sequences. Activations are measured
-block by block behind pruned blocks, as in Wanda; the left of equal scores goes first.
+block by block behind pruned blocks, as in Wanda; of equal scores the leftmost is pruned first.
 
 Deviations: calibration is the task's examples (prompt and gold option) instead of 128 windows of C4; gradients are
 taken in float32 with the model in evaluation mode, and kept in half precision (as there, but scaled per matrix).
@@ -40,7 +40,7 @@ def gblm_score(
 
 
 def gblm_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
-    """Gradients of the dense model first, then block by block."""
+    """Measure the gradients of the dense model, then prune block by block."""
     check_request(GBLM, request, model.shape)
     examples = request.calibration or ()
     matrices = scoped_matrices(model, request.scope)

@@ -1,6 +1,6 @@
-"""Global magnitude: the smallest weights of the whole model go. CAP with I = 1, and by the same code.
+"""Global magnitude: prune the smallest weights of the whole model. Equals CAP with I = 1, by the same code.
 
-The difference between the two is what the head scores add.
+The difference between the two shows what the head scores add.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Whole heads: the heads with the lowest scores go entirely, rows and columns, over the whole model.
+"""Whole heads: remove the heads with the lowest scores of the whole model, with all their rows and columns.
 
-1. Sparsity is the share of heads: the `round(heads * sparsity)` heads with the lowest mean effect go; of equal ones
-   the first (layer by layer).
-2. A head that goes takes its rows of W_Q and its columns of W_O, so that its output z counts for nothing, exactly as
-   in zero ablation. Rows of W_K and W_V go when all query heads of their KV group do.
+1. Sparsity is the share of heads: the `round(heads * sparsity)` heads with the lowest mean effect are removed; of
+   equal ones, the first (layer by layer).
+2. Removing a head zeroes its rows of W_Q and its columns of W_O, so that its output z contributes nothing, exactly as
+   in zero ablation. Rows of W_K and W_V are zeroed when all query heads of their KV group are removed.
 
-These zeros fill whole rows and columns: a model rebuilt without them computes the same with that many weights fewer.
+These zeros fill whole rows and columns: a model rebuilt without them computes the same with that many fewer weights.
 Structured removal by head score as in Michel et al. 2019 (arXiv 1905.10650), who rank by a gradient score and prune
-step by step; here once, by the scores given.
+step by step; here all at once, by the given scores.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HEAD_KINDS = ("q", "k", "v", "o")
 
 @dataclass(frozen=True)
 class HeadRanking:
-    """Heads in the order they go: `place[layer, head]` counts from 0."""
+    """Order in which heads are removed: `place[layer, head]` counts from 0."""
 
     scope: Scope
     matrices: tuple[MatrixSize, ...]
@@ -52,23 +52,23 @@ class HeadRanking:
     place: Int[np.ndarray, "layer head"] = field(repr=False, compare=False)
 
     def removed(self, sparsity: float) -> Bool[np.ndarray, "layer head"]:
-        """The heads that go."""
+        """Mark the heads that are removed."""
         return self.place < self.n_removed(sparsity)
 
     def n_removed(self, sparsity: float) -> int:
-        """How many heads go."""
+        """Number of heads that are removed."""
         check_sparsity(sparsity)
         return round(self.place.size * sparsity)
 
     def lines(self, kind: str, layer: int, sparsity: float) -> Bool[np.ndarray, " head"]:
-        """Which heads of a matrix of this kind go: query heads of q and o, KV heads of k and v, none elsewhere."""
+        """Mark the heads removed from a matrix of this kind: query heads of q and o, KV heads of k and v, else none."""
         removed = self.removed(sparsity)[layer]
         if kind in ("k", "v"):
             return removed.reshape(self.n_kv_heads, -1).all(axis=1)
         return removed if kind in HEAD_KINDS else np.zeros(1, dtype=bool)
 
     def profile(self, sparsities: Sequence[float]) -> ZeroCounts:
-        """Zeros per matrix at each sparsity; exact."""
+        """Count zeros per matrix at each sparsity; exact."""
         zeros: list[list[int]] = []
         for sparsity in sparsities:
             lines = [self.lines(matrix.kind, matrix.layer, sparsity) for matrix in self.matrices]
@@ -80,7 +80,7 @@ class HeadRanking:
     def rank_and_cutoffs(
         self, matrix: Matrix, sparsities: Sequence[float]
     ) -> tuple[Int[Tensor, "output input"], list[int]]:
-        """The place of the head a weight of W_Q or W_O belongs to."""
+        """Rank of each weight of W_Q or W_O, which is its head's, and the number of removed heads per sparsity."""
         import torch
 
         place = torch.from_numpy(self.place[matrix.layer]).to(matrix.weight.device)
@@ -90,7 +90,7 @@ class HeadRanking:
         return line.expand(matrix.weight.shape), [self.n_removed(sparsity) for sparsity in sparsities]
 
     def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
-        """The mask at one sparsity."""
+        """Build the mask at one sparsity."""
         import torch
 
         keep: dict[str, Bool[Tensor, "output input"]] = {}
@@ -115,7 +115,7 @@ class HeadRanking:
 
 
 def heads_in_order(effect: Float[np.ndarray, "layer head"]) -> Int[np.ndarray, "layer head"]:
-    """Place of each head when the lowest effects go first; of equal ones the first."""
+    """Rank of each head, lowest effect first; of equal ones, the first."""
     order = np.argsort(effect.ravel(), kind="stable")
     place = np.empty(effect.size, dtype=np.int64)
     place[order] = np.arange(effect.size)
@@ -123,7 +123,7 @@ def heads_in_order(effect: Float[np.ndarray, "layer head"]) -> Int[np.ndarray, "
 
 
 def rank_heads_to_remove(model: ReasoningModel, request: MaskRequest) -> Steps[HeadRanking]:
-    """The order of the heads from the request's effects."""
+    """Order the heads by the request's effects."""
     check_request(HEAD, request, model.shape)
     if request.scope == "mlp":
         raise UsageError("The criterion 'head' removes attention heads; choose the scope attention or both.")

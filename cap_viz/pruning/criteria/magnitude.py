@@ -1,8 +1,8 @@
-"""Magnitude: in every matrix, the `int(size * sparsity)` weights smallest in magnitude go.
+"""Magnitude: prune the `int(size * sparsity)` weights of smallest magnitude in every matrix.
 
-Source: `prune_magnitude` of https://github.com/locuslab/wanda (lib/prune.py). Deviation: there the weight at
-that rank and its ties go as well (one weight per matrix more, and one even at sparsity 0); here exactly that
-many, ties spread evenly in row-major order.
+Source: `prune_magnitude` of https://github.com/locuslab/wanda (lib/prune.py). Deviation: the reference also prunes
+the weight at that rank and its ties (one weight more per matrix, and one even at sparsity 0); here exactly that
+many are pruned, ties spread evenly in row-major order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def magnitude(matrix: Matrix) -> Float[Tensor, "output input"]:
 
 
 def rank_magnitude(model: ReasoningModel, request: MaskRequest) -> Steps[LocalRanking]:
-    """Nothing to compute: the weights are their own scores."""
+    """Rank by |W|; only an allocation needs measuring."""
     check_request(MAGNITUDE, request, model.shape)
     group = group_for(request.pattern, PER_MATRIX)
 

@@ -1,7 +1,7 @@
-"""Random: weights drawn by chance go, the same share of every matrix. The control every other criterion must beat.
+"""Random: prune weights at random, the same share of every matrix. The control every other criterion must beat.
 
-Each matrix has scores drawn uniformly from its own generator, seeded by the draw and the matrix's name: masks of a
-draw are nested over sparsities, and do not depend on the scope or on the order of the matrices.
+Each matrix draws uniform scores from its own generator, seeded by the draw and the matrix's name: masks of one draw
+are nested over sparsities, and do not depend on the scope or on the order of the matrices.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def random_score(matrix: Matrix, draw: int) -> Float[Tensor, "output input"]:
-    """Uniform scores in [0, 1), the same whenever asked."""
+    """Draw uniform scores in [0, 1), the same on every call."""
     import torch
 
     digest = hashlib.sha256(f"{draw} {matrix.name}".encode()).digest()
@@ -31,7 +31,7 @@ def random_score(matrix: Matrix, draw: int) -> Float[Tensor, "output input"]:
 
 
 def rank_random(model: ReasoningModel, request: MaskRequest) -> Steps[LocalRanking]:
-    """Nothing to compute: the scores are drawn when they are needed."""
+    """Rank by random scores, drawn when they are needed; only an allocation needs measuring."""
     check_request(RANDOM, request, model.shape)
 
     def score(matrix: Matrix) -> Float[Tensor, "output input"]:

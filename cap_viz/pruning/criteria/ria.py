@@ -1,14 +1,14 @@
 """RIA: relative importance and activations (Zhang et al., ICLR 2024; "Plug-and-Play").
 
-Score: `(|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||X_j||_2 ^ 0.5`: a weight counts by its share of its input
-column and of its output row, times the square root of the input's norm. The `int(size * sparsity)` lowest scores of
-each matrix go, or the lowest n of m neighbours in a row.
+Score: `(|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||X_j||_2 ^ 0.5`: a weight's share of its input column plus
+its share of its output row, times the square root of the input's norm. The `int(size * sparsity)` lowest scores of each
+matrix are pruned, or the lowest n of m neighbours in a row.
 
 Source: `prune_ria` of https://github.com/biomedical-cybernetics/Relative-importance-and-activation-pruning
-(lib/prune.py), whose default is the whole matrix as one group, block by block behind pruned blocks as in Wanda.
+(lib/prune.py), by default with the whole matrix as one group, block by block behind pruned blocks as in Wanda.
 
-Deviations: calibration is the task's examples instead of 128 windows of C4; there the weight at the last rank and its
-ties go as well (one weight per matrix more); a row or column of zeros scores 0 instead of NaN; no channel
+Deviations: calibration is the task's examples instead of 128 windows of C4; the reference also prunes the weight at the
+last rank and its ties (one weight more per matrix); a row or column of zeros scores 0 instead of NaN; no channel
 permutation for n:m. The reference divides ||X|| by the root of the number of sequences, which changes no order.
 """
 
@@ -43,7 +43,7 @@ def ria_score(weight: Float[Tensor, "output input"], norm: Float[Tensor, " input
 
 
 def ria_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
-    """The sequential mask."""
+    """Build the sequential mask."""
     check_request(RIA, request, model.shape)
     group = group_for(request.pattern, PER_MATRIX)
 

@@ -1,7 +1,8 @@
 """Shuffled CAP: CAP with the heads' importance permuted over the whole model.
 
-The same values of I, on other heads: what is left of CAP's result is owed to the spread of I, not to which head has
-it. One shuffle shows nothing; 19 draws allow p = .05 (rank of the true assignment among 20).
+The values of I stay, their assignment to heads is random: the part of CAP's result that remains is owed to the
+spread of I, not to the choice of heads. One shuffle shows nothing; 19 draws allow p = .05 (rank of the true assignment
+among 20).
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def shuffled(values: Float[np.ndarray, "layer head"], draw: int) -> Float[np.ndarray, "layer head"]:
-    """The values permuted over all heads of all layers, the same for the same draw."""
+    """Permute the values over all heads of all layers; the same draw gives the same permutation."""
     return np.random.default_rng(draw).permutation(values.ravel()).reshape(values.shape)
 
 
 def rank_shuffled_cap(model: ReasoningModel, request: MaskRequest) -> Steps[GlobalRanking]:
-    """Rank by the shuffled importance."""
+    """Rank by magnitude times the shuffled importance."""
     check_request(SHUFFLED_CAP, request, model.shape)
     assert request.effect is not None
     heads = shuffled(importance(request.effect), request.control_seed)

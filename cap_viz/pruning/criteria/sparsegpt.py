@@ -1,18 +1,18 @@
 """SparseGPT: prune and repair, column by column, with second-order information (arXiv 2301.00774).
 
-For each matrix, block by block of the model behind blocks already pruned and repaired (`sequential.py`):
+For each matrix, block by block of the model, behind pruned and repaired blocks (`pruning/calibration/sequential.py`):
 
 1. H = sum over all real tokens of x x^T, with 1 % of its mean diagonal added to the diagonal; U is the upper Cholesky
    factor of H^-1 (H^-1 = U^T U).
-2. For every 128 columns: of the scores `w^2 / U_jj^2` the `int(size * sparsity)` lowest go, in whatever row. With an
-   n:m pattern the lowest n of every m neighbours go, chosen when their first column is reached.
-3. Column by column, what is lost (`w / U_jj` where w goes) times row j of U is taken from the columns to the right, in
-   the block at once and in the rest after the block.
+2. In every 128 columns, prune the `int(size * sparsity)` lowest scores `w^2 / U_jj^2`, in whatever row. With an n:m
+   pattern, prune the lowest n of every m neighbours, chosen when their first column is reached.
+3. Column by column, subtract the error (`w / U_jj` where w is pruned) times row j of U from the columns to the right:
+   within the 128 columns at once, in the rest after them.
 
 Source: `fasterprune` of https://github.com/IST-DASLab/sparsegpt (sparsegpt.py), block order as in its llama.py.
-Deviations: there the weight at the last rank and its ties go as well (one weight per 128 columns more, and one even at
-sparsity 0), here exactly that many, ties spread evenly; Cholesky factors are computed in float64; the reference
-scales H by 2 / sequences, which cancels; calibration is the task's examples instead of 128 windows of C4.
+Deviations: the reference also prunes the weight at the last rank and its ties (one weight more per 128 columns, and one
+even at sparsity 0), here exactly that many are pruned, ties spread evenly; Cholesky factors are computed in float64;
+the reference scales H by 2 / sequences, which cancels; calibration is the task's examples instead of 128 windows of C4.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DAMPING = 0.01
 
-# From the columns it is about, their weights and the factor between them: what is to be made up for, and what stays.
+# Prune a block of columns, given its slice, weights and factor: returns the error to propagate and the keep mask.
 PruneColumns = Callable[[slice, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -46,9 +46,9 @@ def sparsegpt(
     sparsity: float,
     pattern: Pattern | None = None,
 ) -> PrunedMatrix:
-    """What stays of a matrix and its repaired weights, from the sum of x x^T of its inputs.
+    """Prune and repair one matrix, given the sum of x x^T of its inputs.
 
-    Inputs that are always 0 lose their weights, as in the reference. Raises `CapVizError` when H has no inverse.
+    Weights of inputs that are always 0 become 0, as in the reference. Raises `CapVizError` when H has no inverse.
     """
     if pattern is not None:
         pattern.check(weight.shape[1], sparsity)
@@ -60,7 +60,7 @@ def repaired(
     moments: Float[Tensor, "input input"],
     keep: Bool[Tensor, "output input"],
 ) -> Float[Tensor, "output input"]:
-    """Steps 1 and 3 for weights that somebody else has chosen: what stays makes up for what goes."""
+    """Repair a matrix with a given keep mask (steps 1 and 3): the kept weights compensate for the pruned ones."""
 
     def repair(here: slice, block: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         return repair_columns(block, factor, keep[:, here]), keep[:, here]
@@ -71,7 +71,7 @@ def repaired(
 
 
 def in_blocks(weight: Tensor, moments: Tensor, prune: PruneColumns) -> PrunedMatrix:
-    """Block after block of columns; what a block must be made up for is taken from all columns behind it."""
+    """Prune blocks of columns from left to right, subtracting each block's propagated error from all later columns."""
     import torch
 
     weight, moments = weight.detach().float().clone(), moments.clone()
@@ -89,7 +89,7 @@ def in_blocks(weight: Tensor, moments: Tensor, prune: PruneColumns) -> PrunedMat
 
 
 def inverse_factor(moments: Float[Tensor, "input input"]) -> Float[Tensor, "input input"]:
-    """The upper Cholesky factor of the damped inverse, float32."""
+    """Upper Cholesky factor of the damped inverse, in float32."""
     import torch
 
     damped = moments.double()
@@ -109,7 +109,7 @@ def prune_columns(
     sparsity: float,
     pattern: Pattern | None,
 ) -> tuple[Float[Tensor, "output column"], Bool[Tensor, "output column"]]:
-    """Prune and repair some columns in place: what the columns to their right must make up for, and what stays."""
+    """Prune and repair a block of columns in place; return the error to propagate and the keep mask."""
     import torch
 
     scale = factor.diagonal().square()
@@ -132,13 +132,13 @@ def repair_columns(
     keep: Bool[Tensor, "output column"],
     choose: Callable[[int, Tensor], None] | None = None,
 ) -> Float[Tensor, "output column"]:
-    """Repair some columns in place: what the columns to their right must make up for.
+    """Repair a block of columns in place; return the error to propagate to the columns on its right.
 
-    `choose` is called before each column with the columns as they are then, and may still change `keep` from there on.
+    `choose` is called before each column with the current columns, and may still change `keep` from there on.
     """
     import torch
 
-    # A column a row: updates then touch neighbours in memory, which is several times faster.
+    # Transposed, so that updates touch neighbours in memory, which is several times faster.
     columns = block.T.contiguous()
     lost = torch.zeros_like(columns)
     for place in range(len(columns)):
@@ -151,7 +151,7 @@ def repair_columns(
 
 
 def sparsegpt_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
-    """The sequential mask with its updated weights."""
+    """Build the sequential mask with its updated weights."""
     check_request(SPARSEGPT, request, model.shape)
     pattern = group_for(request.pattern, PER_MATRIX)
 

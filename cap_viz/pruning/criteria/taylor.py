@@ -1,12 +1,12 @@
-"""Taylor: |W| times the typical size of the loss' gradient at the weight; one global threshold.
+"""Taylor: |W| times the root mean square gradient of the loss, with one global threshold.
 
 `S = |W_ij| * sqrt(mean over examples of (dm/dW_ij)^2)`, with m the metric nll: the mean cross-entropy of the gold
-answer. It estimates, to first order, how far the loss moves when the weight is set to zero.
+answer. It estimates, to first order, how much the loss changes when the weight is set to zero.
 
 Source: the first-order importance (g w)^2 of Molchanov et al., "Importance Estimation for Neural Network Pruning"
 (arXiv 1906.10771; NVlabs/Taylor_pruning), there summed over a filter; here for single weights, and its root.
 Deviations: squares are averaged over examples instead of minibatches, without training in between; gradients are kept
-in half precision (`gradients.py`).
+in half precision (`pruning/calibration/gradients.py`).
 """
 
 from __future__ import annotations

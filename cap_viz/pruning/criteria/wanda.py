@@ -1,12 +1,12 @@
-"""Wanda: in every output row, the weights with the smallest |W_ij| * ||X_j||_2 go (arXiv 2306.11695).
+"""Wanda: prune the weights with the smallest |W_ij| * ||X_j||_2 of every output row (arXiv 2306.11695).
 
 Sequential, as `prune_wanda` of https://github.com/locuslab/wanda (lib/prune.py, lib/layerwrapper.py): block by
-block (`sequential.py`), X_j summed over all real tokens. In each row of each matrix the lowest
-`int(C_in * sparsity)` scores go (10 % of 576 columns is 57, so 9.9 % is reached); of equal scores the left first.
+block (`pruning/calibration/sequential.py`), ||X_j|| over all real tokens. In each row of each matrix the lowest
+`int(C_in * sparsity)` scores are pruned (10 % of 576 columns is 57, so 9.9 % is reached), of equal ones the leftmost.
 
-n:m patterns take the lowest n of every m neighbours in a row (`topk` there, which leaves open which of equal ones).
+n:m patterns prune the lowest n of every m neighbours in a row (the reference uses `topk`, which leaves ties open).
 
-One-shot is ours: the same score with every X taken from the dense model, so that any sparsity is a threshold.
+The one-shot variant is ours: the same score with every X from the dense model, so that any sparsity is a threshold.
 
 Deviations: calibration is the task's examples (prompt and gold option) instead of 128 windows of C4, and the
 reference divides the sum of squares by the number of sequences, which changes no order within a row.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def wanda_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
-    """The sequential mask."""
+    """Build the sequential mask."""
     check_request(WANDA, request, model.shape)
     prune = pruner(request)
 
@@ -42,7 +42,7 @@ def wanda_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
 
 
 def pruner(request: MaskRequest) -> Prune:
-    """What is done to one matrix once its inputs are summed."""
+    """Return the function that prunes one matrix, given the sums of its squared inputs."""
     group = group_for(request.pattern, PER_ROW)
 
     def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> PrunedMatrix:
@@ -52,7 +52,7 @@ def pruner(request: MaskRequest) -> Prune:
 
 
 def rank_oneshot(model: ReasoningModel, request: MaskRequest) -> Steps[LocalRanking]:
-    """Input norms of every matrix from one pass of the dense model; a score is a product away."""
+    """Rank by Wanda's score, with the input norms of every matrix from one pass of the dense model."""
     check_request(WANDA_ONESHOT, request, model.shape)
     group = group_for(request.pattern, PER_ROW)
 

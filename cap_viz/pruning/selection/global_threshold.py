@@ -6,11 +6,11 @@ is found by radix selection:
 1. Rank: per matrix, a histogram over the high 16 bits below the sign (exponent and 8 bits of mantissa).
 2. The summed histogram says in which bin the k-th score lies, k = round(sparsity * weights). A second pass
    makes a histogram over the low 15 bits inside that bin, which gives the threshold exactly.
-3. A third pass builds the mask: scores up to the threshold go.
+3. A third pass builds the mask: scores up to the threshold are pruned.
 
-Ties: exactly k weights go, always. Weights whose score equals the threshold are shared out over the matrices
+Ties: always exactly k weights are pruned. Zeros among scores equal to the threshold are divided over the matrices
 in proportion to their number there, and spread evenly inside a matrix in row-major order, so that a coarsely
-quantised model does not lose its ties in the first layers only. Every score below the threshold goes.
+quantised model does not lose its ties in the first layers only. Every score below the threshold is pruned.
 
 Extra memory: the scores of one matrix, and while ranking 256 KB per matrix (55 MB for 210 matrices).
 """
@@ -51,9 +51,9 @@ INFINITY_BITS = 0x7F800000
 
 @dataclass(frozen=True)
 class GlobalCut:
-    """Where to cut: scores below `threshold` go, and `tie_zeros[m]` of the `ties[m]` equal to it in matrix m.
+    """Exact cut: prune scores below `threshold`, and `tie_zeros[m]` of the `ties[m]` equal to it in matrix m.
 
-    `zeros` is the number that goes from each matrix, ties included. `threshold` is -1 when nothing goes.
+    `zeros` is the number pruned from each matrix, ties included. `threshold` is -1 when nothing is pruned.
     """
 
     threshold: float
@@ -75,19 +75,19 @@ class GlobalRanking:
 
     @property
     def total(self) -> int:
-        """Number of weights that take part."""
+        """Number of weights in the scope."""
         return sum(matrix.size for matrix in self.matrices)
 
     @cached_property
     def before(self) -> Int[np.ndarray, "matrix bin"]:
-        """How many scores of each matrix lie in bins before each bin."""
+        """Number of scores of each matrix in the bins before each bin."""
         return counted_before(self.histogram)
 
     def profile(self, sparsities: Sequence[float]) -> ZeroCounts:
-        """Zeros per matrix at each sparsity, from the histogram alone.
+        """Estimate zeros per matrix at each sparsity, from the histogram alone.
 
-        Their sum is exact. The bin that is cut is 0.4 % of a score wide and shared out in proportion: a
-        matrix of SmolLM2 is at most 0.05 percentage points from what its mask has (0.01 on average).
+        Their sum is exact. The bin that is cut is 0.4 % of a score wide and divided in proportion: for SmolLM2, a
+        matrix's sparsity differs by at most 0.05 percentage points from its mask's (0.01 on average).
         """
         zeros = np.zeros((len(sparsities), len(self.matrices)), dtype=np.int64)
         for row, sparsity in enumerate(sparsities):
@@ -98,7 +98,7 @@ class GlobalRanking:
         return ZeroCounts(sparsities=np.asarray(sparsities, dtype=np.float64), matrices=self.matrices, zeros=zeros)
 
     def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
-        """The mask at one sparsity: a pass that refines the threshold and one that compares."""
+        """Build the mask at one sparsity: one pass refines the threshold, one compares."""
         cut = yield from portion(self.cut_steps(model, sparsity), 0, 2)
         keep = yield from portion(self.keep_steps(model, cut), 1, 2)
         return mask_from(
@@ -108,7 +108,7 @@ class GlobalRanking:
     def rank_and_cutoffs(
         self, matrix: Matrix, sparsities: Sequence[float]
     ) -> tuple[Int[Tensor, "output input"], list[int]]:
-        """The scores' bit patterns, and those of the thresholds, which are interpolated inside the bin that is cut."""
+        """Bit patterns of the scores, and of the threshold per sparsity, interpolated inside the bin that is cut."""
         limits: list[int] = []
         for sparsity in sparsities:
             check_sparsity(sparsity)
@@ -119,7 +119,7 @@ class GlobalRanking:
         return score_bits(self.score(matrix)).reshape(matrix.weight.shape), limits
 
     def cut_steps(self, model: ReasoningModel, sparsity: float) -> Steps[GlobalCut]:
-        """The exact threshold for `round(sparsity * total)` zeros, and how many of them each matrix gets."""
+        """Find the exact threshold for `round(sparsity * total)` zeros, and how many of them each matrix gets."""
         check_sparsity(sparsity)
         wanted = round(sparsity * self.total)
         if wanted == 0:
@@ -142,7 +142,7 @@ class GlobalRanking:
         return GlobalCut(threshold=threshold, zeros=below + tie_zeros, ties=ties, tie_zeros=tie_zeros)
 
     def keep_steps(self, model: ReasoningModel, cut: GlobalCut) -> Steps[dict[str, Bool[Tensor, "output input"]]]:
-        """What stays of each matrix."""
+        """Build the keep mask of each matrix."""
         keep: dict[str, Bool[Tensor, "output input"]] = {}
         groups = layer_groups(scoped_matrices(model, self.scope))
         for index, group in enumerate(groups):
@@ -186,19 +186,19 @@ def score_bits(score: Float[Tensor, "output input"]) -> Int[Tensor, " weight"]:
 
 
 def high_histogram(score: Float[Tensor, "output input"]) -> Int[np.ndarray, " bin"]:
-    """How many scores have each pattern of high bits."""
+    """Count the scores with each pattern of high bits."""
     return (score_bits(score) >> LOW_BITS).bincount(minlength=N_BINS).cpu().numpy().astype(np.int32)
 
 
 def low_histogram(score: Float[Tensor, "output input"], high: int) -> Int[np.ndarray, " low"]:
-    """How many of the scores with these high bits have each pattern of low bits."""
+    """Count the scores with these high bits and each pattern of low bits."""
     bits = score_bits(score)
     inside = bits[(bits >> LOW_BITS) == high] & (N_LOW - 1)
     return inside.bincount(minlength=N_LOW).cpu().numpy().astype(np.int32)
 
 
 def kept_above(score: Float[Tensor, "output input"], threshold: float, spared: int) -> Bool[Tensor, "output input"]:
-    """Scores above the threshold stay, and `spared` of those equal to it, spread evenly, row-major."""
+    """Keep scores above the threshold, and `spared` of those equal to it, spread evenly in row-major order."""
     import torch
 
     keep = score > threshold
@@ -210,20 +210,20 @@ def kept_above(score: Float[Tensor, "output input"], threshold: float, spared: i
 
 
 def counted_before(histogram: Int[np.ndarray, "matrix bin"]) -> Int[np.ndarray, "matrix bin"]:
-    """Per matrix, the sum over the bins before each bin."""
+    """Sum, per matrix, over the bins before each bin."""
     before = np.zeros(histogram.shape, dtype=np.int64)
     np.cumsum(histogram[:, :-1], axis=1, out=before[:, 1:])
     return before
 
 
 def locate(before: Int[np.ndarray, "matrix bin"], wanted: int) -> tuple[int, Int[np.ndarray, " matrix"]]:
-    """The bin in which the `wanted`-th lowest score lies, and how many of each matrix lie before that bin."""
+    """Find the bin of the `wanted`-th lowest score, and how many scores of each matrix lie before that bin."""
     at = max(int(np.searchsorted(before.sum(axis=0), wanted)) - 1, 0)
     return at, before[:, at]
 
 
 def split(wanted: int, counts: Int[np.ndarray, " matrix"]) -> Int[np.ndarray, " matrix"]:
-    """`wanted` <= sum(counts) shared out in proportion to `counts`: whole numbers, none above its count."""
+    """Divide `wanted` <= sum(counts) in proportion to `counts`, into whole numbers, none above its count."""
     # Python's integers: the product passes 64 bits when billions of weights share one score.
     total, edge, before = int(counts.sum()), 0, 0
     parts: list[int] = []

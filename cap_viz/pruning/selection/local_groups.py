@@ -1,7 +1,7 @@
-"""Local groups: the same share of every row, matrix or run of neighbours goes, lowest scores first.
+"""Local groups: prune the same share of every row, matrix or run of neighbours, lowest scores first.
 
-A `LocalGroup` says which weights compete with each other. What goes from a matrix then depends on that matrix alone,
-so that a ranking needs no memory beyond its score, and the zeros at any sparsity follow from the sizes. An
+A `LocalGroup` says which weights compete with each other. The zeros of a matrix then depend on that matrix alone, so
+that a ranking needs no memory beyond its score, and the number of zeros at any sparsity follows from the sizes. An
 `Allocation` may give every layer a sparsity of its own.
 """
 
@@ -34,32 +34,32 @@ from cap_viz.pruning.selection.global_threshold import Score, kept_above
 
 
 class LocalGroup(Protocol):
-    """The weights of a matrix among which the lowest scores are found."""
+    """Partition of a matrix into weights that compete for the lowest scores."""
 
     def keep(self, score: Float[Tensor, "output input"], sparsity: float) -> Bool[Tensor, "output input"]:
-        """What stays of a matrix."""
+        """Build the keep mask of a matrix."""
         ...
 
     def zeros(self, matrix: MatrixSize, sparsity: float) -> int:
-        """How many weights `keep` takes from a matrix of this size."""
+        """Return how many weights `keep` prunes from a matrix of this size."""
         ...
 
 
 class OrderedGroup(LocalGroup, Protocol):
-    """A group in which every weight has a place that does not depend on the sparsity."""
+    """A group in which every weight has a rank that does not depend on the sparsity."""
 
     def places(self, score: Float[Tensor, "output input"]) -> Int[Tensor, "output input"]:
-        """Each weight's place among those it competes with, in the order they go."""
+        """Rank of each weight among those it competes with, lowest score first."""
         ...
 
     def limit(self, matrix: MatrixSize, sparsity: float) -> int:
-        """Below which place weights go."""
+        """Cutoff rank: weights ranked below it are pruned."""
         ...
 
 
 @dataclass(frozen=True)
 class PerMatrix:
-    """The `int(size * sparsity)` lowest scores of the matrix go; ties are spread evenly in row-major order."""
+    """Prune the `int(size * sparsity)` lowest scores of the matrix; ties are spread evenly in row-major order."""
 
     def keep(self, score: Float[Tensor, "output input"], sparsity: float) -> Bool[Tensor, "output input"]:
         n_zeros = int(score.numel() * sparsity)
@@ -81,7 +81,7 @@ class PerMatrix:
 
 @dataclass(frozen=True)
 class PerRow:
-    """The `int(columns * sparsity)` lowest scores of each row go; of equal ones the left goes first."""
+    """Prune the `int(columns * sparsity)` lowest scores of each row; of equal ones, the leftmost first."""
 
     def keep(self, score: Float[Tensor, "output input"], sparsity: float) -> Bool[Tensor, "output input"]:
         n_zeros = int(score.shape[1] * sparsity)
@@ -106,9 +106,9 @@ class PerRow:
 
 @dataclass(frozen=True)
 class Pattern:
-    """`zeros_in` of every `length` neighbouring weights of a row go ("2:4": 2 of 4); of equal ones the left first.
+    """Prune `zeros_in` of every `length` neighbouring weights of a row ("2:4": 2 of 4), of equal ones the leftmost.
 
-    Its sparsity is fixed: asking for another one is a `UsageError`, and so are rows that do not divide evenly.
+    Its sparsity is fixed: any other raises `UsageError`, and so do rows that do not divide evenly.
     """
 
     zeros_in: int
@@ -144,7 +144,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class PerColumnBlock:
-    """The `int(size * sparsity)` lowest scores of every `width` columns go, as `PerMatrix` in a matrix."""
+    """Prune the `int(size * sparsity)` lowest scores of every `width` columns, each block as in `PerMatrix`."""
 
     width: int
 
@@ -160,7 +160,7 @@ class PerColumnBlock:
 
 PER_MATRIX, PER_ROW = PerMatrix(), PerRow()
 ROWS_ROUNDED = "Takes a whole number of weights from every row, rounded down: it reaches slightly less than asked."
-# SparseGPT decides about this many columns at a time.
+# Number of columns SparseGPT prunes at a time.
 SPARSEGPT_COLUMNS = 128
 LOCAL_GROUPS: dict[str, LocalGroup] = {
     "per matrix": PER_MATRIX,
@@ -173,12 +173,12 @@ AnyGroup = TypeVar("AnyGroup", bound=LocalGroup)
 
 
 def places_in_rows(score: Float[Tensor, "row column"]) -> Int[Tensor, "row column"]:
-    """Each score's place in its row, lowest first; of equal ones the left first."""
+    """Rank of each score in its row, lowest first; of equal ones, the leftmost first."""
     return score.sort(dim=-1, stable=True).indices.argsort(dim=-1)
 
 
 def group_for(pattern: str | None, otherwise: AnyGroup) -> AnyGroup | Pattern:
-    """The pattern's group if one is asked for, such as "2:4"."""
+    """Return the group of a pattern such as "2:4" if one is given, else `otherwise`."""
     if pattern is None:
         return otherwise
     zeros_in, length = pattern.split(":")
@@ -188,7 +188,7 @@ def group_for(pattern: str | None, otherwise: AnyGroup) -> AnyGroup | Pattern:
 def local_profile(
     group: LocalGroup, matrices: Sequence[MatrixSize], sparsities: Sequence[float], allocation: Allocation = UNIFORM
 ) -> ZeroCounts:
-    """Zeros per matrix at each sparsity; exact, from the sizes alone."""
+    """Count zeros per matrix at each sparsity; exact, from the sizes alone."""
     for sparsity in sparsities:
         check_sparsity(sparsity)
     zeros = [
@@ -200,7 +200,7 @@ def local_profile(
 
 @dataclass(frozen=True)
 class LocalRanking:
-    """A score for every matrix, the group it is cut in, and how the sparsity is spread over layers."""
+    """Score of every matrix, the group in which it is thresholded, and the spread of the sparsity over layers."""
 
     criterion: str
     scope: Scope
@@ -210,19 +210,19 @@ class LocalRanking:
     score: Score = field(repr=False, compare=False)
 
     def profile(self, sparsities: Sequence[float]) -> ZeroCounts:
-        """Zeros per matrix at each sparsity; exact."""
+        """Count zeros per matrix at each sparsity; exact."""
         return local_profile(self.group, self.matrices, sparsities, self.allocation)
 
     def rank_and_cutoffs(
         self, matrix: Matrix, sparsities: Sequence[float]
     ) -> tuple[Int[Tensor, "output input"], list[int]]:
-        """Places among the weights that compete; equal scores of a whole matrix in row-major order."""
+        """Ranks within the group and cutoffs; equal scores of a whole matrix rank in row-major order."""
         shares = [self.allocation.sparsity(matrix.layer, sparsity) for sparsity in sparsities]
         size = matrix_size(matrix)
         return self.group.places(self.score(matrix)), [self.group.limit(size, share) for share in shares]
 
     def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
-        """The mask at one sparsity."""
+        """Build the mask at one sparsity."""
         check_sparsity(sparsity)
         keep: dict[str, Bool[Tensor, "output input"]] = {}
         groups = layer_groups(scoped_matrices(model, self.scope))
@@ -246,7 +246,7 @@ def local_ranking(
     score: Score,
     allocation: Allocation = UNIFORM,
 ) -> LocalRanking:
-    """The ranking of the scope's matrices by `score`."""
+    """Make the ranking of the scope's matrices by `score`."""
     sizes = tuple(matrix_size(matrix) for matrix in scoped_matrices(model, request.scope))
     return LocalRanking(
         criterion=criterion,

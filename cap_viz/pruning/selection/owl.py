@@ -1,4 +1,4 @@
-"""How a sparsity is spread over the layers: the same everywhere, or by each layer's share of outliers (OWL).
+"""Allocation of a sparsity to the layers: the same everywhere, or by each layer's share of outliers (OWL).
 
 OWL (arXiv 2310.05175; `prune_wanda_outlier` of https://github.com/luuyin/OWL, lib/prune_all.py):
 
@@ -9,7 +9,7 @@ OWL (arXiv 2310.05175; `prune_wanda_outlier` of https://github.com/luuyin/OWL, l
 
 Deviations: where all D are equal the reference divides by zero, here every layer gets s. Where a layer would go
 below 0 or above 1 (within 0.16 of either end at most) the reference's counts are wrong, here the differences between
-layers are made smaller, so that sparsity 0 means no zeros. D is taken over the matrices of the scope.
+layers are scaled down, so that sparsity 0 means no zeros. D is taken over the matrices of the scope.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 def allocated(
     model: ReasoningModel, request: MaskRequest, main: Callable[[Allocation], Steps[Result]]
 ) -> Steps[Result]:
-    """Run `main` with the allocation the request asks for, measured first if it needs measuring."""
+    """Run `main` with the allocation of the request, measuring it first where needed."""
     if request.allocation is None:
         return (yield from main(UNIFORM))
     allocation = yield from portion(owl_steps(model, request), 0, 2)
@@ -45,7 +45,7 @@ def allocated(
 
 
 def owl_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Allocation]:
-    """The allocation from one dense pass over the request's calibration examples."""
+    """Compute the OWL allocation from one dense pass over the request's calibration examples."""
     sums = yield from dense_sums(model, request, squares)
     shares: dict[int, float] = {}
     for group in layer_groups(scoped_matrices(model, request.scope)):
@@ -66,7 +66,7 @@ def outlier_share(scores: list[Float[Tensor, "_output _input"]]) -> float:
 
 
 def owl_allocation(shares: Mapping[int, float]) -> Allocation:
-    """Layers' outlier shares as offsets from the asked sparsity; their mean is 0."""
+    """Turn the layers' outlier shares into offsets from the asked sparsity; their mean is 0."""
     low, high = min(shares.values()), max(shares.values())
     if low == high:
         return UNIFORM

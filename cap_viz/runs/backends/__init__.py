@@ -1,9 +1,9 @@
-"""Who computes the batches of a run: this process, or workers of a Ray cluster. Needs neither torch nor Ray.
+"""Backends that compute the batches of a run: this process, or workers of a Ray cluster. Needs neither torch nor Ray.
 
 `CAP_VIZ_BACKEND`: local or ray. `CAP_VIZ_RAY`: the address of a running cluster, "auto" for the one this machine
-belongs to; where it is left out, Ray is started on this machine alone. `CAP_VIZ_WORKERS`: how many workers.
-The commands' own options come first. Results have the same bits whoever computes them, given the same plan, versions,
-kind of processor and number of threads.
+belongs to; where it is left out, Ray is started on this machine alone. `CAP_VIZ_WORKERS`: the number of workers.
+Command-line options take precedence. All backends give bit-identical results for the same plan, versions, kind of
+processor and number of threads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOCAL, RAY = "local", "ray"
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """A backend by name; of Ray the address ("": a cluster of this machine's own) and workers (0: one a device)."""
+    """Backend by name; for Ray also the address ("": start Ray on this machine) and workers (0: one per device)."""
 
     name: str = LOCAL
     address: str = ""
@@ -30,7 +30,10 @@ class BackendChoice:
 
 
 def requested_backend(name: str = "", address: str = "", workers: int | None = None) -> BackendChoice:
-    """The backend asked for by options, else by the environment. Raises `UsageError` for what makes no sense."""
+    """Choose the backend from options, else from the environment.
+
+    Raises `UsageError` for an unknown backend or a number of workers that is no whole number.
+    """
     address = address or ray_address()
     chosen = name or backend_name() or (RAY if address else LOCAL)
     check_choice("backend", chosen, (LOCAL, RAY))
@@ -41,9 +44,9 @@ def requested_backend(name: str = "", address: str = "", workers: int | None = N
 
 
 def backend_named(choice: BackendChoice) -> Backend:
-    """The backend, ready to be used; a cluster is joined with its first run.
+    """Create the backend; a cluster is joined with its first run.
 
-    Raises `CapVizError` where Ray is asked for and not installed.
+    Raises `CapVizError` where Ray is requested and not installed.
     """
     if choice.name == LOCAL:
         return HERE
@@ -56,6 +59,6 @@ def backend_named(choice: BackendChoice) -> Backend:
 
 @contextmanager
 def open_backend(choice: BackendChoice) -> Iterator[Backend]:
-    """`backend_named`, closed in the end."""
+    """Create the backend, and close it at the end of the context."""
     with closing(backend_named(choice)) as backend:
         yield backend

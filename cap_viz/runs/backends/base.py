@@ -1,4 +1,4 @@
-"""What computes the batches of a run, and the backend that does it in this process. Needs neither torch nor Ray."""
+"""The interface of backends, and the one that computes in this process. Needs neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """Computes the batches asked for and keeps them in the run."""
+    """Computes the requested batches and keeps their results in the run."""
 
     def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[BatchStep]:
-        """What has arrived, about once a second; a step may also say no more than that time has passed.
+        """Compute the `wanted` batches, yielding about once a second; a step may carry no new results.
 
-        Raises `OutOfMemory` where a batch does not fit; those that came before are kept.
+        Raises `OutOfMemory` where a batch does not fit; earlier batches are kept.
         """
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What is recorded with a run this backend computed."""
+        """Return facts to record in the provenance of a run this backend computed."""
         ...
 
     def close(self) -> None:
-        """Let go of what it holds; it may be used again."""
+        """Release all resources; the backend may be used again."""
         ...
 
 
 class Here:
-    """Compute in this process, on the model the run was made with."""
+    """Backend of this process: compute on the model the run was made with."""
 
     def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[BatchStep]:
         try:
@@ -45,7 +45,7 @@ class Here:
         return {}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this backend holds no resources."""
 
 
 HERE = Here()

@@ -1,12 +1,12 @@
-"""Batches computed by the workers of a Ray cluster, one to a device, each with the model in memory.
+"""Batches computed by the workers of a Ray cluster, by default one per device, each with the model in memory.
 
 1. With its first run a `Cluster` joins Ray (or starts it on this machine alone) and starts the workers. With every run
-   their versions are compared with ours, and they load its model unless they hold it.
-2. Every worker is told the run once: spec, plan and, for pruned evaluations, the mask from the object store.
-3. Every worker has one batch at a time. What comes back is taken in by the run as a finished batch is on resume,
-   so the bits are those of this process.
-4. A worker that dies costs the batch it was at, which another one gets; a new worker takes its place, as often as
-   `REPLACEMENTS`. Whatever ends a run early, finished batches are on disk.
+   their versions are compared with ours, and they load the run's model unless they hold it.
+2. Every worker receives the run once: spec, plan and, for pruned evaluations, the mask from the object store.
+3. Every worker computes one batch at a time. The run restores its result like a finished batch on resume, so the bits
+   are the same as in this process.
+4. When a worker dies, its current batch goes to another one and a new worker replaces it, at most `REPLACEMENTS` times
+   a run. Finished batches are on disk, whatever ends a run early.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from cap_viz.models.catalogue import ModelRef
 
 AUTO = "auto"
-# `ray start` makes a token or finds one; both sides have to agree on whether there is one.
+# `ray start` creates or finds a token; both sides have to agree on whether one is used.
 TOKENS = (
     "Where the cluster uses a token (`ray start` says so), set RAY_AUTH_MODE=token here; where not, leave it unset."
 )
-# A machine may have to be taken out of a queue and to import torch.
+# Long, since a machine may have to wait in a queue before it starts, and then imports torch.
 START_SECONDS = 300
 REACH_SECONDS = 5
 REPLACEMENTS = 3
@@ -46,7 +46,7 @@ REPLACEMENTS = 3
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """What one worker takes of the cluster."""
+    """The number of workers, and the CPUs and GPUs of each."""
 
     workers: int
     cpus: int
@@ -66,7 +66,7 @@ class RunMessage:
 
 
 class Cluster:
-    """A backend. It computes one run at a time."""
+    """Backend of a Ray cluster. It computes one run at a time."""
 
     def __init__(self, address: str = "", workers: int = 0) -> None:
         self.address, self.asked_workers = address, workers
@@ -76,7 +76,7 @@ class Cluster:
         self.share = WorkerShare(0, 1, 0)
 
     def close(self) -> None:
-        """End the workers, and Ray where it was started here."""
+        """Stop the workers and leave Ray, which ends where it was started here."""
         for worker in self.workers:
             ray.kill(worker)
         if self.joined:
@@ -87,9 +87,9 @@ class Cluster:
         return {"workers": self.share.workers, "threads": self.share.cpus, "lost_workers": self.lost}
 
     def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[BatchStep]:
-        """Batches in the order they come in; a step without news about once a second, for cancelling and clocks.
+        """Yield batches as they arrive, and an empty step after each second without one, for cancelling and clocks.
 
-        Raises `CapVizError` in one sentence for whatever fails; finished batches have been given out before.
+        Raises `CapVizError` with one sentence for any failure; finished batches have been yielded before.
         """
         if not wanted:
             return
@@ -127,7 +127,10 @@ class Cluster:
                 yield BatchStep(batch, run.size(batch), last=True)
 
     def replaced(self, worker: Any, model: ModelRef, kept: str, error: RayActorError) -> Any:
-        """A new worker with the model in the place of a lost one. Raises `CapVizError` when that happens too often."""
+        """Replace a lost worker by a new one that has loaded the model.
+
+        Raises `CapVizError` after more than `REPLACEMENTS` losses in a run.
+        """
         self.workers.remove(worker)
         self.lost += 1
         if self.lost > REPLACEMENTS:
@@ -142,7 +145,7 @@ class Cluster:
         return fresh
 
     def join(self) -> None:
-        """Join the cluster and ask for the workers, unless that is done."""
+        """Join the cluster and create the workers, unless already joined."""
         if self.joined:
             return
         if self.address not in ("", AUTO):
@@ -158,13 +161,13 @@ class Cluster:
         variables[THREADS] = variables["OMP_NUM_THREADS"] = str(self.share.cpus)
         if not self.address:
             variables["PYTHONPATH"] = str(PROJECT)
-        # Not restarted by Ray itself, since a new worker has no model yet and would not know the run.
+        # Ray itself must not restart workers: a new one has no model yet and does not know the run.
         options = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus, "max_restarts": 0}
         return ray.remote(Worker).options(**options, runtime_env={"env_vars": variables}).remote()
 
     def hold(self, model: ModelRef) -> None:
         """Have all workers load the model, unless they hold it; a worker that died since the last run is replaced."""
-        # All at once, then one after the other.
+        # All workers begin to load at once; then each is waited for in turn.
         for worker, begun in [(worker, loading(worker, model)) for worker in self.workers]:
             try:
                 self.ready(*begun)
@@ -172,7 +175,7 @@ class Cluster:
                 self.replaced(worker, model, "finished batches are kept", error)
 
     def ready(self, versions: Any, model: Any) -> None:
-        """Wait until a worker has started and loaded. Raises `CapVizError` where its versions are others than ours."""
+        """Wait until a worker has started and loaded the model. Raises `CapVizError` where its versions differ."""
         (theirs,) = self.asked([versions], "start")
         if theirs != versions_here():
             raise CapVizError(f"The workers have {theirs}, this machine has {versions_here()}; make them the same.")
@@ -189,14 +192,14 @@ class Cluster:
 
 
 def loading(worker: Any, model: ModelRef) -> tuple[Any, Any]:
-    """References to a worker's versions, and to the end of its loading."""
+    """Have a worker load the model; return references to its versions and to the result of loading."""
     return worker.versions.remote(), worker.hold.remote(model)
 
 
 def share_of(nodes: Sequence[dict[str, Any]], workers: int) -> WorkerShare:
-    """How many workers, and what each takes: one to a GPU, or to a machine where there are none (or none is wanted).
+    """Choose the number of workers and their resources: by default one per GPU, or per machine if no GPU is to be used.
 
-    On machines without GPUs the CPUs of each are shared out evenly; `CAP_VIZ_THREADS` decides where it is set.
+    Without GPUs the CPUs of a machine are split evenly among its workers; `CAP_VIZ_THREADS` overrides the CPUs.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = 0 if requested_device() == CPU else sum(int(node.get("GPU", 0)) for node in alive)
@@ -208,7 +211,7 @@ def share_of(nodes: Sequence[dict[str, Any]], workers: int) -> WorkerShare:
 
 
 def check_reachable(address: str) -> None:
-    """Raise `CapVizError` where nothing answers: Ray itself would try for a minute and end the process."""
+    """Raise `CapVizError` where nothing answers; Ray itself would try for a minute and then end the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise UsageError(f"{address!r} is no address of a Ray cluster; give auto, or a host and port: head:6379.")
@@ -222,7 +225,7 @@ def check_reachable(address: str) -> None:
 
 @contextlib.contextmanager
 def ray_errors_explained() -> Iterator[None]:
-    """One sentence for what goes wrong in Ray or in a worker."""
+    """Turn errors of Ray or of a worker into a `CapVizError` with one sentence."""
     try:
         yield
     except RayTaskError as error:

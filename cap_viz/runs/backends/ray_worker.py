@@ -1,6 +1,6 @@
-"""What a worker of a cluster does: hold the model on its device, and compute batches of the run it was told.
+"""The worker of a cluster: holds the model on its device and computes batches of the run it was given.
 
-A plain class, so that it can be read and tested without Ray; `cluster.py` makes an actor of it.
+A plain class, so that it can be read and tested without Ray; `runs/backends/ray.py` makes it an actor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Versions:
-    """What has to be the same on all machines for a run to have the same bits, and the same format."""
+    """Versions that must agree on all machines for a run to have the same bits and the same format."""
 
     cap_viz: str
     engine: int
@@ -41,7 +41,7 @@ def versions_here() -> Versions:
 
 
 class Worker:
-    """One copy of a model, and the run it works on."""
+    """One copy of a model, and the current run."""
 
     def __init__(self) -> None:
         self.model: ReasoningModel | None = None
@@ -51,9 +51,9 @@ class Worker:
         return versions_here()
 
     def hold(self, model: ModelRef) -> str:
-        """Load the model unless it is held; the device it is on.
+        """Load the model unless it is held; return its device.
 
-        Raises `CapVizError` where it is not on this machine, or is another one.
+        Raises `CapVizError` where the model is not on this machine or has another fingerprint.
         """
         from cap_viz.models.catalogue import resolve
         from cap_viz.models.loading import load
@@ -71,14 +71,14 @@ class Worker:
         return str(self.model.device)
 
     def begin(self, spec: dict[str, Any], plan: BatchPlan, mask: Mask | None) -> None:
-        """Get ready for batches of a run, whose spec comes as its JSON. Raises `CapVizError` without its data."""
+        """Prepare the batches of a run from the JSON of its spec. Raises `CapVizError` where its data is missing."""
         from cap_viz.runs.batched_runs import batched_run
 
         assert self.model is not None
         self.run = batched_run(self.model, spec_from_dict(spec), plan, mask)  # pyright: ignore[reportArgumentType]
 
     def batch(self, number: int) -> Arrays:
-        """Compute one batch."""
+        """Compute one batch and return its arrays."""
         assert self.run is not None
         for _ in self.run.steps([number]):
             pass

@@ -1,4 +1,4 @@
-"""Some heads removed together: which sets are measured, and what the numbers say about them (`stats/joint.py`)."""
+"""Joint ablation of a set of heads: the sets to measure, and the statistics of their effects (`stats/joint.py`)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
-    """The untouched model, the set, each of its heads alone, and random sets of other heads, in this order.
+    """List the sets to ablate: none (dense), the set, each of its heads alone, then random sets of other heads.
 
-    Raises `UsageError` where the model has not enough other heads.
+    Raises `UsageError` where the model has too few other heads.
     """
     random = random_sets(n_layers, n_heads, len(spec.heads), draws=spec.draws, seed=spec.seed, without=spec.heads)
     return ((), spec.heads, *((head,) for head in spec.heads), *random)
@@ -28,7 +28,7 @@ def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]
 def together_steps(
     spec: JointSpec, model: ReasoningModel, examples: Sequence[Example], **ablation: Any
 ) -> Generator[Progress, None, JointScores]:
-    """Measure every set on every example; progress after each set of a batch. `ablation` is that of the plan."""
+    """Ablate every set on every example; progress after each set of a batch. `ablation` goes to `make_joint_plan`."""
     from cap_viz.attribution.joint_ablation import check_sets, collected, joint_steps, make_joint_plan
 
     check_sets([spec.heads], model.shape)
@@ -42,6 +42,6 @@ def together_steps(
 
 
 def judged(spec: JointSpec, scores: JointScores, metric: str) -> JointEffect:
-    """The set against the sum of its heads and against random sets, in the metric's unit."""
+    """Compare the set with the sum of its heads and with random sets, in the metric's unit."""
     effects, first_random = scores.effects(metric), 2 + len(spec.heads)
     return joint_effect(effects[1], effects[2:first_random], effects[first_random:])
