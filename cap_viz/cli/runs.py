@@ -17,7 +17,9 @@ from cap_viz.runs.spreadsheet import csv_text
 if TYPE_CHECKING:
     import pandas as pd
 
-runs_app = typer.Typer(help="Stored runs: list, show, audit, verify, repair, export, import.", invoke_without_command=True)
+runs_app = typer.Typer(
+    help="Stored runs: list, show, audit, verify, repair, export, import.", invoke_without_command=True
+)
 KeyArgument = Annotated[str, typer.Argument(help="The run's key, or the beginning of it.")]
 
 
