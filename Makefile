@@ -29,9 +29,9 @@ test-ray: $(DEV) ## the tests on a Ray cluster of two workers, started on this m
 	@$(PY) -m pytest -m ray $(ARGS)
 
 e2e: $(DEV) ## the tests in a real browser (needs Chromium)
-	@$(PY) -m pytest -m e2e $(ARGS)
+	@$(PY) -m pytest -m "e2e and not long" $(ARGS)
 
-long: $(DEV) fuzz ## the tests that take many minutes
+long: $(DEV) fuzz ## the tests that take many minutes, and kills
 	@$(PY) -m pytest -m long $(ARGS)
 
 fuzz: $(DEV) ## ten thousand hostile inputs for every parser

@@ -163,7 +163,9 @@ def test_no_figure_is_wider_than_the_window(server: str, open_tab: OpenTab, dark
 
 @pytest.mark.timeout(600)
 def test_the_models_write_answers_side_by_side(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/prune?task=mini_math&written=16&criterion=magnitude&against=global_magnitude")
+    tab = open_tab(
+        f"{server}/prune?model=toy-reasoner&task=toy_math&written=16&criterion=magnitude&against=global_magnitude"
+    )
     page = tab.page
     page.get_by_role("button", name="Let them write").click()
     expect(page.get_by_text(re.compile(r"McNemar p ")).first).to_be_visible(timeout=COMPUTING_MS)

@@ -38,6 +38,7 @@ def test_after_a_restart_the_open_page_finds_its_server_and_its_state_again(tmp_
         expect(tab.page.get_by_text("head 5 of layer 1")).to_be_visible(timeout=PATIENCE_MS)
 
 
+@pytest.mark.long
 def test_a_job_its_killed_server_left_behind_is_resumed(tmp_path: Path, open_tab: OpenTab) -> None:
     port = free_port()
     with server_process(tmp_path / "cache", port) as (address, process):

@@ -8,15 +8,22 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from playwright.sync_api import expect
 
+from cap_viz.models.catalogue import resolve
+from cap_viz.models.loading import load
+from cap_viz.progress import finish
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store
 from cap_viz.tasks import TASKS
+from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.tasks.own import add_task, remove_task
-from tests.e2e.conftest import OpenTab
-from tests.e2e.test_heads import RUN_MS, start_run
+from tests.e2e.conftest import PATIENCE_MS, OpenTab
+from tests.tiny import write_tiny_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -74,11 +81,11 @@ def hostile_task(cache_folder: Path, tmp_path: Path) -> Iterator[str]:
     remove_task(name)
 
 
-def test_hostile_texts_are_shown_as_text(server: str, open_tab: OpenTab, hostile_task: str) -> None:
-    tab = open_tab(f"{server}/heads?task={hostile_task}")
-    tab.settle()
-    start_run(tab.page, n=1, seed=0)
-    expect(tab.page.get_by_text("1 example: too few").first).to_be_visible(timeout=RUN_MS)
+def test_hostile_texts_are_shown_as_text(server: str, open_tab: OpenTab, hostile_task: str, tmp_path: Path) -> None:
+    model = load(resolve(str(write_tiny_model(tmp_path / "tiny"))))
+    finish(run_steps(ScoreSpec(model.ref, calibration_set(hostile_task, 1)), model, Store()))
+    tab = open_tab(f"{server}/heads?model={quote(model.ref.id)}&task={hostile_task}")
+    expect(tab.page.get_by_text("1 example: too few").first).to_be_visible(timeout=PATIENCE_MS)
     tab.settle()
     main = tab.page.get_by_test_id("stMain")
     expect(main).to_contain_text('<img src=x onerror="window.capVizHacked=1">')
