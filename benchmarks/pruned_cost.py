@@ -35,8 +35,9 @@ from cap_viz.files import write_json
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.pruning import Mask, prune_mask
-from cap_viz.runs.export import export_model
+from cap_viz.pruning.export import export_model
 from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.model_card import model_card
 from cap_viz.runs.run_loading import read_scores
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec
@@ -153,7 +154,7 @@ def measure(model: ReasoningModel, *, n_tokens: int, repeats: int, shares: Seque
         for sparsity in (0.0, 0.5):
             spec = mask_spec_for(model.ref, "cap", sparsity, task=TASK, n=len(scores.questions), scores=run.spec)
             mask = prune_mask(model, "cap", sparsity=sparsity, effect=effect)
-            target = export_model(model, mask, spec, Path(folder, f"{sparsity}"), store)
+            target = export_model(model, mask, Path(folder, f"{sparsity}"), card=model_card(model, mask, spec, store))
             sizes[sparsity] = sum(file.stat().st_size for file in target.glob("*.safetensors"))
         dense, pruned = loaded(Path(folder, "0.0")), loaded(Path(folder, "0.5"))
         cost = cost_of(pruned, dense, tokens, repeats)

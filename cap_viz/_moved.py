@@ -44,7 +44,7 @@ MOVED = {
     "estimators.hybrid": "attribution.hybrid",
     "estimators.joint": "attribution.joint_ablation",
     "example_sets": "tasks.example_sets",
-    "export": "runs.export",
+    "export": "pruning.export runs.model_card",
     "fields": "runs.schema_check",
     "finding": "runs.run_queries tasks.readable",
     "first_items": "runs.prefix_reuse",

@@ -17,9 +17,10 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import Mask
+from cap_viz.pruning.export import export_mask, export_model, read_mask
 from cap_viz.runs.execute import mask_steps, run_steps
-from cap_viz.runs.export import export_mask, export_model, read_mask
 from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.model_card import model_card
 from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec, mask_dict, mask_spec, spec_key
 from cap_viz.runs.store import Store
@@ -44,6 +45,10 @@ def pruned_by(criterion: str, model: ReasoningModel, store: Store) -> Pruned:
     return Pruned(model, finish(mask_steps(spec, model, store)), spec, store)
 
 
+def exported(pruned: Pruned, target: Path) -> Path:
+    return export_model(pruned.model, pruned.mask, target, card=model_card(*pruned))
+
+
 @pytest.fixture
 def pruned(tiny_model: ReasoningModel, tiny_task: Task, store: Store) -> Pruned:
     return pruned_by("magnitude", tiny_model, store)
@@ -56,7 +61,7 @@ def test_the_folder_computes_what_the_masked_model_computes(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     one = pruned_by(criterion, tiny_model, store)
-    folder = export_model(*one[:3], tmp_path / "out" / "model", store)
+    folder = exported(one, tmp_path / "out" / "model")
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokens = torch.tensor([tokenizer.encode(tiny_task.evaluation(1)[0].prompt)])
@@ -67,19 +72,19 @@ def test_the_folder_computes_what_the_masked_model_computes(
 
 
 def test_the_card_holds_the_recipe_and_what_was_measured(pruned: Pruned, tmp_path: Path) -> None:
-    card = (export_model(*pruned[:3], tmp_path / "before", pruned.store) / "README.md").read_text()
+    card = (exported(pruned, tmp_path / "before") / "README.md").read_text()
     assert "Not measured" in card
     recipe = json.loads(card.split("```json\n")[1].split("```")[0])
     assert mask_spec(recipe) == pruned.spec
     spec = EvalSpec(model=pruned.model.ref, examples=evaluation_set("tiny", 10), mask=pruned.spec)
     report = read_report(pruned.store, finish(run_steps(spec, pruned.model, pruned.store)))
-    card = (export_model(*pruned[:3], tmp_path / "after", pruned.store) / "README.md").read_text()
+    card = (exported(pruned, tmp_path / "after") / "README.md").read_text()
     assert f"| tiny | 10 | {report.acc:.1%} [" in card
     assert "not measured |" in card
 
 
 def test_a_mask_alone_comes_back_bit_by_bit(pruned: Pruned, tmp_path: Path) -> None:
-    file = export_mask(pruned.mask, pruned.spec, pruned.model.ref, tmp_path / "mask.safetensors")
+    file = export_mask(pruned.mask, mask_dict(pruned.spec), pruned.model.ref, tmp_path / "mask.safetensors")
     keep, recipe = read_mask(file)
     assert recipe == mask_dict(pruned.spec)
     assert list(keep) == list(pruned.mask.keep)
@@ -94,9 +99,9 @@ def test_a_mask_alone_comes_back_bit_by_bit(pruned: Pruned, tmp_path: Path) -> N
 def test_an_existing_folder_is_refused(pruned: Pruned, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(UsageError, match="exists already and is not overwritten"):
-        export_model(*pruned[:3], tmp_path / "there", pruned.store)
+        exported(pruned, tmp_path / "there")
     with pytest.raises(UsageError, match="exists already"):
-        export_mask(pruned.mask, pruned.spec, pruned.model.ref, tmp_path / "there")
+        export_mask(pruned.mask, mask_dict(pruned.spec), pruned.model.ref, tmp_path / "there")
     assert not list((tmp_path / "there").iterdir())
 
 
@@ -111,12 +116,12 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(type(pruned.model.tokenizer), "save_pretrained", full)
         with pytest.raises(CapVizError, match="cannot be written \\(No space left on device\\); nothing was left"):
-            export_model(*pruned[:3], target, pruned.store)
+            exported(pruned, target)
     assert not list(target.parent.iterdir())
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(CapVizError, match="and only 0 MiB are free"):
-        export_model(*pruned[:3], target, pruned.store)
+        exported(pruned, target)
 
 
 def test_a_read_only_place_is_a_sentence_and_leaves_nothing(
@@ -128,9 +133,9 @@ def test_a_read_only_place_is_a_sentence_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refused)
         with pytest.raises(CapVizError, match="cannot be written \\(Read-only file system\\); nothing was left"):
-            export_model(*pruned[:3], tmp_path / "out" / "model", pruned.store)
+            exported(pruned, tmp_path / "out" / "model")
         with pytest.raises(CapVizError, match="Read-only file system"):
-            export_mask(pruned.mask, pruned.spec, pruned.model.ref, tmp_path / "out" / "mask.safetensors")
+            export_mask(pruned.mask, mask_dict(pruned.spec), pruned.model.ref, tmp_path / "out" / "mask.safetensors")
     assert not (tmp_path / "out").exists()
 
 

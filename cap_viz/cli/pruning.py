@@ -85,8 +85,10 @@ def export(
     """Write the pruned model as a Hugging Face folder with its recipe, or the mask alone."""
     from cap_viz.models.catalogue import resolve
     from cap_viz.models.loading import load
+    from cap_viz.pruning.export import check_absent, export_mask, export_model
     from cap_viz.runs.execute import mask_steps
-    from cap_viz.runs.export import check_absent, export_mask, export_model
+    from cap_viz.runs.model_card import model_card
+    from cap_viz.runs.spec import mask_dict
     from cap_viz.runs.store import Store
 
     check_absent(to)
@@ -95,6 +97,6 @@ def export(
     loaded = load(source)
     found = shown(mask_steps(spec, loaded, store))
     if mask_only:
-        out.print(f"Wrote {export_mask(found, spec, source.ref, to)}")
+        out.print(f"Wrote {export_mask(found, mask_dict(spec), source.ref, to)}")
     else:
-        out.print(f"Wrote {export_model(loaded, found, spec, to, store)}")
+        out.print(f"Wrote {export_model(loaded, found, to, card=model_card(loaded, found, spec, store))}")

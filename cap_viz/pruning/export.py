@@ -1,7 +1,7 @@
 """Export of pruned models and masks as files that can be used without CAP Viz.
 
 A model becomes a folder in Hugging Face layout: weights in safetensors (in the dtype they were computed with), config,
-tokenizer, and a model card README.md with the recipe and the accuracies stored for it. The mask alone becomes one
+tokenizer, and a model card README.md. The mask alone becomes one
 safetensors file: per matrix the kept weights as bits, row-major, most significant first (`numpy.packbits`), and in the
 metadata the recipe, the shapes and the share of zeros reached.
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +20,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation.perplexity import perplexity_of
-from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import readable_folder
 from cap_viz.models.tensors import Tensor
 from cap_viz.models.weight_files import check_memory, weight_bytes
-from cap_viz.pruning import criterion_named
 from cap_viz.pruning.mask import Mask
-from cap_viz.runs.protocols import is_solution_loss, protocol_of
-from cap_viz.runs.run_loading import read_answers, read_report
-from cap_viz.runs.spec import EvalSpec, MaskSpec, mask_dict
-from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import CPU
-from cap_viz.stats import wilson
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
@@ -44,8 +35,8 @@ MASK_FORMAT = "cap-viz mask 1"
 OTHER_BYTES = 64 << 20
 
 
-def export_model(model: ReasoningModel, mask: Mask, spec: MaskSpec, target: Path, store: Store) -> Path:
-    """Write the pruned model as a folder that `AutoModelForCausalLM.from_pretrained` loads.
+def export_model(model: ReasoningModel, mask: Mask, target: Path, *, card: str) -> Path:
+    """Write the pruned model, with `card` as its README.md, as a folder that `from_pretrained` loads.
 
     The model in memory does not change: the weights come from its source files, and the pruned matrices replace theirs.
     Raises `UsageError` when the folder exists and `CapVizError` when disk or memory do not suffice.
@@ -57,7 +48,6 @@ def export_model(model: ReasoningModel, mask: Mask, spec: MaskSpec, target: Path
     with model.lease:
         names = parameter_names(model)
         weights = {names[name]: data for name, data in model.pruned_weights(mask.keep, mask.updated).items()}
-    card = model_card(model, mask, spec, store)
 
     def write(building: Path) -> None:
         building.mkdir()
@@ -68,8 +58,8 @@ def export_model(model: ReasoningModel, mask: Mask, spec: MaskSpec, target: Path
     return written_whole(target, write)
 
 
-def export_mask(mask: Mask, spec: MaskSpec, model: ModelRef, target: Path) -> Path:
-    """Write the mask as bits, with its recipe.
+def export_mask(mask: Mask, recipe: dict[str, Any], model: ModelRef, target: Path) -> Path:
+    """Write the mask as bits, with its recipe as JSON types.
 
     Raises `UsageError` when the file exists and `CapVizError` when the disk does not suffice.
     """
@@ -81,7 +71,7 @@ def export_mask(mask: Mask, spec: MaskSpec, model: ModelRef, target: Path) -> Pa
     metadata = {
         "format": MASK_FORMAT,
         "model": json.dumps({"id": model.id, "fingerprint": model.fingerprint}),
-        "spec": json.dumps(mask_dict(spec)),
+        "spec": json.dumps(recipe),
         "shapes": json.dumps({name: list(kept.shape) for name, kept in mask.keep.items()}),
         "reached": repr(mask.reached),
     }
@@ -177,77 +167,3 @@ def check_disk(target: Path, needed: int) -> None:
             f"{target} needs about {needed / 2**20:,.0f} MiB and only {free / 2**20:,.0f} MiB are free on its disk; "
             "choose another place or free some disk."
         )
-
-
-def model_card(model: ReasoningModel, mask: Mask, spec: MaskSpec, store: Store) -> str:
-    """Compose README.md: source weights, pruning recipe and stored accuracies."""
-    criterion = criterion_named(spec.criterion)
-    update = "The weights that stay were adjusted." if mask.updated else "The other weights are unchanged."
-    saved = (
-        f"The zeros fill whole rows and columns: {mask.parameters_saved:,} parameters a smaller model can leave out."
-        if mask.structured
-        else "Zeros alone make neither the file smaller nor the model faster."
-    )
-    return "\n".join(
-        [
-            "---",
-            "library_name: transformers",
-            "tags:",
-            "- pruned",
-            f"- {spec.criterion}",
-            "---",
-            "",
-            f"# {model.title}, pruned: {criterion.title} at {spec.sparsity:.0%}",
-            "",
-            f"{mask.reached:.3%} of {int(mask.counts.sizes.sum()):,} weights in the scope “{spec.scope}” are zero. "
-            f"{update} {saved}",
-            "",
-            f"Source weights: `{model.ref.id}`, fingerprint `{model.ref.fingerprint}`. The licence of the source model "
-            "applies.",
-            "",
-            f"Criterion: {criterion.summary} ({criterion.source})",
-            "",
-            "## Accuracy",
-            "",
-            *accuracy_lines(model.ref, spec, store),
-            "",
-            "## Recipe",
-            "",
-            "```json",
-            json.dumps(mask_dict(spec), indent=1),
-            "```",
-            "",
-        ]
-    )
-
-
-def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
-    """Make a Markdown table of the stored evaluations of exactly this mask, each beside the dense model's."""
-    rows: list[str] = []
-    for run in store.runs():
-        if not isinstance(run.spec, EvalSpec) or run.spec.model != model or run.spec.mask != spec:
-            continue
-        dense = store.get(replace(run.spec, mask=None))
-        cells = [run.spec.examples.task, str(len(run.spec.examples.ids)), measured(store, run)]
-        cells.append("not measured" if dense is None else measured(store, dense))
-        rows.append(f"| {' | '.join(cells)} |")
-    if not rows:
-        return ["Not measured. `python -m cap_viz eval` with the same options measures it."]
-    return ["| task | examples | result, 95 % interval | dense |", "|---|---|---|---|", *rows]
-
-
-def measured(store: Store, run: StoredRun) -> str:
-    """Format the result of an evaluation: accuracy, exact match, solution loss or perplexity, with its interval."""
-    if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
-        written = read_answers(store, run).correct
-        ci = wilson(int(written.sum()), len(written))
-        return f"written answers {written.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}]"
-    report = read_report(store, run)
-    if isinstance(run.spec, EvalSpec) and is_solution_loss(run.spec):
-        loss = solution_loss_of(report)
-        return f"loss {loss.value:.3f} [{loss.ci.low:.3f}, {loss.ci.high:.3f}] nats per token of the solutions"
-    if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
-        found = perplexity_of(report)
-        return f"perplexity {found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]"
-    ci = wilson(int(report.correct.sum()), len(report))
-    return f"{report.acc:.1%} [{ci.low:.1%}, {ci.high:.1%}]"

@@ -1,0 +1,95 @@
+"""The model card of an exported pruned model: source weights, pruning recipe, and the stored evaluations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cap_viz.evaluation.perplexity import perplexity_of
+from cap_viz.evaluation.solution_loss import solution_loss_of
+from cap_viz.models.catalogue import ModelRef
+from cap_viz.pruning import criterion_named
+from cap_viz.pruning.mask import Mask
+from cap_viz.runs.protocols import is_solution_loss, protocol_of
+from cap_viz.runs.run_loading import read_answers, read_report
+from cap_viz.runs.spec import EvalSpec, MaskSpec, mask_dict
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.stats import wilson
+
+if TYPE_CHECKING:
+    from cap_viz.models.loading import ReasoningModel
+
+
+def model_card(model: ReasoningModel, mask: Mask, spec: MaskSpec, store: Store) -> str:
+    """Compose README.md: source weights, pruning recipe and stored accuracies."""
+    criterion = criterion_named(spec.criterion)
+    update = "The weights that stay were adjusted." if mask.updated else "The other weights are unchanged."
+    saved = (
+        f"The zeros fill whole rows and columns: {mask.parameters_saved:,} parameters a smaller model can leave out."
+        if mask.structured
+        else "Zeros alone make neither the file smaller nor the model faster."
+    )
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags:",
+            "- pruned",
+            f"- {spec.criterion}",
+            "---",
+            "",
+            f"# {model.title}, pruned: {criterion.title} at {spec.sparsity:.0%}",
+            "",
+            f"{mask.reached:.3%} of {int(mask.counts.sizes.sum()):,} weights in the scope “{spec.scope}” are zero. "
+            f"{update} {saved}",
+            "",
+            f"Source weights: `{model.ref.id}`, fingerprint `{model.ref.fingerprint}`. The licence of the source model "
+            "applies.",
+            "",
+            f"Criterion: {criterion.summary} ({criterion.source})",
+            "",
+            "## Accuracy",
+            "",
+            *accuracy_lines(model.ref, spec, store),
+            "",
+            "## Recipe",
+            "",
+            "```json",
+            json.dumps(mask_dict(spec), indent=1),
+            "```",
+            "",
+        ]
+    )
+
+
+def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
+    """Make a Markdown table of the stored evaluations of exactly this mask, each beside the dense model's."""
+    rows: list[str] = []
+    for run in store.runs():
+        if not isinstance(run.spec, EvalSpec) or run.spec.model != model or run.spec.mask != spec:
+            continue
+        dense = store.get(replace(run.spec, mask=None))
+        cells = [run.spec.examples.task, str(len(run.spec.examples.ids)), measured(store, run)]
+        cells.append("not measured" if dense is None else measured(store, dense))
+        rows.append(f"| {' | '.join(cells)} |")
+    if not rows:
+        return ["Not measured. `python -m cap_viz eval` with the same options measures it."]
+    return ["| task | examples | result, 95 % interval | dense |", "|---|---|---|---|", *rows]
+
+
+def measured(store: Store, run: StoredRun) -> str:
+    """Format the result of an evaluation: accuracy, exact match, solution loss or perplexity, with its interval."""
+    if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
+        written = read_answers(store, run).correct
+        ci = wilson(int(written.sum()), len(written))
+        return f"written answers {written.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}]"
+    report = read_report(store, run)
+    if isinstance(run.spec, EvalSpec) and is_solution_loss(run.spec):
+        loss = solution_loss_of(report)
+        return f"loss {loss.value:.3f} [{loss.ci.low:.3f}, {loss.ci.high:.3f}] nats per token of the solutions"
+    if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
+        found = perplexity_of(report)
+        return f"perplexity {found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]"
+    ci = wilson(int(report.correct.sum()), len(report))
+    return f"{report.acc:.1%} [{ci.low:.1%}, {ci.high:.1%}]"
