@@ -43,7 +43,7 @@ from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.run_loading import read_gradient, read_scores
+from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.stats import hybrid_mean, mean_with_ci
@@ -101,11 +101,11 @@ class Seconds:
 
 def banks(model: ReasoningModel, n: int) -> dict[str, Bank]:
     store, examples = Store(), calibration_set(TASK, n)
-    exact = [read_scores(store, shown(run_steps(spec, model, store))) for spec in exact_specs(model, examples)]
+    exact = [load_scores(store, shown(run_steps(spec, model, store))) for spec in exact_specs(model, examples)]
     found = {}
     for metric in METRICS:
         spec = ScoreSpec(model=model.ref, examples=examples, estimator="gradient", metric=metric)
-        gradient = read_gradient(store, shown(run_steps(spec, model, store)))
+        gradient = load_gradient(store, shown(run_steps(spec, model, store)))
         effects = np.concatenate([scores.effects(metric) for scores in exact], axis=-1)
         found[metric] = Bank(
             exact=effects.reshape(-1, n).astype(np.float64),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.runs.backends.base import HERE
+from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep
 from cap_viz.runs.spec import RunSpec
 from cap_viz.runs.store import Store

@@ -40,7 +40,7 @@ from cap_viz.evaluation.choice import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.run_loading import read_gradient, read_scores
+from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Example, load_task
@@ -129,9 +129,9 @@ def left_over(covariates: Sequence[Float[np.ndarray, " example"]], exact: Float[
 
 def left_by_covariate(model: ReasoningModel) -> dict[str, list[float]]:
     store, examples = Store(), calibration_set(TASK, N_CALIBRATION)
-    scores = read_scores(store, shown(run_steps(exact_specs(model, examples)[0], model, store)))
+    scores = load_scores(store, shown(run_steps(exact_specs(model, examples)[0], model, store)))
     spec = ScoreSpec(model=model.ref, examples=examples, estimator="gradient", metric="nll")
-    gradient = read_gradient(store, shown(run_steps(spec, model, store))).per_example.astype(np.float64)
+    gradient = load_gradient(store, shown(run_steps(spec, model, store))).per_example.astype(np.float64)
     exact, dense = scores.effects("nll").astype(np.float64), scores.losses("nll").dense
     exact, gradient = (effects.reshape(-1, effects.shape[-1]) for effects in (exact, gradient))
     top = np.argsort(-exact.mean(axis=1))[:TOP]

@@ -36,9 +36,9 @@ from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.pruning import Mask, prune_mask
 from cap_viz.pruning.export import export_model
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.model_card import model_card
-from cap_viz.runs.run_loading import read_scores
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.settings import ASSETS
@@ -148,7 +148,7 @@ def measure(model: ReasoningModel, *, n_tokens: int, repeats: int, shares: Seque
     with shipped_only() as store, tempfile.TemporaryDirectory() as folder:
         run = score_runs(store.runs(), model.ref, TASK)[0]
         assert isinstance(run.spec, ScoreSpec)
-        scores = read_scores(store, run)
+        scores = load_scores(store, run)
         effect = scores.mean_effect("nll")
         sizes = {}
         for sparsity in (0.0, 0.5):

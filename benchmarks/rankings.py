@@ -42,7 +42,7 @@ from cap_viz.cli.output import shown
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ModelShape, ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.run_loading import read_gradient, read_scores
+from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.stats.circuits import all_but_first, circuit_areas, faithfulness, first, michel_scores, order_of
@@ -85,8 +85,8 @@ def rankings(model: ReasoningModel, n: int, big_n: int, store: Store) -> dict[st
     exact_run = shown(run_steps(ScoreSpec(model=model.ref, examples=calibration_set(TASK, n)), model, store))
     many = calibration_set(TASK, big_n)
     gradient_spec = ScoreSpec(model=model.ref, examples=many, estimator="gradient", metric=METRIC)
-    gradient = read_gradient(store, shown(run_steps(gradient_spec, model, store)))
-    exact = read_scores(store, exact_run)
+    gradient = load_gradient(store, shown(run_steps(gradient_spec, model, store)))
+    exact = load_scores(store, exact_run)
     by_name = {
         "exact": exact.mean_effect(METRIC),
         "gradient": gradient.mean_effect(METRIC),

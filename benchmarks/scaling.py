@@ -196,8 +196,9 @@ def strong_scaling(repeats: int) -> dict[str, Any]:
 
     import cap_viz as cv
     from cap_viz.progress import finish
-    from cap_viz.runs.backends.base import HERE, Backend
+    from cap_viz.runs.backends.local import HERE
     from cap_viz.runs.backends.ray import Cluster
+    from cap_viz.runs.batched_runs import Backend
     from cap_viz.runs.execute import run_steps
     from cap_viz.runs.spec import ScoreSpec
     from cap_viz.runs.store import Store

@@ -25,15 +25,16 @@ from cap_viz.attribution.results import JointScores
 from cap_viz.models.catalogue import TOY_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.progress import finish
-from cap_viz.runs.kinds.joint import judged, together_steps
-from cap_viz.runs.run_loading import read_roles, read_scores
+from cap_viz.runs.kinds.joint import judged, set_steps
+from cap_viz.runs.kinds.patterns import load_patterns
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.run_queries import role_spec, score_runs
 from cap_viz.runs.spec import JointSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import mean_with_ci
 from cap_viz.stats.circuits import order_of
 from cap_viz.stats.joint import HeadSet
-from cap_viz.tasks.example_sets import evaluation_set, examples_of
+from cap_viz.tasks.example_sets import evaluation_set
 
 TASKS = ("toy_math", "toy_strategy", "toy_choice")
 METRIC = "nll"
@@ -73,8 +74,8 @@ def top_heads(store: Store, run: StoredRun, heads: HeadSet) -> list[TopHead]:
     assert isinstance(run.spec, ScoreSpec)
     roles_run = store.get(role_spec(run.spec))
     assert roles_run is not None
-    roles = read_roles(store, roles_run)
-    estimate = mean_with_ci(read_scores(store, run).effects(METRIC))
+    roles = load_patterns(store, roles_run)
+    estimate = mean_with_ci(load_scores(store, run).effects(METRIC))
     return [
         TopHead(
             name=f"L{layer}H{head}",
@@ -96,7 +97,7 @@ def removals(model: ReasoningModel, task: str, sets: dict[str, HeadSet], n: int)
     examples, found = evaluation_set(task, n), []
     for ranked_on, heads in sets.items():
         spec = JointSpec(model=model.ref, examples=examples, heads=heads, draws=DRAWS, seed=SEED)
-        scores = finish(together_steps(spec, model, examples_of(examples)))
+        scores = finish(set_steps(spec, model))
         effect = judged(spec, scores, METRIC)
         chance = [accuracy(scores, number) for number in range(len(scores.sets) - DRAWS, len(scores.sets))]
         found.append(
@@ -129,7 +130,7 @@ def measure(size: int, n: int) -> Findings:
     model = load_model(TOY_MODEL)
     with shipped_only() as store:
         runs = {task: score_run(store, model, task) for task in TASKS}
-        sets = {task: order_of(read_scores(store, run).mean_effect(METRIC))[:size] for task, run in runs.items()}
+        sets = {task: order_of(load_scores(store, run).mean_effect(METRIC))[:size] for task, run in runs.items()}
         heads = {task: top_heads(store, run, sets[task]) for task, run in runs.items()}
     every = [head for chosen in sets.values() for head in chosen]
     return Findings(

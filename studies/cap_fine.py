@@ -47,7 +47,7 @@ from cap_viz.pruning.criterion import MaskRequest, Ranking
 from cap_viz.pruning.mask import Mask, mask_from, matrix_size, scoped_matrices
 from cap_viz.pruning.selection.global_threshold import Score, rank_steps
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, PER_ROW, OrderedGroup, local_ranking
-from cap_viz.runs.run_loading import read_blocks, read_scores
+from cap_viz.runs.kinds.scores import load_blocks, load_scores
 from cap_viz.runs.run_queries import block_spec
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
@@ -175,7 +175,7 @@ class Lab:
         run = (store := Store()).get(spec)
         if run is None:
             raise UsageError("The shipped scores of ARC-Easy are missing; run make runs.")
-        return read_blocks(store, run) if spec.parts else read_scores(store, run)
+        return load_blocks(store, run) if spec.parts else load_scores(store, run)
 
 
 def kfac(lab: Lab) -> Score:

@@ -21,9 +21,9 @@ from cap_viz.evaluation.eval_metrics import paired_losses
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.models.catalogue import DEFAULT_MODEL, ModelRef, resolve
 from cap_viz.models.loading import load
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.prefix_reuse import first_of, longer_run
 from cap_viz.runs.protocols import perplexity_spec
-from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import shipped_folder
@@ -88,7 +88,7 @@ class Confirmation:
         run = self.store.get(spec)
         if run is None:
             raise UsageError(f"A run on {spec.examples.task} is missing; compute it with --compute.")
-        return read_report(self.store, run)
+        return load_report(self.store, run)
 
 
 def few(task: str) -> ExampleSet:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cap_viz.models.catalogue import ModelSource
-    from cap_viz.runs.backends.base import Backend
+    from cap_viz.runs.batched_runs import Backend
     from cap_viz.runs.store import Store
     from studies.study import Part
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from cap_viz.attribution.results import BLOCK_PARTS
 from cap_viz.progress import duration
-from cap_viz.runs.backends.base import HERE, Backend
+from cap_viz.runs.backends.local import HERE
+from cap_viz.runs.batched_runs import Backend
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds import describe
 from cap_viz.runs.prefix_reuse import taken_words
-from cap_viz.runs.protocols import length_of
-from cap_viz.runs.run_labels import describe
+from cap_viz.runs.protocols import PerplexityProtocol, protocol_of
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task
@@ -67,7 +68,7 @@ def work(spec: RunSpec, shape: ModelShape) -> float:
 
 
 def characters_of(spec: RunSpec) -> int:
-    if isinstance(spec, EvalSpec) and length_of(spec) is not None:
+    if isinstance(spec, EvalSpec) and isinstance(protocol_of(spec), PerplexityProtocol):
         return WINDOW_CHARACTERS * len(spec.examples.ids)
     texts = load_task(spec.examples.task).by_ids(spec.examples.ids)
     return sum(len(example.prompt) + sum(map(len, example.options)) for example in texts)

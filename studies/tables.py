@@ -23,8 +23,10 @@ from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.comparison import CLEAR
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.profile import load_head_zeros
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.protocols import perplexity_spec, solution_spec
-from cap_viz.runs.run_loading import read_head_zeros, read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import holm
@@ -70,7 +72,7 @@ class Study:
         return run
 
     def report(self, spec: EvalSpec) -> EvalReport:
-        return read_report(self.store, self.run(spec))
+        return load_report(self.store, self.run(spec))
 
     def dense(self, task: str) -> EvalReport:
         return self.report(EvalSpec(self.model, self.examples(task)))
@@ -377,12 +379,12 @@ def survivors(study: Study) -> pd.DataFrame:
     for task in study.asked.main:
         usual = Masks(study.model, task).spec("cap", SPARSITIES[0]).scores
         assert usual is not None
-        effect = read_scores(study.store, study.run(usual)).mean_effect("nll").ravel()
+        effect = load_scores(study.store, study.run(usual)).mean_effect("nll").ravel()
         first = np.argsort(-effect)[: max(1, len(effect) // 10)]
         for criterion in ("cap", "global_magnitude", "wanda"):
             for sparsity in SPARSITIES:
                 spec = EvalSpec(study.model, study.examples(task), Masks(study.model, task).spec(criterion, sparsity))
-                kept = 1 - read_head_zeros(study.store, study.run(spec)).share[0].ravel()
+                kept = 1 - load_head_zeros(study.store, study.run(spec)).share[0].ravel()
                 rows.append(
                     {
                         "task": task,

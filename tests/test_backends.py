@@ -12,10 +12,10 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.backends import BackendChoice, backend_named, requested_backend
-from cap_viz.runs.backends.base import HERE
+from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.backends.ray_worker import Worker, versions_here
-from cap_viz.runs.batched_runs import batched_run
 from cap_viz.runs.execute import mask_steps
+from cap_viz.runs.kinds import batched_run
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict
 from cap_viz.runs.store import Store

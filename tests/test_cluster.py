@@ -19,9 +19,10 @@ import pytest
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs.backends.base import HERE, Backend
+from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.backends.ray import REPLACEMENTS, Cluster, check_reachable, ray_errors_explained, share_of
 from cap_viz.runs.backends.ray_worker import Versions
+from cap_viz.runs.batched_runs import Backend
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.protocols import generation_spec

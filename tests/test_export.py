@@ -19,9 +19,9 @@ from cap_viz.progress import finish
 from cap_viz.pruning import Mask
 from cap_viz.pruning.export import export_mask, export_model, read_mask
 from cap_viz.runs.execute import mask_steps, run_steps
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.model_card import model_card
-from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec, mask_dict, mask_spec, spec_key
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
@@ -77,7 +77,7 @@ def test_the_card_holds_the_recipe_and_what_was_measured(pruned: Pruned, tmp_pat
     recipe = json.loads(card.split("```json\n")[1].split("```")[0])
     assert mask_spec(recipe) == pruned.spec
     spec = EvalSpec(model=pruned.model.ref, examples=evaluation_set("tiny", 10), mask=pruned.spec)
-    report = read_report(pruned.store, finish(run_steps(spec, pruned.model, pruned.store)))
+    report = load_report(pruned.store, finish(run_steps(spec, pruned.model, pruned.store)))
     card = (exported(pruned, tmp_path / "after") / "README.md").read_text()
     assert f"| tiny | 10 | {report.acc:.1%} [" in card
     assert "not measured |" in card

@@ -18,10 +18,10 @@ from cap_viz.dashboard.runs.table import table_of
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.repair import repair
-from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task
@@ -81,7 +81,7 @@ def test_the_first_items_of_first_items_name_the_run_they_were_taken_from(
     store.delete(longer)
     shorter = cut(tiny_model, store, SHORTER)
     assert (shorter.provenance["taken_from"], shorter.provenance["taken_of"]) == (short.key, SHORT)
-    np.testing.assert_array_equal(read_report(store, shorter).logliks, read_report(store, short).logliks[:SHORTER])
+    np.testing.assert_array_equal(load_report(store, shorter).logliks, load_report(store, short).logliks[:SHORTER])
 
 
 @pytest.mark.parametrize("once", [False, True])

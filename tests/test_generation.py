@@ -19,6 +19,7 @@ from cap_viz.evaluation.generation import (
     STOP_STRING,
     Block,
     GenerationPlan,
+    GenerationProtocol,
     GenerationReport,
     generation_plan,
     generation_steps,
@@ -30,10 +31,9 @@ from cap_viz.models.loading import ModelShape, ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.audit import audit_of
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.evaluation import load_answers, load_report
 from cap_viz.runs.mask_specs import mask_spec_for
-from cap_viz.runs.parquet_schema import answers_table
 from cap_viz.runs.protocols import generation_spec, protocol_of
-from cap_viz.runs.run_loading import read_answers, read_report
 from cap_viz.runs.self_generated_calibration import own_solutions_task
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import Store, StoredRun
@@ -80,7 +80,7 @@ def spec_of(model: ReasoningModel, n: int = 5, **options: object) -> EvalSpec:
 
 def planned(model: ReasoningModel, spec: EvalSpec) -> GenerationPlan:
     protocol = protocol_of(spec)
-    assert protocol is not None
+    assert isinstance(protocol, GenerationProtocol)
     return generation_plan(model, load_task(spec.examples.task), protocol, examples_of(spec.examples))
 
 
@@ -191,7 +191,7 @@ def test_a_stored_run_holds_texts_and_readings(task: Task, tiny_model: Reasoning
     spec = spec_of(tiny_model)
     assert spec_from_dict(spec_dict(spec)) == spec
     run = finish(run_steps(spec, tiny_model, store))
-    report = read_answers(store, run)
+    report = load_answers(store, run)
     assert report.ids == spec.examples.ids
     assert report.gold == ("SUN",) * 5
     for text, strict, flexible in zip(report.texts, report.strict, report.flexible, strict=True):
@@ -199,18 +199,16 @@ def test_a_stored_run_holds_texts_and_readings(task: Task, tiny_model: Reasoning
         assert strict == WORD.read_strictly(text)
         assert flexible == WORD.read_flexibly(text)
     with pytest.raises(UsageError, match="written answers"):
-        read_report(store, run)
+        load_report(store, run)
     choices = finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 5)), tiny_model, store))
     with pytest.raises(UsageError, match="wrote no answers"):
-        read_answers(store, choices)
+        load_answers(store, choices)
 
 
 def test_key_follows_format_and_length(task: Task, tiny_model: ReasoningModel) -> None:
     specs = [spec_of(tiny_model), spec_of(tiny_model, format="zeroshot"), spec_of(tiny_model, max_tokens=5)]
     assert len({spec_key(spec) for spec in specs}) == 3
-    protocol = protocol_of(specs[2])
-    assert protocol is not None
-    assert (protocol.format, protocol.max_tokens) == ("fewshot", 5)
+    assert protocol_of(specs[2]) == GenerationProtocol("fewshot", 5)
 
 
 def test_report_by_hand() -> None:
@@ -250,7 +248,7 @@ def test_the_first_items_of_a_longer_run_are_not_written_again(
     longer = finish(run_steps(spec_of(tiny_model, 5), tiny_model, store))
     shorter = finish(run_steps(spec_of(tiny_model, 3), tiny_model, store))
     assert shorter.provenance["taken_from"] == longer.key
-    assert read_answers(store, shorter).texts == read_answers(store, longer).texts[:3]
+    assert load_answers(store, shorter).texts == load_answers(store, longer).texts[:3]
 
 
 def test_pruned_weights_write_other_texts_and_are_taken_out_again(
@@ -259,7 +257,7 @@ def test_pruned_weights_write_other_texts_and_are_taken_out_again(
     mask = mask_spec_for(tiny_model.ref, "magnitude", 0.7, task="tiny", n=4)
     dense = finish(run_steps(spec_of(tiny_model), tiny_model, store))
     pruned = finish(run_steps(spec_of(tiny_model, mask=mask), tiny_model, store))
-    assert read_answers(store, pruned).texts != read_answers(store, dense).texts
+    assert load_answers(store, pruned).texts != load_answers(store, dense).texts
     again = Store(shipped=store.shipped, local=store.local.parent / "again")
     assert finish(run_steps(spec_of(tiny_model), tiny_model, again)).checksums == dense.checksums
 
@@ -274,7 +272,7 @@ def test_a_long_prompt_loses_its_beginning_and_the_run_says_so(
     run = finish(run_steps(spec, tiny_model, store))
     cut = [len(tokens) - 28 for tokens in full]
     assert run.provenance["truncated"] == {"examples": 2, "tokens": sum(cut)}
-    assert read_answers(store, run).dropped.tolist() == cut
+    assert load_answers(store, run).dropped.tolist() == cut
 
 
 def refused(model: ReasoningModel, store: Store, sentence: str, spec: EvalSpec) -> None:
@@ -326,7 +324,7 @@ def stored(store: Store, spec: EvalSpec, right: list[bool]) -> StoredRun:
         ended=zeros,
         dropped=zeros,
     )
-    return store.save(spec, {"answers": answers_table(report)}, {"seconds": 1.0, "shape": SHAPE})
+    return store.save(spec, report.to_tables(), {"seconds": 1.0, "shape": SHAPE})
 
 
 def test_own_correct_solutions_become_a_task_to_calibrate_on(
@@ -388,7 +386,7 @@ def test_the_shell_writes_and_audits(task: Task, tiny: list[str], shell: Shell, 
 
 def test_an_audit_of_choices_has_every_option(tiny_task: Task, tiny_model: ReasoningModel, store: Store) -> None:
     run = finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), tiny_model, store))
-    table, report = audit_of(store, run), read_report(store, run)
+    table, report = audit_of(store, run), load_report(store, run)
     assert table["right"].tolist() == report.correct.tolist()
     example = tiny_task.evaluation(4)[2]
     assert table["option_1"].tolist()[2] == example.options[1].strip()

@@ -22,14 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from cap_viz.attribution.results import Questions
+from cap_viz.attribution.results import Questions, options_table
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ModelShape
 from cap_viz.models.weight_files import weight_bytes
 from cap_viz.pruning.export import MASK_FORMAT, read_mask
 from cap_viz.runs.archive import archive_bytes, import_run
-from cap_viz.runs.parquet_schema import options_table
 from cap_viz.runs.schema_check import checked
 from cap_viz.runs.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.spreadsheet import csv_text

@@ -20,11 +20,13 @@ from cap_viz.errors import CapVizError, NotEnoughMemory
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress, finish
 from cap_viz.pruning import prune_mask
-from cap_viz.runs.backends.base import Backend, Here
+from cap_viz.runs.backends.local import Here
+from cap_viz.runs.batched_runs import Backend
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.queue import MAX_EXAMPLES, NEXT_STATES, Job, JobQueue, PrunedWeights, first_in_line
-from cap_viz.runs.run_loading import read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun, lock_file
 from cap_viz.tasks import Task
@@ -71,7 +73,7 @@ def test_a_job_ends_with_a_stored_run(queue: JobQueue, tiny_model: ReasoningMode
     wait_for(job, "done", "failed")
     assert job.error == ""
     assert job.result is not None
-    assert len(read_report(queue.store, job.result)) == 4
+    assert len(load_report(queue.store, job.result)) == 4
     assert job.progress.share == 1
     assert weights_digest(tiny_model) == before
 
@@ -556,7 +558,7 @@ def test_a_mask_is_a_job_and_questions_are_answered_while_it_waits(
     assert job.error == ""
     stored = queue.store.get(mask.scores)
     assert stored is not None
-    wanted = prune_mask(tiny_model, "cap", sparsity=0.5, scores=read_scores(queue.store, stored), metric="nll")
+    wanted = prune_mask(tiny_model, "cap", sparsity=0.5, scores=load_scores(queue.store, stored), metric="nll")
     found, expected = queue.models.pruned_weights(tiny_model.ref, mask), tiny_model.pruned_weights(wanted.keep)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)

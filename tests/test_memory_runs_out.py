@@ -18,7 +18,8 @@ from cap_viz.models.batch_size import MOST_TIMES
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.run_loading import read_report, read_scores
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
@@ -78,7 +79,7 @@ def test_an_evaluation_goes_on_in_smaller_batches_and_keeps_what_it_had(
     assert {len(batch) for batch in followed[1:]} == {1}
     assert sorted(i for batch in followed for i in batch) == list(range(20))
     np.testing.assert_allclose(
-        read_report(store, run).logliks, read_report(roomy, whole).logliks, rtol=0, atol=1e-5, equal_nan=True
+        load_report(store, run).logliks, load_report(roomy, whole).logliks, rtol=0, atol=1e-5, equal_nan=True
     )
 
 
@@ -88,7 +89,7 @@ def test_scores_go_on_too_and_a_killed_process_follows_the_new_plan(
     from cap_viz.attribution import exact
 
     spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 12))
-    whole = read_scores(roomy, finish(run_steps(spec, tiny_model, roomy)))
+    whole = load_scores(roomy, finish(run_steps(spec, tiny_model, roomy)))
     with monkeypatch.context() as patch:
         limited = with_room_for(3, exact.dense_pass, lambda model, batch: len(batch.tokens), GPU_ERROR)
         patch.setattr(exact, "TOKENS_PER_FORWARD", 60)
@@ -100,7 +101,7 @@ def test_scores_go_on_too_and_a_killed_process_follows_the_new_plan(
     run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == 2
     assert max(len(batch) for batch in run.provenance["plan"]["batches"][1:]) <= 3
-    np.testing.assert_allclose(read_scores(store, run).ablated, whole.ablated, rtol=0, atol=1e-5, equal_nan=True)
+    np.testing.assert_allclose(load_scores(store, run).ablated, whole.ablated, rtol=0, atol=1e-5, equal_nan=True)
 
 
 def test_without_room_for_one_example_it_is_a_sentence_and_what_was_finished_stays(
@@ -145,11 +146,11 @@ def test_a_single_example_goes_on_with_fewer_heads_at_a_time(
     from cap_viz.attribution import exact
 
     spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 1))
-    whole = read_scores(roomy, finish(run_steps(spec, tiny_model, roomy)))
+    whole = load_scores(roomy, finish(run_steps(spec, tiny_model, roomy)))
     heads = tiny_model.shape.n_heads
     limited = with_room_for(1, exact.ablated_heads, lambda *arguments: len(arguments[-1]), GPU_ERROR)
     monkeypatch.setattr(exact, "ablated_heads", limited)
     run = finish(run_steps(spec, tiny_model, store))
     assert heads > 1
     assert run.provenance["plan"]["most_tokens"] < MOST_TOKENS_PER_STEP * MOST_TIMES / heads
-    np.testing.assert_allclose(read_scores(store, run).ablated, whole.ablated, rtol=0, atol=1e-5, equal_nan=True)
+    np.testing.assert_allclose(load_scores(store, run).ablated, whole.ablated, rtol=0, atol=1e-5, equal_nan=True)

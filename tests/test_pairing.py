@@ -27,9 +27,9 @@ from cap_viz.evaluation.perplexity import perplexity_plan, text_task
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.parquet_schema import answers_table
+from cap_viz.runs.kinds.evaluation import load_answers, load_report
+from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.protocols import generation_spec, perplexity_spec, solution_spec
-from cap_viz.runs.run_loading import read_answers, read_gradient, read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Example, Task, load_task
@@ -83,7 +83,7 @@ def test_reports_of_two_toy_tasks_are_not_compared_though_their_ids_agree(
     names = ("toy_math", "toy_strategy")
     made = [evaluate(tiny_model, load_task(name).evaluation(N)) for name in names]
     runs = [computed(EvalSpec(tiny_model.ref, evaluation_set(name, N)), tiny_model, store) for name in names]
-    read = [read_report(store, run) for run in runs]
+    read = [load_report(store, run) for run in runs]
     assert made[0].questions.ids == made[1].questions.ids
     for first, second in ((made[0], made[1]), (read[0], read[1]), (made[0], read[1]), (read[0], made[1])):
         with pytest.raises(UsageError) as refused:
@@ -103,7 +103,7 @@ def test_two_tasks_of_the_same_ids_answers_and_lengths_are_told_apart(
     tiny_model: ReasoningModel, store: Store, twins: tuple[str, str]
 ) -> None:
     runs = [computed(EvalSpec(tiny_model.ref, evaluation_set(name, N)), tiny_model, store) for name in twins]
-    first, second = (read_report(store, run) for run in runs)
+    first, second = (load_report(store, run) for run in runs)
     assert first.questions.gold.tolist() == second.questions.gold.tolist()
     with pytest.raises(UsageError) as refused:
         compare(first, second)
@@ -172,7 +172,7 @@ def test_what_has_arrived_pairs_with_what_is_stored(tiny_model: ReasoningModel, 
     members = plan.batches.batches[-1]
     arrays.add(EvalBlock(len(plan.batches.batches) - 1, np.zeros((len(members), 2), dtype=np.float32)))
     partial = arrays.report()
-    whole = read_report(store, computed(EvalSpec(tiny_model.ref, evaluation_set("toy_math", N)), tiny_model, store))
+    whole = load_report(store, computed(EvalSpec(tiny_model.ref, evaluation_set("toy_math", N)), tiny_model, store))
     first, second = aligned(partial, whole)
     assert first.questions.ids == second.questions.ids == tuple(plan.examples[i].id for i in sorted(members))
     assert first.items == second.items
@@ -212,7 +212,7 @@ def test_written_answers_of_two_tasks_are_not_compared(
 ) -> None:
     names = registered(replace(tiny_task, writing=WORD), monkeypatch)
     runs = [written(store, generation_spec(tiny_model.ref, evaluation_set(name, N))) for name in names]
-    reports = [read_answers(store, run) for run in runs]
+    reports = [load_answers(store, run) for run in runs]
     with pytest.raises(UsageError) as refused:
         paired_evaluations(store, *runs)
     assert names_both(refused, *names)
@@ -229,9 +229,7 @@ def written(store: Store, spec: EvalSpec) -> StoredRun:
     said = ("sun",) * N
     report = GenerationReport(spec.examples.ids, said, said, said, said, zeros, zeros, zeros)
     shape = {"n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "d_model": 32, "d_head": 8, "d_mlp": 48, "n_ctx": 128}
-    return store.save(
-        spec, {"answers": answers_table(report)}, {"seconds": 1.0, "shape": {**shape, "n_params": 40_000}}
-    )
+    return store.save(spec, report.to_tables(), {"seconds": 1.0, "shape": {**shape, "n_params": 40_000}})
 
 
 def test_answers_made_here_and_read_back_are_about_the_same_items(
@@ -254,7 +252,7 @@ def test_answers_made_here_and_read_back_are_about_the_same_items(
             run = end.value
             break
     whole = [report for report in arrived if len(report) == 3]
-    assert whole[-1].items == read_answers(store, run).items
+    assert whole[-1].items == load_answers(store, run).items
 
 
 def test_losses_of_two_texts_are_not_compared(
@@ -263,7 +261,7 @@ def test_losses_of_two_texts_are_not_compared(
     """Worked solutions: the study's tables, Compare's table and the overlay on Runs."""
     names = registered(replace(tiny_task, kind="text"), monkeypatch)
     runs = [computed(solution_spec(tiny_model.ref, evaluation_set(name, N)), tiny_model, store) for name in names]
-    first, second = (read_report(store, run) for run in runs)
+    first, second = (load_report(store, run) for run in runs)
     refusing = (
         lambda: loss_difference("dense", first, second),
         lambda: solutions.row(MASK, first, second),
@@ -284,7 +282,7 @@ def test_windows_of_two_texts_or_lengths_are_not_compared(
     specs = [perplexity_spec(tiny_model.ref, name, n_windows=3, length=16) for name in names]
     specs.append(perplexity_spec(tiny_model.ref, names[0], n_windows=3, length=20))
     runs = [computed(spec, tiny_model, store) for spec in specs]
-    reports = [read_report(store, run) for run in runs]
+    reports = [load_report(store, run) for run in runs]
     assert len({report.questions.ids for report in reports}) == 1
     for other in (1, 2):
         with pytest.raises(UsageError, match="different items"):
@@ -307,8 +305,8 @@ def test_exact_and_gradient_effects_of_two_tasks_are_not_combined(
     for name in names:
         few = ScoreSpec(tiny_model.ref, evaluation_set(name, 16))
         many = ScoreSpec(tiny_model.ref, evaluation_set(name, 20), estimator="gradient", metric="nll")
-        exact.append(read_scores(store, computed(few, tiny_model, store)))
-        gradient.append(read_gradient(store, computed(many, tiny_model, store)))
+        exact.append(load_scores(store, computed(few, tiny_model, store)))
+        gradient.append(load_gradient(store, computed(many, tiny_model, store)))
     with pytest.raises(UsageError) as refused:
         hybrid_scores(exact[0], gradient[1])
     assert names_both(refused, *names)

@@ -19,9 +19,9 @@ from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.protocols import perplexity_spec
-from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import Store
 from cap_viz.tasks import load_task
@@ -68,7 +68,7 @@ def test_it_is_the_exponential_of_the_mean_loss_of_transformers(
         windows = [torch.tensor([ids[start : start + LENGTH]]) for start in (0, LENGTH, 2 * LENGTH)]
         losses = [float(network(window, labels=window).loss) for window in windows]
     run = finish(run_steps(perplexity_spec(model.ref, "mini_text", n_windows=3, length=LENGTH), model, store))
-    found = perplexity_of(read_report(store, run))
+    found = perplexity_of(load_report(store, run))
     assert found.value == pytest.approx(exp(sum(losses) / 3), rel=1e-5)
     assert found.n_tokens == 3 * (LENGTH - 1)
 
@@ -87,11 +87,11 @@ def test_a_pruned_model_has_its_own_perplexity_and_the_dense_one_is_left_alone(
 ) -> None:
     dense = perplexity_spec(model.ref, "mini_text", n_windows=2, length=LENGTH)
     mask = mask_spec_for(model.ref, "global_magnitude", 0.9, task="mini_science", n=2)
-    first = read_report(store, finish(run_steps(dense, model, store)))
-    pruned = read_report(store, finish(run_steps(replace(dense, mask=mask), model, store)))
+    first = load_report(store, finish(run_steps(dense, model, store)))
+    pruned = load_report(store, finish(run_steps(replace(dense, mask=mask), model, store)))
     assert perplexity_of(pruned).value != perplexity_of(first).value
     again = Store(shipped=store.shipped, local=store.local.parent / "again")
-    assert_allclose(read_report(again, finish(run_steps(dense, model, again))).logliks, first.logliks, rtol=0, atol=0)
+    assert_allclose(load_report(again, finish(run_steps(dense, model, again))).logliks, first.logliks, rtol=0, atol=0)
 
 
 def test_the_protocol_is_in_the_key_and_survives_a_round_trip(model: ReasoningModel) -> None:

@@ -12,9 +12,8 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import CRITERIA, prune_mask, rank_weights
-from cap_viz.pruning.head_sparsity import counted, head_profile_steps, mask_head_zeros
+from cap_viz.pruning.head_sparsity import HeadZeros, counted, head_profile_steps, mask_head_zeros
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, PER_ROW, Pattern
-from cap_viz.runs.parquet_schema import head_zeros_from, head_zeros_table
 from tests.tiny import tiny_examples
 
 EFFECT = np.random.default_rng(0).normal(size=(3, 4))
@@ -63,7 +62,7 @@ def test_without_attention_there_is_nothing_to_count(tiny_model: ReasoningModel)
 def test_the_table_gives_back_what_was_counted(tiny_model: ReasoningModel) -> None:
     ranking = rank_weights(tiny_model, "cap", effect=EFFECT)
     profile = finish(head_profile_steps(tiny_model, ranking, "both", SPARSITIES))
-    again = head_zeros_from(head_zeros_table(profile))
+    again = HeadZeros.from_tables(profile.to_tables())
     np.testing.assert_array_equal(again.zeros, profile.zeros)
     np.testing.assert_array_equal(again.sparsities, profile.sparsities)
     assert (again.size, again.share.max()) == (512, profile.zeros.max() / 512)

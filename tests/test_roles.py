@@ -24,7 +24,7 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.run_loading import read_roles
+from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.run_queries import role_spec
 from cap_viz.runs.spec import RoleSpec, ScoreSpec, spec_dict, spec_from_dict
 from cap_viz.runs.store import Store
@@ -113,7 +113,7 @@ def test_a_stored_run(tiny_model: ReasoningModel, tiny_task: Task, store: Store)
     assert spec == RoleSpec(tiny_model.ref, scores.examples)
     assert spec_from_dict(spec_dict(spec)) == spec
     run = finish(run_steps(spec, tiny_model, store))
-    stored, fresh = read_roles(store, run), finish(role_steps(tiny_model, tiny_task.calibration(4)))
+    stored, fresh = load_patterns(store, run), finish(role_steps(tiny_model, tiny_task.calibration(4)))
     for name in MEASURES:
         np.testing.assert_allclose(stored.values[name], fresh.values[name], atol=1e-7)
     assert stored.n == 4

@@ -19,8 +19,10 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import prune_mask
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.profile import load_zeros
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.mask_specs import mask_spec_for
-from cap_viz.runs.run_loading import read_report, read_scores, read_zeros
 from cap_viz.runs.run_queries import eval_runs, model_ref, score_runs
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import SPEC, DamagedRun, Store, StoredRun
@@ -46,7 +48,7 @@ def score_run(score_spec: ScoreSpec, tiny_model: ReasoningModel, store: Store) -
 def test_stored_scores_equal_computed_ones(
     score_run: StoredRun, tiny_model: ReasoningModel, tiny_task: Task, store: Store
 ) -> None:
-    stored, fresh = read_scores(store, score_run), score_heads(tiny_model, tiny_task.calibration(6))
+    stored, fresh = load_scores(store, score_run), score_heads(tiny_model, tiny_task.calibration(6))
     np.testing.assert_array_equal(stored.ablated, fresh.ablated)
     np.testing.assert_array_equal(stored.dense, fresh.dense)
     np.testing.assert_array_equal(stored.questions.chars, fresh.questions.chars)
@@ -101,7 +103,7 @@ def test_interrupted_scoring_resumes_to_the_same_bits(
 ) -> None:
     monkeypatch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 40)
     whole_store = Store(shipped=tmp_path / "none", local=tmp_path / "whole")
-    whole = read_scores(whole_store, finish(run_steps(score_spec, tiny_model, whole_store)))
+    whole = load_scores(whole_store, finish(run_steps(score_spec, tiny_model, whole_store)))
     store = Store(shipped=tmp_path / "none", local=tmp_path / "resumed")
     steps = run_steps(score_spec, tiny_model, store)
     for _ in range(stop_after):
@@ -112,7 +114,7 @@ def test_interrupted_scoring_resumes_to_the_same_bits(
     run = finish(run_steps(score_spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == (stop_after - 1) // 3
     assert len(run.provenance["plan"]["batches"]) > 1
-    np.testing.assert_array_equal(read_scores(store, run).ablated, whole.ablated)
+    np.testing.assert_array_equal(load_scores(store, run).ablated, whole.ablated)
     assert not list((tmp_path / "resumed" / "unfinished").glob("*/")), "nothing unfinished stays behind"
 
 
@@ -130,7 +132,7 @@ def test_interrupted_evaluation_resumes_to_the_same_bits(
     assert run.provenance["resumed_batches"] >= 1
     keep = prune_mask(tiny_model, "wanda", sparsity=0.5, calibration=tiny_task.calibration(4))
     fresh = evaluate(tiny_model, tiny_task.evaluation(12), mask=keep)
-    np.testing.assert_array_equal(read_report(store, run).logliks, fresh.logliks)
+    np.testing.assert_array_equal(load_report(store, run).logliks, fresh.logliks)
 
 
 def test_pruned_evaluation_builds_its_mask_from_stored_scores(
@@ -140,22 +142,22 @@ def test_pruned_evaluation_builds_its_mask_from_stored_scores(
     assert mask.scores == score_run.spec
     spec = EvalSpec(model=tiny_model.ref, examples=evaluation_set("tiny", 8), mask=mask)
     run = finish(run_steps(spec, tiny_model, store))
-    keep = prune_mask(tiny_model, "cap", sparsity=0.4, scores=read_scores(store, score_run))
+    keep = prune_mask(tiny_model, "cap", sparsity=0.4, scores=load_scores(store, score_run))
     np.testing.assert_array_equal(
-        read_report(store, run).logliks, evaluate(tiny_model, tiny_task.evaluation(8), mask=keep).logliks
+        load_report(store, run).logliks, evaluate(tiny_model, tiny_task.evaluation(8), mask=keep).logliks
     )
-    counts = read_zeros(store, run)
+    counts = load_zeros(store, run)
     np.testing.assert_array_equal(counts.zeros, keep.counts.zeros)
     assert counts.matrices == keep.counts.matrices
-    assert read_report(store, run).questions.ids == spec.examples.ids
+    assert load_report(store, run).questions.ids == spec.examples.ids
 
 
 def test_profile_agrees_with_masks(score_run: StoredRun, tiny_model: ReasoningModel, store: Store) -> None:
     mask = mask_spec_for(tiny_model.ref, "cap", 0.0, task="tiny", n=6)
     run = finish(run_steps(ProfileSpec(tiny_model.ref, score_run.spec.examples, mask), tiny_model, store))
-    counts = read_zeros(store, run)
+    counts = load_zeros(store, run)
     row = int(np.flatnonzero(np.isclose(counts.sparsities, 0.4))[0])
-    keep = prune_mask(tiny_model, "cap", sparsity=0.4, scores=read_scores(store, score_run))
+    keep = prune_mask(tiny_model, "cap", sparsity=0.4, scores=load_scores(store, score_run))
     assert abs(counts.reached[row] - keep.reached) < 1e-3
 
 
@@ -185,7 +187,7 @@ def test_a_damaged_table_is_not_read_and_stays_until_the_run_is_computed_again(
 ) -> None:
     damage(score_run.folder)
     with pytest.raises(DamagedRun, match=f"{reason}. Start the run again"):
-        read_scores(store, score_run)
+        load_scores(store, score_run)
     assert score_run.folder.is_dir()
     assert not store.quarantine.exists()
     (sentence,) = store.damaged()
@@ -254,7 +256,7 @@ def test_shipped_runs_are_precomputed_and_never_written(
     assert (run.origin, score_run.origin) == ("precomputed", "live")
     flip_bit(run.folder / "ablated.parquet")
     with pytest.raises(DamagedRun) as refusal:
-        read_scores(shipped, run)
+        load_scores(shipped, run)
     assert run.folder.is_dir()
     assert "set aside" not in str(refusal.value)
     assert "git restore" in str(refusal.value)
@@ -306,15 +308,15 @@ def test_the_first_items_of_a_longer_evaluation_are_not_asked_again(
     many, few = (EvalSpec(tiny_model.ref, evaluation_set("tiny", n), mask=mask) for n in (20, 7))
     longer = finish(run_steps(many, tiny_model, store))
     with monkeypatch.context() as patch:
-        patch.setattr("cap_viz.runs.batched_runs.eval_steps", None)  # Nothing may be computed.
+        patch.setattr("cap_viz.evaluation.choice.eval_steps", None)  # Nothing may be computed.
         run = finish(run_steps(few, tiny_model, store))
     assert run.provenance["taken_from"] == longer.key
-    report, whole = read_report(store, run), read_report(store, longer)
+    report, whole = load_report(store, run), load_report(store, longer)
     assert report.questions.ids == few.examples.ids
     np.testing.assert_array_equal(report.logliks, whole.logliks[:7])
     assert store.table(run, "zeros").equals(store.table(longer, "zeros"))
     alone = Store(shipped=tmp_path / "none", local=tmp_path / "alone")
-    computed = read_report(alone, finish(run_steps(few, tiny_model, alone)))
+    computed = load_report(alone, finish(run_steps(few, tiny_model, alone)))
     np.testing.assert_allclose(report.logliks, computed.logliks, atol=1e-4)
 
 
@@ -343,7 +345,7 @@ def test_an_evaluation_prompt_that_is_too_long_loses_its_beginning_and_the_run_s
     assert run.provenance["truncated"] == {"examples": 1, "tokens": n_tokens - tiny_model.shape.n_ctx}
     kept = replace(longer, prompt=cut_from_left(tiny_model, longer.prompt, n_tokens - tiny_model.shape.n_ctx))
     expected = evaluate(tiny_model, [kept, second]).logliks
-    np.testing.assert_allclose(read_report(store, run).logliks, expected, atol=1e-5)
+    np.testing.assert_allclose(load_report(store, run).logliks, expected, atol=1e-5)
     assert cut_words(run).startswith("1 prompt was too long for the model; the beginning was cut (")
 
 

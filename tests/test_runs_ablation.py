@@ -13,7 +13,7 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.run_loading import read_blocks, read_scores
+from cap_viz.runs.kinds.scores import load_blocks, load_scores
 from cap_viz.runs.run_queries import block_run, block_spec, score_runs
 from cap_viz.runs.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import Store
@@ -44,17 +44,17 @@ def test_a_block_run_is_found_beside_the_heads(
     spec = block_spec(replace(heads, ablation="mean"))
     run = finish(run_steps(spec, tiny_model, store))
     fresh = score_blocks(tiny_model, tiny_task.calibration(5, 3), ablation="mean")
-    stored = read_blocks(store, run)
+    stored = load_blocks(store, run)
     np.testing.assert_array_equal(stored.ablated, fresh.ablated)
     np.testing.assert_array_equal(stored.effects("choice_nll"), fresh.effects("choice_nll"))
     assert block_run(store, replace(heads, ablation="mean")) == run
     assert block_run(store, heads) is None, "zero ablation is another run"
     assert score_runs(store.runs(), tiny_model.ref, "tiny") == [], "pages that draw heads must not get blocks"
     with pytest.raises(UsageError, match="whole attention layers and MLPs, not of heads"):
-        read_scores(store, run)
+        load_scores(store, run)
     head_run = finish(run_steps(heads, tiny_model, store))
     with pytest.raises(UsageError, match="of heads, not of whole attention layers and MLPs"):
-        read_blocks(store, head_run)
+        load_blocks(store, head_run)
     assert store.damaged() == []
 
 
@@ -64,14 +64,14 @@ def test_interrupted_block_runs_resume_to_the_same_bits(
     monkeypatch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 1)
     spec = block_spec(replace(heads, ablation="resample"))
     other = Store(shipped=tmp_path / "none", local=tmp_path / "whole")
-    whole = read_blocks(other, finish(run_steps(spec, tiny_model, other)))
+    whole = load_blocks(other, finish(run_steps(spec, tiny_model, other)))
     steps = run_steps(spec, tiny_model, store)
     for _ in range(8):
         next(steps)
     steps.close()
     run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == 2
-    np.testing.assert_array_equal(read_blocks(store, run).ablated, whole.ablated)
+    np.testing.assert_array_equal(load_blocks(store, run).ablated, whole.ablated)
 
 
 def test_a_reference_set_is_part_of_the_run(
@@ -79,7 +79,7 @@ def test_a_reference_set_is_part_of_the_run(
 ) -> None:
     spec = replace(heads, ablation="resample", reference=calibration_set("tiny", 7, 1))
     assert spec_from_dict(spec_dict(spec)) == spec
-    stored = read_scores(store, finish(run_steps(spec, tiny_model, store)))
+    stored = load_scores(store, finish(run_steps(spec, tiny_model, store)))
     examples, reference = tiny_task.calibration(5, 3), tiny_task.calibration(7, 1)
     fresh = exact_scores(tiny_model, examples, ablation="resample", reference=reference, seed=1)
     np.testing.assert_array_equal(stored.ablated, fresh.ablated)

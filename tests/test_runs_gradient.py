@@ -16,8 +16,8 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.pruning import prune_mask
 from cap_viz.runs.execute import mask_steps, run_steps
+from cap_viz.runs.kinds.scores import load_gradient
 from cap_viz.runs.mask_specs import mask_spec_for
-from cap_viz.runs.run_loading import read_gradient
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec, spec_dict, spec_from_dict
 from cap_viz.runs.store import Store
@@ -41,7 +41,7 @@ def test_stored_effects_equal_computed_ones(
 ) -> None:
     assert spec_from_dict(spec_dict(spec)) == spec
     run = finish(run_steps(spec, tiny_model, store))
-    stored = read_gradient(store, run)
+    stored = load_gradient(store, run)
     fresh = gradient_effects(tiny_model, tiny_task.calibration(6), metric="choice_nll", units=True)
     np.testing.assert_array_equal(stored.per_example, fresh.per_example)
     np.testing.assert_array_equal(stored.known_logliks, fresh.known_logliks)
@@ -58,7 +58,7 @@ def test_interrupted_gradients_resume_to_the_same_bits(
 ) -> None:
     monkeypatch.setattr("cap_viz.attribution.gradient.TOKENS_PER_BACKWARD", 1)
     whole_store = Store(shipped=tmp_path / "none", local=tmp_path / "whole")
-    whole = read_gradient(whole_store, finish(run_steps(spec, tiny_model, whole_store)))
+    whole = load_gradient(whole_store, finish(run_steps(spec, tiny_model, whole_store)))
     store = Store(shipped=tmp_path / "none", local=tmp_path / "resumed")
     steps = run_steps(spec, tiny_model, store)
     for _ in range(stop_after):
@@ -67,7 +67,7 @@ def test_interrupted_gradients_resume_to_the_same_bits(
     monkeypatch.setattr("cap_viz.attribution.gradient.TOKENS_PER_BACKWARD", 10_000)
     run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == stop_after - 1
-    resumed = read_gradient(store, run)
+    resumed = load_gradient(store, run)
     np.testing.assert_array_equal(resumed.per_example, whole.per_example)
     np.testing.assert_array_equal(resumed.units, whole.units)
 

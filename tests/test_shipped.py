@@ -8,7 +8,10 @@ import pytest
 
 from cap_viz.evaluation.perplexity import USUAL_WINDOWS
 from cap_viz.models.catalogue import TOY_MODEL
-from cap_viz.runs.run_loading import read_blocks, read_report, read_roles, read_scores, read_zeros
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.patterns import load_patterns
+from cap_viz.runs.kinds.profile import load_zeros
+from cap_viz.runs.kinds.scores import load_blocks, load_scores
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
@@ -46,25 +49,25 @@ def check_run(run: StoredRun) -> None:
     assert run.folder.name.endswith(spec_key(run.spec)), "rebuild the shipped runs: make runs"
     assert run.spec.examples.version == load_task(run.spec.examples.task).version
     if isinstance(run.spec, ScoreSpec):
-        scores = read_scores(STORE, run) if run.spec.parts is None else read_blocks(STORE, run)
+        scores = load_scores(STORE, run) if run.spec.parts is None else load_blocks(STORE, run)
         assert scores.questions.ids == run.spec.examples.ids
         assert scores.effects("nll").shape[2] in calibration_sizes(run)
     elif isinstance(run.spec, EvalSpec):
-        report = read_report(STORE, run)
+        report = load_report(STORE, run)
         assert report.questions.ids == run.spec.examples.ids
         assert len(report) in evaluation_sizes(run)
         # The criterion of whole heads counts heads, not weights.
         if run.spec.mask is not None and run.spec.mask.criterion != "head":
             # Row-wise criteria round to whole weights of a row; the toy model's rows are short.
             step = 1 / 128 if run.spec.model.id == TOY_MODEL else 2e-3
-            assert abs(float(read_zeros(STORE, run).reached[0]) - run.spec.mask.sparsity) < step
+            assert abs(float(load_zeros(STORE, run).reached[0]) - run.spec.mask.sparsity) < step
     elif isinstance(run.spec, RoleSpec):
-        roles = read_roles(STORE, run)
+        roles = load_patterns(STORE, run)
         assert roles.n == SHIPPED[run.spec.examples.task].n_scores
         assert all(np.isfinite(values).all() for values in roles.values.values())
     else:
         assert isinstance(run.spec, ProfileSpec)
-        assert (read_zeros(STORE, run).reached >= 0).all()
+        assert (load_zeros(STORE, run).reached >= 0).all()
 
 
 def calibration_sizes(run: StoredRun) -> set[int]:

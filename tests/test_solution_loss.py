@@ -16,10 +16,10 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.audit import audit_of
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.kinds import numbers_of
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.protocols import solution_spec
-from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task
@@ -47,7 +47,7 @@ def test_it_is_the_loss_of_transformers_after_the_prompt(tiny_model: ReasoningMo
         with torch.inference_mode():
             losses.append(float(network(torch.tensor([tokens]), labels=labels).loss))
     run = computed(tiny_model, store)
-    found = solution_loss_of(read_report(store, run))
+    found = solution_loss_of(load_report(store, run))
     assert found.value == pytest.approx(np.mean(losses), rel=1e-5)
     assert found.n == N
     np.testing.assert_allclose(numbers_of(store, run)["nll"], losses, rtol=1e-5)
@@ -57,7 +57,7 @@ def test_it_is_the_loss_of_transformers_after_the_prompt(tiny_model: ReasoningMo
 def test_a_pruned_model_has_its_own(tiny_model: ReasoningModel) -> None:
     store = Store()
     mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.9, task=TASK, n=2)
-    dense, pruned = (read_report(store, computed(tiny_model, store, mask=one)) for one in (None, mask))
+    dense, pruned = (load_report(store, computed(tiny_model, store, mask=one)) for one in (None, mask))
     assert solution_loss_of(pruned).value != solution_loss_of(dense).value
 
 

@@ -15,7 +15,7 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.archive import export_run, import_run
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import MANIFEST, SPEC, Store, StoredRun
 from cap_viz.tasks import Task
@@ -95,7 +95,7 @@ def test_reading_changes_no_file(run: StoredRun, store: Store) -> None:
     assert store.get(run.spec) == run
     assert store.sound(run.spec) is None
     with pytest.raises(CapVizError, match="does not match its checksum"):
-        read_report(store, run)
+        load_report(store, run)
     said = store.damaged()
     assert everything_in(store.local.parent) == before
     assert len(said) == 3
@@ -119,7 +119,7 @@ def test_a_damaged_longer_run_is_not_taken_for_its_first_items(
     spoil(run)
     few = finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 3)), tiny_model, store))
     assert "taken_from" not in few.provenance
-    assert np.isfinite(read_report(store, few).losses("nll")).all()
+    assert np.isfinite(load_report(store, few).losses("nll")).all()
 
 
 def test_the_shell_computes_a_damaged_run_again(shell: Shell, tiny: list[str]) -> None:

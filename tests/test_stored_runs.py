@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cap_viz.runs.run_loading import read_report, read_zeros
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.store import Store, StoredRun
 
 OLD_RUNS = Path(__file__).parent / "stored_runs"
@@ -28,8 +29,8 @@ def check(store: Store, run: StoredRun) -> None:
     store.verify(run)
     table = pd.read_parquet(run.folder / "options.parquet")
     best = table.loc[table.groupby("example")["loglik"].idxmax()]
-    assert read_report(store, run).acc == pytest.approx(float((best["option"] == best["gold"]).mean()))
-    zeros = read_zeros(store, run)
+    assert load_report(store, run).acc == pytest.approx(float((best["option"] == best["gold"]).mean()))
+    zeros = load_zeros(store, run)
     assert zeros.zeros.sum() == pd.read_parquet(run.folder / "zeros.parquet")["zeros"].to_numpy().sum()
 
 

@@ -14,7 +14,7 @@ import pytest
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import TOY_MODEL, resolve
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.runs.run_loading import read_report
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store
 from studies import command, study
@@ -210,7 +210,7 @@ def test_solutions_are_paired_with_dense_by_hand(whole: Study) -> None:
         for run in whole.store.runs()
         if isinstance(run.spec, EvalSpec) and run.spec.protocol == "solution"
     }
-    dense, cap = (read_report(whole.store, runs[key]).losses("nll") for key in (None, ("cap", 0.5)))
+    dense, cap = (load_report(whole.store, runs[key]).losses("nll") for key in (None, ("cap", 0.5)))
     assert rows.loc[("cap", 0.5)].minus_dense == pytest.approx((cap - dense).mean())
     assert np.isnan(rows.loc[("dense", 0.0)].minus_dense)
 

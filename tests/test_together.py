@@ -15,9 +15,8 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.flat_tables import numbers_of
-from cap_viz.runs.kinds.joint import judged, sets_of
-from cap_viz.runs.run_loading import read_joint
+from cap_viz.runs.kinds import numbers_of
+from cap_viz.runs.kinds.joint import judged, load_joint, sets_of
 from cap_viz.runs.spec import JointSpec, spec_dict, spec_from_dict
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
@@ -48,7 +47,7 @@ def test_a_stored_run_holds_what_the_engine_measures(tiny_model: ReasoningModel,
     )
     assert spec_from_dict(json.loads(json.dumps(spec_dict(spec)))) == spec
     run = finish(run_steps(spec, tiny_model, store))
-    stored = read_joint(store, run)
+    stored = load_joint(store, run)
     fresh = joint_effects(
         tiny_model, tiny_task.evaluation(3), [HEADS, ((0, 1),)], ablation="mean", reference=tiny_task.calibration(4)
     )

@@ -15,7 +15,8 @@ from cap_viz.models import catalogue
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, TRAINING_FILE, resolve
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.run_loading import read_report, read_scores
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
@@ -96,11 +97,11 @@ def test_shipped_numbers_come_out_again(toy: ReasoningModel) -> None:
         run = score_runs(store.runs(), toy.ref, task)[0]
         assert isinstance(run.spec, ScoreSpec)
         fresh = cv.score_heads(toy, examples_of(run.spec.examples)[:8], estimator="exact")
-        np.testing.assert_allclose(fresh.ablated, read_scores(store, run).ablated[:, :, :8], atol=5e-3)
+        np.testing.assert_allclose(fresh.ablated, load_scores(store, run).ablated[:, :, :8], atol=5e-3)
         dense = store.get(EvalSpec(model=toy.ref, examples=evaluation_set(task, 200)))
         assert dense is not None
         fresh_report = cv.evaluate(toy, cv.load_task(task).evaluation(40))
-        np.testing.assert_allclose(fresh_report.logliks, read_report(store, dense).logliks[:40], atol=5e-3)
+        np.testing.assert_allclose(fresh_report.logliks, load_report(store, dense).logliks[:40], atol=5e-3)
 
 
 def test_the_same_plan_gives_the_same_bits_and_other_plans_next_to_the_same(

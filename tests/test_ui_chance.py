@@ -19,8 +19,8 @@ from cap_viz.evaluation.eval_metrics import ACC, against_guessing, guessing
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.comparison import DENSE as DENSE_CELL
 from cap_viz.runs.comparison import comparison_rows
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.mask_specs import mask_spec_for
-from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import chance_level, load_task
@@ -58,7 +58,7 @@ def test_every_page_and_table_has_the_same_chance(store: Store, dense: StoredRun
     answers = Counter(example.gold for example in task.evaluation(N))
     majority = max(answers.values()) / N
     assert majority > 0.5
-    report = read_report(store, dense)
+    report = load_report(store, dense)
     for found in (
         against_guessing(task, report).chance,
         guessing(task, report, ACC),

@@ -39,10 +39,10 @@ from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.progress import finish
 from cap_viz.runs.comparison import DENSE, Cell, Contrast, comparison_specs
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
@@ -333,7 +333,7 @@ def test_the_table_holds_every_cell_and_its_paired_differences(world: World) -> 
     assert table["Criterion"].tolist() == ["CAP", "CAP", "Wanda", "Global magnitude"] * 2
     assert table["Against"].tolist()[:4] == ["Wanda", "Global magnitude", "–", "Wanda"]
     assert len(comparison.contrasts) == 6
-    first = compare_paired(*(read_report(world.store, world.run((name, 0.2))).correct for name in ("cap", "wanda")))
+    first = compare_paired(*(load_report(world.store, world.run((name, 0.2))).correct for name in ("cap", "wanda")))
     row = table.iloc[0]
     assert row["Difference"] == pytest.approx(100 * first.difference)
     assert [row["Gained"], row["Lost"], row["p"]] == [first.only_a, first.only_b, first.p_value]
@@ -356,7 +356,7 @@ def test_losses_have_no_flips(world: World) -> None:
     comparison = world.comparison(CHOICE_LOSS)
     table = shown_table(comparison)
     assert "Gained" not in table
-    losses = read_report(world.store, world.run(("cap", 0.5))).losses("choice_nll")
+    losses = load_report(world.store, world.run(("cap", 0.5))).losses("choice_nll")
     assert comparison.levels["cap", 0.5].value == pytest.approx(losses.mean())
     assert json.loads(table_json(comparison))["measure"] == "choice_nll"
 
@@ -365,7 +365,7 @@ def test_files_say_what_the_page_says(world: World) -> None:
     comparison = world.comparison()
     table = pd.read_csv(io.BytesIO(table_csv(comparison)))
     assert table["criterion"].tolist() == ["dense", *(["cap", "cap", "wanda", "global_magnitude"] * 2)]
-    assert table["value"].tolist()[0] == pytest.approx(read_report(world.store, world.run(DENSE)).acc)
+    assert table["value"].tolist()[0] == pytest.approx(load_report(world.store, world.run(DENSE)).acc)
     content = json.loads(table_json(comparison))
     assert content["built_on"] == f"{TASK}-n{N_CALIBRATION}-seed0"
     assert len(content["contrasts"]) == len(comparison.contrasts)
@@ -378,7 +378,7 @@ def test_files_say_what_the_page_says(world: World) -> None:
 def test_the_comparison_is_the_library_s(world: World) -> None:
     for one in world.comparison().contrasts:
         assert isinstance(one.result, PairedComparison)
-        reports = [read_report(world.store, world.run(cell)) for cell in (one.first, one.second)]
+        reports = [load_report(world.store, world.run(cell)) for cell in (one.first, one.second)]
         assert one.result == compare_paired(reports[0].correct, reports[1].correct)
 
 
@@ -602,7 +602,7 @@ def test_the_page_opens_without_torch() -> None:
 def test_perplexity_is_paired_with_dense(page: AppTest, world: World) -> None:
     mask = world.specs[("cap", 0.2)].mask
     specs = [perplexity_spec(world.model.ref, "mini_text", n_windows=4, length=48, mask=one) for one in (None, mask)]
-    dense, pruned = (read_report(Store(), finish(run_steps(spec, world.model, Store()))) for spec in specs)
+    dense, pruned = (load_report(Store(), finish(run_steps(spec, world.model, Store()))) for spec in specs)
     test = opened(page, world)
     (shown,) = [table.value for table in test.table if "Perplexity" in table.value.columns]
     assert shown["Weights"].tolist() == ["dense", "CAP"]
@@ -619,7 +619,7 @@ def test_tasks_without_options_compare_the_loss_on_their_solutions(page: AppTest
     assert any(code.value.startswith("python -m cap_viz solution-loss --task mini_text") for code in test.code)
     mask = mask_spec_for(world.model.ref, "global_magnitude", 0.5, task="mini_text", n=2)
     specs = [solution_spec(world.model.ref, evaluation_set("mini_text", 4), one) for one in (None, mask)]
-    dense, pruned = (read_report(Store(), finish(run_steps(spec, world.model, Store()))) for spec in specs)
+    dense, pruned = (load_report(Store(), finish(run_steps(spec, world.model, Store()))) for spec in specs)
     test.run()
     (shown,) = [table.value for table in test.table if "Loss" in table.value.columns]
     assert shown["Weights"].tolist() == ["dense", "Global magnitude"]

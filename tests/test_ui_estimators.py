@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.runs.run_loading import read_blocks, read_gradient, read_scores
+from cap_viz.runs.kinds.scores import load_blocks, load_gradient, load_scores
 from cap_viz.runs.run_queries import block_spec
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -54,7 +54,7 @@ def test_exact_runs_come_first_then_hybrids_and_gradients(exact: StoredRun, grad
 
 def test_the_gradient_grid_holds_the_mean_gradient_effects(store: Store, exact: StoredRun, gradient: StoredRun) -> None:
     at = heads_page(exact, run="n40-seed0-zero-gradient-nll")
-    np.testing.assert_allclose(drawn(at), read_gradient(store, gradient).mean_effect("nll"), atol=1e-6)
+    np.testing.assert_allclose(drawn(at), load_gradient(store, gradient).mean_effect("nll"), atol=1e-6)
     assert "First-order effects" in text(at)
     assert "Rank correlation with the exact run n16-seed0-zero" in text(at)
     assert "the one this gradient run is about" in text(at)
@@ -62,7 +62,7 @@ def test_the_gradient_grid_holds_the_mean_gradient_effects(store: Store, exact: 
 
 def test_the_hybrid_grid_holds_the_combination(store: Store, exact: StoredRun, gradient: StoredRun) -> None:
     at = heads_page(exact, run="n16of40-seed0-zero-hybrid-nll", layer="2", head="3")
-    found = hybrid_scores(read_scores(store, exact), read_gradient(store, gradient))
+    found = hybrid_scores(load_scores(store, exact), load_gradient(store, gradient))
     np.testing.assert_allclose(drawn(at), found.estimate.mean, atol=1e-6)
     assert "narrower" in text(at)
     assert at.number_input(key="layer").value == 2
@@ -109,7 +109,7 @@ def test_whole_layers_stand_beside_the_heads(store: Store, exact: StoredRun) -> 
     assert isinstance(exact.spec, ScoreSpec)
     run = store.get(block_spec(exact.spec))
     assert run is not None
-    effects = read_blocks(store, run).mean_effect("nll")
+    effects = load_blocks(store, run).mean_effect("nll")
     figure = json.loads(at.get("plotly_chart")[0].proto.spec)
     beside = [trace for trace in figure["data"] if trace["type"] == "heatmap" and trace.get("xaxis") == "x2"]
     shown = sum((np.nan_to_num(matrix(trace["z"])) for trace in beside), start=np.zeros(1))
@@ -121,6 +121,6 @@ def test_the_ranking_is_compared_with_other_ablations_of_the_same_examples(
 ) -> None:
     assert "Measured with zero ablation only" in text(heads_page(exact))
     other = computed(store, tiny_model, score_spec(tiny_model, "mini_science", 16, "mean"))
-    means = [read_scores(store, run).mean_effect("nll") for run in (exact, other)]
+    means = [load_scores(store, run).mean_effect("nll") for run in (exact, other)]
     wanted, _ = spearmanr(means[0].ravel(), means[1].ravel())
     assert f"mean ρ = {wanted:.2f}" in text(heads_page(exact))

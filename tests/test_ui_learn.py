@@ -15,9 +15,10 @@ from cap_viz.dashboard.learn.steps import STEPS
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_loading import read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
@@ -77,13 +78,13 @@ def test_every_step_has_an_answer_to_its_question(measured: ReasoningModel) -> N
 
 def test_the_answers_are_the_stored_numbers(measured: ReasoningModel, store: Store) -> None:
     runs = {run.spec: run for run in store.runs()}
-    scores = read_scores(store, runs[ScoreSpec(measured.ref, calibration_set("tiny", 8))])
+    scores = load_scores(store, runs[ScoreSpec(measured.ref, calibration_set("tiny", 8))])
     mean = scores.effects("nll").mean(axis=2)
     layer, head = np.unravel_index(int(mean.argmax()), mean.shape)
     at = opened(measured, step="3", guesses="3a")
     assert f"Head {head} of layer {layer} (of 3, counted from 0)" in words(at)
     cap, wanda = (
-        read_report(store, next(run for spec, run in runs.items() if criterion_of(spec) == name))
+        load_report(store, next(run for spec, run in runs.items() if criterion_of(spec) == name))
         for name in ("cap", "wanda")
     )
     pair = compare_paired(cap.correct, wanda.correct)

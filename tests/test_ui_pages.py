@@ -25,10 +25,11 @@ from cap_viz.figures.theme import signed
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.kinds.joint import judged
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.joint import judged, load_joint
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_loading import read_joint, read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, JointSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
@@ -96,7 +97,7 @@ def test_overview_shows_accuracy_heads_and_pruning(store: Store, scores: StoredR
     at = opened("app.py", model=tiny_model.ref.id)
     assert not at.exception
     shown = [metric.value for metric in at.metric if metric.label == "Accuracy (dense)"]
-    assert f"{100 * read_report(store, dense).acc:.1f} %" in shown
+    assert f"{100 * load_report(store, dense).acc:.1f} %" in shown
     assert len(at.get("plotly_chart")) == 2
     assert "50 %" in text(at)
     assert "dense" in text(at)
@@ -104,7 +105,7 @@ def test_overview_shows_accuracy_heads_and_pruning(store: Store, scores: StoredR
 
 def test_heads_says_in_a_sentence_what_was_measured(store: Store, scores: StoredRun) -> None:
     at = opened_heads(scores, layer="1", head="2")
-    estimate = mean_with_ci(read_scores(store, scores).effects("nll"))
+    estimate = mean_with_ci(load_scores(store, scores).effects("nll"))
     assert not at.exception
     assert "head 2 of layer 1" in text(at)
     assert signed(float(estimate.mean[1, 2])) in text(at)
@@ -117,7 +118,7 @@ def test_the_grid_holds_the_mean_effects(store: Store, scores: StoredRun) -> Non
     figure = json.loads(at.get("plotly_chart")[0].proto.spec)
     cells = [trace for trace in figure["data"] if trace["type"] == "heatmap"][1:]
     drawn = sum(np.nan_to_num(matrix(trace["z"])) for trace in cells)
-    np.testing.assert_allclose(drawn, read_scores(store, scores).mean_effect("choice_nll"), rtol=1e-6)
+    np.testing.assert_allclose(drawn, load_scores(store, scores).mean_effect("choice_nll"), rtol=1e-6)
 
 
 def matrix(encoded: object) -> np.ndarray:
@@ -150,7 +151,7 @@ def test_a_head_out_of_range_gets_a_note(store: Store, scores: StoredRun) -> Non
 
 
 def test_heads_opens_with_the_head_of_rank_one(store: Store, scores: StoredRun) -> None:
-    mean = read_scores(store, scores).mean_effect("nll")
+    mean = load_scores(store, scores).mean_effect("nll")
     layer, head = np.unravel_index(int(np.argmax(mean)), mean.shape)
     at = opened_heads(scores)
     assert f"head {head} of layer {layer}" in text(at)
@@ -217,7 +218,7 @@ def test_heads_together_against_their_sum_and_random_sets(
 ) -> None:
     examples = evaluation_set(tiny_task.name, min(32, len(tiny_task.splits.evaluation)))
     spec = JointSpec(tiny_model.ref, examples, ((0, 1), (2, 3)))
-    found = judged(spec, read_joint(store, computed(store, tiny_model, spec)), "nll")
+    found = judged(spec, load_joint(store, computed(store, tiny_model, spec)), "nll")
     at = opened_heads(scores, together=["L2H3", "L0H1"])
     assert not at.exception
     assert f"With these 2 heads removed: **{signed(float(found.joint.mean))} nats per token**" in text(at)
@@ -243,7 +244,7 @@ def test_the_shown_example_is_read_by_the_model(store: Store, scores: StoredRun,
     assert not at.exception
     assert "Question and right answer, without head 2 of layer 1" in text(at)
     # The most hurt example of that head, its tokens coloured by how much less expected they are without it.
-    effects = read_scores(store, scores).effects("nll")[1, 2]
+    effects = load_scores(store, scores).effects("nll")[1, 2]
     example = examples_of(scores.spec.examples)[int(np.argmax(effects))]
     tokens = encode_prompt(tiny_model, example.prompt + example.options[example.gold])
     dense, without = (read_prompt(tiny_model, tokens, heads).token_logprobs for heads in ((), ((1, 2),)))
@@ -271,7 +272,7 @@ def test_a_failed_job_is_a_sentence(store: Store, scores: StoredRun, monkeypatch
 
 
 def test_effects_of_an_unfinished_run_are_missing_where_nothing_arrived(store: Store, scores: StoredRun) -> None:
-    whole = read_scores(store, scores)
+    whole = load_scores(store, scores)
     ablated = whole.ablated.copy()
     ablated[2:] = np.nan
     ablated[:, :, 5:] = np.nan

@@ -62,10 +62,11 @@ from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.criterion import MaskRequest
 from cap_viz.pruning.mask import SCOPES, Scope
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.evaluation import load_answers, load_report
+from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.queue import Job, JobQueue, shared_queue
-from cap_viz.runs.run_loading import read_answers, read_report, read_zeros
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
@@ -237,7 +238,7 @@ def test_zeros_come_from_the_measured_run_then_the_profile_then_the_rule(world: 
     run = store.get(EvalSpec(ref, world.setting.evaluation, masks[0]))
     assert run is not None
     assert found[0] is not None
-    np.testing.assert_array_equal(found[0].counts.zeros, read_zeros(store, run).zeros)
+    np.testing.assert_array_equal(found[0].counts.zeros, load_zeros(store, run).zeros)
     assert found[1] is not None
     assert found[1].reached == pytest.approx(0.37, abs=1e-4)
     assert zeros_of(store, runs, mask_spec(world.setting, "global_magnitude"), ref) is None
@@ -287,7 +288,7 @@ def test_a_stored_result_is_shown_as_it_is(world: World) -> None:
     assert shown.report is not None
     run = world.store.get(eval_spec(world.setting, "cap"))
     assert run is not None
-    np.testing.assert_array_equal(shown.report.correct, read_report(world.store, run).correct)
+    np.testing.assert_array_equal(shown.report.correct, load_report(world.store, run).correct)
 
 
 def test_after_the_slider_moved_the_last_result_stays_and_says_so(world: World) -> None:
@@ -486,7 +487,7 @@ def test_zeros_of_heads_come_from_the_measured_run_or_the_profile_of_heads(world
 
 def test_the_page_shows_stored_accuracies_at_once(world: World, page: AppTest) -> None:
     opened(page, world)
-    reports = [read_report(world.store, run) for run in stored_evaluations(world)]
+    reports = [load_report(world.store, run) for run in stored_evaluations(world)]
     shown = [metric.value for metric in page.metric]
     assert shown == [f"{100 * report.acc:.1f} %" for report in reports]
     assert len(page.get("plotly_chart")) == 3
@@ -539,7 +540,7 @@ def test_measuring_computes_what_the_library_computes(world: World, page: AppTes
     asked = replace(world.setting, sparsity=0.4)
     for place, name in enumerate(asked.columns):
         run = finish(run_steps(eval_spec(asked, name), world.model, world.store))
-        assert page.metric[place].value == f"{100 * read_report(world.store, run).acc:.1f} %"
+        assert page.metric[place].value == f"{100 * load_report(world.store, run).acc:.1f} %"
 
 
 def test_zeros_nobody_has_counted_are_counted_by_a_small_job(world: World, page: AppTest) -> None:
@@ -742,7 +743,7 @@ def test_the_page_lets_the_models_write_and_shows_their_texts(
     store = Store(shipped=world.shipped)
     run = store.get(spec)
     assert run is not None
-    report = read_answers(store, run)
+    report = load_answers(store, run)
     columns = [
         Written("dense", spec, report=report, run=run),
         Written("wanda", spec, report=replace(report, strict=report.gold), run=run),
@@ -759,12 +760,12 @@ def test_the_flip_tables_item_shows_every_option(world: World) -> None:
     spec = EvalSpec(world.model.ref, evaluation_set(TASK, N_ITEMS))
     run = world.store.get(spec)
     assert run is not None
-    column = Column("dense", spec, shown=spec, report=read_report(world.store, run), run=run)
+    column = Column("dense", spec, shown=spec, report=load_report(world.store, run), run=run)
     example = load_task(TASK).evaluation(3)[2]
     table = option_table(example, [column])
     assert table["Option"].tolist() == [option.strip() for option in example.options]
     assert table["Right"].tolist().index("✓") == example.gold
-    np.testing.assert_array_equal(table["Dense"], read_report(world.store, run).logliks[2])
+    np.testing.assert_array_equal(table["Dense"], load_report(world.store, run).logliks[2])
     audit = pd.read_csv(io.StringIO(audit_csv(world.store, [column])))
     assert len(audit) == N_ITEMS
     assert audit["prompt"].iloc[2] == example.prompt

@@ -18,8 +18,8 @@ from cap_viz.dashboard.prune.controls import usable_scores
 from cap_viz.dashboard.prune.mask_controls import score_label
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.queue import Job
-from cap_viz.runs.run_loading import read_scores
 from cap_viz.runs.spec import ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task
@@ -164,7 +164,7 @@ def referring(model: ReasoningModel, seed: int) -> ScoreSpec:
 def test_runs_with_other_reference_examples_are_both_shown(store: Store, tiny_model: ReasoningModel) -> None:
     """Both were called n3-seed0-mean-ref4, and the page showed one of them whatever was chosen."""
     runs = [computed(store, tiny_model, referring(tiny_model, seed)) for seed in (0, 1)]
-    effects = [read_scores(store, run).mean_effect("nll") for run in runs]
+    effects = [load_scores(store, run).mean_effect("nll") for run in runs]
     assert np.abs(effects[0] - effects[1]).max() > 1e-3
     names = heads_page(runs[0]).selectbox(key="run").options
     assert len(names) == 2
@@ -197,4 +197,4 @@ def test_a_run_started_on_the_page_is_shown_though_another_has_its_name(
     assert re.fullmatch(r"n2-seed0-zero-[0-9a-f]{8}", str(at.selectbox(key="run").value))
     run = store.get(ScoreSpec(tiny_model.ref, calibration_set("mini_science", 2)))
     assert run is not None
-    np.testing.assert_allclose(drawn(at), read_scores(store, run).mean_effect("nll"), atol=1e-6)
+    np.testing.assert_allclose(drawn(at), load_scores(store, run).mean_effect("nll"), atol=1e-6)

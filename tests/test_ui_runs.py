@@ -18,6 +18,7 @@ import pytest
 from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.attribution.results import options_table
 from cap_viz.dashboard.runs.detail import json_rows, parquet
 from cap_viz.dashboard.runs.html import html_of
 from cap_viz.dashboard.runs.table import table_of
@@ -27,13 +28,13 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.archive import archive_bytes, import_run
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.kinds import numbers_of
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
-from cap_viz.runs.parquet_schema import options_table
 from cap_viz.runs.protocols import solution_spec
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_loading import read_report, read_scores
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
@@ -103,7 +104,7 @@ def table_rows(page: str) -> list[list[str]]:
 def test_a_web_page_shows_names_as_text(store: Store, tiny_model: ReasoningModel) -> None:
     """A model's id comes from outside: it must not become part of the page's code."""
     run = computed(store, tiny_model, EvalSpec(tiny_model.ref, evaluation_set(TASK, 2)))
-    report = read_report(store, run)
+    report = load_report(store, run)
     ref = ModelRef(id="<script>alert(1)</script>", fingerprint="0" * 16)
     spec = EvalSpec(ref, evaluation_set(TASK, 2))
     made = store.save(
@@ -120,12 +121,12 @@ def test_score_numbers_are_the_effects_of_every_metric(store: Store, scores: Sto
     table = numbers_of(store, scores)
     for metric in ("nll", "choice_nll", "logit_diff", "accuracy"):
         part = table.loc[table["metric"] == metric, "mean_effect"]
-        assert_allclose(part.to_numpy(), read_scores(store, scores).mean_effect(metric).ravel())
+        assert_allclose(part.to_numpy(), load_scores(store, scores).mean_effect(metric).ravel())
     assert set(table["n"]) == {4}
 
 
 def test_evaluation_numbers_are_one_row_per_question(store: Store, dense: StoredRun) -> None:
-    table, report = numbers_of(store, dense), read_report(store, dense)
+    table, report = numbers_of(store, dense), load_report(store, dense)
     assert list(table["id"]) == list(report.questions.ids)
     assert_allclose(table["right"].to_numpy(), report.correct)
     assert_allclose(table[[f"loglik_{k}" for k in range(report.logliks.shape[1])]].to_numpy(), report.logliks)
@@ -214,7 +215,7 @@ def test_filters_keep_what_they_say(store: Store, scores: StoredRun, dense: Stor
 def test_one_picked_run_shows_its_accuracy_and_how_it_was_made(store: Store, dense: StoredRun) -> None:
     at = opened(runs=dense.key)
     assert not at.exception
-    assert at.metric[0].value == f"{100 * read_report(store, dense).acc:.1f} %"
+    assert at.metric[0].value == f"{100 * load_report(store, dense).acc:.1f} %"
     assert f"key {dense.key}" in words(at)
 
 
@@ -223,7 +224,7 @@ def test_two_evaluations_are_compared_question_by_question(
 ) -> None:
     mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.9, task=TASK, n=2)
     pruned = computed(store, tiny_model, EvalSpec(tiny_model.ref, dense.spec.examples, mask))
-    found = compare_paired(read_report(store, dense).correct, read_report(store, pruned).correct)
+    found = compare_paired(load_report(store, dense).correct, load_report(store, pruned).correct)
     at = opened(runs=[dense.key, pruned.key])
     assert not at.exception
     assert at.metric[1].value == f"{found.only_a} : {found.only_b}"
@@ -233,7 +234,7 @@ def test_losses_on_solutions_are_compared_text_by_text(store: Store, tiny_model:
     mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.9, task="mini_text", n=2)
     specs = [solution_spec(tiny_model.ref, evaluation_set("mini_text", 4), one) for one in (None, mask)]
     runs = [computed(store, tiny_model, spec) for spec in specs]
-    dense, pruned = (read_report(store, run).losses("nll") for run in runs)
+    dense, pruned = (load_report(store, run).losses("nll") for run in runs)
     at = opened(runs=[run.key for run in runs])
     assert not at.exception
     assert at.metric[1].value == f"{dense.mean():.3f} and {pruned.mean():.3f}"

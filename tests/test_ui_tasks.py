@@ -14,7 +14,7 @@ from cap_viz.dashboard.stored import head_statistics
 from cap_viz.dashboard.tasks.data import Measured, pairs, shared_heads
 from cap_viz.dashboard.tasks.page import short
 from cap_viz.figures.tasks import Mosaic, TaskMap, task_maps
-from cap_viz.runs.run_loading import read_scores
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
@@ -137,7 +137,7 @@ def test_the_sentence_about_a_pair_is_what_the_statistics_say() -> None:
     at = opened(task="mini_science", against="arc_easy")
     store = Store()
     means = {
-        run.spec.examples.task: read_scores(store, run).mean_effect("nll")
+        run.spec.examples.task: load_scores(store, run).mean_effect("nll")
         for run in store.runs()
         if isinstance(run.spec, ScoreSpec) and run.spec.parts is None
     }

@@ -20,8 +20,8 @@ from cap_viz.dashboard.heads.export import shown_json, shown_table
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_loading import read_scores
 from cap_viz.runs.run_queries import control_runs
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -86,7 +86,7 @@ def test_heads_shows_a_text_task_with_the_one_metric_it_has(store: Store, contro
     assert "head 2 of layer 1" in shown
     assert "guessing" not in shown
     assert "itself a control" in shown
-    scores = read_scores(store, control)
+    scores = load_scores(store, control)
     np.testing.assert_allclose(drawn(at), scores.mean_effect("nll"), rtol=1e-6)
     # The example: what is given, what is scored, and its loss.
     intact = -float(scores.dense[2, 0]) / int(scores.questions.tokens[2, 0])
@@ -108,7 +108,7 @@ def test_a_text_run_can_be_started_on_the_page(store: Store, control: StoredRun)
 
 
 def test_specificity_is_what_the_library_computes(store: Store, scores: StoredRun, control: StoredRun) -> None:
-    effects = [read_scores(store, run).effects("nll") for run in (scores, control)]
+    effects = [load_scores(store, run).effects("nll") for run in (scores, control)]
     found = specificity(*effects)
     shared = top_overlap(effects[0].mean(axis=-1), effects[1].mean(axis=-1), 1)
     at = opened_heads(scores, view="specificity")
@@ -125,7 +125,7 @@ def test_specificity_is_what_the_library_computes(store: Store, scores: StoredRu
 def test_the_generic_text_view_shows_the_control(store: Store, scores: StoredRun, control: StoredRun) -> None:
     at = opened_heads(scores, view="generic text")
     assert not at.exception
-    np.testing.assert_allclose(drawn(at), read_scores(store, control).mean_effect("nll"), rtol=1e-6)
+    np.testing.assert_allclose(drawn(at), load_scores(store, control).mean_effect("nll"), rtol=1e-6)
     assert "makes the given text" in text(at) or "no clear effect" in text(at)
     assert "Scored:" in text(at)
 
@@ -144,16 +144,16 @@ def test_the_view_control_switches_and_gives_the_metrics_back(
 
 
 def test_exports_hold_what_the_view_shows(store: Store, scores: StoredRun, control: StoredRun) -> None:
-    found = specificity(*(read_scores(store, run).effects("nll") for run in (scores, control)))
+    found = specificity(*(load_scores(store, run).effects("nll") for run in (scores, control)))
     content = json.loads(shown_json(store, scores, "nll", View("specificity", control)))
     assert content["control"]["task"] == "mini_text"
     for row in content["heads"]:
         assert row["specificity"] == pytest.approx(found.difference[row["layer"], row["head"]])
     assert [row["rank"] for row in content["heads"]] == list(range(1, 13))
     table = shown_table(store, scores, "nll", View("generic text", control))
-    np.testing.assert_allclose(table["mean_effect"].iloc[0], read_scores(store, control).mean_effect("nll").max())
+    np.testing.assert_allclose(table["mean_effect"].iloc[0], load_scores(store, control).mean_effect("nll").max())
     table = shown_table(store, scores, "nll", View("task effect", control))
-    np.testing.assert_allclose(table["mean_effect"].iloc[0], read_scores(store, scores).mean_effect("nll").max())
+    np.testing.assert_allclose(table["mean_effect"].iloc[0], load_scores(store, scores).mean_effect("nll").max())
 
 
 def test_without_a_control_the_view_offers_to_measure_one(store: Store, scores: StoredRun) -> None:
@@ -210,7 +210,7 @@ def test_overview_shows_loss_instead_of_accuracy_and_marks_chance(
     computed(store, tiny_model, score_spec(tiny_model, "tiny", 8))
     computed(store, tiny_model, EvalSpec(model=tiny_model.ref, examples=evaluation_set("tiny", 20)))
     at = opened("app.py", model=tiny_model.ref.id, task="tiny")
-    held = read_scores(store, control)
+    held = load_scores(store, control)
     loss = float((-held.dense[:, 0] / held.questions.tokens[:, 0]).mean())
     assert not at.exception
     shown = text(at)

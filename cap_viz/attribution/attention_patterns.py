@@ -13,11 +13,12 @@ The first three measures leave out the first two positions: the token before is 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from cap_viz.errors import UsageError
@@ -55,6 +56,19 @@ class HeadRoles:
         ranks = np.empty(values.size, dtype=np.int64)
         ranks[order] = np.arange(1, values.size + 1)
         return ranks.reshape(values.shape)
+
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        """Table `roles`: one row per layer and head, a column per measure."""
+        layer, head = (axis.ravel() for axis in np.indices(self.values[MEASURES[0]].shape))
+        measures = {name: values.ravel().astype(np.float32) for name, values in self.values.items()}
+        return {"roles": pd.DataFrame({"layer": layer.astype(np.int16), "head": head.astype(np.int16), **measures})}
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, pd.DataFrame], n: int) -> Self:
+        """Invert `to_tables`; `n` is the number of examples."""
+        table = tables["roles"]
+        n_layers = int(table["layer"].to_numpy().max()) + 1
+        return cls({name: table[name].to_numpy(dtype=np.float64).reshape(n_layers, -1) for name in MEASURES}, n)
 
 
 def role_steps(model: ReasoningModel, examples: Sequence[Example]) -> Generator[Progress, None, HeadRoles]:

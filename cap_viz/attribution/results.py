@@ -5,10 +5,12 @@ Reading them needs no torch, so that pages can show stored runs at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.attribution.effect_metrics import metric_named
@@ -16,6 +18,8 @@ from cap_viz.errors import UsageError
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks.base import Example, TaskVersion, tasks_of
 from cap_viz.tasks.pairing import Items
+
+Tables = Mapping[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -132,10 +136,32 @@ class HeadScores(Ablations):
     def n_heads(self) -> int:
         return self.ablated.shape[1]
 
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        heads = np.arange(self.n_heads, dtype=np.int16)
+        ablated = ablations_table(self.ablated, "head", heads)
+        return {"options": options_table(self.questions, self.dense), "ablated": ablated}
+
+    @classmethod
+    def from_tables(cls, tables: Tables) -> Self:
+        dense, ablated = EvalReport.from_tables(tables), tables["ablated"]
+        values = ablations_from(ablated, ablated["head"].to_numpy(), dense.logliks.shape)
+        return cls(questions=dense.questions, dense=dense.logliks, ablated=values)
+
 
 @dataclass(frozen=True)
 class BlockScores(Ablations):
     """The whole attention and the whole MLP of every layer ablated in turn: the parts are those of `BLOCK_PARTS`."""
+
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        blocks = ablations_table(self.ablated, "part", np.array(BLOCK_PARTS, dtype=object))
+        return {"options": options_table(self.questions, self.dense), "blocks": blocks}
+
+    @classmethod
+    def from_tables(cls, tables: Tables) -> Self:
+        dense, blocks = EvalReport.from_tables(tables), tables["blocks"]
+        part = np.array([BLOCK_PARTS.index(name) for name in blocks["part"]])
+        values = ablations_from(blocks, part, dense.logliks.shape)
+        return cls(questions=dense.questions, dense=dense.logliks, ablated=values)
 
 
 @dataclass(frozen=True)
@@ -174,6 +200,36 @@ class GradientEffects:
     def mean_effect(self, metric: str) -> Float[np.ndarray, "layer head"]:
         """Head score: the mean estimated effect over the examples."""
         return self.effects(metric).mean(axis=-1)
+
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        layer, head, example = np.indices(self.per_example.shape).reshape(3, -1)
+        effects = pd.DataFrame(
+            {
+                "layer": layer.astype(np.int16),
+                "head": head.astype(np.int16),
+                "example": example.astype(np.int32),
+                "effect": self.per_example.reshape(-1).astype(np.float32),
+            }
+        )
+        tables = {"options": options_table(self.questions, self.known_logliks), "effects": effects}
+        if self.units is not None:
+            layer, unit = np.indices(self.units.shape).reshape(2, -1)
+            effect = self.units.reshape(-1).astype(np.float32)
+            tables["units"] = pd.DataFrame(
+                {"layer": layer.astype(np.int16), "unit": unit.astype(np.int32), "effect": effect}
+            )
+        return tables
+
+    @classmethod
+    def from_tables(cls, tables: Tables, metric: str) -> Self:
+        dense = EvalReport.from_tables(tables)
+        return cls(
+            questions=dense.questions,
+            known_logliks=dense.logliks,
+            per_example=array_from(tables["effects"], "layer", "head", "example"),
+            metric=metric,
+            units=array_from(tables["units"], "layer", "unit") if "units" in tables else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -222,6 +278,23 @@ class EvalReport:
     def losses(self, metric: str = "choice_nll") -> Float[np.ndarray, " example"]:
         return metric_named(metric)(self.logliks, self.questions.gold, self.questions.tokens)
 
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        return {"options": options_table(self.questions, self.logliks)}
+
+    @classmethod
+    def from_tables(cls, tables: Tables) -> Self:
+        table = tables["options"]
+        first = table.drop_duplicates("example").sort_values("example")
+        shape = (len(first), int(table["option"].to_numpy().max()) + 1)
+        place = table["example"].to_numpy(), table["option"].to_numpy()
+        tokens, chars = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        logliks = np.full(shape, np.nan, dtype=np.float32)
+        tokens[place], chars[place], logliks[place] = table["tokens"], table["chars"], table["loglik"]
+        questions = Questions(
+            ids=tuple(first["id"]), gold=first["gold"].to_numpy(dtype=np.int64), tokens=tokens, chars=chars
+        )
+        return cls(questions=questions, logliks=logliks)
+
 
 @dataclass(frozen=True)
 class JointScores:
@@ -241,3 +314,71 @@ class JointScores:
         """Loss with the set removed minus the untouched model's: positive means the set helps."""
         losses = self.losses(metric)
         return losses - losses[self.sets.index(())]
+
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        number, example, option = np.nonzero(~np.isnan(self.ablated))
+        joint = pd.DataFrame(
+            {
+                "set": number.astype(np.int16),
+                "example": example.astype(np.int32),
+                "option": option.astype(np.int16),
+                "loglik": self.ablated[number, example, option].astype(np.float32),
+            }
+        )
+        return {"options": options_table(self.questions, self.ablated[0]), "joint": joint}
+
+    @classmethod
+    def from_tables(cls, tables: Tables, sets: tuple[HeadSet, ...]) -> Self:
+        dense, joint = EvalReport.from_tables(tables), tables["joint"]
+        number, example, option = (joint[name].to_numpy() for name in ("set", "example", "option"))
+        ablated = np.full((len(sets), *dense.logliks.shape), np.nan, dtype=np.float32)
+        ablated[number, example, option] = joint["loglik"]
+        return cls(questions=dense.questions, sets=sets, ablated=ablated)
+
+
+def options_table(questions: Questions, logliks: Float[np.ndarray, "example option"]) -> pd.DataFrame:
+    example, option = np.nonzero(questions.tokens)
+    return pd.DataFrame(
+        {
+            "example": example.astype(np.int32),
+            "id": np.array(questions.ids, dtype=object)[example],
+            "gold": questions.gold[example].astype(np.int16),
+            "option": option.astype(np.int16),
+            "tokens": questions.tokens[example, option].astype(np.int32),
+            "chars": questions.chars[example, option].astype(np.int32),
+            "loglik": logliks[example, option].astype(np.float32),
+        }
+    )
+
+
+def ablations_table(
+    ablated: Float[np.ndarray, "layer part example option"], column: str, names: np.ndarray
+) -> pd.DataFrame:
+    """Tabulate ablated log-likelihoods, one row per value that is not NaN; `names[part]` fills the named column."""
+    layer, part, example, option = np.nonzero(~np.isnan(ablated))
+    return pd.DataFrame(
+        {
+            "layer": layer.astype(np.int16),
+            column: names[part],
+            "example": example.astype(np.int32),
+            "option": option.astype(np.int16),
+            "loglik": ablated[layer, part, example, option].astype(np.float32),
+        }
+    )
+
+
+def ablations_from(
+    table: pd.DataFrame, part: Int[np.ndarray, " row"], shape: tuple[int, ...]
+) -> Float[np.ndarray, "layer part example option"]:
+    layer, example, option = (table[name].to_numpy() for name in ("layer", "example", "option"))
+    values = np.full((layer.max() + 1, part.max() + 1, *shape), np.nan, dtype=np.float32)
+    values[layer, part, example, option] = table["loglik"]
+    return values
+
+
+def array_from(table: pd.DataFrame, *axes: str) -> Float[np.ndarray, "*axis"]:
+    """Return column `effect` as an array with the named columns as axes."""
+    place = tuple(table[axis].to_numpy() for axis in axes)
+    values = np.full([index.max() + 1 for index in place], np.nan, dtype=np.float32)
+    values[place] = table["effect"]
+    return values

@@ -20,7 +20,7 @@ from cap_viz.cli import accuracy, catalogue, generation, perplexity, plan, pruni
 from cap_viz.cli.output import err, shown
 from cap_viz.cli.runs import runs_app
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.runs.run_labels import describe
+from cap_viz.runs.kinds import describe
 from cap_viz.settings import ask_for, local_folder, requested_device, requested_dtype, start_logging
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

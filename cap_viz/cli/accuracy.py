@@ -49,7 +49,7 @@ def evaluate(
 ) -> None:
     """Measure accuracy, dense or pruned."""
     from cap_viz.evaluation.eval_metrics import against_guessing
-    from cap_viz.runs.run_loading import read_report
+    from cap_viz.runs.kinds.evaluation import load_report
     from cap_viz.runs.store import Store
     from cap_viz.stats import wilson
     from cap_viz.tasks.example_sets import evaluation_set
@@ -62,7 +62,7 @@ def evaluate(
         return EvalSpec(model=ref, examples=examples, mask=pruned)
 
     run = stored_run(spec, model, store)
-    report = read_report(store, run)
+    report = load_report(store, run)
     test = against_guessing(load_task(task), report)
     ci_norm = wilson(int(report.correct_norm.sum()), len(report))
     content = {

@@ -41,6 +41,6 @@ def stored_reports(
     specs_for: Any, model_id: str, store: Any, backend: BackendChoice | None = None
 ) -> dict[Any, EvalReport]:
     """Return the reports of many specs on one model."""
-    from cap_viz.runs.run_loading import read_report
+    from cap_viz.runs.kinds.evaluation import load_report
 
-    return {name: read_report(store, run) for name, run in stored_runs(specs_for, model_id, store, backend).items()}
+    return {name: load_report(store, run) for name, run in stored_runs(specs_for, model_id, store, backend).items()}

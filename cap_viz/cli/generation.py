@@ -44,8 +44,8 @@ def generate(
     mask: MaskOptions,
 ) -> None:
     """Generate the model's answers and score them: exact match and parse rate."""
+    from cap_viz.runs.kinds.evaluation import load_answers
     from cap_viz.runs.protocols import generation_spec
-    from cap_viz.runs.run_loading import read_answers
     from cap_viz.runs.self_generated_calibration import own_solutions_task
     from cap_viz.runs.store import Store
     from cap_viz.tasks.example_sets import calibration_set, evaluation_set
@@ -60,7 +60,7 @@ def generate(
         return generation_spec(ref, examples, format=format, max_tokens=max_tokens, mask=pruned)
 
     run = stored_run(spec, model, store)
-    report = read_answers(store, run)
+    report = load_answers(store, run)
     content = {
         **run_facts(run),
         "task": task,

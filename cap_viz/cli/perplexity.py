@@ -36,8 +36,8 @@ def perplexity(
 ) -> None:
     """Measure perplexity on running text, dense or pruned."""
     from cap_viz.evaluation.perplexity import perplexity_of
+    from cap_viz.runs.kinds.evaluation import load_report
     from cap_viz.runs.protocols import perplexity_spec
-    from cap_viz.runs.run_loading import read_report
     from cap_viz.runs.store import Store
 
     n_windows = windows or count_windows(text, model, length)
@@ -48,7 +48,7 @@ def perplexity(
 
     store = Store()
     run = stored_run(spec, model, store)
-    found = perplexity_of(read_report(store, run))
+    found = perplexity_of(load_report(store, run))
     if as_json:
         interval = None if found.n_windows == 1 else [found.ci.low, found.ci.high]
         content = {"text": text, "windows": found.n_windows, "length": length, "tokens_scored": found.n_tokens}

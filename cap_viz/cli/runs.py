@@ -11,7 +11,7 @@ from rich.table import Table
 from cap_viz.cli.options import JsonOption
 from cap_viz.cli.output import err, out, print_json, run_facts
 from cap_viz.errors import UsageError
-from cap_viz.runs.run_labels import describe
+from cap_viz.runs.kinds import describe
 from cap_viz.runs.spreadsheet import csv_text
 
 if TYPE_CHECKING:

@@ -169,7 +169,7 @@ def plan_by_pilot(
     """Choose hybrid sizes by a pilot of 16 examples measured both ways; its stored runs give the cost per example."""
     from cap_viz.attribution.hybrid import plan_hybrid
     from cap_viz.progress import duration
-    from cap_viz.runs.run_loading import read_gradient, read_scores
+    from cap_viz.runs.kinds.scores import load_gradient, load_scores
     from cap_viz.stats.budget import ExampleCost
     from cap_viz.stats.hybrid import FEWEST_EXACT
     from cap_viz.tasks.example_sets import calibration_set
@@ -185,8 +185,8 @@ def plan_by_pilot(
     seconds = (max(0.01, found[name].provenance["seconds"]) for name in ("exact", "gradient"))
     cost = ExampleCost(*(taken / FEWEST_EXACT for taken in seconds))
     plan = plan_hybrid(
-        read_scores(store, found["exact"]),
-        read_gradient(store, found["gradient"]),
+        load_scores(store, found["exact"]),
+        load_gradient(store, found["gradient"]),
         cost,
         available=len(load_task(task).splits.calibration),
         seconds=None if minutes is None else 60 * minutes,
@@ -206,11 +206,11 @@ def single_content(
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
     """Return one run's mean effects with intervals, and its other facts for `score --json`."""
     from cap_viz.attribution.results import GradientEffects
-    from cap_viz.runs.run_loading import read_gradient, read_scores
+    from cap_viz.runs.kinds.scores import load_gradient, load_scores
     from cap_viz.stats import mean_with_ci
 
     by_gradient = isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient"
-    scores = read_gradient(store, run) if by_gradient else read_scores(store, run)
+    scores = load_gradient(store, run) if by_gradient else load_scores(store, run)
     effects = scores.effects(metric)
     content = run_facts(run) | {"n": len(scores.questions), "example_ids": list(scores.questions.ids)}
     if full:
@@ -230,11 +230,11 @@ def hybrid_content(
 ) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
     """Combine an exact and a gradient run; return the estimate and the other facts for `score --json`."""
     from cap_viz.attribution.hybrid import hybrid_scores
-    from cap_viz.runs.run_loading import read_gradient, read_scores
+    from cap_viz.runs.kinds.scores import load_gradient, load_scores
     from cap_viz.stats.hybrid import slope_named
 
-    gradient = read_gradient(store, found["gradient"])
-    estimate = hybrid_scores(read_scores(store, found["exact"]), gradient, slope=slope_named(slope)).estimate
+    gradient = load_gradient(store, found["gradient"])
+    estimate = hybrid_scores(load_scores(store, found["exact"]), gradient, slope=slope_named(slope)).estimate
     content = {
         "model": found["exact"].spec.model.id,
         "runs": {name: run_facts(run) for name, run in found.items()},
@@ -249,10 +249,10 @@ def hybrid_content(
 def block_report(store: Store, run: StoredRun, metric: str, ablation: str, *, as_json: bool) -> None:
     """Print the effects of whole attention layers and MLPs."""
     from cap_viz.attribution.results import BLOCK_PARTS
-    from cap_viz.runs.run_loading import read_blocks
+    from cap_viz.runs.kinds.scores import load_blocks
     from cap_viz.stats import mean_with_ci
 
-    scores = read_blocks(store, run)
+    scores = load_blocks(store, run)
     estimate, task = mean_with_ci(scores.effects(metric)), run.spec.examples.task
     if as_json:
         print_json(

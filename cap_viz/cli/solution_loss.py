@@ -34,8 +34,8 @@ def solution_loss(
 ) -> None:
     """Measure the loss on worked solutions (GSM8K), dense or pruned."""
     from cap_viz.evaluation.solution_loss import check_has_solutions, solution_loss_of
+    from cap_viz.runs.kinds.evaluation import load_report
     from cap_viz.runs.protocols import solution_spec
-    from cap_viz.runs.run_loading import read_report
     from cap_viz.runs.store import Store
     from cap_viz.tasks.example_sets import evaluation_set
 
@@ -48,7 +48,7 @@ def solution_loss(
 
     store = Store()
     run = stored_run(spec, model, store)
-    found = solution_loss_of(read_report(store, run))
+    found = solution_loss_of(load_report(store, run))
     interval = None if found.n == 1 else [found.ci.low, found.ci.high]
     if as_json:
         mask_facts = {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}

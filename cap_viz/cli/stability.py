@@ -34,7 +34,7 @@ def stability(
 
     A ranking's own reliability limits how well it can agree with another; it stands on the diagonal.
     """
-    from cap_viz.runs.run_loading import read_scores
+    from cap_viz.runs.kinds.scores import load_scores
     from cap_viz.runs.store import Store
     from cap_viz.stats import rank_stability, split_half
     from cap_viz.tasks.example_sets import calibration_set
@@ -52,7 +52,7 @@ def stability(
         return {name: ScoreSpec(model=ref, examples=examples, ablation=name) for name in names}
 
     found = stored_runs(specs, model, store)
-    scores = {name: read_scores(store, run) for name, run in found.items()}
+    scores = {name: load_scores(store, run) for name, run in found.items()}
     agreement = rank_stability({name: read.mean_effect(metric) for name, read in scores.items()})
     reliability = {name: split_half(read.effects(metric)).full for name, read in scores.items()}
     if as_json:

@@ -24,6 +24,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, ModelRef, is_available
 from cap_viz.models.devices import check_asked, expected_device
 from cap_viz.runs.backends import requested_backend
+from cap_viz.runs.kinds import KINDS
 from cap_viz.runs.queue import Job, JobSpec, PrunedWeights, shared_queue
 from cap_viz.runs.run_queries import model_ref
 from cap_viz.runs.store import Store, StoredRun
@@ -50,7 +51,7 @@ class PageEntry:
         return (not self.one_model or spec.model.id == model_id) and (not self.one_task or spec.examples.task == task)
 
 
-EVERY_KIND = ("score", "eval", "profile", "roles", "joint")
+EVERY_KIND = tuple(KINDS)
 PAGES = (
     PageEntry("Overview", "app.py", ":material/dashboard:", ("score", "eval")),
     PageEntry("Heads", "pages/heads.py", ":material/grid_on:", ("score", "roles", "joint")),

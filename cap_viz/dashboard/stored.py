@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, Level, Measure, Paired, level_of, paired, paired_p
-from cap_viz.runs.run_loading import read_report, read_scores
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.store import MANIFEST, Store, StoredRun
 from cap_viz.stats import (
     Discoveries,
@@ -134,13 +135,13 @@ def address(store: Store, run: StoredRun) -> Address:
 @lru_cache(maxsize=32)
 def cached_scores(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> HeadScores:
     store = Store(shipped=shipped, local=local)
-    return read_scores(store, store.open(folder))
+    return load_scores(store, store.open(folder))
 
 
 @lru_cache(maxsize=128)
 def cached_report(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> EvalReport:
     store = Store(shipped=shipped, local=local)
-    return read_report(store, store.open(folder))
+    return load_report(store, store.open(folder))
 
 
 @lru_cache(maxsize=512)

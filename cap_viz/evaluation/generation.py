@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Int
 
 from cap_viz.attribution.batch_plan import BatchPlan
@@ -121,6 +122,41 @@ class GenerationReport:
     @property
     def parse_rate_flexible(self) -> float:
         return float(np.mean([found is not None for found in self.flexible]))
+
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        """Table `answers`: one row per example; `strict` and `flexible` are null where a reading found no answer."""
+        answers = pd.DataFrame(
+            {
+                "example": np.arange(len(self), dtype=np.int32),
+                "id": self.ids,
+                "text": self.texts,
+                "strict": pd.Series(self.strict, dtype="string"),
+                "flexible": pd.Series(self.flexible, dtype="string"),
+                "gold": self.gold,
+                "tokens": self.tokens.astype(np.int32),
+                "ended": self.ended.astype(np.int8),
+                "dropped": self.dropped.astype(np.int32),
+            }
+        )
+        return {"answers": answers}
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, pd.DataFrame]) -> Self:
+        table = tables["answers"]
+        strict, flexible = (
+            tuple(None if pd.isna(answer) else str(answer) for answer in table[name]) for name in ("strict", "flexible")
+        )
+        tokens, ended, dropped = (table[name].to_numpy(dtype=np.int64) for name in ("tokens", "ended", "dropped"))
+        return cls(
+            ids=tuple(table["id"]),
+            texts=tuple(table["text"]),
+            gold=tuple(table["gold"]),
+            strict=strict,
+            flexible=flexible,
+            tokens=tokens,
+            ended=ended,
+            dropped=dropped,
+        )
 
 
 def writing_of(task: Task) -> Writing:

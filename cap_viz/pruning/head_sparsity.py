@@ -6,11 +6,12 @@ sparsity, count per head the ranks below the cutoff. From a mask: count its zero
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from cap_viz.errors import UsageError
@@ -38,6 +39,30 @@ class HeadZeros:
     def share(self) -> Float[np.ndarray, "sparsity layer head"]:
         """The sparsity each head reaches."""
         return self.zeros / self.size
+
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        """Table `heads`: one row per sparsity, layer and head, with the zeros among the `size` weights of the head."""
+        sparsity, layer, head = np.indices(self.zeros.shape).reshape(3, -1)
+        heads = pd.DataFrame(
+            {
+                "sparsity": self.sparsities[sparsity],
+                "layer": layer.astype(np.int16),
+                "head": head.astype(np.int16),
+                "zeros": self.zeros.reshape(-1).astype(np.int32),
+                "size": np.int32(self.size),
+            }
+        )
+        return {"heads": heads}
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, pd.DataFrame]) -> Self:
+        table = tables["heads"]
+        n_layers, n_heads = (1 + int(table[name].to_numpy().max()) for name in ("layer", "head"))
+        return cls(
+            sparsities=table["sparsity"].to_numpy()[:: n_layers * n_heads],
+            zeros=table["zeros"].to_numpy(dtype=np.int64).reshape(-1, n_layers, n_heads),
+            size=int(table["size"].iloc[0]),
+        )
 
 
 def head_profile_steps(

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
@@ -82,6 +83,37 @@ class ZeroCounts:
         zeros = [np.bincount(layers, weights=row, minlength=n_layers) for row in self.zeros[:, taken]]
         with np.errstate(invalid="ignore"):
             return np.array(zeros).reshape(-1, n_layers) / sizes
+
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        """Table `zeros`: one row per sparsity and matrix, in ascending sparsity."""
+        n_sparsities, n_matrices = self.zeros.shape
+        matrices = self.matrices * n_sparsities
+        zeros = pd.DataFrame(
+            {
+                "sparsity": np.repeat(self.sparsities, n_matrices),
+                "layer": np.array([m.layer for m in matrices], dtype=np.int16),
+                "kind": [m.kind for m in matrices],
+                "part": [m.part for m in matrices],
+                "rows": np.array([m.rows for m in matrices], dtype=np.int32),
+                "columns": np.array([m.columns for m in matrices], dtype=np.int32),
+                "zeros": self.zeros.reshape(-1),
+            }
+        )
+        return {"zeros": zeros}
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, pd.DataFrame]) -> Self:
+        table = tables["zeros"]
+        sparsities = np.unique(table["sparsity"].to_numpy())
+        first = table[table["sparsity"] == sparsities[0]]
+        matrices = tuple(
+            MatrixSize(layer=layer, kind=kind, part=part, rows=rows, columns=columns)
+            for layer, kind, part, rows, columns in zip(
+                *(first[name].tolist() for name in ("layer", "kind", "part", "rows", "columns")), strict=True
+            )
+        )
+        zeros = table["zeros"].to_numpy().reshape(len(sparsities), len(matrices))
+        return cls(sparsities=sparsities, matrices=matrices, zeros=zeros)
 
 
 @dataclass(frozen=True)

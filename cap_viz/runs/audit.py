@@ -10,9 +10,8 @@ import pandas as pd
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import GenerationProtocol, GenerationReport, prompt_text
-from cap_viz.runs.flat_tables import written_numbers
-from cap_viz.runs.protocols import is_solution_loss, length_of, protocol_of
-from cap_viz.runs.run_loading import read_answers, read_report
+from cap_viz.runs.kinds.evaluation import answer_rows, load_answers, load_report
+from cap_viz.runs.protocols import ChoiceProtocol, SolutionProtocol, protocol_of
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Example, Task, load_task
@@ -27,15 +26,16 @@ def audit_of(store: Store, run: StoredRun) -> pd.DataFrame:
 
     Raises `UsageError` for a run that asked no questions, or when the task's data is missing or has changed.
     """
-    if not isinstance(run.spec, EvalSpec) or length_of(run.spec) is not None:
+    protocol = protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
+    if not isinstance(protocol, ChoiceProtocol | SolutionProtocol | GenerationProtocol):
         raise UsageError(f"Run {run.key} asked no questions; an audit is of an evaluation of a task.")
     examples, task = examples_of(run.spec.examples), load_task(run.spec.examples.task)
-    protocol = protocol_of(run.spec)
-    if is_solution_loss(run.spec):
-        return solutions_audit(examples, read_report(store, run))
-    if protocol is None:
-        return choices_audit(examples, read_report(store, run))
-    return answers_audit(task, protocol, examples, read_answers(store, run))
+    if isinstance(protocol, GenerationProtocol):
+        return answers_audit(task, protocol, examples, load_answers(store, run))
+    report = load_report(store, run)
+    return (
+        choices_audit(examples, report) if isinstance(protocol, ChoiceProtocol) else solutions_audit(examples, report)
+    )
 
 
 def choices_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.DataFrame:
@@ -78,6 +78,6 @@ def solutions_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.Dat
 def answers_audit(
     task: Task, protocol: GenerationProtocol, examples: tuple[Example, ...], report: GenerationReport
 ) -> pd.DataFrame:
-    table = written_numbers(report)
+    table = answer_rows(report)
     table.insert(1, "prompt", [prompt_text(task, example, protocol.format) for example in examples])
     return table

@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cap_viz.evaluation.generation import GenerationProtocol
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.mask import Mask
-from cap_viz.runs.protocols import is_solution_loss, protocol_of
-from cap_viz.runs.run_loading import read_answers, read_report
+from cap_viz.runs.kinds.evaluation import load_answers, load_report
+from cap_viz.runs.protocols import ChoiceProtocol, SolutionProtocol, protocol_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, mask_dict
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import wilson
@@ -70,26 +71,27 @@ def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
         if not isinstance(run.spec, EvalSpec) or run.spec.model != model or run.spec.mask != spec:
             continue
         dense = store.get(replace(run.spec, mask=None))
-        cells = [run.spec.examples.task, str(len(run.spec.examples.ids)), measured(store, run)]
-        cells.append("not measured" if dense is None else measured(store, dense))
+        cells = [run.spec.examples.task, str(len(run.spec.examples.ids)), measured(store, run, run.spec)]
+        cells.append("not measured" if dense is None else measured(store, dense, run.spec))
         rows.append(f"| {' | '.join(cells)} |")
     if not rows:
         return ["Not measured. `python -m cap_viz eval` with the same options measures it."]
     return ["| task | examples | result, 95 % interval | dense |", "|---|---|---|---|", *rows]
 
 
-def measured(store: Store, run: StoredRun) -> str:
+def measured(store: Store, run: StoredRun, spec: EvalSpec) -> str:
     """Format the result of an evaluation: accuracy, exact match, solution loss or perplexity, with its interval."""
-    if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
-        written = read_answers(store, run).correct
-        ci = wilson(int(written.sum()), len(written))
-        return f"written answers {written.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}]"
-    report = read_report(store, run)
-    if isinstance(run.spec, EvalSpec) and is_solution_loss(run.spec):
+    protocol = protocol_of(spec)
+    if isinstance(protocol, GenerationProtocol):
+        right = load_answers(store, run).correct
+        ci = wilson(int(right.sum()), len(right))
+        return f"written answers {right.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}]"
+    report = load_report(store, run)
+    if isinstance(protocol, SolutionProtocol):
         loss = solution_loss_of(report)
         return f"loss {loss.value:.3f} [{loss.ci.low:.3f}, {loss.ci.high:.3f}] nats per token of the solutions"
-    if isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
-        found = perplexity_of(report)
-        return f"perplexity {found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]"
-    ci = wilson(int(report.correct.sum()), len(report))
-    return f"{report.acc:.1%} [{ci.low:.1%}, {ci.high:.1%}]"
+    if isinstance(protocol, ChoiceProtocol):
+        ci = wilson(int(report.correct.sum()), len(report))
+        return f"{report.acc:.1%} [{ci.low:.1%}, {ci.high:.1%}]"
+    found = perplexity_of(report)
+    return f"perplexity {found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]"

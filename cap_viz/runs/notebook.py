@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from cap_viz import __version__
-from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.kinds import describe, numbers_of
 from cap_viz.runs.prefix_reuse import taken_words
-from cap_viz.runs.run_labels import ablation_words, describe
+from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import ScoreSpec, spec_dict
 from cap_viz.runs.store import Store, StoredRun
 

@@ -1,12 +1,14 @@
-"""Evaluation protocols: construction and parsing of the strings in `EvalSpec.protocol`.
+"""How an evaluation asks: a tagged union, and the strings that stand for it in `EvalSpec.protocol` and in keys.
 
-None: options are compared by their log-likelihoods. "perplexity-1024": windows of 1,024 tokens of running text.
-"generate-fewshot-256": written answers, with the prompt format and the token limit. "solution": worked solutions.
+None: `ChoiceProtocol`. "perplexity-1024": `PerplexityProtocol`. "generate-fewshot-256": `GenerationProtocol`.
+"solution": `SolutionProtocol`. Anything else, say of a newer version, is an `UnknownProtocol`.
 """
 
 from __future__ import annotations
 
-from cap_viz.errors import UsageError
+from dataclasses import dataclass
+
+from cap_viz.errors import UsageError, check_choice
 from cap_viz.evaluation.generation import FORMATS, GenerationProtocol, writing_of
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS, text_task, window_id
 from cap_viz.evaluation.solution_loss import check_has_solutions
@@ -16,6 +18,77 @@ from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet
 
 PERPLEXITY, GENERATE, SOLUTION = "perplexity", "generate", "solution"
+
+
+@dataclass(frozen=True)
+class ChoiceProtocol:
+    """Compare the log-likelihoods of a question's options."""
+
+
+@dataclass(frozen=True)
+class PerplexityProtocol:
+    """Score windows of running text of `length` tokens."""
+
+    length: int
+
+
+@dataclass(frozen=True)
+class SolutionProtocol:
+    """Score the worked solution of a task without options."""
+
+
+@dataclass(frozen=True)
+class UnknownProtocol:
+    """A protocol that this version does not know, as it was written."""
+
+    text: str
+
+
+EvalProtocol = ChoiceProtocol | PerplexityProtocol | GenerationProtocol | SolutionProtocol | UnknownProtocol
+
+
+def protocol_of(spec: EvalSpec) -> EvalProtocol:
+    """Parse the protocol of an evaluation."""
+    if spec.protocol is None:
+        return ChoiceProtocol()
+    match spec.protocol.split("-"):
+        case ["solution"]:
+            return SolutionProtocol()
+        case ["perplexity", length] if length.isdecimal():
+            return PerplexityProtocol(int(length))
+        case ["generate", format, most] if format in FORMATS and most.isdecimal():
+            return GenerationProtocol(format, int(most))
+    return UnknownProtocol(spec.protocol)
+
+
+def text_of(protocol: EvalProtocol) -> str | None:
+    """Invert `protocol_of`."""
+    match protocol:
+        case ChoiceProtocol():
+            return None
+        case PerplexityProtocol(length):
+            return f"{PERPLEXITY}-{length}"
+        case GenerationProtocol(format, most):
+            return f"{GENERATE}-{format}-{most}"
+        case SolutionProtocol():
+            return SOLUTION
+        case UnknownProtocol(text):
+            return text
+
+
+def protocol_words(protocol: EvalProtocol) -> str:
+    """Name a protocol: "perplexity on 1024 tokens", "written answers (fewshot)"; empty for the usual one."""
+    match protocol:
+        case ChoiceProtocol():
+            return ""
+        case PerplexityProtocol(length):
+            return f"perplexity on {length} tokens"
+        case GenerationProtocol(format, _):
+            return f"written answers ({format})"
+        case SolutionProtocol():
+            return "loss on solutions"
+        case UnknownProtocol(text):
+            return f"protocol {text}"
 
 
 def perplexity_spec(
@@ -37,13 +110,7 @@ def perplexity_spec(
         raise UsageError(f"A window of {length} tokens has nothing to score; give at least 2.")
     ids = tuple(window_id(number) for number in range(n_windows))
     examples = ExampleSet(task=task, version=chosen.version, ids=ids, split="windows")
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=f"{PERPLEXITY}-{length}")
-
-
-def length_of(spec: EvalSpec) -> int | None:
-    """Return the tokens per window, or None for an evaluation other than perplexity."""
-    kind, _, length = (spec.protocol or "").partition("-")
-    return int(length) if kind == PERPLEXITY and length.isdecimal() else None
+    return EvalSpec(model=model, examples=examples, mask=mask, protocol=text_of(PerplexityProtocol(length)))
 
 
 def generation_spec(
@@ -59,26 +126,14 @@ def generation_spec(
     Raises `UsageError` for a task without written answers, an unknown format, or a token limit below 1.
     """
     writing = writing_of(load_task(examples.task))
-    if format not in FORMATS:
-        raise UsageError(f"Unknown prompt format {format!r}; choose one of {', '.join(FORMATS)}.")
+    check_choice("prompt format", format, FORMATS)
     most = writing.max_tokens if max_tokens is None else max_tokens
     if most < 1:
         raise UsageError(f"At most {most} tokens leave nothing to write; allow at least 1.")
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=f"{GENERATE}-{format}-{most}")
-
-
-def protocol_of(spec: EvalSpec) -> GenerationProtocol | None:
-    """Parse the protocol of an evaluation of written answers; None for other evaluations."""
-    kind, _, rest = (spec.protocol or "").partition("-")
-    format, _, most = rest.partition("-")
-    return GenerationProtocol(format, int(most)) if kind == GENERATE and format in FORMATS and most.isdigit() else None
+    return EvalSpec(model=model, examples=examples, mask=mask, protocol=text_of(GenerationProtocol(format, most)))
 
 
 def solution_spec(model: ModelRef, examples: ExampleSet, mask: MaskSpec | None = None) -> EvalSpec:
     """Make the spec of the solution loss on these examples. Raises `UsageError` for a task with options."""
     check_has_solutions(examples.task)
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=SOLUTION)
-
-
-def is_solution_loss(spec: EvalSpec) -> bool:
-    return spec.protocol == SOLUTION
+    return EvalSpec(model=model, examples=examples, mask=mask, protocol=text_of(SolutionProtocol()))

@@ -24,7 +24,8 @@ from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.progress import Progress
 from cap_viz.runs.backends import LOCAL, backend_named, requested_backend
-from cap_viz.runs.backends.base import HERE, Backend
+from cap_viz.runs.backends.local import HERE
+from cap_viz.runs.batched_runs import Backend
 from cap_viz.runs.loaded_models import LoadedModels, ModelBusy
 from cap_viz.runs.spec import ENGINE_VERSION, SCHEMA_VERSION, EvalSpec, MaskSpec, RunSpec, key_of, mask_dict, spec_key
 from cap_viz.runs.store import Store, StoredRun

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cap_viz.runs.spec import EvalSpec, JointSpec, RoleSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import JointSpec, RunSpec, ScoreSpec
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,6 @@ def ablation_words(*specs: RunSpec) -> AblationWords:
     """Choose the words for the ablation of these runs; where they use several ablations, words true of all."""
     kinds = {spec.ablation for spec in specs if isinstance(spec, ScoreSpec | JointSpec)}
     return ABLATION_WORDS[kinds.pop()] if len(kinds) == 1 else AblationWords("ablating", "ablated")
-
-
-def describe(spec: RunSpec) -> str:
-    if isinstance(spec, ScoreSpec):
-        about = "" if spec.metric is None else f" of {spec.metric}"
-        what = "" if spec.parts is None else f"{spec.parts}, "
-        return f"{what}{spec.estimator}{about}, {spec.ablation} ablation"
-    if isinstance(spec, EvalSpec):
-        what = "dense" if spec.mask is None else f"{spec.mask.criterion} at {percent(spec.mask.sparsity)}"
-        return what if spec.protocol is None else f"{protocol_words(spec.protocol)}, {what}"
-    if isinstance(spec, RoleSpec):
-        return "what heads attend to"
-    if isinstance(spec, JointSpec):
-        return f"{heads_words(spec.heads)} together, {spec.ablation} ablation"
-    return f"{spec.mask.criterion}, all sparsities"
-
-
-def protocol_words(protocol: str) -> str:
-    """Name a protocol: "perplexity on 1024 tokens" for perplexity-1024, "written answers (fewshot)" for
-    generate-fewshot-256, "loss on solutions" for solution."""
-    kind, _, rest = protocol.partition("-")
-    if kind == "solution":
-        return "loss on solutions"
-    return f"written answers ({rest.partition('-')[0]})" if kind == "generate" else f"{kind} on {rest} tokens"
 
 
 def heads_words(heads: Sequence[tuple[int, int]]) -> str:

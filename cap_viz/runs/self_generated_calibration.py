@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.generation import prompt_text, shots, writing_of
+from cap_viz.evaluation.generation import GenerationProtocol, prompt_text, shots, writing_of
+from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.protocols import protocol_of
-from cap_viz.runs.run_loading import read_answers
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Example, Task, load_task
@@ -35,13 +35,13 @@ def own_solutions_task(store: Store, run: StoredRun, name: str) -> Task:
     prompt is no plain text) or has fewer than two right texts.
     """
     protocol = protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
-    if protocol is None:
+    if not isinstance(protocol, GenerationProtocol):
         raise UsageError(f"Run {run.key} wrote no answers; own solutions come from `generate`.")
     if run.spec.examples.split != "calibration":
         raise UsageError(f"Run {run.key} is of evaluation questions; only those of --split calibration may be kept.")
     if protocol.format == "chat":
         raise UsageError("The prompt of a chat is no plain text to calibrate on; write with fewshot or zeroshot.")
-    task, report = load_task(run.spec.examples.task), read_answers(store, run)
+    task, report = load_task(run.spec.examples.task), load_answers(store, run)
     examples = examples_of(run.spec.examples)
     # Drop the worked examples of the common few-shot prompt: each of them was asked with a different prompt.
     first = shots(task, Example("", "", "", (), 0)) if protocol.format == "fewshot" else ()

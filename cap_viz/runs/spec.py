@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.schema_check import checked
@@ -21,6 +21,8 @@ ENGINE_VERSION = 1
 SCHEMA_VERSION = 1
 # Schemas this version can read; a new schema is added and the old ones stay.
 READABLE_SCHEMAS = (1,)
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -162,28 +164,12 @@ def key_of(content: dict[str, Any], engine: int, schema: int) -> str:
 
 
 def spec_from_dict(data: dict[str, Any]) -> RunSpec:
-    """Invert `spec_dict`. Raises KeyError, TypeError, ValueError or AttributeError on foreign content.
+    """The inverse of `spec_dict`. Raises KeyError, TypeError, ValueError or AttributeError on foreign content.
 
-    The first runs were written with their None fields, which are read as absent.
+    The first runs were written with the fields that are None; these mean what their absence means now.
     """
-    return checked(unchecked_spec(data))
-
-
-def unchecked_spec(data: dict[str, Any]) -> RunSpec:
-    body = {name: value for name, value in without_nulls(data).items() if name != "kind"}
-    if data["kind"] == "score":
-        return score_spec(body)
-    if data["kind"] == "joint":
-        return joint_spec(body)
-    model, examples = ModelRef(**body["model"]), example_set(body["examples"])
-    mask = mask_spec(body["mask"]) if "mask" in body else None
-    if data["kind"] == "eval":
-        return EvalSpec(model=model, examples=examples, mask=mask, protocol=body.get("protocol"))
-    if data["kind"] == "roles":
-        return RoleSpec(model=model, examples=examples)
-    if data["kind"] == "profile" and mask is not None:
-        return ProfileSpec(model=model, examples=examples, mask=mask, parts=body.get("parts"))
-    raise KeyError(data["kind"])
+    fields = {name: value for name, value in without_nulls(data).items() if name != "kind"}
+    return checked(made(SPECS[data["kind"]], fields))
 
 
 def without_nulls(data: dict[str, Any]) -> dict[str, Any]:
@@ -194,34 +180,33 @@ def without_nulls(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def score_spec(body: dict[str, Any]) -> ScoreSpec:
-    return ScoreSpec(**read(body, MEASURED))
+def made(kind: type[Made], fields: dict[str, Any]) -> Made:
+    """Make a spec, or a part of one, from its JSON fields; a field with a reader of its own is read by that."""
+    return kind(**{name: READERS[name](value) if name in READERS else value for name, value in fields.items()})
 
 
-def joint_spec(body: dict[str, Any]) -> JointSpec:
-    return JointSpec(**read(body, {**MEASURED, "heads": head_set}))
+def example_set(fields: dict[str, Any]) -> ExampleSet:
+    return ExampleSet(**{**fields, "ids": tuple(fields["ids"])})
 
 
-def head_set(value: list[Any]) -> tuple[tuple[int, int], ...]:
-    return tuple((int(layer), int(head)) for layer, head in value)
+def head_set(pairs: list[Any]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(layer), int(head)) for layer, head in pairs)
 
 
-def mask_spec(body: dict[str, Any]) -> MaskSpec:
-    return MaskSpec(**read(body, {"scores": score_spec, "calibration": example_set, "text": example_set}))
+def mask_spec(fields: dict[str, Any]) -> MaskSpec:
+    """The inverse of `mask_dict`."""
+    return made(MaskSpec, fields)
 
 
-def read(body: dict[str, Any], readers: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    """Read the fields of a spec from JSON; `readers` convert the fields they name, the others stay as they are."""
-    return {name: readers[name](value) if name in readers else value for name, value in body.items()}
-
-
-def example_set(body: dict[str, Any]) -> ExampleSet:
-    return ExampleSet(**{**body, "ids": tuple(body["ids"])})
-
-
-# Readers of the fields that score and joint specs share.
-MEASURED: Mapping[str, Callable[[Any], Any]] = {
-    "model": lambda value: ModelRef(**value),
+# Specs by their kind, and fields that are no plain JSON values, wherever they occur.
+SPECS: dict[str, type[Any]] = {spec.kind: spec for spec in get_args(RunSpec)}
+READERS: Mapping[str, Callable[[Any], Any]] = {
+    "model": lambda fields: ModelRef(**fields),
     "examples": example_set,
     "reference": example_set,
+    "calibration": example_set,
+    "text": example_set,
+    "heads": head_set,
+    "mask": mask_spec,
+    "scores": lambda fields: made(ScoreSpec, fields),
 }

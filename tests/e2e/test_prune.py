@@ -14,8 +14,8 @@ from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
 from cap_viz.models.loading import load
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.mask_specs import mask_spec_for
-from cap_viz.runs.run_loading import read_report
 from cap_viz.runs.run_queries import model_ref, score_runs
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
@@ -68,7 +68,7 @@ def test_shipped_accuracies_are_there_at_once(server: str, open_tab: OpenTab) ->
         mask = None if criterion is None else mask_spec_for(ref, criterion, DEFAULT_PERCENT / 100, task=TASK, n=48)
         run = store.get(EvalSpec(model=ref, examples=evaluation_set(TASK, N_SHIPPED), mask=mask))
         assert run is not None
-        expected.append(f"{100 * read_report(store, run).acc:.1f} %")
+        expected.append(f"{100 * load_report(store, run).acc:.1f} %")
     assert numbers(tab.page) == expected
     assert not tab.errors
 
@@ -95,7 +95,7 @@ def test_live_accuracies_are_what_the_library_computes(server: str, open_tab: Op
             mask = mask_spec_for(ref, criterion, sparsity / 100, task=TASK, n=48, scores=scores)
         spec = EvalSpec(model=ref, examples=evaluation_set(TASK, SMALLEST), mask=mask)
         assert store.get(spec) is not None, "the page has measured exactly this"
-        expected.append(f"{100 * read_report(store, finish(run_steps(spec, model, store))).acc:.1f} %")
+        expected.append(f"{100 * load_report(store, finish(run_steps(spec, model, store))).acc:.1f} %")
     assert numbers(page) == expected
     assert not tab.errors
 

@@ -18,7 +18,8 @@ from cap_viz.attribution.self_test import checks, weights_digest
 from cap_viz.evaluation.generation import NO_TOKEN, Block, GenerationProtocol, generation_plan, generation_steps
 from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
 from cap_viz.models.loading import ReasoningModel, converted
-from cap_viz.runs.run_loading import read_blocks, read_report, read_scores
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.scores import load_blocks, load_scores
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.stats.reliability import spearman_rows
@@ -113,11 +114,11 @@ def test_shipped_numbers_come_out_again(model: ReasoningModel) -> None:
             wanted = [examples_of(spec.examples)[i] for i in batch]
             plain = spec.parts is None
             fresh = (exact_scores if plain else score_blocks)(model, wanted, ablation=spec.ablation)
-            stored = (read_scores if plain else read_blocks)(store, run).ablated[:, :, batch]
+            stored = (load_scores if plain else load_blocks)(store, run).ablated[:, :, batch]
             np.testing.assert_allclose(fresh.ablated, stored, atol=1e-3)
         elif isinstance(spec, EvalSpec) and spec.mask is None:
             fresh_report = cv.evaluate(model, examples_of(spec.examples)[:32])
-            np.testing.assert_allclose(fresh_report.logliks, read_report(store, run).logliks[:32], atol=1e-3)
+            np.testing.assert_allclose(fresh_report.logliks, load_report(store, run).logliks[:32], atol=1e-3)
 
 
 def test_mini_science_is_clearly_above_chance(model: ReasoningModel) -> None:
@@ -133,7 +134,7 @@ def test_gradients_rank_heads_nearly_as_exact_effects_do(model: ReasoningModel) 
     examples = calibration_set("mini_science", 48)
     run = store.get(ScoreSpec(model=model.ref, examples=examples))
     assert run is not None
-    exact = read_scores(store, run).effects("nll")[..., :8].mean(axis=-1)
+    exact = load_scores(store, run).effects("nll")[..., :8].mean(axis=-1)
     gradient = cv.score_heads(model, examples_of(examples)[:8], estimator="gradient", metric="nll")
     correlation = spearman_rows(exact.reshape(1, -1), gradient.mean_effect("nll").reshape(1, -1))
     assert correlation[0] > 0.85

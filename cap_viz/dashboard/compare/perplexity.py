@@ -22,7 +22,7 @@ from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.mask_provenance import provenance_of
-from cap_viz.runs.protocols import length_of
+from cap_viz.runs.protocols import PerplexityProtocol, protocol_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import Interval
@@ -55,9 +55,11 @@ def perplexity_section(view: Frame) -> None:
             return
         spec = runs[0].spec
         assert isinstance(spec, EvalSpec)
+        protocol = protocol_of(spec)
+        assert isinstance(protocol, PerplexityProtocol)
         st.table(shown(rows), border="horizontal", hide_index=True)
         st.caption(
-            f"{escaped(spec.examples.task)}, {rows[0].found.n_windows} windows of {length_of(spec)} tokens; masks "
+            f"{escaped(spec.examples.task)}, {rows[0].found.n_windows} windows of {protocol.length} tokens; masks "
             f"calibrated on {escaped(view.task.name)} or on nothing. Brackets: 95 % intervals that resample windows; "
             "the factor compares the same windows, so its interval is narrower."
         )
@@ -65,7 +67,7 @@ def perplexity_section(view: Frame) -> None:
 
 def perplexity_runs(view: Frame) -> list[StoredRun]:
     """Return the perplexity runs, dense and pruned, of the text and window length with the most runs."""
-    return largest_group(view, lambda spec: length_of(spec) is not None)
+    return largest_group(view, lambda spec: isinstance(protocol_of(spec), PerplexityProtocol))
 
 
 def largest_group(view: Frame, wanted: Callable[[EvalSpec], bool]) -> list[StoredRun]:

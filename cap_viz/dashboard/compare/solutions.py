@@ -21,13 +21,15 @@ from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import SUBJECT
-from cap_viz.runs.protocols import is_solution_loss
+from cap_viz.runs.protocols import SolutionProtocol, protocol_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 
 
 def solutions_section(view: Frame) -> None:
     """Draw the table of stored losses, or the commands that measure them."""
-    runs = largest_group(view, lambda spec: is_solution_loss(spec) and spec.examples.task == view.task.name)
+    runs = largest_group(
+        view, lambda spec: protocol_of(spec) == SolutionProtocol() and spec.examples.task == view.task.name
+    )
     st.markdown("#### Loss on the given solutions")
     if not runs:
         st.caption("How much more do the right solutions surprise the pruned model? Nothing is stored yet. Measure:")

@@ -19,7 +19,7 @@ from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.dashboard.state import bad_choice
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.theme import ACCENT, CLEAR, CONFIG, FAINT, HELPS, HURTS, NEUTRAL, blank, signed
-from cap_viz.runs.run_loading import read_roles
+from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.run_queries import role_spec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import DamagedRun
@@ -34,7 +34,7 @@ def roles_of(view: HeadView) -> HeadRoles | None:
     if run is None:
         return None
     try:
-        return read_roles(view.frame.store, run)
+        return load_patterns(view.frame.store, run)
     except DamagedRun as error:
         problem(str(error))
         return None

@@ -17,8 +17,8 @@ from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import FADED_OPACITY, colour_limit, flat_cells, signed_cells
 from cap_viz.figures.theme import signed
+from cap_viz.runs.kinds.scores import load_blocks
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.run_loading import read_blocks
 from cap_viz.runs.run_queries import block_run, block_spec
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
@@ -34,7 +34,7 @@ def block_effects(store: Store, spec: ScoreSpec, metric: str) -> MeanEstimate | 
     if run is None:
         return None
     try:
-        return mean_with_ci(read_blocks(store, run).effects(metric))
+        return mean_with_ci(load_blocks(store, run).effects(metric))
     except CapVizError as error:
         problem(str(error))
         return None

@@ -22,8 +22,8 @@ from cap_viz.dashboard.stored import head_statistics, reliability_of, statistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import colour_limit
 from cap_viz.figures.theme import signed
+from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.run_loading import read_gradient, read_scores
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -52,7 +52,7 @@ def estimates_of(frame: Frame, source: Source, run: StoredRun) -> Estimates:
     """Return the estimates of a gradient or hybrid source. Raises `CapVizError` if a run cannot be used."""
     if source.gradient is not None:
         return hybrid_estimates(frame.store, run, source.gradient)
-    effects = read_gradient(frame.store, run).effects(source.metric or "nll")
+    effects = load_gradient(frame.store, run).effects(source.metric or "nll")
     estimate, reliability = mean_with_ci(effects), reliability_of(effects)
     stable = "" if reliability is None else f"Ranking reliability **{reliability.full:.2f}** at N = {estimate.n}. "
     found = false_discovery(estimate.p_value)
@@ -70,8 +70,8 @@ def estimates_of(frame: Frame, source: Source, run: StoredRun) -> Estimates:
 def hybrid_estimates(store: Store, exact: StoredRun, gradient: StoredRun) -> Estimates:
     from cap_viz.attribution.hybrid import hybrid_scores
 
-    many = read_gradient(store, gradient)
-    few = read_scores(store, exact)
+    many = load_gradient(store, gradient)
+    few = load_scores(store, exact)
     estimate = hybrid_scores(few, many).estimate
     alone = mean_with_ci(few.effects(many.metric))
     narrower = float(np.median((alone.high - alone.low) / (estimate.high - estimate.low)))

@@ -19,10 +19,9 @@ from cap_viz.dashboard.state import bad_choices, keep_valid_ones
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.theme import ACCENT, CONFIG, FAINT, NEUTRAL, blank, signed
-from cap_viz.runs.kinds.joint import judged
+from cap_viz.runs.kinds.joint import judged, load_joint
 from cap_viz.runs.queue import Job
 from cap_viz.runs.run_labels import AblationWords
-from cap_viz.runs.run_loading import read_joint
 from cap_viz.runs.spec import JointSpec
 from cap_viz.stats import JointEffect
 from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
@@ -104,7 +103,7 @@ def outcome(view: HeadView, spec: JointSpec | None) -> None:
     run = view.frame.store.get(spec)
     if run is not None:
         try:
-            show(view, spec, judged(spec, read_joint(view.frame.store, run), view.metric))
+            show(view, spec, judged(spec, load_joint(view.frame.store, run), view.metric))
         except CapVizError as error:
             problem(str(error))
         return

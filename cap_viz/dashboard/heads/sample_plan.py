@@ -10,7 +10,7 @@ from cap_viz.dashboard.heads.cost import seconds_each
 from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.errors import UsageError
 from cap_viz.progress import duration
-from cap_viz.runs.run_loading import read_gradient, read_scores
+from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats.budget import ExampleCost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
@@ -53,7 +53,7 @@ def plan_from(
     view: Frame, exact: StoredRun, gradient: StoredRun, metric: str, most: int, *, by_time: bool
 ) -> HybridPlan:
     pilot = pilot_of(
-        read_scores(view.store, exact).effects(metric), read_gradient(view.store, gradient).effects(metric)
+        load_scores(view.store, exact).effects(metric), load_gradient(view.store, gradient).effects(metric)
     )
     cost = ExampleCost(exact=seconds_each(exact), gradient=seconds_each(gradient))
     if by_time:

@@ -11,7 +11,7 @@ from cap_viz.dashboard.overview.cards import top_head
 from cap_viz.dashboard.overview.data import default_scores, dense_evaluation, usual_group
 from cap_viz.dashboard.stored import HeadStatistics, head_statistics, paired_of, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
-from cap_viz.runs.run_loading import read_zeros
+from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.run_queries import control_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
@@ -97,7 +97,7 @@ class Lesson:
 
     def removed_shares(self) -> tuple[float, float]:
         """Return the shares of the attention and of the MLP weights that CAP removes at 50 % sparsity."""
-        zeros = read_zeros(self.view.store, self.pruned("cap"))
+        zeros = load_zeros(self.view.store, self.pruned("cap"))
         shares = []
         for part in ("attention", "mlp"):
             own = [place for place, matrix in enumerate(zeros.matrices) if matrix.part == part]

@@ -15,9 +15,9 @@ import pandas as pd
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, title_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import GenerationReport
+from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.queue import Job, JobQueue
-from cap_viz.runs.run_loading import read_answers
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import PairedComparison, compare_paired
@@ -65,7 +65,7 @@ def written_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, 
     try:
         run = store.get(wanted)
         if run is not None:
-            return Written(name, wanted, report=read_answers(store, run), run=run)
+            return Written(name, wanted, report=load_answers(store, run), run=run)
     except DamagedRun as error:
         failed = str(error)
     partial = job.progress.partial if job is not None and job.active else None

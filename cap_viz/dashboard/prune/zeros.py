@@ -23,7 +23,7 @@ from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import MatrixSize, ZeroCounts, criterion_named
 from cap_viz.pruning.head_sparsity import HeadZeros
 from cap_viz.pruning.selection.local_groups import LOCAL_GROUPS, group_for, local_profile
-from cap_viz.runs.run_loading import read_head_zeros, read_zeros
+from cap_viz.runs.kinds.profile import load_head_zeros, load_zeros
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 
@@ -93,7 +93,7 @@ def stored_zeros(store: Store, run: StoredRun) -> ZeroCounts:
 @lru_cache(maxsize=64)
 def cached_zeros(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> ZeroCounts:
     store = Store(shipped=shipped, local=local)
-    return read_zeros(store, store.open(folder))
+    return load_zeros(store, store.open(folder))
 
 
 def zero_sources(runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> list[tuple[StoredRun, str]]:
@@ -133,7 +133,7 @@ def head_zeros_of(
 @lru_cache(maxsize=64)
 def cached_head_zeros(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> HeadZeros:
     store = Store(shipped=shipped, local=local)
-    return read_head_zeros(store, store.open(folder))
+    return load_head_zeros(store, store.open(folder))
 
 
 def at_sparsity(counts: ZeroCounts, sparsity: float) -> ZeroCounts | None:

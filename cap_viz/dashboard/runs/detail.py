@@ -28,17 +28,17 @@ from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import level_in, report_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, against_guessing
-from cap_viz.evaluation.generation import LENGTH, GenerationReport
+from cap_viz.evaluation.generation import LENGTH, GenerationProtocol, GenerationReport
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.figures.head_grid import grid_width, head_grid
 from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.archive import archive_bytes
-from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.kinds import describe, numbers_of
+from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.notebook import notebook_of
-from cap_viz.runs.protocols import is_solution_loss, protocol_of
-from cap_viz.runs.run_labels import ablation_words, describe
-from cap_viz.runs.run_loading import read_answers
+from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, SolutionProtocol, protocol_of
+from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
@@ -72,13 +72,14 @@ def detail(view: Frame, run: StoredRun) -> None:
 def headline(store: Store, run: StoredRun) -> None:
     """Draw the main result of a run: tiles, head grid or table."""
     try:
-        if isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None:
-            written_tiles(read_answers(store, run))
-        elif isinstance(run.spec, EvalSpec) and is_solution_loss(run.spec):
+        protocol = protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
+        if isinstance(protocol, GenerationProtocol):
+            written_tiles(load_answers(store, run))
+        elif isinstance(protocol, SolutionProtocol):
             solution_tile(store, run)
-        elif isinstance(run.spec, EvalSpec) and run.spec.protocol is not None:
+        elif isinstance(protocol, PerplexityProtocol):
             perplexity_tile(store, run)
-        elif isinstance(run.spec, EvalSpec):
+        elif isinstance(protocol, ChoiceProtocol):
             accuracy_tiles(store, run)
         elif has_grid(run):
             small_grid(store, run)

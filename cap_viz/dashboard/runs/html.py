@@ -11,8 +11,8 @@ from cap_viz.dashboard.components.panels import METRIC_UNITS, making_of
 from cap_viz.dashboard.overview.cards import hover
 from cap_viz.dashboard.stored import statistics_of
 from cap_viz.figures.head_grid import Grid, colour_limit, head_grid
-from cap_viz.runs.flat_tables import numbers_of
-from cap_viz.runs.run_labels import ablation_words, describe
+from cap_viz.runs.kinds import describe, numbers_of
+from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import ScoreSpec, spec_dict
 from cap_viz.runs.store import Store, StoredRun
 

@@ -12,10 +12,11 @@ from cap_viz.dashboard.tasks.data import METRIC, Measured
 from cap_viz.dashboard.tasks.pair import pair_section
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.eval_metrics import ACC, paired_losses
+from cap_viz.evaluation.generation import GenerationProtocol
 from cap_viz.figures.theme import signed
-from cap_viz.runs.protocols import is_solution_loss, length_of, protocol_of
-from cap_viz.runs.run_labels import describe
-from cap_viz.runs.run_loading import read_answers
+from cap_viz.runs.kinds import describe
+from cap_viz.runs.kinds.evaluation import load_answers
+from cap_viz.runs.protocols import EvalProtocol, PerplexityProtocol, SolutionProtocol, protocol_of
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import PairedComparison, compare_paired, true_spread
@@ -60,21 +61,25 @@ def scored(store: Store, run: StoredRun) -> Measured:
 
 def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> PairedComparison:
     """Compare right answers item by item. Raises `CapVizError` if the questions or the kinds of answers differ."""
-    written = [isinstance(run.spec, EvalSpec) and protocol_of(run.spec) is not None for run in (first, second)]
+    written = [isinstance(protocol_in(run), GenerationProtocol) for run in (first, second)]
     if not any(written):
         found = paired_in(store, first, second, ACC)
         assert isinstance(found, PairedComparison)
         return found
     if not all(written):
         raise UsageError("One of the two wrote its answers out and the other chose among options; pick two of a kind.")
-    one, other = (read_answers(store, run) for run in (first, second))
+    one, other = (load_answers(store, run) for run in (first, second))
     check_same_items(one.items, other.items)
     return compare_paired(one.correct, other.correct)
 
 
+def protocol_in(run: StoredRun) -> EvalProtocol | None:
+    return protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
+
+
 def reads_text(spec: EvalSpec) -> bool:
     """Whether an evaluation measures the loss on given text: perplexity, or the loss on solutions."""
-    return is_solution_loss(spec) or length_of(spec) is not None
+    return isinstance(protocol_of(spec), SolutionProtocol | PerplexityProtocol)
 
 
 def overlay_losses(store: Store, first: StoredRun, second: StoredRun) -> None:

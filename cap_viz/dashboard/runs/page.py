@@ -18,7 +18,7 @@ from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.dashboard.state import link_here
 from cap_viz.errors import CapVizError
 from cap_viz.runs.archive import import_run
-from cap_viz.runs.run_labels import describe
+from cap_viz.runs.kinds import describe
 from cap_viz.runs.spec import RunSpec, spec_key
 from cap_viz.runs.store import Store
 

@@ -11,8 +11,8 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import age, note
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid_ones
+from cap_viz.runs.kinds import describe
 from cap_viz.runs.prefix_reuse import computing_seconds
-from cap_viz.runs.run_labels import describe
 from cap_viz.runs.store import StoredRun
 
 TABLE = "runs_table"

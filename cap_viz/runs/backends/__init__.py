@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from cap_viz.errors import CapVizError, UsageError, check_choice
-from cap_viz.runs.backends.base import HERE, Backend
+from cap_viz.runs.backends.local import HERE
+from cap_viz.runs.batched_runs import Backend
 from cap_viz.settings import backend_name, ray_address, worker_count
 
 LOCAL, RAY = "local", "ray"

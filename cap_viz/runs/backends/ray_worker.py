@@ -72,7 +72,7 @@ class Worker:
 
     def begin(self, spec: dict[str, Any], plan: BatchPlan, mask: Mask | None) -> None:
         """Prepare the batches of a run from the JSON of its spec. Raises `CapVizError` where its data is missing."""
-        from cap_viz.runs.batched_runs import batched_run
+        from cap_viz.runs.kinds import batched_run
 
         assert self.model is not None
         self.run = batched_run(self.model, spec_from_dict(spec), plan, mask)  # pyright: ignore[reportArgumentType]

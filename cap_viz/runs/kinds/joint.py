@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from cap_viz.attribution.results import JointScores
 from cap_viz.progress import Progress
+from cap_viz.runs.kinds.base import Computation, Computed, RunKind, of_task, tables_of
+from cap_viz.runs.kinds.scores import ablation_options, metrics_of
+from cap_viz.runs.run_labels import heads_words
 from cap_viz.runs.spec import JointSpec
-from cap_viz.stats import JointEffect, joint_effect, random_sets
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.stats import JointEffect, joint_effect, mean_with_ci, random_sets
 from cap_viz.stats.joint import HeadSet
-from cap_viz.tasks import Example
+from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
+
+
+class Joint(RunKind[JointSpec]):
+    """A set of heads, each of its heads alone, and random sets, ablated on every example."""
+
+    name = JointSpec.kind
+
+    def steps(self, spec: JointSpec, by: Computation) -> Generator[Progress, None, Computed]:
+        scores = yield from set_steps(spec, by.model)
+        return Computed(scores.to_tables())
+
+    def describe(self, spec: JointSpec) -> str:
+        return f"{heads_words(spec.heads)} together, {spec.ablation} ablation"
+
+    def numbers(self, store: Store, run: StoredRun, spec: JointSpec) -> pd.DataFrame:
+        """One row per metric and set of heads: the set, its single heads, random sets."""
+        scores, rows = load_joint(store, run), []
+        for metric in metrics_of(spec):
+            estimate = mean_with_ci(scores.effects(metric)[1:])
+            for at, heads in enumerate(scores.sets[1:]):
+                what = "set" if at == 0 else "head" if at <= len(spec.heads) else "random"
+                rows.append(
+                    {
+                        "metric": metric,
+                        "what": what,
+                        "heads": " ".join(f"L{layer}H{head}" for layer, head in heads),
+                        "mean_effect": estimate.mean[at],
+                        "ci_low": estimate.low[at],
+                        "ci_high": estimate.high[at],
+                        "n": estimate.n,
+                    }
+                )
+        return pd.DataFrame(rows)
 
 
 def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
@@ -25,20 +64,26 @@ def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]
     return ((), spec.heads, *((head,) for head in spec.heads), *random)
 
 
-def together_steps(
-    spec: JointSpec, model: ReasoningModel, examples: Sequence[Example], **ablation: Any
-) -> Generator[Progress, None, JointScores]:
-    """Ablate every set on every example; progress after each set of a batch. `ablation` goes to `make_joint_plan`."""
+def set_steps(spec: JointSpec, model: ReasoningModel) -> Generator[Progress, None, JointScores]:
+    """Ablate every set on every example; progress after each set of a batch."""
     from cap_viz.attribution.joint_ablation import check_sets, collected, joint_steps, make_joint_plan
 
     check_sets([spec.heads], model.shape)
     sets = sets_of(spec, model.shape.n_layers, model.shape.n_heads)
-    plan = make_joint_plan(model, examples, **ablation)
+    plan = make_joint_plan(model, examples_of(spec.examples), **ablation_options(spec))
     blocks, total = [], len(plan.batches.batches) * len(sets)
     for block in joint_steps(model, plan, sets):
         blocks.append(block)
         yield Progress(len(blocks), total, "heads removed together")
     return collected(plan, sets, blocks)
+
+
+def load_joint(store: Store, run: StoredRun) -> JointScores:
+    """Load the log-likelihoods under joint ablation of sets of heads."""
+    assert isinstance(run.spec, JointSpec)
+    shape = run.provenance["shape"]
+    sets = sets_of(run.spec, shape["n_layers"], shape["n_heads"])
+    return of_task(run, JointScores.from_tables(tables_of(store, run, "options", "joint"), sets))
 
 
 def judged(spec: JointSpec, scores: JointScores, metric: str) -> JointEffect:

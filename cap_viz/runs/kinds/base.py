@@ -1,0 +1,91 @@
+"""Interface of a kind of run: check and compute it, tabulate its results, and its words and limits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import pandas as pd
+
+from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores, JointScores
+from cap_viz.progress import Progress
+from cap_viz.runs.spec import RunSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.tasks.base import TaskVersion
+
+if TYPE_CHECKING:
+    from cap_viz.attribution.batch_plan import BatchPlan
+    from cap_viz.models.loading import ReasoningModel
+    from cap_viz.pruning.mask import Mask
+    from cap_viz.runs.batched_runs import Backend, BatchedRun
+    from cap_viz.runs.checkpoints import Checkpoints
+
+# From a spec to its run, looked up or computed.
+GetRun = Callable[[RunSpec], Generator[Progress, None, StoredRun]]
+Spec = TypeVar("Spec", bound=RunSpec)
+AboutQuestions = TypeVar("AboutQuestions", EvalReport, HeadScores, BlockScores, GradientEffects, JointScores)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Results of a run as tables, its batches if it has any, and facts for the provenance."""
+
+    tables: dict[str, pd.DataFrame]
+    batches: BatchPlan | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Model, store, checkpoints and backend of a run; `run` looks up or computes another run that it builds on."""
+
+    model: ReasoningModel
+    store: Store
+    checkpoints: Checkpoints
+    backend: Backend
+    run: GetRun
+
+
+class RunKind(ABC, Generic[Spec]):
+    """A kind of run; one instance per kind stands in `KINDS`. `most_examples` is the limit on a shared server."""
+
+    name: ClassVar[str]
+    most_examples: ClassVar[int] = 64
+
+    @abstractmethod
+    def steps(self, spec: Spec, by: Computation) -> Generator[Progress, None, Computed]:
+        """Compute the run. Raises `UsageError` for a spec that contradicts itself or does not fit its task."""
+
+    @abstractmethod
+    def describe(self, spec: Spec) -> str:
+        """Describe the run in a few words, without its model and task."""
+
+    @abstractmethod
+    def numbers(self, store: Store, run: StoredRun, spec: Spec) -> pd.DataFrame:
+        """Tabulate the results for export. Raises `DamagedRun` when a file of the run cannot be trusted."""
+
+    def reused(self, spec: Spec, store: Store) -> StoredRun | None:
+        """Save the run from a stored run that contains it, if there is one."""
+        return None
+
+    def batched(
+        self, model: ReasoningModel, spec: Spec, plan: BatchPlan | None = None, mask: Mask | None = None
+    ) -> BatchedRun:
+        """Make the run's batches; `plan` is that of an unfinished run, `mask` that of a pruned evaluation."""
+        raise NotImplementedError(f"A run of kind {self.name} has no batches.")
+
+
+def tables_of(store: Store, run: StoredRun, *names: str) -> dict[str, pd.DataFrame]:
+    """Read the named tables of a run. Raises `DamagedRun` where one cannot be trusted."""
+    return {name: store.table(run, name) for name in names}
+
+
+def of_task(run: StoredRun, result: AboutQuestions) -> AboutQuestions:
+    """Add the task to a result's questions: the run's spec names it, its tables do not."""
+    return replace(result, questions=replace(result.questions, tasks=(task_of(run),)))
+
+
+def task_of(run: StoredRun) -> TaskVersion:
+    return TaskVersion(run.spec.examples.task, run.spec.examples.version)

@@ -1,0 +1,277 @@
+"""Evaluations, dense or under a mask: options by log-likelihood, running text, worked solutions, written answers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from cap_viz.attribution.results import EvalReport
+from cap_viz.errors import UsageError
+from cap_viz.evaluation.generation import (
+    ENDINGS,
+    Block,
+    GenerationArrays,
+    GenerationProtocol,
+    GenerationReport,
+    generation_plan,
+    generation_steps,
+    writing_of,
+)
+from cap_viz.evaluation.perplexity import perplexity_plan, text_task
+from cap_viz.evaluation.solution_loss import check_has_solutions
+from cap_viz.progress import Progress
+from cap_viz.pruning.head_sparsity import mask_head_zeros
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
+from cap_viz.runs.kinds.base import Computation, Computed, RunKind, of_task, tables_of, task_of
+from cap_viz.runs.kinds.scores import effects_by
+from cap_viz.runs.masks import mask_steps
+from cap_viz.runs.prefix_reuse import first_of, longer_run
+from cap_viz.runs.protocols import (
+    GENERATE,
+    PERPLEXITY,
+    SOLUTION,
+    ChoiceProtocol,
+    EvalProtocol,
+    PerplexityProtocol,
+    SolutionProtocol,
+    UnknownProtocol,
+    protocol_of,
+    protocol_words,
+)
+from cap_viz.runs.run_labels import percent
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.tasks import check_has_options, load_task
+from cap_viz.tasks.example_sets import check_version, examples_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.attribution.batch_plan import BatchPlan
+    from cap_viz.models.loading import ReasoningModel
+    from cap_viz.pruning.mask import Mask
+    from cap_viz.runs.checkpoints import Arrays
+
+
+class Evaluation(RunKind[EvalSpec]):
+    """An evaluation, batch by batch, after its mask is built."""
+
+    name = EvalSpec.kind
+    most_examples = 600
+
+    def reused(self, spec: EvalSpec, store: Store) -> StoredRun | None:
+        """Take the first items of a longer evaluation."""
+        check_protocol(spec)
+        longer = longer_run(spec, store)
+        return first_of(longer, spec, store) if longer is not None and store.is_sound(longer) else None
+
+    def steps(self, spec: EvalSpec, by: Computation) -> Generator[Progress, None, Computed]:
+        check_protocol(spec)
+        mask, tables = None, {}
+        if spec.mask is not None:
+            mask = yield from mask_steps(spec.mask, by.model, effects_by(by.store, by.run))
+            tables = mask_tables(by.model, mask)
+        run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
+        del mask  # So that the run frees it once it has the pruned weights.
+        facts = yield from batch_steps(run, by.checkpoints, by.backend)
+        return Computed({**tables, **run.tables()}, run.batches, facts)
+
+    def batched(
+        self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None = None, mask: Mask | None = None
+    ) -> BatchedRun:
+        if isinstance(protocol_of(spec), GenerationProtocol):
+            return GenerationRun(model, spec, plan, mask)
+        return LoglikRun(model, spec, plan, mask)
+
+    def describe(self, spec: EvalSpec) -> str:
+        what = "dense" if spec.mask is None else f"{spec.mask.criterion} at {percent(spec.mask.sparsity)}"
+        words = protocol_words(protocol_of(spec))
+        return f"{words}, {what}" if words else what
+
+    def numbers(self, store: Store, run: StoredRun, spec: EvalSpec) -> pd.DataFrame:
+        """One row per question, window or solution."""
+        protocol = protocol_of(spec)
+        if isinstance(protocol, GenerationProtocol):
+            return answer_rows(load_answers(store, run))
+        report = load_report(store, run)
+        return choice_rows(report) if isinstance(protocol, ChoiceProtocol) else loss_rows(report)
+
+
+def check_protocol(spec: EvalSpec) -> None:
+    """Raise `UsageError` for an unknown protocol, or a task the protocol does not fit."""
+    task, protocol = load_task(spec.examples.task), protocol_of(spec)
+    if isinstance(protocol, ChoiceProtocol):
+        check_has_options(task)
+    elif isinstance(protocol, GenerationProtocol):
+        writing_of(task)
+    elif isinstance(protocol, SolutionProtocol):
+        check_has_solutions(task.name)
+    elif isinstance(protocol, UnknownProtocol):
+        known = f"{PERPLEXITY}, {GENERATE} and {SOLUTION}"
+        raise UsageError(f"Unknown evaluation protocol {protocol.text!r}; this program knows {known}.")
+    check_version(spec.examples)
+
+
+def mask_tables(model: ReasoningModel, mask: Mask) -> dict[str, pd.DataFrame]:
+    """Make the tables of a mask: zeros per matrix, and per head where attention is in scope."""
+    tables = mask.counts.to_tables()
+    return tables if mask.scope == "mlp" else tables | mask_head_zeros(model, mask).to_tables()
+
+
+class EvaluationRun(BatchedRun):
+    """Evaluation of the dense model or under a mask; the mask is released once the pruned weights are made."""
+
+    def __init__(self, model: ReasoningModel, spec: EvalSpec, mask: Mask | None) -> None:
+        self.model, self.spec, self.mask = model, spec, mask
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        if self.mask is None:
+            return {}
+        with self.model.lease:
+            weights = self.model.pruned_weights(self.mask.keep, self.mask.updated)
+        self.mask = None
+        return weights
+
+    def facts(self) -> dict[str, Any]:
+        """Count the truncated prompts and the tokens they lost; empty where no prompt was truncated."""
+        cut = [n for n in self.plan.dropped if n]
+        return {"truncated": {"examples": len(cut), "tokens": sum(cut)}} if cut else {}
+
+
+# Progress notes of runs that read.
+NOTES: dict[type[EvalProtocol], str] = {
+    ChoiceProtocol: "answering questions",
+    PerplexityProtocol: "reading text",
+    SolutionProtocol: "reading solutions",
+}
+
+
+class LoglikRun(EvaluationRun):
+    """Log-likelihoods of options, windows of running text or worked solutions."""
+
+    def __init__(self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
+        from cap_viz.evaluation.choice import EvalArrays, make_eval_plan
+
+        super().__init__(model, spec, mask)
+        protocol = protocol_of(spec)
+        if isinstance(protocol, PerplexityProtocol):
+            self.plan = perplexity_plan(model, text_task(spec.examples.task), spec.examples.ids, protocol.length)
+        else:
+            self.plan = make_eval_plan(model, examples_of(spec.examples), plan)
+        self.note = NOTES[type(protocol)]
+        self.arrays = EvalArrays(self.plan)
+
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
+        from cap_viz.evaluation.choice import eval_steps
+
+        for block in eval_steps(self.model, self.plan, self.weights, only=wanted):
+            self.arrays.add(block)
+            yield BatchStep(block.batch, self.size(block.batch), last=True)
+
+    def partial(self) -> EvalReport:
+        return self.arrays.report()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return self.arrays.report().to_tables()
+
+
+class GenerationRun(EvaluationRun):
+    """Answers written by the model."""
+
+    note = "writing answers"
+
+    def __init__(self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
+        super().__init__(model, spec, mask)
+        protocol, task = protocol_of(spec), load_task(spec.examples.task)
+        assert isinstance(protocol, GenerationProtocol)
+        self.plan = generation_plan(model, task, protocol, examples_of(spec.examples), plan)
+        self.arrays = GenerationArrays(model, self.plan, task)
+        self.known: GenerationReport | None = None
+
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
+        coming = iter(wanted)
+        batch = next(coming, 0)
+        for step in generation_steps(self.model, self.plan, self.weights, only=wanted):
+            if isinstance(step, Block):
+                self.arrays.add(step)
+                self.known = None
+                yield BatchStep(step.batch, self.size(step.batch), last=True)
+                batch = next(coming, batch)
+            else:
+                yield BatchStep(batch, step.done, last=False)
+
+    def restore(self, batch: int, content: Arrays) -> None:
+        super().restore(batch, content)
+        self.known = None
+
+    def partial(self) -> GenerationReport:
+        """Return the report so far, cached until the next batch: decoding texts takes longer than a one-token step."""
+        report = self.known
+        if report is None:
+            report = self.known = self.arrays.report()
+        return report
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return self.partial().to_tables()
+
+
+def load_report(store: Store, run: StoredRun) -> EvalReport:
+    """Load the log-likelihoods of options. Raises `UsageError` for a run of written answers: see `load_answers`."""
+    if "options.parquet" not in run.checksums:
+        raise UsageError(f"Run {run.key} is of written answers; it holds no log-likelihoods of options.")
+    return of_task(run, EvalReport.from_tables(tables_of(store, run, "options")))
+
+
+def load_answers(store: Store, run: StoredRun) -> GenerationReport:
+    """Load written answers. Raises `UsageError` for a run that wrote none."""
+    if "answers.parquet" not in run.checksums:
+        raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
+    return replace(GenerationReport.from_tables(tables_of(store, run, "answers")), tasks=(task_of(run),))
+
+
+def loss_rows(report: EvalReport) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": report.questions.ids,
+            "tokens": report.questions.tokens[:, 0],
+            "loglik": report.logliks[:, 0],
+            "nll": report.losses("nll"),
+        }
+    )
+
+
+def choice_rows(report: EvalReport) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": report.questions.ids,
+            "gold": report.questions.gold,
+            "chosen": report.chosen,
+            "right": report.correct,
+            "chosen_norm": report.chosen_norm,
+            "right_norm": report.correct_norm,
+            "choice_nll": report.losses("choice_nll"),
+            **{f"loglik_{k}": report.logliks[:, k] for k in range(report.logliks.shape[1])},
+        }
+    )
+
+
+def answer_rows(report: GenerationReport) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": report.ids,
+            "text": report.texts,
+            "strict": report.strict,
+            "flexible": report.flexible,
+            "gold": report.gold,
+            "right": report.correct,
+            "right_flexible": report.correct_flexible,
+            "ended": [ENDINGS[number] for number in report.ended],
+            "tokens": report.tokens,
+            "dropped": report.dropped,
+        }
+    )

@@ -1,0 +1,230 @@
+"""Head scores: exact, of heads or of whole attention layers and MLPs, and first-order effects of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.attribution.results import BLOCK_PARTS, BlockScores, GradientEffects, HeadScores
+from cap_viz.errors import UsageError, check_choice
+from cap_viz.progress import Progress
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
+from cap_viz.runs.kinds.base import Computation, Computed, GetRun, RunKind, of_task, tables_of
+from cap_viz.runs.masks import GetEffect
+from cap_viz.runs.spec import JointSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.stats import false_discovery, mean_with_ci
+from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import examples_of
+
+if TYPE_CHECKING:
+    from cap_viz.attribution.batch_plan import BatchPlan
+    from cap_viz.attribution.exact import Replacements
+    from cap_viz.models.loading import ReasoningModel
+    from cap_viz.pruning.mask import Mask
+
+STORED_ESTIMATORS = ("exact", "gradient")
+
+
+class Scores(RunKind[ScoreSpec]):
+    """Head scores, batch by batch."""
+
+    name = ScoreSpec.kind
+
+    def steps(self, spec: ScoreSpec, by: Computation) -> Generator[Progress, None, Computed]:
+        check_estimator(spec)
+        run = self.batched(by.model, spec, by.checkpoints.plan())
+        facts = yield from batch_steps(run, by.checkpoints, by.backend)
+        return Computed(run.tables(), run.batches, facts)
+
+    def batched(
+        self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None = None, mask: Mask | None = None
+    ) -> BatchedRun:
+        return ScoreRun(model, spec, plan) if spec.estimator == "exact" else GradientRun(model, spec, plan)
+
+    def describe(self, spec: ScoreSpec) -> str:
+        about = "" if spec.metric is None else f" of {spec.metric}"
+        what = "" if spec.parts is None else f"{spec.parts}, "
+        return f"{what}{spec.estimator}{about}, {spec.ablation} ablation"
+
+    def numbers(self, store: Store, run: StoredRun, spec: ScoreSpec) -> pd.DataFrame:
+        """One row per metric, layer and head (or block)."""
+        if spec.estimator == "gradient":
+            metric = spec.metric or "nll"
+            return effect_rows(metric, load_gradient(store, run).effects(metric))
+        if spec.parts == "blocks":
+            scores, parts = load_blocks(store, run), BLOCK_PARTS
+        else:
+            scores, parts = load_scores(store, run), None
+        rows = [effect_rows(metric, scores.effects(metric), parts=parts) for metric in metrics_of(spec)]
+        return pd.concat(rows, ignore_index=True)
+
+
+def check_estimator(spec: ScoreSpec) -> None:
+    """Raise `UsageError` for an estimator that is not stored, or a spec that contradicts itself."""
+    if spec.estimator == "hybrid":
+        raise UsageError("Hybrid scores are not stored: run exact and gradient, and combine them (`hybrid_scores`).")
+    check_choice("estimator", spec.estimator, STORED_ESTIMATORS)
+    if (spec.estimator == "exact") != (spec.metric is None):
+        raise UsageError(
+            "Exact scores hold every metric, so their spec names none; a gradient run is about one metric and names it."
+        )
+    if spec.parts is not None and (spec.parts != "blocks" or spec.estimator != "exact"):
+        raise UsageError(
+            f'Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and "blocks" '
+            "with the exact estimator for whole attention layers and MLPs."
+        )
+    if spec.ablation == "zero" and spec.reference is not None:
+        raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
+
+
+def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
+    """Return the ablation keyword arguments of a spec, for `make_*_plan`."""
+    reference = None if spec.reference is None else examples_of(spec.reference)
+    seed = (spec.reference or spec.examples).seed or 0
+    return {"ablation": spec.ablation, "reference": reference, "seed": seed}
+
+
+class AblationRun(BatchedRun):
+    """Scores by ablation; the replacements of outputs are prepared once, with the first batch."""
+
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec) -> None:
+        self.model, self.spec = model, spec
+
+    @cached_property
+    def replaced(self) -> Replacements:
+        from cap_viz.attribution.exact import replacements
+
+        return replacements(self.model, self.plan)
+
+    def partial(self) -> Any:
+        return self.arrays.result()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return self.arrays.result().to_tables()
+
+
+class ScoreRun(AblationRun):
+    """Exact scores of heads, or of whole attention layers and MLPs."""
+
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
+        from cap_viz.attribution.exact import ScoreArrays, make_score_plan
+
+        super().__init__(model, spec)
+        options = {**ablation_options(spec), "parts": spec.parts or "heads", "batches": plan}
+        self.plan = make_score_plan(model, examples_of(spec.examples), **options)
+        self.arrays = ScoreArrays(self.plan, model.shape.n_layers, model.shape.n_heads)
+        self.note = "scoring heads" if spec.parts is None else "scoring whole layers"
+
+    def size(self, batch: int) -> float:
+        return self.plan.batch_work(batch, self.model.shape.n_layers)
+
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
+        from cap_viz.attribution.exact import score_steps
+
+        done = 0.0
+        for block in score_steps(self.model, self.plan, only=wanted, replaced=self.replaced):
+            self.arrays.add(block)
+            done += block.work
+            yield BatchStep(block.batch, done, block.last)
+            done = 0.0 if block.last else done
+
+
+class GradientRun(AblationRun):
+    """First-order effects of all heads, from one forward and one backward per batch."""
+
+    note = "gradients of all heads"
+
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
+        from cap_viz.attribution.gradient import GradientArrays, make_gradient_plan
+
+        super().__init__(model, spec)
+        self.metric = spec.metric or "nll"
+        options = {**ablation_options(spec), "metric": self.metric, "batches": plan}
+        self.plan = make_gradient_plan(model, examples_of(spec.examples), **options)
+        self.arrays = GradientArrays(self.plan, self.metric, model.shape.n_layers, model.shape.n_heads)
+
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
+        from cap_viz.attribution.gradient import gradient_steps
+
+        options = {"metric": self.metric, "units": True, "only": wanted, "replaced": self.replaced}
+        for block in gradient_steps(self.model, self.plan, **options):
+            self.arrays.add(block)
+            yield BatchStep(block.batch, block.work, last=True)
+
+
+def load_scores(store: Store, run: StoredRun) -> HeadScores:
+    """Load exact head scores; for those of a gradient run, which has no ablated log-likelihoods, see `load_gradient`.
+
+    Raises `UsageError` for a run of whole blocks: see `load_blocks`.
+    """
+    if parts_of(run) == "blocks":
+        raise UsageError(f"Run {run.key} is of whole attention layers and MLPs, not of heads.")
+    return of_task(run, HeadScores.from_tables(tables_of(store, run, "options", "ablated")))
+
+
+def load_blocks(store: Store, run: StoredRun) -> BlockScores:
+    """Load exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
+    if parts_of(run) != "blocks":
+        raise UsageError(f"Run {run.key} is of heads, not of whole attention layers and MLPs.")
+    return of_task(run, BlockScores.from_tables(tables_of(store, run, "options", "blocks")))
+
+
+def parts_of(run: StoredRun) -> str:
+    return (isinstance(run.spec, ScoreSpec) and run.spec.parts) or "heads"
+
+
+def load_gradient(store: Store, run: StoredRun) -> GradientEffects:
+    """Load the first-order effects of a gradient run."""
+    names = ("options", "effects", *(("units",) if "units.parquet" in run.checksums else ()))
+    metric = run.spec.metric if isinstance(run.spec, ScoreSpec) else None
+    return of_task(run, GradientEffects.from_tables(tables_of(store, run, *names), metric or "nll"))
+
+
+def load_mean_effect(store: Store, run: StoredRun, metric: str) -> Float[np.ndarray, "layer head"]:
+    """Load the head scores of an exact or gradient run. Raises `UsageError` for a metric a gradient run lacks."""
+    if isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient":
+        return load_gradient(store, run).mean_effect(metric)
+    return load_scores(store, run).mean_effect(metric)
+
+
+def effects_by(store: Store, run: GetRun) -> GetEffect:
+    """Make a function that gets head scores as a stored run and reads their mean effects."""
+
+    def effect(spec: ScoreSpec, metric: str) -> Generator[Progress, None, Float[np.ndarray, "layer head"]]:
+        scores = yield from run(spec)
+        return load_mean_effect(store, scores, metric)
+
+    return effect
+
+
+def metrics_of(spec: ScoreSpec | JointSpec) -> tuple[str, ...]:
+    """Name the metrics that apply to the run's task: running text has no options, and so only its token loss."""
+    return ("nll",) if load_task(spec.examples.task).kind == "text" else tuple(METRICS)
+
+
+def effect_rows(
+    metric: str, effects: Float[np.ndarray, "layer part example"], *, parts: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Tabulate the mean effect of every head (or named part) with t interval, p and q value, in the metric's unit."""
+    estimate = mean_with_ci(effects)
+    layers, places = (axis.ravel() for axis in np.indices(estimate.mean.shape))
+    return pd.DataFrame(
+        {
+            "metric": metric,
+            "layer": layers,
+            **({"head": places} if parts is None else {"part": [parts[place] for place in places.tolist()]}),
+            "mean_effect": estimate.mean.ravel(),
+            "ci_low": estimate.low.ravel(),
+            "ci_high": estimate.high.ravel(),
+            "p_value": estimate.p_value.ravel(),
+            "q_value": false_discovery(estimate.p_value).adjusted.ravel(),
+            "n": estimate.n,
+        }
+    )
