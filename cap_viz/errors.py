@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, overload
+
+Choice = TypeVar("Choice")
 
 
 class CapVizError(Exception):
@@ -21,10 +24,20 @@ class NotEnoughMemory(CapVizError):
     """A model was not loaded because its weights do not fit into the free memory."""
 
 
-def check_choice(what: str, name: str, choices: Sequence[str]) -> None:
-    """Raise `UsageError`, listing the choices, unless `name` is one of them."""
+@overload
+def choose(what: str, name: str, choices: Mapping[str, Choice]) -> Choice: ...
+@overload
+def choose(what: str, name: str, choices: Sequence[Choice]) -> Choice: ...
+
+
+def choose(what: str, name: str, choices: Mapping[str, Any] | Sequence[Any]) -> Any:
+    """Return the choice of that name: a mapping's value, or the name itself.
+
+    Raises `UsageError` with the known names for an unknown one.
+    """
     if name not in choices:
         raise UsageError(f"Unknown {what} {name!r}; choose one of {', '.join(choices)}.")
+    return choices[name] if isinstance(choices, Mapping) else name
 
 
 OUT_OF_MEMORY = (

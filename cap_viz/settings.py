@@ -18,7 +18,7 @@ import warnings
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from cap_viz.errors import UsageError, check_choice
+from cap_viz.errors import UsageError, choose
 
 PROJECT = Path(__file__).resolve().parent.parent
 HUB_TIMEOUT_SECONDS = 5
@@ -72,7 +72,7 @@ def thread_count() -> int | None:
 def requested_dtype() -> str:
     """Return the requested precision. Raises `UsageError` for an unknown one."""
     asked = os.environ.get(DTYPE) or FULL_PRECISION
-    check_choice(f"precision in {DTYPE}:", asked, PRECISIONS)
+    choose(f"precision in {DTYPE}:", asked, PRECISIONS)
     return asked
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
-from cap_viz.errors import UsageError
+from cap_viz.errors import UsageError, choose
 
 Logliks = Float[np.ndarray, "*batch example option"]
 PerExample = Float[np.ndarray, "*batch example"]
@@ -58,9 +58,7 @@ COMPARES_OPTIONS = ("choice_nll", "logit_diff", "accuracy")
 
 
 def metric_named(name: str) -> Metric:
-    if name not in METRICS:
-        raise UsageError(f"Unknown metric {name!r}; choose one of {', '.join(METRICS)}.")
-    return METRICS[name]
+    return choose("metric", name, METRICS)
 
 
 def check_differentiable(name: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
-from cap_viz.errors import check_choice
+from cap_viz.errors import choose
 
 if TYPE_CHECKING:
     from cap_viz.attribution.hybrid import HybridScores
@@ -85,7 +85,7 @@ def score_heads(
     from cap_viz.stats.hybrid import check_combinable, check_sizes
 
     metric_named(metric)
-    check_choice("estimator", estimator, ESTIMATORS)
+    choose("estimator", estimator, ESTIMATORS)
     few = examples
     if estimator == "hybrid":
         check_combinable(metric)

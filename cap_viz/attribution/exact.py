@@ -44,7 +44,7 @@ from cap_viz.attribution.forward.shortcut_checks import (
     packing_is_valid,
 )
 from cap_viz.attribution.results import ABLATIONS, BLOCK_PARTS, PARTS, BlockScores, HeadScores, Questions, questions_of
-from cap_viz.errors import UsageError, check_choice
+from cap_viz.errors import UsageError, choose
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.tasks.base import Example
@@ -129,8 +129,8 @@ def make_score_plan(
     the partners of resample. Raises `UsageError` for no examples, unknown names, resample without another
     example, or an example that does not fit the context.
     """
-    check_choice("ablation", ablation, ABLATIONS)
-    check_choice("part of the model", parts, PARTS)
+    choose("ablation", ablation, ABLATIONS)
+    choose("part of the model", parts, PARTS)
     encoded = encode_all(model, examples)
     if batches is None:
         versions = model.shape.n_heads if parts == "heads" else len(BLOCK_PARTS)

@@ -11,7 +11,7 @@ from cap_viz.cli.masking import MaskOptions, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption, TaskOption
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.defaults import N_CALIBRATION
-from cap_viz.errors import UsageError, check_choice
+from cap_viz.errors import UsageError, choose
 from cap_viz.evaluation.generation import FORMATS
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import percent
@@ -50,7 +50,7 @@ def generate(
     from cap_viz.runs.store import Store
     from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
-    check_choice("split", split, SPLITS)
+    choose("split", split, SPLITS)
     if keep is not None and split != "calibration":
         raise UsageError("Evaluation questions must not calibrate; add --split calibration to keep solutions.")
     examples, store = (evaluation_set if split == "evaluation" else calibration_set)(task, n), Store()

@@ -24,7 +24,7 @@ from cap_viz.cli.options import (
     read_ids,
 )
 from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
-from cap_viz.errors import UsageError, check_choice
+from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.backends import requested_backend
@@ -84,9 +84,9 @@ def score(
     store, planned = Store(), None
 
     metric_named(metric)
-    check_choice("estimator", estimator, ESTIMATORS)
-    check_choice("ablation", ablation, ABLATIONS)
-    check_choice("part of the model", parts, PARTS)
+    choose("estimator", estimator, ESTIMATORS)
+    choose("ablation", ablation, ABLATIONS)
+    choose("part of the model", parts, PARTS)
     if parts == "blocks" and estimator != "exact":
         raise UsageError("Whole attention layers and MLPs are measured by the exact estimator only.")
     if ablation == "zero" and reference_n is not None:

@@ -12,7 +12,7 @@ from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import stored_runs
 from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, split_list
 from cap_viz.cli.output import none_for_nan, out, print_json, run_facts
-from cap_viz.errors import UsageError, check_choice
+from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import check_metric, load_task
@@ -43,7 +43,7 @@ def stability(
     check_metric(load_task(task), metric)
     names = tuple(dict.fromkeys(split_list("ablation", ablations)))
     for name in names:
-        check_choice("ablation", name, ABLATIONS)
+        choose("ablation", name, ABLATIONS)
     if len(names) < 2:
         raise UsageError(f"{ablations!r} is a single ablation; name at least two to compare.")
     examples, store = calibration_set(task, n, seed), Store()

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.errors import UsageError
+from cap_viz.errors import choose
 from cap_viz.stats import (
     ChanceTest,
     Interval,
@@ -86,9 +86,7 @@ class Level:
 
 
 def measure_named(name: str) -> Measure:
-    if name not in MEASURES:
-        raise UsageError(f"Unknown measure {name!r}; choose one of {', '.join(MEASURES)}.")
-    return MEASURES[name]
+    return choose("measure", name, MEASURES)
 
 
 def per_question(report: EvalReport, measure: Measure) -> Float[np.ndarray, " example"]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
 import numpy as np
 from jaxtyping import Float
 
-from cap_viz.errors import UsageError
+from cap_viz.errors import UsageError, choose
 from cap_viz.progress import finish
 from cap_viz.pruning.criteria.cap import CAP, RegionImportance, importance, region_importance
 from cap_viz.pruning.criteria.cap_fine import CAP_FINE
@@ -89,9 +89,7 @@ class HeadScoresLike(Protocol):
 
 def criterion_named(name: str) -> Criterion:
     """Look up a criterion. Raises `UsageError`, listing the known names, for an unknown one."""
-    if name not in CRITERIA:
-        raise UsageError(f"Unknown criterion {name!r}; choose one of {', '.join(CRITERIA)}.")
-    return CRITERIA[name]
+    return choose("criterion", name, CRITERIA)
 
 
 def criterion_title(name: str) -> str:

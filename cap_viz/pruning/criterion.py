@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from cap_viz.errors import UsageError
+from cap_viz.errors import UsageError, choose
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.mask import Mask, Scope, ZeroCounts, check_scope, check_sparsity
+from cap_viz.pruning.mask import SCOPES, Mask, Scope, ZeroCounts, check_sparsity
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ModelShape, ReasoningModel
@@ -184,7 +184,7 @@ def portion(steps: Steps[Result], index: int, count: int) -> Steps[Result]:
 def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape) -> None:
     """Raise `UsageError` for a value out of range or a missing input that the criterion needs."""
     check_sparsity(request.sparsity)
-    check_scope(request.scope)
+    choose("scope", request.scope, SCOPES)
     check_spread(criterion, allocation=request.allocation, pattern=request.pattern)
     if criterion.needs_scores:
         check_effect(criterion.name, request, shape)
@@ -208,7 +208,7 @@ def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape)
 def check_spread(criterion: Criterion, *, allocation: str | None, pattern: str | None) -> None:
     """Raise `UsageError` for an allocation or pattern that does not exist or makes no sense with the criterion."""
     if allocation is not None:
-        check_known("allocation", allocation, ALLOCATIONS)
+        choose("allocation", allocation, ALLOCATIONS)
         if not criterion.allocations:
             raise UsageError(
                 f"The allocation {allocation!r} sets a sparsity for every layer, and the criterion "
@@ -221,7 +221,7 @@ def check_spread(criterion: Criterion, *, allocation: str | None, pattern: str |
                 "different one; choose either."
             )
     if pattern is not None:
-        check_known("pattern", pattern, PATTERNS)
+        choose("pattern", pattern, PATTERNS)
         if not criterion.patterns:
             raise UsageError(
                 f"The criterion {criterion.name!r} defines no n:m patterns; use {pattern} with wanda, magnitude, "
@@ -244,22 +244,9 @@ def check_pattern_sparsity(pattern: str, sparsity: float) -> None:
         )
 
 
-def check_known(what: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        raise UsageError(f"Unknown {what} {name!r}; choose one of {', '.join(known)}.")
-
-
-def check_kv_combine(kv_combine: str) -> KvCombine:
-    """Return the way to combine a KV group's heads. Raises `UsageError` for an unknown one."""
-    for known in KV_COMBINES:
-        if kv_combine == known:
-            return known
-    raise UsageError(f"Unknown kv_combine {kv_combine!r}; choose one of {', '.join(KV_COMBINES)}.")
-
-
 def check_effect(name: str, request: MaskRequest, shape: ModelShape) -> None:
     """Raise `UsageError` unless there is one finite effect per head of the model."""
-    check_kv_combine(request.kv_combine)
+    choose("kv_combine", request.kv_combine, KV_COMBINES)
     if request.effect is None:
         raise UsageError(f"The criterion {name!r} is built on head scores: give scores=, from score_heads.")
     expected = (shape.n_layers, shape.n_heads)

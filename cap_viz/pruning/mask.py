@@ -211,14 +211,6 @@ def zero_counts(
     )
 
 
-def check_scope(scope: str) -> Scope:
-    """Return the scope. Raises `UsageError` for an unknown one."""
-    for known in SCOPES:
-        if scope == known:
-            return known
-    raise UsageError(f"Unknown scope {scope!r}; choose one of {', '.join(SCOPES)}.")
-
-
 def check_sparsity(sparsity: float) -> None:
     """Raise `UsageError` unless 0 <= sparsity < 1."""
     if not isinstance(sparsity, Real):

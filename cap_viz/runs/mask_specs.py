@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cap_viz.attribution.effect_metrics import metric_named
-from cap_viz.errors import UsageError
+from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.criterion import check_pattern_sparsity, check_spread
-from cap_viz.pruning.mask import check_scope, check_sparsity
+from cap_viz.pruning.mask import SCOPES, check_sparsity
 from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, companion_text
 
@@ -85,7 +85,7 @@ def mask_spec_from(
     Raises `UsageError` for an unknown name, a sparsity out of range or options that cannot be combined.
     """
     check_sparsity(sparsity)
-    check_scope(scope)
+    choose("scope", scope, SCOPES)
     needs = criterion_named(criterion)
     check_spread(needs, allocation=allocation, pattern=pattern)
     if pattern is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cap_viz.errors import UsageError, check_choice
+from cap_viz.errors import UsageError, choose
 from cap_viz.evaluation.generation import FORMATS, GenerationProtocol, writing_of
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS, text_task, window_id
 from cap_viz.evaluation.solution_loss import check_has_solutions
@@ -126,7 +126,7 @@ def generation_spec(
     Raises `UsageError` for a task without written answers, an unknown format, or a token limit below 1.
     """
     writing = writing_of(load_task(examples.task))
-    check_choice("prompt format", format, FORMATS)
+    choose("prompt format", format, FORMATS)
     most = writing.max_tokens if max_tokens is None else max_tokens
     if most < 1:
         raise UsageError(f"At most {most} tokens leave nothing to write; allow at least 1.")

@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from cap_viz.errors import UsageError
+from cap_viz.errors import UsageError, choose
 from cap_viz.stats.intervals import check_level
 
 FEWEST_EXACT = 16
@@ -177,10 +177,7 @@ def check_sizes(n: int, n_gradient: int) -> None:
 
 def slope_named(name: str) -> Slope:
     """Return the slope of that name. Raises `UsageError`, listing the choices, for an unknown one."""
-    for slope in SLOPES:
-        if name == slope:
-            return slope
-    raise UsageError(f"Unknown slope {name!r}; choose one of {', '.join(SLOPES)}.")
+    return choose("slope", name, SLOPES)
 
 
 def check_combinable(metric: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cap_viz.errors import UsageError
+from cap_viz.errors import choose
 from cap_viz.tasks import (
     generic_text,
     gsm8k,
@@ -47,7 +47,7 @@ def load_task(name: str) -> Task:
         return TASKS[name]
     if (own_folder() / name).is_dir() and NAME.fullmatch(name):
         return own_task(name)
-    raise UsageError(f"Unknown task {name!r}; choose one of {', '.join(all_tasks())}.")
+    return choose("task", name, all_tasks())
 
 
 def all_tasks() -> dict[str, Task]:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from cap_viz.errors import CapVizError, UsageError, check_choice
+from cap_viz.errors import CapVizError, UsageError, choose
 from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.batched_runs import Backend
 from cap_viz.settings import backend_name, ray_address, worker_count
@@ -37,7 +37,7 @@ def requested_backend(name: str = "", address: str = "", workers: int | None = N
     """
     address = address or ray_address()
     chosen = name or backend_name() or (RAY if address else LOCAL)
-    check_choice("backend", chosen, (LOCAL, RAY))
+    choose("backend", chosen, (LOCAL, RAY))
     typed = (worker_count() or "0") if workers is None else str(workers)
     if not typed.isdecimal():
         raise UsageError(f"{typed!r} workers make no sense; give a whole number, or 0 for one to each device.")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import BLOCK_PARTS, BlockScores, GradientEffects, HeadScores
-from cap_viz.errors import UsageError, check_choice
+from cap_viz.errors import UsageError, choose
 from cap_viz.progress import Progress
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, GetRun, RunKind, of_task, tables_of
@@ -70,7 +70,7 @@ def check_estimator(spec: ScoreSpec) -> None:
     """Raise `UsageError` for an estimator that is not stored, or a spec that contradicts itself."""
     if spec.estimator == "hybrid":
         raise UsageError("Hybrid scores are not stored: run exact and gradient, and combine them (`hybrid_scores`).")
-    check_choice("estimator", spec.estimator, STORED_ESTIMATORS)
+    choose("estimator", spec.estimator, STORED_ESTIMATORS)
     if (spec.estimator == "exact") != (spec.metric is None):
         raise UsageError(
             "Exact scores hold every metric, so their spec names none; a gradient run is about one metric and names it."
