@@ -22,7 +22,7 @@ import pytest
 from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.cli.accuracy import compare
+from cap_viz.cli.compare import compare
 from cap_viz.dashboard.compare.command import USUAL_N, USUAL_REFERENCE, next_command
 from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Stored, compared, stored_comparison
 from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels

@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cap_viz import __version__
-from cap_viz.cli import accuracy, catalogue, generation, perplexity, plan, pruning, scoring, solution_loss, stability
+from cap_viz.cli import catalogue, compare, evaluations, plan, pruning, scoring, stability
 from cap_viz.cli.output import err, shown
 from cap_viz.cli.runs import runs_app
 from cap_viz.errors import CapVizError, UsageError
@@ -49,11 +49,11 @@ app.command()(scoring.score)
 app.command()(stability.stability)
 app.command()(pruning.prune)
 app.command()(pruning.export)
-app.command(name="eval")(accuracy.evaluate)
-app.command()(accuracy.compare)
-app.command()(generation.generate)
-app.command()(perplexity.perplexity)
-app.command()(solution_loss.solution_loss)
+app.command(name="eval")(evaluations.evaluate)
+app.command()(compare.compare)
+app.command()(evaluations.generate)
+app.command()(evaluations.perplexity)
+app.command()(evaluations.solution_loss)
 app.command(hidden=True, context_settings=ANY_OPTIONS)(study)
 app.command()(plan.plan)
 app.add_typer(runs_app, name="runs")

@@ -1,11 +1,13 @@
-"""Mask options other than criterion and sparsity, declared once for all commands that build a mask."""
+"""Mask options, declared once for all commands that build a mask."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from inspect import Parameter, signature
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
+
+import typer
 
 from cap_viz.cli.options import (
     AllocationOption,
@@ -17,7 +19,9 @@ from cap_viz.cli.options import (
     ScoresTaskOption,
     SeedOption,
 )
+from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import ModelRef
+from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import MaskSpec
 
 
@@ -38,21 +42,48 @@ class MaskOptions:
         """Describe a criterion's mask from `n` calibration examples. Raises `UsageError` as `mask_spec_for` does."""
         from cap_viz.runs.mask_specs import mask_spec_for
 
-        return mask_spec_for(model, criterion, sparsity, task=task, n=n, **asdict(self))
+        options = {field.name: getattr(self, field.name) for field in fields(MaskOptions)}
+        return mask_spec_for(model, criterion, sparsity, task=task, n=n, **options)
+
+
+@dataclass(frozen=True)
+class PruneFirst(MaskOptions):
+    """Options of a command that measures a model as it is, or pruned first."""
+
+    criterion: Annotated[str, typer.Option(help="Prune by this criterion first; dense if left out.")] = ""
+    sparsity: Annotated[float, typer.Option(help="Share of weights set to zero.")] = 0.2
+    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = N_CALIBRATION
+
+    def mask(self, model: ModelRef, task: str) -> MaskSpec | None:
+        """Describe the mask, calibrated on `task`; None for the dense model."""
+        if not self.criterion:
+            return None
+        return self.spec(model, self.criterion, self.sparsity, task=task, n=self.n_calibration)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"criterion": self.criterion or "dense", "sparsity": self.sparsity if self.criterion else 0.0}
+
+    @property
+    def label(self) -> str:
+        return f"{self.criterion} at {percent(self.sparsity)}" if self.criterion else "dense"
 
 
 def takes_mask(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command with a parameter `mask: MaskOptions` so that Typer sees one option per field."""
-    hints = get_type_hints(MaskOptions, include_extras=True)
-    names = [field.name for field in fields(MaskOptions)]
+    """Wrap a command with a parameter `mask: MaskOptions` (or `PruneFirst`): Typer sees one option per field."""
+    kind = get_type_hints(command)["mask"]
+    hints = get_type_hints(kind, include_extras=True)
+    # The fields of a subclass come first.
+    named = sorted(fields(kind), key=lambda field: field.name not in vars(kind)["__annotations__"])
+    names = [field.name for field in named]
     options = [
         Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
-        for field in fields(MaskOptions)
+        for field in named
         if field.default is not MISSING
     ]
 
     def gathered(**given: Any) -> None:
-        mask = MaskOptions(**{name: given.pop(name) for name in names})
+        mask = kind(**{name: given.pop(name) for name in names})
         command(**given, mask=mask)
 
     own = [

@@ -1,4 +1,4 @@
-"""Commands `eval` and `compare`: accuracy of the dense or a pruned model."""
+"""Command `compare`: criteria at several sparsities on the same items."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from cap_viz.cli.computing import stored_reports, stored_run
-from cap_viz.cli.masking import MaskOptions, takes_mask
+from cap_viz.cli.computing import stored_reports
 from cap_viz.cli.options import (
     AddressOption,
     BackendOption,
@@ -22,74 +21,17 @@ from cap_viz.cli.options import (
     number,
     split_list,
 )
-from cap_viz.cli.output import out, print_json, run_facts
+from cap_viz.cli.output import out, print_json
 from cap_viz.defaults import MAIN_CRITERIA, N_CALIBRATION, SPARSITIES
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import EvalSpec
-from cap_viz.tasks import check_has_options, load_task
+from cap_viz.tasks import load_task
 
 if TYPE_CHECKING:
     from cap_viz.evaluation.eval_metrics import Measure
     from cap_viz.models.catalogue import ModelRef
-
-
-@takes_mask
-def evaluate(
-    task: TaskOption = "mini_science",
-    model: ModelOption = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 200,
-    criterion: Annotated[str, typer.Option(help="Prune by this criterion first; dense if left out.")] = "",
-    sparsity: Annotated[float, typer.Option(help="Share of weights set to zero.")] = 0.2,
-    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = N_CALIBRATION,
-    as_json: JsonOption = False,
-    *,
-    mask: MaskOptions,
-) -> None:
-    """Measure accuracy, dense or pruned."""
-    from cap_viz.evaluation.eval_metrics import against_guessing
-    from cap_viz.runs.kinds.evaluation import load_report
-    from cap_viz.runs.store import Store
-    from cap_viz.stats import wilson
-    from cap_viz.tasks.example_sets import evaluation_set
-
-    check_has_options(load_task(task))
-    examples, store = evaluation_set(task, n), Store()
-
-    def spec(ref: ModelRef) -> EvalSpec:
-        pruned = mask.spec(ref, criterion, sparsity, task=task, n=n_calibration) if criterion else None
-        return EvalSpec(model=ref, examples=examples, mask=pruned)
-
-    run = stored_run(spec, model, store)
-    report = load_report(store, run)
-    test = against_guessing(load_task(task), report)
-    ci_norm = wilson(int(report.correct_norm.sum()), len(report))
-    content = {
-        **run_facts(run),
-        "task": task,
-        "n": len(report),
-        "criterion": criterion or "dense",
-        "sparsity": sparsity if criterion else 0.0,
-        "acc": report.acc,
-        "acc_ci": [test.ci.low, test.ci.high],
-        "acc_norm": report.acc_norm,
-        "acc_norm_ci": [ci_norm.low, ci_norm.high],
-        "chance": test.chance,
-        "p_above_chance": test.p_value,
-        "truncated": run.provenance.get("truncated"),
-    }
-    if as_json:
-        print_json(content)
-        return
-    label = f"{criterion} at {percent(sparsity)}" if criterion else "dense"
-    out.print(f"{task}, {len(report)} examples, {label}")
-    out.print(f"acc      {report.acc:.1%}  [{test.ci.low:.1%}, {test.ci.high:.1%}]")
-    out.print(f"acc_norm {report.acc_norm:.1%}  [{ci_norm.low:.1%}, {ci_norm.high:.1%}]")
-    verdict = "clearly above" if test.clearly_above else "not clearly above"
-    if "truncated" in run.provenance:
-        out.print(f"{run.provenance['truncated']['examples']} prompts lost their beginning to fit the model")
-    out.print(f"chance   {test.chance:.1%}  (accuracy is {verdict} it, p = {test.p_value:.2g})")
 
 
 def compare(

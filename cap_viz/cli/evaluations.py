@@ -1,0 +1,253 @@
+"""Commands `eval`, `generate`, `perplexity` and `solution-loss`: measure the dense model, or one pruned first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cap_viz.cli.computing import stored_run
+from cap_viz.cli.masking import PruneFirst, takes_mask
+from cap_viz.cli.options import JsonOption, ModelOption, TaskOption
+from cap_viz.cli.output import out, print_json, run_facts
+from cap_viz.errors import UsageError, choose
+from cap_viz.evaluation.generation import FORMATS
+from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.runs.spec import EvalSpec, MaskSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.tasks import check_has_options, load_task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cap_viz.models.catalogue import ModelRef
+    from cap_viz.stats import Interval
+
+SPLITS = ("evaluation", "calibration")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run that was read or computed, and what is printed of it."""
+
+    store: Store
+    run: StoredRun
+    mask: PruneFirst
+
+    def show(self, as_json: bool, facts: dict[str, Any], about: str, lines: list[str]) -> None:
+        """Print one JSON object, or a heading with `about` and the lines."""
+        if as_json:
+            print_json({**run_facts(self.run), **self.mask.facts, **facts})
+            return
+        out.print(f"{about}, {self.mask.label}")
+        for line in lines:
+            out.print(line)
+
+
+def measure(
+    model: str, mask: PruneFirst, calibrated_on: str, spec: Callable[[ModelRef, MaskSpec | None], EvalSpec]
+) -> Measured:
+    """Read or compute the evaluation that `spec` makes of the model and the mask."""
+    store = Store()
+    return Measured(store, stored_run(lambda ref: spec(ref, mask.mask(ref, calibrated_on)), model, store), mask)
+
+
+@takes_mask
+def evaluate(
+    task: TaskOption = "mini_science",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 200,
+    as_json: JsonOption = False,
+    *,
+    mask: PruneFirst,
+) -> None:
+    """Measure accuracy, dense or pruned."""
+    from cap_viz.evaluation.eval_metrics import against_guessing
+    from cap_viz.runs.kinds.evaluation import load_report
+    from cap_viz.tasks.example_sets import evaluation_set
+
+    check_has_options(load_task(task))
+    examples = evaluation_set(task, n)
+    found = measure(model, mask, task, lambda ref, pruned: EvalSpec(model=ref, examples=examples, mask=pruned))
+    report = load_report(found.store, found.run)
+    test, norm = against_guessing(load_task(task), report), share("acc_norm", report.correct_norm)
+    verdict = "clearly above" if test.clearly_above else "not clearly above"
+    facts = {
+        "task": task,
+        "n": len(report),
+        "acc": report.acc,
+        "acc_ci": [test.ci.low, test.ci.high],
+        **norm,
+        "chance": test.chance,
+        "p_above_chance": test.p_value,
+        "truncated": found.run.provenance.get("truncated"),
+    }
+    lines = [
+        f"acc      {report.acc:.1%}  [{test.ci.low:.1%}, {test.ci.high:.1%}]",
+        f"acc_norm {report.acc_norm:.1%}  [{norm['acc_norm_ci'][0]:.1%}, {norm['acc_norm_ci'][1]:.1%}]",
+        *truncation(found.run),
+        f"chance   {test.chance:.1%}  (accuracy is {verdict} it, p = {test.p_value:.2g})",
+    ]
+    found.show(as_json, facts, f"{task}, {len(report)} examples", lines)
+
+
+@takes_mask
+def generate(
+    task: TaskOption = "mini_math",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 64,
+    format: Annotated[str, typer.Option(help=f"How to ask: {', '.join(FORMATS)}.")] = "fewshot",
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; the task says if left out.")] = None,
+    split: Annotated[str, typer.Option(help="evaluation, or calibration (to keep own solutions).")] = "evaluation",
+    keep: Annotated[
+        str | None, typer.Option(help="Keep the right texts as a task of this name, to calibrate on own solutions.")
+    ] = None,
+    as_json: JsonOption = False,
+    *,
+    mask: PruneFirst,
+) -> None:
+    """Generate the model's answers and score them: exact match and parse rate."""
+    from cap_viz.runs.kinds.evaluation import load_answers
+    from cap_viz.runs.protocols import generation_spec
+    from cap_viz.runs.self_generated_calibration import own_solutions_task
+    from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+
+    choose("split", split, SPLITS)
+    if keep is not None and split != "calibration":
+        raise UsageError("Evaluation questions must not calibrate; add --split calibration to keep solutions.")
+    examples = (evaluation_set if split == "evaluation" else calibration_set)(task, n)
+
+    def spec(ref: ModelRef, pruned: MaskSpec | None) -> EvalSpec:
+        return generation_spec(ref, examples, format=format, max_tokens=max_tokens, mask=pruned)
+
+    found = measure(model, mask, task, spec)
+    report = load_answers(found.store, found.run)
+    strict, flexible = share("exact_match", report.correct), share("exact_match_flexible", report.correct_flexible)
+    facts = {
+        "task": task,
+        "n": len(report),
+        "format": format,
+        **strict,
+        **flexible,
+        "parse_rate": report.parse_rate,
+        "parse_rate_flexible": report.parse_rate_flexible,
+        "tokens_written": int(report.tokens.sum()),
+        "cut_at_most_tokens": float((report.ended == 0).mean()),
+        "truncated": found.run.provenance.get("truncated"),
+        "split": split,
+    }
+    lines = [
+        f"{title:9}{right:6.1%}  [{low:.1%}, {high:.1%}]  an answer was found in {parsed:.1%}"
+        for title, (right, (low, high)), parsed in (
+            ("strict", strict.values(), report.parse_rate),
+            ("flexible", flexible.values(), report.parse_rate_flexible),
+        )
+    ]
+    lines.append(
+        f"{facts['tokens_written']} tokens written, {facts['cut_at_most_tokens']:.1%} of the texts were cut off"
+    )
+    lines += truncation(found.run)
+    if keep is not None:
+        kept = own_solutions_task(found.store, found.run, keep)
+        solutions = len(kept.splits.calibration) + len(kept.splits.evaluation)
+        facts["kept"] = {"task": kept.name, "solutions": solutions}
+        lines.append(f"Kept {solutions} right texts as task {keep}")
+    lines.append(f"Every prompt, text and reading: python -m cap_viz runs audit {found.run.key}")
+    found.show(as_json, facts, f"{task}, {len(report)} examples, {format}", lines)
+
+
+@takes_mask
+def perplexity(
+    text: Annotated[str, typer.Option(help="generic_text (WikiText-2) or mini_text (offline).")] = "generic_text",
+    model: ModelOption = DEFAULT_MODEL,
+    windows: Annotated[int, typer.Option(help="Windows of text, from its beginning; 0 for all.")] = USUAL_WINDOWS,
+    length: Annotated[int, typer.Option(help="Tokens of a window.")] = USUAL_LENGTH,
+    task: Annotated[str, typer.Option(help="The task whose examples the criterion is calibrated on.")] = "mini_science",
+    as_json: JsonOption = False,
+    *,
+    mask: PruneFirst,
+) -> None:
+    """Measure perplexity on running text, dense or pruned."""
+    from cap_viz.evaluation.perplexity import perplexity_of
+    from cap_viz.runs.kinds.evaluation import load_report
+    from cap_viz.runs.protocols import perplexity_spec
+
+    n_windows = windows or count_windows(text, model, length)
+
+    def spec(ref: ModelRef, pruned: MaskSpec | None) -> EvalSpec:
+        return perplexity_spec(ref, text, n_windows=n_windows, length=length, mask=pruned)
+
+    found = measure(model, mask, task, spec)
+    result = perplexity_of(load_report(found.store, found.run))
+    facts = {
+        "text": text,
+        "windows": result.n_windows,
+        "length": length,
+        "tokens_scored": result.n_tokens,
+        "perplexity": result.value,
+        "perplexity_ci": limits(result.ci, result.n_windows),
+    }
+    interval = "" if result.n_windows == 1 else f"  [{result.ci.low:.2f}, {result.ci.high:.2f}] over windows"
+    about = f"{text}, {result.n_windows} windows of {length} tokens"
+    found.show(as_json, facts, about, [f"perplexity {result.value:.2f}{interval}"])
+
+
+def count_windows(text: str, model_id: str, length: int) -> int:
+    """Count all windows of a text; loads the model for its tokenizer."""
+    from cap_viz.evaluation.perplexity import text_task, token_windows
+    from cap_viz.models.loading import load_model
+
+    return len(token_windows(load_model(model_id), text_task(text), length))
+
+
+@takes_mask
+def solution_loss(
+    task: Annotated[str, typer.Option(help="A task whose examples have one given continuation.")] = "gsm8k",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option(help="Evaluation examples, from the first; 0 for all.")] = 100,
+    calibrated_on: Annotated[str, typer.Option(help="The task the criterion is calibrated on; else the same.")] = "",
+    as_json: JsonOption = False,
+    *,
+    mask: PruneFirst,
+) -> None:
+    """Measure the loss on worked solutions (GSM8K), dense or pruned."""
+    from cap_viz.evaluation.solution_loss import check_has_solutions, solution_loss_of
+    from cap_viz.runs.kinds.evaluation import load_report
+    from cap_viz.runs.protocols import solution_spec
+    from cap_viz.tasks.example_sets import evaluation_set
+
+    check_has_solutions(task)
+    examples = evaluation_set(task, n or None)
+    found = measure(model, mask, calibrated_on or task, lambda ref, pruned: solution_spec(ref, examples, pruned))
+    result = solution_loss_of(load_report(found.store, found.run))
+    facts = {
+        "task": task,
+        "n": result.n,
+        "tokens_scored": result.n_tokens,
+        "solution_loss": result.value,
+        "solution_loss_ci": limits(result.ci, result.n),
+    }
+    interval = "" if result.n == 1 else f"  [{result.ci.low:.3f}, {result.ci.high:.3f}] over examples"
+    lines = [f"loss {result.value:.3f} nats per token{interval}"]
+    found.show(as_json, facts, f"{task}, {result.n} solutions", lines)
+
+
+def limits(ci: Interval, n: int) -> list[float] | None:
+    """Return an interval for JSON; None for a single example, which has none."""
+    return None if n == 1 else [ci.low, ci.high]
+
+
+def share(name: str, right: np.ndarray) -> dict[str, Any]:
+    """Return a share of right answers and its Wilson interval for JSON."""
+    from cap_viz.stats import wilson
+
+    ci = wilson(int(right.sum()), len(right))
+    return {name: float(right.mean()), f"{name}_ci": [ci.low, ci.high]}
+
+
+def truncation(run: StoredRun) -> list[str]:
+    cut = run.provenance.get("truncated")
+    return [f"{cut['examples']} prompts lost their beginning to fit the model"] if cut else []
