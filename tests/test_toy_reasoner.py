@@ -14,9 +14,11 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models import catalogue
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, TRAINING_FILE, resolve
 from cap_viz.models.loading import ReasoningModel, load_model
+from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.evaluation import load_answers, load_report
 from cap_viz.runs.kinds.scores import load_scores
+from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
@@ -149,3 +151,13 @@ def test_one_click_leads_to_the_toy_model_and_back(page: str) -> None:
 
 def test_the_catalogue_names_tasks_that_exist() -> None:
     assert all(name in TASKS for entry in CATALOGUE.values() for name in entry.tasks)
+
+
+@pytest.mark.parametrize("name", ["toy_math", "toy_strategy"])
+def test_answers_are_written_without_further_options(toy: ReasoningModel, tmp_path: Path, name: str) -> None:
+    """The usual 256 tokens and worked examples left no room for the question in the 256 tokens the model reads."""
+    store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+    run = finish(run_steps(generation_spec(toy.ref, evaluation_set(name, 12)), toy, store))
+    report = load_answers(store, run)
+    assert report.correct.mean() > 0.5
+    assert not report.dropped.any()

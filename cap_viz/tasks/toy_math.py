@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cap_viz.tasks.base import Task
 from cap_viz.tasks.toy_draws import Drawn, drawn_splits, shuffled
@@ -148,5 +148,6 @@ TASK = Task(
     prompt_format="Question: {question}\\nAnswer: {worked option}",
     load=lambda: drawn_splits("toy_math", draw),
     is_local=lambda: True,
-    writing=NUMBER,
+    # The toy reasoner was trained on single questions and reads 256 tokens; its solutions have up to 27.
+    writing=replace(NUMBER, max_tokens=64, shots=0),
 )

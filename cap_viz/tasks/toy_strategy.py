@@ -9,6 +9,7 @@ Combinations of person, place and property asked about are held out.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from cap_viz.tasks.base import Task
 from cap_viz.tasks.toy_draws import Drawn, drawn_splits, shuffled
@@ -81,5 +82,6 @@ TASK = Task(
     prompt_format="Question: {question}\\nAnswer: {worked option}",
     load=lambda: drawn_splits("toy_strategy", draw),
     is_local=lambda: True,
-    writing=YES_NO,
+    # The toy reasoner was trained on single questions and reads 256 tokens; its solutions have up to 27.
+    writing=replace(YES_NO, max_tokens=64, shots=0),
 )
