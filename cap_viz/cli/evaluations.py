@@ -30,7 +30,7 @@ SPLITS = ("evaluation", "calibration")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """A run that was read or computed, and what is printed of it."""
 
     store: Store
@@ -49,10 +49,10 @@ class Measured:
 
 def measure(
     model: str, mask: PruneFirst, calibrated_on: str, spec: Callable[[ModelRef, MaskSpec | None], EvalSpec]
-) -> Measured:
+) -> MeasuredRun:
     """Read or compute the evaluation that `spec` makes of the model and the mask."""
     store = Store()
-    return Measured(store, stored_run(lambda ref: spec(ref, mask.mask(ref, calibrated_on)), model, store), mask)
+    return MeasuredRun(store, stored_run(lambda ref: spec(ref, mask.mask(ref, calibrated_on)), model, store), mask)
 
 
 @takes_mask
