@@ -97,7 +97,7 @@ def test_the_shell_says_that_the_disk_is_full(shell: Shell, tiny_folder: Path, m
 
 
 def test_runs_can_be_read_from_a_read_only_cache(
-    store: Store, dense: StoredRun, monkeypatch: pytest.MonkeyPatch
+    store: Store, dense: StoredRun, few_shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is anything moved there; beside a damaged local run everything else is still found."""
     bad = store.local / f"{dense.title[:-4]}beef"
@@ -111,7 +111,9 @@ def test_runs_can_be_read_from_a_read_only_cache(
             patch.setattr(Path, name, refuse)
         found = store.runs()
     assert dense.key in {run.key for run in found}
-    assert sum(run.origin == "precomputed" for run in found) > 40
+    shipped = {run.folder for run in found if run.origin == "precomputed"}
+    assert shipped == set(few_shipped.iterdir())
+    assert len(shipped) > 1
     assert bad.is_dir()
 
 
