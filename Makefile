@@ -20,7 +20,7 @@ run: $(APP) ## install what is missing and start the dashboard on http://127.0.0
 	@$(PY) scripts/serve.py
 
 test: $(DEV) ## the default tests: no network, no model
-	@$(PY) -m pytest -n auto --maxprocesses 4 $(ARGS)
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-model: $(DEV) ## the tests on the real model (SmolLM2)
 	@$(PY) -m pytest -m model $(ARGS)

@@ -215,6 +215,20 @@ def test_the_shell_repairs(shell: Shell, store: Store, dense: StoredRun) -> None
     assert "does not match its checksum" in err
 
 
+def test_whoever_waits_for_a_run_reads_it(spec: ScoreSpec, tiny_model: ReasoningModel, store: Store) -> None:
+    computing, waiting = (run_steps(spec, tiny_model, store) for _ in range(2))
+    while not any(store.partial_run_dir(spec).glob("batch-*")):
+        next(computing)
+    for _ in range(3):
+        assert next(waiting).waiting
+    run = finish(computing)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cap_viz.runs.execute.batched_result", None)  # Nothing may be computed.
+        assert finish(waiting) == run
+    assert [found.key for found in store.runs() if found.origin == "live"] == [run.key]
+
+
+@pytest.mark.long
 def test_two_processes_share_the_work_of_one_run(tiny_folder: Path, tmp_path: Path) -> None:
     """Both are asked for the same run at once: one computes, the other waits and reads."""
     environment = {**os.environ, "CAP_VIZ_CACHE": str(tmp_path / "shared"), "CAP_VIZ_THREADS": "1"}
