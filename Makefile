@@ -23,7 +23,7 @@ test: $(DEV) ## the default tests: no network, no model
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-model: $(DEV) ## the tests on the real model (SmolLM2)
-	@$(PY) -m pytest -m model $(ARGS)
+	@$(PY) -m pytest -m "model and not long" $(ARGS)
 
 test-ray: $(DEV) ## the tests on a Ray cluster of two workers, started on this machine
 	@$(PY) -m pytest -m ray $(ARGS)
