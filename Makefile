@@ -20,10 +20,10 @@ run: $(APP) ## install what is missing and start the dashboard on http://127.0.0
 	@$(PY) scripts/serve.py
 
 test: $(DEV) ## the default tests: no network, no model
-	@$(PY) -m pytest -n auto --maxprocesses 4 $(ARGS)
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-model: $(DEV) ## the tests on the real model (SmolLM2)
-	@$(PY) -m pytest -m model $(ARGS)
+	@$(PY) -m pytest -m "model and not long" $(ARGS)
 
 test-ray: $(DEV) ## the tests on a Ray cluster of two workers, started on this machine
 	@$(PY) -m pytest -m ray $(ARGS)

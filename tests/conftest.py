@@ -17,11 +17,21 @@ import pytest
 
 from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
+from cap_viz.settings import shipped_folder
 from cap_viz.tasks import TASKS, Splits, Task
 from tests.shell import Shell
 from tests.tiny import tiny_examples, write_tiny_model
 
 SCRATCH = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+# One of each kind of run of both models.
+FEW_SHIPPED = (
+    "score-smollm2-*-mini_science-*",
+    "eval-smollm2-*-mini_science-*",
+    "roles-smollm2-*-mini_science-*",
+    "profile-smollm2-*-mini_science-*",
+    "score-toy-reasoner-toy_math-*",
+    "eval-toy-reasoner-toy_math-*",
+)
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_MAC = (
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
@@ -52,14 +62,33 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[SCRATCH].cleanup()
 
 
+@pytest.fixture(scope="session")
+def few_shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few of the shipped runs: listing all thousand takes most of a second."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for pattern in FEW_SHIPPED:
+        source = min(shipped_folder().glob(pattern))
+        shutil.copytree(source, folder / source.name)
+    return folder
+
+
+@pytest.fixture
+def all_shipped(own_folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All shipped runs instead of a few."""
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", shipped_folder)
+
+
 @pytest.fixture(autouse=True)
-def own_folders(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty cache and log for each test, and no data folder, so that tests see the same tasks everywhere.
+def own_folders(
+    request: pytest.FixtureRequest, tmp_path: Path, few_shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty cache and log for each test, few shipped runs, and no data folder: the same tasks everywhere.
 
     Tests on the real model and in the browser share one cache folder (converting the model takes 20 s) and may use
     the public data sets.
     """
     if not any(request.node.get_closest_marker(name) for name in ("model", "e2e")):
+        monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: few_shipped)
         monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("CAP_VIZ_LOG", str(tmp_path / "cap_viz.log"))
         monkeypatch.delenv("CAP_VIZ_DATA", raising=False)

@@ -176,10 +176,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every-write", action="store_true")
+    parser.add_argument("--runs", default="", help="names of the runs to kill, separated by commas; all by default")
     options = parser.parse_args()
     model = load(resolve(str(write_tiny_model(options.work / "model"))))
     trial, chance = Trial(options.work, model), random.Random(options.seed)
-    runs = specs(model)
+    runs = {name: spec for name, spec in specs(model).items() if name in (options.runs or name).split(",")}
     seconds = {name: trial.undisturbed(spec) for name, spec in runs.items()}
     names = list(runs)
     if options.every_write:

@@ -28,12 +28,20 @@ def kills(work: Path, *options: str, timeout: float = 120) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def test_a_random_kill(tmp_path: Path) -> None:
+    found = kills(tmp_path, "--kills", "1", "--runs", "scores,dense")
+    assert found["wrong"] == []
+    assert found["kills"] == 1
+
+
+@pytest.mark.long
 def test_five_random_kills(tmp_path: Path) -> None:
     found = kills(tmp_path, "--kills", "5")
     assert found["wrong"] == []
     assert found["kills"] == 5
 
 
+@pytest.mark.long
 def test_a_kill_before_and_after_every_file_operation(tmp_path: Path) -> None:
     found = kills(tmp_path, "--kills", "0", "--every-write")
     assert found["wrong"] == []

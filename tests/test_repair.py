@@ -97,7 +97,7 @@ def test_the_shell_says_that_the_disk_is_full(shell: Shell, tiny_folder: Path, m
 
 
 def test_runs_can_be_read_from_a_read_only_cache(
-    store: Store, dense: StoredRun, monkeypatch: pytest.MonkeyPatch
+    store: Store, dense: StoredRun, few_shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is anything moved there; beside a damaged local run everything else is still found."""
     bad = store.local / f"{dense.title[:-4]}beef"
@@ -111,7 +111,9 @@ def test_runs_can_be_read_from_a_read_only_cache(
             patch.setattr(Path, name, refuse)
         found = store.runs()
     assert dense.key in {run.key for run in found}
-    assert sum(run.origin == "precomputed" for run in found) > 40
+    shipped = {run.folder for run in found if run.origin == "precomputed"}
+    assert shipped == set(few_shipped.iterdir())
+    assert len(shipped) > 1
     assert bad.is_dir()
 
 
@@ -213,6 +215,20 @@ def test_the_shell_repairs(shell: Shell, store: Store, dense: StoredRun) -> None
     assert "does not match its checksum" in err
 
 
+def test_whoever_waits_for_a_run_reads_it(spec: ScoreSpec, tiny_model: ReasoningModel, store: Store) -> None:
+    computing, waiting = (run_steps(spec, tiny_model, store) for _ in range(2))
+    while not any(store.partial_run_dir(spec).glob("batch-*")):
+        next(computing)
+    for _ in range(3):
+        assert next(waiting).waiting
+    run = finish(computing)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cap_viz.runs.execute.batched_result", None)  # Nothing may be computed.
+        assert finish(waiting) == run
+    assert [found.key for found in store.runs() if found.origin == "live"] == [run.key]
+
+
+@pytest.mark.long
 def test_two_processes_share_the_work_of_one_run(tiny_folder: Path, tmp_path: Path) -> None:
     """Both are asked for the same run at once: one computes, the other waits and reads."""
     environment = {**os.environ, "CAP_VIZ_CACHE": str(tmp_path / "shared"), "CAP_VIZ_THREADS": "1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pkgutil
 import re
@@ -37,13 +38,40 @@ def pins(path: str) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", match[1]).lower(): match[2] for match in found if match}
 
 
-def python(code: str) -> str:
-    """Run in a fresh interpreter and return what it printed."""
+IMPORTS = """
+import importlib, json, sys
+import cap_viz
+found = {"torch after cap_viz": "torch" in sys.modules}
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+found["streamlit"] = "streamlit" in sys.modules
+# Importing a submodule binds its name in the package, which would replace a lazily loaded function.
+found["hidden"] = [
+    name for name in cap_viz.__all__ if name != "__version__" and not callable(getattr(cap_viz, name))
+]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, Any]:
+    """What a fresh interpreter finds after importing the package, and then all modules but the dashboard's."""
+    modules = [
+        module.name
+        for module in pkgutil.walk_packages(cap_viz.__path__, "cap_viz.")
+        if not module.name.startswith("cap_viz.dashboard") and not module.name.endswith("__main__")
+    ]
+    assert modules
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", IMPORTS, *modules],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("requirements", ["requirements.txt", "requirements-dev.txt"])
@@ -164,25 +192,13 @@ def test_the_documents_name_existing_make_targets() -> None:
     assert named <= targets
 
 
-def test_only_the_pages_need_streamlit() -> None:
-    modules = [
-        module.name
-        for module in pkgutil.walk_packages(cap_viz.__path__, "cap_viz.")
-        if not module.name.startswith("cap_viz.dashboard") and not module.name.endswith("__main__")
-    ]
-    assert modules
-    imports = "; ".join(f"import {name}" for name in modules)
-    assert python(f"import sys; {imports}; print('streamlit' in sys.modules)").strip() == "False"
+def test_only_the_pages_need_streamlit(imported: dict[str, Any]) -> None:
+    assert imported["streamlit"] is False
 
 
-def test_import_cap_viz_is_light() -> None:
-    assert python("import sys, cap_viz; print('torch' in sys.modules)").strip() == "False"
+def test_import_cap_viz_is_light(imported: dict[str, Any]) -> None:
+    assert imported["torch after cap_viz"] is False
 
 
-def test_public_functions_are_not_hidden_by_modules_of_their_name() -> None:
-    """Importing a submodule binds its name in the package, which would replace a lazily loaded function."""
-    code = (
-        "import cap_viz, cap_viz.runs.execute, cap_viz.attribution.exact, cap_viz.evaluation.choice, cap_viz.pruning\n"
-    )
-    code += "print(all(callable(getattr(cap_viz, name)) for name in cap_viz.__all__ if name != '__version__'))"
-    assert python(code).strip() == "True"
+def test_public_functions_are_not_hidden_by_modules_of_their_name(imported: dict[str, Any]) -> None:
+    assert imported["hidden"] == []

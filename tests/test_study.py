@@ -131,15 +131,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: ReasoningModel) 
         yield Study(store, tiny_model.ref, SMALL)
 
 
-def test_every_table_follows_from_the_planned_runs(whole: Study) -> None:
-    for name, table in TABLES.items():
-        rows = table(whole)
+@pytest.fixture(scope="module")
+def tables(whole: Study) -> dict[str, pd.DataFrame]:
+    return {name: table(whole) for name, table in TABLES.items()}
+
+
+def test_every_table_follows_from_the_planned_runs(tables: dict[str, pd.DataFrame]) -> None:
+    assert set(tables) == set(TABLES)
+    for name, rows in tables.items():
         assert len(rows) > 0, name
         assert not rows.isna().to_numpy().all(axis=None), name
         assert markdown(rows).count("\n") == len(rows) + 1
 
 
-def test_every_table_is_drawn_with_its_numbers(whole: Study) -> None:
+def test_every_table_is_drawn_with_its_numbers(tables: dict[str, pd.DataFrame]) -> None:
     assert set(FIGURES) == set(TABLES)
     columns = {
         "levels": "accuracy",
@@ -149,7 +154,7 @@ def test_every_table_is_drawn_with_its_numbers(whole: Study) -> None:
         "solutions": "loss",
     }
     for name, draw in FIGURES.items():
-        table = TABLES[name](whole)
+        table = tables[name]
         figure = draw(table)
         traces: Any = figure.data
         axes = [axis for trace in traces for axis in (trace.x, trace.y)]
@@ -166,8 +171,8 @@ def dense_of(table: pd.DataFrame) -> float:
     return float(rows.iloc[0].get("perplexity", rows.iloc[0].get("loss")))
 
 
-def test_cap_against_the_better_wanda_by_hand(whole: Study) -> None:
-    row = TABLES["ordering"](whole).set_index(["task", "sparsity"]).loc[("mini_math", 0.5)]
+def test_cap_against_the_better_wanda_by_hand(whole: Study, tables: dict[str, pd.DataFrame]) -> None:
+    row = tables["ordering"].set_index(["task", "sparsity"]).loc[("mini_math", 0.5)]
     wandas = [
         whole.wanda("mini_math", 0.5)[1].acc,
         *(
@@ -182,8 +187,8 @@ def test_cap_against_the_better_wanda_by_hand(whole: Study) -> None:
     assert row.n == 6
 
 
-def test_the_better_wanda_is_the_better_by_the_measure(whole: Study) -> None:
-    rows = TABLES["ordering_loss"](whole).set_index(["task", "sparsity"])
+def test_the_better_wanda_is_the_better_by_the_measure(whole: Study, tables: dict[str, pd.DataFrame]) -> None:
+    rows = tables["ordering_loss"].set_index(["task", "sparsity"])
     for sparsity in (0.1, 0.5):
         losses = [
             whole.pruned("mini_math", "wanda", sparsity, **options).losses("choice_nll").mean()
@@ -193,18 +198,16 @@ def test_the_better_wanda_is_the_better_by_the_measure(whole: Study) -> None:
     assert "verdict" not in rows.columns, "points of accuracy have a margin, nats have none"
 
 
-def test_the_placebo_p_counts_permutations_that_are_as_good(whole: Study) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("studies.tables.PERMUTATIONS", 3)
-        rows = TABLES["placebo"](whole)
+def test_the_placebo_p_counts_permutations_that_are_as_good(whole: Study, tables: dict[str, pd.DataFrame]) -> None:
+    rows = tables["placebo"]
     row = rows[(rows.sparsity == 0.5) & (rows.measure == "accuracy")].iloc[0]
     others = [whole.pruned("mini_math", "shuffled_cap", 0.5, control_seed=seed).acc for seed in range(3)]
     assert row.p == (1 + sum(other >= row.cap for other in others)) / 4
     assert (row.lowest, row.highest) == (min(others), max(others))
 
 
-def test_solutions_are_paired_with_dense_by_hand(whole: Study) -> None:
-    rows = TABLES["solutions"](whole).set_index(["criterion", "sparsity"])
+def test_solutions_are_paired_with_dense_by_hand(whole: Study, tables: dict[str, pd.DataFrame]) -> None:
+    rows = tables["solutions"].set_index(["criterion", "sparsity"])
     runs = {
         None if run.spec.mask is None else (run.spec.mask.criterion, run.spec.mask.sparsity): run
         for run in whole.store.runs()

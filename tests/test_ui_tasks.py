@@ -21,6 +21,8 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import rank_agreement, rank_heads, true_spread
 from cap_viz.tasks import TASKS
 
+pytestmark = pytest.mark.usefixtures("all_shipped")
+
 
 @dataclass(frozen=True)
 class NoRun:

@@ -21,8 +21,8 @@ from cap_viz.settings import PROJECT
 pytestmark = pytest.mark.model
 
 CONVERT = "from cap_viz.models.loading import *; converted(resolve(DEFAULT_MODEL))"
-# Early, and while the weights are being written or just before, on two quiet cores.
-KILLED_AFTER_SECONDS = (5.0, 14.0)
+# While the weights are being written or just before, on two quiet cores; and early as well.
+KILLED_AFTER_SECONDS = [pytest.param((14.0,), id="late"), pytest.param((5.0, 14.0), id="twice", marks=pytest.mark.long)]
 
 
 def start(cache: Path) -> subprocess.Popen[bytes]:
@@ -35,10 +35,11 @@ def digest(folder: Path) -> str:
 
 
 @pytest.mark.timeout(400)
-def test_a_killed_conversion_is_begun_again_and_ends_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed_after", KILLED_AFTER_SECONDS)
+def test_a_killed_conversion_is_begun_again_and_ends_the_same(tmp_path: Path, killed_after: tuple[float, ...]) -> None:
     undisturbed = converted(resolve(DEFAULT_MODEL))
     target = tmp_path / "models" / undisturbed.name
-    for seconds in KILLED_AFTER_SECONDS:
+    for seconds in killed_after:
         process = start(tmp_path)
         time.sleep(seconds)
         # The converting child as well: what it has written stays as it is.
