@@ -100,6 +100,7 @@ def computed(
     spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, backend: Backend
 ) -> RunSteps:
     kind = KINDS[spec.kind]
+    kind.check(spec)
     found = kind.reused(spec, store)
     if found is not None:
         return found

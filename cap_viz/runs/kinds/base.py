@@ -54,9 +54,12 @@ class RunKind(ABC, Generic[Spec]):
     name: ClassVar[str]
     most_examples: ClassVar[int] = 64
 
+    def check(self, spec: Spec) -> None:
+        """Raise `UsageError` for a spec that contradicts itself or does not fit its task."""
+
     @abstractmethod
     def steps(self, spec: Spec, by: Computation) -> Generator[Progress, None, Computed]:
-        """Compute the run. Raises `UsageError` for a spec that contradicts itself or does not fit its task."""
+        """Compute the run of a checked spec."""
 
     @abstractmethod
     def describe(self, spec: Spec) -> str:

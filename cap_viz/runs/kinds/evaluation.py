@@ -63,14 +63,15 @@ class Evaluation(RunKind[EvalSpec]):
     name = EvalSpec.kind
     most_examples = 600
 
+    def check(self, spec: EvalSpec) -> None:
+        check_protocol(spec)
+
     def reused(self, spec: EvalSpec, store: Store) -> StoredRun | None:
         """Take the first items of a longer evaluation."""
-        check_protocol(spec)
         longer = longer_run(spec, store)
         return first_of(longer, spec, store) if longer is not None and store.is_sound(longer) else None
 
     def steps(self, spec: EvalSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        check_protocol(spec)
         mask, tables = None, {}
         if spec.mask is not None:
             mask = yield from mask_steps(spec.mask, by.model, effects_by(by.store, by.run))

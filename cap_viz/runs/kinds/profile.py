@@ -25,7 +25,7 @@ class Profile(RunKind[ProfileSpec]):
 
     name = ProfileSpec.kind
 
-    def steps(self, spec: ProfileSpec, by: Computation) -> Generator[Progress, None, Computed]:
+    def check(self, spec: ProfileSpec) -> None:
         criterion = criterion_named(spec.mask.criterion)
         if criterion.rank is None:
             raise UsageError(f"Criterion {criterion.name!r} ranks weights anew for every sparsity; it has no profile.")
@@ -33,8 +33,12 @@ class Profile(RunKind[ProfileSpec]):
             raise UsageError(f"The pattern {spec.mask.pattern!r} has one sparsity; it has no profile over many.")
         if spec.parts not in (None, "heads"):
             raise UsageError(f'Parts {spec.parts!r}: a profile names none for matrices, or "heads".')
+
+    def steps(self, spec: ProfileSpec, by: Computation) -> Generator[Progress, None, Computed]:
+        rank = criterion_named(spec.mask.criterion).rank
+        assert rank is not None
         request = yield from mask_request(spec.mask, effects_by(by.store, by.run))
-        ranking = yield from criterion.rank(by.model, request)
+        ranking = yield from rank(by.model, request)
         if spec.parts is None:
             return Computed(ranking.profile(SPARSITIES).to_tables())
         heads = yield from head_profile_steps(by.model, ranking, request.scope, SPARSITIES)

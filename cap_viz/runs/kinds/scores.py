@@ -37,8 +37,10 @@ class Scores(RunKind[ScoreSpec]):
 
     name = ScoreSpec.kind
 
-    def steps(self, spec: ScoreSpec, by: Computation) -> Generator[Progress, None, Computed]:
+    def check(self, spec: ScoreSpec) -> None:
         check_estimator(spec)
+
+    def steps(self, spec: ScoreSpec, by: Computation) -> Generator[Progress, None, Computed]:
         run = self.batched(by.model, spec, by.checkpoints.plan())
         facts = yield from batch_steps(run, by.checkpoints, by.backend)
         return Computed(run.tables(), run.batches, facts)
