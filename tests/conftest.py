@@ -39,7 +39,7 @@ CHROMIUM_MAC = (
 )
 
 
-hypothesis.settings.register_profile("usual", max_examples=200, deadline=None)
+hypothesis.settings.register_profile("usual", max_examples=100, deadline=None)
 hypothesis.settings.load_profile("usual")
 # `make fuzz` asks for it by name.
 hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None)

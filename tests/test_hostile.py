@@ -1,6 +1,6 @@
 """Somebody else's files: whatever is in them, there is a result or one sentence, and nothing outside the cache changes.
 
-A few hundred inputs each; `make fuzz` tries ten thousand.
+A hundred inputs each; `make fuzz` tries ten thousand.
 """
 
 from __future__ import annotations
