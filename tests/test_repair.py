@@ -223,7 +223,7 @@ def test_whoever_waits_for_a_run_reads_it(spec: ScoreSpec, tiny_model: Reasoning
         assert next(waiting).waiting
     run = finish(computing)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cap_viz.runs.execute.batched_result", None)  # Nothing may be computed.
+        patch.setattr("cap_viz.runs.kinds.scores.batch_steps", None)  # Nothing may be computed.
         assert finish(waiting) == run
     assert [found.key for found in store.runs() if found.origin == "live"] == [run.key]
 

@@ -23,7 +23,7 @@ TOLERANCE = 1e-3
 LOOK_UP = """\
 import json
 
-from cap_viz.runs.flat_tables import numbers_of
+from cap_viz.runs.kinds import numbers_of
 from cap_viz.runs.spec import spec_from_dict
 from cap_viz.runs.store import Store
 
