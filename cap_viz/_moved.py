@@ -38,7 +38,7 @@ MOVED = {
     "engine.packing": "attribution.forward.packing",
     "engine.replacement": "attribution.forward.patching",
     "engine.replay": "attribution.forward.replay",
-    "engines": "runs.backends runs.backends.local errors",
+    "engines": "runs.backends runs.backends.local runs.batched_runs errors",
     "estimators": "attribution.estimators",
     "estimators.gradient": "attribution.gradient",
     "estimators.hybrid": "attribution.hybrid",
@@ -57,7 +57,7 @@ MOVED = {
     "measures": "evaluation.eval_metrics",
     "metrics": "attribution.effect_metrics",
     "notebook": "runs.notebook",
-    "numbers": "runs.kinds runs.kinds.scores",
+    "numbers": "runs.kinds runs.kinds.scores runs.kinds.evaluation",
     "offload": "models.offload",
     "own_solutions": "runs.self_generated_calibration",
     "pairing": "tasks.pairing",
@@ -87,7 +87,7 @@ MOVED = {
     "pruning.threshold": "pruning.selection.global_threshold",
     "pruning.token_gradients": "pruning.calibration.token_gradients",
     "pruning.wanda": "pruning.criteria.wanda",
-    "reading": "runs.kinds.base",
+    "reading": "runs.kinds.scores runs.kinds.evaluation runs.kinds.profile runs.kinds.patterns runs.kinds.joint",
     "repair": "runs.repair",
     "results": "attribution.results",
     "roles": "attribution.attention_patterns",
@@ -102,6 +102,19 @@ MOVED = {
     "together": "runs.kinds.joint",
     "weights": "models.weight_files",
     "whatif": "attribution.prompt_intervention",
+}
+# Names that are others now, beside `read_…` of `reading`, which is `load_…`.
+RENAMED = {
+    "read_roles": "load_patterns",
+    "written_numbers": "answer_rows",
+    "Basis": "MaskProvenance",
+    "basis_of": "provenance_of",
+    "Protocol": "GenerationProtocol",
+    "Engine": "Backend",
+    "EngineChoice": "BackendChoice",
+    "asked_engine": "requested_backend",
+    "engine_named": "backend_named",
+    "engine_of": "open_backend",
 }
 # Former packages; all their modules are in `MOVED`.
 FORMER_PACKAGES = ("engine", "estimators")
@@ -129,12 +142,13 @@ def names_of(former: str, *places: str) -> Callable[[str], Any]:
 
     def found(name: str) -> Any:
         if not name.startswith("__"):
+            new = RENAMED.get(name, name.replace("read_", "load_") if former == "cap_viz.reading" else name)
             for place in places:
                 home = import_module(f"cap_viz.{place}")
-                if hasattr(home, name):
-                    value = getattr(home, name)
+                if hasattr(home, new):
+                    value = getattr(home, new)
                     defined = getattr(value, "__module__", "")
-                    now = f"{defined if defined.startswith('cap_viz.') else home.__name__}.{name}"
+                    now = f"{defined if defined.startswith('cap_viz.') else home.__name__}.{new}"
                     note = f"{former}.{name} is {now} now; the former path works until version 0.2."
                     warnings.warn(note, FutureWarning, stacklevel=2)
                     return value

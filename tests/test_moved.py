@@ -40,6 +40,23 @@ def test_a_former_path_gives_the_very_object_with_a_warning(module: str, name: s
     assert found is getattr(import_module(f"cap_viz.{home}"), name)
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "home", "new"),
+    [
+        ("reading", "read_scores", "runs.kinds.scores", "load_scores"),
+        ("reading", "read_report", "runs.kinds.evaluation", "load_report"),
+        ("reading", "read_roles", "runs.kinds.patterns", "load_patterns"),
+        ("engines", "EngineChoice", "runs.backends", "BackendChoice"),
+        ("basis", "Basis", "runs.mask_provenance", "MaskProvenance"),
+    ],
+)
+def test_a_name_that_is_another_now_is_found_by_its_former(module: str, name: str, home: str, new: str) -> None:
+    former = import_module(f"cap_viz.{module}")
+    with pytest.warns(FutureWarning, match=rf"cap_viz\.{module}\.{name} is cap_viz\.{home}\.{new} now"):
+        found = getattr(former, name)
+    assert found is getattr(import_module(f"cap_viz.{home}"), new)
+
+
 def test_names_that_never_were_are_errors() -> None:
     with pytest.raises(AttributeError, match=r"module 'cap_viz\.store' has no attribute 'Shop'"):
         _ = import_module("cap_viz.store").Shop
