@@ -103,9 +103,18 @@ MOVED = {
     "weights": "models.weight_files",
     "whatif": "attribution.prompt_intervention",
 }
-# Names that are others now, beside `read_…` of `reading`, which is `load_…`.
+# Names that are others now.
 RENAMED = {
+    "read_scores": "load_scores",
+    "read_blocks": "load_blocks",
+    "read_gradient": "load_gradient",
+    "read_mean_effect": "load_mean_effect",
+    "read_report": "load_report",
+    "read_answers": "load_answers",
     "read_roles": "load_patterns",
+    "read_joint": "load_joint",
+    "read_zeros": "load_zeros",
+    "read_head_zeros": "load_head_zeros",
     "written_numbers": "answer_rows",
     "Basis": "MaskProvenance",
     "basis_of": "provenance_of",
@@ -142,7 +151,7 @@ def names_of(former: str, *places: str) -> Callable[[str], Any]:
 
     def found(name: str) -> Any:
         if not name.startswith("__"):
-            new = RENAMED.get(name, name.replace("read_", "load_") if former == "cap_viz.reading" else name)
+            new = RENAMED.get(name, name)
             for place in places:
                 home = import_module(f"cap_viz.{place}")
                 if hasattr(home, new):

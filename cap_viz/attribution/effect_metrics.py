@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
 from cap_viz.errors import UsageError, choose
+from cap_viz.tasks.base import Task
 
 Logliks = Float[np.ndarray, "*batch example option"]
 PerExample = Float[np.ndarray, "*batch example"]
@@ -59,6 +60,11 @@ COMPARES_OPTIONS = ("choice_nll", "logit_diff", "accuracy")
 
 def metric_named(name: str) -> Metric:
     return choose("metric", name, METRICS)
+
+
+def applicable_metrics(task: Task) -> tuple[str, ...]:
+    """Return the metrics of a task; running text has no options, so only its token loss (nll)."""
+    return ("nll",) if task.kind == "text" else tuple(METRICS)
 
 
 def check_differentiable(name: str) -> None:

@@ -17,18 +17,15 @@ from typer.exceptions import TyperException
 
 from cap_viz import __version__
 from cap_viz.cli import catalogue, compare, evaluations, plan, pruning, scoring, stability
-from cap_viz.cli.output import err, shown
+from cap_viz.cli.output import err
 from cap_viz.cli.runs import runs_app
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.runs.kinds import describe
 from cap_viz.settings import ask_for, local_folder, requested_device, requested_dtype, start_logging
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # For a command that has moved: accept any arguments, so that its own message is shown.
 ANY_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
-
-__all__ = ["app", "describe", "main", "shown"]
 
 
 def study() -> None:

@@ -11,8 +11,7 @@ from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import GenerationProtocol, GenerationReport, prompt_text
 from cap_viz.runs.kinds.evaluation import answer_rows, load_answers, load_report
-from cap_viz.runs.protocols import ChoiceProtocol, SolutionProtocol, protocol_of
-from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.protocols import ChoiceProtocol, SolutionProtocol, protocol_in
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Example, Task, load_task
 from cap_viz.tasks.example_sets import examples_of
@@ -26,7 +25,7 @@ def audit_of(store: Store, run: StoredRun) -> pd.DataFrame:
 
     Raises `UsageError` for a run that asked no questions, or when the task's data is missing or has changed.
     """
-    protocol = protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
+    protocol = protocol_in(run.spec)
     if not isinstance(protocol, ChoiceProtocol | SolutionProtocol | GenerationProtocol):
         raise UsageError(f"Run {run.key} asked no questions; an audit is of an evaluation of a task.")
     examples, task = examples_of(run.spec.examples), load_task(run.spec.examples.task)

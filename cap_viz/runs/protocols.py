@@ -13,11 +13,9 @@ from cap_viz.evaluation.generation import FORMATS, GenerationProtocol, writing_o
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS, text_task, window_id
 from cap_viz.evaluation.solution_loss import check_has_solutions
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.spec import EvalSpec, MaskSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet
-
-PERPLEXITY, GENERATE, SOLUTION = "perplexity", "generate", "solution"
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,22 @@ def protocol_of(spec: EvalSpec) -> EvalProtocol:
     return UnknownProtocol(spec.protocol)
 
 
+def protocol_in(spec: RunSpec) -> EvalProtocol | None:
+    """Parse the protocol of a run; None for a run that is no evaluation."""
+    return protocol_of(spec) if isinstance(spec, EvalSpec) else None
+
+
 def text_of(protocol: EvalProtocol) -> str | None:
     """Invert `protocol_of`."""
     match protocol:
         case ChoiceProtocol():
             return None
         case PerplexityProtocol(length):
-            return f"{PERPLEXITY}-{length}"
+            return f"perplexity-{length}"
         case GenerationProtocol(format, most):
-            return f"{GENERATE}-{format}-{most}"
+            return f"generate-{format}-{most}"
         case SolutionProtocol():
-            return SOLUTION
+            return "solution"
         case UnknownProtocol(text):
             return text
 

@@ -16,8 +16,7 @@ import yaml
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import GenerationProtocol, prompt_text, shots, writing_of
 from cap_viz.runs.kinds.evaluation import load_answers
-from cap_viz.runs.protocols import protocol_of
-from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.protocols import protocol_in
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Example, Task, load_task
 from cap_viz.tasks.example_sets import examples_of
@@ -34,7 +33,7 @@ def own_solutions_task(store: Store, run: StoredRun, name: str) -> Task:
     Raises `UsageError` when the run wrote no answers, is not of the calibration split, used the chat format (whose
     prompt is no plain text) or has fewer than two right texts.
     """
-    protocol = protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
+    protocol = protocol_in(run.spec)
     if not isinstance(protocol, GenerationProtocol):
         raise UsageError(f"Run {run.key} wrote no answers; own solutions come from `generate`.")
     if run.spec.examples.split != "calibration":

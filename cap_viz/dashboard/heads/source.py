@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import streamlit as st
 
-from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.dashboard.components.job_card import active_jobs
 from cap_viz.dashboard.components.panels import problem
 from cap_viz.dashboard.components.submission import submit_run
@@ -26,7 +25,6 @@ from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import RunSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats.hybrid import FEWEST_EXACT
-from cap_viz.tasks import Task
 
 WATCHED_JOB, SUBMIT_PROBLEM = "heads_job", "heads_problem"
 # The keys of a run to show once it is available: a hybrid run waits for both of its parts.
@@ -201,11 +199,6 @@ def watched_end() -> Job | None:
     number = st.session_state.get(WATCHED_JOB)
     job = next((job for job in shared_queue().listing() if job.number == number), None)
     return job if job is not None and job.state in ("failed", "cancelled") else None
-
-
-def applicable_metrics(task: Task) -> list[str]:
-    """Return the metrics of a task; running text has no options, so only its token loss (nll)."""
-    return ["nll"] if task.kind == "text" else list(METRICS)
 
 
 @contextmanager

@@ -37,9 +37,9 @@ from cap_viz.runs.archive import archive_bytes
 from cap_viz.runs.kinds import describe, numbers_of
 from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.notebook import notebook_of
-from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, SolutionProtocol, protocol_of
+from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, SolutionProtocol, protocol_in
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
+from cap_viz.runs.spec import JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import wilson
@@ -72,7 +72,7 @@ def detail(view: Frame, run: StoredRun) -> None:
 def headline(store: Store, run: StoredRun) -> None:
     """Draw the main result of a run: tiles, head grid or table."""
     try:
-        protocol = protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
+        protocol = protocol_in(run.spec)
         if isinstance(protocol, GenerationProtocol):
             written_tiles(load_answers(store, run))
         elif isinstance(protocol, SolutionProtocol):

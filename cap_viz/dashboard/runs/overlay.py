@@ -16,7 +16,7 @@ from cap_viz.evaluation.generation import GenerationProtocol
 from cap_viz.figures.theme import signed
 from cap_viz.runs.kinds import describe
 from cap_viz.runs.kinds.evaluation import load_answers
-from cap_viz.runs.protocols import EvalProtocol, PerplexityProtocol, SolutionProtocol, protocol_of
+from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protocol_in, protocol_of
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import PairedComparison, compare_paired, true_spread
@@ -61,7 +61,7 @@ def scored(store: Store, run: StoredRun) -> Measured:
 
 def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> PairedComparison:
     """Compare right answers item by item. Raises `CapVizError` if the questions or the kinds of answers differ."""
-    written = [isinstance(protocol_in(run), GenerationProtocol) for run in (first, second)]
+    written = [isinstance(protocol_in(run.spec), GenerationProtocol) for run in (first, second)]
     if not any(written):
         found = paired_in(store, first, second, ACC)
         assert isinstance(found, PairedComparison)
@@ -71,10 +71,6 @@ def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> Pai
     one, other = (load_answers(store, run) for run in (first, second))
     check_same_items(one.items, other.items)
     return compare_paired(one.correct, other.correct)
-
-
-def protocol_in(run: StoredRun) -> EvalProtocol | None:
-    return protocol_of(run.spec) if isinstance(run.spec, EvalSpec) else None
 
 
 def reads_text(spec: EvalSpec) -> bool:

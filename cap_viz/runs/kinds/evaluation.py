@@ -31,9 +31,6 @@ from cap_viz.runs.kinds.scores import effects_by
 from cap_viz.runs.masks import mask_steps
 from cap_viz.runs.prefix_reuse import first_of, longer_run
 from cap_viz.runs.protocols import (
-    GENERATE,
-    PERPLEXITY,
-    SOLUTION,
     ChoiceProtocol,
     EvalProtocol,
     PerplexityProtocol,
@@ -112,7 +109,7 @@ def check_protocol(spec: EvalSpec) -> None:
     elif isinstance(protocol, SolutionProtocol):
         check_has_solutions(task.name)
     elif isinstance(protocol, UnknownProtocol):
-        known = f"{PERPLEXITY}, {GENERATE} and {SOLUTION}"
+        known = "perplexity, generate and solution"
         raise UsageError(f"Unknown evaluation protocol {protocol.text!r}; this program knows {known}.")
     check_version(spec.examples)
 

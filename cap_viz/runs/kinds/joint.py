@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from cap_viz.attribution.effect_metrics import applicable_metrics
 from cap_viz.attribution.results import JointScores
 from cap_viz.progress import Progress
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, of_task, tables_of
-from cap_viz.runs.kinds.scores import ablation_options, metrics_of
+from cap_viz.runs.kinds.scores import ablation_options
 from cap_viz.runs.run_labels import heads_words
 from cap_viz.runs.spec import JointSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import JointEffect, joint_effect, mean_with_ci, random_sets
 from cap_viz.stats.joint import HeadSet
+from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class Joint(RunKind[JointSpec]):
     def numbers(self, store: Store, run: StoredRun, spec: JointSpec) -> pd.DataFrame:
         """One row per metric and set of heads: the set, its single heads, random sets."""
         scores, rows = load_joint(store, run), []
-        for metric in metrics_of(spec):
+        for metric in applicable_metrics(load_task(spec.examples.task)):
             estimate = mean_with_ci(scores.effects(metric)[1:])
             for at, heads in enumerate(scores.sets[1:]):
                 what = "set" if at == 0 else "head" if at <= len(spec.heads) else "random"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.attribution.effect_metrics import applicable_metrics
 from cap_viz.attribution.results import BLOCK_PARTS, BlockScores, GradientEffects, HeadScores
 from cap_viz.errors import UsageError, choose
 from cap_viz.progress import Progress
@@ -64,7 +64,8 @@ class Scores(RunKind[ScoreSpec]):
             scores, parts = load_blocks(store, run), BLOCK_PARTS
         else:
             scores, parts = load_scores(store, run), None
-        rows = [effect_rows(metric, scores.effects(metric), parts=parts) for metric in metrics_of(spec)]
+        metrics = applicable_metrics(load_task(spec.examples.task))
+        rows = [effect_rows(metric, scores.effects(metric), parts=parts) for metric in metrics]
         return pd.concat(rows, ignore_index=True)
 
 
@@ -204,11 +205,6 @@ def effects_by(store: Store, run: GetRun) -> GetEffect:
         return load_mean_effect(store, scores, metric)
 
     return effect
-
-
-def metrics_of(spec: ScoreSpec | JointSpec) -> tuple[str, ...]:
-    """Name the metrics that apply to the run's task: running text has no options, and so only its token loss."""
-    return ("nll",) if load_task(spec.examples.task).kind == "text" else tuple(METRICS)
 
 
 def effect_rows(
