@@ -3,51 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import Field, dataclass, fields
 from inspect import Parameter, signature
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from cap_viz.cli.options import (
-    AllocationOption,
-    CalibrationTaskOption,
-    ControlSeedOption,
-    MetricOption,
-    PatternOption,
-    ScopeOption,
-    ScoresTaskOption,
-    SeedOption,
-)
+from cap_viz.cli.options import CalibrationTaskOption, ScoresTaskOption, SeedOption
 from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import ModelRef
+from cap_viz.pruning.options import USUAL, MaskOptions
 from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import MaskSpec
 
 
-@dataclass(frozen=True)
-class MaskOptions:
-    """Mask options as given on the command line."""
+@dataclass(frozen=True, kw_only=True)
+class CalibratedMask(MaskOptions):
+    """Mask options as given on the command line, and the tasks whose examples are measured."""
 
     seed: SeedOption = 0
-    metric: MetricOption = "nll"
-    scope: ScopeOption = "both"
     calibration_task: CalibrationTaskOption = None
     scores_task: ScoresTaskOption = None
-    control_seed: ControlSeedOption = 0
-    allocation: AllocationOption = None
-    pattern: PatternOption = None
 
     def spec(self, model: ModelRef, criterion: str, sparsity: float, *, task: str, n: int) -> MaskSpec:
         """Describe a criterion's mask from `n` calibration examples. Raises `UsageError` as `mask_spec_for` does."""
         from cap_viz.runs.mask_specs import mask_spec_for
 
-        options = {field.name: getattr(self, field.name) for field in fields(MaskOptions)}
-        return mask_spec_for(model, criterion, sparsity, task=task, n=n, **options)
+        sources = {"seed": self.seed, "calibration_task": self.calibration_task, "scores_task": self.scores_task}
+        return mask_spec_for(model, criterion, sparsity, task=task, n=n, **sources, **self.as_fields)
 
 
-@dataclass(frozen=True)
-class PruneFirst(MaskOptions):
+@dataclass(frozen=True, kw_only=True)
+class PruneFirst(CalibratedMask):
     """Options of a command that measures a model as it is, or pruned first."""
 
     criterion: Annotated[str, typer.Option(help="Prune by this criterion first; dense if left out.")] = ""
@@ -70,17 +57,25 @@ class PruneFirst(MaskOptions):
 
 
 def takes_mask(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command with a parameter `mask: MaskOptions` (or `PruneFirst`): Typer sees one option per field."""
+    """Wrap a command with a parameter `mask: CalibratedMask` (or `PruneFirst`): Typer sees one option per field."""
     kind = get_type_hints(command)["mask"]
     hints = get_type_hints(kind, include_extras=True)
+
+    def option(field: Field[Any]) -> Parameter:
+        default, annotation = field.default, hints[field.name]
+        if "help" in field.metadata:
+            default = USUAL.get(field.name)
+            # Names are plain text here, so that our sentence refuses unknown ones.
+            value = str if default is None else type(default)
+            annotation = Annotated[
+                value | None if default is None else value, typer.Option(help=field.metadata["help"])
+            ]
+        return Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
     # The fields of a subclass come first.
-    named = sorted(fields(kind), key=lambda field: field.name not in vars(kind)["__annotations__"])
-    names = [field.name for field in named]
-    options = [
-        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
-        for field in named
-        if field.default is not MISSING
-    ]
+    own_first = sorted(fields(kind), key=lambda field: field.name not in vars(kind)["__annotations__"])
+    options = [option(field) for field in own_first]
+    names = [option.name for option in options]
 
     def gathered(**given: Any) -> None:
         mask = kind(**{name: given.pop(name) for name in names})

@@ -32,22 +32,18 @@ SeedOption = Annotated[int, typer.Option(help="Seed of the draw of calibration e
 CriterionOption = Annotated[str, typer.Option(help=f"One of {', '.join(CRITERIA)}.")]
 SparsityOption = Annotated[float, typer.Option(help="Share of weights set to zero, 0 ≤ s < 1.")]
 MetricOption = Annotated[str, typer.Option(help="Metric behind CAP's head scores.")]
-ScopeOption = Annotated[str, typer.Option(help="attention, mlp or both.")]
 CalibrationTaskOption = Annotated[
     str | None, typer.Option(help="Measure activations and gradients on this task's text, say generic_text.")
 ]
 ScoresTaskOption = Annotated[
     str | None, typer.Option(help="Build CAP on head scores of this task, say own solutions.", callback=task_or_none)
 ]
-ControlSeedOption = Annotated[int, typer.Option(help="Draw of the controls random and shuffled_cap.")]
-AllocationOption = Annotated[str | None, typer.Option(help="owl: sparsity by each layer's share of outliers.")]
 # --engine is the former name, accepted until version 0.2.
 BackendOption = Annotated[
     str, typer.Option("--backend", "--engine", help="Who computes: local, or ray (workers of a cluster).")
 ]
 AddressOption = Annotated[str, typer.Option(help="ray: address of a running cluster, or auto; none: on this machine.")]
 WorkersOption = Annotated[int | None, typer.Option(help="ray: how many workers; one to a device where left out.")]
-PatternOption = Annotated[str | None, typer.Option(help="2:4 or 4:8: so many zeros in every 4 or 8 neighbours.")]
 
 
 def split_list(what: str, text: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cap_viz.cli.masking import MaskOptions, takes_mask
+from cap_viz.cli.masking import CalibratedMask, takes_mask
 from cap_viz.cli.options import (
     CriterionOption,
     JsonOption,
@@ -31,7 +31,7 @@ def prune(
     n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = N_CALIBRATION,
     as_json: JsonOption = False,
     *,
-    mask: MaskOptions,
+    mask: CalibratedMask,
 ) -> None:
     """Build a mask and report where its zeros are."""
     from cap_viz.models.catalogue import resolve
@@ -80,7 +80,7 @@ def export(
     n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = N_CALIBRATION,
     mask_only: Annotated[bool, typer.Option("--mask-only", help="Write the mask as one safetensors file.")] = False,
     *,
-    mask: MaskOptions,
+    mask: CalibratedMask,
 ) -> None:
     """Write the pruned model as a Hugging Face folder with its recipe, or the mask alone."""
     from cap_viz.models.catalogue import resolve

@@ -7,7 +7,7 @@ Importing this package does not import torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 import numpy as np
 from jaxtyping import Float
@@ -26,15 +26,9 @@ from cap_viz.pruning.criteria.shuffled_cap import SHUFFLED_CAP
 from cap_viz.pruning.criteria.sparsegpt import SPARSEGPT
 from cap_viz.pruning.criteria.taylor import TAYLOR
 from cap_viz.pruning.criteria.wanda import WANDA, WANDA_ONESHOT
-from cap_viz.pruning.criterion import (
-    Criterion,
-    KvCombine,
-    MaskRequest,
-    Ranking,
-    Steps,
-    check_request,
-)
-from cap_viz.pruning.mask import Mask, MatrixSize, Scope, ZeroCounts, check_sparsity
+from cap_viz.pruning.criterion import Criterion, MaskRequest, Ranking, Steps, check_request
+from cap_viz.pruning.mask import Mask, MatrixSize, ZeroCounts, check_sparsity
+from cap_viz.pruning.options import USUAL, MaskFields, MaskOptions
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
@@ -44,6 +38,7 @@ __all__ = [
     "CRITERIA",
     "Criterion",
     "Mask",
+    "MaskOptions",
     "MaskRequest",
     "MatrixSize",
     "Ranking",
@@ -97,24 +92,18 @@ def criterion_title(name: str) -> str:
     return CRITERIA[name].title if name in CRITERIA else name
 
 
-class MaskInputs(TypedDict, total=False):
-    """Inputs to build a mask from. Criteria ignore those they do not need.
+class MaskInputs(MaskFields, total=False):
+    """What a mask is built from, and its options. Criteria ignore what they do not need.
 
     Head scores come as `scores` (read at `metric`) or directly as `effect`, positive where the head helps. `text`
-    defaults to the model's usual one (`companion_text` in `tasks/example_sets.py`). The others are described at
-    `MaskRequest`.
+    defaults to the model's usual one (`companion_text` in `tasks/example_sets.py`). `calibration` is described at
+    `MaskRequest`, the options at `MaskOptions`.
     """
 
     effect: Float[np.ndarray, "layer head"] | None
     scores: HeadScoresLike | None
-    metric: str
-    kv_combine: KvCombine
     calibration: Sequence[Example] | None
     text: Sequence[Example] | None
-    scope: Scope
-    control_seed: int
-    allocation: str | None
-    pattern: str | None
 
 
 def prune_mask(model: ReasoningModel, criterion_name: str, *, sparsity: float, **inputs: Unpack[MaskInputs]) -> Mask:
@@ -124,7 +113,7 @@ def prune_mask(model: ReasoningModel, criterion_name: str, *, sparsity: float, *
     missing input.
     """
     criterion = criterion_named(criterion_name)
-    return finish(criterion.steps(model, mask_request(model, criterion, sparsity=sparsity, **inputs)))
+    return finish(criterion.steps(model, request_for(model, criterion, sparsity, **inputs)))
 
 
 def rank_weights(model: ReasoningModel, criterion_name: str, **inputs: Unpack[MaskInputs]) -> Ranking:
@@ -139,42 +128,33 @@ def rank_weights(model: ReasoningModel, criterion_name: str, **inputs: Unpack[Ma
             f"The criterion {criterion_name!r} scores weights anew for every sparsity and cannot rank them "
             f"once; these can: {fixed}."
         )
-    return finish(criterion.rank(model, mask_request(model, criterion, sparsity=0.0, **inputs)))
+    return finish(criterion.rank(model, request_for(model, criterion, 0.0, **inputs)))
 
 
-def mask_request(
+def request_for(
     model: ReasoningModel,
     criterion: Criterion,
-    *,
     sparsity: float,
+    *,
     effect: Float[np.ndarray, "layer head"] | None = None,
     scores: HeadScoresLike | None = None,
-    metric: str = "nll",
-    kv_combine: KvCombine = "mean",
     calibration: Sequence[Example] | None = None,
     text: Sequence[Example] | None = None,
-    scope: Scope = "both",
-    control_seed: int = 0,
-    allocation: str | None = None,
-    pattern: str | None = None,
+    **options: Unpack[MaskFields],
 ) -> MaskRequest:
     """Build the request: read effects from the scores, and default to the model's usual text if text is needed."""
     if effect is not None and scores is not None:
         raise UsageError("Give either scores= or effect=, not both: they are two ways to say the same.")
     if criterion.needs_scores and scores is not None:
-        effect = scores.mean_effect(metric)
+        effect = scores.mean_effect(options.get("metric") or USUAL["metric"])
     if criterion.needs_text and text is None:
         from cap_viz.tasks.example_sets import companion_text, examples_of
 
         text = examples_of(companion_text(model.ref))
     return MaskRequest(
-        sparsity=sparsity,
-        scope=scope,
+        sparsity,
         effect=None if effect is None else np.asarray(effect, dtype=np.float64),
-        kv_combine=kv_combine,
         calibration=None if calibration is None else tuple(calibration),
         text=None if text is None else tuple(text),
-        control_seed=control_seed,
-        allocation=allocation,
-        pattern=pattern,
+        **options,
     )

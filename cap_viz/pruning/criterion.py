@@ -15,20 +15,17 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from cap_viz.errors import UsageError, choose
+from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.mask import SCOPES, Mask, Scope, ZeroCounts, check_sparsity
+from cap_viz.pruning.mask import Mask, ZeroCounts, check_sparsity
+from cap_viz.pruning.options import MaskOptions
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ModelShape, ReasoningModel
     from cap_viz.tasks.base import Example
 
 Threshold = Literal["global", "per matrix", "per row", "per column block", "per head"]
-KvCombine = Literal["mean", "max"]
-KV_COMBINES: tuple[KvCombine, ...] = ("mean", "max")
-ALLOCATIONS = ("owl",)
-PATTERNS = ("2:4", "4:8")
 
 SCATTERED = (
     "Zeros are scattered over the matrices (unstructured): file size and speed stay the same; only formats and kernels "
@@ -71,25 +68,17 @@ UNIFORM = Allocation()
 
 
 @dataclass(frozen=True)
-class MaskRequest:
+class MaskRequest(MaskOptions):
     """Inputs of a criterion, which ignores the fields it does not need.
 
-    `effect`: head scores, positive where the head helps. `kv_combine`: how to combine the importances of a KV group's
-    query heads. `calibration`: examples on which activations or gradients are measured; `text`: passages of running
-    text to measure on, too. `control_seed`: the draw of the random controls. `allocation`: how the sparsity is spread
-    over layers, None for the criterion's own way. `pattern`: "2:4" or "4:8" for n zeros in every m neighbouring weights
-    of a row.
+    `effect`: head scores, positive where the head helps. `calibration`: examples on which activations or gradients are
+    measured; `text`: passages of running text to measure on, too.
     """
 
     sparsity: float
-    scope: Scope = "both"
     effect: Float[np.ndarray, "layer head"] | None = field(default=None, compare=False)
-    kv_combine: KvCombine = "mean"
     calibration: tuple[Example, ...] | None = None
     text: tuple[Example, ...] | None = None
-    control_seed: int = 0
-    allocation: str | None = None
-    pattern: str | None = None
 
 
 class Ranking(Protocol):
@@ -184,8 +173,7 @@ def portion(steps: Steps[Result], index: int, count: int) -> Steps[Result]:
 def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape) -> None:
     """Raise `UsageError` for a value out of range or a missing input that the criterion needs."""
     check_sparsity(request.sparsity)
-    choose("scope", request.scope, SCOPES)
-    check_spread(criterion, allocation=request.allocation, pattern=request.pattern)
+    request.check(criterion)
     if criterion.needs_scores:
         check_effect(criterion.name, request, shape)
     if criterion.needs_calibration and not request.calibration:
@@ -205,48 +193,8 @@ def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape)
         )
 
 
-def check_spread(criterion: Criterion, *, allocation: str | None, pattern: str | None) -> None:
-    """Raise `UsageError` for an allocation or pattern that does not exist or makes no sense with the criterion."""
-    if allocation is not None:
-        choose("allocation", allocation, ALLOCATIONS)
-        if not criterion.allocations:
-            raise UsageError(
-                f"The allocation {allocation!r} sets a sparsity for every layer, and the criterion "
-                f"{criterion.name!r} decides itself how much each layer loses; use it with wanda, magnitude or "
-                "another criterion that takes the same share everywhere."
-            )
-        if pattern is not None:
-            raise UsageError(
-                f"The pattern {pattern!r} takes the same share of every layer, the allocation {allocation!r} a "
-                "different one; choose either."
-            )
-    if pattern is not None:
-        choose("pattern", pattern, PATTERNS)
-        if not criterion.patterns:
-            raise UsageError(
-                f"The criterion {criterion.name!r} defines no n:m patterns; use {pattern} with wanda, magnitude, "
-                "ria or sparsegpt."
-            )
-
-
-def pattern_sparsity(pattern: str) -> float:
-    """Sparsity of a pattern: n / m of "n:m"."""
-    zeros_in, length = pattern.split(":")
-    return int(zeros_in) / int(length)
-
-
-def check_pattern_sparsity(pattern: str, sparsity: float) -> None:
-    """Raise `UsageError` when the sparsity is not that of the pattern."""
-    share = pattern_sparsity(pattern)
-    if sparsity != share:
-        raise UsageError(
-            f"The pattern {pattern} has a sparsity of {share:g}, and {sparsity:g} is asked for; give {share:g}."
-        )
-
-
 def check_effect(name: str, request: MaskRequest, shape: ModelShape) -> None:
     """Raise `UsageError` unless there is one finite effect per head of the model."""
-    choose("kv_combine", request.kv_combine, KV_COMBINES)
     if request.effect is None:
         raise UsageError(f"The criterion {name!r} is built on head scores: give scores=, from score_heads.")
     expected = (shape.n_layers, shape.n_heads)

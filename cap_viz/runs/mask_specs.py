@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from cap_viz.attribution.effect_metrics import metric_named
-from cap_viz.errors import UsageError, choose
+from typing import Unpack
+
+from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import criterion_named
-from cap_viz.pruning.criterion import check_pattern_sparsity, check_spread
-from cap_viz.pruning.mask import SCOPES, check_sparsity
+from cap_viz.pruning.mask import check_sparsity
+from cap_viz.pruning.options import MaskFields, MaskOptions, check_pattern_sparsity
 from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, companion_text
 
@@ -20,86 +21,55 @@ def mask_spec_for(
     task: str,
     n: int,
     seed: int = 0,
-    metric: str = "nll",
-    kv_combine: str = "mean",
-    scope: str = "both",
     scores: ScoreSpec | None = None,
     calibration_task: str | None = None,
     scores_task: str | None = None,
-    control_seed: int = 0,
-    allocation: str | None = None,
-    pattern: str | None = None,
+    **options: Unpack[MaskFields],
 ) -> MaskSpec:
-    """Make the spec of a mask calibrated on `n` examples of a task; fields the criterion does not need stay None.
+    """Make the spec of a mask calibrated on `n` examples of a task.
 
     `scores` replaces the head scores on these examples. `calibration_task` is the source of activations and gradients
     (generic_text, for example), `scores_task` that of head scores (self-generated solutions, for example); both default
     to `task`. Raises `UsageError` for an unknown name, a sparsity out of range, options that cannot be combined, or
     scores of another model.
     """
-    metric_named(metric)
-    needs = criterion_named(criterion)
+    needs, chosen = criterion_named(criterion), MaskOptions(**options)
+    chosen.check(needs)
     if needs.needs_scores and scores is None:
         scores = ScoreSpec(model=model, examples=calibration_set(scores_task or task, n, seed))
-    calibration = None
-    if needs.needs_calibration or allocation is not None:
-        calibration = calibration_set(calibration_task or task, n, seed)
-    text = companion_text(model) if needs.needs_text else None
-    spec = mask_spec_from(
-        criterion,
-        sparsity,
-        scope=scope,
-        scores=scores,
-        metric=metric,
-        kv_combine=kv_combine,
-        calibration=calibration,
-        text=text,
-        control_seed=control_seed,
-        allocation=allocation,
-        pattern=pattern,
-    )
-    if spec.scores is not None and spec.scores.model != model:
-        raise UsageError(
-            f"The head scores are of {spec.scores.model.id} with fingerprint {spec.scores.model.fingerprint}, the mask "
-            f"is for {model.id} with {model.fingerprint}; score the heads of this model."
-        )
-    return spec
+    calibration = calibration_set(calibration_task or task, n, seed) if chosen.measures(needs) else None
+    return mask_spec_from(model, criterion, sparsity, chosen, scores=scores, calibration=calibration)
 
 
 def mask_spec_from(
+    model: ModelRef,
     criterion: str,
     sparsity: float,
+    options: MaskOptions,
     *,
-    scope: str,
     scores: ScoreSpec | None,
-    metric: str,
-    kv_combine: str,
     calibration: ExampleSet | None,
-    text: ExampleSet | None,
-    control_seed: int = 0,
-    allocation: str | None = None,
-    pattern: str | None = None,
 ) -> MaskSpec:
     """Make a mask spec with only the fields its criterion needs; all others stay None, and so out of its key.
 
-    Raises `UsageError` for an unknown name, a sparsity out of range or options that cannot be combined.
+    Raises `UsageError` for an unknown name, a sparsity out of range, options that cannot be combined, or scores of
+    another model.
     """
     check_sparsity(sparsity)
-    choose("scope", scope, SCOPES)
     needs = criterion_named(criterion)
-    check_spread(needs, allocation=allocation, pattern=pattern)
-    if pattern is not None:
-        check_pattern_sparsity(pattern, sparsity)
+    options.check(needs)
+    if options.pattern is not None:
+        check_pattern_sparsity(options.pattern, sparsity)
+    if needs.needs_scores and scores is not None and scores.model != model:
+        raise UsageError(
+            f"The head scores are of {scores.model.id} with fingerprint {scores.model.fingerprint}, the mask is for "
+            f"{model.id} with {model.fingerprint}; score the heads of this model."
+        )
     return MaskSpec(
         criterion=criterion,
         sparsity=sparsity,
-        scope=scope,
         scores=scores if needs.needs_scores else None,
-        metric=metric if needs.needs_scores else None,
-        kv_combine=kv_combine if needs.needs_scores else None,
-        calibration=calibration if needs.needs_calibration or allocation is not None else None,
-        text=text if needs.needs_text else None,
-        control_seed=control_seed if needs.needs_seed else None,
-        allocation=allocation,
-        pattern=pattern,
+        calibration=calibration if options.measures(needs) else None,
+        text=companion_text(model) if needs.needs_text else None,
+        **options.used_by(needs).as_fields,
     )

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from cap_viz.errors import choose
 from cap_viz.progress import Progress
 from cap_viz.pruning import MaskRequest, criterion_named
-from cap_viz.pruning.criterion import KV_COMBINES
-from cap_viz.pruning.mask import SCOPES, Mask
+from cap_viz.pruning.mask import Mask
 from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.tasks.example_sets import examples_of
 
@@ -34,13 +32,9 @@ def mask_request(spec: MaskSpec, get_effect: GetEffect) -> Generator[Progress, N
     if spec.scores is not None:
         effect = yield from get_effect(spec.scores, spec.metric or "nll")
     return MaskRequest(
-        sparsity=spec.sparsity,
-        scope=choose("scope", spec.scope, SCOPES),
+        spec.sparsity,
         effect=effect,
-        kv_combine=choose("kv_combine", spec.kv_combine or "mean", KV_COMBINES),
         calibration=None if spec.calibration is None else examples_of(spec.calibration),
         text=None if spec.text is None else examples_of(spec.text),
-        control_seed=spec.control_seed or 0,
-        allocation=spec.allocation,
-        pattern=spec.pattern,
+        **spec.as_fields,
     )

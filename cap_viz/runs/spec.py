@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, get_args
 
 from cap_viz.models.catalogue import ModelRef
+from cap_viz.pruning.options import MaskOptions
 from cap_viz.runs.schema_check import checked
 from cap_viz.tasks.example_sets import ExampleSet
 
@@ -47,27 +48,19 @@ class ScoreSpec:
 
 
 @dataclass(frozen=True)
-class MaskSpec:
+class MaskSpec(MaskOptions):
     """Recipe of a mask: which weights become zero.
 
-    `criterion` ranks weights, `sparsity` is the requested share of zeros, `scope` the matrices to prune.
-    `scores`, `metric` and `kv_combine` apply to criteria built on head scores, `calibration` to criteria or allocations
-    built on activations or gradients, `text` to criteria that also measure passages of running text; elsewhere they are
-    None. `control_seed` is the seed of a random control. `allocation` ("owl") and `pattern` ("2:4") set how the zeros
-    are spread, None leaves that to the criterion.
+    `criterion` ranks weights, `sparsity` is the requested share of zeros. `scores` are the head scores of criteria
+    built on them, `calibration` the examples on which activations or gradients are measured, `text` the passages of
+    running text that some criteria measure as well; what the criterion does not use is None.
     """
 
     criterion: str
     sparsity: float
-    scope: str = "both"
     scores: ScoreSpec | None = None
-    metric: str | None = None
-    kv_combine: str | None = None
     calibration: ExampleSet | None = None
     text: ExampleSet | None = None
-    control_seed: int | None = None
-    allocation: str | None = None
-    pattern: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
-from cap_viz.pruning.criterion import Criterion, KvCombine, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.pruning.options import KvCombine
 from cap_viz.pruning.selection.global_threshold import GlobalRanking, rank_steps
 
 if TYPE_CHECKING:
@@ -51,9 +52,12 @@ def importance(effect: Float[np.ndarray, "layer head"]) -> Float[np.ndarray, "la
 
 
 def region_importance(
-    head_importance: Float[np.ndarray, "layer head"], n_kv_heads: int, kv_combine: KvCombine = "mean"
+    head_importance: Float[np.ndarray, "layer head"], n_kv_heads: int, kv_combine: KvCombine | None = None
 ) -> RegionImportance:
-    """Compute the importance of the regions; KV head g serves the g-th run of n_heads / n_kv_heads query heads."""
+    """Compute the importance of the regions; KV head g serves the g-th run of n_heads / n_kv_heads query heads.
+
+    The heads of a KV group are combined by their mean or maximum, by default the mean.
+    """
     n_layers, _ = head_importance.shape
     groups = head_importance.reshape(n_layers, n_kv_heads, -1)
     key_value = groups.max(axis=-1) if kv_combine == "max" else groups.mean(axis=-1)

@@ -67,7 +67,7 @@ class RepairedRanking:
             keep = chosen.keep[matrix.name]
             return PrunedMatrix(keep, repaired(matrix.weight, moments, keep))
 
-        request = MaskRequest(sparsity, self.ranking.scope, calibration=self.examples)
+        request = MaskRequest(sparsity, scope=self.ranking.scope, calibration=self.examples)
         steps = sequential_steps(model, request, criterion="cap_fine", measure=products, prune=prune)
         return (yield from portion(steps, 1, 2))
 

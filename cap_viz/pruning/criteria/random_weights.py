@@ -35,7 +35,7 @@ def rank_random(model: ReasoningModel, request: MaskRequest) -> Steps[LocalRanki
     check_request(RANDOM, request, model.shape)
 
     def score(matrix: Matrix) -> Float[Tensor, "output input"]:
-        return random_score(matrix, request.control_seed)
+        return random_score(matrix, request.control_seed or 0)
 
     def ranked(allocation: Allocation) -> Steps[LocalRanking]:
         yield Progress(1, 1, "drawing weights")

@@ -29,7 +29,7 @@ def rank_shuffled_cap(model: ReasoningModel, request: MaskRequest) -> Steps[Glob
     """Rank by magnitude times the shuffled importance."""
     check_request(SHUFFLED_CAP, request, model.shape)
     assert request.effect is not None
-    heads = shuffled(importance(request.effect), request.control_seed)
+    heads = shuffled(importance(request.effect), request.control_seed or 0)
     regions = region_importance(heads, model.shape.n_kv_heads, request.kv_combine)
     return rank_regions(model, "shuffled_cap", request, regions)
 

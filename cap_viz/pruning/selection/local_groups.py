@@ -17,7 +17,7 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest, Steps, check_pattern_sparsity
+from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest, Steps
 from cap_viz.pruning.mask import (
     Mask,
     MatrixSize,
@@ -30,6 +30,7 @@ from cap_viz.pruning.mask import (
     scoped_matrices,
     zero_counts,
 )
+from cap_viz.pruning.options import check_pattern_sparsity
 from cap_viz.pruning.selection.global_threshold import Score, kept_above
 
 
