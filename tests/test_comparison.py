@@ -22,6 +22,7 @@ from cap_viz.evaluation.eval_metrics import (
     per_question,
 )
 from cap_viz.models.catalogue import ModelRef
+from cap_viz.pruning.mask import Scope
 from cap_viz.runs.comparison import DENSE, comparison_rows, contrasts, control_pairs, reference_pairs
 from cap_viz.runs.mask_provenance import groups_of, provenance_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
@@ -75,7 +76,7 @@ def wanda(sparsity: float = 0.5, examples: ExampleSet = DRAWN) -> MaskSpec:
     return MaskSpec("wanda", sparsity, calibration=examples)
 
 
-def magnitude(sparsity: float = 0.5, scope: str = "both") -> MaskSpec:
+def magnitude(sparsity: float = 0.5, scope: Scope = "both") -> MaskSpec:
     return MaskSpec("global_magnitude", sparsity, scope=scope)
 
 

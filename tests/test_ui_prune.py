@@ -59,6 +59,7 @@ from cap_viz.progress import Progress, finish
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.criterion import MaskRequest
 from cap_viz.pruning.mask import SCOPES, Scope
+from cap_viz.pruning.options import MaskOptions
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_answers, load_report
 from cap_viz.runs.kinds.profile import load_zeros
@@ -104,9 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         evaluation=evaluation_set(TASK, N_ITEMS),
         criteria=("cap", "wanda"),
         sparsity=0.2,
-        scope="both",
-        metric="nll",
-        kv_combine="mean",
+        options=MaskOptions(metric="nll", kv_combine="mean"),
         scores=ScoreSpec(model=model.ref, examples=calibration),
         calibration=calibration,
     )
@@ -195,7 +194,7 @@ def test_masks_have_the_keys_the_library_gives_them(
     theirs = mask_spec_for(
         world.model.ref, criterion, 0.2, task=TASK, n=N_CALIBRATION, seed=0, metric="choice_nll", kv_combine="max"
     )
-    ours = mask_spec(replace(world.setting, metric="choice_nll", kv_combine="max"), criterion)
+    ours = mask_spec(replace(world.setting, options=MaskOptions(metric="choice_nll", kv_combine="max")), criterion)
     assert ours == theirs
     examples = world.setting.evaluation
     assert spec_key(EvalSpec(world.model.ref, examples, ours)) == spec_key(EvalSpec(world.model.ref, examples, theirs))
@@ -212,7 +211,7 @@ def test_cap_without_head_scores_says_what_to_do(world: World) -> None:
 def test_zeros_by_rule_are_those_of_the_mask(world: World, criterion: str, sparsity: float, scope: Scope) -> None:
     request = MaskRequest(sparsity=sparsity, scope=scope, calibration=tiny_examples(2))
     mask = finish(criterion_named(criterion).steps(world.model, request))
-    setting = replace(world.setting, scope=scope, sparsity=sparsity)
+    setting = replace(world.setting, options=MaskOptions(scope=scope), sparsity=sparsity)
     counts = zeros_by_rule(mask_spec(setting, criterion), matrix_sizes(world.model.shape, scope))
     assert counts is not None
     assert counts.matrices == mask.counts.matrices
@@ -256,7 +255,7 @@ def test_marks_are_where_accuracies_are_stored_for_the_same_question(world: Worl
     runs = world.store.runs()
     assert measured_percents(runs, world.setting) == {20: {"cap", "wanda"}}
     assert measured_percents(runs, replace(world.setting, criteria=("cap", "magnitude"))) == {20: {"cap"}}
-    assert measured_percents(runs, replace(world.setting, metric="choice_nll")) == {20: {"wanda"}}
+    assert measured_percents(runs, replace(world.setting, options=MaskOptions(metric="choice_nll"))) == {20: {"wanda"}}
     assert measured_percents(runs, replace(world.setting, evaluation=evaluation_set(TASK, 12))) == {}
 
 
@@ -321,9 +320,9 @@ def test_what_has_arrived_of_a_running_job_is_partial(world: World) -> None:
     ("changes", "words"),
     [
         ({"sparsity": 0.5}, "measured at 20 %, the slider is at 50 %"),
-        ({"scope": "mlp"}, "scope was both, now mlp"),
-        ({"metric": "choice_nll"}, "metric was nll, now choice_nll"),
-        ({"kv_combine": "max"}, "KV groups were combined by mean, now max"),
+        ({"options": MaskOptions(scope="mlp")}, "scope was both, now mlp"),
+        ({"options": MaskOptions(metric="choice_nll")}, "metric was nll, now choice_nll"),
+        ({"options": MaskOptions(kv_combine="max")}, "KV groups were combined by mean, now max"),
     ],
 )
 def test_staleness_is_said_in_words(world: World, changes: dict[str, object], words: str) -> None:
@@ -400,7 +399,7 @@ def test_zeros_per_layer_are_drawn_per_part_in_the_criterion_s_colour(world: Wor
 
 
 def test_a_scope_without_attention_draws_one_panel(world: World) -> None:
-    setting = replace(world.setting, scope="mlp")
+    setting = replace(world.setting, options=MaskOptions(scope="mlp"))
     zeros = zeros_of(world.store, world.store.runs(), mask_spec(setting, "wanda"), world.model.ref)
     assert zeros is not None
     assert list(zeros.parts) == ["mlp"]
@@ -656,14 +655,14 @@ def test_shares_carry_wilson_s_interval() -> None:
 
 
 def test_a_pattern_is_taken_at_half_the_weights_by_those_who_can(world: World) -> None:
-    setting = replace(world.setting, spread="2:4", sparsity=0.5)
+    setting = replace(world.setting, options=MaskOptions(pattern="2:4"), sparsity=0.5)
     assert mask_spec(setting, "wanda").pattern == "2:4"
     assert mask_spec(setting, "cap").pattern is None
     assert mask_spec(replace(setting, sparsity=0.2), "wanda").pattern is None
 
 
 def test_owl_goes_to_criteria_that_take_the_same_share_everywhere(world: World) -> None:
-    setting = replace(world.setting, spread="owl")
+    setting = replace(world.setting, options=MaskOptions(allocation="owl"))
     assert mask_spec(setting, "magnitude").allocation == "owl"
     assert mask_spec(setting, "magnitude").calibration == setting.calibration
     assert mask_spec(setting, "cap").allocation is None

@@ -83,6 +83,15 @@ class MaskOptions:
             control_seed=filled("control_seed", criterion.needs_seed),
         )
 
+    def fitting(self, criterion: Criterion, sparsity: float) -> Self:
+        """Drop the allocation or pattern that the criterion does not support, or the pattern of another sparsity."""
+        patterned = self.pattern is not None and criterion.patterns and pattern_sparsity(self.pattern) == sparsity
+        return replace(
+            self,
+            allocation=self.allocation if criterion.allocations else None,
+            pattern=self.pattern if patterned else None,
+        )
+
     def measures(self, criterion: Criterion) -> bool:
         """Whether the mask needs calibration examples to measure activations or gradients on."""
         return criterion.needs_calibration or self.allocation is not None

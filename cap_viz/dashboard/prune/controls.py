@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import streamlit as st
@@ -47,7 +48,7 @@ def controls(view: Frame) -> PruneSetting:
     with scope_place:
         scope = scope_control()
     with more, st.popover("More", width="stretch", help="What the criteria are built on, and how zeros are spread"):
-        basis = basis_controls(runs, (criterion, against), texts)
+        options, scores, text = basis_controls(runs, (criterion, against), texts)
     with slider:
         percent = st.slider(
             "Sparsity",
@@ -65,13 +66,9 @@ def controls(view: Frame) -> PruneSetting:
         evaluation=evaluation,
         criteria=(criterion, against),
         sparsity=round(percent / 100, 2),
-        scope=scope,
-        metric=basis.metric,
-        kv_combine=basis.kv_combine,
-        scores=basis.scores,
-        calibration=calibration_items(view.task, basis),
-        spread=basis.spread,
-        control_seed=basis.control_seed,
+        options=replace(options, scope=scope),
+        scores=scores,
+        calibration=calibration_items(view.task, scores, text),
     )
     spread_note(setting)
     measured_marks(view.runs, setting, percent)

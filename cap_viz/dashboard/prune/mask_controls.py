@@ -6,17 +6,24 @@ Each is shown only if one of the two criteria uses it, and explains itself in on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import METRIC_NAMES
-from cap_viz.dashboard.prune.setting import SPREADS, PruneSetting, title_of
+from cap_viz.dashboard.prune.setting import PruneSetting, title_of
 from cap_viz.dashboard.state import bad_choice, bad_number, choose, keep_in_range, keep_valid
 from cap_viz.defaults import N_CALIBRATION, SEED
 from cap_viz.pruning import CRITERIA
-from cap_viz.pruning.criterion import ALLOCATIONS, KV_COMBINES, PATTERNS, pattern_sparsity
+from cap_viz.pruning.options import (
+    ALLOCATIONS,
+    KV_COMBINES,
+    PATTERNS,
+    USUAL,
+    KvCombine,
+    MaskOptions,
+    pattern_sparsity,
+)
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks import Task, load_task
@@ -32,24 +39,19 @@ SPREAD_RULES = {
     "4:8": "4 of every 8 neighbouring weights of a row go; always 50 %.",
 }
 MOST_SEED = 99
-DEFAULTS = {"metric": "nll", "kv": "mean", "spread": UNIFORM, "calibration": OWN_TASK}
+SPREADS = (UNIFORM, *ALLOCATIONS, *PATTERNS)
+DEFAULTS = {"metric": USUAL["metric"], "kv": USUAL["kv_combine"], "spread": UNIFORM, "calibration": OWN_TASK}
 KEYS = (*DEFAULTS, "control_seed", "scores")
 
 
-@dataclass(frozen=True)
-class MaskControls:
-    """Values of these controls; a control that is not shown has its default."""
+def basis_controls(
+    runs: Sequence[StoredRun], criteria: Sequence[str], controls: Sequence[str]
+) -> tuple[MaskOptions, ScoreSpec | None, str]:
+    """Draw the controls these criteria use; `runs` are the head scores to choose from, `controls` the generic texts.
 
-    metric: str = "nll"
-    kv_combine: str = "mean"
-    scores: ScoreSpec | None = None
-    spread: str = UNIFORM
-    text: str = OWN_TASK
-    control_seed: int = 0
-
-
-def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str], controls: Sequence[str]) -> MaskControls:
-    """Draw the controls these criteria use; `runs` are the head scores to choose from, `controls` the generic texts."""
+    Return the options, the head scores and the text to measure activations on. A control that is not shown has its
+    default.
+    """
     needs = [CRITERIA[name] for name in criteria]
     heads = any(one.needs_scores for one in needs)
     spreads = [UNIFORM]
@@ -57,21 +59,26 @@ def basis_controls(runs: Sequence[StoredRun], criteria: Sequence[str], controls:
         spreads += ALLOCATIONS
     if any(one.patterns for one in needs):
         spreads += PATTERNS
-    metric, kv_combine = head_options() if heads else (DEFAULTS["metric"], DEFAULTS["kv"])
+    metric, kv_combine = head_options() if heads else (None, None)
     # Without a criterion on head scores, these still determine the calibration examples of the others.
     scores = scores_option(runs) if heads else first_scores(runs)
     spread = spread_option(spreads) if len(spreads) > 1 else UNIFORM
     measured = any(one.needs_calibration for one in needs) or spread in ALLOCATIONS
     text = text_option((OWN_TASK, *controls)) if measured else OWN_TASK
-    seed = seed_option() if any(one.needs_seed for one in needs) else 0
+    seed = seed_option() if any(one.needs_seed for one in needs) else None
     if not (heads or measured or len(spreads) > 1 or any(one.needs_seed for one in needs)):
         st.caption("Nothing else to choose for these criteria.")
-    return MaskControls(
-        metric=metric, kv_combine=kv_combine, scores=scores, spread=spread, text=text, control_seed=seed
+    options = MaskOptions(
+        metric=metric,
+        kv_combine=kv_combine,
+        control_seed=seed,
+        allocation=spread if spread in ALLOCATIONS else None,
+        pattern=spread if spread in PATTERNS else None,
     )
+    return options, scores, text
 
 
-def head_options() -> tuple[str, str]:
+def head_options() -> tuple[str, KvCombine]:
     meanings = "\n".join(f"- `{name}`: {METRIC_NAMES[name]}" for name in METRICS)
     metric = pick("Metric of the head scores", "metric", METRICS, f"Effects are differences of:\n\n{meanings}")
     kv_combine = pick(
@@ -81,7 +88,7 @@ def head_options() -> tuple[str, str]:
         "Several query heads share one set of key and value weights (grouped-query attention). Their importance is the "
         "mean or the maximum of these heads' importances; the paper leaves it open.",
     )
-    return metric, kv_combine
+    return metric, cast(KvCombine, kv_combine)
 
 
 def scores_option(runs: Sequence[StoredRun]) -> ScoreSpec | None:
@@ -176,33 +183,29 @@ def wrong_basis(controls: Sequence[str]) -> list[str]:
     ]
 
 
-def calibration_items(task: Task, basis: MaskControls) -> ExampleSet | None:
+def calibration_items(task: Task, scores: ScoreSpec | None, text: str) -> ExampleSet | None:
     """Calibration examples for activations and gradients: those of the head scores, or as many of another text.
 
     None if the data of the task or text is not on this machine.
     """
-    if basis.text == OWN_TASK and basis.scores is not None:
-        return basis.scores.examples
-    source = task if basis.text == OWN_TASK else load_task(basis.text)
+    if text == OWN_TASK and scores is not None:
+        return scores.examples
+    source = task if text == OWN_TASK else load_task(text)
     if not source.is_local():
         return None
-    wanted = N_CALIBRATION if basis.scores is None else len(basis.scores.examples.ids)
+    wanted = N_CALIBRATION if scores is None else len(scores.examples.ids)
     return calibration_set(source.name, min(wanted, len(source.splits.calibration)), SEED)
 
 
 def spread_note(setting: PruneSetting) -> None:
     """Name the criteria that ignore the chosen allocation or pattern, or say that the pattern needs 50 % sparsity."""
-    if setting.spread == UNIFORM:
-        return
-    if setting.spread in PATTERNS and abs(setting.sparsity - 0.5) > 1e-9:
+    spread, pattern = setting.options.spread, setting.options.pattern
+    if pattern is not None and setting.sparsity != (needed := pattern_sparsity(pattern)):
         st.caption(
-            f"The pattern {setting.spread} has a sparsity of 50 %; at {100 * setting.sparsity:.0f} % zeros are free."
+            f"The pattern {pattern} has a sparsity of {100 * needed:.0f} %; at {100 * setting.sparsity:.0f} % zeros "
+            "are free."
         )
         return
-    deaf = [
-        title_of(name)
-        for name in dict.fromkeys(setting.criteria)
-        if not (CRITERIA[name].patterns if setting.spread in PATTERNS else CRITERIA[name].allocations)
-    ]
+    deaf = [title_of(name) for name in dict.fromkeys(setting.criteria) if setting.options_of(name).spread != spread]
     if deaf:
-        st.caption(f"{' and '.join(deaf)} decides itself where zeros go: {setting.spread} does not apply to it.")
+        st.caption(f"{' and '.join(deaf)} decides itself where zeros go: {spread} does not apply to it.")

@@ -24,7 +24,7 @@ from cap_viz.dashboard.prune.figures import (
     importance_histogram,
 )
 from cap_viz.dashboard.prune.flips import filters_of, flip_table, flips_of
-from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, takes_pattern
+from cap_viz.dashboard.prune.setting import DENSE, PruneSetting
 from cap_viz.dashboard.prune.words import named
 from cap_viz.dashboard.prune.zeros import widest_outlier
 from cap_viz.dashboard.state import choose, link_here
@@ -33,7 +33,7 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.theme import CONFIG
 from cap_viz.pruning import CRITERIA, importance
-from cap_viz.pruning.criterion import ALLOCATIONS
+from cap_viz.pruning.options import USUAL
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.store import DamagedRun, Store
 from cap_viz.tasks import load_task
@@ -74,7 +74,7 @@ def prune_facts(setting: PruneSetting, columns: Sequence[Column]) -> list[str]:
         scores = setting.scores
         facts.append(
             f"head scores from {examples_fact(scores.examples)} ({scores.estimator}, {scores.ablation} ablation, "
-            f"{setting.metric})"
+            f"{setting.options.metric})"
         )
     facts += [words for words in mask_facts(setting) if words]
     newest = [column.run.provenance["created"] for column in columns if column.run is not None]
@@ -84,16 +84,15 @@ def prune_facts(setting: PruneSetting, columns: Sequence[Column]) -> list[str]:
 def mask_facts(setting: PruneSetting) -> list[str]:
     """Facts about the masks besides criterion, sparsity and scope; empty strings for those that do not apply."""
     needs = [CRITERIA[name] for name in setting.criteria]
-    allocated = setting.spread in ALLOCATIONS and any(one.allocations for one in needs)
-    patterned = any(takes_pattern(one, setting.spread, setting.sparsity) for one in needs)
-    measured = allocated or any(one.needs_calibration for one in needs)
+    options = [setting.options_of(name) for name in setting.criteria]
+    measured = any(each.measures(one) for each, one in zip(options, needs, strict=True))
     other_text = setting.calibration is not None and setting.calibration.task != setting.evaluation.task
     return [
-        "OWL allocation" if allocated else "",
-        f"pattern {setting.spread}" if patterned else "",
+        "OWL allocation" if any(each.allocation for each in options) else "",
+        *sorted({f"pattern {each.pattern}" for each in options if each.pattern}),
         f"activations on {setting.calibration.task}" if measured and other_text and setting.calibration else "",
         *(f"{one.title} reads {companion_task(setting.model)} as well" for one in needs if one.needs_text),
-        f"control seed {setting.control_seed}" if any(one.needs_seed for one in needs) else "",
+        f"control seed {setting.options.control_seed}" if any(one.needs_seed for one in needs) else "",
     ]
 
 
@@ -228,7 +227,7 @@ def importance_section(view: Frame, setting: PruneSetting) -> None:
         st.caption("The head scores are no longer stored.")
         return
     try:
-        effect = scores_of(view.store, run).mean_effect(setting.metric)
+        effect = scores_of(view.store, run).mean_effect(setting.options.metric or USUAL["metric"])
     except DamagedRun as error:
         problem(str(error))
         return
@@ -264,7 +263,6 @@ def criteria_notes(setting: PruneSetting) -> list[str]:
     whose: dict[str, list[str]] = {}
     shown = [CRITERIA[name] for name in dict.fromkeys(setting.criteria)]
     for one in shown:
-        patterned = takes_pattern(one, setting.spread, setting.sparsity)
-        for note in one.notes(setting.spread if patterned else None):
+        for note in one.notes(setting.options_of(one.name).pattern):
             whose.setdefault(note, []).append(one.title)
     return [note if len(titles) == len(shown) else f"{' and '.join(titles)}: {note}" for note, titles in whose.items()]

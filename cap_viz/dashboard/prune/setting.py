@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import CRITERIA, criterion_named
-from cap_viz.pruning.criterion import ALLOCATIONS, PATTERNS, Criterion
-from cap_viz.pruning.mask import Scope
+from cap_viz.pruning.options import MaskOptions
 from cap_viz.runs.mask_specs import mask_spec_from
 from cap_viz.runs.run_queries import profile_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.tasks.example_sets import ExampleSet, companion_text
+from cap_viz.tasks.example_sets import ExampleSet
 
 DENSE = "dense"
-SPREADS = ("uniform", *ALLOCATIONS, *PATTERNS)
 
 
 @dataclass(frozen=True)
@@ -28,21 +26,21 @@ class PruneSetting:
     """Values of the controls: two criteria at one sparsity, the inputs of their masks and the evaluation items.
 
     `scores` are the head scores behind CAP; None when the task has none. `calibration` are the examples on which Wanda
-    measures activations: those of the head scores where there are any, unless another text is chosen. `spread` is the
-    allocation or pattern of zeros (one of `SPREADS`); criteria that do not support it keep their own.
+    measures activations: those of the head scores where there are any, unless another text is chosen. Both criteria
+    share the `options`; one that does not support the allocation or pattern keeps its own way.
     """
 
     model: ModelRef
     evaluation: ExampleSet
     criteria: tuple[str, str]
     sparsity: float
-    scope: Scope
-    metric: str
-    kv_combine: str
+    options: MaskOptions
     scores: ScoreSpec | None
     calibration: ExampleSet | None
-    spread: str = "uniform"
-    control_seed: int = 0
+
+    def options_of(self, criterion: str, sparsity: float | None = None) -> MaskOptions:
+        """The options a criterion follows at a sparsity, by default the setting's."""
+        return self.options.fitting(CRITERIA[criterion], self.sparsity if sparsity is None else sparsity)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -65,27 +63,12 @@ def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = No
         raise CapVizError(
             f"{needs.title} is built on head scores and {setting.evaluation.task} has none yet: score the heads first."
         )
-    allocation = setting.spread if needs.allocations and setting.spread in ALLOCATIONS else None
-    if (needs.needs_calibration or allocation) and setting.calibration is None:
+    options = setting.options_of(criterion, sparsity)
+    if options.measures(needs) and setting.calibration is None:
         raise CapVizError(f"{needs.title} measures activations on calibration examples, and none are on this machine.")
     return mask_spec_from(
-        criterion,
-        sparsity,
-        scope=setting.scope,
-        scores=setting.scores,
-        metric=setting.metric,
-        kv_combine=setting.kv_combine,
-        calibration=setting.calibration,
-        text=companion_text(setting.model) if needs.needs_text else None,
-        control_seed=setting.control_seed,
-        allocation=allocation,
-        pattern=setting.spread if takes_pattern(needs, setting.spread, sparsity) else None,
+        setting.model, criterion, sparsity, options, scores=setting.scores, calibration=setting.calibration
     )
-
-
-def takes_pattern(criterion: Criterion, spread: str, sparsity: float) -> bool:
-    """Whether a criterion follows the pattern: both patterns zero half of the weights, so only at 50 %."""
-    return criterion.patterns and spread in PATTERNS and abs(sparsity - 0.5) < 1e-9
 
 
 def eval_spec(setting: PruneSetting, column: str) -> EvalSpec:
@@ -100,7 +83,7 @@ def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = Non
     None for criteria with scores that depend on the sparsity, and for patterns, which have only one sparsity.
     """
     needs = criterion_named(criterion)
-    if not needs.fixed_score or takes_pattern(needs, setting.spread, setting.sparsity):
+    if not needs.fixed_score or setting.options_of(criterion).pattern is not None:
         return None
     mask = mask_spec(setting, criterion, 0.0)
     if setting.scores is not None:

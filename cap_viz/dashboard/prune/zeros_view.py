@@ -90,7 +90,7 @@ def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], det
         return zeros_by_matrix(found)
     if detail != "heads":
         return zeros_by_layer(found, setting.sparsity)
-    if setting.scope == "mlp":
+    if setting.options.scope == "mlp":
         st.caption("Only MLP weights are pruned, so heads keep all of theirs.")
         return None
     shares: dict[str, Float[np.ndarray, "layer head"]] = {}
@@ -124,7 +124,7 @@ def missing_count(view: Frame, setting: PruneSetting, name: str, parts: str | No
     """Run that would count a criterion's zeros, per matrix or per head; None if they are known or cannot be counted."""
     count = zeros_of if parts is None else head_zeros_of
     try:
-        if parts == "heads" and setting.scope == "mlp":
+        if parts == "heads" and setting.options.scope == "mlp":
             return None
         if count(view.store, view.runs, mask_spec(setting, name), setting.model) is not None:
             return None
