@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,7 +19,7 @@ from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 from cap_viz.pruning.mask import Mask, ZeroCounts, check_sparsity
-from cap_viz.pruning.options import MaskOptions
+from cap_viz.pruning.options import USUAL, MaskOptions, pattern_sparsity
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ModelShape, ReasoningModel
@@ -139,6 +139,49 @@ class Criterion:
             return (PATTERNED.format(pattern),)
         return (STRUCTURED if self.structured else SCATTERED, *([self.counting] if self.counting else []))
 
+    def check(self, options: MaskOptions) -> None:
+        """Raise `UsageError` for an unknown name, or for an option that makes no sense with the criterion."""
+        options.check()
+        if options.allocation is not None and not self.allocations:
+            raise UsageError(
+                f"The allocation {options.allocation!r} sets a sparsity for every layer, and the criterion "
+                f"{self.name!r} decides itself how much each layer loses; use it with wanda, magnitude or another "
+                "criterion that takes the same share everywhere."
+            )
+        if options.pattern is not None and not self.patterns:
+            raise UsageError(
+                f"The criterion {self.name!r} defines no n:m patterns; use {options.pattern} with wanda, magnitude, "
+                "ria or sparsegpt."
+            )
+
+    def measures(self, options: MaskOptions) -> bool:
+        """Whether the mask needs calibration examples to measure activations or gradients on."""
+        return self.needs_calibration or options.allocation is not None
+
+    def used(self, options: MaskOptions) -> MaskOptions:
+        """Fill in the options the criterion uses and clear the others, so that equal masks have equal options."""
+
+        def filled(name: str, used: bool) -> Any:
+            value = getattr(options, name)
+            return (USUAL[name] if value is None else value) if used else None
+
+        return replace(
+            options,
+            metric=filled("metric", self.needs_scores),
+            kv_combine=filled("kv_combine", self.needs_scores),
+            control_seed=filled("control_seed", self.needs_seed),
+        )
+
+    def supported(self, options: MaskOptions, sparsity: float) -> MaskOptions:
+        """Drop an allocation or pattern that the criterion does not support, and a pattern of another sparsity."""
+        pattern = options.pattern
+        patterned = pattern is not None and self.patterns and pattern_sparsity(pattern) == sparsity
+        return replace(
+            options,
+            allocation=options.allocation if self.allocations else None,
+            pattern=pattern if patterned else None,
+        )
+
     @property
     def fixed_score(self) -> bool:
         """Whether the score is independent of the sparsity, so that every sparsity is a threshold."""
@@ -173,7 +216,7 @@ def portion(steps: Steps[Result], index: int, count: int) -> Steps[Result]:
 def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape) -> None:
     """Raise `UsageError` for a value out of range or a missing input that the criterion needs."""
     check_sparsity(request.sparsity)
-    request.check(criterion)
+    criterion.check(request)
     if criterion.needs_scores:
         check_effect(criterion.name, request, shape)
     if criterion.needs_calibration and not request.calibration:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+from dataclasses import dataclass, field, fields
+from typing import Literal, TypedDict
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.errors import UsageError, choose
 from cap_viz.pruning.mask import SCOPES, Scope
-
-if TYPE_CHECKING:
-    from cap_viz.pruning.criterion import Criterion
 
 KvCombine = Literal["mean", "max"]
 KV_COMBINES: tuple[KvCombine, ...] = ("mean", "max")
@@ -42,7 +39,7 @@ class MaskFields(TypedDict, total=False):
 class MaskOptions:
     """Options of a mask; each criterion uses some of them. None stands for the default (`USUAL`).
 
-    In a spec it also stands for an option that the criterion does not use (see `used_by`). `scope`: the matrices to
+    In a spec it also stands for an option that the criterion does not use (`Criterion.used`). `scope`: the matrices to
     prune. `metric`: the metric of the head scores. `kv_combine`: how to combine the importances of a KV group's query
     heads. `control_seed`: the draw of a random control. `allocation`: how the sparsity is spread over layers, None for
     the criterion's own way. `pattern`: n zeros in every m neighbouring weights of a row.
@@ -69,54 +66,15 @@ class MaskOptions:
         """How zeros are spread: the allocation or the pattern, of which a mask has at most one."""
         return self.allocation or self.pattern
 
-    def used_by(self, criterion: Criterion) -> Self:
-        """Fill in the options the criterion uses and clear the others, so that equal masks have equal options."""
-
-        def filled(name: str, used: bool) -> Any:
-            value = getattr(self, name)
-            return (USUAL[name] if value is None else value) if used else None
-
-        return replace(
-            self,
-            metric=filled("metric", criterion.needs_scores),
-            kv_combine=filled("kv_combine", criterion.needs_scores),
-            control_seed=filled("control_seed", criterion.needs_seed),
-        )
-
-    def fitting(self, criterion: Criterion, sparsity: float) -> Self:
-        """Drop the allocation or pattern that the criterion does not support, or the pattern of another sparsity."""
-        patterned = self.pattern is not None and criterion.patterns and pattern_sparsity(self.pattern) == sparsity
-        return replace(
-            self,
-            allocation=self.allocation if criterion.allocations else None,
-            pattern=self.pattern if patterned else None,
-        )
-
-    def measures(self, criterion: Criterion) -> bool:
-        """Whether the mask needs calibration examples to measure activations or gradients on."""
-        return criterion.needs_calibration or self.allocation is not None
-
-    def check(self, criterion: Criterion) -> None:
-        """Raise `UsageError` for an unknown name, or for an option that makes no sense with the criterion."""
+    def check(self) -> None:
+        """Raise `UsageError` for an unknown name, or for both an allocation and a pattern."""
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) is not None:
                 choose(name, value, choices)
-        if self.allocation is not None:
-            if not criterion.allocations:
-                raise UsageError(
-                    f"The allocation {self.allocation!r} sets a sparsity for every layer, and the criterion "
-                    f"{criterion.name!r} decides itself how much each layer loses; use it with wanda, magnitude or "
-                    "another criterion that takes the same share everywhere."
-                )
-            if self.pattern is not None:
-                raise UsageError(
-                    f"The pattern {self.pattern!r} takes the same share of every layer, the allocation "
-                    f"{self.allocation!r} a different one; choose either."
-                )
-        if self.pattern is not None and not criterion.patterns:
+        if self.allocation is not None and self.pattern is not None:
             raise UsageError(
-                f"The criterion {criterion.name!r} defines no n:m patterns; use {self.pattern} with wanda, "
-                "magnitude, ria or sparsegpt."
+                f"The pattern {self.pattern!r} takes the same share of every layer, the allocation "
+                f"{self.allocation!r} a different one; choose either."
             )
 
 

@@ -34,10 +34,10 @@ def mask_spec_for(
     scores of another model.
     """
     needs, chosen = criterion_named(criterion), MaskOptions(**options)
-    chosen.check(needs)
+    needs.check(chosen)
     if needs.needs_scores and scores is None:
         scores = ScoreSpec(model=model, examples=calibration_set(scores_task or task, n, seed))
-    calibration = calibration_set(calibration_task or task, n, seed) if chosen.measures(needs) else None
+    calibration = calibration_set(calibration_task or task, n, seed) if needs.measures(chosen) else None
     return mask_spec_from(model, criterion, sparsity, chosen, scores=scores, calibration=calibration)
 
 
@@ -57,7 +57,7 @@ def mask_spec_from(
     """
     check_sparsity(sparsity)
     needs = criterion_named(criterion)
-    options.check(needs)
+    needs.check(options)
     if options.pattern is not None:
         check_pattern_sparsity(options.pattern, sparsity)
     if needs.needs_scores and scores is not None and scores.model != model:
@@ -69,7 +69,7 @@ def mask_spec_from(
         criterion=criterion,
         sparsity=sparsity,
         scores=scores if needs.needs_scores else None,
-        calibration=calibration if options.measures(needs) else None,
+        calibration=calibration if needs.measures(options) else None,
         text=companion_text(model) if needs.needs_text else None,
-        **options.used_by(needs).as_fields,
+        **needs.used(options).as_fields,
     )

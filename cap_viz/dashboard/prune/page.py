@@ -85,7 +85,7 @@ def mask_facts(setting: PruneSetting) -> list[str]:
     """Facts about the masks besides criterion, sparsity and scope; empty strings for those that do not apply."""
     needs = [CRITERIA[name] for name in setting.criteria]
     options = [setting.options_of(name) for name in setting.criteria]
-    measured = any(each.measures(one) for each, one in zip(options, needs, strict=True))
+    measured = any(one.measures(each) for each, one in zip(options, needs, strict=True))
     other_text = setting.calibration is not None and setting.calibration.task != setting.evaluation.task
     return [
         "OWL allocation" if any(each.allocation for each in options) else "",

@@ -40,7 +40,7 @@ class PruneSetting:
 
     def options_of(self, criterion: str, sparsity: float | None = None) -> MaskOptions:
         """The options a criterion follows at a sparsity, by default the setting's."""
-        return self.options.fitting(CRITERIA[criterion], self.sparsity if sparsity is None else sparsity)
+        return CRITERIA[criterion].supported(self.options, self.sparsity if sparsity is None else sparsity)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = No
             f"{needs.title} is built on head scores and {setting.evaluation.task} has none yet: score the heads first."
         )
     options = setting.options_of(criterion, sparsity)
-    if options.measures(needs) and setting.calibration is None:
+    if needs.measures(options) and setting.calibration is None:
         raise CapVizError(f"{needs.title} measures activations on calibration examples, and none are on this machine.")
     return mask_spec_from(
         setting.model, criterion, sparsity, options, scores=setting.scores, calibration=setting.calibration
