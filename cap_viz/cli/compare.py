@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from cap_viz.cli.computing import stored_reports
+from cap_viz.cli.computing import ModelRuns
 from cap_viz.cli.options import (
     AddressOption,
     BackendOption,
@@ -26,12 +26,10 @@ from cap_viz.defaults import MAIN_CRITERIA, N_CALIBRATION, SPARSITIES
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.run_labels import percent
-from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import load_task
 
 if TYPE_CHECKING:
     from cap_viz.evaluation.eval_metrics import Measure
-    from cap_viz.models.catalogue import ModelRef
 
 
 def compare(
@@ -54,28 +52,25 @@ def compare(
     """Compare criteria at several sparsities on the same items, each paired against one reference."""
     from cap_viz.evaluation.eval_metrics import measure_named
     from cap_viz.runs.comparison import DENSE, comparison_rows, comparison_specs
-    from cap_viz.runs.store import Store
+    from cap_viz.runs.kinds.evaluation import load_report
 
     # Every comparison includes the dense model; as the reference it is not a criterion to prune by.
     reference, wanted = [] if against == DENSE[0] else [against], measure_named(measure)
     names = tuple(dict.fromkeys([*split_list("criterion", criteria), *reference]))
     shares = tuple(dict.fromkeys(number(text) for text in split_list("sparsity", sparsities)))
-    store = Store()
-
-    def specs(ref: ModelRef) -> dict[tuple[str, float], EvalSpec]:
-        return comparison_specs(
-            ref,
-            task,
-            names,
-            shares,
-            n=n,
-            n_calibration=n_calibration,
-            seed=seed,
-            metric=metric,
-            calibration_task=calibration_task,
-        )
-
-    reports = stored_reports(specs, model, store, requested_backend(backend, address, workers))
+    runs = ModelRuns(model, requested_backend(backend, address, workers))
+    specs = comparison_specs(
+        runs.ref,
+        task,
+        names,
+        shares,
+        n=n,
+        n_calibration=n_calibration,
+        seed=seed,
+        metric=metric,
+        calibration_task=calibration_task,
+    )
+    reports = {cell: load_report(runs.store, run) for cell, run in runs.get(specs).items()}
     rows = comparison_rows(load_task(task), reports, against, wanted)
     if as_json:
         print_json({"task": task, "model": model, "n": n, "against": against, "measure": measure, "rows": rows})

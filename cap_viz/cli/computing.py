@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 from cap_viz.cli.output import shown
+from cap_viz.models.catalogue import ModelRef, resolve
 from cap_viz.runs.backends import BackendChoice, open_backend, requested_backend
+from cap_viz.runs.spec import MaskSpec, RunSpec
+from cap_viz.runs.store import Store, StoredRun
 
 if TYPE_CHECKING:
-    from cap_viz.attribution.results import EvalReport
-    from cap_viz.runs.store import StoredRun
+    from cap_viz.models.loading import ReasoningModel
+    from cap_viz.pruning.mask import Mask
+
+Name = TypeVar("Name")
 
 
-def stored_run(spec_for: Any, model_id: str, store: Any) -> StoredRun:
-    """Return the run of a spec from the store, or compute it with progress on stderr."""
-    return stored_runs(lambda ref: {"run": spec_for(ref)}, model_id, store)["run"]
+class ModelRuns:
+    """Runs of one model, which is resolved at once and loaded with the first run that has to be computed."""
 
+    def __init__(self, model_id: str, backend: BackendChoice | None = None) -> None:
+        self.source, self.store = resolve(model_id), Store()
+        self.backend = backend or requested_backend()
 
-def stored_runs(
-    specs_for: Any, model_id: str, store: Any, backend: BackendChoice | None = None
-) -> dict[Any, StoredRun]:
-    """Return the runs of many specs on one model; load the model only if a run is missing."""
-    from cap_viz.models.catalogue import resolve
-    from cap_viz.models.loading import load
-    from cap_viz.runs.execute import run_steps
+    @property
+    def ref(self) -> ModelRef:
+        return self.source.ref
 
-    source, loaded = resolve(model_id), None
-    found: dict[Any, StoredRun] = {}
-    with open_backend(backend or requested_backend()) as computing:
-        for name, spec in specs_for(source.ref).items():
-            run = store.sound(spec)
-            if run is None:
-                loaded = loaded or load(source)
-                run = shown(run_steps(spec, loaded, store, computing))
-            found[name] = run
-    return found
+    @cached_property
+    def model(self) -> ReasoningModel:
+        from cap_viz.models.loading import load
 
+        return load(self.source)
 
-def stored_reports(
-    specs_for: Any, model_id: str, store: Any, backend: BackendChoice | None = None
-) -> dict[Any, EvalReport]:
-    """Return the reports of many specs on one model."""
-    from cap_viz.runs.kinds.evaluation import load_report
+    def mask(self, spec: MaskSpec) -> Mask:
+        """Build a mask; head scores it needs are read or computed."""
+        from cap_viz.runs.execute import mask_steps
 
-    return {name: load_report(store, run) for name, run in stored_runs(specs_for, model_id, store, backend).items()}
+        return shown(mask_steps(spec, self.model, self.store))
+
+    def get(self, specs: Mapping[Name, RunSpec]) -> dict[Name, StoredRun]:
+        """Read or compute the runs of the specs."""
+        found: dict[Name, StoredRun] = {}
+        with open_backend(self.backend) as backend:
+            for name, spec in specs.items():
+                run = self.store.sound(spec)
+                if run is None:
+                    from cap_viz.runs.execute import run_steps
+
+                    run = shown(run_steps(spec, self.model, self.store, backend))
+                found[name] = run
+        return found

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cap_viz.cli.computing import stored_run
+from cap_viz.cli.computing import ModelRuns
 from cap_viz.cli.masking import PruneFirst, takes_mask
 from cap_viz.cli.options import JsonOption, ModelOption, TaskOption
 from cap_viz.cli.output import out, print_json, run_facts
@@ -16,14 +15,13 @@ from cap_viz.errors import UsageError, choose
 from cap_viz.evaluation.generation import FORMATS
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS
 from cap_viz.models.catalogue import DEFAULT_MODEL
-from cap_viz.runs.spec import EvalSpec, MaskSpec
+from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import check_has_options, load_task
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cap_viz.models.catalogue import ModelRef
     from cap_viz.stats import Interval
 
 SPLITS = ("evaluation", "calibration")
@@ -31,7 +29,7 @@ SPLITS = ("evaluation", "calibration")
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A run that was read or computed, and what is printed of it."""
+    """A run that was read or computed, and the mask it was measured under."""
 
     store: Store
     run: StoredRun
@@ -47,12 +45,9 @@ class MeasuredRun:
             out.print(line)
 
 
-def measure(
-    model: str, mask: PruneFirst, calibrated_on: str, spec: Callable[[ModelRef, MaskSpec | None], EvalSpec]
-) -> MeasuredRun:
-    """Read or compute the evaluation that `spec` makes of the model and the mask."""
-    store = Store()
-    return MeasuredRun(store, stored_run(lambda ref: spec(ref, mask.mask(ref, calibrated_on)), model, store), mask)
+def measure(runs: ModelRuns, spec: EvalSpec, mask: PruneFirst) -> MeasuredRun:
+    """Read or compute an evaluation."""
+    return MeasuredRun(runs.store, runs.get({"run": spec})["run"], mask)
 
 
 @takes_mask
@@ -70,8 +65,8 @@ def evaluate(
     from cap_viz.tasks.example_sets import evaluation_set
 
     check_has_options(load_task(task))
-    examples = evaluation_set(task, n)
-    found = measure(model, mask, task, lambda ref, pruned: EvalSpec(model=ref, examples=examples, mask=pruned))
+    examples, runs = evaluation_set(task, n), ModelRuns(model)
+    found = measure(runs, EvalSpec(runs.ref, examples, mask.mask(runs.ref, task)), mask)
     report = load_report(found.store, found.run)
     test, norm = against_guessing(load_task(task), report), share("acc_norm", report.correct_norm)
     verdict = "clearly above" if test.clearly_above else "not clearly above"
@@ -118,12 +113,10 @@ def generate(
     choose("split", split, SPLITS)
     if keep is not None and split != "calibration":
         raise UsageError("Evaluation questions must not calibrate; add --split calibration to keep solutions.")
-    examples = (evaluation_set if split == "evaluation" else calibration_set)(task, n)
-
-    def spec(ref: ModelRef, pruned: MaskSpec | None) -> EvalSpec:
-        return generation_spec(ref, examples, format=format, max_tokens=max_tokens, mask=pruned)
-
-    found = measure(model, mask, task, spec)
+    examples, runs = (evaluation_set if split == "evaluation" else calibration_set)(task, n), ModelRuns(model)
+    pruned = mask.mask(runs.ref, task)
+    spec = generation_spec(runs.ref, examples, format=format, max_tokens=max_tokens, mask=pruned)
+    found = measure(runs, spec, mask)
     report = load_answers(found.store, found.run)
     strict, flexible = share("exact_match", report.correct), share("exact_match_flexible", report.correct_flexible)
     facts = {
@@ -171,16 +164,15 @@ def perplexity(
     mask: PruneFirst,
 ) -> None:
     """Measure perplexity on running text, dense or pruned."""
-    from cap_viz.evaluation.perplexity import perplexity_of
+    from cap_viz.evaluation.perplexity import perplexity_of, text_task, token_windows
     from cap_viz.runs.kinds.evaluation import load_report
     from cap_viz.runs.protocols import perplexity_spec
 
-    n_windows = windows or count_windows(text, model, length)
-
-    def spec(ref: ModelRef, pruned: MaskSpec | None) -> EvalSpec:
-        return perplexity_spec(ref, text, n_windows=n_windows, length=length, mask=pruned)
-
-    found = measure(model, mask, task, spec)
+    runs = ModelRuns(model)
+    # All windows are counted with the model's tokenizer.
+    n_windows = windows or len(token_windows(runs.model, text_task(text), length))
+    pruned = mask.mask(runs.ref, task)
+    found = measure(runs, perplexity_spec(runs.ref, text, n_windows=n_windows, length=length, mask=pruned), mask)
     result = perplexity_of(load_report(found.store, found.run))
     facts = {
         "text": text,
@@ -193,14 +185,6 @@ def perplexity(
     interval = "" if result.n_windows == 1 else f"  [{result.ci.low:.2f}, {result.ci.high:.2f}] over windows"
     about = f"{text}, {result.n_windows} windows of {length} tokens"
     found.show(as_json, facts, about, [f"perplexity {result.value:.2f}{interval}"])
-
-
-def count_windows(text: str, model_id: str, length: int) -> int:
-    """Count all windows of a text; loads the model for its tokenizer."""
-    from cap_viz.evaluation.perplexity import text_task, token_windows
-    from cap_viz.models.loading import load_model
-
-    return len(token_windows(load_model(model_id), text_task(text), length))
 
 
 @takes_mask
@@ -220,8 +204,8 @@ def solution_loss(
     from cap_viz.tasks.example_sets import evaluation_set
 
     check_has_solutions(task)
-    examples = evaluation_set(task, n or None)
-    found = measure(model, mask, calibrated_on or task, lambda ref, pruned: solution_spec(ref, examples, pruned))
+    examples, runs = evaluation_set(task, n or None), ModelRuns(model)
+    found = measure(runs, solution_spec(runs.ref, examples, mask.mask(runs.ref, calibrated_on or task)), mask)
     result = solution_loss_of(load_report(found.store, found.run))
     facts = {
         "task": task,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from cap_viz.cli.computing import ModelRuns
 from cap_viz.cli.masking import CalibratedMask, takes_mask
 from cap_viz.cli.options import (
     CriterionOption,
@@ -16,7 +17,7 @@ from cap_viz.cli.options import (
     SparsityOption,
     TaskOption,
 )
-from cap_viz.cli.output import out, print_json, shown
+from cap_viz.cli.output import out, print_json
 from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import percent
@@ -34,14 +35,8 @@ def prune(
     mask: CalibratedMask,
 ) -> None:
     """Build a mask and report where its zeros are."""
-    from cap_viz.models.catalogue import resolve
-    from cap_viz.models.loading import load
-    from cap_viz.runs.execute import mask_steps
-    from cap_viz.runs.store import Store
-
-    source = resolve(model)
-    spec = mask.spec(source.ref, criterion, sparsity, task=task, n=n)
-    found = shown(mask_steps(spec, load(source), Store()))
+    runs = ModelRuns(model)
+    found = runs.mask(mask.spec(runs.ref, criterion, sparsity, task=task, n=n))
     counts = found.counts
     if as_json:
         print_json(
@@ -83,20 +78,15 @@ def export(
     mask: CalibratedMask,
 ) -> None:
     """Write the pruned model as a Hugging Face folder with its recipe, or the mask alone."""
-    from cap_viz.models.catalogue import resolve
-    from cap_viz.models.loading import load
     from cap_viz.pruning.export import check_absent, export_mask, export_model
-    from cap_viz.runs.execute import mask_steps
     from cap_viz.runs.model_card import model_card
     from cap_viz.runs.spec import mask_dict
-    from cap_viz.runs.store import Store
 
     check_absent(to)
-    source, store = resolve(model), Store()
-    spec = mask.spec(source.ref, criterion, sparsity, task=task, n=n)
-    loaded = load(source)
-    found = shown(mask_steps(spec, loaded, store))
+    runs = ModelRuns(model)
+    spec = mask.spec(runs.ref, criterion, sparsity, task=task, n=n)
+    found = runs.mask(spec)
     if mask_only:
-        out.print(f"Wrote {export_mask(found, mask_dict(spec), source.ref, to)}")
+        out.print(f"Wrote {export_mask(found, mask_dict(spec), runs.ref, to)}")
     else:
-        out.print(f"Wrote {export_model(loaded, found, to, card=model_card(loaded, found, spec, store))}")
+        out.print(f"Wrote {export_model(runs.model, found, to, card=model_card(runs.model, found, spec, runs.store))}")

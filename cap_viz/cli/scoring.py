@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, metric_named
 from cap_viz.attribution.results import ABLATIONS, PARTS
-from cap_viz.cli.computing import stored_runs
+from cap_viz.cli.computing import ModelRuns
 from cap_viz.cli.options import (
     AddressOption,
     BackendOption,
@@ -33,8 +33,6 @@ from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
-    from cap_viz.models.catalogue import ModelRef
-    from cap_viz.runs.spec import RunSpec
     from cap_viz.runs.store import Store, StoredRun
     from cap_viz.stats.budget import HybridPlan
     from cap_viz.stats.hybrid import HybridEstimate
@@ -77,11 +75,8 @@ def score(
     --half-width a pilot of 16 examples chooses n and big-n, which then stay fixed.
     """
     from cap_viz.attribution.estimators import ESTIMATORS
-    from cap_viz.runs.store import Store
     from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
     from cap_viz.tasks.example_sets import calibration_set, named_set
-
-    store, planned = Store(), None
 
     metric_named(metric)
     choose("estimator", estimator, ESTIMATORS)
@@ -102,47 +97,38 @@ def score(
         slope_named(slope)
         if ids is not None:
             raise UsageError("The hybrid estimator draws its examples at random; leave out --ids.")
-        if minutes is not None or half_width is not None:
-            planned = plan_by_pilot(store, model, task, seed, metric, ablation, minutes, half_width)
-            n, big_n = planned.n, planned.n_gradient
+    runs, planned = ModelRuns(model, requested_backend(backend, address, workers)), None
+    if minutes is not None or half_width is not None:
+        planned = plan_by_pilot(runs, task, seed, metric, ablation, minutes, half_width)
+        n, big_n = planned.n, planned.n_gradient
+    if hybrid:
         check_sizes(n, big_n)
     examples = calibration_set(task, n, seed) if ids is None else named_set(task, read_ids(ids))
-    many = calibration_set(task, big_n, seed) if hybrid else examples
     reference = None if reference_n is None else calibration_set(task, reference_n, reference_seed)
-    if reference == examples:
-        reference = None
-
-    def specs(ref: ModelRef) -> dict[str, ScoreSpec]:
-        exact = ScoreSpec(
-            model=ref,
-            examples=examples,
-            ablation=ablation,
-            reference=reference,
-            parts=None if parts == "heads" else parts,
+    exact = ScoreSpec(
+        model=runs.ref,
+        examples=examples,
+        ablation=ablation,
+        reference=None if reference == examples else reference,
+        parts=None if parts == "heads" else parts,
+    )
+    gradient = replace(exact, estimator="gradient", metric=metric)
+    if hybrid:
+        many = calibration_set(task, big_n, seed)
+        # Both runs take replacement values from the same examples.
+        gradient = replace(
+            gradient, examples=many, reference=exact.reference or (examples if ablation != "zero" else None)
         )
-        # Both runs of hybrid take replacement values from the same examples.
-        same = examples if hybrid and ablation != "zero" else None
-        gradient = ScoreSpec(
-            model=ref,
-            examples=many,
-            estimator="gradient",
-            ablation=ablation,
-            metric=metric,
-            reference=reference or same,
-        )
-        return {name: spec for name, spec in (("exact", exact), ("gradient", gradient)) if hybrid or name == estimator}
-
-    found = stored_runs(specs, model, store, requested_backend(backend, address, workers))
+    specs = {"exact": exact, "gradient": gradient}
+    found = runs.get(specs if hybrid else {estimator: specs[estimator]})
     if parts == "blocks":
-        block_report(store, found["exact"], metric, ablation, as_json=as_json)
+        block_report(runs.store, found["exact"], metric, ablation, as_json=as_json)
         return
     if hybrid:
-        estimate, content = hybrid_content(store, found, slope)
+        estimate, content = hybrid_content(runs.store, found, slope)
     else:
-        estimate, content = single_content(store, found[estimator], metric, full)
-    rounding = None
-    if estimator == "exact":
-        rounding = noise_floor(found["exact"].spec.model.dtype, metric, estimate.mean, estimate.n)
+        estimate, content = single_content(runs.store, found[estimator], metric, full)
+    rounding = noise_floor(runs.ref.dtype, metric, estimate.mean, estimate.n) if estimator == "exact" else None
     if as_json:
         about = {"task": task, "metric": metric, "estimator": estimator, "ablation": ablation}
         about |= {} if rounding is None else {"noise_floor": asdict(rounding)}
@@ -151,14 +137,13 @@ def score(
         print_json(content | about | {"mean_effect": estimate.mean.tolist()} | limits)
         return
     counted = f"{estimate.n} examples" + (f" exactly and {big_n} by gradient" if hybrid else "")
-    print_top_heads(estimate, metric, f"{task}, {counted}", next(iter(found.values())).spec)
+    print_top_heads(estimate, metric, f"{task}, {counted}", exact)
     if rounding is not None and rounding.below:
         out.print(str(rounding), highlight=False)
 
 
 def plan_by_pilot(
-    store: Store,
-    model: str,
+    runs: ModelRuns,
     task: str,
     seed: int,
     metric: str,
@@ -174,19 +159,14 @@ def plan_by_pilot(
     from cap_viz.stats.hybrid import FEWEST_EXACT
     from cap_viz.tasks.example_sets import calibration_set
 
-    pilot = calibration_set(task, FEWEST_EXACT, seed)
-
-    def specs(ref: ModelRef) -> dict[str, ScoreSpec]:
-        exact = ScoreSpec(model=ref, examples=pilot, ablation=ablation)
-        return {"exact": exact, "gradient": replace(exact, estimator="gradient", metric=metric)}
-
-    found = stored_runs(specs, model, store)
+    exact = ScoreSpec(model=runs.ref, examples=calibration_set(task, FEWEST_EXACT, seed), ablation=ablation)
+    found = runs.get({"exact": exact, "gradient": replace(exact, estimator="gradient", metric=metric)})
     # Runs record hundredths of a second; a tiny model's time can round to 0.
-    seconds = (max(0.01, found[name].provenance["seconds"]) for name in ("exact", "gradient"))
+    seconds = (max(0.01, run.provenance["seconds"]) for run in found.values())
     cost = ExampleCost(*(taken / FEWEST_EXACT for taken in seconds))
     plan = plan_hybrid(
-        load_scores(store, found["exact"]),
-        load_gradient(store, found["gradient"]),
+        load_scores(runs.store, found["exact"]),
+        load_gradient(runs.store, found["gradient"]),
         cost,
         available=len(load_task(task).splits.calibration),
         seconds=None if minutes is None else 60 * minutes,
@@ -280,7 +260,7 @@ def interval(low: float, high: float) -> str:
     return "needs more examples" if isnan(low) else f"{low:+.4f} … {high:+.4f}"
 
 
-def print_top_heads(estimate: MeanEstimate | HybridEstimate, metric: str, title: str, spec: RunSpec) -> None:
+def print_top_heads(estimate: MeanEstimate | HybridEstimate, metric: str, title: str, spec: ScoreSpec) -> None:
     from cap_viz.stats import rank_heads
 
     rank = rank_heads(estimate.mean)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.results import ABLATIONS
-from cap_viz.cli.computing import stored_runs
+from cap_viz.cli.computing import ModelRuns
 from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, split_list
 from cap_viz.cli.output import none_for_nan, out, print_json, run_facts
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import check_metric, load_task
-
-if TYPE_CHECKING:
-    from cap_viz.models.catalogue import ModelRef
 
 
 def stability(
@@ -35,7 +32,6 @@ def stability(
     A ranking's own reliability limits how well it can agree with another; it stands on the diagonal.
     """
     from cap_viz.runs.kinds.scores import load_scores
-    from cap_viz.runs.store import Store
     from cap_viz.stats import rank_stability, split_half
     from cap_viz.tasks.example_sets import calibration_set
 
@@ -46,13 +42,9 @@ def stability(
         choose("ablation", name, ABLATIONS)
     if len(names) < 2:
         raise UsageError(f"{ablations!r} is a single ablation; name at least two to compare.")
-    examples, store = calibration_set(task, n, seed), Store()
-
-    def specs(ref: ModelRef) -> dict[str, ScoreSpec]:
-        return {name: ScoreSpec(model=ref, examples=examples, ablation=name) for name in names}
-
-    found = stored_runs(specs, model, store)
-    scores = {name: load_scores(store, run) for name, run in found.items()}
+    examples, runs = calibration_set(task, n, seed), ModelRuns(model)
+    found = runs.get({name: ScoreSpec(model=runs.ref, examples=examples, ablation=name) for name in names})
+    scores = {name: load_scores(runs.store, run) for name, run in found.items()}
     agreement = rank_stability({name: read.mean_effect(metric) for name, read in scores.items()})
     reliability = {name: split_half(read.effects(metric)).full for name, read in scores.items()}
     if as_json:
