@@ -29,11 +29,11 @@ from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
 from cap_viz.models.loading import Matrix, ReasoningModel, converted, load
 from cap_viz.progress import finish
 from cap_viz.pruning import Mask, prune_mask
-from cap_viz.pruning.calibration.activations import calibration_rows, squares
+from cap_viz.pruning.calibration.activations import calibration_rows, squares, wanda_score
 from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
-from cap_viz.pruning.criteria.wanda import pruner
 from cap_viz.pruning.criterion import MaskRequest
 from cap_viz.pruning.mask import Keep
+from cap_viz.pruning.selection.local_groups import PER_ROW, by_input_norm
 from cap_viz.tasks import Example, load_task
 
 BARS = {"mask_agreement": 0.9999, "speed_ratio": 1.0}
@@ -61,7 +61,7 @@ def timed_mask(model: ReasoningModel, examples: tuple[Example, ...], sparsity: f
 def behind_theirs(model: ReasoningModel, examples: tuple[Example, ...], sparsity: float, others: Keep) -> Keep:
     """What we keep of every matrix when all blocks before it are pruned as the other side did."""
     request = MaskRequest(sparsity=sparsity, scope="both", calibration=examples)
-    prune, ours = pruner(request), {}
+    prune, ours = by_input_norm(PER_ROW, wanda_score), {}
 
     def note_and_follow(matrix: Matrix, sums: torch.Tensor, share: float) -> PrunedMatrix:
         ours[matrix.name] = prune(matrix, sums, share).keep

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,12 +20,14 @@ from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Progress
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ReasoningModel
 
 Scope = Literal["both", "attention", "mlp"]
 SCOPES: tuple[Scope, ...] = ("both", "attention", "mlp")
+Result = TypeVar("Result")
 Keep = Mapping[str, Bool[Tensor, "_output _input"]]
 Updated = Mapping[str, Float[Tensor, "_output _input"]]
 
@@ -174,6 +176,19 @@ def layer_groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
     for matrix in matrices:
         groups.setdefault(matrix.layer, []).append(matrix)
     return list(groups.values())
+
+
+def each_matrix(
+    model: ReasoningModel, scope: Scope, note: str, work: Callable[[Matrix], Result]
+) -> Generator[Progress, None, dict[str, Result]]:
+    """Apply `work` to each matrix of the scope, a layer per step under the lease; return the results by name."""
+    found: dict[str, Result] = {}
+    groups = layer_groups(scoped_matrices(model, scope))
+    for index, group in enumerate(groups):
+        with model.lease:
+            found |= {matrix.name: work(matrix) for matrix in group}
+        yield Progress(index + 1, len(groups), note)
+    return found
 
 
 def mask_from(

@@ -28,16 +28,22 @@ BATCH_TOKENS = 512
 MAX_ROW_TOKENS = 2048
 
 
-def calibration_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[tuple[int, ...]]:
-    """Return token ids of prompt and gold option, cut to 2,048. Raises `UsageError` if they exceed the context."""
+def gold_tokens(model: ReasoningModel, example: Example) -> tuple[tuple[int, ...], int]:
+    """Return the token ids of prompt and gold option, and where the option starts (1 at least).
+
+    Raises `UsageError` if they exceed the context.
+    """
     from cap_viz.attribution.forward.packing import encode
 
-    rows: list[tuple[int, ...]] = []
-    for example in examples:
-        gold_only = replace(example, options=(example.options[example.gold],), gold=0)
-        encoded = encode(model.tokenizer, gold_only, model.shape.n_ctx)
-        rows.append((*encoded.prefix, *encoded.branches[0])[:MAX_ROW_TOKENS])
-    return rows
+    gold_only = replace(example, options=(example.options[example.gold],), gold=0)
+    encoded = encode(model.tokenizer, gold_only, model.shape.n_ctx)
+    tokens = (*encoded.prefix, *encoded.branches[0])
+    return tokens, max(1, len(tokens) - encoded.answer_lengths[0])
+
+
+def calibration_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[tuple[int, ...]]:
+    """Return token ids of prompt and gold option, cut to 2,048. Raises `UsageError` if they exceed the context."""
+    return [gold_tokens(model, example)[0][:MAX_ROW_TOKENS] for example in examples]
 
 
 def calibration_batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:

@@ -13,7 +13,7 @@ it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from jaxtyping import Float
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
-from cap_viz.pruning.calibration.activations import MAX_ROW_TOKENS, plain_batch
+from cap_viz.pruning.calibration.activations import MAX_ROW_TOKENS, gold_tokens, plain_batch
 from cap_viz.pruning.criterion import Steps
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ class ScoredRow:
     first: int
 
 
+# Float32 sums by the matrix's name, and a function that adds what one row contributes.
+Sums = dict[str, Tensor]
+AddRow = Callable[["ReasoningModel", "Sequence[Matrix]", ScoredRow, Sums], None]
+
+
 @dataclass(frozen=True)
 class HalfMatrix:
     """A matrix in half precision: `values * scale`, with the largest value at 1."""
@@ -60,14 +65,9 @@ def answer_rows(model: ReasoningModel, examples: Sequence[Example]) -> list[Scor
 
     Raises `UsageError` when an answer lies beyond the 2,048 tokens a row is cut to.
     """
-    from cap_viz.attribution.forward.packing import encode
-
     rows: list[ScoredRow] = []
     for example in examples:
-        gold_only = replace(example, options=(example.options[example.gold],), gold=0)
-        encoded = encode(model.tokenizer, gold_only, model.shape.n_ctx)
-        tokens = (*encoded.prefix, *encoded.branches[0])
-        first = max(1, len(tokens) - encoded.answer_lengths[0])
+        tokens, first = gold_tokens(model, example)
         if first >= MAX_ROW_TOKENS:
             raise UsageError(
                 f"Example {example.id!r} has {len(tokens)} tokens and is cut to {MAX_ROW_TOKENS}, which leaves "
@@ -86,13 +86,30 @@ def root_square_sums(
     model: ReasoningModel, matrices: Sequence[Matrix], rows: Sequence[ScoredRow]
 ) -> Steps[dict[str, HalfMatrix]]:
     """Compute the root of the summed squared gradients of each weight, one row per step."""
+    return root_sums(model, matrices, rows, add_squares, "measuring gradients")
+
+
+def root_sums(
+    model: ReasoningModel, matrices: Sequence[Matrix], rows: Sequence[ScoredRow], add_row: AddRow, note: str
+) -> Steps[dict[str, HalfMatrix]]:
+    """Compute the roots of the sums that `add_row` adds up, one row per step.
+
+    Raises `CapVizError` when a sum is not finite.
+    """
+    import torch
+
     portions = portions_of(matrices)
     found: dict[str, HalfMatrix] = {}
     for index, portion in enumerate(portions):
-        sums: dict[str, Tensor] = {}
+        sums = {matrix.name: torch.zeros_like(matrix.weight, dtype=torch.float32) for matrix in portion}
         for number, row in enumerate(rows):
-            add_squares(model, portion, row, sums)
-            yield Progress(index + (number + 1) / len(rows), len(portions), "measuring gradients")
+            with model.lease:
+                add_row(model, portion, row, sums)
+            yield Progress(index + (number + 1) / len(rows), len(portions), note)
+        if not all(bool(total.isfinite().all()) for total in sums.values()):
+            raise CapVizError(
+                f"{model.ref.id} gave gradients that are not finite; its weights or dtype are broken, run doctor."
+            )
         for matrix in portion:
             found[matrix.name] = halved(sums.pop(matrix.name).sqrt_())
     return found
@@ -112,29 +129,15 @@ def portions_of(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
     return portions
 
 
-def add_squares(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, sums: dict[str, Tensor]) -> None:
-    """Add the squared gradients of one forward and backward pass; raise `CapVizError` when one is not finite."""
+def add_squares(model: ReasoningModel, matrices: Sequence[Matrix], row: ScoredRow, sums: Sums) -> None:
+    """Add the squared gradients of one forward and backward pass. Hold the lease."""
     import torch
 
     def add(matrix: Matrix, gradient: Tensor) -> None:
-        squared = gradient.float().square()
-        if matrix.name in sums:
-            sums[matrix.name] += squared
-        else:
-            sums[matrix.name] = squared
+        sums[matrix.name] += gradient.float().square()
 
-    with model.lease, torch.enable_grad(), gradients_of(model, matrices, add):
-        loss = row_loss(model, row)
-        loss.backward()
-    check_gradients(model, sums.values())
-
-
-def check_gradients(model: ReasoningModel, sums: Iterable[Tensor]) -> None:
-    """Raise `CapVizError` when a sum of gradients is not finite."""
-    if not all(bool(total.isfinite().all()) for total in sums):
-        raise CapVizError(
-            f"{model.ref.id} gave gradients that are not finite; its weights or dtype are broken, run doctor."
-        )
+    with torch.enable_grad(), gradients_of(model, matrices, add):
+        row_loss(model, row).backward()
 
 
 def row_loss(model: ReasoningModel, row: ScoredRow) -> Float[Tensor, ""]:

@@ -64,11 +64,11 @@ class CalibrationBatch:
 def sequential_steps(
     model: ReasoningModel,
     request: MaskRequest,
+    allocation: Allocation = UNIFORM,
     *,
     criterion: str,
     measure: Measure,
     prune: Prune,
-    allocation: Allocation = UNIFORM,
 ) -> Steps[Mask]:
     """Build the sequential mask. Between steps every block is dense: block i is pruned only while it runs."""
     matrices = scoped_matrices(model, request.scope)

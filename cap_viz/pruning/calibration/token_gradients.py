@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
-from cap_viz.progress import Progress
-from cap_viz.pruning.calibration.gradients import HalfMatrix, ScoredRow, check_gradients, halved, portions_of, row_loss
+from cap_viz.pruning.calibration.gradients import HalfMatrix, ScoredRow, Sums, root_sums, row_loss
 from cap_viz.pruning.criterion import Steps
 
 if TYPE_CHECKING:
@@ -36,24 +35,11 @@ def root_token_squares(
 
     Raises `CapVizError` when a sum is not finite.
     """
-    import torch
 
-    portions = portions_of(matrices)
-    found: dict[str, HalfMatrix] = {}
-    for index, portion in enumerate(portions):
-        sums = {
-            matrix.name: torch.zeros(matrix.weight.shape, dtype=torch.float32, device=matrix.weight.device)
-            for matrix in portion
-        }
-        takers = {name: adding(total) for name, total in sums.items()}
-        for number, row in enumerate(rows):
-            with model.lease:
-                take_row(model, portion, row, takers)
-            yield Progress(index + (number + 1) / len(rows), len(portions), "measuring gradients at every token")
-        check_gradients(model, sums.values())
-        for matrix in portion:
-            found[matrix.name] = halved(sums.pop(matrix.name).sqrt_())
-    return found
+    def add_row(model: ReasoningModel, portion: Sequence[Matrix], row: ScoredRow, sums: Sums) -> None:
+        take_row(model, portion, row, {name: adding(total) for name, total in sums.items()})
+
+    return root_sums(model, matrices, rows, add_row, "measuring gradients at every token")
 
 
 def adding(total: Float[Tensor, "output input"]) -> Take:

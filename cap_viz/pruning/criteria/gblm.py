@@ -11,6 +11,7 @@ taken in float32 with the model in evaluation mode, and kept in half precision (
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
@@ -19,7 +20,7 @@ from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import squares
 from cap_viz.pruning.calibration.gradients import gradient_steps, whole_rows
 from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
-from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request, portion
+from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, portion
 from cap_viz.pruning.mask import Mask, scoped_matrices
 from cap_viz.pruning.selection.local_groups import PER_ROW, ROWS_ROUNDED
 from cap_viz.pruning.selection.owl import allocated
@@ -51,9 +52,7 @@ def gblm_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
         score = gblm_score(matrix.weight, norm, gradients[matrix.name].full())
         return PrunedMatrix(PER_ROW.keep(score, sparsity))
 
-    def pruned(allocation: Allocation) -> Steps[Mask]:
-        return sequential_steps(model, request, criterion="gblm", measure=squares, prune=prune, allocation=allocation)
-
+    pruned = partial(sequential_steps, model, request, criterion="gblm", measure=squares, prune=prune)
     return (yield from portion(allocated(model, request, pruned), 1, 2))
 
 

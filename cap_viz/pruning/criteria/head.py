@@ -29,7 +29,7 @@ from cap_viz.pruning.mask import (
     Scope,
     ZeroCounts,
     check_sparsity,
-    layer_groups,
+    each_matrix,
     mask_from,
     matrix_size,
     scoped_matrices,
@@ -81,29 +81,16 @@ class HeadRanking:
         self, matrix: Matrix, sparsities: Sequence[float]
     ) -> tuple[Int[Tensor, "output input"], list[int]]:
         """Rank of each weight of W_Q or W_O, which is its head's, and the number of removed heads per sparsity."""
-        import torch
-
-        place = torch.from_numpy(self.place[matrix.layer]).to(matrix.weight.device)
-        side = 1 if matrix.kind == "o" else 0
-        place = place.repeat_interleave(matrix.weight.shape[side] // len(place))
-        line = place[None, :] if side else place[:, None]
-        return line.expand(matrix.weight.shape), [self.n_removed(sparsity) for sparsity in sparsities]
+        limits = [self.n_removed(sparsity) for sparsity in sparsities]
+        return over_matrix(self.place[matrix.layer], matrix), limits
 
     def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
         """Build the mask at one sparsity."""
-        import torch
 
-        keep: dict[str, Bool[Tensor, "output input"]] = {}
-        groups = layer_groups(scoped_matrices(model, self.scope))
-        for index, group in enumerate(groups):
-            with model.lease:
-                for matrix in group:
-                    stays = torch.from_numpy(~self.lines(matrix.kind, matrix.layer, sparsity)).to(model.device)
-                    side = 1 if matrix.kind == "o" else 0
-                    stays = stays.repeat_interleave(matrix.weight.shape[side] // len(stays))
-                    line = stays[None, :] if side else stays[:, None]
-                    keep[matrix.name] = line.expand(matrix.weight.shape).clone()
-            yield Progress(index + 1, len(groups), "building the mask")
+        def kept(matrix: Matrix) -> Bool[Tensor, "output input"]:
+            return over_matrix(~self.lines(matrix.kind, matrix.layer, sparsity), matrix).clone()
+
+        keep = yield from each_matrix(model, self.scope, "building the mask", kept)
         return mask_from(
             criterion="head",
             sparsity=sparsity,
@@ -112,6 +99,16 @@ class HeadRanking:
             keep=keep,
             structured=True,
         )
+
+
+def over_matrix(per_head: np.ndarray, matrix: Matrix) -> Tensor:
+    """Repeat one value per head over the head's rows, or its columns of W_O; a single value fills the matrix."""
+    import torch
+
+    values = torch.from_numpy(per_head).to(matrix.weight.device)
+    side = 1 if matrix.kind == "o" else 0
+    values = values.repeat_interleave(matrix.weight.shape[side] // len(values))
+    return (values[None, :] if side else values[:, None]).expand(matrix.weight.shape)
 
 
 def heads_in_order(effect: Float[np.ndarray, "layer head"]) -> Int[np.ndarray, "layer head"]:

@@ -14,20 +14,21 @@ permutation for n:m. The reference divides ||X|| by the root of the number of se
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
-from cap_viz.pruning.calibration.activations import input_norm, squares
-from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
-from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request
+from cap_viz.pruning.calibration.activations import squares
+from cap_viz.pruning.calibration.sequential import sequential_steps
+from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request
 from cap_viz.pruning.mask import Mask
-from cap_viz.pruning.selection.local_groups import PER_MATRIX, group_for
+from cap_viz.pruning.selection.local_groups import PER_MATRIX, by_input_norm, group_for
 from cap_viz.pruning.selection.owl import allocated
 
 if TYPE_CHECKING:
-    from cap_viz.models.loading import Matrix, ReasoningModel
+    from cap_viz.models.loading import ReasoningModel
 
 NORM_EXPONENT = 0.5
 
@@ -45,14 +46,8 @@ def ria_score(weight: Float[Tensor, "output input"], norm: Float[Tensor, " input
 def ria_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
     """Build the sequential mask."""
     check_request(RIA, request, model.shape)
-    group = group_for(request.pattern, PER_MATRIX)
-
-    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> PrunedMatrix:
-        return PrunedMatrix(group.keep(ria_score(matrix.weight, input_norm(sums)), sparsity))
-
-    def pruned(allocation: Allocation) -> Steps[Mask]:
-        return sequential_steps(model, request, criterion="ria", measure=squares, prune=prune, allocation=allocation)
-
+    prune = by_input_norm(group_for(request.pattern, PER_MATRIX), ria_score)
+    pruned = partial(sequential_steps, model, request, criterion="ria", measure=squares, prune=prune)
     return (yield from allocated(model, request, pruned))
 
 

@@ -18,6 +18,7 @@ the reference scales H by 2 / sequences, which cancels; calibration is the task'
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Float
@@ -26,7 +27,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import products
 from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
-from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request
+from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request
 from cap_viz.pruning.mask import Mask
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, SPARSEGPT_COLUMNS, Pattern, group_for
 from cap_viz.pruning.selection.owl import allocated
@@ -158,11 +159,7 @@ def sparsegpt_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
     def prune(matrix: Matrix, moments: Float[Tensor, "input input"], sparsity: float) -> PrunedMatrix:
         return sparsegpt(matrix.weight, moments, sparsity, pattern if isinstance(pattern, Pattern) else None)
 
-    def pruned(allocation: Allocation) -> Steps[Mask]:
-        return sequential_steps(
-            model, request, criterion="sparsegpt", measure=products, prune=prune, allocation=allocation
-        )
-
+    pruned = partial(sequential_steps, model, request, criterion="sparsegpt", measure=products, prune=prune)
     return (yield from allocated(model, request, pruned))
 
 

@@ -14,16 +14,24 @@ reference divides the sum of squares by the number of sequences, which changes n
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import input_norm, squares, wanda_score
-from cap_viz.pruning.calibration.sequential import Prune, PrunedMatrix, dense_sums, sequential_steps
+from cap_viz.pruning.calibration.sequential import dense_sums, sequential_steps
 from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request, fixed_score_steps
 from cap_viz.pruning.mask import Mask
-from cap_viz.pruning.selection.local_groups import PER_ROW, ROWS_ROUNDED, LocalRanking, group_for, local_ranking
+from cap_viz.pruning.selection.local_groups import (
+    PER_ROW,
+    ROWS_ROUNDED,
+    LocalRanking,
+    by_input_norm,
+    group_for,
+    local_ranking,
+)
 from cap_viz.pruning.selection.owl import allocated
 
 if TYPE_CHECKING:
@@ -33,22 +41,9 @@ if TYPE_CHECKING:
 def wanda_steps(model: ReasoningModel, request: MaskRequest) -> Steps[Mask]:
     """Build the sequential mask."""
     check_request(WANDA, request, model.shape)
-    prune = pruner(request)
-
-    def pruned(allocation: Allocation) -> Steps[Mask]:
-        return sequential_steps(model, request, criterion="wanda", measure=squares, prune=prune, allocation=allocation)
-
+    prune = by_input_norm(group_for(request.pattern, PER_ROW), wanda_score)
+    pruned = partial(sequential_steps, model, request, criterion="wanda", measure=squares, prune=prune)
     return (yield from allocated(model, request, pruned))
-
-
-def pruner(request: MaskRequest) -> Prune:
-    """Return the function that prunes one matrix, given the sums of its squared inputs."""
-    group = group_for(request.pattern, PER_ROW)
-
-    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> PrunedMatrix:
-        return PrunedMatrix(group.keep(wanda_score(matrix.weight, input_norm(sums)), sparsity))
-
-    return prune
 
 
 def rank_oneshot(model: ReasoningModel, request: MaskRequest) -> Steps[LocalRanking]:

@@ -27,7 +27,6 @@ from jaxtyping import Bool, Float, Int
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.models.tensors import Tensor
-from cap_viz.progress import Progress
 from cap_viz.pruning.criterion import Steps, portion
 from cap_viz.pruning.mask import (
     Mask,
@@ -35,7 +34,7 @@ from cap_viz.pruning.mask import (
     Scope,
     ZeroCounts,
     check_sparsity,
-    layer_groups,
+    each_matrix,
     mask_from,
     matrix_size,
     scoped_matrices,
@@ -100,7 +99,12 @@ class GlobalRanking:
     def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
         """Build the mask at one sparsity: one pass refines the threshold, one compares."""
         cut = yield from portion(self.cut_steps(model, sparsity), 0, 2)
-        keep = yield from portion(self.keep_steps(model, cut), 1, 2)
+        spared = dict(zip((matrix.name for matrix in self.matrices), (cut.ties - cut.tie_zeros).tolist(), strict=True))
+
+        def kept(matrix: Matrix) -> Bool[Tensor, "output input"]:
+            return kept_above(self.score(matrix), cut.threshold, spared[matrix.name])
+
+        keep = yield from portion(each_matrix(model, self.scope, "building the mask", kept), 1, 2)
         return mask_from(
             criterion=self.criterion, sparsity=sparsity, scope=self.scope, matrices=self.matrices, keep=keep
         )
@@ -127,13 +131,12 @@ class GlobalRanking:
             return GlobalCut(threshold=-1.0, zeros=none, ties=none, tie_zeros=none)
         at, below = locate(self.before, wanted)
         high = int(self.bins[at])
-        rows: list[Int[np.ndarray, " low"]] = []
-        groups = layer_groups(scoped_matrices(model, self.scope))
-        for index, group in enumerate(groups):
-            with model.lease:
-                rows += [low_histogram(self.score(matrix), high) for matrix in group]
-            yield Progress(index + 1, len(groups), "finding the threshold")
-        inside = np.stack(rows)
+
+        def count(matrix: Matrix) -> Int[np.ndarray, " low"]:
+            return low_histogram(self.score(matrix), high)
+
+        rows = yield from each_matrix(model, self.scope, "finding the threshold", count)
+        inside = np.stack(list(rows.values()))
         low, more = locate(counted_before(inside), wanted - int(below.sum()))
         below = below + more
         ties = inside[:, low].astype(np.int64)
@@ -141,30 +144,12 @@ class GlobalRanking:
         threshold = float(np.array((high << LOW_BITS) | low, dtype=np.int32).view(np.float32))
         return GlobalCut(threshold=threshold, zeros=below + tie_zeros, ties=ties, tie_zeros=tie_zeros)
 
-    def keep_steps(self, model: ReasoningModel, cut: GlobalCut) -> Steps[dict[str, Bool[Tensor, "output input"]]]:
-        """Build the keep mask of each matrix."""
-        keep: dict[str, Bool[Tensor, "output input"]] = {}
-        groups = layer_groups(scoped_matrices(model, self.scope))
-        for index, group in enumerate(groups):
-            with model.lease:
-                for matrix in group:
-                    spared = int(cut.ties[len(keep)] - cut.tie_zeros[len(keep)])
-                    keep[matrix.name] = kept_above(self.score(matrix), cut.threshold, spared)
-            yield Progress(index + 1, len(groups), "building the mask")
-        return keep
-
 
 def rank_steps(model: ReasoningModel, *, criterion: str, scope: Scope, score: Score) -> Steps[GlobalRanking]:
     """Rank the weights of the scope by a non-negative float32 score of each matrix."""
-    matrices = scoped_matrices(model, scope)
-    sizes = tuple(matrix_size(matrix) for matrix in matrices)
-    groups = layer_groups(matrices)
-    rows: list[Int[np.ndarray, " bin"]] = []
-    for index, group in enumerate(groups):
-        with model.lease:
-            rows += [high_histogram(score(matrix)) for matrix in group]
-        yield Progress(index + 1, len(groups), "ranking weights")
-    histogram = np.stack(rows)
+    sizes = tuple(matrix_size(matrix) for matrix in scoped_matrices(model, scope))
+    rows = yield from each_matrix(model, scope, "ranking weights", lambda matrix: high_histogram(score(matrix)))
+    histogram = np.stack(list(rows.values()))
     bins = np.flatnonzero(histogram.any(axis=0))
     if bins[-1] >= INFINITY_BITS >> LOW_BITS:
         raise CapVizError(f"Some weights have a {criterion} score that is not a finite number; check its inputs.")

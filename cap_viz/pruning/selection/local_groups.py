@@ -7,7 +7,7 @@ that a ranking needs no memory beyond its score, and the number of zeros at any 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.models.tensors import Tensor
-from cap_viz.progress import Progress
+from cap_viz.pruning.calibration.activations import input_norm
+from cap_viz.pruning.calibration.sequential import Prune, PrunedMatrix
 from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest, Steps
 from cap_viz.pruning.mask import (
     Mask,
@@ -24,7 +25,7 @@ from cap_viz.pruning.mask import (
     Scope,
     ZeroCounts,
     check_sparsity,
-    layer_groups,
+    each_matrix,
     mask_from,
     matrix_size,
     scoped_matrices,
@@ -186,6 +187,15 @@ def group_for(pattern: str | None, otherwise: AnyGroup) -> AnyGroup | Pattern:
     return Pattern(int(zeros_in), int(length))
 
 
+def by_input_norm(group: LocalGroup, score: Callable[[Tensor, Tensor], Tensor]) -> Prune:
+    """Prune a matrix within the group by a score of its weights and the norms of its inputs."""
+
+    def prune(matrix: Matrix, sums: Float[Tensor, " input"], sparsity: float) -> PrunedMatrix:
+        return PrunedMatrix(group.keep(score(matrix.weight, input_norm(sums)), sparsity))
+
+    return prune
+
+
 def local_profile(
     group: LocalGroup, matrices: Sequence[MatrixSize], sparsities: Sequence[float], allocation: Allocation = UNIFORM
 ) -> ZeroCounts:
@@ -225,14 +235,11 @@ class LocalRanking:
     def mask_steps(self, model: ReasoningModel, sparsity: float) -> Steps[Mask]:
         """Build the mask at one sparsity."""
         check_sparsity(sparsity)
-        keep: dict[str, Bool[Tensor, "output input"]] = {}
-        groups = layer_groups(scoped_matrices(model, self.scope))
-        for index, group in enumerate(groups):
-            with model.lease:
-                for matrix in group:
-                    share = self.allocation.sparsity(matrix.layer, sparsity)
-                    keep[matrix.name] = self.group.keep(self.score(matrix), share)
-            yield Progress(index + 1, len(groups), "building the mask")
+
+        def kept(matrix: Matrix) -> Bool[Tensor, "output input"]:
+            return self.group.keep(self.score(matrix), self.allocation.sparsity(matrix.layer, sparsity))
+
+        keep = yield from each_matrix(model, self.scope, "building the mask", kept)
         return mask_from(
             criterion=self.criterion, sparsity=sparsity, scope=self.scope, matrices=self.matrices, keep=keep
         )
