@@ -45,7 +45,6 @@ MOVED = {
     "estimators.joint": "attribution.joint_ablation",
     "example_sets": "tasks.example_sets",
     "export": "pruning.export runs.model_card",
-    "fields": "runs.schema_check",
     "finding": "runs.run_queries tasks.readable",
     "first_items": "runs.prefix_reuse",
     "generation": "evaluation.generation runs.protocols",

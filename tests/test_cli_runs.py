@@ -68,10 +68,16 @@ def changed_manifest(**changes: Any) -> Callable[[str, bytes], tuple[str, bytes]
         (lambda name, data: (name.replace("manifest.json", "photo.jpg"), data), "not an exported run"),
         (changed_manifest(files={}), "holds other files than its manifest lists"),
         (changed_manifest(engine=99, files={}), "does not match its key"),
-        (changed_manifest(files={"../../../etc/passwd": "0"}), "fields of the wrong kind"),
+        (changed_manifest(files={"../../../etc/passwd": "0"}), "lists files that are not in its folder"),
         (changed_manifest(files={"passwd": "0"}), "lacks its file"),
-        (changed_manifest(provenance={"created": "today", "seconds": 1}), "no readable manifest .ValueError"),
-        (changed_manifest(provenance={"created": "2026-11-27"}), "no readable manifest .KeyError: 'seconds'"),
+        (
+            changed_manifest(provenance={"created": "today", "seconds": 1}),
+            "provenance.created should be a date and time with its zone, not 'today'",
+        ),
+        (
+            changed_manifest(provenance={"created": "2026-11-27T00:00:00Z"}),
+            "the field provenance.seconds is missing; there are created",
+        ),
         (changed_manifest(schema=99), "has schema 99, this program reads"),
     ],
 )

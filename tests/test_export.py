@@ -22,10 +22,11 @@ from cap_viz.runs.execute import mask_steps, run_steps
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.model_card import model_card
-from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec, mask_dict, mask_spec, spec_key
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec, mask_dict, spec_key
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.validation import from_json
 
 
 class Pruned(NamedTuple):
@@ -75,7 +76,7 @@ def test_the_card_holds_the_recipe_and_what_was_measured(pruned: Pruned, tmp_pat
     card = (exported(pruned, tmp_path / "before") / "README.md").read_text()
     assert "Not measured" in card
     recipe = json.loads(card.split("```json\n")[1].split("```")[0])
-    assert mask_spec(recipe) == pruned.spec
+    assert from_json(MaskSpec, json.dumps(recipe)) == pruned.spec
     spec = EvalSpec(model=pruned.model.ref, examples=evaluation_set("tiny", 10), mask=pruned.spec)
     report = load_report(pruned.store, finish(run_steps(spec, pruned.model, pruned.store)))
     card = (exported(pruned, tmp_path / "after") / "README.md").read_text()

@@ -29,12 +29,12 @@ from cap_viz.models.loading import ModelShape
 from cap_viz.models.weight_files import weight_bytes
 from cap_viz.pruning.export import MASK_FORMAT, read_mask
 from cap_viz.runs.archive import archive_bytes, import_run
-from cap_viz.runs.schema_check import checked
 from cap_viz.runs.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import MANIFEST, DamagedRun, Store, StoredRun, folder_name
 from cap_viz.tasks.description import described, splits_of
 from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.validation import mistake
 
 SHAPE = asdict(ModelShape(2, 2, 1, 8, 4, 8, 64, 9))
 ONE_STORE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -99,8 +99,8 @@ def test_a_manifest_with_anything_in_it_is_read_or_refused(store: Store, run: St
     except DamagedRun:
         pass
     else:
-        assert opened.spec == run.spec
-        checked(opened.spec)
+        # As JSON, since 1, 1.0 and true are equal in Python.
+        assert json.dumps(spec_dict(opened.spec)) == json.dumps(spec_dict(run.spec))
     finally:
         (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
@@ -111,7 +111,8 @@ def test_a_spec_with_anything_in_it_is_sound_or_refused(data: st.DataObject) -> 
     changed = replaced(content, data.draw(st.sampled_from(paths_in(content))), data.draw(JSON))
     try:
         spec = spec_from_dict(changed)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except ValueError as error:
+        mistake(error)  # A sentence, whatever the content.
         return
     assert "/" not in folder_name(spec)
     assert ".." not in folder_name(spec)
@@ -131,7 +132,7 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(store: Store, run: Sto
     manifest = manifest_of(run)
     manifest["files"]["../../secret.txt"] = "0"
     (run.folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(DamagedRun, match="fields of the wrong kind"):
+    with pytest.raises(DamagedRun, match="lists files that are not in its folder"):
         store.open(run.folder)
 
 

@@ -220,7 +220,7 @@ def edit(field: str, value: object) -> Callable[[Path], None]:
         (lambda folder: (folder / "ablated.parquet").unlink(), "lacks its file ablated.parquet"),
         (edit("schema", 99), "schema 99, this program reads 1"),
         (edit("spec", {"kind": "score"}), "no readable manifest"),
-        (edit("files", 3), "fields of the wrong kind"),
+        (edit("files", 3), "the field files should be an object, not a whole number"),
         (edit("key", "0" * 16), "does not match its key"),
     ],
 )

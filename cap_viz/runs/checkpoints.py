@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from cap_viz.attribution.batch_plan import BatchPlan
 from cap_viz.files import write_bytes, write_json
-from cap_viz.runs.schema_check import checked
+from cap_viz.validation import from_json, mistake
 
 PLAN, DAMAGED_PLAN = "plan.json", "plan.damaged.json"
 
@@ -41,16 +41,14 @@ class Checkpoints:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            batches = tuple(tuple(batch) for batch in content["batches"])
-            plan = checked(BatchPlan(batches, **{name: content[name] for name in ("packed", "direct", "most_tokens")}))
-            if not all(batches) or sorted(i for batch in batches for i in batch) != list(range(len(self.ids))):
+            plan = from_json(BatchPlan, path.read_bytes())
+            if not all(plan.batches) or sorted(i for batch in plan.batches for i in batch) != [*range(len(self.ids))]:
                 raise ValueError(f"its batches do not hold each of {len(self.ids)} examples once")
             if plan.most_tokens is not None and plan.most_tokens < 1:
                 raise ValueError(f"{plan.most_tokens} tokens in a step")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except ValueError as error:
             aside = path.replace(path.with_name(DAMAGED_PLAN))
-            log.warning("damaged plan set aside as %s (%s): making a new one", aside, error)
+            log.warning("damaged plan set aside as %s (%s): making a new one", aside, mistake(error))
             return None
         return plan
 

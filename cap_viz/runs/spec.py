@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, get_args
+
+from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning.options import MaskOptions
-from cap_viz.runs.schema_check import checked
 from cap_viz.tasks.example_sets import ExampleSet
+from cap_viz.validation import from_json
 
 ENGINE_VERSION = 1
 SCHEMA_VERSION = 1
 # Schemas this version can read; a new schema is added and the old ones stay.
 READABLE_SCHEMAS = (1,)
 
-Made = TypeVar("Made")
+
+def kept_as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Check a value without converting it: 1 and 1.0 differ in a key."""
+    check(value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class MaskSpec(MaskOptions):
     """
 
     criterion: str
-    sparsity: float
+    sparsity: Annotated[float, WrapValidator(kept_as_written)]
     scores: ScoreSpec | None = None
     calibration: ExampleSet | None = None
     text: ExampleSet | None = None
@@ -157,49 +162,14 @@ def key_of(content: dict[str, Any], engine: int, schema: int) -> str:
 
 
 def spec_from_dict(data: dict[str, Any]) -> RunSpec:
-    """The inverse of `spec_dict`. Raises KeyError, TypeError, ValueError or AttributeError on foreign content.
+    """The inverse of `spec_dict`. Raises ValueError on foreign content, to be put into words by `validation.mistake`.
 
     The first runs were written with the fields that are None; these mean what their absence means now.
     """
-    fields = {name: value for name, value in without_nulls(data).items() if name != "kind"}
-    return checked(made(SPECS[data["kind"]], fields))
+    kind = data.get("kind") if isinstance(data, dict) else data
+    if not isinstance(kind, str) or kind not in SPECS:
+        raise ValueError(f"the kind of a run is one of {', '.join(SPECS)}, not {kind!r:.40}")
+    return from_json(SPECS[kind], json.dumps({name: value for name, value in data.items() if name != "kind"}))
 
 
-def without_nulls(data: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: without_nulls(value) if isinstance(value, dict) else value
-        for name, value in data.items()
-        if value is not None
-    }
-
-
-def made(kind: type[Made], fields: dict[str, Any]) -> Made:
-    """Make a spec, or a part of one, from its JSON fields; a field with a reader of its own is read by that."""
-    return kind(**{name: READERS[name](value) if name in READERS else value for name, value in fields.items()})
-
-
-def example_set(fields: dict[str, Any]) -> ExampleSet:
-    return ExampleSet(**{**fields, "ids": tuple(fields["ids"])})
-
-
-def head_set(pairs: list[Any]) -> tuple[tuple[int, int], ...]:
-    return tuple((int(layer), int(head)) for layer, head in pairs)
-
-
-def mask_spec(fields: dict[str, Any]) -> MaskSpec:
-    """The inverse of `mask_dict`."""
-    return made(MaskSpec, fields)
-
-
-# Specs by their kind, and fields that are no plain JSON values, wherever they occur.
 SPECS: dict[str, type[Any]] = {spec.kind: spec for spec in get_args(RunSpec)}
-READERS: Mapping[str, Callable[[Any], Any]] = {
-    "model": lambda fields: ModelRef(**fields),
-    "examples": example_set,
-    "reference": example_set,
-    "calibration": example_set,
-    "text": example_set,
-    "heads": head_set,
-    "mask": mask_spec,
-    "scores": lambda fields: made(ScoreSpec, fields),
-}

@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from pandas.api.types import is_float_dtype, is_integer_dtype
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes, write_json
 from cap_viz.models.loading import ModelShape
-from cap_viz.runs.schema_check import checked, fits
 from cap_viz.runs.spec import (
     ENGINE_VERSION,
     READABLE_SCHEMAS,
@@ -40,6 +39,7 @@ from cap_viz.runs.spec import (
     spec_key,
 )
 from cap_viz.settings import local_folder, shipped_folder
+from cap_viz.validation import from_json, mistake
 
 MANIFEST = "manifest.json"
 # The spec of an unfinished run, beside its parts.
@@ -58,6 +58,43 @@ class DamagedRun(CapVizError):
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(f"{reason} {remedy}".strip())
         self.reason = reason
+
+
+def with_time_zone(time: str) -> str:
+    with suppress(ValueError):
+        if datetime.fromisoformat(time).tzinfo is not None:
+            return time
+    raise ValueError(f"should be a date and time with its zone, not {time!r:.40}")
+
+
+def with_all_sizes(shape: dict[str, int]) -> dict[str, int]:
+    names = [field.name for field in fields(ModelShape)]
+    if set(shape) != set(names):
+        raise ValueError(f"should hold {', '.join(names)}")
+    return shape
+
+
+class Provenance(BaseModel):
+    """Facts about the making of a run: the ones that every run has, and any others."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    created: Annotated[str, AfterValidator(with_time_zone)]
+    seconds: float
+    shape: Annotated[dict[str, int], AfterValidator(with_all_sizes)]
+
+
+class Manifest(BaseModel):
+    """Content of a manifest file."""
+
+    model_config = ConfigDict(strict=True)
+
+    schema_version: int = Field(alias="schema")
+    engine: int
+    key: str
+    spec: dict[str, Any]
+    provenance: Provenance
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -147,31 +184,26 @@ class Store:
     def open(self, folder: Path) -> StoredRun:
         """Read and check a run's manifest. Raises `DamagedRun`, which names the run and the reason."""
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            spec = spec_from_dict(manifest["spec"])
-            provenance, checksums, key = manifest["provenance"], manifest["files"], manifest["key"]
-            readable = manifest["schema"] in READABLE_SCHEMAS
-            true_key = key_of(manifest["spec"], manifest["engine"], manifest["schema"])
-            created, seconds = datetime.fromisoformat(provenance["created"]), provenance["seconds"]
-            checked(ModelShape(**provenance["shape"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = f"Run {folder.name} has no readable manifest ({type(error).__name__}: {error})."
-            raise self.damage(folder, reason) from error
-        if not readable:
+            manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+            spec = spec_from_dict(manifest.spec)
+        except (OSError, ValueError) as error:
+            reason = mistake(error) if isinstance(error, ValueError) else error.strerror
+            raise self.damage(folder, f"Run {folder.name} has no readable manifest ({reason}).") from error
+        if manifest.schema_version not in READABLE_SCHEMAS:
             known = ", ".join(map(str, READABLE_SCHEMAS))
-            reason = f"Run {folder.name} has schema {manifest['schema']}, this program reads {known}."
+            reason = f"Run {folder.name} has schema {manifest.schema_version}, this program reads {known}."
             raise self.damage(folder, reason)
-        plain = isinstance(checksums, dict) and all(PurePath(name).name == name for name in checksums)
-        if created.tzinfo is None or not fits(seconds, float) or not plain:
-            raise self.damage(folder, f"Run {folder.name} has a manifest with fields of the wrong kind.")
-        if key != true_key or not folder.name.endswith(key):
+        if any(PurePath(name).name != name for name in manifest.files):
+            raise self.damage(folder, f"Run {folder.name} lists files that are not in its folder.")
+        true_key = key_of(manifest.spec, manifest.engine, manifest.schema_version)
+        if manifest.key != true_key or not folder.name.endswith(true_key):
             reason = f"Run {folder.name} does not match its key: its spec was changed by hand or damaged."
             raise self.damage(folder, reason)
-        missing = [name for name in checksums if not (folder / name).is_file()]
+        missing = [name for name in manifest.files if not (folder / name).is_file()]
         if missing:
             raise self.damage(folder, f"Run {folder.name} lacks its file {missing[0]}.")
         origin = "precomputed" if self.shipped in folder.parents else "live"
-        return StoredRun(key, spec, folder, origin, provenance, checksums)
+        return StoredRun(true_key, spec, folder, origin, dict(manifest.provenance), manifest.files)
 
     def table(self, run: StoredRun, name: str) -> pd.DataFrame:
         """Read a table of a run and verify its checksum. Raises `DamagedRun`."""
@@ -290,8 +322,8 @@ class Store:
         found: list[tuple[float, RunSpec]] = []
         for file in self.partial_runs_dir.glob(f"*/{SPEC}"):
             try:
-                begun, spec = file.stat().st_mtime, spec_from_dict(json.loads(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                begun, spec = file.stat().st_mtime, spec_from_dict(from_json(dict[str, Any], file.read_bytes()))
+            except (OSError, ValueError):
                 continue  # From another version, or just removed: it can be neither shown nor resumed.
             if file.parent == self.partial_run_dir(spec) and self.get(spec) is None:
                 found.append((begun, spec))
