@@ -58,12 +58,13 @@ class Evaluation(RunKind[EvalSpec]):
     """An evaluation, batch by batch, after its mask is built."""
 
     name = EvalSpec.kind
-    most_examples = 600
+    title, summary = "accuracies", "evaluations, dense or pruned"
+    most_examples, most_examples_shared = 10_000, 600
 
     def check(self, spec: EvalSpec) -> None:
         check_protocol(spec)
 
-    def reused(self, spec: EvalSpec, store: Store) -> StoredRun | None:
+    def reused(self, spec: EvalSpec, store: Store) -> StoredRun[EvalSpec] | None:
         """Take the first items of a longer evaluation."""
         longer = longer_run(spec, store)
         return first_of(longer, spec, store) if longer is not None and store.is_sound(longer) else None
@@ -78,6 +79,13 @@ class Evaluation(RunKind[EvalSpec]):
         facts = yield from batch_steps(run, by.checkpoints, by.backend)
         return Computed({**tables, **run.tables()}, run.batches, facts)
 
+    def side_by_side(self, first: EvalSpec, second: EvalSpec) -> bool:
+        """Whether only the masks differ: dense and pruned accuracies of a comparison then fill in together."""
+        return replace(first, mask=None) == replace(second, mask=None)
+
+    def holds_weights(self, spec: EvalSpec) -> bool:
+        return spec.mask is not None
+
     def batched(
         self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None = None, mask: Mask | None = None
     ) -> BatchedRun:
@@ -90,9 +98,9 @@ class Evaluation(RunKind[EvalSpec]):
         words = protocol_words(protocol_of(spec))
         return f"{words}, {what}" if words else what
 
-    def numbers(self, store: Store, run: StoredRun, spec: EvalSpec) -> pd.DataFrame:
+    def numbers(self, store: Store, run: StoredRun[EvalSpec]) -> pd.DataFrame:
         """One row per question, window or solution."""
-        protocol = protocol_of(spec)
+        protocol = protocol_of(run.spec)
         if isinstance(protocol, GenerationProtocol):
             return answer_rows(load_answers(store, run))
         report = load_report(store, run)
