@@ -12,7 +12,6 @@ from cap_viz.attribution.results import JointScores
 from cap_viz.progress import Progress
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, of_task, tables_of
 from cap_viz.runs.kinds.scores import ablation_options
-from cap_viz.runs.run_labels import heads_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import JointSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -23,6 +22,9 @@ from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
+
+# Heads that a run's description lists by name.
+MOST_NAMED = 4
 
 
 class Joint(RunKind[JointSpec]):
@@ -36,7 +38,9 @@ class Joint(RunKind[JointSpec]):
         return Computed(scores.to_tables())
 
     def describe(self, spec: JointSpec) -> str:
-        return f"{heads_words(spec.heads)} together, {spec.ablation} ablation"
+        named = ", ".join(f"L{layer} H{head}" for layer, head in spec.heads)
+        what = named if len(spec.heads) <= MOST_NAMED else f"{len(spec.heads)} heads"
+        return f"{what} together, {spec.ablation} ablation"
 
     def numbers(self, store: Store, run: StoredRun[JointSpec]) -> pd.DataFrame:
         """One row per metric and set of heads: the set, its single heads, random sets."""

@@ -40,7 +40,24 @@ class Scores(RunKind[ScoreSpec]):
     title, summary = "scores", "effects of heads"
 
     def check(self, spec: ScoreSpec) -> None:
-        check_estimator(spec)
+        """Raise `UsageError` for an estimator that is not stored, or a spec that contradicts itself."""
+        if spec.estimator == "hybrid":
+            raise UsageError(
+                "Hybrid scores are not stored: run exact and gradient, and combine them (`hybrid_scores`)."
+            )
+        choose("estimator", spec.estimator, STORED_ESTIMATORS)
+        if (spec.estimator == "exact") != (spec.metric is None):
+            raise UsageError(
+                "Exact scores hold every metric, so their spec names none; a gradient run is about one metric and "
+                "names it."
+            )
+        if spec.parts is not None and (spec.parts != "blocks" or spec.estimator != "exact"):
+            raise UsageError(
+                f"Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and "
+                '"blocks" with the exact estimator for whole attention layers and MLPs.'
+            )
+        if spec.ablation == "zero" and spec.reference is not None:
+            raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
 
     def steps(self, spec: ScoreSpec, by: Computation) -> Generator[Progress, None, Computed]:
         run = self.batched(by.model, spec, by.checkpoints.plan())
@@ -72,24 +89,6 @@ class Scores(RunKind[ScoreSpec]):
         return pd.concat(rows, ignore_index=True)
 
 
-def check_estimator(spec: ScoreSpec) -> None:
-    """Raise `UsageError` for an estimator that is not stored, or a spec that contradicts itself."""
-    if spec.estimator == "hybrid":
-        raise UsageError("Hybrid scores are not stored: run exact and gradient, and combine them (`hybrid_scores`).")
-    choose("estimator", spec.estimator, STORED_ESTIMATORS)
-    if (spec.estimator == "exact") != (spec.metric is None):
-        raise UsageError(
-            "Exact scores hold every metric, so their spec names none; a gradient run is about one metric and names it."
-        )
-    if spec.parts is not None and (spec.parts != "blocks" or spec.estimator != "exact"):
-        raise UsageError(
-            f'Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and "blocks" '
-            "with the exact estimator for whole attention layers and MLPs."
-        )
-    if spec.ablation == "zero" and spec.reference is not None:
-        raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
-
-
 def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
     """Return the ablation keyword arguments of a spec, for `make_*_plan`."""
     reference = None if spec.reference is None else examples_of(spec.reference)
@@ -111,9 +110,6 @@ class AblationRun(BatchedRun):
 
     def partial(self) -> Any:
         return self.arrays.result()
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return self.arrays.result().to_tables()
 
 
 class ScoreRun(AblationRun):
