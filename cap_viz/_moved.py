@@ -50,7 +50,7 @@ MOVED = {
     "generation": "evaluation.generation runs.protocols",
     "health": "cli.health",
     "hub": "models.hub",
-    "jobs": "runs.queue",
+    "jobs": "runs.jobs runs.queue",
     "loaded_models": "runs.loaded_models",
     "mask_specs": "runs.mask_specs",
     "measures": "evaluation.eval_metrics",

@@ -23,10 +23,11 @@ from cap_viz.pruning import prune_mask
 from cap_viz.runs.backends.local import Here
 from cap_viz.runs.batched_runs import Backend
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.jobs import NEXT_STATES, Job, PrunedWeights
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.kinds.scores import load_scores
+from cap_viz.runs.kinds.scores import Scores, load_scores
 from cap_viz.runs.mask_specs import mask_spec_for
-from cap_viz.runs.queue import MAX_EXAMPLES, NEXT_STATES, Job, JobQueue, PrunedWeights, first_in_line
+from cap_viz.runs.queue import JobQueue, first_in_line
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun, lock_file
 from cap_viz.tasks import Task
@@ -221,7 +222,7 @@ def test_a_full_queue_refuses(queue: JobQueue, tiny_model: ReasoningModel, monke
 def test_a_run_too_large_for_the_queue_is_sent_to_the_shell(
     queue: JobQueue, tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(MAX_EXAMPLES, "score", 2)
+    monkeypatch.setattr(Scores, "most_examples", 2)
     with pytest.raises(CapVizError, match="3 examples are too many for one job of the dashboard"):
         queue.submit(ScoreSpec(tiny_model.ref, calibration_set("tiny", 3)), "too large")
     assert queue.listing() == []

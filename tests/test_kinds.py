@@ -37,6 +37,7 @@ class Lengths(RunKind[Any]):
     """Tokens of the prompts, one row per example."""
 
     name = LengthSpec.kind
+    title, summary = "lengths", "tokens of the prompts"
 
     def steps(self, spec: LengthSpec, by: Computation) -> Generator[Progress, None, Computed]:
         examples = examples_of(spec.examples)
@@ -47,7 +48,7 @@ class Lengths(RunKind[Any]):
     def describe(self, spec: LengthSpec) -> str:
         return f"prompts of up to {spec.longest} tokens"
 
-    def numbers(self, store: Store, run: StoredRun, spec: LengthSpec) -> pd.DataFrame:
+    def numbers(self, store: Store, run: StoredRun[Any]) -> pd.DataFrame:
         return store.table(run, "lengths")
 
 

@@ -18,7 +18,7 @@ from cap_viz.dashboard.compare import solutions
 from cap_viz.dashboard.prune.accuracy import Column, aligned, compare_columns, with_last
 from cap_viz.dashboard.prune.flips import flips_of
 from cap_viz.dashboard.prune.written import Written, written_difference
-from cap_viz.dashboard.runs.overlay import overlay_losses, paired_evaluations
+from cap_viz.dashboard.runs.overlay import paired_evaluations
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.choice import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
@@ -265,7 +265,7 @@ def test_losses_of_two_texts_are_not_compared(
     refusing = (
         lambda: loss_difference("dense", first, second),
         lambda: solutions.row(MASK, first, second),
-        lambda: overlay_losses(store, *runs),
+        lambda: paired_evaluations(store, *runs),
     )
     for call in refusing:
         with pytest.raises(UsageError) as refused:
@@ -288,7 +288,7 @@ def test_windows_of_two_texts_or_lengths_are_not_compared(
         with pytest.raises(UsageError, match="different items"):
             factor("dense", reports[0], reports[other])
         with pytest.raises(UsageError, match="different items"):
-            overlay_losses(store, runs[0], runs[other])
+            paired_evaluations(store, runs[0], runs[other])
     assert factor("dense", reports[0], reports[0])["against_dense"] == 1
     planned = perplexity_plan(tiny_model, text_task(names[0]), specs[0].examples.ids, 16)
     assert EvalArrays(planned).questions.items == reports[0].items

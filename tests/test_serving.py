@@ -9,7 +9,7 @@ import pytest
 from cap_viz.dashboard.serving import MOST_JOBS, allowed_models, check_job, check_prompt, is_shared, offered
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
-from cap_viz.runs.queue import Job
+from cap_viz.runs.jobs import Job
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks.example_sets import calibration_set
 from tests.shell import Shell

@@ -8,7 +8,7 @@ import pytest
 
 from cap_viz.dashboard.frame import PAGES, PageEntry, is_outdated, job_ends, queue_sentence
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.queue import Job, PrunedWeights
+from cap_viz.runs.jobs import Job, PrunedWeights
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
 from cap_viz.tasks.example_sets import ExampleSet
 

@@ -61,11 +61,12 @@ from cap_viz.pruning.criterion import MaskRequest
 from cap_viz.pruning.mask import SCOPES, Scope
 from cap_viz.pruning.options import MaskOptions
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.evaluation import load_answers, load_report
 from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.protocols import generation_spec
-from cap_viz.runs.queue import Job, JobQueue, shared_queue
+from cap_viz.runs.queue import JobQueue, shared_queue
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT

@@ -18,8 +18,8 @@ from cap_viz.dashboard.prune.controls import usable_scores
 from cap_viz.dashboard.prune.mask_controls import score_label
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.scores import load_scores
-from cap_viz.runs.queue import Job
 from cap_viz.runs.spec import ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task

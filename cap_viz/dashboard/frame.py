@@ -24,8 +24,9 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, ModelRef, is_available
 from cap_viz.models.devices import check_asked, expected_device
 from cap_viz.runs.backends import requested_backend
+from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights
 from cap_viz.runs.kinds import KINDS
-from cap_viz.runs.queue import Job, JobSpec, PrunedWeights, shared_queue
+from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_queries import model_ref
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import ASSETS, PROJECT, requested_dtype, start_logging

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import CATALOGUE
+from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights
 from cap_viz.runs.kinds import KINDS
-from cap_viz.runs.queue import Job, JobSpec, PrunedWeights
 from cap_viz.settings import is_shared, listed_models
 
 MOST_JOBS = 3
@@ -45,7 +45,7 @@ def check_job(spec: JobSpec, own: Iterable[Job]) -> None:
     if not offered([spec.model.id]):
         raise UsageError(f"This server is shared and does not offer {spec.model.id}.")
     if not isinstance(spec, PrunedWeights):
-        most, n = KINDS[spec.kind].most_examples, len(spec.examples.ids)
+        most, n = KINDS[spec.kind].most_examples_shared, len(spec.examples.ids)
         if n > most:
             raise UsageError(f"This server is shared: a run of this kind may have {most} examples, not {n}.")
     if sum(job.active for job in own) >= MOST_JOBS:

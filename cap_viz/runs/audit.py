@@ -9,11 +9,11 @@ import pandas as pd
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.generation import GenerationProtocol, GenerationReport, prompt_text
-from cap_viz.runs.kinds.evaluation import answer_rows, load_answers, load_report
+from cap_viz.evaluation.generation import GenerationProtocol, prompt_text
+from cap_viz.runs.kinds.evaluation import answer_rows, load_answers, load_report, loss_rows
 from cap_viz.runs.protocols import ChoiceProtocol, SolutionProtocol, protocol_in
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.tasks import Example, Task, load_task
+from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import examples_of
 
 
@@ -29,12 +29,18 @@ def audit_of(store: Store, run: StoredRun) -> pd.DataFrame:
     if not isinstance(protocol, ChoiceProtocol | SolutionProtocol | GenerationProtocol):
         raise UsageError(f"Run {run.key} asked no questions; an audit is of an evaluation of a task.")
     examples, task = examples_of(run.spec.examples), load_task(run.spec.examples.task)
-    if isinstance(protocol, GenerationProtocol):
-        return answers_audit(task, protocol, examples, load_answers(store, run))
-    report = load_report(store, run)
-    return (
-        choices_audit(examples, report) if isinstance(protocol, ChoiceProtocol) else solutions_audit(examples, report)
-    )
+    prompts = [example.prompt for example in examples]
+    match protocol:
+        case ChoiceProtocol():
+            return choices_audit(examples, load_report(store, run))
+        case SolutionProtocol():
+            table = loss_rows(load_report(store, run))
+            table.insert(1, "solution", [example.options[0].strip() for example in examples])
+        case GenerationProtocol(format, _):
+            table = answer_rows(load_answers(store, run))
+            prompts = [prompt_text(task, example, format) for example in examples]
+    table.insert(1, "prompt", prompts)
+    return table
 
 
 def choices_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.DataFrame:
@@ -59,24 +65,3 @@ def choices_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.DataF
             }
         )
     return pd.DataFrame(rows)
-
-
-def solutions_audit(examples: tuple[Example, ...], report: EvalReport) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "id": [example.id for example in examples],
-            "prompt": [example.prompt for example in examples],
-            "solution": [example.options[0].strip() for example in examples],
-            "tokens": report.questions.tokens[:, 0],
-            "loglik": report.logliks[:, 0],
-            "nll": report.losses("nll"),
-        }
-    )
-
-
-def answers_audit(
-    task: Task, protocol: GenerationProtocol, examples: tuple[Example, ...], report: GenerationReport
-) -> pd.DataFrame:
-    table = answer_rows(report)
-    table.insert(1, "prompt", [prompt_text(task, example, protocol.format) for example in examples])
-    return table

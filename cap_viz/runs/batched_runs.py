@@ -76,9 +76,9 @@ class BatchedRun(ABC):
     def partial(self) -> Any:
         """Return the result of the batches so far."""
 
-    @abstractmethod
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the complete result as tables to store."""
+        return self.partial().to_tables()
 
     def facts(self) -> dict[str, Any]:
         """Return facts to record in the provenance."""

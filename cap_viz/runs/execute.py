@@ -15,7 +15,7 @@ from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -30,7 +30,7 @@ from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.batched_runs import Backend
 from cap_viz.runs.checkpoints import Checkpoints
 from cap_viz.runs.kinds import KINDS
-from cap_viz.runs.kinds.base import Computation
+from cap_viz.runs.kinds.base import Computation, RunKind
 from cap_viz.runs.kinds.scores import effects_by
 from cap_viz.runs.spec import MaskSpec, RunSpec, spec_dict
 from cap_viz.runs.store import SPEC, Store, StoredRun, lock_file
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 
     from cap_viz.models.loading import ReasoningModel
 
-RunSteps = Generator[Progress, None, StoredRun]
+Spec = TypeVar("Spec", bound=RunSpec)
+RunSteps = Generator[Progress, None, StoredRun[Spec]]
 
 
-def run_steps(spec: RunSpec, model: ReasoningModel, store: Store, backend: Backend = HERE) -> RunSteps:
+def run_steps(spec: Spec, model: ReasoningModel, store: Store, backend: Backend = HERE) -> RunSteps[Spec]:
     """Return the stored run of a spec; where there is none, cut it from a longer one or compute it.
 
     Batches are computed by `backend`. A damaged local run is set aside and computed again. Raises `CapVizError` when
@@ -97,9 +98,9 @@ def acquired(lock: FileLock) -> Generator[Progress, None, None]:
 
 
 def computed(
-    spec: RunSpec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, backend: Backend
-) -> RunSteps:
-    kind = KINDS[spec.kind]
+    spec: Spec, model: ReasoningModel, store: Store, checkpoints: Checkpoints, backend: Backend
+) -> RunSteps[Spec]:
+    kind: RunKind[Spec] = KINDS[spec.kind]
     kind.check(spec)
     found = kind.reused(spec, store)
     if found is not None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from cap_viz.runs.comparison import Cell
-from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
+from cap_viz.runs.run_queries import runs_of
+from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks.example_sets import ExampleSet
 
@@ -54,27 +55,24 @@ class MaskProvenance:
 
 
 def provenance_of(mask: MaskSpec) -> MaskProvenance:
+    """Collect the facts of a mask and of its head scores.
+
+    The metric of head scores counts only for gradient ones ("score_metric"): exact ones serve every metric.
+    """
     facts: dict[str, object] = {
         field.name: getattr(mask, field.name)
         for field in fields(mask)
         # The text is fixed by the model.
         if field.name not in ("criterion", "sparsity", "scores", "calibration", "text")
     }
-    if mask.calibration is not None:
-        facts["examples"] = mask.calibration
+    facts["examples"] = mask.calibration
     if mask.scores is not None:
-        facts |= score_facts(mask.scores)
-        if mask.calibration not in (None, mask.scores.examples):
+        scores = {field.name: getattr(mask.scores, field.name) for field in fields(mask.scores)}
+        del scores["model"]
+        facts |= {"score_metric": scores.pop("metric"), **scores}
+        if mask.calibration != mask.scores.examples:
             facts["activations"] = mask.calibration
     return MaskProvenance(frozenset((name, value) for name, value in facts.items() if value is not None))
-
-
-def score_facts(scores: ScoreSpec) -> dict[str, object]:
-    """List the options of head scores; `score_metric` only for gradient scores, since exact ones serve every metric."""
-    facts: dict[str, object] = {
-        field.name: getattr(scores, field.name) for field in fields(scores) if field.name not in ("model", "metric")
-    }
-    return facts if scores.metric is None else {**facts, "score_metric": scores.metric}
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class ProvenanceGroup:
 
     name: str
     basis: MaskProvenance
-    runs: dict[Cell, StoredRun]
+    runs: dict[Cell, StoredRun[EvalSpec]]
 
     @property
     def criteria(self) -> tuple[str, ...]:
@@ -99,29 +97,23 @@ def groups_of(runs: Sequence[StoredRun], dense: StoredRun) -> tuple[ProvenanceGr
 
     `runs` come newest first; of two runs of the same criterion and sparsity in a group the newest is kept.
     """
-    pruned = [(run, mask) for run in runs if (mask := comparable_mask(run, dense)) is not None]
-    bases = {provenance_of(mask): None for _, mask in pruned}
+    pruned = [
+        (run, run.spec.mask, provenance_of(run.spec.mask))
+        for run in runs_of(runs, EvalSpec)
+        if run.spec.mask is not None and replace(run.spec, mask=None) == dense.spec
+    ]
+    bases = dict.fromkeys(basis for _, _, basis in pruned)
     fullest = [basis for basis in bases if not any(other != basis and other.covers(basis) for other in bases)]
-    names = dict(zip(fullest, unique_names(fullest), strict=True))
-    groups = [ProvenanceGroup(names[basis], basis, members(pruned, basis)) for basis in fullest]
+    groups: list[ProvenanceGroup] = []
+    for name, basis in zip(unique_names(fullest), fullest, strict=True):
+        found: dict[Cell, StoredRun[EvalSpec]] = {}
+        for run, mask, covered in pruned:
+            if basis.covers(covered):
+                found.setdefault((mask.criterion, mask.sparsity), run)
+        by_sparsity = sorted(found.items(), key=lambda item: (item[0][1], item[0][0]))
+        groups.append(ProvenanceGroup(name, basis, dict(by_sparsity)))
     # `fullest` is ordered by newest run, and sorting is stable.
     return tuple(sorted(groups, key=lambda group: len(group.runs), reverse=True))
-
-
-def comparable_mask(run: StoredRun, dense: StoredRun) -> MaskSpec | None:
-    """Return the mask of a run that evaluates accuracy on the dense run's weights and items, else None."""
-    spec = run.spec
-    if not isinstance(spec, EvalSpec) or spec.protocol is not None:
-        return None
-    return spec.mask if (spec.model, spec.examples) == (dense.spec.model, dense.spec.examples) else None
-
-
-def members(pruned: Sequence[tuple[StoredRun, MaskSpec]], basis: MaskProvenance) -> dict[Cell, StoredRun]:
-    found: dict[Cell, StoredRun] = {}
-    for run, mask in pruned:
-        if basis.covers(provenance_of(mask)):
-            found.setdefault((mask.criterion, mask.sparsity), run)
-    return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0])))
 
 
 def unique_names(bases: Sequence[MaskProvenance]) -> list[str]:

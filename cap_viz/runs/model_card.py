@@ -6,6 +6,9 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+from jaxtyping import Bool
+
 from cap_viz.evaluation.generation import GenerationProtocol
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
@@ -14,6 +17,7 @@ from cap_viz.pruning import criterion_named
 from cap_viz.pruning.mask import Mask
 from cap_viz.runs.kinds.evaluation import load_answers, load_report
 from cap_viz.runs.protocols import ChoiceProtocol, SolutionProtocol, protocol_of
+from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, mask_dict
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import wilson
@@ -67,31 +71,31 @@ def model_card(model: ReasoningModel, mask: Mask, spec: MaskSpec, store: Store) 
 def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
     """Make a Markdown table of the stored evaluations of exactly this mask, each beside the dense model's."""
     rows: list[str] = []
-    for run in store.runs():
-        if not isinstance(run.spec, EvalSpec) or run.spec.model != model or run.spec.mask != spec:
-            continue
-        dense = store.get(replace(run.spec, mask=None))
-        cells = [run.spec.examples.task, str(len(run.spec.examples.ids)), measured(store, run, run.spec)]
-        cells.append("not measured" if dense is None else measured(store, dense, run.spec))
-        rows.append(f"| {' | '.join(cells)} |")
+    for run in runs_of(store.runs(), EvalSpec):
+        if (run.spec.model, run.spec.mask) == (model, spec):
+            dense, examples = store.get(replace(run.spec, mask=None)), run.spec.examples
+            beside = "not measured" if dense is None else measured(store, dense)
+            rows.append(f"| {examples.task} | {len(examples.ids)} | {measured(store, run)} | {beside} |")
     if not rows:
         return ["Not measured. `python -m cap_viz eval` with the same options measures it."]
     return ["| task | examples | result, 95 % interval | dense |", "|---|---|---|---|", *rows]
 
 
-def measured(store: Store, run: StoredRun, spec: EvalSpec) -> str:
+def measured(store: Store, run: StoredRun[EvalSpec]) -> str:
     """Format the result of an evaluation: accuracy, exact match, solution loss or perplexity, with its interval."""
-    protocol = protocol_of(spec)
-    if isinstance(protocol, GenerationProtocol):
-        right = load_answers(store, run).correct
-        ci = wilson(int(right.sum()), len(right))
-        return f"written answers {right.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}]"
-    report = load_report(store, run)
-    if isinstance(protocol, SolutionProtocol):
-        loss = solution_loss_of(report)
-        return f"loss {loss.value:.3f} [{loss.ci.low:.3f}, {loss.ci.high:.3f}] nats per token of the solutions"
-    if isinstance(protocol, ChoiceProtocol):
-        ci = wilson(int(report.correct.sum()), len(report))
-        return f"{report.acc:.1%} [{ci.low:.1%}, {ci.high:.1%}]"
-    found = perplexity_of(report)
-    return f"perplexity {found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]"
+    match protocol_of(run.spec):
+        case GenerationProtocol():
+            return f"written answers {share(load_answers(store, run).correct)}"
+        case ChoiceProtocol():
+            return share(load_report(store, run).correct)
+        case SolutionProtocol():
+            loss = solution_loss_of(load_report(store, run))
+            return f"loss {loss.value:.3f} [{loss.ci.low:.3f}, {loss.ci.high:.3f}] nats per token of the solutions"
+        case _:
+            found = perplexity_of(load_report(store, run))
+            return f"perplexity {found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]"
+
+
+def share(right: Bool[np.ndarray, " example"]) -> str:
+    ci = wilson(int(right.sum()), len(right))
+    return f"{right.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}]"

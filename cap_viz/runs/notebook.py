@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pandas as pd
-
 from cap_viz import __version__
 from cap_viz.runs.kinds import describe, numbers_of
 from cap_viz.runs.prefix_reuse import taken_words
 from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_queries import is_run_of
 from cap_viz.runs.spec import ScoreSpec, spec_dict
 from cap_viz.runs.store import Store, StoredRun
 
@@ -61,19 +60,18 @@ px.imshow(grid, color_continuous_scale="BrBG", color_continuous_midpoint=0, aspe
 
 def notebook_of(store: Store, run: StoredRun) -> bytes:
     """Build the notebook file of a run. Raises `DamagedRun` when the run's numbers cannot be read."""
-    table = numbers_of(store, run)
-    spec = run.spec
-    what = f"{run.kind} of {spec.model.id} on {spec.examples.task}: {describe(spec)}"
+    # The average of every numeric column, to check against.
+    means = numbers_of(store, run).select_dtypes("number").mean().dropna().to_dict()
     cells = [
-        markdown(introduction(run, what)),
-        code(LOOK_UP.format(spec=json.dumps(spec_dict(spec)))),
+        markdown(introduction(run)),
+        code(LOOK_UP.format(spec=json.dumps(spec_dict(run.spec)))),
         code(COMPUTE),
-        code(CHECK.format(means=json.dumps(means_of(table)), tolerance=TOLERANCE)),
+        code(CHECK.format(means=json.dumps(means), tolerance=TOLERANCE)),
     ]
-    if isinstance(spec, ScoreSpec):
-        words = ablation_words(spec)
-        title = f"Effect of {words.doing} each {'block' if spec.parts else 'head'}{words.by}, {spec.examples.task}"
-        cells.append(code(PLOT.format(columns="part" if spec.parts else "head", title=title)))
+    if is_run_of(run, ScoreSpec):
+        words, part = ablation_words(run.spec), "block" if run.spec.parts else "head"
+        title = f"Effect of {words.doing} each {part}{words.by}, {run.spec.examples.task}"
+        cells.append(code(PLOT.format(columns="part" if run.spec.parts else "head", title=title)))
     content = {
         "nbformat": 4,
         "nbformat_minor": 5,
@@ -86,22 +84,15 @@ def notebook_of(store: Store, run: StoredRun) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def introduction(run: StoredRun, what: str) -> str:
-    made, taken = run.provenance, taken_words(run)
+def introduction(run: StoredRun) -> str:
+    spec, made, taken = run.spec, run.provenance, taken_words(run)
     how = f"{taken}, taken {made['created']}" if taken else f"computed {made['created']} in {made['seconds']:,.0f} s"
     return (
-        f"# CAP Viz run {run.key}\n\n{what}.\n\n"
-        f"{len(run.spec.examples.ids)} examples; {how}. "
-        f"Written by CAP Viz {__version__}.\n\n"
+        f"# CAP Viz run {run.key}\n\n{run.kind} of {spec.model.id} on {spec.examples.task}: {describe(spec)}.\n\n"
+        f"{len(spec.examples.ids)} examples; {how}. Written by CAP Viz {__version__}.\n\n"
         "The next cells look the run up in the local store or compute it, and check that its numbers are those that "
         "were exported."
     )
-
-
-def means_of(table: pd.DataFrame) -> dict[str, float]:
-    """Average every numeric column, for the notebook to check against."""
-    numbers = table.select_dtypes("number")
-    return {str(name): float(column.mean()) for name, column in numbers.items() if column.notna().any()}
 
 
 def markdown(text: str) -> dict[str, Any]:

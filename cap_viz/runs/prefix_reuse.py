@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 
@@ -12,23 +13,21 @@ from cap_viz.runs.store import Store, StoredRun
 ABOUT_ALL_ITEMS = ("plan", "seconds", "resumed_batches", "workers", "lost_workers", "taken_from", "taken_of")
 
 
-def longer_run(spec: EvalSpec, store: Store) -> StoredRun | None:
+def longer_run(spec: EvalSpec, store: Store) -> StoredRun[EvalSpec] | None:
     """Find a stored evaluation that is the same but for more items, of which these are the first.
 
     Runs with truncated prompts are skipped: they do not record how many of the first items were cut.
     """
-    ids = spec.examples.ids
-    for run in store.runs():
-        if "truncated" in run.provenance:
-            continue
-        if not isinstance(run.spec, EvalSpec) or len(run.spec.examples.ids) <= len(ids):
-            continue
-        if replace(run.spec, examples=replace(run.spec.examples, ids=run.spec.examples.ids[: len(ids)])) == spec:
+    n = len(spec.examples.ids)
+    for run in runs_of(store.runs(), EvalSpec):
+        examples = run.spec.examples
+        is_longer = len(examples.ids) > n and "truncated" not in run.provenance
+        if is_longer and replace(run.spec, examples=replace(examples, ids=examples.ids[:n])) == spec:
             return run
     return None
 
 
-def first_of(longer: StoredRun, spec: EvalSpec, store: Store) -> StoredRun:
+def first_of(longer: StoredRun[EvalSpec], spec: EvalSpec, store: Store) -> StoredRun[EvalSpec]:
     """Save the first items of a longer evaluation as a run of their own.
 
     Provenance that the numbers depend on (machine, versions and so on) is copied from the longer run; `taken_from` is

@@ -64,21 +64,6 @@ def protocol_in(spec: RunSpec) -> EvalProtocol | None:
     return protocol_of(spec) if isinstance(spec, EvalSpec) else None
 
 
-def text_of(protocol: EvalProtocol) -> str | None:
-    """Invert `protocol_of`."""
-    match protocol:
-        case ChoiceProtocol():
-            return None
-        case PerplexityProtocol(length):
-            return f"perplexity-{length}"
-        case GenerationProtocol(format, most):
-            return f"generate-{format}-{most}"
-        case SolutionProtocol():
-            return "solution"
-        case UnknownProtocol(text):
-            return text
-
-
 def protocol_words(protocol: EvalProtocol) -> str:
     """Name a protocol: "perplexity on 1024 tokens", "written answers (fewshot)"; empty for the usual one."""
     match protocol:
@@ -113,7 +98,7 @@ def perplexity_spec(
         raise UsageError(f"A window of {length} tokens has nothing to score; give at least 2.")
     ids = tuple(window_id(number) for number in range(n_windows))
     examples = ExampleSet(task=task, version=chosen.version, ids=ids, split="windows")
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=text_of(PerplexityProtocol(length)))
+    return EvalSpec(model=model, examples=examples, mask=mask, protocol=f"perplexity-{length}")
 
 
 def generation_spec(
@@ -133,10 +118,10 @@ def generation_spec(
     most = writing.max_tokens if max_tokens is None else max_tokens
     if most < 1:
         raise UsageError(f"At most {most} tokens leave nothing to write; allow at least 1.")
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=text_of(GenerationProtocol(format, most)))
+    return EvalSpec(model=model, examples=examples, mask=mask, protocol=f"generate-{format}-{most}")
 
 
 def solution_spec(model: ModelRef, examples: ExampleSet, mask: MaskSpec | None = None) -> EvalSpec:
     """Make the spec of the solution loss on these examples. Raises `UsageError` for a task with options."""
     check_has_solutions(examples.task)
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=text_of(SolutionProtocol()))
+    return EvalSpec(model=model, examples=examples, mask=mask, protocol="solution")

@@ -1,11 +1,9 @@
 """The job queue: one worker thread that owns the models and computes jobs in turns of one step.
 
-A job is queued, loads its model, then runs step by step until it is done, failed or cancelled; in between it may wait
-for another process that computes the same run. Before every turn the worker answers interactive requests. Turns go to
-the least-served session, so that a visitor's short job does not wait behind an hour-long one of somebody else. Within
-a session, jobs run in order, but evaluations of the same questions run side by side, so that dense and pruned
-accuracies fill in together. Two sessions that submit the same run share one job. A job continues when its page is
-closed, and its result is stored.
+Before every turn the worker answers interactive requests. Turns go to the least-served session, so that a visitor's
+short job does not wait behind an hour-long one of somebody else. Within a session, jobs run in order, but evaluations
+of the same questions run side by side, so that dense and pruned accuracies fill in together. Two sessions that submit
+the same run share one job. A job continues when its page is closed, and its result is stored.
 """
 
 from __future__ import annotations
@@ -15,19 +13,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cap_viz.errors import CapVizError
-from cap_viz.models.catalogue import ModelRef
 from cap_viz.progress import Progress
 from cap_viz.runs.backends import LOCAL, backend_named, requested_backend
 from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.batched_runs import Backend
+from cap_viz.runs.jobs import Answer, Job, JobSpec, PrunedWeights, Request, State, check_size, job_key
 from cap_viz.runs.loaded_models import LoadedModels, ModelBusy
-from cap_viz.runs.spec import ENGINE_VERSION, SCHEMA_VERSION, EvalSpec, MaskSpec, RunSpec, key_of, mask_dict, spec_key
 from cap_viz.runs.store import Store, StoredRun
 
 if TYPE_CHECKING:
@@ -35,19 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-State = Literal["queued", "loading", "running", "waiting", "done", "failed", "cancelled"]
-ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
-# State -> possible next states; "loading" goes back to "queued" where running jobs leave no memory for the model.
-NEXT_STATES: dict[State, tuple[State, ...]] = {
-    "queued": ("loading", "cancelled"),
-    "loading": ("running", "queued", "failed", "cancelled"),
-    "running": ("waiting", *ENDED),
-    "waiting": ("running", *ENDED),
-}
 KEEP_ENDED = 50
 MAX_QUEUED = 64
-# More would keep other sessions waiting for hours; the shell has no limit.
-MAX_EXAMPLES = {"score": 1_000, "eval": 10_000, "profile": 1_000, "roles": 1_000, "joint": 1_000}
 # Limited, since every started job may hold a pruned copy of the weights.
 MOST_TOGETHER = 3
 MOST_STARTED = 8
@@ -55,94 +39,6 @@ MOST_STARTED = 8
 LOOK_AGAIN_SECONDS = 0.5
 # A turn counts as at least this long, so that sessions with very short turns alternate, too.
 SHORTEST_TURN = 0.01
-
-Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class PrunedWeights:
-    """Spec of pruned weights, a job for the Playground whose result stays in memory."""
-
-    model: ModelRef
-    mask: MaskSpec
-
-    kind = "weights"
-
-    @property
-    def key(self) -> str:
-        content = {"kind": self.kind, "model": asdict(self.model), "mask": mask_dict(self.mask)}
-        return key_of(content, ENGINE_VERSION, SCHEMA_VERSION)
-
-
-JobSpec = RunSpec | PrunedWeights
-
-
-@dataclass
-class Job:
-    """A submitted run and its state. Pages read it; only the worker writes it (except for `JobQueue.cancel`).
-
-    `sessions` are those that submitted it. `waits_for` says in one sentence why a queued job cannot start yet, where
-    the order alone does not explain it. `spent` is the total seconds of its turns.
-    """
-
-    number: int
-    spec: JobSpec
-    title: str
-    sessions: list[str] = field(default_factory=lambda: [""])
-    state: State = "queued"
-    progress: Progress = field(default_factory=lambda: Progress(0, 1, "waiting for its turn"))
-    waits_for: str = ""
-    error: str = ""
-    result: StoredRun | None = None
-    started: float | None = None
-    ended: float | None = None
-    start_share: float = 0.0
-    spent: float = 0.0
-    look_again: float = 0.0
-    steps: Generator[Progress, None, StoredRun | None] | None = None
-    cancel_asked: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def key(self) -> str:
-        return job_key(self.spec)
-
-    @property
-    def active(self) -> bool:
-        return self.state not in ENDED
-
-    @property
-    def is_started(self) -> bool:
-        return self.state in ("loading", "running", "waiting")
-
-    @property
-    def seconds(self) -> float:
-        if self.started is None:
-            return 0.0
-        return (self.ended or time.monotonic()) - self.started
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Remaining seconds at this process's pace so far; None before the pace is known."""
-        gained = self.progress.share - self.start_share
-        if self.state != "running" or gained <= 0 or self.seconds < 1:
-            return None
-        return self.seconds * (1 - self.progress.share) / gained
-
-    def enter(self, state: State) -> None:
-        """Move to another state. Raises `RuntimeError` for a transition not in `NEXT_STATES`."""
-        if state not in NEXT_STATES.get(self.state, ()):
-            raise RuntimeError(f"job {self.number} cannot go from {self.state} to {state}")
-        self.state = state
-
-
-class Request(Future[Answer]):
-    """A short computation on a model. `waits_for` says why it has not run yet, where that may take long."""
-
-    def __init__(self, model_id: str, question: Callable[[ReasoningModel], Answer]) -> None:
-        super().__init__()
-        self.model_id, self.question = model_id, question
-        self.waits_for = ""
-        self.look_again = 0.0
 
 
 class FairShare:
@@ -335,15 +231,15 @@ class JobQueue:
         started = [other for other in self.jobs.values() if other.is_started]
         if len(started) >= self.most_started:
             return False
-        copies = sum(holds_weights(other) for other in started)
-        if copies and holds_weights(job) and not self.models.has_room(job.spec.model.id, copies + 1):
+        copies = sum(other.holds_weights for other in started)
+        if copies and job.holds_weights and not self.models.has_room(job.spec.model.id, copies + 1):
             return False
         # A job that waits for another process does not block its session.
         own = [other for other in earlier if session in other.sessions and other.state != "waiting"]
         own += [other for other in started if session in other.sessions and other.number > job.number]
         if not own:
             return True
-        return len(own) < self.most_together and all(side_by_side(other, job) for other in own)
+        return len(own) < self.most_together and all(job.may_run_beside(other) for other in own)
 
     def seconds_to_next_look(self) -> float | None:
         """Return the seconds until the next waiting job or request is tried again; None when none is waiting."""
@@ -420,35 +316,6 @@ class JobQueue:
             # Waiting jobs and requests may have been waiting for this job.
             for waiting in (*self.jobs.values(), *self.requests):
                 waiting.look_again = 0.0
-
-
-def job_key(spec: JobSpec) -> str:
-    return spec.key if isinstance(spec, PrunedWeights) else spec_key(spec)
-
-
-def check_size(spec: JobSpec) -> None:
-    """Raise `CapVizError` for a run with more examples than a shared queue should accept."""
-    if isinstance(spec, PrunedWeights):
-        return
-    n, most = len(spec.examples.ids), MAX_EXAMPLES[spec.kind]
-    if n > most:
-        raise CapVizError(
-            f"{n} examples are too many for one job of the dashboard (at most {most}); run it in the shell, "
-            "the dashboard shows it when it is done."
-        )
-
-
-def side_by_side(first: Job, second: Job) -> bool:
-    """Whether two jobs are evaluations with the same model, examples and protocol (masks may differ)."""
-    one, other = first.spec, second.spec
-    if not isinstance(one, EvalSpec) or not isinstance(other, EvalSpec):
-        return False
-    return (one.model, one.examples, one.protocol) == (other.model, other.examples, other.protocol)
-
-
-def holds_weights(job: Job) -> bool:
-    """Whether a job, once started, holds a pruned copy of the weights."""
-    return isinstance(job.spec, PrunedWeights) or (isinstance(job.spec, EvalSpec) and job.spec.mask is not None)
 
 
 def first_in_line(jobs: Collection[Job]) -> Job:

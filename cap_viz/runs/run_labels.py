@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cap_viz.runs.spec import JointSpec, RunSpec, ScoreSpec
@@ -38,13 +37,6 @@ def ablation_words(*specs: RunSpec) -> AblationWords:
     """Choose the words for the ablation of these runs; where they use several ablations, words true of all."""
     kinds = {spec.ablation for spec in specs if isinstance(spec, ScoreSpec | JointSpec)}
     return ABLATION_WORDS[kinds.pop()] if len(kinds) == 1 else AblationWords("ablating", "ablated")
-
-
-def heads_words(heads: Sequence[tuple[int, int]]) -> str:
-    """List up to four heads by name ("L3 H5, L4 H0"); for more, give their number."""
-    if len(heads) > 4:
-        return f"{len(heads)} heads"
-    return ", ".join(f"L{layer} H{head}" for layer, head in heads)
 
 
 def percent(share: float) -> str:

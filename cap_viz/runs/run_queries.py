@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TypeGuard, TypeVar
 
-from cap_viz.errors import CapVizError
+from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelRef, resolve
-from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, RoleSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, RoleSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.readable import CONTROL_TEXTS
+
+Spec = TypeVar("Spec", bound=RunSpec)
+
+
+def is_run_of(run: StoredRun, kind: type[Spec]) -> TypeGuard[StoredRun[Spec]]:
+    """Whether the spec of a run is of this class; where it is, the run has that type."""
+    return isinstance(run.spec, kind)
+
+
+def runs_of(runs: Iterable[StoredRun], kind: type[Spec]) -> list[StoredRun[Spec]]:
+    """Find the runs with specs of one class, in the order given."""
+    return [run for run in runs if is_run_of(run, kind)]
 
 
 def model_ref(store: Store, model_id: str) -> ModelRef:
@@ -26,7 +39,21 @@ def model_ref(store: Store, model_id: str) -> ModelRef:
         raise
 
 
-def score_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact") -> list[StoredRun]:
+def as_run_of(run: StoredRun, kind: type[Spec]) -> StoredRun[Spec]:
+    """Return the run itself. Raises `UsageError` where its spec is not of this class."""
+    if not is_run_of(run, kind):
+        raise UsageError(f"Run {run.key} is of kind {run.kind}; this needs one of kind {kind.kind}.")
+    return run
+
+
+def is_head_scores(run: StoredRun, estimator: str = "exact") -> TypeGuard[StoredRun[ScoreSpec]]:
+    """Whether a run holds scores of heads (not of whole blocks) by this estimator."""
+    return is_run_of(run, ScoreSpec) and (run.spec.estimator, run.spec.parts) == (estimator, None)
+
+
+def score_runs(
+    runs: Iterable[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact"
+) -> list[StoredRun[ScoreSpec]]:
     """Find the head scores of a model on a task by one estimator, most examples first.
 
     Among runs of equally many examples, zero ablation comes first, then the lowest seed.
@@ -34,21 +61,17 @@ def score_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, *, estimat
     found = [
         run
         for run in runs
-        if isinstance(run.spec, ScoreSpec)
-        and run.spec.model == model
-        and run.spec.examples.task == task
-        and run.spec.estimator == estimator
-        and run.spec.parts is None
+        if is_head_scores(run, estimator) and run.spec.model == model and run.spec.examples.task == task
     ]
     return sorted(found, key=unusual)
 
 
-def unusual(run: StoredRun) -> tuple[int, bool, int]:
-    spec = run.spec
-    return -len(spec.examples.ids), isinstance(spec, ScoreSpec) and spec.ablation != "zero", spec.examples.seed or 0
+def unusual(run: StoredRun[ScoreSpec]) -> tuple[int, bool, int]:
+    examples = run.spec.examples
+    return -len(examples.ids), run.spec.ablation != "zero", examples.seed or 0
 
 
-def block_run(store: Store, spec: ScoreSpec) -> StoredRun | None:
+def block_run(store: Store, spec: ScoreSpec) -> StoredRun[ScoreSpec] | None:
     """Find the run of whole attention layers and MLPs with the examples and the ablation of these head scores."""
     return store.get(block_spec(spec))
 
@@ -58,17 +81,13 @@ def block_spec(spec: ScoreSpec) -> ScoreSpec:
     return replace(spec, estimator="exact", metric=None, parts="blocks")
 
 
-def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, StoredRun]:
+def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, StoredRun[ScoreSpec]]:
     """Find the head scores on control texts with the same settings as `spec`, by text; per text the largest run."""
-    found: dict[str, StoredRun] = {}
+    found: dict[str, StoredRun[ScoreSpec]] = {}
     for text in CONTROL_TEXTS:
-        like = [
-            run
-            for run in score_runs(runs, spec.model, text)
-            if isinstance(run.spec, ScoreSpec) and alike(run.spec, spec)
-        ]
-        if like:
-            found[text] = like[0]
+        for run in score_runs(runs, spec.model, text):
+            if alike(run.spec, spec):
+                found.setdefault(text, run)
     return found
 
 
@@ -82,13 +101,12 @@ def role_spec(spec: ScoreSpec) -> RoleSpec:
     return RoleSpec(model=spec.model, examples=spec.examples)
 
 
-def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | None = None) -> list[StoredRun]:
+def eval_runs(runs: Iterable[StoredRun], model: ModelRef, task: str, n: int | None = None) -> list[StoredRun[EvalSpec]]:
     """Find the choice evaluations of a model on a task, dense and pruned; with `n`, only on the first n items."""
     return [
         run
-        for run in runs
-        if isinstance(run.spec, EvalSpec)
-        and run.spec.model == model
+        for run in runs_of(runs, EvalSpec)
+        if run.spec.model == model
         and run.spec.examples.task == task
         and run.spec.examples.split == "evaluation"
         and run.spec.protocol is None
@@ -96,8 +114,8 @@ def eval_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int | No
     ]
 
 
-def dense_runs(runs: Sequence[StoredRun], model: ModelRef, task: str) -> list[StoredRun]:
-    return [run for run in eval_runs(runs, model, task) if isinstance(run.spec, EvalSpec) and run.spec.mask is None]
+def dense_runs(runs: Iterable[StoredRun], model: ModelRef, task: str) -> list[StoredRun[EvalSpec]]:
+    return [run for run in eval_runs(runs, model, task) if run.spec.mask is None]
 
 
 def dense_sizes(runs: Sequence[StoredRun], model: ModelRef, task: str) -> set[int]:
@@ -105,7 +123,7 @@ def dense_sizes(runs: Sequence[StoredRun], model: ModelRef, task: str) -> set[in
     return {len(run.spec.examples.ids) for run in dense_runs(runs, model, task)}
 
 
-def dense_run(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int) -> StoredRun | None:
+def dense_run(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int) -> StoredRun[EvalSpec] | None:
     """Find the largest dense run of at most n items; if every run has more, the largest of all."""
     dense = dense_runs(runs, model, task)
     within = [run for run in dense if len(run.spec.examples.ids) <= n]

@@ -55,7 +55,9 @@ def own_solutions_task(store: Store, run: StoredRun, name: str) -> Task:
             f"Only {len(rows)} of {len(report)} texts are right ({writing_of(task).shots} worked examples left out); "
             f"at least {FEWEST} are needed. Let it write more."
         )
-    asked = prompt_text(task, Example("", "{question}", task_prompt(examples[0]), (), 0), protocol.format)
+    # The task's prompt, with a placeholder for the question.
+    prompt = examples[0].prompt.replace(examples[0].question, "{question}", 1)
+    asked = prompt_text(task, Example("", "{question}", prompt, (), 0), protocol.format)
     about = {
         "name": name,
         "kind": "text",
@@ -75,8 +77,3 @@ def own_solutions_task(store: Store, run: StoredRun, name: str) -> Task:
         description = Path(folder, "solutions.yaml")
         description.write_text(yaml.safe_dump(about, allow_unicode=True), encoding="utf-8")
         return add_task(description, tuple(TASKS))
-
-
-def task_prompt(example: Example) -> str:
-    """Return the task's prompt with the question replaced by a placeholder."""
-    return example.prompt.replace(example.question, "{question}", 1)

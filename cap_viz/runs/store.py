@@ -19,11 +19,12 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path, PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, cast
 
 import pandas as pd
 from pandas.api.types import is_float_dtype, is_integer_dtype
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import TypeVar
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes, write_json
@@ -50,6 +51,9 @@ SHIPPED_REMEDY = "It came with CAP Viz: restore it with git restore cache/shippe
 LOCAL_REMEDY = "Start the run again, or set it aside on the Runs page or with python -m cap_viz runs repair."
 
 log = logging.getLogger(__name__)
+
+# `StoredRun` alone is a run of any kind.
+Spec = TypeVar("Spec", bound=RunSpec, default=RunSpec, covariant=True)
 
 
 class DamagedRun(CapVizError):
@@ -98,11 +102,14 @@ class Manifest(BaseModel):
 
 
 @dataclass(frozen=True)
-class StoredRun:
-    """A finished run. `provenance` records how it was made (plan, versions, seconds, time)."""
+class StoredRun(Generic[Spec]):
+    """A finished run. `provenance` records how it was made (plan, versions, seconds, time).
+
+    Its type names the class of its spec where that is known: `StoredRun[ScoreSpec]`.
+    """
 
     key: str
-    spec: RunSpec
+    spec: Spec
     folder: Path
     origin: str
     provenance: dict[str, Any]
@@ -134,16 +141,16 @@ class Store:
                 found.setdefault(run.key, run)
         return sorted(found.values(), key=lambda run: run.provenance["created"], reverse=True)
 
-    def get(self, spec: RunSpec) -> StoredRun | None:
+    def get(self, spec: Spec) -> StoredRun[Spec] | None:
         """Find the stored run of exactly this spec with a sound manifest, shipped before local; else None."""
         key = spec_key(spec)
         for root in (self.shipped, self.local):
             for folder in root.glob(f"*-{key}"):
                 with suppress(DamagedRun):
-                    return self.open(folder)
+                    return cast(StoredRun[Spec], self.open(folder))
         return None
 
-    def sound(self, spec: RunSpec) -> StoredRun | None:
+    def sound(self, spec: Spec) -> StoredRun[Spec] | None:
         """Find the stored run of exactly this spec and check all its files; None where it must be computed (again).
 
         Raises `DamagedRun` for a damaged shipped run, since it would hide a newly computed one.
@@ -252,7 +259,7 @@ class Store:
             raise UsageError(f"{len(found)} stored runs have a key that starts with {key!r}; give more of it.")
         return found[0]
 
-    def save(self, spec: RunSpec, tables: dict[str, pd.DataFrame], provenance: dict[str, Any]) -> StoredRun:
+    def save(self, spec: Spec, tables: dict[str, pd.DataFrame], provenance: dict[str, Any]) -> StoredRun[Spec]:
         """Write a finished run: tables first, manifest last, then one rename into place."""
         key, title = spec_key(spec), folder_name(spec)
         building = self.local / f".{title}.building"
@@ -271,7 +278,7 @@ class Store:
             "files": checksums,
         }
         write_json(building / MANIFEST, manifest, compact=True)
-        return self.place(building, title)
+        return cast(StoredRun[Spec], self.place(building, title))
 
     def place(self, building: Path, title: str) -> StoredRun:
         """Move a complete run into the local store; a sound run of the same title is kept instead.

@@ -9,7 +9,8 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import escaped, problem
 from cap_viz.dashboard.components.submission import may_cancel
 from cap_viz.progress import duration
-from cap_viz.runs.queue import Job, JobSpec, PrunedWeights, shared_queue
+from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights
+from cap_viz.runs.queue import shared_queue
 
 TICK_SECONDS = 1.0
 

@@ -7,7 +7,8 @@ import uuid
 import streamlit as st
 
 from cap_viz.dashboard.serving import check_job, is_shared
-from cap_viz.runs.queue import Job, JobSpec, shared_queue
+from cap_viz.runs.jobs import Job, JobSpec
+from cap_viz.runs.queue import shared_queue
 
 OWN_JOBS, SESSION = "own_jobs", "queue_session"
 

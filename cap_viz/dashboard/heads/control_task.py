@@ -11,7 +11,7 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.cost import cost_sentence
 from cap_viz.dashboard.heads.source import Source, submitting, watch
 from cap_viz.dashboard.state import bad_choice, keep_valid
-from cap_viz.runs.queue import Job
+from cap_viz.runs.jobs import Job
 from cap_viz.runs.run_queries import alike, control_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun

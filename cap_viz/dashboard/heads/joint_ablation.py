@@ -19,8 +19,8 @@ from cap_viz.dashboard.state import bad_choices, keep_valid_ones
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.theme import ACCENT, CONFIG, FAINT, NEUTRAL, blank, signed
+from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.joint import judged, load_joint
-from cap_viz.runs.queue import Job
 from cap_viz.runs.run_labels import AblationWords
 from cap_viz.runs.spec import JointSpec
 from cap_viz.stats import JointEffect

@@ -20,7 +20,8 @@ from cap_viz.dashboard.state import bad_choice, keep_valid
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ModelShape
-from cap_viz.runs.queue import Job, shared_queue
+from cap_viz.runs.jobs import Job
+from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import RunSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import StoredRun

@@ -49,10 +49,10 @@ class TaskSummary:
     """
 
     task: Task
-    dense_run: StoredRun | None
+    dense_run: StoredRun[EvalSpec] | None
     dense: ChanceTest | None
     loss: MeanEstimate | None
-    score_run: StoredRun | None
+    score_run: StoredRun[ScoreSpec] | None
     heads: HeadStatistics | None
     pruned: tuple[PrunedAccuracy, ...]
     problems: tuple[str, ...]
@@ -113,14 +113,14 @@ def readable(view: Frame, run: StoredRun, problems: list[str]) -> EvalReport | N
         return None
 
 
-def dense_evaluation(view: Frame, task: Task) -> StoredRun | None:
+def dense_evaluation(view: Frame, task: Task) -> StoredRun[EvalSpec] | None:
     """Return the dense run on the most questions up to `at_most`; if all have more, the largest."""
     return dense_run(view.runs, view.model, task.name, view.at_most)
 
 
-def default_scores(view: Frame, task: Task) -> StoredRun | None:
+def default_scores(view: Frame, task: Task) -> StoredRun[ScoreSpec] | None:
     found = score_runs(view.runs, view.model, task.name)
-    zero = [run for run in found if isinstance(run.spec, ScoreSpec) and run.spec.ablation == "zero"]
+    zero = [run for run in found if run.spec.ablation == "zero"]
     return next(iter(zero or found), None)
 
 
@@ -129,18 +129,18 @@ def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Prune
     found: list[PrunedAccuracy] = []
     for run in main_part(usual_group(view, dense)).values():
         report = readable(view, run, problems)
-        if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
+        if report is not None and run.spec.mask is not None:
             found.append(PrunedAccuracy(run.spec.mask, report, paired_of(view.store, run, dense)))
     return tuple(found)
 
 
-def usual_group(view: Frame, dense: StoredRun) -> dict[Cell, StoredRun]:
+def usual_group(view: Frame, dense: StoredRun) -> dict[Cell, StoredRun[EvalSpec]]:
     """Return the largest group of pruned evaluations on the dense run's items with one mask provenance, scope both."""
     groups = groups_of(view.runs, dense)
     return next((group.runs for group in groups if group.basis.get("scope") == "both"), {})
 
 
-def main_part(group: dict[Cell, StoredRun]) -> dict[Cell, StoredRun]:
+def main_part(group: dict[Cell, StoredRun[EvalSpec]]) -> dict[Cell, StoredRun[EvalSpec]]:
     """Limit a group to what fits a small figure: the main criteria or sparsities if there are too many."""
     criteria, sparsities = ({cell[place] for cell in group} for place in (0, 1))
     return {

@@ -16,17 +16,17 @@ from cap_viz.dashboard.components.panels import (
     tile,
 )
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.overview.cards import coloured, hover, task_cards, top_head
+from cap_viz.dashboard.overview.cards import coloured, effect_grid, task_cards, top_head
 from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentences
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.accuracy import accuracy_by_sparsity
-from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
+from cap_viz.figures.head_grid import colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, display_order, signed
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import StoredRun
 from cap_viz.settings import PROJECT
 from cap_viz.tasks import Task
 
@@ -64,17 +64,18 @@ def leading(summaries: list[TaskSummary], chosen: Task) -> TaskSummary | None:
 
 
 def facts(view: Frame, summaries: list[TaskSummary], metric: str) -> list[str]:
-    runs = [run for summary in summaries for run in (summary.dense_run, summary.score_run) if run is not None]
-    newest = max((run.provenance["created"] for run in runs), default="")
-    ablations = sorted({run.spec.ablation for run in runs if isinstance(run.spec, ScoreSpec)})
+    newest = max((run.provenance["created"] for run in shown_runs(summaries)), default="")
+    ablations = sorted({one.score_run.spec.ablation for one in summaries if one.score_run is not None})
     measured = [f"{' and '.join(ablations)} ablation"] if ablations else []
     return [view.model.id, "exact", *measured, f"{metric}, {METRIC_UNITS[metric]}", f"newest {age(newest)}"]
 
 
 def origins(summaries: list[TaskSummary]) -> str:
-    runs = [run for summary in summaries for run in (summary.dense_run, summary.score_run) if run is not None]
-    kinds = sorted({run.origin for run in runs}, reverse=True)
-    return " and ".join(kinds)
+    return " and ".join(sorted({run.origin for run in shown_runs(summaries)}, reverse=True))
+
+
+def shown_runs(summaries: list[TaskSummary]) -> list[StoredRun]:
+    return [run for one in summaries for run in (one.dense_run, one.score_run) if run is not None]
 
 
 def nothing_stored(view: Frame) -> None:
@@ -170,15 +171,8 @@ def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
             icon=":material/arrow_forward:",
         )
         return
-    estimate, words = summary.heads.estimate, ablation_words(summary.score_run.spec)
-    grid = Grid(
-        mean=estimate.mean,
-        limit=limit,
-        hover=hover(summary.heads, METRIC_UNITS[metric]),
-        faded=summary.heads.unclear,
-        marked=summary.heads.found.survives,
-        ends=words.ends,
-    )
+    words = ablation_words(summary.score_run.spec)
+    grid = effect_grid(summary.heads, words, limit, METRIC_UNITS[metric])
     st.plotly_chart(
         head_grid(grid, unit="nats", tallest=TALLEST),
         key=f"overview_grid_{summary.task.name}",

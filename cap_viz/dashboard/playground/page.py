@@ -19,7 +19,8 @@ from cap_viz.figures.next_tokens import attention_map, coloured_prompt, next_tok
 from cap_viz.figures.theme import CONFIG
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
-from cap_viz.runs.queue import PrunedWeights, shared_queue
+from cap_viz.runs.jobs import PrunedWeights
+from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import MaskSpec
 
 MOST_ATTENTION_TOKENS = 120

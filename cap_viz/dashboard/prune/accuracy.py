@@ -11,8 +11,9 @@ from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, title_of
 from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.runs.jobs import Job
 from cap_viz.runs.prefix_reuse import computing_seconds
-from cap_viz.runs.queue import Job, JobQueue
+from cap_viz.runs.queue import JobQueue
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import Interval, PairedComparison, PairedMeans, compare_means, compare_paired, wilson

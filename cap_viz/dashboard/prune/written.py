@@ -15,9 +15,10 @@ import pandas as pd
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, title_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import GenerationReport
+from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.protocols import generation_spec
-from cap_viz.runs.queue import Job, JobQueue
+from cap_viz.runs.queue import JobQueue
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import PairedComparison, compare_paired

@@ -32,7 +32,8 @@ from cap_viz.dashboard.state import go_button
 from cap_viz.errors import CapVizError
 from cap_viz.figures.theme import CONFIG
 from cap_viz.pruning import CRITERIA
-from cap_viz.runs.queue import Job, shared_queue
+from cap_viz.runs.jobs import Job
+from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import ProfileSpec
 
 DETAIL, REFUSED = "prune_detail", "prune_count_refused"

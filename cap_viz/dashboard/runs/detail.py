@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 
 import pandas as pd
 import streamlit as st
 
+from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.panels import (
     age,
     caution,
@@ -22,7 +22,7 @@ from cap_viz.dashboard.components.panels import (
 )
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import shown_name
-from cap_viz.dashboard.runs.html import has_grid, html_of, run_grid
+from cap_viz.dashboard.runs.html import html_of, run_grid
 from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import level_in, report_of
@@ -39,13 +39,22 @@ from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, SolutionProtocol, protocol_in
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.spec import JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
+from cap_viz.runs.run_queries import is_head_scores, is_run_of
+from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import wilson
 from cap_viz.tasks import load_task
 
 SAID = "runs_said"
+# The page that shows a run in full, by kind.
+PAGE_OF_KIND = {
+    ScoreSpec.kind: "Heads",
+    RoleSpec.kind: "Heads",
+    JointSpec.kind: "Heads",
+    ProfileSpec.kind: "Prune",
+    EvalSpec.kind: "Compare",
+}
 
 
 def detail(view: Frame, run: StoredRun) -> None:
@@ -72,31 +81,31 @@ def detail(view: Frame, run: StoredRun) -> None:
 def headline(store: Store, run: StoredRun) -> None:
     """Draw the main result of a run: tiles, head grid or table."""
     try:
-        protocol = protocol_in(run.spec)
-        if isinstance(protocol, GenerationProtocol):
-            written_tiles(load_answers(store, run))
-        elif isinstance(protocol, SolutionProtocol):
-            solution_tile(store, run)
-        elif isinstance(protocol, PerplexityProtocol):
-            perplexity_tile(store, run)
-        elif isinstance(protocol, ChoiceProtocol):
-            accuracy_tiles(store, run)
-        elif has_grid(run):
-            small_grid(store, run)
-        else:
-            st.dataframe(numbers_of(store, run), height=300, hide_index=True)
+        match protocol_in(run.spec):
+            case GenerationProtocol():
+                written_tiles(load_answers(store, run))
+            case SolutionProtocol():
+                solution_tile(report_of(store, run))
+            case PerplexityProtocol():
+                perplexity_tile(report_of(store, run))
+            case ChoiceProtocol():
+                accuracy_tiles(store, run)
+            case _ if is_head_scores(run):
+                small_grid(store, run)
+            case _:
+                st.dataframe(numbers_of(store, run), height=300, hide_index=True)
     except CapVizError as error:
         problem(str(error))
 
 
-def perplexity_tile(store: Store, run: StoredRun) -> None:
-    found = perplexity_of(report_of(store, run))
+def perplexity_tile(report: EvalReport) -> None:
+    found = perplexity_of(report)
     tile("Perplexity", f"{found.value:.2f}", f"[{found.ci.low:.2f}, {found.ci.high:.2f}]")
     st.caption(f"{found.n_windows} windows of text, {found.n_tokens:,} tokens scored; the interval resamples windows.")
 
 
-def solution_tile(store: Store, run: StoredRun) -> None:
-    found = solution_loss_of(report_of(store, run))
+def solution_tile(report: EvalReport) -> None:
+    found = solution_loss_of(report)
     tile("Loss on solutions", f"{found.value:.3f} nats per token", f"[{found.ci.low:.3f}, {found.ci.high:.3f}]")
     st.caption(f"{found.n} worked solutions, {found.n_tokens:,} tokens scored; the interval resamples examples.")
 
@@ -128,7 +137,7 @@ def accuracy_tiles(store: Store, run: StoredRun) -> None:
     )
 
 
-def small_grid(store: Store, run: StoredRun) -> None:
+def small_grid(store: Store, run: StoredRun[ScoreSpec]) -> None:
     grid, words = run_grid(store, run), ablation_words(run.spec)
     st.plotly_chart(
         head_grid(grid, unit="nats", tallest=320),
@@ -141,17 +150,17 @@ def small_grid(store: Store, run: StoredRun) -> None:
 
 def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
     """Draw the button to the page that shows the run in full; `runs` are all stored runs."""
-    spec = run.spec
-    selection: dict[str, object] = {"model": spec.model.id, "task": spec.examples.task}
-    if isinstance(spec, ScoreSpec):
-        params = {} if spec.parts is not None else {"run": shown_name(runs, run)}
-        go_button("Open on Heads", "pages/heads.py", key="runs_open", selection=selection, params=params)
-    elif isinstance(spec, (RoleSpec, JointSpec)):
-        go_button("Open on Heads", "pages/heads.py", key="runs_open", selection=selection)
-    elif isinstance(spec, ProfileSpec):
-        go_button("Open on Prune", "pages/prune.py", key="runs_open", selection=selection)
-    else:
-        go_button("Open on Compare", "pages/compare.py", key="runs_open", selection=selection)
+    page, spec = PAGE_OF_KIND.get(run.kind), run.spec
+    if page is None:
+        return
+    names_heads = is_run_of(run, ScoreSpec) and run.spec.parts is None
+    go_button(
+        f"Open on {page}",
+        f"pages/{page.lower()}.py",
+        key="runs_open",
+        selection={"model": spec.model.id, "task": spec.examples.task},
+        params={"run": shown_name(runs, run)} if names_heads else {},
+    )
 
 
 def files(store: Store, run: StoredRun) -> None:
@@ -178,9 +187,7 @@ def files(store: Store, run: StoredRun) -> None:
 
 
 def parquet(table: pd.DataFrame) -> bytes:
-    content = io.BytesIO()
-    table.to_parquet(content, index=False)
-    return content.getvalue()
+    return table.to_parquet(None, index=False)
 
 
 def json_rows(table: pd.DataFrame) -> bytes:

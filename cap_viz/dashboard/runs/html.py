@@ -7,12 +7,13 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from cap_viz.dashboard.components.panels import METRIC_UNITS, making_of
-from cap_viz.dashboard.overview.cards import hover
+from cap_viz.dashboard.components.panels import making_of
+from cap_viz.dashboard.overview.cards import effect_grid
 from cap_viz.dashboard.stored import statistics_of
 from cap_viz.figures.head_grid import Grid, colour_limit, head_grid
 from cap_viz.runs.kinds import describe, numbers_of
 from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.spec import ScoreSpec, spec_dict
 from cap_viz.runs.store import Store, StoredRun
 
@@ -51,7 +52,7 @@ def html_of(store: Store, run: StoredRun) -> str:
 
 def figure_html(store: Store, run: StoredRun) -> str:
     """Head grid of a run of exact head scores, with Plotly inside the file; empty for other runs."""
-    if not has_grid(run):
+    if not is_head_scores(run):
         return ""
     words = ablation_words(run.spec)
     figure = go.Figure(head_grid(run_grid(store, run), unit="nats"))
@@ -63,19 +64,7 @@ def figure_html(store: Store, run: StoredRun) -> str:
     )
 
 
-def has_grid(run: StoredRun) -> bool:
-    spec = run.spec
-    return isinstance(spec, ScoreSpec) and spec.parts is None and spec.estimator == "exact"
-
-
-def run_grid(store: Store, run: StoredRun) -> Grid:
+def run_grid(store: Store, run: StoredRun[ScoreSpec]) -> Grid:
     """Grid of head effects on the answer loss, for the Runs page and the HTML file."""
     stats = statistics_of(store, run, "nll")
-    return Grid(
-        mean=stats.estimate.mean,
-        limit=colour_limit(stats.estimate.mean),
-        hover=hover(stats, METRIC_UNITS["nll"]),
-        faded=stats.unclear,
-        marked=stats.found.survives,
-        ends=ablation_words(run.spec).ends,
-    )
+    return effect_grid(stats, ablation_words(run.spec), colour_limit(stats.estimate.mean))

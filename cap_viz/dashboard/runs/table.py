@@ -11,7 +11,7 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import age, note
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid_ones
-from cap_viz.runs.kinds import describe
+from cap_viz.runs.kinds import KINDS, describe
 from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.store import StoredRun
 
@@ -19,14 +19,7 @@ TABLE = "runs_table"
 # Two runs can be compared.
 MOST_PICKED = 2
 ANY = "all"
-KINDS = {
-    ANY: "",
-    "scores": "score",
-    "accuracies": "eval",
-    "profiles": "profile",
-    "attention": "roles",
-    "heads together": "joint",
-}
+TITLES = {ANY: "", **{kind.title: kind.name for kind in KINDS.values()}}
 WHERE = {"all models and tasks": "", "this model": "model", "this model and task": "task"}
 EVERYWHERE = next(iter(WHERE))
 ORIGINS = (ANY, "precomputed", "live")
@@ -52,7 +45,7 @@ def history(view: Frame) -> Shown:
 
 def filtered(view: Frame) -> list[StoredRun]:
     notes = [
-        bad_choice("kind", list(KINDS), ANY, "runs of kind"),
+        bad_choice("kind", list(TITLES), ANY, "runs of kind"),
         bad_choice("where", list(WHERE), EVERYWHERE, "runs of"),
         bad_choice("origin", ORIGINS, ANY, "runs that are"),
     ]
@@ -60,14 +53,13 @@ def filtered(view: Frame) -> list[StoredRun]:
         with st.container(width=330):
             kind = st.segmented_control(
                 "Kind",
-                list(KINDS),
+                list(TITLES),
                 default=ANY,
                 required=True,
                 key="kind",
                 bind="query-params",
                 width="stretch",
-                help="`scores` effects of heads  \n`accuracies` evaluations, dense or pruned  \n`profiles` "
-                "zeros at every sparsity  \n`attention` what heads attend to",
+                help="  \n".join(f"`{one.title}` {one.summary}" for one in KINDS.values()),
             )
         with st.container(width=250):
             where = st.selectbox("About", list(WHERE), key="where", bind="query-params")
@@ -81,7 +73,7 @@ def filtered(view: Frame) -> list[StoredRun]:
             )
     for sentence in filter(None, notes):
         note(sentence)
-    keeps = keeper(view, KINDS[str(kind)], WHERE[str(where)], str(origin))
+    keeps = keeper(view, TITLES[str(kind)], WHERE[str(where)], str(origin))
     return [run for run in view.runs if keeps(run)]
 
 

@@ -33,7 +33,7 @@ class Measured:
     """
 
     task: Task
-    run: StoredRun
+    run: StoredRun[ScoreSpec]
     stats: HeadStatistics
     spread: float
     label: str = ""
@@ -87,7 +87,7 @@ def collect(view: Frame) -> Collection:
     problems: list[str] = []
     for name, run in stored.items():
         assert like is not None
-        if not comparable(run, like):
+        if not alike(run.spec, like.spec):
             problems.append(f"{load_task(name).title} was measured in another way than the others and is left out.")
             continue
         try:
@@ -96,10 +96,6 @@ def collect(view: Frame) -> Collection:
         except CapVizError as error:
             problems.append(f"{load_task(name).title}: {error}")
     return Collection(tuple(sorted(measured, key=lambda one: one.is_control)), tuple(problems))
-
-
-def comparable(run: StoredRun, like: StoredRun) -> bool:
-    return isinstance(run.spec, ScoreSpec) and isinstance(like.spec, ScoreSpec) and alike(run.spec, like.spec)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def head_of_page(view: Frame, collection: Collection) -> None:
     facts = [
         view.model.id,
         f"{len(runs)} tasks",
-        f"exact, {getattr(spec, 'ablation', 'zero')} ablation",
+        f"exact, {spec.ablation} ablation",
         "answer loss (nll)",
         f"newest {age(max(run.provenance['created'] for run in runs))}",
     ]

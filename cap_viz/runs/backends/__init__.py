@@ -8,8 +8,7 @@ processor and number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -58,8 +57,6 @@ def backend_named(choice: BackendChoice) -> Backend:
     return Cluster(choice.address, choice.workers)
 
 
-@contextmanager
-def open_backend(choice: BackendChoice) -> Iterator[Backend]:
-    """Create the backend, and close it at the end of the context."""
-    with closing(backend_named(choice)) as backend:
-        yield backend
+def open_backend(choice: BackendChoice) -> closing[Backend]:
+    """Create the backend, and close it at the end of a `with` block."""
+    return closing(backend_named(choice))

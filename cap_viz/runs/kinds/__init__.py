@@ -37,7 +37,7 @@ def numbers_of(store: Store, run: StoredRun) -> pd.DataFrame:
 
     Raises `DamagedRun` when a file of the run cannot be trusted.
     """
-    return KINDS[run.spec.kind].numbers(store, run, run.spec)
+    return KINDS[run.spec.kind].numbers(store, run)
 
 
 def batched_run(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores, JointScores
 from cap_viz.progress import Progress
-from cap_viz.runs.spec import RunSpec
+from cap_viz.runs.spec import RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.base import TaskVersion
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from cap_viz.runs.batched_runs import Backend, BatchedRun
     from cap_viz.runs.checkpoints import Checkpoints
 
-# From a spec to its run, looked up or computed.
-GetRun = Callable[[RunSpec], Generator[Progress, None, StoredRun]]
 Spec = TypeVar("Spec", bound=RunSpec)
+# From a spec of head scores to their run, looked up or computed.
+GetScores = Callable[[ScoreSpec], Generator[Progress, None, StoredRun[ScoreSpec]]]
 AboutQuestions = TypeVar("AboutQuestions", EvalReport, HeadScores, BlockScores, GradientEffects, JointScores)
 
 
@@ -39,20 +39,27 @@ class Computed:
 
 @dataclass(frozen=True)
 class Computation:
-    """Model, store, checkpoints and backend of a run; `run` looks up or computes another run that it builds on."""
+    """Model, store, checkpoints and backend of a run; `run` looks up or computes head scores that it builds on."""
 
     model: ReasoningModel
     store: Store
     checkpoints: Checkpoints
     backend: Backend
-    run: GetRun
+    run: GetScores
 
 
 class RunKind(ABC, Generic[Spec]):
-    """A kind of run; one instance per kind stands in `KINDS`. `most_examples` is the limit on a shared server."""
+    """A kind of run; one instance per kind stands in `KINDS`.
+
+    Lists of runs show its plural `title` and `summary`. A job of the dashboard may have `most_examples`, on a server
+    shared by strangers `most_examples_shared`; the shell has no limit.
+    """
 
     name: ClassVar[str]
-    most_examples: ClassVar[int] = 64
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    most_examples: ClassVar[int] = 1_000
+    most_examples_shared: ClassVar[int] = 64
 
     def check(self, spec: Spec) -> None:
         """Raise `UsageError` for a spec that contradicts itself or does not fit its task."""
@@ -66,12 +73,20 @@ class RunKind(ABC, Generic[Spec]):
         """Describe the run in a few words, without its model and task."""
 
     @abstractmethod
-    def numbers(self, store: Store, run: StoredRun, spec: Spec) -> pd.DataFrame:
+    def numbers(self, store: Store, run: StoredRun[Spec]) -> pd.DataFrame:
         """Tabulate the results for export. Raises `DamagedRun` when a file of the run cannot be trusted."""
 
-    def reused(self, spec: Spec, store: Store) -> StoredRun | None:
+    def reused(self, spec: Spec, store: Store) -> StoredRun[Spec] | None:
         """Save the run from a stored run that contains it, if there is one."""
         return None
+
+    def side_by_side(self, first: Spec, second: Spec) -> bool:
+        """Whether two runs that a session asks for are computed side by side, instead of in order."""
+        return False
+
+    def holds_weights(self, spec: Spec) -> bool:
+        """Whether the run holds a pruned copy of the weights while it is computed."""
+        return False
 
     def batched(
         self, model: ReasoningModel, spec: Spec, plan: BatchPlan | None = None, mask: Mask | None = None

@@ -58,12 +58,25 @@ class Evaluation(RunKind[EvalSpec]):
     """An evaluation, batch by batch, after its mask is built."""
 
     name = EvalSpec.kind
-    most_examples = 600
+    title, summary = "accuracies", "evaluations, dense or pruned"
+    most_examples, most_examples_shared = 10_000, 600
 
     def check(self, spec: EvalSpec) -> None:
-        check_protocol(spec)
+        """Raise `UsageError` for an unknown protocol, or a task the protocol does not fit."""
+        task = load_task(spec.examples.task)
+        match protocol_of(spec):
+            case ChoiceProtocol():
+                check_has_options(task)
+            case GenerationProtocol():
+                writing_of(task)
+            case SolutionProtocol():
+                check_has_solutions(task.name)
+            case UnknownProtocol(text):
+                known = "perplexity, generate and solution"
+                raise UsageError(f"Unknown evaluation protocol {text!r}; this program knows {known}.")
+        check_version(spec.examples)
 
-    def reused(self, spec: EvalSpec, store: Store) -> StoredRun | None:
+    def reused(self, spec: EvalSpec, store: Store) -> StoredRun[EvalSpec] | None:
         """Take the first items of a longer evaluation."""
         longer = longer_run(spec, store)
         return first_of(longer, spec, store) if longer is not None and store.is_sound(longer) else None
@@ -72,11 +85,20 @@ class Evaluation(RunKind[EvalSpec]):
         mask, tables = None, {}
         if spec.mask is not None:
             mask = yield from mask_steps(spec.mask, by.model, effects_by(by.store, by.run))
-            tables = mask_tables(by.model, mask)
+            tables = mask.counts.to_tables()
+            if mask.scope != "mlp":
+                tables |= mask_head_zeros(by.model, mask).to_tables()
         run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
         del mask  # So that the run frees it once it has the pruned weights.
         facts = yield from batch_steps(run, by.checkpoints, by.backend)
         return Computed({**tables, **run.tables()}, run.batches, facts)
+
+    def side_by_side(self, first: EvalSpec, second: EvalSpec) -> bool:
+        """Whether only the masks differ: dense and pruned accuracies of a comparison then fill in together."""
+        return replace(first, mask=None) == replace(second, mask=None)
+
+    def holds_weights(self, spec: EvalSpec) -> bool:
+        return spec.mask is not None
 
     def batched(
         self, model: ReasoningModel, spec: EvalSpec, plan: BatchPlan | None = None, mask: Mask | None = None
@@ -90,34 +112,13 @@ class Evaluation(RunKind[EvalSpec]):
         words = protocol_words(protocol_of(spec))
         return f"{words}, {what}" if words else what
 
-    def numbers(self, store: Store, run: StoredRun, spec: EvalSpec) -> pd.DataFrame:
+    def numbers(self, store: Store, run: StoredRun[EvalSpec]) -> pd.DataFrame:
         """One row per question, window or solution."""
-        protocol = protocol_of(spec)
+        protocol = protocol_of(run.spec)
         if isinstance(protocol, GenerationProtocol):
             return answer_rows(load_answers(store, run))
         report = load_report(store, run)
         return choice_rows(report) if isinstance(protocol, ChoiceProtocol) else loss_rows(report)
-
-
-def check_protocol(spec: EvalSpec) -> None:
-    """Raise `UsageError` for an unknown protocol, or a task the protocol does not fit."""
-    task, protocol = load_task(spec.examples.task), protocol_of(spec)
-    if isinstance(protocol, ChoiceProtocol):
-        check_has_options(task)
-    elif isinstance(protocol, GenerationProtocol):
-        writing_of(task)
-    elif isinstance(protocol, SolutionProtocol):
-        check_has_solutions(task.name)
-    elif isinstance(protocol, UnknownProtocol):
-        known = "perplexity, generate and solution"
-        raise UsageError(f"Unknown evaluation protocol {protocol.text!r}; this program knows {known}.")
-    check_version(spec.examples)
-
-
-def mask_tables(model: ReasoningModel, mask: Mask) -> dict[str, pd.DataFrame]:
-    """Make the tables of a mask: zeros per matrix, and per head where attention is in scope."""
-    tables = mask.counts.to_tables()
-    return tables if mask.scope == "mlp" else tables | mask_head_zeros(model, mask).to_tables()
 
 
 class EvaluationRun(BatchedRun):
@@ -174,9 +175,6 @@ class LoglikRun(EvaluationRun):
     def partial(self) -> EvalReport:
         return self.arrays.report()
 
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return self.arrays.report().to_tables()
-
 
 class GenerationRun(EvaluationRun):
     """Answers written by the model."""
@@ -213,9 +211,6 @@ class GenerationRun(EvaluationRun):
         if report is None:
             report = self.known = self.arrays.report()
         return report
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return self.partial().to_tables()
 
 
 def load_report(store: Store, run: StoredRun) -> EvalReport:

@@ -12,7 +12,7 @@ from cap_viz.attribution.results import JointScores
 from cap_viz.progress import Progress
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, of_task, tables_of
 from cap_viz.runs.kinds.scores import ablation_options
-from cap_viz.runs.run_labels import heads_words
+from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import JointSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import JointEffect, joint_effect, mean_with_ci, random_sets
@@ -23,26 +23,32 @@ from cap_viz.tasks.example_sets import examples_of
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
 
+# Heads that a run's description lists by name.
+MOST_NAMED = 4
+
 
 class Joint(RunKind[JointSpec]):
     """A set of heads, each of its heads alone, and random sets, ablated on every example."""
 
     name = JointSpec.kind
+    title, summary = "heads together", "effects of several heads removed at once"
 
     def steps(self, spec: JointSpec, by: Computation) -> Generator[Progress, None, Computed]:
         scores = yield from set_steps(spec, by.model)
         return Computed(scores.to_tables())
 
     def describe(self, spec: JointSpec) -> str:
-        return f"{heads_words(spec.heads)} together, {spec.ablation} ablation"
+        named = ", ".join(f"L{layer} H{head}" for layer, head in spec.heads)
+        what = named if len(spec.heads) <= MOST_NAMED else f"{len(spec.heads)} heads"
+        return f"{what} together, {spec.ablation} ablation"
 
-    def numbers(self, store: Store, run: StoredRun, spec: JointSpec) -> pd.DataFrame:
+    def numbers(self, store: Store, run: StoredRun[JointSpec]) -> pd.DataFrame:
         """One row per metric and set of heads: the set, its single heads, random sets."""
         scores, rows = load_joint(store, run), []
-        for metric in applicable_metrics(load_task(spec.examples.task)):
+        for metric in applicable_metrics(load_task(run.spec.examples.task)):
             estimate = mean_with_ci(scores.effects(metric)[1:])
             for at, heads in enumerate(scores.sets[1:]):
-                what = "set" if at == 0 else "head" if at <= len(spec.heads) else "random"
+                what = "set" if at == 0 else "head" if at <= len(run.spec.heads) else "random"
                 rows.append(
                     {
                         "metric": metric,
@@ -82,9 +88,8 @@ def set_steps(spec: JointSpec, model: ReasoningModel) -> Generator[Progress, Non
 
 def load_joint(store: Store, run: StoredRun) -> JointScores:
     """Load the log-likelihoods under joint ablation of sets of heads."""
-    assert isinstance(run.spec, JointSpec)
     shape = run.provenance["shape"]
-    sets = sets_of(run.spec, shape["n_layers"], shape["n_heads"])
+    sets = sets_of(as_run_of(run, JointSpec).spec, shape["n_layers"], shape["n_heads"])
     return of_task(run, JointScores.from_tables(tables_of(store, run, "options", "joint"), sets))
 
 

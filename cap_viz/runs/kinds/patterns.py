@@ -18,6 +18,7 @@ class Patterns(RunKind[RoleSpec]):
     """Attention measures of every head."""
 
     name = RoleSpec.kind
+    title, summary = "attention", "what heads attend to"
 
     def steps(self, spec: RoleSpec, by: Computation) -> Generator[Progress, None, Computed]:
         found = yield from role_steps(by.model, examples_of(spec.examples))
@@ -26,7 +27,7 @@ class Patterns(RunKind[RoleSpec]):
     def describe(self, spec: RoleSpec) -> str:
         return "what heads attend to"
 
-    def numbers(self, store: Store, run: StoredRun, spec: RoleSpec) -> pd.DataFrame:
+    def numbers(self, store: Store, run: StoredRun[RoleSpec]) -> pd.DataFrame:
         """One row per layer and head."""
         return store.table(run, "roles")
 

@@ -24,6 +24,7 @@ class Profile(RunKind[ProfileSpec]):
     """A zero profile from one ranking of the weights."""
 
     name = ProfileSpec.kind
+    title, summary = "profiles", "zeros at every sparsity"
 
     def check(self, spec: ProfileSpec) -> None:
         criterion = criterion_named(spec.mask.criterion)
@@ -47,10 +48,9 @@ class Profile(RunKind[ProfileSpec]):
     def describe(self, spec: ProfileSpec) -> str:
         return f"{spec.mask.criterion}, all sparsities"
 
-    def numbers(self, store: Store, run: StoredRun, spec: ProfileSpec) -> pd.DataFrame:
+    def numbers(self, store: Store, run: StoredRun[ProfileSpec]) -> pd.DataFrame:
         """One row per sparsity and matrix (or head)."""
-        (load_zeros if spec.parts is None else load_head_zeros)(store, run)
-        return store.table(run, "zeros" if spec.parts is None else "heads")
+        return store.table(run, "zeros" if run.spec.parts is None else "heads")
 
 
 def load_zeros(store: Store, run: StoredRun) -> ZeroCounts:

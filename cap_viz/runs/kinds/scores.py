@@ -15,8 +15,9 @@ from cap_viz.attribution.results import BLOCK_PARTS, BlockScores, GradientEffect
 from cap_viz.errors import UsageError, choose
 from cap_viz.progress import Progress
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
-from cap_viz.runs.kinds.base import Computation, Computed, GetRun, RunKind, of_task, tables_of
+from cap_viz.runs.kinds.base import Computation, Computed, GetScores, RunKind, of_task, tables_of
 from cap_viz.runs.masks import GetEffect
+from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import JointSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import false_discovery, mean_with_ci
@@ -36,9 +37,27 @@ class Scores(RunKind[ScoreSpec]):
     """Head scores, batch by batch."""
 
     name = ScoreSpec.kind
+    title, summary = "scores", "effects of heads"
 
     def check(self, spec: ScoreSpec) -> None:
-        check_estimator(spec)
+        """Raise `UsageError` for an estimator that is not stored, or a spec that contradicts itself."""
+        if spec.estimator == "hybrid":
+            raise UsageError(
+                "Hybrid scores are not stored: run exact and gradient, and combine them (`hybrid_scores`)."
+            )
+        choose("estimator", spec.estimator, STORED_ESTIMATORS)
+        if (spec.estimator == "exact") != (spec.metric is None):
+            raise UsageError(
+                "Exact scores hold every metric, so their spec names none; a gradient run is about one metric and "
+                "names it."
+            )
+        if spec.parts is not None and (spec.parts != "blocks" or spec.estimator != "exact"):
+            raise UsageError(
+                f"Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and "
+                '"blocks" with the exact estimator for whole attention layers and MLPs.'
+            )
+        if spec.ablation == "zero" and spec.reference is not None:
+            raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
 
     def steps(self, spec: ScoreSpec, by: Computation) -> Generator[Progress, None, Computed]:
         run = self.batched(by.model, spec, by.checkpoints.plan())
@@ -55,8 +74,9 @@ class Scores(RunKind[ScoreSpec]):
         what = "" if spec.parts is None else f"{spec.parts}, "
         return f"{what}{spec.estimator}{about}, {spec.ablation} ablation"
 
-    def numbers(self, store: Store, run: StoredRun, spec: ScoreSpec) -> pd.DataFrame:
+    def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
+        spec = run.spec
         if spec.estimator == "gradient":
             metric = spec.metric or "nll"
             return effect_rows(metric, load_gradient(store, run).effects(metric))
@@ -67,24 +87,6 @@ class Scores(RunKind[ScoreSpec]):
         metrics = applicable_metrics(load_task(spec.examples.task))
         rows = [effect_rows(metric, scores.effects(metric), parts=parts) for metric in metrics]
         return pd.concat(rows, ignore_index=True)
-
-
-def check_estimator(spec: ScoreSpec) -> None:
-    """Raise `UsageError` for an estimator that is not stored, or a spec that contradicts itself."""
-    if spec.estimator == "hybrid":
-        raise UsageError("Hybrid scores are not stored: run exact and gradient, and combine them (`hybrid_scores`).")
-    choose("estimator", spec.estimator, STORED_ESTIMATORS)
-    if (spec.estimator == "exact") != (spec.metric is None):
-        raise UsageError(
-            "Exact scores hold every metric, so their spec names none; a gradient run is about one metric and names it."
-        )
-    if spec.parts is not None and (spec.parts != "blocks" or spec.estimator != "exact"):
-        raise UsageError(
-            f'Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and "blocks" '
-            "with the exact estimator for whole attention layers and MLPs."
-        )
-    if spec.ablation == "zero" and spec.reference is not None:
-        raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
 
 
 def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
@@ -108,9 +110,6 @@ class AblationRun(BatchedRun):
 
     def partial(self) -> Any:
         return self.arrays.result()
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return self.arrays.result().to_tables()
 
 
 class ScoreRun(AblationRun):
@@ -167,37 +166,33 @@ def load_scores(store: Store, run: StoredRun) -> HeadScores:
 
     Raises `UsageError` for a run of whole blocks: see `load_blocks`.
     """
-    if parts_of(run) == "blocks":
+    if as_run_of(run, ScoreSpec).spec.parts == "blocks":
         raise UsageError(f"Run {run.key} is of whole attention layers and MLPs, not of heads.")
     return of_task(run, HeadScores.from_tables(tables_of(store, run, "options", "ablated")))
 
 
 def load_blocks(store: Store, run: StoredRun) -> BlockScores:
     """Load exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
-    if parts_of(run) != "blocks":
+    if as_run_of(run, ScoreSpec).spec.parts != "blocks":
         raise UsageError(f"Run {run.key} is of heads, not of whole attention layers and MLPs.")
     return of_task(run, BlockScores.from_tables(tables_of(store, run, "options", "blocks")))
 
 
-def parts_of(run: StoredRun) -> str:
-    return (isinstance(run.spec, ScoreSpec) and run.spec.parts) or "heads"
-
-
 def load_gradient(store: Store, run: StoredRun) -> GradientEffects:
     """Load the first-order effects of a gradient run."""
+    metric = as_run_of(run, ScoreSpec).spec.metric or "nll"
     names = ("options", "effects", *(("units",) if "units.parquet" in run.checksums else ()))
-    metric = run.spec.metric if isinstance(run.spec, ScoreSpec) else None
-    return of_task(run, GradientEffects.from_tables(tables_of(store, run, *names), metric or "nll"))
+    return of_task(run, GradientEffects.from_tables(tables_of(store, run, *names), metric))
 
 
-def load_mean_effect(store: Store, run: StoredRun, metric: str) -> Float[np.ndarray, "layer head"]:
+def load_mean_effect(store: Store, run: StoredRun[ScoreSpec], metric: str) -> Float[np.ndarray, "layer head"]:
     """Load the head scores of an exact or gradient run. Raises `UsageError` for a metric a gradient run lacks."""
-    if isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient":
+    if run.spec.estimator == "gradient":
         return load_gradient(store, run).mean_effect(metric)
     return load_scores(store, run).mean_effect(metric)
 
 
-def effects_by(store: Store, run: GetRun) -> GetEffect:
+def effects_by(store: Store, run: GetScores) -> GetEffect:
     """Make a function that gets head scores as a stored run and reads their mean effects."""
 
     def effect(spec: ScoreSpec, metric: str) -> Generator[Progress, None, Float[np.ndarray, "layer head"]]:
