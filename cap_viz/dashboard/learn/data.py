@@ -33,9 +33,9 @@ class Lesson:
     view: Frame
 
     @property
-    def score_run(self) -> StoredRun:
+    def score_run(self) -> StoredRun[ScoreSpec]:
         run = default_scores(self.view, self.view.task)
-        if run is None or not isinstance(run.spec, ScoreSpec) or run.spec.ablation != "zero":
+        if run is None or run.spec.ablation != "zero":
             raise NotStored(f"the effects of all heads on {self.view.task.name}")
         return run
 
@@ -74,9 +74,7 @@ class Lesson:
 
     def control(self) -> tuple[str, TopOverlap]:
         """Return the name of a control text, and the overlap of its top heads with those of this task."""
-        run = self.score_run
-        assert isinstance(run.spec, ScoreSpec)
-        found = control_runs(self.view.runs, run.spec)
+        found = control_runs(self.view.runs, self.score_run.spec)
         others = {name: one for name, one in found.items() if name != self.view.task.name}
         if not others:
             raise NotStored("the effects of all heads on generic text")

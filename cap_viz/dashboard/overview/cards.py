@@ -14,7 +14,7 @@ from cap_viz.figures.head_grid import Grid
 from cap_viz.figures.small_map import small_map
 from cap_viz.figures.theme import CONFIG, HELPS, HURTS, signed
 from cap_viz.pruning import criterion_title
-from cap_viz.runs.run_labels import AblationWords, ablation_words
+from cap_viz.runs.run_labels import ablation_words
 
 # Four to a row on a laptop, fewer where there is less room.
 CARD_WIDTH = 212
@@ -100,18 +100,25 @@ def top_head(heads: HeadStatistics) -> tuple[int, int]:
 def draw_map(summary: TaskSummary, heads: HeadStatistics, limit: float) -> None:
     assert summary.score_run is not None
     words = ablation_words(summary.score_run.spec)
+    grid = Grid(
+        mean=heads.estimate.mean,
+        limit=limit,
+        hover=hover(heads, UNIT),
+        faded=heads.unclear,
+        marked=heads.found.survives,
+        ends=words.ends,
+    )
     st.plotly_chart(
-        small_map(effect_grid(heads, words, limit)),
+        small_map(grid),
         key=f"overview_grid_{summary.task.name}",
         config=CONFIG,
         alt=f"Effect of {words.doing} each head{words.by} on {summary.task.title}",
     )
 
 
-def effect_grid(heads: HeadStatistics, words: AblationWords, limit: float, unit: str = UNIT) -> Grid:
-    """Grid of mean effects, with their intervals on hovering."""
+def hover(heads: HeadStatistics, unit: str) -> list[list[str]]:
     mean, low, high = heads.estimate.mean, heads.estimate.low, heads.estimate.high
-    hover = [
+    return [
         [
             f"<b>Layer {layer}, head {head}</b><br>{signed(mean[layer, head])} {unit} "
             f"[{signed(low[layer, head])}, {signed(high[layer, head])}]"
@@ -119,4 +126,3 @@ def effect_grid(heads: HeadStatistics, words: AblationWords, limit: float, unit:
         ]
         for layer in range(mean.shape[0])
     ]
-    return Grid(mean=mean, limit=limit, hover=hover, faded=heads.unclear, marked=heads.found.survives, ends=words.ends)

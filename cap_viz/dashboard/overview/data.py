@@ -49,10 +49,10 @@ class TaskSummary:
     """
 
     task: Task
-    dense_run: StoredRun[EvalSpec] | None
+    dense_run: StoredRun | None
     dense: ChanceTest | None
     loss: MeanEstimate | None
-    score_run: StoredRun[ScoreSpec] | None
+    score_run: StoredRun | None
     heads: HeadStatistics | None
     pruned: tuple[PrunedAccuracy, ...]
     problems: tuple[str, ...]
@@ -129,7 +129,7 @@ def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Prune
     found: list[PrunedAccuracy] = []
     for run in main_part(usual_group(view, dense)).values():
         report = readable(view, run, problems)
-        if report is not None and run.spec.mask is not None:
+        if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
             found.append(PrunedAccuracy(run.spec.mask, report, paired_of(view.store, run, dense)))
     return tuple(found)
 

@@ -7,8 +7,8 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from cap_viz.dashboard.components.panels import making_of
-from cap_viz.dashboard.overview.cards import effect_grid
+from cap_viz.dashboard.components.panels import METRIC_UNITS, making_of
+from cap_viz.dashboard.overview.cards import hover
 from cap_viz.dashboard.stored import statistics_of
 from cap_viz.figures.head_grid import Grid, colour_limit, head_grid
 from cap_viz.runs.kinds import describe, numbers_of
@@ -67,4 +67,11 @@ def figure_html(store: Store, run: StoredRun) -> str:
 def run_grid(store: Store, run: StoredRun[ScoreSpec]) -> Grid:
     """Grid of head effects on the answer loss, for the Runs page and the HTML file."""
     stats = statistics_of(store, run, "nll")
-    return effect_grid(stats, ablation_words(run.spec), colour_limit(stats.estimate.mean))
+    return Grid(
+        mean=stats.estimate.mean,
+        limit=colour_limit(stats.estimate.mean),
+        hover=hover(stats, METRIC_UNITS["nll"]),
+        faded=stats.unclear,
+        marked=stats.found.survives,
+        ends=ablation_words(run.spec).ends,
+    )
