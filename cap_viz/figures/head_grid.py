@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Self
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 
 from cap_viz.figures.theme import ACCENT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.stats import HeadEstimate
 
 GHOST = "rgba(128,134,148,0.09)"
 FADED_OPACITY = 0.38
@@ -49,6 +51,20 @@ class Grid:
     faded: Bool[np.ndarray, "layer head"] | None = None
     marked: Bool[np.ndarray, "layer head"] | None = None
     selected: tuple[int, int] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        estimate: HeadEstimate,
+        *,
+        hover: Sequence[Sequence[str]],
+        ends: tuple[str, str],
+        limit: float | None = None,
+        selected: tuple[int, int] | None = None,
+    ) -> Self:
+        """Fade heads whose interval includes zero, mark those that survive; the scale's end is that of the effects."""
+        limit = colour_limit(estimate.mean) if limit is None else limit
+        return cls(estimate.mean, limit, hover, ends, estimate.unclear, estimate.survives, selected)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from cap_viz.dashboard.components.panels import escaped, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import paired_losses
+from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, paired
 from cap_viz.evaluation.perplexity import TEXT_TASKS, Perplexity, perplexity_of
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import criterion_title
@@ -101,9 +101,9 @@ def rows_of(view: Frame, runs: list[StoredRun]) -> list[PerplexityRow]:
         if dense is None or mask is None:
             rows.append(PerplexityRow(mask, perplexity_of(reports[key])))
             continue
-        paired = paired_losses(reports[key], dense)
-        ci = Interval(exp(paired.ci.low), exp(paired.ci.high))
-        rows.append(PerplexityRow(mask, perplexity_of(reports[key]), exp(paired.difference), ci))
+        against_dense = paired(reports[key], dense, TOKEN_LOSS)
+        ci = Interval(exp(against_dense.ci.low), exp(against_dense.ci.high))
+        rows.append(PerplexityRow(mask, perplexity_of(reports[key]), exp(against_dense.difference), ci))
     return sorted(rows, key=lambda row: ("", 0.0) if row.mask is None else (row.mask.criterion, row.mask.sparsity))
 
 

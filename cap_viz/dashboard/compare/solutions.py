@@ -15,7 +15,7 @@ from cap_viz.dashboard.components.panels import p_words, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import paired_losses
+from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, paired
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import DEFAULT_MODEL
@@ -63,9 +63,13 @@ def row(mask: MaskSpec | None, report: EvalReport, dense: EvalReport | None) -> 
     }
     if mask is None or dense is None:
         return {**cells, "Against dense": "–", "p": "–"}
-    paired = paired_losses(report, dense)
-    limits = f"[{signed(paired.ci.low, 3)}, {signed(paired.ci.high, 3)}]"
-    return {**cells, "Against dense": f"{signed(paired.difference, 3)} {limits}", "p": p_words(paired.p_value)}
+    against_dense = paired(report, dense, TOKEN_LOSS)
+    limits = f"[{signed(against_dense.ci.low, 3)}, {signed(against_dense.ci.high, 3)}]"
+    return {
+        **cells,
+        "Against dense": f"{signed(against_dense.difference, 3)} {limits}",
+        "p": p_words(against_dense.p_value),
+    }
 
 
 def command(view: Frame) -> str:

@@ -117,7 +117,7 @@ def role_table(view: HeadView, roles: HeadRoles) -> pd.DataFrame:
             "layer": layers,
             "head": heads,
             "effect": view.stats.estimate.mean.ravel(),
-            "rank": view.stats.rank.ravel(),
+            "rank": view.stats.estimate.rank.ravel(),
             **{name: roles.values[name].ravel() for name in MEASURES},
         }
     )
@@ -135,7 +135,7 @@ def scatter(
     figure = blank(height=300, left=56, top=8, bottom=42)
     layers, heads = (axis.ravel() for axis in np.indices(effect.shape))
     chosen = [(layer, head) == selected for layer, head in zip(layers.tolist(), heads.tolist(), strict=True)]
-    faded = view.stats.unclear.ravel()
+    faded = view.stats.estimate.unclear.ravel()
     always = {"marker": {"opacity": 1}}
     figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
     figure.add_trace(

@@ -22,13 +22,13 @@ from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import block_run, block_spec
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
-from cap_viz.stats import MeanEstimate, mean_with_ci
+from cap_viz.stats import HeadEstimate, mean_with_ci
 
 # Fractions of the figure's width: the two columns, and the gap between them and the head grid.
 SHARE, GAP = 0.16, 0.03
 
 
-def block_effects(store: Store, spec: ScoreSpec, metric: str) -> MeanEstimate | None:
+def block_effects(store: Store, spec: ScoreSpec, metric: str) -> HeadEstimate | None:
     """Return the effects of whole blocks on the examples of these head scores; None if not stored or not readable."""
     run = block_run(store, spec)
     if run is None:
@@ -40,14 +40,14 @@ def block_effects(store: Store, spec: ScoreSpec, metric: str) -> MeanEstimate | 
         return None
 
 
-def add_blocks(figure: go.Figure, estimate: MeanEstimate, unit: str) -> None:
+def add_blocks(figure: go.Figure, estimate: HeadEstimate, unit: str) -> None:
     """Add the two columns to the right of the head grid; colours saturate at their own `colour_limit`."""
     heads = 1 - SHARE - GAP
     mean, limit = estimate.mean, colour_limit(estimate.mean)
     for annotation in figure.layout.annotations:
         annotation.x *= heads
     figure.update_traces(colorbar={"len": heads, "x": heads / 2}, selector={"type": "heatmap", "showscale": True})
-    unclear = ~((estimate.low > 0) | (estimate.high < 0))
+    unclear = estimate.unclear
     for cells in (
         flat_cells(mean.shape),
         signed_cells(np.where(unclear, np.nan, mean), limit),
@@ -83,7 +83,7 @@ def add_blocks(figure: go.Figure, estimate: MeanEstimate, unit: str) -> None:
     )
 
 
-def hover_layer(estimate: MeanEstimate, unit: str) -> go.Heatmap:
+def hover_layer(estimate: HeadEstimate, unit: str) -> go.Heatmap:
     texts = [
         [
             f"<b>Layer {layer}, whole {name}</b><br>{signed(estimate.mean[layer, part])} {unit} "

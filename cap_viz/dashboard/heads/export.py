@@ -119,9 +119,9 @@ def head_table(stats: HeadStatistics) -> pd.DataFrame:
             "ci_low": estimate.low.ravel(),
             "ci_high": estimate.high.ravel(),
             "p_value": estimate.p_value.ravel(),
-            "q_value": stats.found.adjusted.ravel(),
-            "survives_fdr": stats.found.survives.ravel(),
-            "rank": stats.rank.ravel(),
+            "q_value": estimate.q_value.ravel(),
+            "survives_fdr": estimate.survives.ravel(),
+            "rank": estimate.rank.ravel(),
             "rank_low": stats.ranks.low.ravel(),
             "rank_high": stats.ranks.high.ravel(),
         }

@@ -8,7 +8,7 @@ from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.components.panels import listed, percent
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.stored import HeadStatistics, paired_of, report_of, scores_of, statistics_of
+from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.defaults import MAIN_CRITERIA, SPARSITIES
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing, paired
@@ -20,7 +20,7 @@ from cap_viz.runs.mask_provenance import groups_of
 from cap_viz.runs.run_queries import dense_run, score_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, mean_with_ci, wilson
+from cap_viz.stats import ChanceTest, HeadEstimate, PairedComparison, mean_with_ci, wilson
 from cap_viz.tasks import Task, all_tasks
 
 CLEAR = 0.05
@@ -51,7 +51,7 @@ class TaskSummary:
     task: Task
     dense_run: StoredRun | None
     dense: ChanceTest | None
-    loss: MeanEstimate | None
+    loss: HeadEstimate | None
     score_run: StoredRun | None
     heads: HeadStatistics | None
     pruned: tuple[PrunedAccuracy, ...]
@@ -100,7 +100,7 @@ def summarise(view: Frame, task: Task, metric: str) -> TaskSummary:
     )
 
 
-def dense_loss(scores: HeadScores) -> MeanEstimate:
+def dense_loss(scores: HeadScores) -> HeadEstimate:
     """Return the dense model's mean loss per token in nats, with its interval over the examples."""
     return mean_with_ci(nll(scores.dense, scores.questions.gold, scores.questions.tokens))
 
@@ -130,7 +130,7 @@ def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Prune
     for run in main_part(usual_group(view, dense)).values():
         report = readable(view, run, problems)
         if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
-            found.append(PrunedAccuracy(run.spec.mask, report, paired_of(view.store, run, dense)))
+            found.append(PrunedAccuracy(run.spec.mask, report, paired_in(view.store, run, dense, ACC)))
     return tuple(found)
 
 

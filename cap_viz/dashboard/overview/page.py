@@ -16,7 +16,7 @@ from cap_viz.dashboard.components.panels import (
     tile,
 )
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.overview.cards import coloured, hover, task_cards, top_head
+from cap_viz.dashboard.overview.cards import coloured, hover, task_cards
 from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentences
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
@@ -121,9 +121,9 @@ def reliability_tile(heads: HeadStatistics | None) -> None:
         tile("Ranking reliability", "–", f"n = {n} is too few", term="reliability")
         return
     tile("Ranking reliability", f"{found.full:.2f}", f"n = {n}", term="reliability")
-    layer, head = top_head(heads)
+    layer, head = heads.estimate.top_head
     st.caption(
-        f"{int(heads.found.survives.sum())} of {heads.found.survives.size} heads survive; largest effect: "
+        f"{int(heads.estimate.survives.sum())} of {heads.estimate.survives.size} heads survive; largest effect: "
         f"layer {layer}, head {head} ({signed(float(heads.estimate.mean[layer, head]), 2)})."
     )
 
@@ -132,7 +132,7 @@ def links(summary: TaskSummary) -> None:
     task = summary.task.name
     chosen = {"task": task}
     if summary.heads is not None:
-        layer, head = top_head(summary.heads)
+        layer, head = summary.heads.estimate.top_head
         go_button(
             "Inspect its heads",
             "pages/heads.py",
@@ -171,16 +171,10 @@ def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
         )
         return
     estimate, words = summary.heads.estimate, ablation_words(summary.score_run.spec)
-    grid = Grid(
-        mean=estimate.mean,
-        limit=limit,
-        hover=hover(summary.heads, METRIC_UNITS[metric]),
-        faded=summary.heads.unclear,
-        marked=summary.heads.found.survives,
-        ends=words.ends,
-    )
+    unit = METRIC_UNITS[metric]
+    grid = Grid.of(estimate, limit=limit, hover=hover(estimate, unit), ends=words.ends)
     st.plotly_chart(
-        head_grid(grid, unit="nats", tallest=TALLEST),
+        head_grid(grid, unit=unit, tallest=TALLEST),
         key=f"overview_grid_{summary.task.name}",
         width=grid_width(*grid.shape, TALLEST),
         config=CONFIG,

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from cap_viz.dashboard.components.panels import METRIC_UNITS, making_of
 from cap_viz.dashboard.overview.cards import hover
 from cap_viz.dashboard.stored import statistics_of
-from cap_viz.figures.head_grid import Grid, colour_limit, head_grid
+from cap_viz.figures.head_grid import Grid, head_grid
 from cap_viz.runs.kinds import describe, numbers_of
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import ScoreSpec, spec_dict
@@ -70,12 +70,5 @@ def has_grid(run: StoredRun) -> bool:
 
 def run_grid(store: Store, run: StoredRun) -> Grid:
     """Grid of head effects on the answer loss, for the Runs page and the HTML file."""
-    stats = statistics_of(store, run, "nll")
-    return Grid(
-        mean=stats.estimate.mean,
-        limit=colour_limit(stats.estimate.mean),
-        hover=hover(stats, METRIC_UNITS["nll"]),
-        faded=stats.unclear,
-        marked=stats.found.survives,
-        ends=ablation_words(run.spec).ends,
-    )
+    estimate = statistics_of(store, run, "nll").estimate
+    return Grid.of(estimate, hover=hover(estimate, METRIC_UNITS["nll"]), ends=ablation_words(run.spec).ends)

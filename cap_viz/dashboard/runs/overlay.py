@@ -6,12 +6,12 @@ import streamlit as st
 
 from cap_viz.dashboard.components.panels import caution, empty, escaped, p_words, problem, tile
 from cap_viz.dashboard.heads.specificity import usual_top
-from cap_viz.dashboard.stored import paired_in, report_of, statistics_of
+from cap_viz.dashboard.stored import paired_in, statistics_of
 from cap_viz.dashboard.tasks.controls import STANDARDISED, TaskPair
 from cap_viz.dashboard.tasks.data import METRIC, Measured
 from cap_viz.dashboard.tasks.pair import pair_section
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation.eval_metrics import ACC, paired_losses
+from cap_viz.evaluation.eval_metrics import ACC, TOKEN_LOSS
 from cap_viz.evaluation.generation import GenerationProtocol
 from cap_viz.figures.theme import signed
 from cap_viz.runs.kinds import describe
@@ -49,7 +49,7 @@ def overlay_scores(store: Store, first: StoredRun, second: StoredRun) -> None:
     if first.spec.model != second.spec.model:
         caution("The two runs are of different weights: a head has the same number in both, but not the same weights.")
     both = [scored(store, run) for run in (first, second)]
-    top = usual_top(both[0].stats.rank.size)
+    top = usual_top(both[0].stats.estimate.rank.size)
     pair_section(store, TaskPair(both[0], both[1], STANDARDISED, top), selected=None)
 
 
@@ -63,9 +63,7 @@ def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> Pai
     """Compare right answers item by item. Raises `CapVizError` if the questions or the kinds of answers differ."""
     written = [isinstance(protocol_in(run.spec), GenerationProtocol) for run in (first, second)]
     if not any(written):
-        found = paired_in(store, first, second, ACC)
-        assert isinstance(found, PairedComparison)
-        return found
+        return paired_in(store, first, second, ACC)
     if not all(written):
         raise UsageError("One of the two wrote its answers out and the other chose among options; pick two of a kind.")
     one, other = (load_answers(store, run) for run in (first, second))
@@ -80,7 +78,7 @@ def reads_text(spec: EvalSpec) -> bool:
 
 def overlay_losses(store: Store, first: StoredRun, second: StoredRun) -> None:
     """Compare the loss per token text by text. Raises `CapVizError` if the texts differ."""
-    found = paired_losses(*(report_of(store, run) for run in (first, second)))
+    found = paired_in(store, first, second, TOKEN_LOSS)
     names = [f"{describe(run.spec)} ({run.key[:6]})" for run in (first, second)]
     st.markdown(f"#### {escaped(names[0])} against {escaped(names[1])}")
     difference, losses, p_value = st.columns(3)

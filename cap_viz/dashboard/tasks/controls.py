@@ -35,7 +35,7 @@ class TaskPair:
 
 def controls(collection: Collection, task: str) -> TaskPair:
     """Draw the controls. The collection holds at least two tasks."""
-    n_heads = collection.measured[0].stats.rank.size
+    n_heads = collection.measured[0].stats.estimate.rank.size
     first = collection.named(task) if task in collection.names else collection.measured[0]
     others = [name for name in collection.names if name != first.name]
     usual = next((name for name in CONTROL_TEXTS if name in others), others[0])
