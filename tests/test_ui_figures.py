@@ -18,10 +18,10 @@ from cap_viz.figures.head_grid import (
     grid_height,
     grid_width,
     head_grid,
+    small_map,
     ticks,
 )
 from cap_viz.figures.ranked_bars import example_strip, ranked_bars, spread
-from cap_viz.figures.small_map import small_map
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import HELPS, HURTS
 from cap_viz.settings import PROJECT

@@ -15,7 +15,7 @@ from cap_viz.dashboard.components.panels import problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.errors import CapVizError
-from cap_viz.figures.head_grid import FADED_OPACITY, colour_limit, flat_cells, signed_cells
+from cap_viz.figures.head_grid import cells, colour_limit
 from cap_viz.figures.theme import signed
 from cap_viz.runs.kinds.scores import load_blocks
 from cap_viz.runs.run_labels import ablation_words
@@ -47,14 +47,8 @@ def add_blocks(figure: go.Figure, estimate: HeadEstimate, unit: str) -> None:
     for annotation in figure.layout.annotations:
         annotation.x *= heads
     figure.update_traces(colorbar={"len": heads, "x": heads / 2}, selector={"type": "heatmap", "showscale": True})
-    unclear = estimate.unclear
-    for cells in (
-        flat_cells(mean.shape),
-        signed_cells(np.where(unclear, np.nan, mean), limit),
-        signed_cells(np.where(unclear, mean, np.nan), limit, opacity=FADED_OPACITY),
-        hover_layer(estimate, unit),
-    ):
-        figure.add_trace(cells.update(xaxis="x2"))
+    for layer in (*cells(mean, estimate.unclear, limit), hover_layer(estimate, unit)):
+        figure.add_trace(layer.update(xaxis="x2"))
     figure.update_layout(
         xaxis={"domain": [0, heads]},
         xaxis2={

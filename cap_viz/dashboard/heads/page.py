@@ -23,7 +23,6 @@ from cap_viz.dashboard.heads.live import live_body
 from cap_viz.dashboard.heads.map import draw_bars, draw_grid, effect_map
 from cap_viz.dashboard.heads.source import Source, run_name
 from cap_viz.dashboard.heads.specificity import overlap_sentence, specificity_body
-from cap_viz.dashboard.heads.stability import stability_sentence
 from cap_viz.dashboard.heads.widgets import Chosen
 from cap_viz.dashboard.overview.data import dense_evaluation
 from cap_viz.dashboard.stored import report_of, scores_of, statistics_of
@@ -32,8 +31,10 @@ from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.head_grid import colour_limit
 from cap_viz.models.rounding_noise import noise_floor
+from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.stats import rank_stability
 
 TARGET_RELIABILITY = 0.8
 FEWEST_FOR_BANNER = 8
@@ -160,3 +161,28 @@ def reliability_sentence(view: HeadView) -> str:
     else:
         outlook = f"about {needed} examples would reach {TARGET_RELIABILITY}"
     return f"Ranking reliability **{found.full:.2f}** at n = {view.n}: {outlook}."
+
+
+def stability_sentence(view: HeadView) -> str:
+    """Report the rank correlation with other ablations on the same examples, or how to measure one."""
+    this = view.source.spec
+    others = {
+        run.spec.ablation: run
+        for run in score_runs(view.frame.runs, view.frame.model, this.examples.task)
+        if isinstance(run.spec, ScoreSpec)
+        and set(run.spec.examples.ids) == set(this.examples.ids)
+        and run.spec.ablation != this.ablation
+    }
+    if not others:
+        return (
+            f"Measured with {this.ablation} ablation only: start a new run on the same examples with another to see "
+            "whether the ranking depends on it."
+        )
+    means = {name: statistics_of(view.frame.store, run, view.metric).estimate.mean for name, run in others.items()}
+    found = rank_stability({this.ablation: view.stats.estimate.mean, **means})
+    said = ", ".join(
+        f"{name} ρ = {found.spearman[0, i]:.2f}, {round(found.overlap[0, i] * found.top)} of the top {found.top} shared"
+        for i, name in enumerate(found.names)
+        if i > 0
+    )
+    return f"Rank stability, {this.ablation} against other ablations of the same examples: {said}."

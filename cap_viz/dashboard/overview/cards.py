@@ -10,8 +10,7 @@ from cap_viz.dashboard.components.panels import METRIC_UNITS, percent, percent_i
 from cap_viz.dashboard.overview.data import TaskSummary
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
-from cap_viz.figures.head_grid import Grid
-from cap_viz.figures.small_map import small_map
+from cap_viz.figures.head_grid import Grid, small_map
 from cap_viz.figures.theme import CONFIG, HELPS, HURTS, signed
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
