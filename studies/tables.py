@@ -22,7 +22,6 @@ from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, TOKEN_LOSS, Measur
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.comparison import CLEAR
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.profile import load_head_zeros
 from cap_viz.runs.kinds.scores import load_scores
@@ -30,6 +29,7 @@ from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import family_p
+from cap_viz.stats.paired import ALPHA
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
@@ -148,7 +148,7 @@ def ordering(study: Study, measure: Measure) -> pd.DataFrame:
 
 def verdict(sparsity: float, difference: float, low: float, p_holm: float) -> str:
     """Judge CAP minus Wanda by Holm's test over the table and, below 50 %, by the interval's lower end."""
-    if p_holm < CLEAR:
+    if p_holm < ALPHA:
         return "better" if difference > 0 else "worse"
     if sparsity in GENTLE and low > MARGIN:
         return "not worse by 3 points"

@@ -17,6 +17,7 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.stats import PairedComparison, family_p
+from cap_viz.stats.paired import ALPHA
 from cap_viz.tasks import Task, check_has_options, load_task
 from cap_viz.tasks.example_sets import evaluation_set
 
@@ -26,7 +27,6 @@ DENSE: Cell = ("dense", 0.0)
 # over them is what causal scores add.
 SUBJECT, CONTROL, PLACEBO = "cap", "global_magnitude", "shuffled_cap"
 CONTROLS = (CONTROL, PLACEBO)
-CLEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Contrast:
     @property
     def evidence(self) -> Literal["clear", "alone", "noise"]:
         """Significant after adjustment ("clear"), only before it ("alone"), or not at all ("noise")."""
-        if self.p_holm < CLEAR:
+        if self.p_holm < ALPHA:
             return "clear"
-        return "alone" if self.result.p_value < CLEAR else "noise"
+        return "alone" if self.result.is_clear else "noise"
 
 
 def comparison_specs(

@@ -12,7 +12,7 @@ from cap_viz.stats.intervals import Interval, bootstrap_mean_ci, wilson
 from cap_viz.stats.joint import JointEffect, joint_effect, random_sets
 from cap_viz.stats.multiple import false_discovery, holm
 from cap_viz.stats.paired import PairedComparison, compare_means, compare_paired, family_p
-from cap_viz.stats.ranking import RankIntervals, bootstrap_rank_intervals, rank_heads
+from cap_viz.stats.ranking import RankIntervals, bootstrap_rank_intervals, rank_heads, usual_top
 from cap_viz.stats.reliability import Reliability, spearman_brown, split_half
 from cap_viz.stats.specificity import (
     RankAgreement,
@@ -63,6 +63,7 @@ __all__ = [
     "split_half",
     "top_overlap",
     "true_spread",
+    "usual_top",
     "wilson",
 ]
 

@@ -55,6 +55,11 @@ class PairedComparison:
     only_a: int | None = None
     only_b: int | None = None
 
+    @property
+    def is_clear(self) -> bool:
+        """Return whether the test rejects equality at 0.05, by itself and not as one of a family."""
+        return self.p_value < ALPHA
+
 
 def compare_paired(
     correct_a: Bool[np.ndarray, " example"],

@@ -33,7 +33,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.stats.head_estimate import HeadEstimate, student_t
 from cap_viz.stats.intervals import check_level
 from cap_viz.stats.ranking import rank_heads
-from cap_viz.stats.reliability import FEWEST_EXAMPLES, spearman_rows
+from cap_viz.stats.reliability import FEWEST_EXAMPLES, rank_correlation
 
 LEAST_SIGNAL = 0.1
 
@@ -201,6 +201,6 @@ def rank_agreement(
     second_reliability: float,
 ) -> RankAgreement:
     """Correlate two runs' mean effects over heads; the reliabilities come from `split_half(...).full`."""
-    correlation = float(spearman_rows(first.reshape(1, -1), second.reshape(1, -1))[0])
+    correlation = rank_correlation(first.ravel(), second.ravel())
     known = first_reliability > 0 and second_reliability > 0
     return RankAgreement(correlation, sqrt(first_reliability * second_reliability) if known else nan)

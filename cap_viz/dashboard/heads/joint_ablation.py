@@ -159,10 +159,9 @@ def verdict(found: JointEffect, words: AblationWords, unit: str, n: int) -> str:
         f"{signed(found.random_high)} (p = {found.p_value:.2g}).",
     ]
     if found.size > 1:
-        clear = not float(excess.low) <= 0 <= float(excess.high)
         meaning = (
             "they add up, within noise"
-            if not clear
+            if excess.unclear
             else "more than their sum: each stands in for the others"
             if float(excess.mean) > 0
             else "less than their sum: they do some of the same work"

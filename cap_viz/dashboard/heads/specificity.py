@@ -17,15 +17,9 @@ from cap_viz.dashboard.stored import HeadStatistics, specificity_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import CONFIG, signed
-from cap_viz.stats import RankAgreement, Specificity, TopOverlap, rank_agreement, top_overlap
+from cap_viz.stats import RankAgreement, Specificity, TopOverlap, rank_agreement, top_overlap, usual_top
 
-TOP_SHARE = 0.1
 UNIT = "SD over heads"
-
-
-def usual_top(n_heads: int) -> int:
-    """Return a tenth of the number of heads, at least one."""
-    return max(1, round(TOP_SHARE * n_heads))
 
 
 def shared_top(task: HeadStatistics, control: HeadStatistics, k: int | None = None) -> TopOverlap:

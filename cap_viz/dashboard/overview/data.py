@@ -11,7 +11,7 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.defaults import MAIN_CRITERIA, SPARSITIES
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import ACC, against_guessing, paired
+from cap_viz.evaluation.eval_metrics import ACC, against_guessing, level_of, paired_p
 from cap_viz.figures.accuracy import AccuracyPoint
 from cap_viz.figures.theme import signed
 from cap_viz.pruning import criterion_title
@@ -20,10 +20,10 @@ from cap_viz.runs.mask_provenance import groups_of
 from cap_viz.runs.run_queries import dense_run, score_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import ChanceTest, HeadEstimate, PairedComparison, mean_with_ci, wilson
+from cap_viz.stats import ChanceTest, HeadEstimate, PairedComparison, mean_with_ci
+from cap_viz.stats.paired import ALPHA
 from cap_viz.tasks import Task, all_tasks
 
-CLEAR = 0.05
 MOST_CRITERIA, MOST_SPARSITIES = 6, 4
 
 
@@ -34,10 +34,6 @@ class PrunedAccuracy:
     mask: MaskSpec
     report: EvalReport
     against_dense: PairedComparison
-
-    @property
-    def differs(self) -> bool:
-        return self.against_dense.p_value < CLEAR
 
 
 @dataclass(frozen=True)
@@ -156,9 +152,8 @@ def accuracy_points(pruned: tuple[PrunedAccuracy, ...]) -> list[AccuracyPoint]:
 
 
 def accuracy_point(item: PrunedAccuracy) -> AccuracyPoint:
-    correct = item.report.correct
-    limits = wilson(int(correct.sum()), correct.size)
-    verdict = "differs from dense" if item.differs else "within noise of dense"
+    limits = level_of(item.report, ACC).ci
+    verdict = "differs from dense" if item.against_dense.is_clear else "within noise of dense"
     hover = (
         f"<b>{criterion_title(item.mask.criterion)} at {percent(item.mask.sparsity, 0)}</b><br>"
         f"{percent(item.report.acc)} [{percent(limits.low)}, {percent(limits.high)}]<br>"
@@ -172,7 +167,7 @@ def accuracy_point(item: PrunedAccuracy) -> AccuracyPoint:
         accuracy=item.report.acc,
         low=limits.low,
         high=limits.high,
-        differs=item.differs,
+        differs=item.against_dense.is_clear,
         hover=hover,
     )
 
@@ -188,10 +183,10 @@ def best_sentence(items: list[PrunedAccuracy]) -> str:
     tied = [
         criterion_title(item.mask.criterion)
         for item in items
-        if item is not best and paired(best.report, item.report, ACC).p_value >= CLEAR
+        if item is not best and paired_p(best.report, item.report, ACC) >= ALPHA
     ]
     company = f", tied with {listed(tied)}" if tied else ""
     distance = signed(100 * best.against_dense.difference, 1)
-    verdict = "differs from dense" if best.differs else "within noise of dense"
+    verdict = "differs from dense" if best.against_dense.is_clear else "within noise of dense"
     name = criterion_title(best.mask.criterion)
     return f"**{percent(best.mask.sparsity, 0)}** {name} {percent(best.report.acc)}{company}; {verdict} ({distance})"

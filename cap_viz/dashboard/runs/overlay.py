@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import caution, empty, escaped, p_words, problem, tile
-from cap_viz.dashboard.heads.specificity import usual_top
 from cap_viz.dashboard.stored import paired_in, statistics_of
 from cap_viz.dashboard.tasks.controls import STANDARDISED, TaskPair
 from cap_viz.dashboard.tasks.data import METRIC, Measured
@@ -19,7 +18,7 @@ from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protocol_in, protocol_of
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import PairedComparison, compare_paired, true_spread
+from cap_viz.stats import PairedComparison, compare_paired, true_spread, usual_top
 from cap_viz.tasks import load_task
 from cap_viz.tasks.pairing import check_same_items
 
@@ -110,7 +109,7 @@ def overlay_accuracies(store: Store, first: StoredRun, second: StoredRun) -> Non
         tile("Flips", f"{found.only_a} : {found.only_b}", f"of {found.n} questions; right in one only")
     with p_value:
         tile("McNemar p", p_words(found.p_value), "exact, paired")
-    verdict = "differ" if found.p_value < 0.05 else "cannot be told apart on these questions"
+    verdict = "differ" if found.is_clear else "cannot be told apart on these questions"
     st.caption(
         f"The two {verdict} (5 % level, not corrected for looking at several pairs). With {found.n} questions, "
         f"differences from {100 * found.minimum_detectable:.1f} points on would usually be found."

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import note
-from cap_viz.dashboard.heads.specificity import usual_top
 from cap_viz.dashboard.state import bad_choice, bad_number, keep_in_range, keep_valid
 from cap_viz.dashboard.tasks.data import Collection, Measured
 from cap_viz.dashboard.terms import GLOSSARY
+from cap_viz.stats import usual_top
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
 KEYS = ("model", "task", "against", "scale", "k", "layer", "head")
