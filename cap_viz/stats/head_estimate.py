@@ -68,6 +68,22 @@ class HeadEstimate:
         order = np.argsort(self.rank, axis=None)[:k]
         return [divmod(int(place), self.rank.shape[1]) for place in order]
 
+    def columns(self, quantity: str = "mean_effect") -> dict[str, np.ndarray]:
+        """Return the columns of a table with one row per head, in layer order; `quantity` names the mean."""
+        layer, head = np.indices(self.mean.shape)
+        columns = {
+            "layer": layer,
+            "head": head,
+            quantity: self.mean,
+            "ci_low": self.low,
+            "ci_high": self.high,
+            "p_value": self.p_value,
+            "q_value": self.q_value,
+            "survives_fdr": self.survives,
+            "rank": self.rank,
+        }
+        return {name: values.ravel() for name, values in columns.items()}
+
 
 def mean_with_ci(effects: Float[np.ndarray, "*head example"], *, level: float = 0.95) -> HeadEstimate:
     """Average over the last axis, in the effects' unit, for any leading axes (typically layer, head).

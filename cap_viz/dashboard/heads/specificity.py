@@ -157,18 +157,9 @@ def reading(task: HeadView, control: HeadView, found: Specificity) -> None:
 
 def specificity_table(task: HeadStatistics, control: HeadStatistics, found: Specificity) -> pd.DataFrame:
     """One row per head, most specific to the task first. Effects in nats per token, the rest in SD over heads."""
-    layer_head = np.indices(found.mean.shape)
     table = pd.DataFrame(
         {
-            "layer": layer_head[0].ravel(),
-            "head": layer_head[1].ravel(),
-            "specificity": found.mean.ravel(),
-            "ci_low": found.low.ravel(),
-            "ci_high": found.high.ravel(),
-            "p_value": found.p_value.ravel(),
-            "q_value": found.q_value.ravel(),
-            "survives_fdr": found.survives.ravel(),
-            "rank": found.rank.ravel(),
+            **found.columns("specificity"),
             "task_standardised": found.task.ravel(),
             "control_standardised": found.control.ravel(),
             "task_effect": task.estimate.mean.ravel(),
