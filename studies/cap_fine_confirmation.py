@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import exp
 
-import numpy as np
-
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.eval_metrics import paired_losses
+from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, paired
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.models.catalogue import DEFAULT_MODEL, ModelRef, resolve
 from cap_viz.models.loading import load
@@ -27,7 +25,7 @@ from cap_viz.runs.protocols import perplexity_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import shipped_folder
-from cap_viz.stats import PairedComparison, PairedMeans, compare_means, compare_paired, holm
+from cap_viz.stats import PairedComparison, compare_means, compare_paired, family_p
 from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
 from cap_viz.tasks.pairing import check_same_items
 from studies.run_many import computed_in_turn
@@ -125,16 +123,18 @@ def primary(about: Confirmation) -> None:
             calibration = min(others, key=lambda name: others[name].losses()[rows[task]].mean())
             results.append((task, mine, calibration, others[calibration]))
         found = [compared(mine, other, rows[task]) for task, mine, _, other in results]
-        adjusted = holm(np.array([loss.p_value for _, loss in found]))
+        adjusted = family_p([loss for _, loss in found])
         for (task, _, calibration, _), (right, loss), p in zip(results, found, adjusted, strict=True):
             print(
                 f"{task}, n {loss.n}, Wanda on {calibration}: choice loss {loss.mean_a:.3f} and {loss.mean_b:.3f}, "
                 f"{loss.difference:+.3f} [{loss.ci.low:+.3f}, {loss.ci.high:+.3f}], Holm p {p:.2g}; accuracy "
-                f"{right.accuracy_a:.1%} and {right.accuracy_b:.1%}, {points(right)}, McNemar p {right.p_value:.2g}"
+                f"{right.mean_a:.1%} and {right.mean_b:.1%}, {points(right)}, McNemar p {right.p_value:.2g}"
             )
 
 
-def compared(mine: EvalReport, other: EvalReport, rows: slice = slice(None)) -> tuple[PairedComparison, PairedMeans]:
+def compared(
+    mine: EvalReport, other: EvalReport, rows: slice = slice(None)
+) -> tuple[PairedComparison, PairedComparison]:
     """Compare accuracy and choice loss on some rows of the same questions."""
     check_same_items(mine.items, other.items)
     right = compare_paired(mine.correct[rows], other.correct[rows])
@@ -153,14 +153,14 @@ def gentle(about: Confirmation) -> None:
             other = about.report(about.opponents(task, sparsity)["task"])
             right, loss = compared(mine, other, ROWS[task])
             verdict = "not worse by 3 points" if right.ci.low > MARGIN else "inconclusive"
-            accuracies = f"{right.accuracy_a:.1%} and {right.accuracy_b:.1%}, {points(right)}"
+            accuracies = f"{right.mean_a:.1%} and {right.mean_b:.1%}, {points(right)}"
             losses = f"{loss.difference:+.3f} [{loss.ci.low:+.3f}, {loss.ci.high:+.3f}]"
             print(f"{task} {sparsity:.0%}, {verdict}: {accuracies}; choice loss {losses}")
 
 
 def perplexity(about: Confirmation) -> None:
     mine, other = (about.report(about.perplexity(name)) for name in (CRITERION, OPPONENT))
-    found = paired_losses(mine, other)
+    found = paired(mine, other, TOKEN_LOSS)
     print(
         f"\nPerplexity of WikiText-2 at {HALF:.0%} for {ARC}: {perplexity_of(mine).value:.1f} and "
         f"{perplexity_of(other).value:.1f}, a factor of {exp(found.difference):.3f} "
@@ -184,7 +184,7 @@ def paired_line(label: str, mine: EvalReport, other: EvalReport) -> None:
     right, loss = compared(mine, other)
     print(
         f"{label}: choice loss {loss.mean_a:.3f} and {loss.mean_b:.3f}, {loss.difference:+.3f} "
-        f"[{loss.ci.low:+.3f}, {loss.ci.high:+.3f}]; accuracy {right.accuracy_a:.1%} and {right.accuracy_b:.1%}, "
+        f"[{loss.ci.low:+.3f}, {loss.ci.high:+.3f}]; accuracy {right.mean_a:.1%} and {right.mean_b:.1%}, "
         f"{points(right)}"
     )
 

@@ -18,18 +18,18 @@ import pandas as pd
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Measure, against_guessing, level_of, paired, paired_losses
+from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, TOKEN_LOSS, Measure, against_guessing, level_of, paired
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.comparison import CLEAR
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.profile import load_head_zeros
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import holm
+from cap_viz.stats import family_p
+from cap_viz.stats.paired import ALPHA
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
@@ -112,9 +112,8 @@ class ComparedRow:
 def compared(rows: Sequence[ComparedRow], measure: Measure = ACC) -> pd.DataFrame:
     """Tabulate a family of comparisons: both levels, paired difference, p, Holm's p over the rows, detectable size."""
     results = [paired(row.first, row.second, measure) for row in rows]
-    adjusted = holm(np.array([result.p_value for result in results]))
     table = []
-    for row, result, p_holm in zip(rows, results, adjusted, strict=True):
+    for row, result, p_holm in zip(rows, results, family_p(results), strict=True):
         first, second = level_of(row.first, measure), level_of(row.second, measure)
         table.append(
             {
@@ -127,7 +126,7 @@ def compared(rows: Sequence[ComparedRow], measure: Measure = ACC) -> pd.DataFram
                 "difference_low": result.ci.low,
                 "difference_high": result.ci.high,
                 "p": result.p_value,
-                "p_holm": float(p_holm),
+                "p_holm": p_holm,
                 "detectable": result.minimum_detectable,
                 "n": result.n,
             }
@@ -149,7 +148,7 @@ def ordering(study: Study, measure: Measure) -> pd.DataFrame:
 
 def verdict(sparsity: float, difference: float, low: float, p_holm: float) -> str:
     """Judge CAP minus Wanda by Holm's test over the table and, below 50 %, by the interval's lower end."""
-    if p_holm < CLEAR:
+    if p_holm < ALPHA:
         return "better" if difference > 0 else "worse"
     if sparsity in GENTLE and low > MARGIN:
         return "not worse by 3 points"
@@ -365,7 +364,7 @@ def perplexity_facts(report: EvalReport) -> dict[str, float]:
 
 
 def factor(name: str, report: EvalReport, other: EvalReport) -> dict[str, float]:
-    found = paired_losses(report, other)
+    found = paired(report, other, TOKEN_LOSS)
     return {
         f"against_{name}": exp(found.difference),
         f"against_{name}_low": exp(found.ci.low),
@@ -416,7 +415,7 @@ def solution_facts(report: EvalReport) -> dict[str, float]:
 
 
 def loss_difference(name: str, report: EvalReport, other: EvalReport) -> dict[str, float]:
-    found = paired_losses(report, other)
+    found = paired(report, other, TOKEN_LOSS)
     return {
         f"minus_{name}": found.difference,
         f"minus_{name}_low": found.ci.low,

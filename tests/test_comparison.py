@@ -19,6 +19,7 @@ from cap_viz.evaluation.eval_metrics import (
     level_of,
     measure_named,
     paired,
+    paired_p,
     per_question,
 )
 from cap_viz.models.catalogue import ModelRef
@@ -27,7 +28,7 @@ from cap_viz.runs.comparison import DENSE, comparison_rows, contrasts, control_p
 from cap_viz.runs.mask_provenance import groups_of, provenance_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import PairedComparison, PairedMeans, wilson
+from cap_viz.stats import PairedComparison, wilson
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet
 
@@ -57,9 +58,7 @@ def paired_accuracy(only_a: int, only_b: int, n: int) -> PairedComparison:
     """A contrast with the given flips."""
     a = report([1.0] * only_a + [-1.0] * only_b + [1.0] * (n - only_a - only_b))
     b = report([-1.0] * only_a + [1.0] * only_b + [1.0] * (n - only_a - only_b))
-    found = paired(a, b, ACC)
-    assert isinstance(found, PairedComparison)
-    return found
+    return paired(a, b, ACC)
 
 
 def run(mask: MaskSpec | None, created: str = "2026-01-01T00:00:00Z", items: ExampleSet = ITEMS) -> StoredRun:
@@ -110,9 +109,8 @@ def test_guessing_spreads_evenly_over_the_options() -> None:
 def test_pairs_are_right_and_wrong_for_shares_and_means_for_losses() -> None:
     first, second = report([1.0, 1.0, -1.0]), report([1.0, -1.0, -1.0])
     shares, losses = paired(first, second, ACC), paired(first, second, CHOICE_LOSS)
-    assert isinstance(shares, PairedComparison)
     assert (shares.only_a, shares.only_b, shares.difference) == (1, 0, pytest.approx(1 / 3))
-    assert isinstance(losses, PairedMeans)
+    assert (losses.only_a, losses.only_b) == (None, None)
     # The one question that differs: ln(1 + 1/e) − ln(1 + e) = −1, over three questions.
     assert losses.difference == pytest.approx(-1 / 3)
 
@@ -120,6 +118,8 @@ def test_pairs_are_right_and_wrong_for_shares_and_means_for_losses() -> None:
 def test_other_items_and_unknown_measures_are_refused() -> None:
     with pytest.raises(UsageError, match="different items"):
         paired(answers(1, 2), answers(1, 3), ACC)
+    with pytest.raises(UsageError, match="different items"):
+        paired_p(answers(1, 2), answers(1, 3), ACC)
     with pytest.raises(UsageError, match="Unknown measure 'f1'"):
         measure_named("f1")
 

@@ -10,13 +10,17 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 
+from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress, finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds import KINDS, describe, numbers_of
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind
-from cap_viz.runs.spec import SPECS, RunSpec, spec_dict, spec_from_dict
+from cap_viz.runs.kinds.joint import load_joint
+from cap_viz.runs.kinds.scores import load_blocks, load_gradient, load_scores
+from cap_viz.runs.run_queries import runs_of
+from cap_viz.runs.spec import SPECS, EvalSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import ExampleSet, evaluation_set, examples_of
@@ -70,6 +74,16 @@ def test_a_new_kind_needs_its_class_its_spec_and_a_line(
     prompts = [tiny_model.tokenizer.encode(example.prompt) for example in tiny_task.evaluation(3)]
     assert numbers_of(store, found)["tokens"].tolist() == [min(7, len(tokens)) for tokens in prompts]
     assert describe(spec) == "prompts of up to 7 tokens"
+
+
+def test_a_reader_names_the_kind_of_run_it_needs(tiny_model: ReasoningModel, tiny_task: Task, store: Store) -> None:
+    finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set(tiny_task.name, 2)), tiny_model, store))
+    (found,) = store.runs()
+    assert runs_of([found], EvalSpec) == [found]
+    assert runs_of([found], ScoreSpec) == []
+    for load, kind in ((load_scores, "score"), (load_blocks, "score"), (load_gradient, "score"), (load_joint, "joint")):
+        with pytest.raises(UsageError, match=f"^Run {found.key} is of kind eval; this needs one of kind {kind}.$"):
+            load(store, found)
 
 
 def test_every_spec_has_its_kind() -> None:

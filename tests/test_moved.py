@@ -48,6 +48,10 @@ def test_a_former_path_gives_the_very_object_with_a_warning(module: str, name: s
         ("reading", "read_roles", "runs.kinds.patterns", "load_patterns"),
         ("engines", "EngineChoice", "runs.backends", "BackendChoice"),
         ("basis", "Basis", "runs.mask_provenance", "MaskProvenance"),
+        ("stats", "MeanEstimate", "stats.head_estimate", "HeadEstimate"),
+        ("stats", "PairedMeans", "stats.paired", "PairedComparison"),
+        ("stats.paired_means", "PairedMeans", "stats.paired", "PairedComparison"),
+        ("stats.intervals", "MeanEstimate", "stats.head_estimate", "HeadEstimate"),
     ],
 )
 def test_a_name_that_is_another_now_is_found_by_its_former(module: str, name: str, home: str, new: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.attribution.results import EvalReport, questions_of
-from cap_viz.dashboard.compare import solutions
+from cap_viz.dashboard.compare.text_loss import solution_cells
 from cap_viz.dashboard.prune.accuracy import Column, aligned, compare_columns, with_last
 from cap_viz.dashboard.prune.flips import flips_of
 from cap_viz.dashboard.prune.written import Written, written_difference
@@ -30,7 +30,7 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_answers, load_report
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.protocols import generation_spec, perplexity_spec, solution_spec
-from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import TASKS, Example, Task, load_task
 from cap_viz.tasks.example_sets import evaluation_set
@@ -39,7 +39,6 @@ from tests.test_generation import WORD
 
 OFFLINE = ("toy_math", "toy_strategy", "toy_choice", "mini_science", "mini_math", "mini_strategy")
 N = 8
-MASK = MaskSpec("global_magnitude", 0.5)
 
 
 @pytest.fixture
@@ -264,7 +263,7 @@ def test_losses_of_two_texts_are_not_compared(
     first, second = (load_report(store, run) for run in runs)
     refusing = (
         lambda: loss_difference("dense", first, second),
-        lambda: solutions.row(MASK, first, second),
+        lambda: solution_cells(first, second),
         lambda: paired_evaluations(store, *runs),
     )
     for call in refusing:

@@ -73,6 +73,24 @@ def test_t_interval_covers_the_truth_and_the_test_holds_its_level():
     assert 0.04 < np.mean(null.p_value < 0.05) < 0.06
 
 
+def test_an_estimate_ranks_its_heads_and_tests_them_all_at_once():
+    # Standard errors: 1, 0, 1 and 0; certain effects have p = 0, the others p = 1/2 and 1.
+    effects = np.array([[[0.0, 2.0], [3.0, 3.0]], [[-1.0, 1.0], [-2.0, -2.0]]])
+    estimate = mean_with_ci(effects)
+    assert_array_equal(estimate.rank, [[2, 1], [3, 4]])
+    assert (estimate.top_head, estimate.top_heads(3)) == ((0, 1), [(0, 1), (0, 0), (1, 0)])
+    # p·4/rank: 0·4/1, 0·4/2, .5·4/3, 1·4/4.
+    assert_allclose(estimate.q_value, [[2 / 3, 0], [1, 0]])
+    assert_array_equal(estimate.survives, [[False, True], [False, True]])
+    assert_array_equal(estimate.unclear, [[True, False], [True, False]])
+
+
+def test_no_head_survives_a_single_example():
+    estimate = mean_with_ci(np.array([[[0.5], [0.0]]]))
+    assert_array_equal(estimate.survives, [[False, False]])
+    assert_array_equal(estimate.unclear, [[True, True]])
+
+
 def test_wilson_by_hand():
     # (k + z²/2 ± z·sqrt(k(n - k)/n + z²/4)) / (n + z²) with z = 1.959964:
     # (9.92073 ± 1.959964·sqrt(1.6 + 0.960365)) / 13.84146

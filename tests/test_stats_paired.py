@@ -1,13 +1,14 @@
-"""Two models on the same questions: McNemar by hand, coverage of the interval, power at its difference."""
+"""Two models on the same questions: McNemar and losses by hand, coverage of the interval, power at its difference."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy import stats
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.stats import compare_paired
+from cap_viz.stats import compare_means, compare_paired, family_p, holm
 from cap_viz.stats.paired import mcnemar, minimum_detectable
 
 
@@ -19,7 +20,7 @@ def answers(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarr
 def test_counts_and_difference_first_minus_second():
     result = compare_paired(*answers(both=5, only_a=8, only_b=2, neither=5))
     assert (result.n, result.only_a, result.only_b) == (20, 8, 2)
-    assert_allclose([result.accuracy_a, result.accuracy_b, result.difference], [13 / 20, 7 / 20, 6 / 20])
+    assert_allclose([result.mean_a, result.mean_b, result.difference], [13 / 20, 7 / 20, 6 / 20])
     assert result.ci.low < 0.3 < result.ci.high
 
 
@@ -117,3 +118,44 @@ def test_bad_input_is_refused():
         compare_paired(np.array([], dtype=bool), np.array([], dtype=bool))
     with pytest.raises(UsageError, match="level is 95"):
         compare_paired(np.ones(3, bool), np.ones(3, bool), level=95.0)
+
+
+def test_losses_by_hand() -> None:
+    # Differences 1, 2, 3: mean 2, standard deviation 1, standard error 1/√3.
+    result = compare_means(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]))
+    assert (result.n, result.mean_a, result.mean_b, result.difference) == (3, 4.0, 2.0, 2.0)
+    assert result.p_value == pytest.approx(2 * stats.t.sf(2 * np.sqrt(3), df=2))
+    assert result.minimum_detectable == pytest.approx(2.8016 / np.sqrt(3), abs=1e-4)
+    assert 1 <= result.ci.low < 2 < result.ci.high <= 3
+
+
+def test_the_order_of_losses_gives_the_sign_and_nothing_else() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 50))
+    there, back = compare_means(a, b), compare_means(b, a)
+    assert there.difference == pytest.approx(-back.difference)
+    assert there.p_value == pytest.approx(back.p_value)
+
+
+def test_equal_losses_are_no_difference() -> None:
+    result = compare_means(np.ones(4), np.ones(4))
+    assert (result.difference, result.p_value, result.minimum_detectable) == (0.0, 1.0, 0.0)
+
+
+def test_the_loss_of_a_single_question_has_no_uncertainty() -> None:
+    result = compare_means(np.array([1.0]), np.array([3.0]))
+    assert result.difference == -2.0
+    assert np.isnan([result.ci.low, result.ci.high, result.p_value, result.minimum_detectable]).all()
+
+
+@pytest.mark.usefixtures("any_shapes")
+def test_unequal_or_empty_losses_are_a_sentence() -> None:
+    with pytest.raises(CapVizError, match="there are 2 and 3 losses"):
+        compare_means(np.zeros(2), np.zeros(3))
+    with pytest.raises(CapVizError, match="at least one question"):
+        compare_means(np.zeros(0), np.zeros(0))
+
+
+def test_the_rows_of_a_table_are_one_family() -> None:
+    rows = [compare_paired(*answers(5, only_a, 0, 5)) for only_a in (7, 5, 0)]
+    assert family_p(rows) == holm(np.array([row.p_value for row in rows])).tolist()
+    assert family_p([]) == []

@@ -23,7 +23,7 @@ def test_two_heads_by_hand() -> None:
     assert found.control_scale == pytest.approx(sqrt(2))
     np.testing.assert_allclose(found.task, [[2 / sqrt(11 / 6), 0]])
     np.testing.assert_allclose(found.control, [[1 / sqrt(2), 3 / sqrt(2)]])
-    np.testing.assert_allclose(found.difference, [[2 / sqrt(11 / 6) - 1 / sqrt(2), -3 / sqrt(2)]])
+    np.testing.assert_allclose(found.mean, [[2 / sqrt(11 / 6) - 1 / sqrt(2), -3 / sqrt(2)]])
     assert found.rank.tolist() == [[1, 2]]
     assert (found.n_task, found.n_control) == (4, 4)
 
@@ -55,7 +55,7 @@ def test_units_do_not_matter_and_the_same_seed_gives_the_same_bits() -> None:
     task = random.normal(size=(3, 4, 1)) + random.normal(size=(3, 4, 12))
     control = random.normal(size=(3, 4, 1)) + random.normal(size=(3, 4, 8))
     found, scaled = specificity(task, control), specificity(1000 * task, control / 7)
-    np.testing.assert_allclose(scaled.difference, found.difference)
+    np.testing.assert_allclose(scaled.mean, found.mean)
     np.testing.assert_allclose(scaled.low, found.low)
     np.testing.assert_array_equal(specificity(task, control).low, found.low)
 
@@ -70,7 +70,7 @@ def test_few_examples_do_not_shrink_standardised_effects() -> None:
         few = truth[..., None] + 1.5 * random.normal(size=(1, 40, 6))
         many = truth[..., None] + 1.5 * random.normal(size=(1, 40, 60))
         found = specificity(few, many, resamples=2)
-        corrected.append(found.difference[0, largest])
+        corrected.append(found.mean[0, largest])
         mean = few.mean(axis=-1)
         plain.append(mean[0, largest] / mean.std(ddof=1) - truth[0, largest] / truth.std(ddof=1))
     assert abs(np.mean(corrected)) < 4 * np.std(corrected) / sqrt(150) + 0.05
@@ -101,14 +101,14 @@ def test_equal_runs_have_no_specific_heads_and_survivors_follow_the_p_values() -
     random = np.random.default_rng(5)
     truth = random.normal(size=(5, 8, 1))
     same = specificity(truth + random.normal(size=(5, 8, 20)), truth + random.normal(size=(5, 8, 20)))
-    assert not same.found.survives.any()
+    assert not same.survives.any()
     other = truth.copy()
     other[2, 3] = -8.0
     apart = specificity(truth + random.normal(size=(5, 8, 20)), other + random.normal(size=(5, 8, 20)))
-    assert apart.found.survives[2, 3]
+    assert apart.survives[2, 3]
     assert int(apart.rank[2, 3]) == 1
     ours = stats.false_discovery_control(apart.p_value.ravel()).reshape(5, 8)
-    np.testing.assert_array_equal(apart.found.survives, ours <= 0.05)
+    np.testing.assert_array_equal(apart.survives, ours <= 0.05)
 
 
 def test_a_head_without_effect_is_certain_and_not_specific() -> None:
@@ -116,7 +116,7 @@ def test_a_head_without_effect_is_certain_and_not_specific() -> None:
     task, control = random.normal(size=(2, 2, 3, 1)) * 3 + random.normal(size=(2, 2, 3, 8))
     task[1, 2] = control[1, 2] = 0.0
     found = specificity(task, control)
-    assert (found.difference[1, 2], found.low[1, 2], found.high[1, 2], found.p_value[1, 2]) == (0, 0, 0, 1)
+    assert (found.mean[1, 2], found.low[1, 2], found.high[1, 2], found.p_value[1, 2]) == (0, 0, 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,14 @@ def test_the_gradient_grid_holds_the_mean_gradient_effects(store: Store, exact: 
     assert "the one this gradient run is about" in text(at)
 
 
+def test_an_unknown_noise_ceiling_is_not_mentioned(store: Store, exact: StoredRun, tiny_model: ReasoningModel) -> None:
+    """Three examples have no reliability; the page said "noise ceiling nan"."""
+    computed(store, tiny_model, gradient_spec(tiny_model, 3))
+    shown = text(heads_page(exact, run="n3-seed0-zero-gradient-nll"))
+    assert "Rank correlation with the exact run n16-seed0-zero" in shown
+    assert "ceiling" not in shown
+
+
 def test_the_hybrid_grid_holds_the_combination(store: Store, exact: StoredRun, gradient: StoredRun) -> None:
     at = heads_page(exact, run="n16of40-seed0-zero-hybrid-nll", layer="2", head="3")
     found = hybrid_scores(load_scores(store, exact), load_gradient(store, gradient))

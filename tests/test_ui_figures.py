@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,13 +18,14 @@ from cap_viz.figures.head_grid import (
     grid_height,
     grid_width,
     head_grid,
+    small_map,
     ticks,
 )
-from cap_viz.figures.ranked_bars import Bars, example_strip, ranked_bars, spread
-from cap_viz.figures.small_map import small_map
+from cap_viz.figures.ranked_bars import example_strip, ranked_bars, spread
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import HELPS, HURTS
 from cap_viz.settings import PROJECT
+from cap_viz.stats import mean_with_ci
 
 MEAN = np.array([[0.5, -0.2, 0.0], [0.1, np.nan, -3.0]])
 
@@ -107,20 +108,21 @@ def test_layer_labels_never_collide() -> None:
 
 
 def test_ranked_bars_show_intervals_around_the_mean() -> None:
-    bars = Bars(
-        labels=["L0 H1", "L2 H0"],
-        mean=np.array([0.4, -0.1]),
-        low=np.array([0.3, -0.3]),
-        high=np.array([0.6, 0.1]),
-        address=np.array([[0, 1], [2, 0]]),
-        selected=1,
-    )
-    figure = ranked_bars(bars, unit="nats")
+    effects = np.array([[[0.0, 0.2], [0.3, 0.5]], [[-0.2, 0.0], [-0.1, -0.4]]])
+    estimate = mean_with_ci(effects)
+    figure = ranked_bars(estimate, top=3, selected=(0, 0), unit="nats")
     trace: Any = figure.data[0]
-    np.testing.assert_allclose(np.asarray(trace.error_x.array), [0.2, 0.2])
-    np.testing.assert_allclose(np.asarray(trace.error_x.arrayminus), [0.1, 0.2])
-    assert list(trace.marker.color) == [HURTS, HELPS]
-    assert [list(address) for address in trace.customdata] == [[0, 1], [2, 0]]
+    order = [(0, 1), (0, 0), (1, 0)]
+    assert list(trace.y) == ["L0 H1", "L0 H0", "L1 H0"]
+    np.testing.assert_allclose(np.asarray(trace.x), [0.4, 0.1, -0.1])
+    half_widths = [float(estimate.high[head] - estimate.mean[head]) for head in order]
+    np.testing.assert_allclose(np.asarray(trace.error_x.array), half_widths)
+    np.testing.assert_allclose(np.asarray(trace.error_x.arrayminus), half_widths)
+    assert list(trace.marker.color) == [HURTS, HURTS, HELPS]
+    assert [tuple(address) for address in trace.customdata] == order
+    _zero_line, shade = cast(Any, figure.layout).shapes
+    assert (shade.y0, shade.y1) == (0.5, 1.5)
+    assert len(cast(Any, ranked_bars(estimate, top=3, selected=(1, 1), unit="nats").layout).shapes) == 1
 
 
 def test_example_strip_numbers_its_points_in_the_order_given() -> None:

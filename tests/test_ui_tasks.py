@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.dashboard.stored import head_statistics
+from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.tasks.data import Measured, pairs, shared_heads
 from cap_viz.dashboard.tasks.page import short
 from cap_viz.figures.tasks import Mosaic, TaskMap, task_maps
@@ -30,7 +30,7 @@ class NoRun:
 
 
 def measured(name: str, effects: np.ndarray) -> Measured:
-    return Measured(TASKS[name], cast(Any, NoRun()), head_statistics(effects), true_spread(effects))
+    return Measured(TASKS[name], cast(Any, NoRun()), HeadStatistics(effects), true_spread(effects))
 
 
 def noisy(means: list[list[float]], seed: int) -> np.ndarray:

@@ -113,7 +113,7 @@ def test_specificity_is_what_the_library_computes(store: Store, scores: StoredRu
     shared = top_overlap(effects[0].mean(axis=-1), effects[1].mean(axis=-1), 1)
     at = opened_heads(scores, view="specificity")
     assert not at.exception
-    np.testing.assert_allclose(drawn(at), found.difference, rtol=1e-6)
+    np.testing.assert_allclose(drawn(at), found.mean, rtol=1e-6)
     assert f"{shared.shared} of the top 1 heads for this task are also among the top 1 on mini text" in text(at)
     assert "noise ceiling" in text(at)
     layer, head = np.argwhere(found.rank == 1)[0]
@@ -148,7 +148,7 @@ def test_exports_hold_what_the_view_shows(store: Store, scores: StoredRun, contr
     content = json.loads(shown_json(store, scores, "nll", View("specificity", control)))
     assert content["control"]["task"] == "mini_text"
     for row in content["heads"]:
-        assert row["specificity"] == pytest.approx(found.difference[row["layer"], row["head"]])
+        assert row["specificity"] == pytest.approx(found.mean[row["layer"], row["head"]])
     assert [row["rank"] for row in content["heads"]] == list(range(1, 13))
     table = shown_table(store, scores, "nll", View("generic text", control))
     np.testing.assert_allclose(table["mean_effect"].iloc[0], load_scores(store, control).mean_effect("nll").max())

@@ -34,9 +34,8 @@ from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
     from cap_viz.runs.store import Store, StoredRun
+    from cap_viz.stats import HeadEstimate
     from cap_viz.stats.budget import HybridPlan
-    from cap_viz.stats.hybrid import HybridEstimate
-    from cap_viz.stats.intervals import MeanEstimate
 
 
 def score(
@@ -181,9 +180,7 @@ def plan_by_pilot(
     return plan
 
 
-def single_content(
-    store: Store, run: StoredRun, metric: str, full: bool
-) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
+def single_content(store: Store, run: StoredRun, metric: str, full: bool) -> tuple[HeadEstimate, dict[str, Any]]:
     """Return one run's mean effects with intervals, and its other facts for `score --json`."""
     from cap_viz.attribution.results import GradientEffects
     from cap_viz.runs.kinds.scores import load_gradient, load_scores
@@ -205,9 +202,7 @@ def single_content(
     return mean_with_ci(effects), content
 
 
-def hybrid_content(
-    store: Store, found: dict[str, StoredRun], slope: str
-) -> tuple[MeanEstimate | HybridEstimate, dict[str, Any]]:
+def hybrid_content(store: Store, found: dict[str, StoredRun], slope: str) -> tuple[HeadEstimate, dict[str, Any]]:
     """Combine an exact and a gradient run; return the estimate and the other facts for `score --json`."""
     from cap_viz.attribution.hybrid import hybrid_scores
     from cap_viz.runs.kinds.scores import load_gradient, load_scores
@@ -260,7 +255,7 @@ def interval(low: float, high: float) -> str:
     return "needs more examples" if isnan(low) else f"{low:+.4f} … {high:+.4f}"
 
 
-def print_top_heads(estimate: MeanEstimate | HybridEstimate, metric: str, title: str, spec: ScoreSpec) -> None:
+def print_top_heads(estimate: HeadEstimate, metric: str, title: str, spec: ScoreSpec) -> None:
     from cap_viz.stats import rank_heads
 
     rank = rank_heads(estimate.mean)

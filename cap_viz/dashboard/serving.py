@@ -1,8 +1,8 @@
 """Limits for visitors of a server shared by strangers (`CAP_VIZ_SERVER=1`).
 
 Only listed models (`CAP_VIZ_MODELS`, comma-separated; the catalogue if not set), no folders of the server, no uploads,
-no deletions, few and small jobs, short prompts. Without the variable only the limits of `runs/queue.py` apply, and
-prompts may be three times as long.
+no deletions, few and small jobs, short prompts. Without the variable only the limits of `runs/queue.py` and of the
+kinds of runs apply, and prompts may be three times as long.
 """
 
 from __future__ import annotations

@@ -1,70 +1,38 @@
-"""Stored runs for pages: read once per process, since a finished run never changes.
-
-Caches are keyed by folder and checksums, so a replaced run is read again. Nothing here needs torch.
-"""
+"""Stored runs for pages: read once per process, since a finished run never changes. Nothing here needs torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import ACC, Level, Measure, Paired, level_of, paired, paired_p
+from cap_viz.evaluation.eval_metrics import Level, Measure, level_of, paired, paired_p
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.store import MANIFEST, Store, StoredRun
 from cap_viz.stats import (
-    Discoveries,
-    MeanEstimate,
+    HeadEstimate,
     PairedComparison,
     RankIntervals,
     Reliability,
     Specificity,
     bootstrap_rank_intervals,
-    false_discovery,
     mean_with_ci,
-    rank_heads,
     specificity,
     split_half,
 )
 from cap_viz.tasks import Example, load_task
 
-
-@dataclass(frozen=True)
-class HeadStatistics:
-    """Statistics of every head from one run and metric.
-
-    Those that resample or split the examples are computed on first access: the Overview shows nine tasks at once.
-    """
-
-    effects: Float[np.ndarray, "layer head example"]
-    estimate: MeanEstimate
-    found: Discoveries
-
-    @cached_property
-    def rank(self) -> Int[np.ndarray, "layer head"]:
-        return rank_heads(self.estimate.mean)
-
-    @cached_property
-    def ranks(self) -> RankIntervals:
-        return bootstrap_rank_intervals(self.effects)
-
-    @cached_property
-    def reliability(self) -> Reliability | None:
-        """Split-half reliability of the ranking; None below 4 examples."""
-        return reliability_of(self.effects)
-
-    @property
-    def unclear(self) -> Bool[np.ndarray, "layer head"]:
-        """Heads whose interval includes zero, or that have none because there is a single example."""
-        return ~((self.estimate.low > 0) | (self.estimate.high < 0))
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def stored_runs(store: Store) -> list[StoredRun]:
@@ -83,108 +51,115 @@ def listed(stamps: tuple[tuple[str, int], ...], shipped: Path, local: Path) -> t
     return tuple(Store(shipped=shipped, local=local).runs())
 
 
-def scores_of(store: Store, run: StoredRun) -> HeadScores:
-    """Return the head scores of a run. Raises `DamagedRun`."""
-    return cached_scores(*address(store, run))
+@dataclass(frozen=True)
+class CacheArgument:
+    """Argument of a cached function: stores and runs are compared by folder and checksums, others by value."""
+
+    identity: Hashable
+    value: Any = field(compare=False)
 
 
-def report_of(store: Store, run: StoredRun) -> EvalReport:
-    """Return the report of an evaluation. Raises `DamagedRun`."""
-    return cached_report(*address(store, run))
+def cache_argument(value: Any) -> CacheArgument:
+    if isinstance(value, Store):
+        return CacheArgument((value.shipped, value.local), value)
+    if isinstance(value, StoredRun):
+        return CacheArgument((value.folder, *sorted(value.checksums.items())), value)
+    return CacheArgument(value, value)
 
 
-def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
-    """Return the head statistics of a run by a metric. Raises `DamagedRun`."""
-    return cached_statistics(*address(store, run), metric)
+def cached_by_run(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Cache the last `maxsize` results of a function of stored runs, for all sessions and threads.
+
+    A run whose files have been replaced is read again. Arguments other than stores and runs must be hashable; errors
+    are not cached.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        read: Callable[..., T] = function
+
+        @lru_cache(maxsize)
+        def cached(*arguments: CacheArgument, **named: CacheArgument) -> T:
+            return read(*(one.value for one in arguments), **{name: one.value for name, one in named.items()})
+
+        @wraps(function)
+        def lookup(*arguments: P.args, **named: P.kwargs) -> T:
+            return cached(*map(cache_argument, arguments), **{name: cache_argument(one) for name, one in named.items()})
+
+        return lookup
+
+    return decorate
 
 
-def level_in(store: Store, run: StoredRun, measure: Measure) -> Level:
-    """Return a run's value of the measure with its interval. Raises `DamagedRun`."""
-    return cached_level(address(store, run), measure)
-
-
-def paired_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> Paired:
-    """Compare the measure of two runs on the same items, first minus second. Raises `DamagedRun`."""
-    return cached_pair(address(store, first), address(store, second), measure)
-
-
-def paired_p_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> float:
-    """Return the p-value of `paired_in` alone. Raises `DamagedRun`."""
-    return cached_p(address(store, first), address(store, second), measure)
-
-
-def specificity_of(store: Store, run: StoredRun, control: StoredRun) -> Specificity:
-    """Compare a run's effects with those on a control text. Raises `CapVizError` if there is too little signal."""
-    return cached_specificity(address(store, run), address(store, control))
-
-
-def paired_of(store: Store, first: StoredRun, second: StoredRun) -> PairedComparison:
-    """Compare the accuracy of two runs on the same items, first minus second. Raises `DamagedRun`."""
-    found = paired_in(store, first, second, ACC)
-    assert isinstance(found, PairedComparison)
-    return found
-
-
-Address = tuple[Path, Path, Path, tuple[tuple[str, str], ...]]
-
-
-def address(store: Store, run: StoredRun) -> Address:
+def address(store: Store, run: StoredRun) -> tuple[Path, Path, Path, tuple[tuple[str, str], ...]]:
     return store.shipped, store.local.parent, run.folder, tuple(sorted(run.checksums.items()))
 
 
-@lru_cache(maxsize=32)
-def cached_scores(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> HeadScores:
-    store = Store(shipped=shipped, local=local)
-    return load_scores(store, store.open(folder))
+@cached_by_run(32)
+def scores_of(store: Store, run: StoredRun) -> HeadScores:
+    """Return the head scores of a run. Raises `DamagedRun`."""
+    return load_scores(store, run)
 
 
-@lru_cache(maxsize=128)
-def cached_report(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> EvalReport:
-    store = Store(shipped=shipped, local=local)
-    return load_report(store, store.open(folder))
+@cached_by_run(128)
+def report_of(store: Store, run: StoredRun) -> EvalReport:
+    """Return the report of an evaluation. Raises `DamagedRun`."""
+    return load_report(store, run)
 
 
-@lru_cache(maxsize=512)
-def cached_level(run: Address, measure: Measure) -> Level:
-    return level_of(cached_report(*run), measure)
+@cached_by_run(512)
+def level_in(store: Store, run: StoredRun, measure: Measure) -> Level:
+    """Return a run's value of the measure with its interval. Raises `DamagedRun`."""
+    return level_of(report_of(store, run), measure)
 
 
-@lru_cache(maxsize=1024)
-def cached_pair(first: Address, second: Address, measure: Measure) -> Paired:
-    return paired(cached_report(*first), cached_report(*second), measure)
+@cached_by_run(1024)
+def paired_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> PairedComparison:
+    """Compare the measure of two runs on the same items, first minus second. Raises `CapVizError`."""
+    return paired(report_of(store, first), report_of(store, second), measure)
 
 
-@lru_cache(maxsize=1024)
-def cached_p(first: Address, second: Address, measure: Measure) -> float:
-    return paired_p(cached_report(*first), cached_report(*second), measure)
+@cached_by_run(1024)
+def paired_p_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> float:
+    """Return the p-value of `paired_in` alone. Raises `CapVizError`."""
+    return paired_p(report_of(store, first), report_of(store, second), measure)
 
 
-@lru_cache(maxsize=32)
-def cached_statistics(
-    shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...], metric: str
-) -> HeadStatistics:
-    return head_statistics(cached_scores(shipped, local, folder, checksums).effects(metric))
+@dataclass(frozen=True)
+class HeadStatistics:
+    """Effect of every head on every example of one run, by one metric, with the statistics that need all of them.
+
+    They are computed on first access: the Overview shows nine tasks at once.
+    """
+
+    effects: Float[np.ndarray, "layer head example"]
+
+    @cached_property
+    def estimate(self) -> HeadEstimate:
+        return mean_with_ci(self.effects)
+
+    @cached_property
+    def ranks(self) -> RankIntervals:
+        return bootstrap_rank_intervals(self.effects)
+
+    @cached_property
+    def reliability(self) -> Reliability | None:
+        """Split-half reliability of the ranking; None below 4 examples."""
+        try:
+            return split_half(self.effects)
+        except CapVizError:
+            return None
 
 
-@lru_cache(maxsize=16)
-def cached_specificity(run: Address, control: Address) -> Specificity:
-    return specificity(cached_statistics(*run, "nll").effects, cached_statistics(*control, "nll").effects)
+@cached_by_run(32)
+def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
+    """Return the head statistics of a run by a metric. Raises `DamagedRun`."""
+    return HeadStatistics(scores_of(store, run).effects(metric))
 
 
-def head_statistics(effects: Float[np.ndarray, "layer head example"]) -> HeadStatistics:
-    estimate = mean_with_ci(effects)
-    return HeadStatistics(
-        effects=effects,
-        estimate=estimate,
-        found=false_discovery(estimate.p_value),
-    )
-
-
-def reliability_of(effects: Float[np.ndarray, "layer head example"]) -> Reliability | None:
-    try:
-        return split_half(effects)
-    except CapVizError:
-        return None
+@cached_by_run(16)
+def specificity_of(store: Store, run: StoredRun, control: StoredRun) -> Specificity:
+    """Compare a run's effects with those on a control text. Raises `CapVizError` if there is too little signal."""
+    return specificity(*(statistics_of(store, one, "nll").effects for one in (run, control)))
 
 
 def arrived_effects(scores: HeadScores, metric: str) -> Float[np.ndarray, "layer head example"]:

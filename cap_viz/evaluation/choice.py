@@ -18,12 +18,12 @@ from cap_viz.attribution.exact import encode_all
 from cap_viz.attribution.forward.packing import EncodedExample
 from cap_viz.attribution.forward.shortcut_checks import dense_logliks, direct_reading_is_valid, packing_is_valid
 from cap_viz.attribution.results import EvalReport, questions_of
+from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, paired
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning.mask import Mask
-from cap_viz.stats.paired import PairedComparison, compare_paired
+from cap_viz.stats.paired import PairedComparison
 from cap_viz.tasks.base import Example
-from cap_viz.tasks.pairing import check_same_items
 
 # Token positions per forward: about half a second on two laptop cores, so that results stream in.
 TOKENS_PER_FORWARD = 384
@@ -128,7 +128,4 @@ def compare(first: EvalReport, second: EvalReport, *, norm: bool = False) -> Pai
 
     Raises `UsageError` when the two reports are on different items.
     """
-    check_same_items(first.items, second.items)
-    if norm:
-        return compare_paired(first.correct_norm, second.correct_norm)
-    return compare_paired(first.correct, second.correct)
+    return paired(first, second, ACC_NORM if norm else ACC)

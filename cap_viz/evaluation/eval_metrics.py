@@ -1,4 +1,4 @@
-"""Metrics of choice evaluations and their paired comparison: accuracy, length-normalised accuracy, choice loss.
+"""Metrics of evaluations and their paired comparison: accuracy, length-normalised accuracy, choice loss, token loss.
 
 Needs no torch.
 """
@@ -16,7 +16,6 @@ from cap_viz.stats import (
     ChanceTest,
     Interval,
     PairedComparison,
-    PairedMeans,
     above_chance,
     bootstrap_mean_ci,
     compare_means,
@@ -28,12 +27,10 @@ from cap_viz.stats.paired import mcnemar
 from cap_viz.tasks import Task, majority_share
 from cap_viz.tasks.pairing import check_same_items
 
-Paired = PairedComparison | PairedMeans
-
 
 @dataclass(frozen=True)
 class Measure:
-    """Metric of a choice evaluation. Values times `scale` are in `unit`, differences times `scale` in `steps`.
+    """Metric of an evaluation. Values times `scale` are in `unit`, differences times `scale` in `steps`.
 
     `is_share` is True for shares of right answers (higher is better), False for losses (lower is better).
     """
@@ -74,6 +71,17 @@ CHOICE_LOSS = Measure(
     unit="nats",
     steps="nats",
 )
+# Of texts without options: windows of running text, worked solutions.
+TOKEN_LOSS = Measure(
+    "nll",
+    "Token loss",
+    "mean loss per token of the given text; lower is better",
+    is_share=False,
+    scale=1,
+    unit="nats per token",
+    steps="nats per token",
+)
+# The measures of questions with options, to choose from.
 MEASURES = {measure.name: measure for measure in (ACC, ACC_NORM, CHOICE_LOSS)}
 
 
@@ -105,24 +113,19 @@ def level_of(report: EvalReport, measure: Measure) -> Level:
     return Level(float(values.mean()), ci)
 
 
-def paired(first: EvalReport, second: EvalReport, measure: Measure) -> Paired:
-    """Compare two evaluations of the same items, first minus second. Raises `UsageError` when the items differ."""
+def paired(first: EvalReport, second: EvalReport, measure: Measure) -> PairedComparison:
+    """Compare two evaluations of the same items, first minus second.
+
+    Raises `UsageError` when the items (for losses of text also their tokens) differ.
+    """
     check_same_items(first.items, second.items)
     a, b = per_question(first, measure), per_question(second, measure)
     return compare_paired(a > 0, b > 0) if measure.is_share else compare_means(a, b)
 
 
-def paired_losses(first: EvalReport, second: EvalReport) -> PairedMeans:
-    """Compare the loss per token on the same texts (windows of running text, worked solutions), first minus second.
-
-    Raises `UsageError` when the texts or their tokenisation differ.
-    """
-    check_same_items(first.items, second.items)
-    return compare_means(first.losses("nll"), second.losses("nll"))
-
-
 def paired_p(first: EvalReport, second: EvalReport, measure: Measure) -> float:
     """Return the p-value of `paired` without computing its interval, for large families of which few are shown."""
+    check_same_items(first.items, second.items)
     a, b = per_question(first, measure), per_question(second, measure)
     return mcnemar(int((a > b).sum()), int((b > a).sum())) if measure.is_share else float(mean_with_ci(a - b).p_value)
 

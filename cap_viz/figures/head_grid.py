@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Self
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 
 from cap_viz.figures.theme import ACCENT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.stats import HeadEstimate
 
 GHOST = "rgba(128,134,148,0.09)"
 FADED_OPACITY = 0.38
 GRID_MARGINS = 72
+SMALL_HEIGHT, SMALL_TOP, SMALL_BOTTOM = 214, 4, 24
 DIVERGING = (
     (0.0, "rgba(181,105,28,1)"),
     (0.4999, "rgba(181,105,28,0)"),
@@ -50,6 +53,20 @@ class Grid:
     marked: Bool[np.ndarray, "layer head"] | None = None
     selected: tuple[int, int] | None = None
 
+    @classmethod
+    def of(
+        cls,
+        estimate: HeadEstimate,
+        *,
+        hover: Sequence[Sequence[str]],
+        ends: tuple[str, str],
+        limit: float | None = None,
+        selected: tuple[int, int] | None = None,
+    ) -> Self:
+        """Fade heads whose interval includes zero, mark those that survive; the scale's end is that of the effects."""
+        limit = colour_limit(estimate.mean) if limit is None else limit
+        return cls(estimate.mean, limit, hover, ends, estimate.unclear, estimate.survives, selected)
+
     @property
     def shape(self) -> tuple[int, int]:
         return self.mean.shape[0], self.mean.shape[1]
@@ -69,13 +86,7 @@ def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
     """Plot the signed heatmap. An invisible scatter takes clicks: heatmaps report no selection (plotly.py #5026)."""
     n_layers, n_heads = grid.shape
     figure = blank(height=grid_height(n_layers, tallest), left=44, right=10, top=32, bottom=40)
-    unclear = np.zeros(grid.mean.shape, dtype=bool) if grid.faded is None else grid.faded
-    figure.add_trace(flat_cells(grid.mean.shape))
-    figure.add_trace(signed_cells(np.where(unclear, np.nan, grid.mean), grid.limit, unit=unit))
-    figure.add_trace(signed_cells(np.where(unclear, grid.mean, np.nan), grid.limit, opacity=FADED_OPACITY))
-    for mark in marks(grid):
-        figure.add_trace(mark)
-    figure.add_trace(click_targets(grid))
+    figure.add_traces([*cells(grid.mean, grid.faded, grid.limit, unit=unit), *marks(grid), click_targets(grid)])
     if grid.selected is not None:
         frame_cell(figure, *grid.selected)
     figure.update_xaxes(
@@ -91,6 +102,34 @@ def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
     figure.update_layout(hoverdistance=80)
     label_scale(figure, grid.limit, grid.ends, unit if n_heads * 4 > 60 or tallest > 400 else "")
     return figure
+
+
+def small_map(grid: Grid) -> go.Figure:
+    """Plot the grid small and without a colour bar, for a page that shares and explains one scale."""
+    n_layers, n_heads = grid.shape
+    figure = blank(height=SMALL_HEIGHT, left=26, right=4, top=SMALL_TOP, bottom=SMALL_BOTTOM)
+    figure.add_traces([*cells(grid.mean, grid.faded, grid.limit), *marks(grid, scale=0.7), click_targets(grid)])
+    figure.update_xaxes(tickvals=ticks(n_heads, 12), range=[-0.5, n_heads - 0.5], ticks="", tickfont={"size": 10})
+    rows = (SMALL_HEIGHT - SMALL_TOP - SMALL_BOTTOM) // 22
+    figure.update_yaxes(tickvals=ticks(n_layers, rows), range=[n_layers - 0.5, -0.5], ticks="", tickfont={"size": 10})
+    figure.update_layout(hoverdistance=60)
+    return figure
+
+
+def cells(
+    mean: Float[np.ndarray, "layer head"],
+    faded: Bool[np.ndarray, "layer head"] | None,
+    limit: float,
+    *,
+    unit: str | None = None,
+) -> list[go.Heatmap]:
+    """Draw all cells: a faint one for every head, then the clear and the faded effects."""
+    faded = np.zeros(mean.shape, dtype=bool) if faded is None else faded
+    return [
+        flat_cells(mean.shape),
+        signed_cells(np.where(faded, np.nan, mean), limit, unit=unit),
+        signed_cells(np.where(faded, mean, np.nan), limit, opacity=FADED_OPACITY),
+    ]
 
 
 def ticks(n: int, room: int) -> list[int]:

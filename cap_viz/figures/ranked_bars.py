@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.stats import HeadEstimate
 
 
-@dataclass(frozen=True)
-class Bars:
-    """Head estimates with intervals, in display order. `low` and `high` are NaN where there is no interval."""
+def ranked_bars(
+    estimate: HeadEstimate, *, top: int, selected: tuple[int, int], unit: str, quantity: str = "effect"
+) -> go.Figure:
+    """Plot the `top` heads by rank as horizontal bars with whiskers, the first on top, coloured by sign.
 
-    labels: Sequence[str]
-    mean: Float[np.ndarray, " head"]
-    low: Float[np.ndarray, " head"]
-    high: Float[np.ndarray, " head"]
-    address: Int[np.ndarray, "head layer_and_head"]
-    selected: int | None = None
-
-
-def ranked_bars(bars: Bars, *, unit: str, quantity: str = "effect") -> go.Figure:
-    """Plot horizontal bars, first head on top, coloured by sign; a click on a bar reports its layer and head."""
-    figure = blank(height=54 + 19 * max(3, len(bars.labels)), left=64, top=6, bottom=40)
+    A click on a bar reports its layer and head; the selected one, if shown, is shaded.
+    """
+    shown = estimate.top_heads(top)
+    layers, heads = np.array(shown).T
+    mean, low, high = (values[layers, heads] for values in (estimate.mean, estimate.low, estimate.high))
+    labels = [f"L{layer} H{head}" for layer, head in shown]
+    figure = blank(height=54 + 19 * max(3, len(shown)), left=64, top=6, bottom=40)
     always = {"marker": {"opacity": 1}}
     figure.add_trace(
         go.Bar(
-            x=bars.mean,
-            y=list(bars.labels),
+            x=mean,
+            y=labels,
             orientation="h",
-            marker={"color": [HURTS if value >= 0 else HELPS for value in bars.mean]},
+            marker={"color": [HURTS if value >= 0 else HELPS for value in mean]},
             error_x={
                 "type": "data",
                 "symmetric": False,
-                "array": bars.high - bars.mean,
-                "arrayminus": bars.mean - bars.low,
+                "array": high - mean,
+                "arrayminus": mean - low,
                 "color": NEUTRAL,
                 "thickness": 1.2,
                 "width": 3,
             },
-            customdata=bars.address,
+            customdata=np.array(shown),
             text=[
-                f"{label}: {mean:+.3f} {unit} [{low:+.3f}, {high:+.3f}]"
-                for label, mean, low, high in zip(bars.labels, bars.mean, bars.low, bars.high, strict=True)
+                f"{label}: {value:+.3f} {unit} [{lower:+.3f}, {upper:+.3f}]"
+                for label, value, lower, upper in zip(labels, mean, low, high, strict=True)
             ],
             textposition="none",
             hovertemplate="%{text}<extra></extra>",
@@ -55,14 +52,15 @@ def ranked_bars(bars: Bars, *, unit: str, quantity: str = "effect") -> go.Figure
         )
     )
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
-    if bars.selected is not None:
+    if selected in shown:
+        place = shown.index(selected)
         figure.add_shape(
             type="rect",
             xref="paper",
             x0=0,
             x1=1,
-            y0=bars.selected - 0.5,
-            y1=bars.selected + 0.5,
+            y0=place - 0.5,
+            y1=place + 0.5,
             line={"width": 0},
             fillcolor=ACCENT,
             opacity=0.13,

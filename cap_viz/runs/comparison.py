@@ -11,14 +11,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from cap_viz.attribution.results import EvalReport
-from cap_viz.evaluation.eval_metrics import ACC, Measure, Paired, against_guessing, level_of, paired
+from cap_viz.evaluation.eval_metrics import ACC, Measure, against_guessing, level_of, paired
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.mask_specs import mask_spec_for
 from cap_viz.runs.spec import EvalSpec
-from cap_viz.stats import PairedComparison, holm
+from cap_viz.stats import PairedComparison, family_p
+from cap_viz.stats.paired import ALPHA
 from cap_viz.tasks import Task, check_has_options, load_task
 from cap_viz.tasks.example_sets import evaluation_set
 
@@ -28,7 +27,6 @@ DENSE: Cell = ("dense", 0.0)
 # over them is what causal scores add.
 SUBJECT, CONTROL, PLACEBO = "cap", "global_magnitude", "shuffled_cap"
 CONTROLS = (CONTROL, PLACEBO)
-CLEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Contrast:
 
     first: Cell
     second: Cell
-    result: Paired
+    result: PairedComparison
     p_holm: float
 
     def is_causal(self, sparsity: float) -> bool:
@@ -47,9 +45,9 @@ class Contrast:
     @property
     def evidence(self) -> Literal["clear", "alone", "noise"]:
         """Significant after adjustment ("clear"), only before it ("alone"), or not at all ("noise")."""
-        if self.p_holm < CLEAR:
+        if self.p_holm < ALPHA:
             return "clear"
-        return "alone" if self.result.p_value < CLEAR else "noise"
+        return "alone" if self.result.is_clear else "noise"
 
 
 def comparison_specs(
@@ -102,13 +100,14 @@ def control_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cel
     ]
 
 
-def contrasts(pairs: Sequence[tuple[Cell, Cell]], compare: Callable[[Cell, Cell], Paired]) -> tuple[Contrast, ...]:
+def contrasts(
+    pairs: Sequence[tuple[Cell, Cell]], compare: Callable[[Cell, Cell], PairedComparison]
+) -> tuple[Contrast, ...]:
     """Compute the contrasts of one table, in the order of `pairs`; all pairs are one family for the adjustment."""
     results = [compare(first, second) for first, second in pairs]
-    adjusted = holm(np.array([result.p_value for result in results], dtype=np.float64))
     return tuple(
-        Contrast(first, second, result, float(p))
-        for (first, second), result, p in zip(pairs, results, adjusted, strict=True)
+        Contrast(first, second, result, p)
+        for (first, second), result, p in zip(pairs, results, family_p(results), strict=True)
     )
 
 
@@ -150,6 +149,6 @@ def contrast_facts(contrast: Contrast) -> dict[str, Any]:
         "p_holm": contrast.p_holm,
         "minimum_detectable": result.minimum_detectable,
     }
-    if isinstance(result, PairedComparison):
+    if result.only_a is not None:
         facts |= {"only_first": result.only_a, "only_second": result.only_b}
     return facts

@@ -64,21 +64,6 @@ def protocol_in(spec: RunSpec) -> EvalProtocol | None:
     return protocol_of(spec) if isinstance(spec, EvalSpec) else None
 
 
-def protocol_words(protocol: EvalProtocol) -> str:
-    """Name a protocol: "perplexity on 1024 tokens", "written answers (fewshot)"; empty for the usual one."""
-    match protocol:
-        case ChoiceProtocol():
-            return ""
-        case PerplexityProtocol(length):
-            return f"perplexity on {length} tokens"
-        case GenerationProtocol(format, _):
-            return f"written answers ({format})"
-        case SolutionProtocol():
-            return "loss on solutions"
-        case UnknownProtocol(text):
-            return f"protocol {text}"
-
-
 def perplexity_spec(
     model: ModelRef,
     task: str = "generic_text",

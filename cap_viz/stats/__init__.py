@@ -3,15 +3,16 @@
 Pure numpy and scipy, so that notebooks and pages that only read stored runs need no torch.
 """
 
+from cap_viz._moved import names_of
 from cap_viz.stats.chance import ChanceTest, above_chance, guessing_floor
 from cap_viz.stats.circuits import CircuitAreas, circuit_areas, faithfulness, michel_scores
+from cap_viz.stats.head_estimate import HeadEstimate, mean_with_ci
 from cap_viz.stats.hybrid import HybridEstimate, hybrid_mean
-from cap_viz.stats.intervals import Interval, MeanEstimate, bootstrap_mean_ci, mean_with_ci, wilson
+from cap_viz.stats.intervals import Interval, bootstrap_mean_ci, wilson
 from cap_viz.stats.joint import JointEffect, joint_effect, random_sets
-from cap_viz.stats.multiple import Discoveries, false_discovery, holm
-from cap_viz.stats.paired import PairedComparison, compare_paired
-from cap_viz.stats.paired_means import PairedMeans, compare_means
-from cap_viz.stats.ranking import RankIntervals, bootstrap_rank_intervals, rank_heads
+from cap_viz.stats.multiple import false_discovery, holm
+from cap_viz.stats.paired import PairedComparison, compare_means, compare_paired, family_p
+from cap_viz.stats.ranking import RankIntervals, bootstrap_rank_intervals, rank_heads, usual_top
 from cap_viz.stats.reliability import Reliability, spearman_brown, split_half
 from cap_viz.stats.specificity import (
     RankAgreement,
@@ -27,13 +28,11 @@ from cap_viz.stats.stability import RankStability, rank_stability
 __all__ = [
     "ChanceTest",
     "CircuitAreas",
-    "Discoveries",
+    "HeadEstimate",
     "HybridEstimate",
     "Interval",
     "JointEffect",
-    "MeanEstimate",
     "PairedComparison",
-    "PairedMeans",
     "RankAgreement",
     "RankIntervals",
     "RankStability",
@@ -48,6 +47,7 @@ __all__ = [
     "compare_paired",
     "faithfulness",
     "false_discovery",
+    "family_p",
     "guessing_floor",
     "holm",
     "hybrid_mean",
@@ -63,5 +63,8 @@ __all__ = [
     "split_half",
     "top_overlap",
     "true_spread",
+    "usual_top",
     "wilson",
 ]
+
+__getattr__ = names_of("cap_viz.stats", "stats.head_estimate", "stats.paired")

@@ -27,9 +27,9 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from cap_viz.errors import UsageError, choose
+from cap_viz.stats.head_estimate import HeadEstimate, student_t
 from cap_viz.stats.intervals import check_level
 
 FEWEST_EXACT = 16
@@ -40,19 +40,10 @@ SLOPES: tuple[Slope, ...] = ("fitted", "one")
 
 
 @dataclass(frozen=True)
-class HybridEstimate:
-    """Hybrid mean effects with t intervals and tests against zero; arrays have the heads' axes.
+class HybridEstimate(HeadEstimate):
+    """Hybrid mean effects: `n` examples measured exactly, `n_gradient` by gradient, combined with b = `slope`."""
 
-    `slope` is b of each head. `n` counts the exactly measured examples, `n_gradient` those with gradient effects.
-    """
-
-    mean: Float[np.ndarray, "*head"]
-    low: Float[np.ndarray, "*head"]
-    high: Float[np.ndarray, "*head"]
-    std_error: Float[np.ndarray, "*head"]
-    p_value: Float[np.ndarray, "*head"]
     slope: Float[np.ndarray, "*head"]
-    n: int
     n_gradient: int
 
 
@@ -95,13 +86,8 @@ def hybrid_mean(
     carried = line.slope**2 * gradient_all.var(axis=-1, ddof=1) + 2 * line.slope * covariance(line.residual, gradient)
     variance = (line.weight**2 * line.left_out**2).sum(axis=-1) + np.maximum(carried, 0) / n_gradient
     mean, std_error = np.asarray(exact.mean(axis=-1) - line.slope * shift), np.asarray(np.sqrt(variance))
-    margin = stats.t.ppf((1 + level) / 2, df=n - 2) * std_error
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p_value = 2 * stats.t.sf(np.abs(mean / std_error), df=n - 2)
-    p_value = np.where((mean == 0) & (std_error == 0), 1.0, p_value)
-    return HybridEstimate(
-        mean, np.asarray(mean - margin), np.asarray(mean + margin), std_error, p_value, line.slope, n, n_gradient
-    )
+    low, high, p_value = student_t(mean, std_error, n - 2, level)
+    return HybridEstimate(mean, low, high, std_error, p_value, n, line.slope, n_gradient)
 
 
 def fitted_line(

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.stats.intervals import MeanEstimate, check_level, mean_with_ci
+from cap_viz.stats.head_estimate import HeadEstimate, mean_with_ci
+from cap_viz.stats.intervals import check_level
 
 Head = tuple[int, int]
 HeadSet = tuple[Head, ...]
@@ -35,9 +36,9 @@ class JointEffect:
     """
 
     size: int
-    joint: MeanEstimate
-    singles: MeanEstimate
-    excess: MeanEstimate
+    joint: HeadEstimate
+    singles: HeadEstimate
+    excess: HeadEstimate
     random_mean: float
     random_low: float
     random_high: float

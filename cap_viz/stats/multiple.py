@@ -1,44 +1,24 @@
 """Corrections for testing many heads at once.
 
-`false_discovery` bounds the expected share of false finds among the heads called non-zero: Benjamini and
-Hochberg (1995) under independence or positive dependence, Benjamini and Yekutieli (2001) under any
-dependence. `holm` (1979) bounds the probability of even one false find. A NaN p-value (a head with one
-example) does not count as a test and never survives.
+`false_discovery` bounds the expected share of false finds among the heads called non-zero (Benjamini and Hochberg 1995,
+under independence or positive dependence). `holm` (1979) bounds the probability of even one false find. A NaN p-value
+(a head with one example) does not count as a test and stays NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import stats
-
-from cap_viz.errors import UsageError
-from cap_viz.stats.intervals import check_level
 
 PValues = Float[np.ndarray, "*head"]
 
 
-@dataclass(frozen=True)
-class Discoveries:
-    """Which heads survive at `level`, with adjusted p-values; both arrays have the axes of the p-values."""
-
-    survives: Bool[np.ndarray, "*head"]
-    adjusted: Float[np.ndarray, "*head"]
-    level: float
-    method: str
-
-
-def false_discovery(p_values: PValues, *, level: float = 0.05, method: Literal["bh", "by"] = "bh") -> Discoveries:
-    """Find the heads with an adjusted p-value of at most `level`, the false discovery rate."""
-    check_level(level)
-    if method not in ("bh", "by"):
-        raise UsageError(f"Unknown method {method!r}; choose bh or by.")
-    adjusted = adjust(p_values, lambda p: stats.false_discovery_control(p, method=method))
-    return Discoveries(adjusted <= level, adjusted, level, method)
+def false_discovery(p_values: PValues) -> PValues:
+    """Return adjusted p-values, same shape: of the heads with at most q, an expected share of q are false finds."""
+    return adjust(p_values, stats.false_discovery_control)
 
 
 def holm(p_values: PValues) -> PValues:

@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.stats.intervals import check_level
 
+TOP_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class RankIntervals:
@@ -33,6 +35,11 @@ def rank_heads(effect: Float[np.ndarray, "layer head"]) -> Int[np.ndarray, "laye
     """
     effect = np.asarray(effect, dtype=np.float64)
     return rank_rows(effect.reshape(1, -1)).reshape(effect.shape)
+
+
+def usual_top(n_heads: int) -> int:
+    """Return how many heads count as the top of a ranking by default: a tenth of all, at least one."""
+    return max(1, round(TOP_SHARE * n_heads))
 
 
 def bootstrap_rank_intervals(

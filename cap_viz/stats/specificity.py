@@ -13,7 +13,7 @@ to a common scale, then subtracted head by head:
    standard error adds the two variances, each times n / (n - 1), since resampling n values understates their
    variance by that factor; the interval is S ± t · SE with Welch's degrees of freedom. A percentile interval would
    be too narrow for 16 examples, and its p-values too coarse to be corrected for hundreds of heads.
-4. Benjamini-Hochberg over the heads.
+4. Benjamini-Hochberg over the heads (`HeadEstimate.q_value`).
 
 A resample contains the noise of n examples twice: that of the data and that of drawing from them. The resampled σ,
 corrected for the drawing alone, therefore estimates sqrt(V), and resampled effects are multiplied by sqrt(V) / σ to be
@@ -26,14 +26,14 @@ from dataclasses import dataclass
 from math import nan, sqrt
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.stats.head_estimate import HeadEstimate, student_t
 from cap_viz.stats.intervals import check_level
-from cap_viz.stats.multiple import Discoveries, false_discovery
 from cap_viz.stats.ranking import rank_heads
-from cap_viz.stats.reliability import FEWEST_EXAMPLES, spearman_rows
+from cap_viz.stats.reliability import FEWEST_EXAMPLES, rank_correlation
 
 LEAST_SIGNAL = 0.1
 
@@ -42,30 +42,19 @@ Variance = float | Float[np.ndarray, " resample"]
 
 
 @dataclass(frozen=True)
-class Specificity:
-    """Standardised effects on the task and on the control text, and their difference, all in standard deviations.
+class Specificity(HeadEstimate):
+    """Standardised effect on the task minus that on the control text, in standard deviations over heads.
 
-    `low`, `high`, `std_error` and `p_value` belong to `difference`; `found` corrects its p-values for the number of
-    heads. `task_scale` and `control_scale` are the divisors σ, in the unit of the effects.
+    `task` and `control` are the two standardised effects, `task_scale` and `control_scale` their divisors σ in the unit
+    of the effects, `n_task` and `n_control` the examples of each run (`n` counts both). Rank 1 is most specific.
     """
 
     task: Float[np.ndarray, "layer head"]
     control: Float[np.ndarray, "layer head"]
-    difference: Float[np.ndarray, "layer head"]
-    low: Float[np.ndarray, "layer head"]
-    high: Float[np.ndarray, "layer head"]
-    std_error: Float[np.ndarray, "layer head"]
-    p_value: Float[np.ndarray, "layer head"]
-    found: Discoveries
     task_scale: float
     control_scale: float
     n_task: int
     n_control: int
-
-    @property
-    def rank(self) -> Int[np.ndarray, "layer head"]:
-        """Rank heads by specificity: 1 = most specific to the task."""
-        return rank_heads(self.difference)
 
 
 @dataclass(frozen=True)
@@ -121,22 +110,18 @@ def specificity(
     variance = first.variance + second.variance
     std_error = np.sqrt(variance)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # NaN for heads without any variance, such as heads without effect on either text.
         freedom = variance**2 / (first.variance**2 / (first.n - 1) + second.variance**2 / (second.n - 1))
-        margin = stats.t.ppf((1 + level) / 2, freedom) * std_error
-        p_value = 2 * stats.t.sf(np.abs(difference) / std_error, freedom)
-    # Heads without any variance, such as heads without effect on either text, have no degrees of freedom.
-    constant = variance == 0
-    margin = np.where(constant, 0.0, margin)
-    p_value = np.where(constant, np.where(difference == 0, 1.0, 0.0), p_value)
+    low, high, p_value = student_t(difference, std_error, freedom, level)
     return Specificity(
-        task=first.z,
-        control=second.z,
-        difference=difference,
-        low=difference - margin,
-        high=difference + margin,
+        mean=difference,
+        low=low,
+        high=high,
         std_error=std_error,
         p_value=p_value,
-        found=false_discovery(p_value),
+        n=first.n + second.n,
+        task=first.z,
+        control=second.z,
         task_scale=first.scale,
         control_scale=second.scale,
         n_task=first.n,
@@ -216,6 +201,6 @@ def rank_agreement(
     second_reliability: float,
 ) -> RankAgreement:
     """Correlate two runs' mean effects over heads; the reliabilities come from `split_half(...).full`."""
-    correlation = float(spearman_rows(first.reshape(1, -1), second.reshape(1, -1))[0])
+    correlation = rank_correlation(first.ravel(), second.ravel())
     known = first_reliability > 0 and second_reliability > 0
     return RankAgreement(correlation, sqrt(first_reliability * second_reliability) if known else nan)

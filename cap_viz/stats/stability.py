@@ -14,10 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.stats.ranking import rank_heads
+from cap_viz.stats.ranking import rank_heads, usual_top
 from cap_viz.stats.reliability import spearman_rows
-
-DEFAULT_TOP_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def rank_stability(scores: Mapping[str, Float[np.ndarray, "layer head"]], *, top
         raise CapVizError(f"The rankings are about models of different shapes: {sorted(shapes)}.")
     flat = np.stack([array.reshape(-1) for array in arrays])
     n_heads = flat.shape[1]
-    top = max(1, round(DEFAULT_TOP_SHARE * n_heads)) if top is None else top
+    top = usual_top(n_heads) if top is None else top
     if not 1 <= top <= n_heads:
         raise UsageError(f"The top {top} of {n_heads} heads: choose between 1 and {n_heads}.")
     spearman = np.stack([spearman_rows(np.broadcast_to(row, flat.shape), flat) for row in flat])

@@ -87,7 +87,7 @@ def test_the_library_as_the_readme_shows_it(model: ReasoningModel) -> None:
     assert mask.reached == pytest.approx(0.2, abs=1e-4)
     pruned = cv.evaluate(model, task.evaluation(20), mask=mask)
     comparison = cv.compare(pruned, cv.evaluate(model, task.evaluation(20)))
-    assert comparison.difference == pytest.approx(comparison.accuracy_a - comparison.accuracy_b)
+    assert comparison.difference == pytest.approx(comparison.mean_a - comparison.mean_b)
     assert weights_digest(model) == before
 
 

@@ -9,10 +9,9 @@ from cap_viz.dashboard.compare.command import next_command
 from cap_viz.dashboard.compare.controls import KEYS, controls
 from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Damage, Stored, compared, stored_comparison
 from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, guess_word, number
-from cap_viz.dashboard.compare.perplexity import perplexity_section
 from cap_viz.dashboard.compare.reported import ACCURACY, MODEL, PERPLEXITY, SOURCE, reported_accuracy
-from cap_viz.dashboard.compare.solutions import solutions_section
 from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
+from cap_viz.dashboard.compare.text_loss import perplexity_section, solutions_section
 from cap_viz.dashboard.compare.words import (
     basis_words,
     clause,

@@ -15,7 +15,6 @@ from cap_viz.evaluation.eval_metrics import Level
 from cap_viz.runs.comparison import DENSE, Cell, Contrast, contrast_facts
 from cap_viz.runs.spec import spec_dict
 from cap_viz.runs.spreadsheet import csv_text
-from cap_viz.stats import PairedComparison
 
 REFERENCE_WORDS = "reference"
 
@@ -48,9 +47,8 @@ def shown_table(comparison: Comparison) -> pd.DataFrame:
             "Holm p": None if contrast is None else contrast.p_holm,
         }
         if measure.is_share:
-            flips = None if contrast is None else contrast.result
-            row["Gained"] = flips.only_a if isinstance(flips, PairedComparison) else None
-            row["Lost"] = flips.only_b if isinstance(flips, PairedComparison) else None
+            row["Gained"] = None if contrast is None else contrast.result.only_a
+            row["Lost"] = None if contrast is None else contrast.result.only_b
         row["Detectable"] = None if contrast is None else scale * contrast.result.minimum_detectable
         rows.append(row)
     return pd.DataFrame(rows)

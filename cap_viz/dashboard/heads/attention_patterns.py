@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from scipy import stats
 
 from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
 from cap_viz.dashboard.components.head_map import take_click
@@ -23,6 +22,7 @@ from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.run_queries import role_spec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import DamagedRun
+from cap_viz.stats.reliability import rank_correlation
 
 SCATTER = "heads_roles"
 SHOWN = 7
@@ -117,7 +117,7 @@ def role_table(view: HeadView, roles: HeadRoles) -> pd.DataFrame:
             "layer": layers,
             "head": heads,
             "effect": view.stats.estimate.mean.ravel(),
-            "rank": view.stats.rank.ravel(),
+            "rank": view.stats.estimate.rank.ravel(),
             **{name: roles.values[name].ravel() for name in MEASURES},
         }
     )
@@ -125,7 +125,7 @@ def role_table(view: HeadView, roles: HeadRoles) -> pd.DataFrame:
 
 def in_words(effect: np.ndarray, values: np.ndarray) -> str:
     """State the rank correlation, over heads, of the effect and an attention measure."""
-    agreement = float(np.corrcoef(stats.rankdata(effect), stats.rankdata(values))[0, 1])
+    agreement = rank_correlation(effect.ravel(), values.ravel())
     return f"Rank correlation over {effect.size} heads: {signed(agreement, 2)}."
 
 
@@ -135,7 +135,7 @@ def scatter(
     figure = blank(height=300, left=56, top=8, bottom=42)
     layers, heads = (axis.ravel() for axis in np.indices(effect.shape))
     chosen = [(layer, head) == selected for layer, head in zip(layers.tolist(), heads.tolist(), strict=True)]
-    faded = view.stats.unclear.ravel()
+    faded = view.stats.estimate.unclear.ravel()
     always = {"marker": {"opacity": 1}}
     figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
     figure.add_trace(

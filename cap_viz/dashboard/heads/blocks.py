@@ -15,20 +15,20 @@ from cap_viz.dashboard.components.panels import problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.errors import CapVizError
-from cap_viz.figures.head_grid import FADED_OPACITY, colour_limit, flat_cells, signed_cells
+from cap_viz.figures.head_grid import cells, colour_limit
 from cap_viz.figures.theme import signed
 from cap_viz.runs.kinds.scores import load_blocks
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import block_run, block_spec
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
-from cap_viz.stats import MeanEstimate, mean_with_ci
+from cap_viz.stats import HeadEstimate, mean_with_ci
 
 # Fractions of the figure's width: the two columns, and the gap between them and the head grid.
 SHARE, GAP = 0.16, 0.03
 
 
-def block_effects(store: Store, spec: ScoreSpec, metric: str) -> MeanEstimate | None:
+def block_effects(store: Store, spec: ScoreSpec, metric: str) -> HeadEstimate | None:
     """Return the effects of whole blocks on the examples of these head scores; None if not stored or not readable."""
     run = block_run(store, spec)
     if run is None:
@@ -40,21 +40,15 @@ def block_effects(store: Store, spec: ScoreSpec, metric: str) -> MeanEstimate | 
         return None
 
 
-def add_blocks(figure: go.Figure, estimate: MeanEstimate, unit: str) -> None:
+def add_blocks(figure: go.Figure, estimate: HeadEstimate, unit: str) -> None:
     """Add the two columns to the right of the head grid; colours saturate at their own `colour_limit`."""
     heads = 1 - SHARE - GAP
     mean, limit = estimate.mean, colour_limit(estimate.mean)
     for annotation in figure.layout.annotations:
         annotation.x *= heads
     figure.update_traces(colorbar={"len": heads, "x": heads / 2}, selector={"type": "heatmap", "showscale": True})
-    unclear = ~((estimate.low > 0) | (estimate.high < 0))
-    for cells in (
-        flat_cells(mean.shape),
-        signed_cells(np.where(unclear, np.nan, mean), limit),
-        signed_cells(np.where(unclear, mean, np.nan), limit, opacity=FADED_OPACITY),
-        hover_layer(estimate, unit),
-    ):
-        figure.add_trace(cells.update(xaxis="x2"))
+    for layer in (*cells(mean, estimate.unclear, limit), hover_layer(estimate, unit)):
+        figure.add_trace(layer.update(xaxis="x2"))
     figure.update_layout(
         xaxis={"domain": [0, heads]},
         xaxis2={
@@ -83,7 +77,7 @@ def add_blocks(figure: go.Figure, estimate: MeanEstimate, unit: str) -> None:
     )
 
 
-def hover_layer(estimate: MeanEstimate, unit: str) -> go.Heatmap:
+def hover_layer(estimate: HeadEstimate, unit: str) -> go.Heatmap:
     texts = [
         [
             f"<b>Layer {layer}, whole {name}</b><br>{signed(estimate.mean[layer, part])} {unit} "

@@ -8,7 +8,7 @@ import streamlit as st
 
 from cap_viz.dashboard.components.job_card import active_jobs, job_view
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.cost import cost_sentence
+from cap_viz.dashboard.heads.sample_plan import cost_sentence
 from cap_viz.dashboard.heads.source import Source, submitting, watch
 from cap_viz.dashboard.state import bad_choice, keep_valid
 from cap_viz.runs.jobs import Job

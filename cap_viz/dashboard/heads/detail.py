@@ -21,6 +21,7 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.ranked_bars import example_strip
 from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.runs.run_labels import AblationWords, ablation_words
+from cap_viz.stats import HeadEstimate
 from cap_viz.tasks import Task, load_task
 
 # Wording of a positive and a negative effect: on running text, and per metric on questions.
@@ -77,14 +78,9 @@ class HeadView:
 def detail(view: HeadView, layer: int, head: int) -> None:
     st.markdown(plain_sentence(view, layer, head))
     effect_tile, rank_tile, found_tile = st.columns(3)
-    estimate, ranks, found = view.stats.estimate, view.stats.ranks, view.stats.found
+    estimate, ranks = view.stats.estimate, view.stats.ranks
     with effect_tile:
-        tile(
-            "Effect",
-            signed(estimate.mean[layer, head]),
-            f"{interval(estimate.low[layer, head], estimate.high[layer, head])}",
-            term="effect",
-        )
+        tile("Effect", signed(estimate.mean[layer, head]), interval_at(estimate, layer, head), term="effect")
     with rank_tile:
         if view.ranks_heads:
             spread = f"of {view.n_heads} [{ranks.low[layer, head]}, {ranks.high[layer, head]}]"
@@ -92,15 +88,7 @@ def detail(view: HeadView, layer: int, head: int) -> None:
         else:
             tile("Rank", "–", "not for ranking", term="rank")
     with found_tile:
-        adjusted = found.adjusted[layer, head]
-        verdict = "survives" if found.survives[layer, head] else "does not survive"
-        known = np.isfinite(adjusted)
-        tile(
-            "q-value (FDR)",
-            q_value(adjusted) if known else "–",
-            verdict if known else "needs n > 1",
-            term="fdr",
-        )
+        q_tile(estimate, layer, head)
     effects = view.stats.effects[layer, head]
     ids = view.scores.questions.ids
     figure = example_strip(
@@ -128,17 +116,23 @@ def count(n: int) -> str:
     return f"{n} example" if n == 1 else f"{n} examples"
 
 
-def q_value(adjusted: float) -> str:
-    return "< 0.001" if adjusted < 0.001 else f"{adjusted:.2g}"
+def q_tile(estimate: HeadEstimate, layer: int, head: int) -> None:
+    """Draw the head's p-value, corrected for the number of heads, and what follows from it."""
+    q = float(estimate.q_value[layer, head])
+    if not np.isfinite(q):
+        tile("q-value (FDR)", "–", "needs n > 1", term="fdr")
+        return
+    verdict = "survives" if estimate.survives[layer, head] else "does not survive"
+    tile("q-value (FDR)", "< 0.001" if q < 0.001 else f"{q:.2g}", verdict, term="fdr")
 
 
 def plain_sentence(view: HeadView, layer: int, head: int) -> str:
     """Describe the measured effect in one sentence, without claiming what the head is for."""
     estimate = view.stats.estimate
-    mean, low, high = (float(values[layer, head]) for values in (estimate.mean, estimate.low, estimate.high))
+    mean = float(estimate.mean[layer, head])
     subject = head_subject(view.words, layer, head)
-    number = f"**{signed(mean)} {view.unit}** {interval(low, high)}"
-    if view.stats.unclear[layer, head]:
+    number = f"**{signed(mean)} {view.unit}** {interval_at(estimate, layer, head)}"
+    if estimate.unclear[layer, head]:
         return f"{subject} has no clear effect on {count(view.n)}: {number}."
     meanings = TEXT_MEANING if view.task.kind == "text" else MEANINGS[view.metric]
     meaning = meanings[0 if mean > 0 else 1]
@@ -168,6 +162,10 @@ def group_sentence(view: HeadView, layer: int, head: int) -> str:
         return f"Head {head} has keys and values of its own."
     effects = ", ".join(f"head {other} ({signed(view.stats.estimate.mean[layer, other])})" for other in others)
     return f"Shares keys and values with {effects}: group {head // size + 1} of {shape.n_kv_heads} in this layer."
+
+
+def interval_at(estimate: HeadEstimate, layer: int, head: int, digits: int = 3) -> str:
+    return interval(float(estimate.low[layer, head]), float(estimate.high[layer, head]), digits)
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:

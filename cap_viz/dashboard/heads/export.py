@@ -110,18 +110,9 @@ def shown_json(store: Store, run: StoredRun, metric: str, view: View) -> str:
 
 
 def head_table(stats: HeadStatistics) -> pd.DataFrame:
-    estimate, layer_head = stats.estimate, np.indices(stats.estimate.mean.shape)
     table = pd.DataFrame(
         {
-            "layer": layer_head[0].ravel(),
-            "head": layer_head[1].ravel(),
-            "mean_effect": estimate.mean.ravel(),
-            "ci_low": estimate.low.ravel(),
-            "ci_high": estimate.high.ravel(),
-            "p_value": estimate.p_value.ravel(),
-            "q_value": stats.found.adjusted.ravel(),
-            "survives_fdr": stats.found.survives.ravel(),
-            "rank": stats.rank.ravel(),
+            **stats.estimate.columns(),
             "rank_low": stats.ranks.low.ravel(),
             "rank_high": stats.ranks.high.ravel(),
         }

@@ -6,7 +6,6 @@ on the examples it was chosen on.
 
 from __future__ import annotations
 
-import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -62,13 +61,11 @@ def together_section(view: HeadView, selected: tuple[int, int]) -> None:
 
 def shortcuts(view: HeadView, selected: tuple[int, int]) -> None:
     """Draw buttons that change the selection: add the selected head, take the top of the ranking, or clear."""
-    order = np.argsort(view.stats.rank, axis=None)
-    width = view.scores.n_heads
     with st.container(horizontal=True, gap="small"):
         st.button("Add the selected head", key="together_add", type="tertiary", on_click=add, args=(selected,))
         for count in TOP if view.ranks_heads else ():
-            if count <= order.size // 2:
-                top = [divmod(int(place), width) for place in order[:count]]
+            if count <= view.n_heads // 2:
+                top = view.stats.estimate.top_heads(count)
                 st.button(f"Top {count}", key=f"together_{count}", type="tertiary", on_click=put, args=(top,))
         st.button("Clear", key="together_clear", type="tertiary", on_click=put, args=([],))
 
@@ -162,10 +159,9 @@ def verdict(found: JointEffect, words: AblationWords, unit: str, n: int) -> str:
         f"{signed(found.random_high)} (p = {found.p_value:.2g}).",
     ]
     if found.size > 1:
-        clear = not float(excess.low) <= 0 <= float(excess.high)
         meaning = (
             "they add up, within noise"
-            if not clear
+            if excess.unclear
             else "more than their sum: each stands in for the others"
             if float(excess.mean) > 0
             else "less than their sum: they do some of the same work"

@@ -7,8 +7,7 @@ import streamlit as st
 from cap_viz.attribution.effect_metrics import METRICS, applicable_metrics
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.cost import cost_sentence
-from cap_viz.dashboard.heads.sample_plan import planned_sizes
+from cap_viz.dashboard.heads.sample_plan import cost_sentence, planned_sizes
 from cap_viz.dashboard.heads.source import WANTED_RUN, name_of, submitting, watch
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError, UsageError

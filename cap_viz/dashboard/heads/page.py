@@ -9,21 +9,20 @@ import streamlit as st
 from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.head_map import head_inputs, selected_head
 from cap_viz.dashboard.components.job_card import ticking
-from cap_viz.dashboard.components.panels import caution, metric_name, problem
+from cap_viz.dashboard.components.panels import caution, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.attention_patterns import role_line, roles_of, roles_section
 from cap_viz.dashboard.heads.blocks import add_blocks, block_effects, offer_blocks
 from cap_viz.dashboard.heads.control_task import GENERIC_TEXT, SPECIFICITY, View, control_jobs, no_control
-from cap_viz.dashboard.heads.detail import HeadView, count, detail, interval
+from cap_viz.dashboard.heads.detail import HeadView, count, detail
 from cap_viz.dashboard.heads.estimates import estimate_body
 from cap_viz.dashboard.heads.examples import example_panel
 from cap_viz.dashboard.heads.interpretation import reading_section
 from cap_viz.dashboard.heads.joint_ablation import together_section
 from cap_viz.dashboard.heads.live import live_body
-from cap_viz.dashboard.heads.map import HeadMap, draw_bars, draw_grid
+from cap_viz.dashboard.heads.map import draw_bars, draw_grid, effect_map
 from cap_viz.dashboard.heads.source import Source, run_name
 from cap_viz.dashboard.heads.specificity import overlap_sentence, specificity_body
-from cap_viz.dashboard.heads.stability import stability_sentence
 from cap_viz.dashboard.heads.widgets import Chosen
 from cap_viz.dashboard.overview.data import dense_evaluation
 from cap_viz.dashboard.stored import report_of, scores_of, statistics_of
@@ -31,10 +30,11 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.head_grid import colour_limit
-from cap_viz.figures.theme import signed
 from cap_viz.models.rounding_noise import noise_floor
+from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.stats import rank_stability
 
 TARGET_RELIABILITY = 0.8
 FEWEST_FOR_BANNER = 8
@@ -94,11 +94,13 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
     """Draw the effects of heads on one task or text; `other` at the same metric shares the colour scale."""
     alike = [view] if other is None or other.metric != view.metric else [view, other]
     # The wider of the two scales, so that neither text has more heads beyond the scale than on its own.
-    shown = effect_map(view, max(colour_limit(one.stats.estimate.mean) for one in alike))
+    limit = max(colour_limit(one.stats.estimate.mean) for one in alike)
+    estimate, spec = view.stats.estimate, view.source.spec
+    shown = effect_map(estimate, view.words, view.task, view.metric, limit=limit, ranks=view.ranks_heads)
     left, right = st.columns([11, 10], gap="medium")
     # The inputs come first: the grid frames the head they select.
     with right:
-        layer, head = head_inputs(view.scores.n_layers, view.scores.n_heads, shown.top)
+        layer, head = head_inputs(view.scores.n_layers, view.scores.n_heads, estimate.top_head)
         detail(view, layer, head)
         roles = roles_of(view)
         if roles is not None:
@@ -107,8 +109,7 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
         if above:
             st.markdown(above, help=GLOSSARY["ceiling"])
         st.markdown(reliability_sentence(view), help=GLOSSARY["reliability"])
-        spec = view.source.spec
-        rounding = noise_floor(spec.model.dtype, view.metric, view.stats.estimate.mean, view.n)
+        rounding = noise_floor(spec.model.dtype, view.metric, estimate.mean, view.n)
         if rounding is not None and rounding.below:
             caution(str(rounding))
         blocks = block_effects(view.frame.store, spec, view.metric)
@@ -122,7 +123,7 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
             st.caption(overlap_sentence(view, other), help=GLOSSARY["ceiling"])
     lower_left, lower_right = st.columns([11, 10], gap="medium")
     with lower_left:
-        draw_bars(shown, ranks=view.ranks_heads)
+        draw_bars(shown)
     with lower_right:
         example_panel(view.task, view.scores, view.words, view.stats.effects, view.unit, *selected_head())
     reading_section(view, layer, head)
@@ -162,34 +163,26 @@ def reliability_sentence(view: HeadView) -> str:
     return f"Ranking reliability **{found.full:.2f}** at n = {view.n}: {outlook}."
 
 
-def effect_map(view: HeadView, limit: float) -> HeadMap:
-    estimate = view.stats.estimate
-    return HeadMap(
-        mean=estimate.mean,
-        low=estimate.low,
-        high=estimate.high,
-        survives=view.stats.found.survives,
-        rank=view.stats.rank,
-        hover=hover_sentences(view),
-        limit=limit,
-        unit=view.unit,
-        title=f"Effect of {view.words.doing} each head{view.words.by} on {view.task.title}, "
-        f"{metric_name(view.task, view.metric)}",
-        ends=view.words.ends,
+def stability_sentence(view: HeadView) -> str:
+    """Report the rank correlation with other ablations on the same examples, or how to measure one."""
+    this = view.source.spec
+    others = {
+        run.spec.ablation: run
+        for run in score_runs(view.frame.runs, view.frame.model, this.examples.task)
+        if isinstance(run.spec, ScoreSpec)
+        and set(run.spec.examples.ids) == set(this.examples.ids)
+        and run.spec.ablation != this.ablation
+    }
+    if not others:
+        return (
+            f"Measured with {this.ablation} ablation only: start a new run on the same examples with another to see "
+            "whether the ranking depends on it."
+        )
+    means = {name: statistics_of(view.frame.store, run, view.metric).estimate.mean for name, run in others.items()}
+    found = rank_stability({this.ablation: view.stats.estimate.mean, **means})
+    said = ", ".join(
+        f"{name} ρ = {found.spearman[0, i]:.2f}, {round(found.overlap[0, i] * found.top)} of the top {found.top} shared"
+        for i, name in enumerate(found.names)
+        if i > 0
     )
-
-
-def hover_sentences(view: HeadView) -> list[list[str]]:
-    n_layers, n_heads = view.stats.estimate.mean.shape
-    return [[hover_sentence(view, layer, head) for head in range(n_heads)] for layer in range(n_layers)]
-
-
-def hover_sentence(view: HeadView, layer: int, head: int) -> str:
-    estimate = view.stats.estimate
-    meaning = view.words.ends[int(estimate.mean[layer, head] > 0)]
-    clear = "no clear effect" if view.stats.unclear[layer, head] else meaning
-    rank = f"<br>rank {view.stats.rank[layer, head]} of {view.n_heads}" if view.ranks_heads else ""
-    return (
-        f"<b>Layer {layer}, head {head}</b>: {clear}<br>{signed(estimate.mean[layer, head])} {view.unit} "
-        f"{interval(estimate.low[layer, head], estimate.high[layer, head])}{rank}"
-    )
+    return f"Rank stability, {this.ablation} against other ablations of the same examples: {said}."

@@ -1,4 +1,8 @@
-"""Sizes of a hybrid run from a budget, calculated from a pilot of 16 examples measured both ways."""
+"""Cost and sizes of a new head measurement.
+
+The cost is estimated from stored runs of the same estimator, the sizes of a hybrid run for a budget from a pilot of 16
+examples measured both ways.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,7 @@ import streamlit as st
 
 from cap_viz.dashboard.components.panels import METRIC_UNITS
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.cost import seconds_each
-from cap_viz.dashboard.heads.source import submitting, watch
+from cap_viz.dashboard.heads.source import shape_of, submitting, watch
 from cap_viz.errors import UsageError
 from cap_viz.progress import duration
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
@@ -16,6 +19,48 @@ from cap_viz.runs.store import StoredRun
 from cap_viz.stats.budget import ExampleCost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks.example_sets import calibration_set
+
+UNKNOWN = {
+    "exact": "Every head is ablated in turn on every example. No run has been timed here yet, so the time is unknown.",
+    "gradient": "One backward pass per example judges all heads, about a hundredth of the exact estimator's time.",
+}
+
+
+def cost_sentence(view: Frame, n: int, task: str, estimator: str = "exact") -> str:
+    """State the passes and time to score `n` examples of a task, and the run the estimate rests on."""
+    basis = timed_run(view, task, estimator)
+    if basis is None:
+        return UNKNOWN[estimator]
+    shape, seconds = shape_of(basis), seconds_each(basis)
+    heads = shape.n_layers * shape.n_heads
+    passes = f"{n * heads:,} ablated passes ({n} × {heads} heads)" if estimator == "exact" else f"{n} backward passes"
+    return (
+        f"{passes}, about **{duration(n * seconds)}**, "
+        f"judged from {seconds:.2g} s per example in the stored run of {len(basis.spec.examples.ids)} on "
+        f"{basis.spec.examples.task} ({basis.provenance.get('threads', '?')} threads; other machines differ)."
+    )
+
+
+def seconds_each(run: StoredRun) -> float:
+    return run.provenance["seconds"] / len(run.spec.examples.ids)
+
+
+def timed_run(view: Frame, task: str, estimator: str = "exact") -> StoredRun | None:
+    """Return the best uninterrupted run to time by: of the task, then stored locally, then with most examples."""
+    timed = [
+        run
+        for run in view.runs
+        if isinstance(run.spec, ScoreSpec)
+        and run.spec.model == view.model
+        and run.spec.estimator == estimator
+        and run.spec.parts is None
+        and not run.provenance["resumed_batches"]
+    ]
+    return max(
+        timed,
+        key=lambda run: (run.spec.examples.task == task, run.origin == "live", len(run.spec.examples.ids)),
+        default=None,
+    )
 
 
 def planned_sizes(view: Frame, seed: int, ablation: str, metric: str, most: int, *, by_time: bool) -> tuple[int, int]:

@@ -11,22 +11,15 @@ import streamlit as st
 
 from cap_viz.dashboard.components.head_map import head_inputs, take_click
 from cap_viz.dashboard.components.panels import tile
-from cap_viz.dashboard.heads.detail import HeadView, head_subject, interval, q_value
+from cap_viz.dashboard.heads.detail import HeadView, head_subject, interval_at, q_tile
 from cap_viz.dashboard.heads.map import HeadMap, draw_bars, draw_grid
 from cap_viz.dashboard.stored import HeadStatistics, specificity_of
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.figures.head_grid import colour_limit
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import CONFIG, signed
-from cap_viz.stats import RankAgreement, Specificity, TopOverlap, rank_agreement, top_overlap
+from cap_viz.stats import RankAgreement, Specificity, TopOverlap, rank_agreement, top_overlap, usual_top
 
-TOP_SHARE = 0.1
 UNIT = "SD over heads"
-
-
-def usual_top(n_heads: int) -> int:
-    """Return a tenth of the number of heads, at least one."""
-    return max(1, round(TOP_SHARE * n_heads))
 
 
 def shared_top(task: HeadStatistics, control: HeadStatistics, k: int | None = None) -> TopOverlap:
@@ -62,7 +55,7 @@ def specificity_body(task: HeadView, control: HeadView) -> None:
     shown = specificity_map(task, control, found)
     left, right = st.columns([11, 10], gap="medium")
     with right:
-        layer, head = head_inputs(task.scores.n_layers, task.scores.n_heads, shown.top)
+        layer, head = head_inputs(task.scores.n_layers, task.scores.n_heads, found.top_head)
         detail(task, control, found, shown, layer, head)
     with left:
         st.markdown(overlap_sentence(task, control), help=GLOSSARY["ceiling"])
@@ -75,15 +68,10 @@ def specificity_body(task: HeadView, control: HeadView) -> None:
 
 
 def specificity_map(task: HeadView, control: HeadView, found: Specificity) -> HeadMap:
-    n_layers, n_heads = found.difference.shape
+    n_layers, n_heads = found.mean.shape
     return HeadMap(
-        mean=found.difference,
-        low=found.low,
-        high=found.high,
-        survives=found.found.survives,
-        rank=found.rank,
+        found,
         hover=[[hover(task, control, found, layer, head) for head in range(n_heads)] for layer in range(n_layers)],
-        limit=colour_limit(found.difference),
         unit=UNIT,
         title=f"Specificity of each head, {task.task.title} against {control.task.title.lower()}",
         quantity="specificity",
@@ -94,8 +82,8 @@ def specificity_map(task: HeadView, control: HeadView, found: Specificity) -> He
 def hover(task: HeadView, control: HeadView, found: Specificity, layer: int, head: int) -> str:
     here, there = found.task[layer, head], found.control[layer, head]
     return (
-        f"<b>Layer {layer}, head {head}</b>: specificity {signed(found.difference[layer, head], 2)} "
-        f"{interval(found.low[layer, head], found.high[layer, head], 2)}<br>"
+        f"<b>Layer {layer}, head {head}</b>: specificity {signed(found.mean[layer, head], 2)} "
+        f"{interval_at(found, layer, head, 2)}<br>"
         f"{task.task.title} {signed(here, 2)}, {control.task.title.lower()} {signed(there, 2)} {UNIT}"
     )
 
@@ -103,37 +91,20 @@ def hover(task: HeadView, control: HeadView, found: Specificity, layer: int, hea
 def detail(task: HeadView, control: HeadView, found: Specificity, shown: HeadMap, layer: int, head: int) -> None:
     """Draw one head: its difference with interval, both effects behind it, and its rank among all heads."""
     st.markdown(plain_sentence(task, control, found, layer, head))
-    for place, (label, value, note, term) in zip(
-        st.columns(3),
-        (
-            (
-                "Specificity",
-                signed(found.difference[layer, head], 2),
-                f"{interval(found.low[layer, head], found.high[layer, head], 2)}",
-                "specificity",
-            ),
-            (
-                "Rank",
-                f"{shown.rank[layer, head]}",
-                f"of {shown.mean.size}; {task.stats.rank[layer, head]} by task effect",
-                None,
-            ),
-            (
-                "q-value (FDR)",
-                q_value(found.found.adjusted[layer, head]),
-                "survives" if found.found.survives[layer, head] else "does not survive",
-                "fdr",
-            ),
-        ),
-        strict=True,
-    ):
-        with place:
-            tile(label, value, note, term=term)
+    effect_tile, rank_tile, found_tile = st.columns(3)
+    with effect_tile:
+        value, limits = signed(found.mean[layer, head], 2), interval_at(found, layer, head, 2)
+        tile("Specificity", value, limits, term="specificity")
+    with rank_tile:
+        by_effect = task.stats.estimate.rank[layer, head]
+        tile("Rank", str(found.rank[layer, head]), f"of {found.rank.size}; {by_effect} by task effect")
+    with found_tile:
+        q_tile(found, layer, head)
     st.plotly_chart(
         effect_scatter(
             found.task,
             found.control,
-            found.found.survives,
+            found.survives,
             shown.hover,
             names=(task.task.title, control.task.title),
             selected=(layer, head),
@@ -154,7 +125,7 @@ def plain_sentence(task: HeadView, control: HeadView, found: Specificity, layer:
     """Compare the two measured effects in one sentence, without claiming what the head is for."""
     text = control.task.title.lower()
     low, high = found.low[layer, head], found.high[layer, head]
-    clearly = "clearly " if found.found.survives[layer, head] else ""
+    clearly = "clearly " if found.survives[layer, head] else ""
     if low > 0:
         verdict = f"{clearly}more on this task than on {text}"
     elif high < 0:
@@ -186,18 +157,9 @@ def reading(task: HeadView, control: HeadView, found: Specificity) -> None:
 
 def specificity_table(task: HeadStatistics, control: HeadStatistics, found: Specificity) -> pd.DataFrame:
     """One row per head, most specific to the task first. Effects in nats per token, the rest in SD over heads."""
-    layer_head = np.indices(found.difference.shape)
     table = pd.DataFrame(
         {
-            "layer": layer_head[0].ravel(),
-            "head": layer_head[1].ravel(),
-            "specificity": found.difference.ravel(),
-            "ci_low": found.low.ravel(),
-            "ci_high": found.high.ravel(),
-            "p_value": found.p_value.ravel(),
-            "q_value": found.found.adjusted.ravel(),
-            "survives_fdr": found.found.survives.ravel(),
-            "rank": found.rank.ravel(),
+            **found.columns("specificity"),
             "task_standardised": found.task.ravel(),
             "control_standardised": found.control.ravel(),
             "task_effect": task.estimate.mean.ravel(),

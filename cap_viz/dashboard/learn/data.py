@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.examples import answers
-from cap_viz.dashboard.overview.cards import top_head
 from cap_viz.dashboard.overview.data import default_scores, dense_evaluation, usual_group
-from cap_viz.dashboard.stored import HeadStatistics, head_statistics, paired_of, report_of, scores_of, statistics_of
+from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
+from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.run_queries import control_runs
 from cap_viz.runs.spec import ScoreSpec
@@ -33,9 +33,9 @@ class Lesson:
     view: Frame
 
     @property
-    def score_run(self) -> StoredRun:
+    def score_run(self) -> StoredRun[ScoreSpec]:
         run = default_scores(self.view, self.view.task)
-        if run is None or not isinstance(run.spec, ScoreSpec) or run.spec.ablation != "zero":
+        if run is None or run.spec.ablation != "zero":
             raise NotStored(f"the effects of all heads on {self.view.task.name}")
         return run
 
@@ -49,12 +49,12 @@ class Lesson:
 
     @property
     def top_head(self) -> tuple[int, int]:
-        return top_head(self.heads)
+        return self.heads.estimate.top_head
 
     @property
     def clearly_needed(self) -> int:
         """Number of heads that hurt when ablated and survive the false-discovery control."""
-        return int((self.heads.found.survives & (self.heads.estimate.mean > 0)).sum())
+        return int((self.heads.estimate.survives & (self.heads.estimate.mean > 0)).sum())
 
     def changed_answers(self) -> tuple[int, int]:
         """Return the number of questions answered differently without the top head, and the number of questions."""
@@ -69,14 +69,11 @@ class Lesson:
         half = effects.shape[2] // 2
         if half < 2:
             raise NotStored("a run of at least four examples")
-        first, second = head_statistics(effects[:, :, :half]), head_statistics(effects[:, :, half:])
-        return top_overlap(first.estimate.mean, second.estimate.mean, TOP)
+        return top_overlap(effects[:, :, :half].mean(axis=-1), effects[:, :, half:].mean(axis=-1), TOP)
 
     def control(self) -> tuple[str, TopOverlap]:
         """Return the name of a control text, and the overlap of its top heads with those of this task."""
-        run = self.score_run
-        assert isinstance(run.spec, ScoreSpec)
-        found = control_runs(self.view.runs, run.spec)
+        found = control_runs(self.view.runs, self.score_run.spec)
         others = {name: one for name, one in found.items() if name != self.view.task.name}
         if not others:
             raise NotStored("the effects of all heads on generic text")
@@ -109,5 +106,5 @@ class Lesson:
         return (
             report_of(self.view.store, cap),
             report_of(self.view.store, wanda),
-            paired_of(self.view.store, cap, wanda),
+            paired_in(self.view.store, cap, wanda, ACC),
         )

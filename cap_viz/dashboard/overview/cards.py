@@ -10,11 +10,11 @@ from cap_viz.dashboard.components.panels import METRIC_UNITS, percent, percent_i
 from cap_viz.dashboard.overview.data import TaskSummary
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
-from cap_viz.figures.head_grid import Grid
-from cap_viz.figures.small_map import small_map
+from cap_viz.figures.head_grid import Grid, small_map
 from cap_viz.figures.theme import CONFIG, HELPS, HURTS, signed
 from cap_viz.pruning import criterion_title
-from cap_viz.runs.run_labels import AblationWords, ablation_words
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.stats import HeadEstimate
 
 # Four to a row on a laptop, fewer where there is less room.
 CARD_WIDTH = 212
@@ -47,11 +47,11 @@ def card(summary: TaskSummary, limit: float) -> None:
         st.caption("No head scores yet.")
         label, params = "Start a run", {}
     else:
-        layer, head = top_head(summary.heads)
+        layer, head = summary.heads.estimate.top_head
         st.caption(reliability(summary.heads))
         if summary.pruned:
             st.caption(pruned_line(summary))
-        draw_map(summary, summary.heads, limit)
+        draw_map(summary, summary.heads.estimate, limit)
         label, params = "Inspect its heads", {"layer": str(layer), "head": str(head)}
     task = summary.task.name
     go_button(
@@ -91,27 +91,20 @@ def pruned_line(summary: TaskSummary) -> str:
     return f"{percent(highest, 0)} pruned: best **{percent(best.report.acc)}** ({criterion_title(best.mask.criterion)})"
 
 
-def top_head(heads: HeadStatistics) -> tuple[int, int]:
-    """Return (layer, head) of the head with rank 1."""
-    layer, head = divmod(int(heads.rank.argmin()), heads.rank.shape[1])
-    return layer, head
-
-
-def draw_map(summary: TaskSummary, heads: HeadStatistics, limit: float) -> None:
+def draw_map(summary: TaskSummary, estimate: HeadEstimate, limit: float) -> None:
     assert summary.score_run is not None
     words = ablation_words(summary.score_run.spec)
     st.plotly_chart(
-        small_map(effect_grid(heads, words, limit)),
+        small_map(Grid.of(estimate, limit=limit, hover=hover(estimate, UNIT), ends=words.ends)),
         key=f"overview_grid_{summary.task.name}",
         config=CONFIG,
         alt=f"Effect of {words.doing} each head{words.by} on {summary.task.title}",
     )
 
 
-def effect_grid(heads: HeadStatistics, words: AblationWords, limit: float, unit: str = UNIT) -> Grid:
-    """Grid of mean effects, with their intervals on hovering."""
-    mean, low, high = heads.estimate.mean, heads.estimate.low, heads.estimate.high
-    hover = [
+def hover(estimate: HeadEstimate, unit: str) -> list[list[str]]:
+    mean, low, high = estimate.mean, estimate.low, estimate.high
+    return [
         [
             f"<b>Layer {layer}, head {head}</b><br>{signed(mean[layer, head])} {unit} "
             f"[{signed(low[layer, head])}, {signed(high[layer, head])}]"
@@ -119,4 +112,3 @@ def effect_grid(heads: HeadStatistics, words: AblationWords, limit: float, unit:
         ]
         for layer in range(mean.shape[0])
     ]
-    return Grid(mean=mean, limit=limit, hover=hover, faded=heads.unclear, marked=heads.found.survives, ends=words.ends)

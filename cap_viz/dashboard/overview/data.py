@@ -8,10 +8,10 @@ from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.components.panels import listed, percent
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.stored import HeadStatistics, paired_of, report_of, scores_of, statistics_of
+from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.defaults import MAIN_CRITERIA, SPARSITIES
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import ACC, against_guessing, paired
+from cap_viz.evaluation.eval_metrics import ACC, against_guessing, level_of, paired_p
 from cap_viz.figures.accuracy import AccuracyPoint
 from cap_viz.figures.theme import signed
 from cap_viz.pruning import criterion_title
@@ -20,10 +20,10 @@ from cap_viz.runs.mask_provenance import groups_of
 from cap_viz.runs.run_queries import dense_run, score_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import ChanceTest, MeanEstimate, PairedComparison, mean_with_ci, wilson
+from cap_viz.stats import ChanceTest, HeadEstimate, PairedComparison, mean_with_ci
+from cap_viz.stats.paired import ALPHA
 from cap_viz.tasks import Task, all_tasks
 
-CLEAR = 0.05
 MOST_CRITERIA, MOST_SPARSITIES = 6, 4
 
 
@@ -35,10 +35,6 @@ class PrunedAccuracy:
     report: EvalReport
     against_dense: PairedComparison
 
-    @property
-    def differs(self) -> bool:
-        return self.against_dense.p_value < CLEAR
-
 
 @dataclass(frozen=True)
 class TaskSummary:
@@ -49,10 +45,10 @@ class TaskSummary:
     """
 
     task: Task
-    dense_run: StoredRun[EvalSpec] | None
+    dense_run: StoredRun | None
     dense: ChanceTest | None
-    loss: MeanEstimate | None
-    score_run: StoredRun[ScoreSpec] | None
+    loss: HeadEstimate | None
+    score_run: StoredRun | None
     heads: HeadStatistics | None
     pruned: tuple[PrunedAccuracy, ...]
     problems: tuple[str, ...]
@@ -100,7 +96,7 @@ def summarise(view: Frame, task: Task, metric: str) -> TaskSummary:
     )
 
 
-def dense_loss(scores: HeadScores) -> MeanEstimate:
+def dense_loss(scores: HeadScores) -> HeadEstimate:
     """Return the dense model's mean loss per token in nats, with its interval over the examples."""
     return mean_with_ci(nll(scores.dense, scores.questions.gold, scores.questions.tokens))
 
@@ -129,8 +125,8 @@ def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Prune
     found: list[PrunedAccuracy] = []
     for run in main_part(usual_group(view, dense)).values():
         report = readable(view, run, problems)
-        if report is not None and run.spec.mask is not None:
-            found.append(PrunedAccuracy(run.spec.mask, report, paired_of(view.store, run, dense)))
+        if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
+            found.append(PrunedAccuracy(run.spec.mask, report, paired_in(view.store, run, dense, ACC)))
     return tuple(found)
 
 
@@ -156,9 +152,8 @@ def accuracy_points(pruned: tuple[PrunedAccuracy, ...]) -> list[AccuracyPoint]:
 
 
 def accuracy_point(item: PrunedAccuracy) -> AccuracyPoint:
-    correct = item.report.correct
-    limits = wilson(int(correct.sum()), correct.size)
-    verdict = "differs from dense" if item.differs else "within noise of dense"
+    limits = level_of(item.report, ACC).ci
+    verdict = "differs from dense" if item.against_dense.is_clear else "within noise of dense"
     hover = (
         f"<b>{criterion_title(item.mask.criterion)} at {percent(item.mask.sparsity, 0)}</b><br>"
         f"{percent(item.report.acc)} [{percent(limits.low)}, {percent(limits.high)}]<br>"
@@ -172,7 +167,7 @@ def accuracy_point(item: PrunedAccuracy) -> AccuracyPoint:
         accuracy=item.report.acc,
         low=limits.low,
         high=limits.high,
-        differs=item.differs,
+        differs=item.against_dense.is_clear,
         hover=hover,
     )
 
@@ -188,10 +183,10 @@ def best_sentence(items: list[PrunedAccuracy]) -> str:
     tied = [
         criterion_title(item.mask.criterion)
         for item in items
-        if item is not best and paired(best.report, item.report, ACC).p_value >= CLEAR
+        if item is not best and paired_p(best.report, item.report, ACC) >= ALPHA
     ]
     company = f", tied with {listed(tied)}" if tied else ""
     distance = signed(100 * best.against_dense.difference, 1)
-    verdict = "differs from dense" if best.differs else "within noise of dense"
+    verdict = "differs from dense" if best.against_dense.is_clear else "within noise of dense"
     name = criterion_title(best.mask.criterion)
     return f"**{percent(best.mask.sparsity, 0)}** {name} {percent(best.report.acc)}{company}; {verdict} ({distance})"

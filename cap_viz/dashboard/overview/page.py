@@ -16,16 +16,18 @@ from cap_viz.dashboard.components.panels import (
     tile,
 )
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.overview.cards import coloured, effect_grid, task_cards, top_head
+from cap_viz.dashboard.overview.cards import coloured, hover, task_cards
 from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentences
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.accuracy import accuracy_by_sparsity
-from cap_viz.figures.head_grid import colour_limit, grid_width, head_grid
+from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, display_order, signed
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_queries import runs_of
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.settings import PROJECT
 from cap_viz.tasks import Task
@@ -64,8 +66,9 @@ def leading(summaries: list[TaskSummary], chosen: Task) -> TaskSummary | None:
 
 
 def facts(view: Frame, summaries: list[TaskSummary], metric: str) -> list[str]:
-    newest = max((run.provenance["created"] for run in shown_runs(summaries)), default="")
-    ablations = sorted({one.score_run.spec.ablation for one in summaries if one.score_run is not None})
+    runs = shown_runs(summaries)
+    newest = max((run.provenance["created"] for run in runs), default="")
+    ablations = sorted({run.spec.ablation for run in runs_of(runs, ScoreSpec)})
     measured = [f"{' and '.join(ablations)} ablation"] if ablations else []
     return [view.model.id, "exact", *measured, f"{metric}, {METRIC_UNITS[metric]}", f"newest {age(newest)}"]
 
@@ -122,9 +125,9 @@ def reliability_tile(heads: HeadStatistics | None) -> None:
         tile("Ranking reliability", "–", f"n = {n} is too few", term="reliability")
         return
     tile("Ranking reliability", f"{found.full:.2f}", f"n = {n}", term="reliability")
-    layer, head = top_head(heads)
+    layer, head = heads.estimate.top_head
     st.caption(
-        f"{int(heads.found.survives.sum())} of {heads.found.survives.size} heads survive; largest effect: "
+        f"{int(heads.estimate.survives.sum())} of {heads.estimate.survives.size} heads survive; largest effect: "
         f"layer {layer}, head {head} ({signed(float(heads.estimate.mean[layer, head]), 2)})."
     )
 
@@ -133,7 +136,7 @@ def links(summary: TaskSummary) -> None:
     task = summary.task.name
     chosen = {"task": task}
     if summary.heads is not None:
-        layer, head = top_head(summary.heads)
+        layer, head = summary.heads.estimate.top_head
         go_button(
             "Inspect its heads",
             "pages/heads.py",
@@ -171,10 +174,11 @@ def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
             icon=":material/arrow_forward:",
         )
         return
-    words = ablation_words(summary.score_run.spec)
-    grid = effect_grid(summary.heads, words, limit, METRIC_UNITS[metric])
+    estimate, words = summary.heads.estimate, ablation_words(summary.score_run.spec)
+    unit = METRIC_UNITS[metric]
+    grid = Grid.of(estimate, limit=limit, hover=hover(estimate, unit), ends=words.ends)
     st.plotly_chart(
-        head_grid(grid, unit="nats", tallest=TALLEST),
+        head_grid(grid, unit=unit, tallest=TALLEST),
         key=f"overview_grid_{summary.task.name}",
         width=grid_width(*grid.shape, TALLEST),
         config=CONFIG,

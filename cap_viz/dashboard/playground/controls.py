@@ -50,7 +50,7 @@ def prompt_and_mask(view: Frame) -> tuple[str, MaskSpec | None, list[str]]:
     return prompt, mask, notes
 
 
-def task_scores(view: Frame) -> StoredRun | None:
+def task_scores(view: Frame) -> StoredRun[ScoreSpec] | None:
     """Return the exact head scores of the sidebar's task with the most examples, if any are stored."""
     return next(iter(score_runs(view.runs, view.model, view.task.name)), None)
 
@@ -188,7 +188,7 @@ def toggle(key: str) -> None:
     st.session_state["play_turn"] = st.session_state.get("play_turn", 0) + 1
 
 
-def mask_control(view: Frame, run: StoredRun | None) -> tuple[MaskSpec | None, list[str]]:
+def mask_control(view: Frame, run: StoredRun[ScoreSpec] | None) -> tuple[MaskSpec | None, list[str]]:
     """Draw the mask controls; return the mask (calibrated on the sidebar's task) or None, and notes."""
     options = [NO_MASK, *CRITERIA]
     note = bad_choice("mask", options, NO_MASK, "the criterion")
@@ -207,7 +207,7 @@ def mask_control(view: Frame, run: StoredRun | None) -> tuple[MaskSpec | None, l
     notes = [note] if note else []
     if criterion == NO_MASK or percent == 0:
         return None, notes
-    scores = run.spec if run is not None and isinstance(run.spec, ScoreSpec) else None
+    scores = None if run is None else run.spec
     if CRITERIA[criterion].needs_scores and scores is None:
         caution(f"{criterion} needs head scores of {view.task.name}; measure them on the Heads page first.")
         return None, notes

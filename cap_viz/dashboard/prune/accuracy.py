@@ -16,7 +16,7 @@ from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.queue import JobQueue
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
-from cap_viz.stats import Interval, PairedComparison, PairedMeans, compare_means, compare_paired, wilson
+from cap_viz.stats import Interval, PairedComparison, compare_means, compare_paired, wilson
 from cap_viz.tasks.pairing import common_rows
 
 
@@ -156,7 +156,7 @@ class Difference:
     first: str
     second: str
     comparison: PairedComparison | None
-    loss: PairedMeans | None = None
+    loss: PairedComparison | None = None
     reason: str = ""
     provisional: bool = False
 

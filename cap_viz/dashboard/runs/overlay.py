@@ -5,13 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import caution, empty, escaped, p_words, problem, tile
-from cap_viz.dashboard.heads.specificity import usual_top
-from cap_viz.dashboard.stored import paired_in, report_of, statistics_of
+from cap_viz.dashboard.stored import paired_in, statistics_of
 from cap_viz.dashboard.tasks.controls import STANDARDISED, TaskPair
 from cap_viz.dashboard.tasks.data import METRIC, Measured
 from cap_viz.dashboard.tasks.pair import pair_section
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation.eval_metrics import ACC, Paired, paired_losses
+from cap_viz.evaluation.eval_metrics import ACC, TOKEN_LOSS
 from cap_viz.evaluation.generation import GenerationProtocol
 from cap_viz.figures.theme import signed
 from cap_viz.runs.kinds import describe
@@ -20,7 +19,7 @@ from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protoco
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import PairedComparison, compare_paired, true_spread
+from cap_viz.stats import PairedComparison, compare_paired, true_spread, usual_top
 from cap_viz.tasks import load_task
 from cap_viz.tasks.pairing import check_same_items
 
@@ -43,7 +42,7 @@ def overlay_scores(store: Store, first: StoredRun[ScoreSpec], second: StoredRun[
     if first.spec.model != second.spec.model:
         caution("The two runs are of different weights: a head has the same number in both, but not the same weights.")
     both = [scored(store, run) for run in (first, second)]
-    top = usual_top(both[0].stats.rank.size)
+    top = usual_top(both[0].stats.estimate.rank.size)
     pair_section(store, TaskPair(both[0], both[1], STANDARDISED, top), selected=None)
 
 
@@ -53,14 +52,14 @@ def scored(store: Store, run: StoredRun[ScoreSpec]) -> Measured:
     return Measured(task, run, stats, true_spread(stats.effects), label=f"{task.title} {run.key[:6]}")
 
 
-def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> Paired:
+def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> PairedComparison:
     """Compare item by item: right answers, or the loss per token of texts (running text, worked solutions).
 
     Raises `CapVizError` if the items or the kinds of answers differ.
     """
     protocols = [protocol_in(run.spec) for run in (first, second)]
     if any(isinstance(protocol, SolutionProtocol | PerplexityProtocol) for protocol in protocols):
-        return paired_losses(report_of(store, first), report_of(store, second))
+        return paired_in(store, first, second, TOKEN_LOSS)
     written = [isinstance(protocol, GenerationProtocol) for protocol in protocols]
     if not any(written):
         return paired_in(store, first, second, ACC)
@@ -75,11 +74,11 @@ def overlay_evaluations(store: Store, first: StoredRun, second: StoredRun) -> No
     found = paired_evaluations(store, first, second)
     names = [f"{describe(run.spec)} ({run.key[:6]})" for run in (first, second)]
     st.markdown(f"#### {escaped(names[0])} against {escaped(names[1])}")
-    if isinstance(found, PairedComparison):
+    if found.only_a is not None:
         items, unit, scale, digits = "questions", "points", 100, 1
         middle = ("Flips", f"{found.only_a} : {found.only_b}", f"of {found.n} questions; right in one only")
         test = ("McNemar p", p_words(found.p_value), "exact, paired")
-        verdict = "differ" if found.p_value < 0.05 else "cannot be told apart on these questions"
+        verdict = "differ" if found.is_clear else "cannot be told apart on these questions"
         meaning = f"The two {verdict} (5 % level, not corrected for looking at several pairs)."
     else:
         items, unit, scale, digits = "texts", "nats per token", 1, 3

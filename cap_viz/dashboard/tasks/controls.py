@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import note
-from cap_viz.dashboard.heads.specificity import usual_top
 from cap_viz.dashboard.state import bad_choice, bad_number, keep_in_range, keep_valid
 from cap_viz.dashboard.tasks.data import Collection, Measured
 from cap_viz.dashboard.terms import GLOSSARY
+from cap_viz.stats import usual_top
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
 KEYS = ("model", "task", "against", "scale", "k", "layer", "head")
@@ -35,7 +35,7 @@ class TaskPair:
 
 def controls(collection: Collection, task: str) -> TaskPair:
     """Draw the controls. The collection holds at least two tasks."""
-    n_heads = collection.measured[0].stats.rank.size
+    n_heads = collection.measured[0].stats.estimate.rank.size
     first = collection.named(task) if task in collection.names else collection.measured[0]
     others = [name for name in collection.names if name != first.name]
     usual = next((name for name in CONTROL_TEXTS if name in others), others[0])

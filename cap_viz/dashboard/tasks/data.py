@@ -60,7 +60,7 @@ class Measured:
         return self.stats.estimate.mean / self.spread
 
     def top(self, k: int) -> Bool[np.ndarray, "layer head"]:
-        return self.stats.rank <= k
+        return self.stats.estimate.rank <= k
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ def shared_heads(measured: Sequence[Measured], k: int) -> pd.DataFrame:
     `tasks` and `median_rank` count reasoning tasks only, if there are any; control texts add a rank column.
     """
     reasoning = [one for one in measured if not one.is_control] or list(measured)
-    ranks = {one.name: one.stats.rank for one in measured}
+    ranks = {one.name: one.stats.estimate.rank for one in measured}
     in_top = np.sum([one.top(k) for one in reasoning], axis=0)
-    median = np.median([one.stats.rank for one in reasoning], axis=0)
+    median = np.median([one.stats.estimate.rank for one in reasoning], axis=0)
     some = np.any([one.top(k) for one in measured], axis=0)
     layers, heads = np.nonzero(some)
     table = pd.DataFrame(

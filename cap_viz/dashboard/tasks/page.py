@@ -108,7 +108,7 @@ def head_of_page(view: Frame, collection: Collection) -> None:
 def usual_head(measured: Sequence[Measured]) -> tuple[int, int]:
     """Return the head with the best median rank on reasoning tasks, selected when the page opens."""
     reasoning = [one for one in measured if not one.is_control] or list(measured)
-    ranks = np.median([one.stats.rank for one in reasoning], axis=0)
+    ranks = np.median([one.stats.estimate.rank for one in reasoning], axis=0)
     layer, head = divmod(int(ranks.argmin()), ranks.shape[1])
     return layer, head
 
@@ -150,9 +150,9 @@ def task_map(one: Measured, values: Float[np.ndarray, "layer head"]) -> TaskMap:
         name=one.task.title,
         heading=f"{one.task.title} <span style='opacity:0.65'>{reliability(one)}</span>",
         values=values,
-        rank=one.stats.rank,
-        faded=one.stats.unclear,
-        marked=one.stats.found.survives,
+        rank=one.stats.estimate.rank,
+        faded=one.stats.estimate.unclear,
+        marked=one.stats.estimate.survives,
     )
 
 
@@ -186,7 +186,7 @@ def matrix_section(measured: Sequence[Measured], choice: TaskPair, found: dict[t
     st.caption(
         f"Below the diagonal: rank correlation of all heads. On it: reliability, the most a correlation could show. "
         f"Above: heads shared among the top {choice.k} "
-        f"({choice.k**2 / measured[0].stats.rank.size:.1f} by chance). A click compares two tasks."
+        f"({choice.k**2 / measured[0].stats.estimate.rank.size:.1f} by chance). A click compares two tasks."
     )
 
 
@@ -236,13 +236,13 @@ def take_pair(key: str, names: Sequence[str]) -> None:
 def head_section(measured: Sequence[Measured]) -> tuple[int, int]:
     """Draw the inputs that select a head, and its effect on each task. Returns the selected head."""
     st.markdown("#### One head on every task")
-    n_layers, n_heads = measured[0].stats.rank.shape
+    n_layers, n_heads = measured[0].stats.estimate.rank.shape
     layer, head = head_inputs(n_layers, n_heads, usual_head(measured))
     bounds = [
         (one.standardised[layer, head], *(limit[layer, head] / one.spread for limit in limits(one))) for one in measured
     ]
     value, low, high = (np.array(column) for column in zip(*bounds, strict=True))
-    ranks = [int(one.stats.rank[layer, head]) for one in measured]
+    ranks = [int(one.stats.estimate.rank[layer, head]) for one in measured]
     unit = SCALE_UNITS[STANDARDISED]
     st.plotly_chart(
         head_on_tasks(
@@ -303,7 +303,8 @@ def shared_section(measured: Sequence[Measured], choice: TaskPair) -> None:
             **{f"rank_{one.name}": st.column_config.NumberColumn(one.task.title) for one in measured},
         },
     )
+    n_heads = measured[0].stats.estimate.rank.size
     st.caption(
-        f"Ranks by effect, 1 the largest of {measured[0].stats.rank.size}; the median is over reasoning tasks. "
+        f"Ranks by effect, 1 the largest of {n_heads}; the median is over reasoning tasks. "
         + escaped("A head of high rank on generic text, too, is no sign of reasoning.")
     )

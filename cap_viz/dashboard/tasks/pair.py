@@ -12,7 +12,7 @@ from cap_viz.dashboard.heads.specificity import UNIT, agreement, shared_top
 from cap_viz.dashboard.stored import specificity_of
 from cap_viz.dashboard.tasks.controls import TaskPair
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
+from cap_viz.figures.head_grid import Grid, grid_width, head_grid
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.runs.store import Store
@@ -31,15 +31,8 @@ def pair_section(store: Store, choice: TaskPair, selected: tuple[int, int] | Non
     difference, scatter = turned(DIFFERENCE), turned(SCATTER)
     left, right = st.columns([11, 9], gap="medium")
     with left:
-        grid = Grid(
-            mean=found.difference,
-            limit=colour_limit(found.difference),
-            hover=hover,
-            faded=~((found.low > 0) | (found.high < 0)),
-            marked=found.found.survives,
-            selected=selected,
-            ends=(f"more on {second.title}", f"more on {first.title}"),
-        )
+        ends = f"more on {second.title}", f"more on {first.title}"
+        grid = Grid.of(found, hover=hover, ends=ends, selected=selected)
         st.plotly_chart(
             head_grid(grid, unit="SD", tallest=420),
             key=difference,
@@ -54,7 +47,7 @@ def pair_section(store: Store, choice: TaskPair, selected: tuple[int, int] | Non
             effect_scatter(
                 found.task,
                 found.control,
-                found.found.survives,
+                found.survives,
                 hover,
                 names=(first.title, second.title),
                 selected=selected,
@@ -81,8 +74,8 @@ def pair_sentence(choice: TaskPair, found: Specificity) -> str:
     ceiling = "unknown" if isnan(ranks.ceiling) else f"{ranks.ceiling:.2f}"
     chance = f"{shared.expected:.1f} by chance, p = {shared.p_value:.2g}"
     correlation = signed(ranks.correlation, 2).lstrip("+")
-    more = int((found.found.survives & (found.difference > 0)).sum())
-    less = int((found.found.survives & (found.difference < 0)).sum())
+    more = int((found.survives & (found.mean > 0)).sum())
+    less = int((found.survives & (found.mean < 0)).sum())
     return (
         f"Rank correlation **{correlation}**, noise ceiling {ceiling}; "
         f"**{shared.shared}** of the top {shared.k} are shared ({chance}). After the false-discovery control "
@@ -92,10 +85,10 @@ def pair_sentence(choice: TaskPair, found: Specificity) -> str:
 
 def hover_of(choice: TaskPair, found: Specificity) -> list[list[str]]:
     first, second = choice.first.title, choice.second.title
-    n_layers, n_heads = found.difference.shape
+    n_layers, n_heads = found.mean.shape
     return [
         [
-            f"<b>Layer {layer}, head {head}</b>: difference {signed(found.difference[layer, head], 2)} "
+            f"<b>Layer {layer}, head {head}</b>: difference {signed(found.mean[layer, head], 2)} "
             f"{interval(found.low[layer, head], found.high[layer, head], 2)}<br>{first} "
             f"{signed(found.task[layer, head], 2)}, {second} {signed(found.control[layer, head], 2)} {UNIT}"
             for head in range(n_heads)

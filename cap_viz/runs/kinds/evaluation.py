@@ -37,7 +37,6 @@ from cap_viz.runs.protocols import (
     SolutionProtocol,
     UnknownProtocol,
     protocol_of,
-    protocol_words,
 )
 from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import EvalSpec
@@ -109,8 +108,17 @@ class Evaluation(RunKind[EvalSpec]):
 
     def describe(self, spec: EvalSpec) -> str:
         what = "dense" if spec.mask is None else f"{spec.mask.criterion} at {percent(spec.mask.sparsity)}"
-        words = protocol_words(protocol_of(spec))
-        return f"{words}, {what}" if words else what
+        match protocol_of(spec):
+            case ChoiceProtocol():
+                return what
+            case PerplexityProtocol(length):
+                return f"perplexity on {length} tokens, {what}"
+            case GenerationProtocol(format, _):
+                return f"written answers ({format}), {what}"
+            case SolutionProtocol():
+                return f"loss on solutions, {what}"
+            case UnknownProtocol(text):
+                return f"protocol {text}, {what}"
 
     def numbers(self, store: Store, run: StoredRun[EvalSpec]) -> pd.DataFrame:
         """One row per question, window or solution."""

@@ -20,7 +20,7 @@ from cap_viz.runs.masks import GetEffect
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import JointSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import false_discovery, mean_with_ci
+from cap_viz.stats import mean_with_ci
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import examples_of
 
@@ -217,7 +217,7 @@ def effect_rows(
             "ci_low": estimate.low.ravel(),
             "ci_high": estimate.high.ravel(),
             "p_value": estimate.p_value.ravel(),
-            "q_value": false_discovery(estimate.p_value).adjusted.ravel(),
+            "q_value": estimate.q_value.ravel(),
             "n": estimate.n,
         }
     )

@@ -1,0 +1,65 @@
+"""The pages' reader: a stored run is read once, and again when its files have been replaced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cap_viz.dashboard.stored import cached_by_run
+from cap_viz.models.catalogue import ModelRef
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.tasks.example_sets import ExampleSet
+
+SPEC = EvalSpec(ModelRef("a/b", "0" * 16), ExampleSet("mini_science", 1, ("x",), "evaluation"))
+RUN = StoredRun("k", SPEC, Path("runs/a"), "live", {"created": "2026-01-01T00:00:00Z"}, {"options.parquet": "1"})
+
+
+def test_a_run_is_read_once_for_equal_arguments(tmp_path: Path) -> None:
+    reads: list[tuple[str, float]] = []
+
+    @cached_by_run(8)
+    def value(store: Store, run: StoredRun, scale: float = 1.0) -> float:
+        reads.append((run.key, scale))
+        return scale
+
+    store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+    # Another object for the same folders, and the same run as listed again.
+    same, listed_again = Store(shipped=tmp_path / "shipped", local=tmp_path / "local"), replace(RUN, provenance={})
+    assert [value(store, RUN), value(same, listed_again)] == [1.0, 1.0]
+    assert [value(store, RUN, scale=2.0), value(same, RUN, scale=2.0)] == [2.0, 2.0]
+    assert reads == [("k", 1.0), ("k", 2.0)]
+
+
+@pytest.mark.parametrize("other", [replace(RUN, checksums={"options.parquet": "2"}), replace(RUN, folder=Path("b"))])
+def test_a_replaced_run_is_read_again(tmp_path: Path, other: StoredRun) -> None:
+    reads: list[StoredRun] = []
+
+    @cached_by_run(8)
+    def value(store: Store, run: StoredRun) -> int:
+        reads.append(run)
+        return len(reads)
+
+    store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+    assert [value(store, RUN), value(store, other), value(store, RUN)] == [1, 2, 1]
+    elsewhere = Store(shipped=tmp_path / "shipped", local=tmp_path / "elsewhere")
+    assert value(elsewhere, RUN) == 3
+
+
+def test_errors_are_not_kept_and_old_results_are_dropped(tmp_path: Path) -> None:
+    reads: list[int] = []
+
+    @cached_by_run(2)
+    def value(store: Store, run: StoredRun, number: int) -> int:
+        reads.append(number)
+        if len(reads) == 1:
+            raise ValueError("damaged")
+        return number
+
+    store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
+    with pytest.raises(ValueError, match="damaged"):
+        value(store, RUN, 0)
+    assert [value(store, RUN, number) for number in (0, 1, 2, 0)] == [0, 1, 2, 0]
+    assert reads == [0, 0, 1, 2, 0]
