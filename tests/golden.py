@@ -10,7 +10,6 @@ is no longer shipped is deleted by hand.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -18,9 +17,6 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
-import pandas as pd
 
 from cap_viz.files import write_bytes
 from cap_viz.models.catalogue import ModelRef
@@ -39,6 +35,7 @@ from cap_viz.runs.spec import (
     spec_key,
 )
 from cap_viz.runs.store import Store, StoredRun
+from cap_viz.runs.stored_run import table_digest
 from cap_viz.tasks.example_sets import ExampleSet
 
 RUNS, KEYS, SPECS = (Path(__file__).with_name(f"golden_{name}.json") for name in ("runs", "keys", "specs"))
@@ -145,32 +142,7 @@ def shipped_digests() -> dict[str, dict[str, str]]:
 
 
 def run_digests(store: Store, run: StoredRun) -> dict[str, str]:
-    names = (file.removesuffix(".parquet") for file in run.checksums)
-    return {name: table_digest(store.table(run, name)) for name in names}
-
-
-def table_digest(table: pd.DataFrame) -> str:
-    """16 hex digits of what a table holds: names, types and values of its columns, in their order, row by row.
-
-    How it is packed into a file does not matter, nor which of pandas' types holds texts, nor how a NaN is written.
-    """
-    packed = {str(name): column_bytes(column) for name, column in table.items()}
-    head = [[name, kind, len(content)] for name, (kind, content) in packed.items()]
-    digest = hashlib.sha256(json.dumps([len(table), head]).encode())
-    for _, content in packed.values():
-        digest.update(content)
-    return digest.hexdigest()[:16]
-
-
-def column_bytes(column: pd.Series) -> tuple[str, bytes]:
-    """The type of a column ("text" for everything that is no number) and its values."""
-    kind = column.dtype
-    if not isinstance(kind, np.dtype) or kind.kind not in "biuf":
-        return "text", json.dumps(column.to_numpy(dtype=object, na_value=None).tolist()).encode()
-    values = column.to_numpy()
-    if kind.kind == "f":
-        values = np.where(np.isnan(values), np.array(np.nan, kind), values)
-    return kind.name, values.astype(kind.newbyteorder("<")).tobytes()
+    return {name: table_digest(store.table(run, name))[:16] for name in run.digests}
 
 
 def kept(file: Path) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class Trial:
         if status != 0:
             self.wrong.append(f"{name}: the resumed run ended with status {status}")
         mine, twin = self.store.get(spec), self.twins.get(spec)
-        if mine is None or twin is None or mine.checksums != twin.checksums:
+        if mine is None or twin is None or mine.digests != twin.digests:
             self.wrong.append(f"{name}: the resumed result differs from the undisturbed one")
         if self.store.partial_run_dir(spec).exists():
             self.wrong.append(f"{name}: unfinished files are left behind")

@@ -81,7 +81,7 @@ def test_a_damaged_plan_costs_neither_the_spec_nor_the_parts_it_still_fits(
     assert (partial_run_dir / "plan.damaged.json").is_file()
     run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == 2
-    assert run.checksums == twin.checksums
+    assert run.digests == twin.digests
     assert not partial_run_dir.exists()
 
 
@@ -100,7 +100,7 @@ def test_parts_of_batches_a_new_plan_does_not_have_are_computed_again(
     (partial_run_dir / "plan.json").write_text("{")
     run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == 0
-    assert run.checksums == twin.checksums
+    assert run.digests == twin.digests
 
 
 def cut(part: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_part_that_cannot_be_trusted_is_named_in_the_log_and_computed_again(
         run = finish(run_steps(spec, tiny_model, store))
     assert run.provenance["resumed_batches"] == 2 - lost
     assert sum(str(part) in record.getMessage() for record in caplog.records) == 1
-    assert run.checksums == twin.checksums
+    assert run.digests == twin.digests
 
 
 def test_arrays_and_plan_come_back_as_they_were(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_every_kind_of_run_has_the_bits_of_this_process(
     ]
     for spec in specs:
         mine, theirs = computed(spec, tiny_model, stores[0]), computed(spec, tiny_model, stores[1], cluster)
-        assert theirs.checksums == mine.checksums, spec
+        assert theirs.digests == mine.digests, spec
         assert len(mine.provenance["plan"]["batches"]) > 1
         assert theirs.provenance["workers"] == 2
         assert "workers" not in mine.provenance
@@ -129,7 +129,7 @@ def test_a_killed_worker_costs_only_the_batch_it_was_at(
             killed = True
     assert killed
     assert run.provenance["lost_workers"] == 1
-    assert run.checksums == computed(spec, tiny_model, stores[0]).checksums
+    assert run.digests == computed(spec, tiny_model, stores[0]).digests
     assert len(cluster.workers) == 2
 
 
@@ -148,7 +148,7 @@ def test_workers_that_keep_dying_end_the_run_and_nothing_that_was_finished_is_lo
     monkeypatch.setattr("cap_viz.runs.backends.ray.REPLACEMENTS", REPLACEMENTS)
     run = computed(spec, tiny_model, stores[1], cluster)
     assert run.provenance["resumed_batches"] >= 1
-    assert run.checksums == computed(spec, tiny_model, stores[0]).checksums
+    assert run.digests == computed(spec, tiny_model, stores[0]).digests
 
 
 def test_a_worker_that_died_between_two_runs_is_replaced(
@@ -169,7 +169,7 @@ def test_a_cancelled_run_leaves_the_cluster_ready_for_the_next(
         pass
     steps.close()
     spec = EvalSpec(tiny_model.ref, evaluation_set(TASK, 10))
-    assert computed(spec, tiny_model, stores[1], cluster).checksums == computed(spec, tiny_model, stores[0]).checksums
+    assert computed(spec, tiny_model, stores[1], cluster).digests == computed(spec, tiny_model, stores[0]).digests
 
 
 def test_workers_of_another_version_are_refused_with_both_versions(

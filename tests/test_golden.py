@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cap_viz.runs.run_folder import parquet
 from cap_viz.runs.spec import RunSpec, spec_dict, spec_from_dict, spec_key
-from cap_viz.runs.store import parquet
+from cap_viz.runs.stored_run import table_digest
 from tests.golden import (
     KEYS,
     RUNS,
@@ -25,7 +26,6 @@ from tests.golden import (
     generated_keys,
     kept,
     shipped_digests,
-    table_digest,
 )
 
 TABLE = pd.DataFrame(

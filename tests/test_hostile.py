@@ -29,9 +29,10 @@ from cap_viz.models.loading import ModelShape
 from cap_viz.models.weight_files import weight_bytes
 from cap_viz.pruning.export import MASK_FORMAT, read_mask
 from cap_viz.runs.archive import archive_bytes, import_run
+from cap_viz.runs.run_folder import MANIFEST
 from cap_viz.runs.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.spreadsheet import csv_text
-from cap_viz.runs.store import MANIFEST, DamagedRun, Store, StoredRun, folder_name
+from cap_viz.runs.store import DamagedRun, Store, StoredRun, folder_name
 from cap_viz.tasks.description import described, splits_of
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.validation import mistake
@@ -185,7 +186,7 @@ def test_a_flipped_byte_in_an_exported_run_never_gets_in_unseen(
         imported = import_run(other, file)
     except CapVizError:
         return
-    assert imported.checksums == run.checksums
+    assert imported.digests == run.digests
     other.verify(imported)
 
 

@@ -256,7 +256,7 @@ def test_evaluations_of_the_same_questions_take_turns(
     for job, spec in zip(found, specs, strict=True):
         assert job.state == "done"
         assert job.result is not None
-        assert job.result.checksums == finish(real(spec, tiny_model, alone)).checksums
+        assert job.result.digests == finish(real(spec, tiny_model, alone)).digests
 
 
 def test_one_of_two_side_by_side_can_be_cancelled_or_fail_alone(queue: JobQueue, tiny_model: ReasoningModel) -> None:

@@ -85,7 +85,7 @@ def test_a_full_disk_loses_nothing(
     assert [run for run in store.runs() if run.origin == "live"] == []
     assert store.damaged() == []
     assert list(store.local.parent.rglob("*.part")) == []
-    assert finish(run_steps(spec, tiny_model, store)).checksums == twin.checksums
+    assert finish(run_steps(spec, tiny_model, store)).digests == twin.digests
 
 
 def test_the_shell_says_that_the_disk_is_full(shell: Shell, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_a_damaged_table_is_not_read_and_stays_until_the_run_is_computed_again(
     assert reason in sentence
     assert "was set aside" not in sentence
     again = finish(run_steps(score_run.spec, tiny_model, store))
-    assert again.checksums == score_run.checksums
+    assert again.digests == score_run.digests
     store.verify(again)
     (sentence,) = store.damaged()
     assert reason in sentence
@@ -234,7 +234,7 @@ def test_a_run_with_a_damaged_manifest_is_passed_over_named_and_computed_again(
         assert reason in store.damaged()[0]
     assert score_run.folder.is_dir()
     assert not store.quarantine.exists(), "reading moves nothing"
-    assert finish(run_steps(score_run.spec, tiny_model, store)).checksums == score_run.checksums
+    assert finish(run_steps(score_run.spec, tiny_model, store)).digests == score_run.digests
     (aside,) = store.quarantine.iterdir()
     assert reason in (aside / "reason.txt").read_text()
 

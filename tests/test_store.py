@@ -16,8 +16,9 @@ from cap_viz.progress import finish
 from cap_viz.runs.archive import export_run, import_run
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.run_folder import MANIFEST
 from cap_viz.runs.spec import EvalSpec
-from cap_viz.runs.store import MANIFEST, SPEC, Store, StoredRun
+from cap_viz.runs.store import SPEC, Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
 from tests.moves import look_after_every_move

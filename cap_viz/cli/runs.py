@@ -61,7 +61,9 @@ def show_run(key: KeyArgument) -> None:
     from cap_viz.runs.store import Store
 
     run = Store().by_key(key)
-    print_json(run_facts(run) | {"spec": spec_dict(run.spec), "provenance": run.provenance, "files": run.checksums})
+    print_json(
+        run_facts(run) | {"spec": spec_dict(run.spec), "provenance": run.provenance, "tables": dict(run.digests)}
+    )
 
 
 @runs_app.command("verify")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, wraps
 from pathlib import Path
@@ -17,7 +16,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Level, Measure, level_of, paired, paired_p
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_scores
-from cap_viz.runs.store import MANIFEST, Store, StoredRun
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import (
     HeadEstimate,
     PairedComparison,
@@ -37,13 +36,7 @@ T = TypeVar("T")
 
 def stored_runs(store: Store) -> list[StoredRun]:
     """Return all readable runs, newest first; parse manifests again only if a file was added or changed."""
-    return list(listed(tuple(stamps_of(store)), store.shipped, store.local.parent))
-
-
-def stamps_of(store: Store) -> Iterator[tuple[str, int]]:
-    for folder in store.folders():
-        with suppress(FileNotFoundError):  # No run, or one that another process has just deleted.
-            yield str(folder), (folder / MANIFEST).stat().st_mtime_ns
+    return list(listed(tuple(store.stamps()), store.shipped, store.local.parent))
 
 
 @lru_cache(maxsize=4)
@@ -53,7 +46,7 @@ def listed(stamps: tuple[tuple[str, int], ...], shipped: Path, local: Path) -> t
 
 @dataclass(frozen=True)
 class CacheArgument:
-    """Argument of a cached function: stores and runs are compared by folder and checksums, others by value."""
+    """Argument of a cached function: stores and runs are compared by their folder and digests, others by value."""
 
     identity: Hashable
     value: Any = field(compare=False)
@@ -63,7 +56,7 @@ def cache_argument(value: Any) -> CacheArgument:
     if isinstance(value, Store):
         return CacheArgument((value.shipped, value.local), value)
     if isinstance(value, StoredRun):
-        return CacheArgument((value.folder, *sorted(value.checksums.items())), value)
+        return CacheArgument(value.identity, value)
     return CacheArgument(value, value)
 
 
@@ -88,10 +81,6 @@ def cached_by_run(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return lookup
 
     return decorate
-
-
-def address(store: Store, run: StoredRun) -> tuple[Path, Path, Path, tuple[tuple[str, str], ...]]:
-    return store.shipped, store.local.parent, run.folder, tuple(sorted(run.checksums.items()))
 
 
 @cached_by_run(32)

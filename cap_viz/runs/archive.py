@@ -14,7 +14,8 @@ from pathlib import Path
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes
-from cap_viz.runs.store import MANIFEST, DamagedRun, Store, StoredRun
+from cap_viz.runs.run_folder import MANIFEST, run_files
+from cap_viz.runs.store import DamagedRun, Store, StoredRun
 
 MAX_BYTES = 256 * 2**20
 MAX_FILES = 16
@@ -42,11 +43,15 @@ def export_run(run: StoredRun, target: Path) -> Path:
 
 
 def archive_bytes(run: StoredRun) -> bytes:
-    """Pack a run as a zip file: one folder with its manifest and tables."""
+    """Write a run, from a folder or a pack, as a zip file: one folder with its manifest and tables.
+
+    Raises `DamagedRun` where it cannot be trusted.
+    """
+    tables = {name: run.form.table(run, name) for name in run.digests}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in (MANIFEST, *sorted(run.checksums)):
-            archive.write(run.folder / name, f"{run.title}/{name}")
+        for name, data in run_files(run.spec, tables, run.provenance).items():
+            archive.writestr(f"{run.title}/{name}", data)
     return content.getvalue()
 
 
@@ -70,7 +75,7 @@ def import_run(store: Store, file: Path) -> StoredRun:
         for name, data in content.items():
             write_bytes(building / folder / name, data)
         run = store.open(building / folder)
-        if set(content) != {MANIFEST, *run.checksums} or not run.checksums:
+        if set(content) != {MANIFEST, *(f"{name}.parquet" for name in run.digests)} or not run.digests:
             raise DamagedRun(f"Run {folder} holds other files than its manifest lists.")
         store.verify(run)
         return store.place(building / folder, folder)

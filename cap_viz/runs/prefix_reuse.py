@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 
@@ -19,7 +18,7 @@ def longer_run(spec: EvalSpec, store: Store) -> StoredRun[EvalSpec] | None:
     Runs with truncated prompts are skipped: they do not record how many of the first items were cut.
     """
     n = len(spec.examples.ids)
-    for run in runs_of(store.runs(), EvalSpec):
+    for run in sorted(store.like(spec), key=lambda run: run.created, reverse=True):
         examples = run.spec.examples
         is_longer = len(examples.ids) > n and "truncated" not in run.provenance
         if is_longer and replace(run.spec, examples=replace(examples, ids=examples.ids[:n])) == spec:
@@ -36,8 +35,7 @@ def first_of(longer: StoredRun[EvalSpec], spec: EvalSpec, store: Store) -> Store
     """
     started = time.perf_counter()
     n = len(spec.examples.ids)
-    names = [file.removesuffix(".parquet") for file in longer.checksums]
-    tables = {name: store.table(longer, name) for name in names}
+    tables = {name: store.table(longer, name) for name in longer.digests}
     for name in {"options", "answers"} & tables.keys():
         tables[name] = tables[name].query(f"example < {n}")
     made = {name: value for name, value in longer.provenance.items() if name not in ABOUT_ALL_ITEMS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, get_args
 
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
@@ -152,6 +152,11 @@ def present(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def spec_key(spec: RunSpec) -> str:
     """Return the key of a spec: 16 hex digits that change whenever any number of the run could change."""
     return key_of(spec_dict(spec), ENGINE_VERSION, SCHEMA_VERSION)
+
+
+def stem_of(spec: RunSpec) -> str:
+    """Return a key that specs share which differ in the ids of their examples only."""
+    return key_of({**spec_dict(replace(spec, examples=replace(spec.examples, ids=()))), "ids": "any"}, 0, 0)
 
 
 def key_of(content: dict[str, Any], engine: int, schema: int) -> str:

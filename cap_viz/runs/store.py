@@ -1,157 +1,88 @@
-"""Store of finished runs: one folder each, found by the hash of the spec.
+"""Store of finished runs, found by the hash of their spec: folders of one run each, and packs of many.
 
-`<kind>-<model>-<task>-<key>/` holds `manifest.json` (spec, provenance, checksums; written last) and Parquet tables.
-Shipped runs (tracked in git) are read-only; local ones are written by the app. A run that fails its checks is neither
-used nor deleted. Reading moves nothing: a damaged run stays in place, and `damaged` lists it, until it is computed
-again or `runs repair` is called; it then moves to the quarantine, with the reason beside it.
+Shipped runs (tracked in git) are a pack, which is only read; local ones are written by the app, a folder
+`<kind>-<model>-<task>-<key>/` each. A run that fails its checks is neither used nor deleted. Reading moves nothing: a
+damaged run stays in place, and `damaged` lists it, until it is computed again or `runs repair` is called; it then moves
+to the quarantine, with the reason beside it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
-from datetime import datetime
-from pathlib import Path, PurePath
-from typing import Annotated, Any, Generic, cast
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
-from pandas.api.types import is_float_dtype, is_integer_dtype
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from typing_extensions import TypeVar
 
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.files import write_bytes, write_json
-from cap_viz.models.loading import ModelShape
-from cap_viz.runs.spec import (
-    ENGINE_VERSION,
-    READABLE_SCHEMAS,
-    SCHEMA_VERSION,
-    RunSpec,
-    key_of,
-    spec_dict,
-    spec_from_dict,
-    spec_key,
-)
+from cap_viz.files import write_bytes
+from cap_viz.runs.pack import INDEX, Pack, open_pack, write_pack
+from cap_viz.runs.run_folder import MANIFEST, open_run, run_files
+from cap_viz.runs.spec import RunSpec, spec_from_dict, spec_key, stem_of
+from cap_viz.runs.stored_run import DamagedRun, JustSaved, Spec, StoredRun
 from cap_viz.settings import local_folder, shipped_folder
-from cap_viz.validation import from_json, mistake
+from cap_viz.validation import from_json
 
-MANIFEST = "manifest.json"
 # The spec of an unfinished run, beside its parts.
 SPEC = "spec.json"
 # Why a run was set aside, in its folder in the quarantine.
 REASON = "reason.txt"
 SHIPPED_REMEDY = "It came with CAP Viz: restore it with git restore cache/shipped, or install CAP Viz again."
 LOCAL_REMEDY = "Start the run again, or set it aside on the Runs page or with python -m cap_viz runs repair."
+PACK_REMEDY = "Import the pack again, or set it aside with python -m cap_viz runs repair."
 
 log = logging.getLogger(__name__)
 
-# `StoredRun` alone is a run of any kind.
-Spec = TypeVar("Spec", bound=RunSpec, default=RunSpec, covariant=True)
-
-
-class DamagedRun(CapVizError):
-    """A stored run that cannot be trusted: the `reason`, and the remedy where there is one."""
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(f"{reason} {remedy}".strip())
-        self.reason = reason
-
-
-def with_time_zone(time: str) -> str:
-    with suppress(ValueError):
-        if datetime.fromisoformat(time).tzinfo is not None:
-            return time
-    raise ValueError(f"should be a date and time with its zone, not {time!r:.40}")
-
-
-def with_all_sizes(shape: dict[str, int]) -> dict[str, int]:
-    names = [field.name for field in fields(ModelShape)]
-    if set(shape) != set(names):
-        raise ValueError(f"should hold {', '.join(names)}")
-    return shape
-
-
-class Provenance(BaseModel):
-    """Facts about the making of a run: the ones that every run has, and any others."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    created: Annotated[str, AfterValidator(with_time_zone)]
-    seconds: float
-    shape: Annotated[dict[str, int], AfterValidator(with_all_sizes)]
-
-
-class Manifest(BaseModel):
-    """Content of a manifest file."""
-
-    model_config = ConfigDict(strict=True)
-
-    schema_version: int = Field(alias="schema")
-    engine: int
-    key: str
-    spec: dict[str, Any]
-    provenance: Provenance
-    files: dict[str, str]
-
-
-@dataclass(frozen=True)
-class StoredRun(Generic[Spec]):
-    """A finished run. `provenance` records how it was made (plan, versions, seconds, time).
-
-    Its type names the class of its spec where that is known: `StoredRun[ScoreSpec]`.
-    """
-
-    key: str
-    spec: Spec
-    folder: Path
-    origin: str
-    provenance: dict[str, Any]
-    checksums: dict[str, str]
-
-    @property
-    def kind(self) -> str:
-        return self.spec.kind
-
-    @property
-    def title(self) -> str:
-        return self.folder.name
-
 
 class Store:
-    """Runs in a shipped (read-only) and a local folder."""
+    """Runs in a shipped (read-only) and a local folder, either packed or a folder each."""
 
     def __init__(self, shipped: Path | None = None, local: Path | None = None) -> None:
         self.shipped = shipped_folder() if shipped is None else shipped
         self.local = (local_folder() if local is None else local) / "runs"
         self.quarantine = self.local.parent / "quarantine"
+        # Packs of others, imported whole.
+        self.packs_dir = self.local.parent / "packs"
 
     def runs(self) -> list[StoredRun]:
         """List all runs with a sound manifest, newest first; a shipped run hides a local copy."""
         found: dict[str, StoredRun] = {}
+        for run in self.every():
+            found.setdefault(run.key, run)
+        return sorted(found.values(), key=lambda run: run.created, reverse=True)
+
+    def every(self) -> Iterator[StoredRun]:
+        """Yield all readable runs, copies included: shipped ones first, then local folders, then imported packs."""
+        shipped, imported = self.packs()
+        for pack in shipped:
+            yield from pack.runs.values()
         for folder in self.folders():
             with suppress(DamagedRun):
-                run = self.open(folder)
-                found.setdefault(run.key, run)
-        return sorted(found.values(), key=lambda run: run.provenance["created"], reverse=True)
+                yield self.open(folder)
+        for pack in imported:
+            yield from pack.runs.values()
 
     def get(self, spec: Spec) -> StoredRun[Spec] | None:
         """Find the stored run of exactly this spec with a sound manifest, shipped before local; else None."""
-        key = spec_key(spec)
-        for root in (self.shipped, self.local):
-            for folder in root.glob(f"*-{key}"):
-                with suppress(DamagedRun):
-                    return cast(StoredRun[Spec], self.open(folder))
+        key, name = spec_key(spec), folder_name(spec)
+        shipped, imported = self.packs()
+        in_packs = [[pack.runs[key] for pack in packs if key in pack.runs] for packs in (shipped, imported)]
+        folders = [root / name for root in (self.shipped, self.local) if (root / name).is_dir()]
+        for found in (*in_packs[0], *folders, *in_packs[1]):
+            with suppress(DamagedRun):
+                run = self.open(found) if isinstance(found, Path) else found
+                if run.spec == spec:
+                    return cast(StoredRun[Spec], run)
         return None
 
     def sound(self, spec: Spec) -> StoredRun[Spec] | None:
-        """Find the stored run of exactly this spec and check all its files; None where it must be computed (again).
+        """Find the stored run of exactly this spec and check all its tables; None where it must be computed (again).
 
         Raises `DamagedRun` for a damaged shipped run, since it would hide a newly computed one.
         """
@@ -163,75 +94,71 @@ class Store:
         self.verify(run)
         return run
 
+    def like(self, spec: Spec) -> Iterator[StoredRun[Spec]]:
+        """Yield the readable runs that are the same as the spec, whatever their example ids."""
+        shipped, imported = self.packs()
+        for pack in (*shipped, *imported):
+            for run in pack.like(spec):
+                with suppress(DamagedRun):
+                    if isinstance(run.spec, type(spec)):
+                        yield cast(StoredRun[Spec], run)
+        stem, beginning = stem_of(spec), folder_name(spec).rpartition("-")[0]
+        for root in (self.shipped, self.local):
+            for folder in sorted(root.glob(f"{beginning}-*/")):
+                with suppress(DamagedRun):
+                    run = self.open(folder)
+                    if stem_of(run.spec) == stem:
+                        yield cast(StoredRun[Spec], run)
+
+    def packs(self) -> tuple[list[Pack], list[Pack]]:
+        """Open the shipped pack, and the imported ones; those that cannot be read are left out."""
+        found: tuple[list[Pack], list[Pack]] = [], []
+        for folder in (self.shipped, *self.pack_folders()):
+            with suppress(DamagedRun):
+                if (pack := open_pack(folder, *self.status(folder))) is not None:
+                    found[folder != self.shipped].append(pack)
+        return found
+
+    def pack_folders(self) -> list[Path]:
+        """List the folders of imported packs."""
+        return sorted(self.packs_dir.glob("[!.]*/"))
+
     def folders(self) -> Iterator[Path]:
-        """Yield the folders of all runs, sound or not, shipped ones first."""
+        """Yield the folders of single runs, sound or not, shipped ones first."""
         for root in (self.shipped, self.local):
             # A leading dot marks a run that some process is writing, importing or deleting.
             yield from sorted(root.glob("[!.]*/"))
 
-    def damaged(self) -> list[str]:
-        """Report one sentence per run in quarantine and per damaged run still in place; all files are checked."""
-        return [*self.in_quarantine(), *map(str, self.damaged_in_place().values())]
+    def stamps(self) -> Iterator[tuple[str, int]]:
+        """Yield files and times that change when a run is added, replaced or removed."""
+        manifests = (folder / MANIFEST for folder in self.folders())
+        for file in (*(folder / INDEX for folder in (self.shipped, *self.pack_folders())), *manifests):
+            with suppress(FileNotFoundError):  # No pack, or a run that another process has just deleted.
+                yield str(file), file.stat().st_mtime_ns
 
-    def in_quarantine(self) -> list[str]:
-        """Report one sentence per run in quarantine."""
-        return [f"{reason_of(folder)} It was set aside." for folder in sorted(self.quarantine.glob("*/"))]
+    def status(self, folder: Path) -> tuple[str, str]:
+        """Origin of the runs in a folder, and the remedy for damage there."""
+        if self.shipped in (folder, *folder.parents):
+            return "precomputed", SHIPPED_REMEDY
+        if folder.parent == self.packs_dir:
+            return "live", PACK_REMEDY
+        return "live", LOCAL_REMEDY if self.is_local(folder) else ""
 
-    def damaged_in_place(self) -> dict[Path, DamagedRun]:
-        """Check all files of shipped and local runs; return the damage by folder."""
-        found: dict[Path, DamagedRun] = {}
-        for folder in self.folders():
-            try:
-                self.verify(self.open(folder))
-            except DamagedRun as error:
-                if folder.is_dir():  # Otherwise another process has deleted it or set it aside.
-                    found[folder] = error
-        return found
+    def is_local(self, folder: Path) -> bool:
+        """Whether a folder holds a local run."""
+        return folder.parent == self.local
 
     def open(self, folder: Path) -> StoredRun:
         """Read and check a run's manifest. Raises `DamagedRun`, which names the run and the reason."""
-        try:
-            manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-            spec = spec_from_dict(manifest.spec)
-        except (OSError, ValueError) as error:
-            reason = mistake(error) if isinstance(error, ValueError) else error.strerror
-            raise self.damage(folder, f"Run {folder.name} has no readable manifest ({reason}).") from error
-        if manifest.schema_version not in READABLE_SCHEMAS:
-            known = ", ".join(map(str, READABLE_SCHEMAS))
-            reason = f"Run {folder.name} has schema {manifest.schema_version}, this program reads {known}."
-            raise self.damage(folder, reason)
-        if any(PurePath(name).name != name for name in manifest.files):
-            raise self.damage(folder, f"Run {folder.name} lists files that are not in its folder.")
-        true_key = key_of(manifest.spec, manifest.engine, manifest.schema_version)
-        if manifest.key != true_key or not folder.name.endswith(true_key):
-            reason = f"Run {folder.name} does not match its key: its spec was changed by hand or damaged."
-            raise self.damage(folder, reason)
-        missing = [name for name in manifest.files if not (folder / name).is_file()]
-        if missing:
-            raise self.damage(folder, f"Run {folder.name} lacks its file {missing[0]}.")
-        origin = "precomputed" if self.shipped in folder.parents else "live"
-        return StoredRun(true_key, spec, folder, origin, dict(manifest.provenance), manifest.files)
+        return open_run(folder, *self.status(folder))
 
     def table(self, run: StoredRun, name: str) -> pd.DataFrame:
-        """Read a table of a run and verify its checksum. Raises `DamagedRun`."""
-        return pd.read_parquet(io.BytesIO(self.content(run, f"{name}.parquet")))
-
-    def content(self, run: StoredRun, file: str) -> bytes:
-        """Read a file of a run. Raises `DamagedRun` where its checksum is not that of the manifest."""
-        try:
-            content = (run.folder / file).read_bytes()
-        except FileNotFoundError as error:
-            raise self.damage(run.folder, f"Run {run.title} lacks its file {file}.") from error
-        except OSError as error:
-            raise self.damage(run.folder, f"Run {run.title}: {file} cannot be read ({error.strerror}).") from error
-        if hashlib.sha256(content).hexdigest() != run.checksums.get(file):
-            raise self.damage(run.folder, f"Run {run.title}: {file} does not match its checksum.")
-        return content
+        """Read a table of a run and verify its values. Raises `DamagedRun`."""
+        return run.form.table(run, name)
 
     def verify(self, run: StoredRun) -> None:
-        """Check every file of a run against its checksum. Raises `DamagedRun`."""
-        for file in run.checksums:
-            self.content(run, file)
+        """Check every table of a run. Raises `DamagedRun`."""
+        run.form.verify(run)
 
     def is_sound(self, run: StoredRun) -> bool:
         try:
@@ -240,15 +167,32 @@ class Store:
             return False
         return True
 
-    def damage(self, folder: Path, reason: str) -> DamagedRun:
-        """Make the error for a damaged run, with the remedy for a shipped or local one."""
-        if self.shipped in folder.parents:
-            return DamagedRun(reason, SHIPPED_REMEDY)
-        return DamagedRun(reason, LOCAL_REMEDY if self.is_local(folder) else "")
+    def damaged(self) -> list[str]:
+        """Report one sentence per run in quarantine and per damaged run still in place; all tables are checked."""
+        return [*self.in_quarantine(), *map(str, self.damaged_in_place().values())]
 
-    def is_local(self, folder: Path) -> bool:
-        """Whether a folder holds a local run."""
-        return folder.parent == self.local
+    def in_quarantine(self) -> list[str]:
+        """Report one sentence per run in quarantine."""
+        return [f"{reason_of(folder)} It was set aside." for folder in sorted(self.quarantine.glob("*/"))]
+
+    def damaged_in_place(self) -> dict[Path, DamagedRun]:
+        """Check all tables of shipped and local runs; return the damage by folder, in a pack by folder and run."""
+        found: dict[Path, DamagedRun] = {}
+        for folder in (self.shipped, *self.pack_folders()):
+            try:
+                pack = open_pack(folder, *self.status(folder))
+            except DamagedRun as error:
+                found[folder] = error
+                continue
+            if pack is not None:
+                found |= {folder / pack.runs[key].title: error for key, error in pack.damaged().items()}
+        for folder in self.folders():
+            try:
+                self.verify(self.open(folder))
+            except DamagedRun as error:
+                if folder.is_dir():  # Otherwise another process has deleted it or set it aside.
+                    found[folder] = error
+        return found
 
     def by_key(self, key: str) -> StoredRun:
         """Find the run with a key that starts with `key`. Raises `CapVizError` unless there is exactly one."""
@@ -260,25 +204,18 @@ class Store:
         return found[0]
 
     def save(self, spec: Spec, tables: dict[str, pd.DataFrame], provenance: dict[str, Any]) -> StoredRun[Spec]:
-        """Write a finished run: tables first, manifest last, then one rename into place."""
-        key, title = spec_key(spec), folder_name(spec)
+        """Write a finished run: tables first, manifest last, then one rename into place.
+
+        The run that is returned still has its tables in memory.
+        """
+        title = folder_name(spec)
         building = self.local / f".{title}.building"
         shutil.rmtree(building, ignore_errors=True)
-        checksums: dict[str, str] = {}
-        for name, table in tables.items():
-            content = parquet(table)
-            write_bytes(building / f"{name}.parquet", content)
-            checksums[f"{name}.parquet"] = hashlib.sha256(content).hexdigest()
-        manifest = {
-            "schema": SCHEMA_VERSION,
-            "engine": ENGINE_VERSION,
-            "key": key,
-            "spec": spec_dict(spec),
-            "provenance": {**provenance, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
-            "files": checksums,
-        }
-        write_json(building / MANIFEST, manifest, compact=True)
-        return cast(StoredRun[Spec], self.place(building, title))
+        made = {**provenance, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        for name, content in run_files(spec, tables, made).items():
+            write_bytes(building / name, content)
+        run = self.place(building, title)
+        return cast(StoredRun[Spec], replace(run, form=JustSaved(run.form, tables)))
 
     def place(self, building: Path, title: str) -> StoredRun:
         """Move a complete run into the local store; a sound run of the same title is kept instead.
@@ -297,9 +234,11 @@ class Store:
         return self.open(target)
 
     def delete(self, run: StoredRun) -> None:
-        """Delete a local run. Raises `UsageError` for a shipped one, `CapVizError` where it cannot be deleted."""
-        if self.local not in run.folder.parents:
+        """Delete a local run. Raises `UsageError` for a packed one, `CapVizError` where it cannot be deleted."""
+        if run.origin == "precomputed":
             raise UsageError(f"Run {run.title} came with CAP Viz and is only read; it cannot be deleted.")
+        if not self.is_local(run.folder):
+            raise UsageError(f"Run {run.title} is part of the pack {run.folder}; delete that folder to be rid of it.")
         # Renamed first, since a folder without some of its files would look damaged to others; to a unique name, since
         # an earlier deletion may have left files behind.
         doomed = run.folder.with_name(f".{run.title}.{time.time_ns()}.deleted")
@@ -338,15 +277,37 @@ class Store:
 
     def make_room(self, spec: RunSpec) -> None:
         """Set aside a damaged local run of this spec, so that it can be computed again."""
-        for folder in self.local.glob(f"[!.]*-{spec_key(spec)}"):
-            self.set_aside_if_damaged(folder)
+        self.set_aside_if_damaged(self.local / folder_name(spec))
 
     def set_aside_damaged(self) -> list[str]:
-        """Set aside every damaged local run; return the reasons, one sentence each. Raises `CapVizError` on failure."""
+        """Set aside every damaged local run; return the reasons, one sentence each. Raises `CapVizError` on failure.
+
+        Of an imported pack with damage the sound runs go on in a new pack, and the old one moves to the quarantine.
+        """
         found = {folder: error for folder, error in self.damaged_in_place().items() if self.is_local(folder)}
         for folder, error in found.items():
             self.set_aside(folder, error.reason)
-        return [error.reason for error in found.values()]
+        return [error.reason for error in (*found.values(), *self.set_aside_in_packs())]
+
+    def set_aside_in_packs(self) -> list[DamagedRun]:
+        found: list[DamagedRun] = []
+        for folder in self.pack_folders():
+            sound: list[StoredRun] = []
+            try:
+                pack = open_pack(folder, *self.status(folder))
+                damage = {} if pack is None else pack.damaged()
+                sound = [] if pack is None else [run for key, run in pack.runs.items() if key not in damage]
+            except DamagedRun as error:
+                damage = {"": error}
+            if damage:
+                found += damage.values()
+                rest = folder.with_name(f".{folder.name}.sound")
+                if sound:
+                    write_pack(rest, sound)
+                self.set_aside(folder, " ".join(error.reason for error in damage.values()))
+                if sound:
+                    rest.rename(folder)
+        return found
 
     def set_aside_if_damaged(self, folder: Path) -> None:
         if folder.is_dir():
@@ -377,41 +338,6 @@ def reason_of(folder: Path) -> str:
         return (folder / REASON).read_text(encoding="utf-8").strip()
     except OSError:
         return f"Run {folder.name} is damaged; why could not be written beside it."
-
-
-def parquet(table: pd.DataFrame) -> bytes:
-    """Write a table as a small Parquet file.
-
-    Floats are byte-stream-split, integers delta-encoded. Statistics and the metadata of pandas and Arrow are left out:
-    in tables this small they would be half of the file.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    encodings: dict[str, str] = {
-        str(name): encoding for name, kind in table.dtypes.items() if (encoding := encoding_of(kind))
-    }
-    # `use_dictionary` also takes a list of columns, which pyarrow's type annotation omits.
-    dictionaries: Any = [str(name) for name in table.columns if name not in encodings] or False
-    file = io.BytesIO()
-    pyarrow.parquet.write_table(
-        pyarrow.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None),
-        file,
-        compression="zstd",
-        compression_level=19,
-        column_encoding=encodings or None,
-        use_dictionary=dictionaries,
-        write_statistics=False,
-        store_schema=False,
-    )
-    return file.getvalue()
-
-
-def encoding_of(kind: Any) -> str | None:
-    """Choose the Parquet encoding of a column by its dtype; None stands for dictionary encoding."""
-    if is_float_dtype(kind):
-        return "BYTE_STREAM_SPLIT"
-    return "DELTA_BINARY_PACKED" if is_integer_dtype(kind) else None
 
 
 def lock_file(partial_run_dir: Path) -> Path:

@@ -66,7 +66,7 @@ def test_an_exported_run_can_be_brought_in_checked_and_deleted(
     tab.page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(file)
     expect(tab.page.get_by_text(f"Imported {run.title}")).to_be_visible(timeout=PATIENCE_MS)
     tab.page.get_by_role("button", name="Verify checksums").click()
-    expect(tab.page.get_by_text("files match their checksums")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text("tables match their checksums")).to_be_visible(timeout=PATIENCE_MS)
     bad = tmp_path / "bad.zip"
     bad.write_bytes(b"not a zip")
     tab.page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(bad)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
 
-from cap_viz.dashboard.stored import address
+from cap_viz.dashboard.stored import cached_by_run
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import MatrixSize, ZeroCounts, criterion_named
@@ -85,15 +84,10 @@ def zeros_of(store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: Mod
     return None
 
 
+@cached_by_run(64)
 def stored_zeros(store: Store, run: StoredRun) -> ZeroCounts:
     """Read a run's zeros per matrix, cached. Raises `DamagedRun` with its message."""
-    return cached_zeros(*address(store, run))
-
-
-@lru_cache(maxsize=64)
-def cached_zeros(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> ZeroCounts:
-    store = Store(shipped=shipped, local=local)
-    return load_zeros(store, store.open(folder))
+    return load_zeros(store, run)
 
 
 def zero_sources(runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> list[tuple[StoredRun, str]]:
@@ -119,21 +113,20 @@ def head_zeros_of(
     It comes from a stored evaluation under the mask (exact), or from a stored profile of heads. Raises `DamagedRun`.
     """
     every = replace(mask, sparsity=0.0)
-    like = [run for run in runs if run.spec.model == model and "heads.parquet" in run.checksums]
+    like = [run for run in runs if run.spec.model == model and "heads" in run.digests]
     exact = [run for run in like if isinstance(run.spec, EvalSpec) and run.spec.mask == mask]
     profiles = [run for run in like if isinstance(run.spec, ProfileSpec) and run.spec.mask == every]
     for run in exact + profiles:
-        counts = cached_head_zeros(*address(store, run))
+        counts = stored_head_zeros(store, run)
         found = np.flatnonzero(np.isclose(counts.sparsities, mask.sparsity, atol=1e-9))
         if len(found):
             return counts.share[found[0]]
     return None
 
 
-@lru_cache(maxsize=64)
-def cached_head_zeros(shipped: Path, local: Path, folder: Path, checksums: tuple[tuple[str, str], ...]) -> HeadZeros:
-    store = Store(shipped=shipped, local=local)
-    return load_head_zeros(store, store.open(folder))
+@cached_by_run(64)
+def stored_head_zeros(store: Store, run: StoredRun) -> HeadZeros:
+    return load_head_zeros(store, run)
 
 
 def at_sparsity(counts: ZeroCounts, sparsity: float) -> ZeroCounts | None:

@@ -75,7 +75,7 @@ def detail(view: Frame, run: StoredRun) -> None:
             files(view.store, run)
             housekeeping(view.store, run)
     with st.expander("Manifest", icon=":material/description:"):
-        st.json({"key": run.key, "spec": spec_dict(spec), "provenance": run.provenance, "files": run.checksums})
+        st.json({"key": run.key, "spec": spec_dict(spec), "provenance": run.provenance, "tables": dict(run.digests)})
 
 
 def headline(store: Store, run: StoredRun) -> None:
@@ -212,7 +212,7 @@ def housekeeping(store: Store, run: StoredRun) -> None:
 def verify(store: Store, run: StoredRun) -> None:
     try:
         store.verify(run)
-        sentence = f":green-badge[sound] All {len(run.checksums)} files match their checksums."
+        sentence = f":green-badge[sound] All {len(run.digests)} tables match their checksums."
     except CapVizError as error:
         sentence = f":red-badge[damaged] {escaped(str(error))}"
     st.session_state[SAID] = {run.key: sentence}

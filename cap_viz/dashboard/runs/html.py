@@ -34,7 +34,7 @@ def html_of(store: Store, run: StoredRun) -> str:
     rows = "" if len(table) <= MOST_ROWS else f" The first {MOST_ROWS:,} of {len(table):,} rows; the CSV file has all."
     examples = f"{len(run.spec.examples.ids)} {run.spec.examples.split} examples"
     facts = f"{run.spec.model.id} · {examples} · run {run.key} · {making_of(run)}"
-    manifest = {"key": run.key, "spec": spec_dict(run.spec), "provenance": run.provenance, "files": run.checksums}
+    manifest = {"key": run.key, "spec": spec_dict(run.spec), "provenance": run.provenance, "tables": dict(run.digests)}
     return "\n".join(
         [
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',

@@ -139,7 +139,7 @@ def damaged_section(store: Store) -> None:
         f"{escaped(str(store.quarantine))}."
     )
     st.markdown("\n".join(f"- {escaped(sentence)}" for sentence in (*aside, *map(str, in_place.values()))))
-    if any(store.is_local(folder) for folder in in_place):
+    if any(store.status(folder)[0] == "live" for folder in in_place):
         if is_shared():
             st.caption(REFUSAL.format(what="setting runs aside"))
         else:

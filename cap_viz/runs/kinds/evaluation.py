@@ -223,14 +223,14 @@ class GenerationRun(EvaluationRun):
 
 def load_report(store: Store, run: StoredRun) -> EvalReport:
     """Load the log-likelihoods of options. Raises `UsageError` for a run of written answers: see `load_answers`."""
-    if "options.parquet" not in run.checksums:
+    if "options" not in run.digests:
         raise UsageError(f"Run {run.key} is of written answers; it holds no log-likelihoods of options.")
     return of_task(run, EvalReport.from_tables(tables_of(store, run, "options")))
 
 
 def load_answers(store: Store, run: StoredRun) -> GenerationReport:
     """Load written answers. Raises `UsageError` for a run that wrote none."""
-    if "answers.parquet" not in run.checksums:
+    if "answers" not in run.digests:
         raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
     return replace(GenerationReport.from_tables(tables_of(store, run, "answers")), tasks=(task_of(run),))
 

@@ -181,7 +181,7 @@ def load_blocks(store: Store, run: StoredRun) -> BlockScores:
 def load_gradient(store: Store, run: StoredRun) -> GradientEffects:
     """Load the first-order effects of a gradient run."""
     metric = as_run_of(run, ScoreSpec).spec.metric or "nll"
-    names = ("options", "effects", *(("units",) if "units.parquet" in run.checksums else ()))
+    names = ("options", "effects", *(("units",) if "units" in run.digests else ()))
     return of_task(run, GradientEffects.from_tables(tables_of(store, run, *names), metric))
 
 

@@ -1,0 +1,134 @@
+"""A finished run as the store hands it out, whatever form it is stored in, and the digest of a table's values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, Protocol, cast
+
+import numpy as np
+import pandas as pd
+from typing_extensions import TypeVar
+
+from cap_viz.errors import CapVizError
+from cap_viz.runs.spec import ENGINE_VERSION, SCHEMA_VERSION, RunSpec
+
+# `StoredRun` alone is a run of any kind.
+Spec = TypeVar("Spec", bound=RunSpec, default=RunSpec, covariant=True)
+
+
+class DamagedRun(CapVizError):
+    """A stored run that cannot be trusted: the `reason`, and the remedy where there is one."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{reason} {remedy}".strip())
+        self.reason = reason
+
+
+class Form(Protocol):
+    """Form in which runs are stored: a folder each (`run_folder.py`), or packed together (`pack.py`)."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def table(self, run: StoredRun, name: str) -> pd.DataFrame:
+        """Read a table. Raises `DamagedRun` where it is missing, or its values are not those that were written."""
+        ...
+
+    def verify(self, run: StoredRun) -> None:
+        """Check the spec against the key, and every table. Raises `DamagedRun`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRun(Generic[Spec]):
+    """A finished run. Its type names the class of its spec where that is known: `StoredRun[ScoreSpec]`.
+
+    `origin` is "precomputed" for shipped runs, else "live". `digests` has one entry per table. Spec and provenance (how
+    the run was made: plan, versions, seconds, time) are parsed when they are first used.
+    """
+
+    key: str
+    title: str
+    origin: str
+    created: str
+    digests: Mapping[str, str]
+    form: Form = field(repr=False)
+    parse_spec: Callable[[], RunSpec] = field(repr=False)
+    parse_provenance: Callable[[], dict[str, Any]] = field(repr=False)
+    engine: int = ENGINE_VERSION
+    schema: int = SCHEMA_VERSION
+
+    @cached_property
+    def spec(self) -> Spec:
+        return cast(Spec, self.parse_spec())
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        return self.parse_provenance()
+
+    @property
+    def kind(self) -> str:
+        return self.spec.kind
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder, or that of the pack it is in."""
+        return self.form.folder
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells apart runs of the same key: where they are stored, and the values of their tables."""
+        return self.key, self.folder, *sorted(self.digests.items())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StoredRun) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True)
+class JustSaved:
+    """Form of a run that was saved a moment ago: its tables are still in memory, and are not read back."""
+
+    form: Form
+    tables: Mapping[str, pd.DataFrame]
+
+    @property
+    def folder(self) -> Path:
+        return self.form.folder
+
+    def table(self, run: StoredRun, name: str) -> pd.DataFrame:
+        return self.tables[name]
+
+    def verify(self, run: StoredRun) -> None:
+        self.form.verify(run)
+
+
+def table_digest(table: pd.DataFrame) -> str:
+    """Hash the values of a table to 32 hex digits: names, types and values of its columns, in their order, row by row.
+
+    How it is packed into a file does not matter, nor which of pandas' types holds texts, nor how a NaN is written.
+    """
+    packed = {str(name): column_bytes(column) for name, column in table.items()}
+    head = [[name, kind, len(content)] for name, (kind, content) in packed.items()]
+    digest = hashlib.sha256(json.dumps([len(table), head]).encode())
+    for _, content in packed.values():
+        digest.update(content)
+    return digest.hexdigest()[:32]
+
+
+def column_bytes(column: pd.Series) -> tuple[str, bytes]:
+    """The type of a column ("text" for everything that is no number) and its values."""
+    kind = column.dtype
+    if not isinstance(kind, np.dtype) or kind.kind not in "biuf":
+        return "text", json.dumps(column.to_numpy(dtype=object, na_value=None).tolist()).encode()
+    values = column.to_numpy()
+    if kind.kind == "f":
+        values = np.where(np.isnan(values), np.array(np.nan, kind), values)
+    return kind.name, values.astype(kind.newbyteorder("<")).tobytes()
