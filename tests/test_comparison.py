@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ from cap_viz.runs.store import StoredRun
 from cap_viz.stats import PairedComparison, wilson
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet
+from tests.tiny import listed_run
 
 MODEL = ModelRef(id="m", fingerprint="f")
 ITEMS = ExampleSet(task="t", version=1, ids=("a", "b"), split="evaluation")
@@ -63,7 +63,7 @@ def paired_accuracy(only_a: int, only_b: int, n: int) -> PairedComparison:
 
 def run(mask: MaskSpec | None, created: str = "2026-01-01T00:00:00Z", items: ExampleSet = ITEMS) -> StoredRun:
     spec = EvalSpec(model=MODEL, examples=items, mask=mask)
-    return StoredRun(f"{hash((spec, created)):x}", spec, Path(), "live", {"created": created}, {})
+    return listed_run(spec, key=f"{hash((spec, created)):x}", created=created)
 
 
 def cap(sparsity: float = 0.5, metric: str = "nll") -> MaskSpec:

@@ -91,7 +91,7 @@ def test_the_pace_is_not_judged_by_first_items(
     """Their seconds are those of copying, once a share of all: neither says what an item takes."""
     short = cut(tiny_model, store, SHORT)
     short = as_once_written(store, short, longer) if once else short
-    uninterrupted = replace(longer, provenance={**longer.provenance, "resumed_batches": 0, "seconds": 40.0})
+    uninterrupted = replace(longer, parse_provenance=lambda: {**longer.provenance, "resumed_batches": 0, "seconds": 40.0})
     wanted = spec_of(tiny_model, 10)
     assert seconds_of([short], wanted) is None
     assert seconds_of([short, uninterrupted], wanted) == pytest.approx(20.0)

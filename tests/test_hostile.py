@@ -131,7 +131,7 @@ def test_deeply_nested_json_is_a_sentence(store: Store, run: StoredRun) -> None:
 
 def test_a_manifest_that_names_files_elsewhere_is_refused(store: Store, run: StoredRun) -> None:
     manifest = manifest_of(run)
-    manifest["files"]["../../secret.txt"] = "0"
+    manifest["tables"]["../../secret.txt"] = "0"
     (run.folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(DamagedRun, match="lists files that are not in its folder"):
         store.open(run.folder)

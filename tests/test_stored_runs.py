@@ -43,8 +43,8 @@ def test_an_old_run_is_read_today(store: Store) -> None:
 def test_an_old_run_is_read_after_the_schema_has_changed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its key names the old schema and cannot be made again; it is listed and read all the same."""
     monkeypatch.setattr("cap_viz.runs.spec.SCHEMA_VERSION", 2)
-    monkeypatch.setattr("cap_viz.runs.store.SCHEMA_VERSION", 2)
-    monkeypatch.setattr("cap_viz.runs.store.READABLE_SCHEMAS", (1, 2))
+    monkeypatch.setattr("cap_viz.runs.run_folder.SCHEMA_VERSION", 2)
+    monkeypatch.setattr("cap_viz.runs.run_folder.READABLE_SCHEMAS", (1, 2))
     (run,) = store.runs()
     check(store, run)
     assert store.get(run.spec) is None
@@ -54,6 +54,6 @@ def test_an_old_run_is_read_after_the_schema_has_changed(store: Store, monkeypat
 def test_a_schema_that_is_no_longer_read_is_named_with_the_reason(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cap_viz.runs.store.READABLE_SCHEMAS", (2, 3))
+    monkeypatch.setattr("cap_viz.runs.run_folder.READABLE_SCHEMAS", (2, 3))
     assert store.runs() == []
     assert "has schema 1, this program reads 2, 3" in store.damaged()[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from hypothesis import given
@@ -20,13 +19,14 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.scores import load_scores
-from cap_viz.runs.spec import ScoreSpec, spec_key
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set
 from tests.test_ui_estimators import heads_page
 from tests.test_ui_pages import opened
 from tests.test_ui_text import computed, drawn, store, wait_for_jobs
+from tests.tiny import listed_run
 
 __all__ = ["store"]
 
@@ -64,13 +64,10 @@ def score_specs(draw: st.DrawFn) -> ScoreSpec:
 def stored(specs: Sequence[ScoreSpec], n_shipped: int) -> list[StoredRun]:
     """One stored after the other; the first ones come with the project."""
     return [
-        StoredRun(
-            spec_key(spec),
+        listed_run(
             spec,
-            Path(),
-            "precomputed" if minute < n_shipped else "live",
-            {"created": f"2026-01-01T{minute // 60:02}:{minute % 60:02}:00Z"},
-            {},
+            created=f"2026-01-01T{minute // 60:02}:{minute % 60:02}:00Z",
+            origin="precomputed" if minute < n_shipped else "live",
         )
         for minute, spec in enumerate(specs)
     ]

@@ -12,9 +12,10 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import ExampleSet
+from tests.tiny import listed_run
 
 SPEC = EvalSpec(ModelRef("a/b", "0" * 16), ExampleSet("mini_science", 1, ("x",), "evaluation"))
-RUN = StoredRun("k", SPEC, Path("runs/a"), "live", {"created": "2026-01-01T00:00:00Z"}, {"options.parquet": "1"})
+RUN = listed_run(SPEC, key="k")
 
 
 def test_a_run_is_read_once_for_equal_arguments(tmp_path: Path) -> None:
@@ -27,13 +28,13 @@ def test_a_run_is_read_once_for_equal_arguments(tmp_path: Path) -> None:
 
     store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
     # Another object for the same folders, and the same run as listed again.
-    same, listed_again = Store(shipped=tmp_path / "shipped", local=tmp_path / "local"), replace(RUN, provenance={})
+    same, listed_again = Store(shipped=tmp_path / "shipped", local=tmp_path / "local"), listed_run(SPEC, key="k")
     assert [value(store, RUN), value(same, listed_again)] == [1.0, 1.0]
     assert [value(store, RUN, scale=2.0), value(same, RUN, scale=2.0)] == [2.0, 2.0]
     assert reads == [("k", 1.0), ("k", 2.0)]
 
 
-@pytest.mark.parametrize("other", [replace(RUN, checksums={"options.parquet": "2"}), replace(RUN, folder=Path("b"))])
+@pytest.mark.parametrize("other", [replace(RUN, digests={"options": "2"}), listed_run(SPEC, key="k", folder="b")])
 def test_a_replaced_run_is_read_again(tmp_path: Path, other: StoredRun) -> None:
     reads: list[StoredRun] = []
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cap_viz.runs.run_folder import RunFolder
+from cap_viz.runs.spec import RunSpec, spec_key
+from cap_viz.runs.stored_run import StoredRun
 from cap_viz.tasks.base import Example
 
 WORDS = (
@@ -55,3 +58,11 @@ def tiny_examples(n: int, n_options: int = 4) -> tuple[Example, ...]:
         prompt = f"Question: {question}\nAnswer:"
         examples.append(Example(id=f"tiny-{i}", question=question, prompt=prompt, options=options, gold=i % n_options))
     return tuple(examples)
+
+
+def listed_run(
+    spec: RunSpec, *, key: str = "", created: str = "2026-01-01T00:00:00Z", origin: str = "live", folder: str = "runs/a"
+) -> StoredRun:
+    """A run as a store lists it, of which nothing is stored."""
+    form, made = RunFolder(Path(folder), ""), {"created": created}
+    return StoredRun(key or spec_key(spec), folder, origin, created, {"options": "1"}, form, lambda: spec, lambda: made)
