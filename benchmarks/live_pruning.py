@@ -27,6 +27,7 @@ from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL
 from cap_viz.models.loading import load_model
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.pack import write_pack
 from cap_viz.runs.queue import JobQueue
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
@@ -46,10 +47,9 @@ def answered(job: Job) -> int:
 def store_without(masks: Collection[MaskSpec], store: Store, folder: Path) -> Store:
     """The shipped runs of a store but for the answers under some masks, and an empty folder for new ones."""
     shipped = folder / "shipped"
-    shipped.mkdir()
-    for run in store.runs():
-        if not (isinstance(run.spec, EvalSpec) and run.spec.mask in masks):
-            (shipped / run.folder.name).symlink_to(run.folder)
+    write_pack(
+        shipped, [run for run in store.runs() if not (isinstance(run.spec, EvalSpec) and run.spec.mask in masks)]
+    )
     return Store(shipped=shipped, local=folder / "local")
 
 

@@ -200,6 +200,7 @@ def published(about: Confirmation) -> Iterator[EvalSpec]:
 
 
 def publish_runs(about: Confirmation) -> None:
+    live: list[StoredRun] = []
     for spec in dict.fromkeys(published(about)):
         run = about.store.get(spec)
         if run is None and (longer := longer_run(spec, about.store)) is not None:
@@ -207,7 +208,8 @@ def publish_runs(about: Confirmation) -> None:
         if run is None:
             raise UsageError(f"A run on {spec.examples.task} is missing; compute it with --compute.")
         if run.origin == "live":
-            publish(run, shipped_folder())
+            live.append(run)
+    publish(live, shipped_folder())
 
 
 TABLES = (primary, gentle, perplexity, transfer, seeds)

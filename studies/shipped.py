@@ -3,15 +3,14 @@
 It also publishes the stored runs of the study (`studies/study.py`), which `python -m studies` computes. Those of
 cap_fine's confirmation are published by `python -m studies.cap_fine_confirmation --publish`.
 
-Runs are computed in the local store (so an interrupted rebuild resumes where it was) and then copied to
+Runs are computed in the local store (so an interrupted rebuild resumes where it was) and then added to the pack in
 cache/shipped, which the app itself never writes. Only numbers and example ids are stored, no texts.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef, resolve
 from cap_viz.models.loading import load
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.pack import open_pack, write_pack
 from cap_viz.runs.run_queries import block_spec, role_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -128,13 +128,15 @@ def study_runs(model: ModelRef, store: Store) -> Iterator[StoredRun]:
     return (run for spec in dict.fromkeys(wanted) if spec is not None and (run := store.get(spec)) is not None)
 
 
-def publish(run: StoredRun, folder: Path) -> None:
-    """Copy a finished run into `folder`, complete or not at all, in place of an unreadable one."""
-    building = folder / f".{run.folder.name}.building"
-    shutil.rmtree(building, ignore_errors=True)
-    shutil.copytree(run.folder, building)
-    shutil.rmtree(folder / run.folder.name, ignore_errors=True)
-    building.rename(folder / run.folder.name)
+def publish(runs: Sequence[StoredRun], folder: Path) -> None:
+    """Add finished runs to the pack in `folder`, all or none, in place of copies that cannot be trusted."""
+    pack = open_pack(folder, "precomputed", "")
+    there: list[StoredRun] = []
+    if pack is not None:
+        damaged = pack.damaged()
+        there = [run for key, run in pack.runs.items() if key not in damaged]
+    if runs:
+        write_pack(folder, [*there, *runs])
 
 
 def main() -> None:
@@ -148,11 +150,10 @@ def main() -> None:
         print(f"{model_id}: {there} of {len(specs)} runs are there, {len(missing)} are missing.", flush=True)
         if missing:
             for turn in computed_in_turn(missing, load(source), store):
-                publish(turn.run, shipped_folder())
                 print(turn.line, flush=True)
+        computed = [run for spec in missing if (run := store.get(spec)) is not None]
         of_study = [run for run in study_runs(source.ref, store) if run.origin == "live"]
-        for run in of_study:
-            publish(run, shipped_folder())
+        publish([*computed, *of_study], shipped_folder())
         print(f"{model_id}: {len(of_study)} runs of the study were published.", flush=True)
 
 

@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 
 from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
+from cap_viz.runs.pack import write_pack
+from cap_viz.runs.store import Store
 from cap_viz.settings import shipped_folder
 from cap_viz.tasks import TASKS, Splits, Task
 from tests.shell import Shell
@@ -64,11 +67,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def few_shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a few of the shipped runs: listing all thousand takes most of a second."""
-    folder = tmp_path_factory.mktemp("shipped")
-    for pattern in FEW_SHIPPED:
-        source = min(shipped_folder().glob(pattern))
-        shutil.copytree(source, folder / source.name)
+    """A pack of a few of the shipped runs: checking all thousand takes seconds."""
+    folder = tmp_path_factory.mktemp("packs") / "shipped"
+    runs = sorted(Store(shipped=shipped_folder(), local=folder).runs(), key=lambda run: run.title)
+    write_pack(folder, [next(run for run in runs if fnmatch(run.title, pattern)) for pattern in FEW_SHIPPED])
     return folder
 
 

@@ -57,8 +57,8 @@ def shipped(tiny_model: ReasoningModel, tiny_task: Task, tmp_path: Path, monkeyp
     store, folder = Store(shipped=tmp_path / "none", local=tmp_path / "work"), tmp_path / "shipped"
     scores, examples = ScoreSpec(tiny_model.ref, calibration_set("tiny", 12)), evaluation_set("tiny", 20)
     masks = [mask_spec_for(tiny_model.ref, name, SPARSITY, task="tiny", n=12) for name in ("cap", "wanda")]
-    for spec in (scores, *(EvalSpec(tiny_model.ref, examples, mask) for mask in (None, *masks))):
-        publish(finish(run_steps(spec, tiny_model, store)), folder)
+    specs = (scores, *(EvalSpec(tiny_model.ref, examples, mask) for mask in (None, *masks)))
+    publish([finish(run_steps(spec, tiny_model, store)) for spec in specs], folder)
     monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: folder)
     return Store(local=tmp_path / "local")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
 from studies.run_many import computed_in_turn
+from tests.tiny import listed_run
 
 LONG, SHORT, SHORTER = 20, 7, 3
 # As a run on two workers that took its time, lost one of them and was resumed.
@@ -91,7 +91,7 @@ def test_the_pace_is_not_judged_by_first_items(
     """Their seconds are those of copying, once a share of all: neither says what an item takes."""
     short = cut(tiny_model, store, SHORT)
     short = as_once_written(store, short, longer) if once else short
-    uninterrupted = replace(longer, parse_provenance=lambda: {**longer.provenance, "resumed_batches": 0, "seconds": 40.0})
+    uninterrupted = listed_run(longer.spec, seconds=40.0, resumed_batches=0)
     wanted = spec_of(tiny_model, 10)
     assert seconds_of([short], wanted) is None
     assert seconds_of([short, uninterrupted], wanted) == pytest.approx(20.0)

@@ -111,9 +111,8 @@ def test_runs_can_be_read_from_a_read_only_cache(
             patch.setattr(Path, name, refuse)
         found = store.runs()
     assert dense.key in {run.key for run in found}
-    shipped = {run.folder for run in found if run.origin == "precomputed"}
-    assert shipped == set(few_shipped.iterdir())
-    assert len(shipped) > 1
+    assert {run.folder for run in found if run.origin == "precomputed"} == {few_shipped}
+    assert len(found) > 2
     assert bad.is_dir()
 
 

@@ -15,6 +15,7 @@ from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.kinds.scores import load_blocks, load_scores
+from cap_viz.runs.pack import IDS, INDEX, PLANS
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
@@ -37,8 +38,7 @@ def shipped_runs(task: str | None = None) -> tuple[StoredRun, ...]:
 
 
 def test_nothing_shipped_is_damaged() -> None:
-    folders = [path for path in shipped_folder().iterdir() if path.is_dir()]
-    assert len(shipped_runs()) == len(folders) > 0
+    assert shipped_runs()
     assert STORE.damaged() == []
 
 
@@ -52,7 +52,7 @@ def test_every_task_has_its_head_scores() -> None:
 def test_runs_match_the_code(task: str) -> None:
     """The specs of all runs; tables of all but evaluations, of which every fifth is read."""
     for run in shipped_runs(task):
-        assert run.folder.name.endswith(spec_key(run.spec)), "rebuild the shipped runs: make runs"
+        assert run.key == spec_key(run.spec), "rebuild the shipped runs: make runs"
         assert run.spec.examples.version == load_task(task).version
         if run.kind != "eval":
             check_tables(run)
@@ -119,11 +119,12 @@ def test_calibration_and_evaluation_are_apart() -> None:
 
 def test_shipped_runs_are_small_and_hold_no_texts() -> None:
     files = [path for path in shipped_folder().rglob("*") if path.is_file()]
-    # With the study's evidence, which is more than half of it.
-    assert sum(path.stat().st_size for path in files) < 22 * 2**20
-    assert {path.suffix for path in files} <= {".json", ".parquet", ".md"}
+    assert sum(path.stat().st_size for path in files) <= 15e6
+    assert max(path.stat().st_size for path in files) <= 8e6
+    assert len(files) <= 40
     for path in files:
-        if path.suffix == ".parquet":
+        assert path.suffix == ".parquet"
+        if path.name not in (INDEX, IDS, PLANS):
             columns = pyarrow.parquet.read_schema(path)
             texts = {one.name for one in columns if not pyarrow.types.is_primitive(one.type)}
-            assert texts <= {"id", "kind", "part"}
+            assert texts <= {"id", "kind", "part", "key"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def test_a_run_is_read_once_for_equal_arguments(tmp_path: Path) -> None:
     assert reads == [("k", 1.0), ("k", 2.0)]
 
 
-@pytest.mark.parametrize("other", [replace(RUN, digests={"options": "2"}), listed_run(SPEC, key="k", folder="b")])
+@pytest.mark.parametrize("other", [listed_run(SPEC, key="k", digest="2"), listed_run(SPEC, key="k", folder="b")])
 def test_a_replaced_run_is_read_again(tmp_path: Path, other: StoredRun) -> None:
     reads: list[StoredRun] = []
 

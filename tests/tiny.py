@@ -61,8 +61,15 @@ def tiny_examples(n: int, n_options: int = 4) -> tuple[Example, ...]:
 
 
 def listed_run(
-    spec: RunSpec, *, key: str = "", created: str = "2026-01-01T00:00:00Z", origin: str = "live", folder: str = "runs/a"
+    spec: RunSpec,
+    *,
+    key: str = "",
+    created: str = "2026-01-01T00:00:00Z",
+    origin: str = "live",
+    folder: str = "runs/a",
+    digest: str = "1",
+    **made: object,
 ) -> StoredRun:
     """A run as a store lists it, of which nothing is stored."""
-    form, made = RunFolder(Path(folder), ""), {"created": created}
-    return StoredRun(key or spec_key(spec), folder, origin, created, {"options": "1"}, form, lambda: spec, lambda: made)
+    form = RunFolder(Path(folder), "", spec, {"created": created, **made}, {"options": digest})
+    return StoredRun(key or spec_key(spec), folder, origin, created, form)

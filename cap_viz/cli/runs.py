@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 runs_app = typer.Typer(
-    help="Stored runs: list, show, audit, verify, repair, export, import.", invoke_without_command=True
+    help="Stored runs: list, show, audit, verify, repair, export, pack, import.", invoke_without_command=True
 )
 KeyArgument = Annotated[str, typer.Argument(help="The run's key, or the beginning of it.")]
 
 
 @runs_app.callback()
 def runs(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List stored runs, shipped and local, or run a subcommand: show, verify, repair, audit, export, import."""
+    """List stored runs, shipped and local, or run a subcommand: show, verify, repair, audit, export, pack, import."""
     if context.invoked_subcommand is None:
         list_runs(as_json)
     elif as_json:
@@ -61,9 +61,8 @@ def show_run(key: KeyArgument) -> None:
     from cap_viz.runs.store import Store
 
     run = Store().by_key(key)
-    print_json(
-        run_facts(run) | {"spec": spec_dict(run.spec), "provenance": run.provenance, "tables": dict(run.digests)}
-    )
+    facts = {"spec": spec_dict(run.spec), "provenance": run.provenance, "tables": dict(run.digests)}
+    print_json(run_facts(run) | facts)
 
 
 @runs_app.command("verify")
@@ -149,11 +148,33 @@ def export(
     out.print(f"Wrote {export_run(Store().by_key(key), to)}")
 
 
-@runs_app.command("import")
-def import_file(file: Annotated[Path, typer.Argument(help="A zip file written by `runs export`.")]) -> None:
-    """Check an exported run and import it into the local store."""
-    from cap_viz.runs.archive import import_run
+@runs_app.command("pack")
+def pack(
+    to: Annotated[Path, typer.Argument(help="A new folder, or a pack to add the runs to.")],
+    keys: Annotated[list[str] | None, typer.Argument(help="Keys of the runs; all local ones if left out.")] = None,
+) -> None:
+    """Pack many runs into few files, to be copied to others or committed; the runs themselves stay."""
+    from cap_viz.runs.pack import INDEX, open_pack, write_pack
     from cap_viz.runs.store import Store
 
+    store, there = Store(), open_pack(to, "live", "")
+    if there is None and to.exists() and any(to.iterdir()):
+        raise UsageError(f"{to} is there and holds no pack (no {INDEX}); choose a new folder.")
+    runs = [store.by_key(key) for key in keys] if keys else [run for run in store.runs() if run.origin == "live"]
+    n = write_pack(to, [*([] if there is None else there.runs.values()), *runs])
+    out.print(f"Packed {n} runs into {to}")
+
+
+@runs_app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="A zip file written by `runs export`, or a folder by `runs pack`.")],
+) -> None:
+    """Check an exported run, or a pack of runs, and import it into the local store."""
+    from cap_viz.runs.archive import import_pack, import_run
+    from cap_viz.runs.store import Store
+
+    if file.is_dir():
+        out.print(f"Imported {import_pack(Store(), file)} runs")
+        return
     run = import_run(Store(), file)
     out.print(f"Imported {run.key} ({describe(run.spec)}, {len(run.spec.examples.ids)} examples)")

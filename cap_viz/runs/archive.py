@@ -1,4 +1,4 @@
-"""Runs as single files: export a stored run as a zip, import one after checking everything in it.
+"""Runs that travel: export a stored run as a zip, import one, or a whole pack, after checking everything in it.
 
 An imported archive is not trusted: it may hold only the files its manifest lists, sizes are bounded, and the run must
 match its key and checksums before it enters the local store.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes
+from cap_viz.runs.pack import INDEX, open_pack
 from cap_viz.runs.run_folder import MANIFEST, run_files
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 
@@ -83,6 +84,33 @@ def import_run(store: Store, file: Path) -> StoredRun:
         raise UsageError(f"{file} was not imported: {error}") from error
     except OSError as error:
         raise CapVizError(f"{file} was not imported: {store.local} cannot be written ({error.strerror}).") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def import_pack(store: Store, folder: Path) -> int:
+    """Copy a pack of runs (`runs pack`) into the local store; return how many runs it holds.
+
+    Raises `CapVizError` where it is no pack, holds damaged runs, or one of its name is there already.
+    """
+    target = store.packs_dir / folder.resolve().name
+    if target.exists():
+        raise UsageError(f"A pack named {target.name} was imported before; rename {folder}, or delete {target}.")
+    building = target.with_name(f".{target.name}.importing")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        shutil.copytree(folder, building)
+        pack = open_pack(building, "live", "")
+        if pack is None:
+            raise UsageError(f"{folder} is not a pack of runs: it has no {INDEX}; write one with: runs pack.")
+        if damaged := pack.damaged():
+            raise UsageError(f"{folder} was not imported: {next(iter(damaged.values()))}")
+        building.rename(target)
+        return len(pack.runs)
+    except DamagedRun as error:
+        raise UsageError(f"{folder} was not imported: {error}") from error
+    except OSError as error:
+        raise CapVizError(f"{folder} was not imported ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

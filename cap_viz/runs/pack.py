@@ -65,9 +65,14 @@ class Pack:
             written = "no version" if version is None else f"version {version.decode(errors='replace')}"
             raise self.damage(f"has {written}, this program reads version {VERSION.decode()}")
         try:
-            self.rows = {row["key"]: row for row in index.to_pylist()}
-            self.runs = {key: self.stored(row) for key, row in self.rows.items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.index = index
+            facts = [index[name].to_pylist() for name in ("key", "title", "created", "engine", "schema")]
+            self.place = {key: number for number, key in enumerate(facts[0])}
+            self.runs = {
+                key: StoredRun(key, title, origin, created, self, engine, schema)
+                for key, title, created, engine, schema in zip(*facts, strict=True)
+            }
+        except (KeyError, TypeError) as error:
             raise self.damage(f"has no readable index ({type(error).__name__}: {error})") from error
 
     def damage(self, what: str) -> DamagedRun:
@@ -77,45 +82,44 @@ class Pack:
         import pyarrow.parquet as pq
 
         try:
-            return pq.read_table(self.folder / file, page_checksum_verification=True)
+            # Not `read_table`, which first imports pyarrow's data sets.
+            with pq.ParquetFile(self.folder / file, page_checksum_verification=True) as content:
+                return content.read(use_threads=False)
         except Exception as error:  # Damaged bytes make pyarrow raise almost anything.
             raise self.damage(f"cannot be read: {file} ({type(error).__name__})") from error
 
-    def stored(self, row: Mapping[str, Any]) -> StoredRun:
-        key = str(row["key"])
-        return StoredRun(
-            key,
-            str(row["title"]),
-            self.origin,
-            str(row["created"]),
-            {name: place.digest for name, place in self.places[key].items()},
-            self,
-            lambda: self.spec(key),
-            lambda: self.provenance(key),
-            engine=int(row["engine"]),
-            schema=int(row["schema"]),
-        )
+    def value(self, run: StoredRun, column: str) -> Any:
+        """Parse a JSON value of a run from the index. Raises `DamagedRun`."""
+        try:
+            return json.loads(self.index[column][self.place[run.key]].as_py())
+        except (KeyError, ValueError, TypeError) as error:
+            raise self.run_damage(run, f"has no readable {column} ({type(error).__name__})") from error
 
-    def spec(self, key: str) -> RunSpec:
-        row = self.rows[key]
-        if row["schema"] not in READABLE_SCHEMAS:
+    def spec_of(self, run: StoredRun) -> RunSpec:
+        if run.schema not in READABLE_SCHEMAS:
             known = ", ".join(map(str, READABLE_SCHEMAS))
-            raise self.run_damage(row["title"], f"has schema {row['schema']}, this program reads {known}")
+            raise self.run_damage(run, f"has schema {run.schema}, this program reads {known}")
         try:
-            return with_ids(spec_from_dict(json.loads(row["spec"])), self.ids)
-        except (ValueError, TypeError, KeyError) as error:
-            reason = mistake(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            raise self.run_damage(row["title"], f"has no readable spec ({reason})") from error
+            return with_ids(spec_from_dict(self.value(run, "spec")), self.ids)
+        except (ValueError, KeyError) as error:
+            reason = mistake(error) if isinstance(error, ValueError) else f"no list of ids {error}"
+            raise self.run_damage(run, f"has no readable spec ({reason})") from error
 
-    def provenance(self, key: str) -> dict[str, Any]:
-        row = self.rows[key]
+    def provenance_of(self, run: StoredRun) -> dict[str, Any]:
+        return {**self.value(run, "provenance"), "plan": self.plans.get(run.key)}
+
+    def digests_of(self, run: StoredRun) -> dict[str, str]:
+        return {name: place.digest for name, place in self.places_of(run).items()}
+
+    def places_of(self, run: StoredRun) -> dict[str, Place]:
+        """Where the tables of a run lie, by their names."""
         try:
-            return {**json.loads(row["provenance"]), "plan": self.plans[key]}
-        except (ValueError, TypeError, KeyError) as error:
-            raise self.run_damage(row["title"], "has no readable provenance") from error
+            return {name: Place(**place) for name, place in self.value(run, "tables").items()}
+        except (AttributeError, TypeError) as error:
+            raise self.run_damage(run, "has no readable list of tables") from error
 
-    def run_damage(self, title: str, what: str) -> DamagedRun:
-        return DamagedRun(f"Run {title} {what}.", self.remedy)
+    def run_damage(self, run: StoredRun, what: str) -> DamagedRun:
+        return DamagedRun(f"Run {run.title} {what}.", self.remedy)
 
     @cached_property
     def ids(self) -> dict[str, tuple[str, ...]]:
@@ -132,8 +136,8 @@ class Pack:
     def by_stem(self) -> dict[str, list[str]]:
         """Keys of runs that differ in their example ids only."""
         found: dict[str, list[str]] = {}
-        for key, row in self.rows.items():
-            found.setdefault(row["stem"], []).append(key)
+        for key, stem in zip(self.runs, self.index["stem"].to_pylist(), strict=True):
+            found.setdefault(stem, []).append(key)
         return found
 
     def like(self, spec: RunSpec) -> Iterator[StoredRun]:
@@ -142,15 +146,7 @@ class Pack:
 
     def table(self, run: StoredRun, name: str) -> pd.DataFrame:
         """Read a table of a run, and check its values."""
-        return self.checked_table(self.group(self.places[run.key][name]), run, name)
-
-    @cached_property
-    def places(self) -> dict[str, dict[str, Place]]:
-        """Where the tables of each run lie, by key and name."""
-        return {
-            key: {name: Place(**place) for name, place in json.loads(row["tables"]).items()}
-            for key, row in self.rows.items()
-        }
+        return self.checked_table(self.group(self.places_of(run)[name]), run, name)
 
     def group(self, place: Place) -> pa.Table | None:
         """Read the row group of a table; None where it cannot be read."""
@@ -168,11 +164,11 @@ class Pack:
         import pyarrow.compute as pc
 
         if group is None or "key" not in group.column_names:
-            raise self.run_damage(run.title, f"cannot be read: {name}")
+            raise self.run_damage(run, f"cannot be read: {name}")
         rows = group.filter(pc.field("key") == run.key).drop_columns(["key"])
         table = cast(pd.DataFrame, rows.to_pandas())
         if table_digest(table) != run.digests[name]:
-            raise self.run_damage(run.title, f"does not match its checksum: {name}")
+            raise self.run_damage(run, f"does not match its checksum: {name}")
         return table
 
     def verify(self, run: StoredRun) -> None:
@@ -182,27 +178,26 @@ class Pack:
 
     def verify_key(self, run: StoredRun) -> None:
         if key_of(spec_dict(run.spec), run.engine, run.schema) != run.key:
-            raise self.run_damage(run.title, "does not match its key: its spec was changed by hand or damaged")
+            raise self.run_damage(run, "does not match its key: its spec was changed by hand or damaged")
 
     def damaged(self) -> dict[str, DamagedRun]:
         """Check every run, reading each row group once; return the damage by key."""
         found: dict[str, DamagedRun] = {}
-        groups: dict[tuple[str, int], list[tuple[str, str]]] = {}
-        for key, places in self.places.items():
+        groups: dict[tuple[str, int], list[tuple[StoredRun, str, Place]]] = {}
+        for key, run in self.runs.items():
             try:
-                self.verify_key(self.runs[key])
+                self.verify_key(run)
+                for name, place in self.places_of(run).items():
+                    groups.setdefault((place.file, place.group), []).append((run, name, place))
             except DamagedRun as error:
                 found[key] = error
-            for name, place in places.items():
-                groups.setdefault((place.file, place.group), []).append((key, name))
         for tables in groups.values():
-            first_key, first_name = tables[0]
-            group = self.group(self.places[first_key][first_name])
-            for key, name in tables:
+            group = self.group(tables[0][2])
+            for run, name, _ in tables:
                 try:
-                    self.checked_table(group, self.runs[key], name)
+                    self.checked_table(group, run, name)
                 except DamagedRun as error:
-                    found.setdefault(key, error)
+                    found.setdefault(run.key, error)
         return found
 
 

@@ -86,13 +86,25 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Folder of one run; `remedy` is what to do about damage in it."""
+    """Folder of one run, with the content of its manifest; `remedy` is what to do about damage in it."""
 
     folder: Path
     remedy: str
+    spec: RunSpec
+    provenance: dict[str, Any]
+    digests: dict[str, str]
+
+    def spec_of(self, run: StoredRun) -> RunSpec:
+        return self.spec
+
+    def provenance_of(self, run: StoredRun) -> dict[str, Any]:
+        return self.provenance
+
+    def digests_of(self, run: StoredRun) -> dict[str, str]:
+        return self.digests
 
     def damage(self, what: str) -> DamagedRun:
-        return DamagedRun(f"Run {self.folder.name} {what}.", self.remedy)
+        return damage_in(self.folder, what, self.remedy)
 
     def table(self, run: StoredRun, name: str) -> pd.DataFrame:
         file, digest = f"{name}.parquet", run.digests.get(name)
@@ -118,55 +130,49 @@ class RunFolder:
             self.table(run, name)
 
 
+def damage_in(folder: Path, what: str, remedy: str) -> DamagedRun:
+    return DamagedRun(f"Run {folder.name} {what}.", remedy)
+
+
 def open_run(folder: Path, origin: str, remedy: str) -> StoredRun:
     """Read and check a run's manifest. Raises `DamagedRun`, which names the run and the reason."""
-    form = RunFolder(folder, remedy)
     try:
         changed = (folder / MANIFEST).stat()
+        there = set(os.listdir(folder))
     except OSError as error:
-        raise form.damage(f"has no readable manifest ({error.strerror})") from error
-    run = parsed_manifest(form, origin, changed.st_mtime_ns, changed.st_size)
-    try:
-        there = {entry.name for entry in os.scandir(folder)}
-    except OSError as error:
-        raise form.damage(f"has no readable manifest ({error.strerror})") from error
+        raise damage_in(folder, f"has no readable manifest ({error.strerror})", remedy) from error
+    run = opened(folder, origin, remedy, changed.st_mtime_ns, changed.st_size)
     for name in run.digests:
         if f"{name}.parquet" not in there:
-            raise form.damage(f"lacks its file {name}.parquet")
+            raise damage_in(folder, f"lacks its file {name}.parquet", remedy)
     return run
 
 
 @lru_cache(MOST_MANIFESTS)
-def parsed_manifest(form: RunFolder, origin: str, changed: int, size: int) -> StoredRun:
-    folder = form.folder
+def opened(folder: Path, origin: str, remedy: str, changed: int, size: int) -> StoredRun:
+    """Parse a manifest, once per process and change."""
+
+    def damage(what: str) -> DamagedRun:
+        return damage_in(folder, what, remedy)
+
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         spec = spec_from_dict(manifest.spec)
     except (OSError, ValueError) as error:
         reason = mistake(error) if isinstance(error, ValueError) else error.strerror
-        raise form.damage(f"has no readable manifest ({reason})") from error
+        raise damage(f"has no readable manifest ({reason})") from error
     if manifest.schema_version not in READABLE_SCHEMAS:
         known = ", ".join(map(str, READABLE_SCHEMAS))
-        raise form.damage(f"has schema {manifest.schema_version}, this program reads {known}")
+        raise damage(f"has schema {manifest.schema_version}, this program reads {known}")
     digests = manifest.digests
     if any(Path(name).name != name for name in digests):
-        raise form.damage("lists files that are not in its folder")
+        raise damage("lists files that are not in its folder")
     key = key_of(manifest.spec, manifest.engine, manifest.schema_version)
     if manifest.key != key or not folder.name.endswith(key):
-        raise form.damage("does not match its key: its spec was changed by hand or damaged")
+        raise damage("does not match its key: its spec was changed by hand or damaged")
     made = dict(manifest.provenance)
-    return StoredRun(
-        key,
-        folder.name,
-        origin,
-        made["created"],
-        digests,
-        form,
-        lambda: spec,
-        lambda: made,
-        engine=manifest.engine,
-        schema=manifest.schema_version,
-    )
+    form = RunFolder(folder, remedy, spec, made, digests)
+    return StoredRun(key, folder.name, origin, made["created"], form, manifest.engine, manifest.schema_version)
 
 
 def run_files(spec: RunSpec, tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any]) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,17 +30,26 @@ class DamagedRun(CapVizError):
 
 
 class Form(Protocol):
-    """Form in which runs are stored: a folder each (`run_folder.py`), or packed together (`pack.py`)."""
+    """Form in which runs are stored: a folder each (`run_folder.py`), or packed together (`pack.py`).
+
+    All methods raise `DamagedRun` where what they read cannot be trusted.
+    """
 
     @property
     def folder(self) -> Path: ...
 
+    def spec_of(self, run: StoredRun) -> RunSpec: ...
+
+    def provenance_of(self, run: StoredRun) -> dict[str, Any]: ...
+
+    def digests_of(self, run: StoredRun) -> Mapping[str, str]: ...
+
     def table(self, run: StoredRun, name: str) -> pd.DataFrame:
-        """Read a table. Raises `DamagedRun` where it is missing, or its values are not those that were written."""
+        """Read a table, and check that its values are those that were written."""
         ...
 
     def verify(self, run: StoredRun) -> None:
-        """Check the spec against the key, and every table. Raises `DamagedRun`."""
+        """Check the spec against the key, and every table."""
         ...
 
 
@@ -48,28 +57,30 @@ class Form(Protocol):
 class StoredRun(Generic[Spec]):
     """A finished run. Its type names the class of its spec where that is known: `StoredRun[ScoreSpec]`.
 
-    `origin` is "precomputed" for shipped runs, else "live". `digests` has one entry per table. Spec and provenance (how
-    the run was made: plan, versions, seconds, time) are parsed when they are first used.
+    `origin` is "precomputed" for shipped runs, else "live". The rest is parsed when it is first used.
     """
 
     key: str
     title: str
     origin: str
     created: str
-    digests: Mapping[str, str]
     form: Form = field(repr=False)
-    parse_spec: Callable[[], RunSpec] = field(repr=False)
-    parse_provenance: Callable[[], dict[str, Any]] = field(repr=False)
     engine: int = ENGINE_VERSION
     schema: int = SCHEMA_VERSION
 
     @cached_property
     def spec(self) -> Spec:
-        return cast(Spec, self.parse_spec())
+        return cast(Spec, self.form.spec_of(self))
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        return self.parse_provenance()
+        """How the run was made: plan, versions, seconds, time."""
+        return self.form.provenance_of(self)
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """The digest of each table, by its name."""
+        return self.form.digests_of(self)
 
     @property
     def kind(self) -> str:
@@ -102,6 +113,15 @@ class JustSaved:
     @property
     def folder(self) -> Path:
         return self.form.folder
+
+    def spec_of(self, run: StoredRun) -> RunSpec:
+        return self.form.spec_of(run)
+
+    def provenance_of(self, run: StoredRun) -> dict[str, Any]:
+        return self.form.provenance_of(run)
+
+    def digests_of(self, run: StoredRun) -> Mapping[str, str]:
+        return self.form.digests_of(run)
 
     def table(self, run: StoredRun, name: str) -> pd.DataFrame:
         return self.tables[name]
