@@ -23,7 +23,7 @@ from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.prefix_reuse import first_of, longer_run
 from cap_viz.runs.protocols import perplexity_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec
-from cap_viz.runs.store import Store
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
 from cap_viz.stats import PairedComparison, compare_means, compare_paired, family_p
 from cap_viz.tasks.example_sets import ExampleSet, evaluation_set

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes
-from cap_viz.runs.pack import INDEX, open_pack
+from cap_viz.runs.pack import INDEX, Pack
 from cap_viz.runs.run_folder import MANIFEST, run_files
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 
@@ -98,11 +98,13 @@ def import_pack(store: Store, folder: Path) -> int:
         raise UsageError(f"A pack named {target.name} was imported before; rename {folder}, or delete {target}.")
     building = target.with_name(f".{target.name}.importing")
     shutil.rmtree(building, ignore_errors=True)
+    if not (folder / INDEX).is_file():
+        raise UsageError(f"{folder} is not a pack of runs: it has no {INDEX}; write one with: runs pack.")
     try:
-        shutil.copytree(folder, building)
-        pack = open_pack(building, "live", "")
-        if pack is None:
-            raise UsageError(f"{folder} is not a pack of runs: it has no {INDEX}; write one with: runs pack.")
+        building.mkdir(parents=True)
+        for file in folder.glob("*.parquet"):
+            shutil.copy(file, building)
+        pack = Pack(building, "live", "")
         if damaged := pack.damaged():
             raise UsageError(f"{folder} was not imported: {next(iter(damaged.values()))}")
         building.rename(target)

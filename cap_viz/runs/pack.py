@@ -173,6 +173,7 @@ class Pack:
 
     def verify(self, run: StoredRun) -> None:
         self.verify_key(run)
+        self.provenance_of(run)
         for name in run.digests:
             self.table(run, name)
 
@@ -187,6 +188,7 @@ class Pack:
         for key, run in self.runs.items():
             try:
                 self.verify_key(run)
+                self.provenance_of(run)
                 for name, place in self.places_of(run).items():
                     groups.setdefault((place.file, place.group), []).append((run, name, place))
             except DamagedRun as error:

@@ -169,7 +169,7 @@ class Store:
 
     def damaged(self) -> list[str]:
         """Report one sentence per run in quarantine and per damaged run still in place; all tables are checked."""
-        return [*self.in_quarantine(), *map(str, self.damaged_in_place().values())]
+        return [*self.in_quarantine(), *dict.fromkeys(map(str, self.damaged_in_place().values()))]
 
     def in_quarantine(self) -> list[str]:
         """Report one sentence per run in quarantine."""
