@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,45 +34,36 @@ def repair(store: Store) -> Repaired:
 
     Raises `CapVizError` or `OSError` where the cache is read-only.
     """
-    aside = store.set_aside_damaged()
-    removed = [*abandoned(store), *finished_parts(store), *free_locks(store)]
+    aside, removed = store.set_aside_damaged(), []
+    for path in leftovers(store):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        removed.append(path.name)
     return Repaired(tuple(aside), tuple(removed))
 
 
-def abandoned(store: Store) -> list[str]:
-    """Remove folders that a process began to write, import or delete and left behind; return their names."""
-    gone: list[str] = []
+def leftovers(store: Store) -> Iterator[Path]:
+    """Yield what dead processes left behind; the caller removes each before it asks for the next."""
+    # Folders that a process began to write, import or delete.
     for folder in sorted(store.local.glob(".*/")):
         if time.time() - newest_change(folder) > ABANDONED_SECONDS:
-            shutil.rmtree(folder)
-            gone.append(folder.name)
-    return gone
+            yield folder
+    # Partial folders of runs finished meanwhile or without a readable spec.
+    resumable = {store.partial_run_dir(spec) for spec in store.unfinished()}
+    for folder in sorted(store.partial_runs_dir.glob("*/")):
+        if folder not in resumable and is_free(lock_file(folder)):
+            yield folder
+    # Old lock files of runs that are not being computed and have no partial folder.
+    for file in sorted(store.partial_runs_dir.glob("*.lock")):
+        old = time.time() - file.stat().st_mtime > ABANDONED_SECONDS
+        if old and not file.with_suffix("").is_dir() and is_free(file):
+            yield file
 
 
 def newest_change(folder: Path) -> float:
     return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-
-
-def finished_parts(store: Store) -> list[str]:
-    """Remove partial folders of runs finished meanwhile or without a readable spec; return their names."""
-    gone: list[str] = []
-    resumable = {store.partial_run_dir(spec) for spec in store.unfinished()}
-    for folder in sorted(store.partial_runs_dir.glob("*/")):
-        if folder not in resumable and is_free(lock_file(folder)):
-            shutil.rmtree(folder)
-            gone.append(folder.name)
-    return gone
-
-
-def free_locks(store: Store) -> list[str]:
-    """Remove old lock files of runs that are not being computed and have no partial folder; return their names."""
-    gone: list[str] = []
-    for file in sorted(store.partial_runs_dir.glob("*.lock")):
-        old = time.time() - file.stat().st_mtime > ABANDONED_SECONDS
-        if old and not file.with_suffix("").is_dir() and is_free(file):
-            file.unlink(missing_ok=True)
-            gone.append(file.name)
-    return gone
 
 
 def is_free(file: Path) -> bool:

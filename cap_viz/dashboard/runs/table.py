@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -20,8 +20,8 @@ TABLE = "runs_table"
 MOST_PICKED = 2
 ANY = "all"
 TITLES = {ANY: "", **{kind.title: kind.name for kind in KINDS.values()}}
-WHERE = {"all models and tasks": "", "this model": "model", "this model and task": "task"}
-EVERYWHERE = next(iter(WHERE))
+EVERYWHERE, THIS_TASK = "all models and tasks", "this model and task"
+WHERE = (EVERYWHERE, "this model", THIS_TASK)
 ORIGINS = (ANY, "precomputed", "live")
 
 
@@ -46,7 +46,7 @@ def history(view: Frame) -> Shown:
 def filtered(view: Frame) -> list[StoredRun]:
     notes = [
         bad_choice("kind", list(TITLES), ANY, "runs of kind"),
-        bad_choice("where", list(WHERE), EVERYWHERE, "runs of"),
+        bad_choice("where", WHERE, EVERYWHERE, "runs of"),
         bad_choice("origin", ORIGINS, ANY, "runs that are"),
     ]
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
@@ -62,7 +62,7 @@ def filtered(view: Frame) -> list[StoredRun]:
                 help="  \n".join(f"`{one.title}` {one.summary}" for one in KINDS.values()),
             )
         with st.container(width=250):
-            where = st.selectbox("About", list(WHERE), key="where", bind="query-params")
+            where = st.selectbox("About", WHERE, key="where", bind="query-params")
         with st.container(width=190):
             origin = st.selectbox(
                 "Origin",
@@ -73,20 +73,15 @@ def filtered(view: Frame) -> list[StoredRun]:
             )
     for sentence in filter(None, notes):
         note(sentence)
-    keeps = keeper(view, TITLES[str(kind)], WHERE[str(where)], str(origin))
-    return [run for run in view.runs if keeps(run)]
-
-
-def keeper(view: Frame, kind: str, where: str, origin: str) -> Callable[[StoredRun], bool]:
-    def keeps(run: StoredRun) -> bool:
-        return (
-            kind in ("", run.kind)
-            and origin in (ANY, run.origin)
-            and (not where or run.spec.model == view.model)
-            and (where != "task" or run.spec.examples.task == view.task.name)
-        )
-
-    return keeps
+    wanted = TITLES[str(kind)]
+    return [
+        run
+        for run in view.runs
+        if wanted in ("", run.kind)
+        and origin in (ANY, run.origin)
+        and (where == EVERYWHERE or run.spec.model == view.model)
+        and (where != THIS_TASK or run.spec.examples.task == view.task.name)
+    ]
 
 
 def draw_table(runs: Sequence[StoredRun]) -> None:
