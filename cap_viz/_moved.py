@@ -118,6 +118,7 @@ RENAMED = {
     "written_numbers": "answer_rows",
     "MeanEstimate": "HeadEstimate",
     "PairedMeans": "PairedComparison",
+    "Paired": "PairedComparison",
     "Basis": "MaskProvenance",
     "basis_of": "provenance_of",
     "Protocol": "GenerationProtocol",
