@@ -22,7 +22,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes
 from cap_viz.settings import local_folder
 from cap_viz.tasks.base import Task
-from cap_viz.tasks.description import NAME, Description, as_yaml, described, read_limited, task_of
+from cap_viz.tasks.description import NAME, NAME_RULE, Description, as_yaml, described, read_limited, task_of
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,6 @@ def python_task(file: Path) -> Task:
     task = getattr(module, "TASK", None)
     if not isinstance(task, Task):
         raise UsageError(f"{file} should define TASK, a cap_viz.tasks.Task.")
-    if not NAME.fullmatch(task.name):
-        raise UsageError(f"{file}: the task's name {task.name!r} should be lower-case letters, digits and underscores.")
     return replace(task, version=int(hashlib.sha256(content).hexdigest()[:7], 16))
 
 
@@ -100,12 +98,10 @@ def add_task(file: Path, taken: Sequence[str], *, name: str | None = None, kind:
         contents = {"task.py": read_limited(file)}
     else:
         found = described(file)
-        found = replace(found, name=name or found.name, kind=kind or found.kind)
+        found = found.model_copy(update={"name": name or found.name, "kind": kind or found.kind})
         task, contents = task_of(found), kept_files(found)
     if not NAME.fullmatch(task.name):
-        raise UsageError(
-            f"The name {task.name!r} should be lower-case letters, digits and underscores, a letter first."
-        )
+        raise UsageError(f"The name {task.name!r} should be {NAME_RULE}.")
     if task.name in taken:
         raise UsageError(f"{task.name} is the name of a task that comes with CAP Viz; choose another.")
     check = task.splits  # Every row is checked before anything is stored.
