@@ -159,7 +159,7 @@ def options(n: int, **changes: Any) -> Fields:
     ("task", "row", "sentence"),
     [
         ("arc_easy", without(arc_row(2), "id"), "the field id is missing; there are question, choices, answerKey"),
-        ("arc_easy", {}, "the field question is missing; there are no fields"),
+        ("arc_easy", {}, "the field id is missing; there are no fields"),
         ("arc_easy", arc_row(2, id=7), "the field id should be a text, not a whole number"),
         ("arc_easy", arc_row(2, id=""), "the field id is empty"),
         ("arc_easy", without(arc_row(2), "question"), "the field question is missing"),

@@ -6,7 +6,7 @@ Calibration uses the train split, evaluation the test split. Prompt and options 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pydantic import Field
 
 from cap_viz.tasks.base import Example, Task
 from cap_viz.tasks.rows import QuestionRow
@@ -36,7 +36,7 @@ class Choices(Record):
 class ArcRow(QuestionRow):
     """A question of ARC; `answerKey` is the label of the right option."""
 
-    id: Text
+    id: Text = Field()
     choices: Choices
     answerKey: Text
 
@@ -46,7 +46,7 @@ class ArcRow(QuestionRow):
             raise ValueError(f"choices has {len(labels)} labels for {len(texts)} texts")
         if labels.count(self.answerKey) != 1:
             raise ValueError(f"answerKey {self.answerKey!r} should be one of the labels {', '.join(labels)}")
-        return replace(self.with_choices(texts, labels.index(self.answerKey)), id=self.id)
+        return self.with_choices(texts, labels.index(self.answerKey))
 
 
 def arc_task(name: str, subset: str, title: str, summary: str) -> Task:

@@ -51,12 +51,6 @@ class SolutionRow(QuestionRow):
         return self.with_options((solution,), 0, solution)
 
 
-class OwnId(Record):
-    """The id of a row, where it has one."""
-
-    id: Text = ""
-
-
 @dataclass(frozen=True)
 class RowKind:
     """Kind of the rows of a task: their fields in words, and the model that checks them."""
@@ -205,7 +199,7 @@ def splits_of(description: Description) -> Splits:
         if writing is not None and writing.read_strictly(example.solution or "") is None:
             raise ValueError("no answer can be read from the solution")
         prompt = description.prompt.replace("{question}", example.question)
-        return replace(example, id=OwnId.model_validate(fields).id or example.id, prompt=prompt)
+        return replace(example, prompt=prompt)
 
     if "data" not in description.files:
         calibration, evaluation = (rows_of(description.files[role]) for role in ("calibration", "evaluation"))

@@ -7,6 +7,8 @@ Calibration uses the train split, evaluation the test split. The source gives no
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cap_viz.tasks.base import Example, Task
 from cap_viz.tasks.rows import QuestionRow
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
@@ -25,6 +27,8 @@ DATA = PublicData(
 class WordProblemRow(QuestionRow):
     """A word problem of GSM8K; `answer` is its worked solution."""
 
+    # The source has no ids, and some copies have ones of their own.
+    id: ClassVar[str] = ""  # pyright: ignore[reportIncompatibleVariableOverride]
     answer: Text
 
     def example(self) -> Example:

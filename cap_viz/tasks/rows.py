@@ -58,14 +58,15 @@ class ExampleRow(Record, ABC):
 
 
 class QuestionRow(ExampleRow):
-    """A row with a question, asked in the prompt of ARC in lm-evaluation-harness; its hash is the example's id."""
+    """A question, asked in the prompt of ARC in lm-evaluation-harness; the hash of the question stands in for an id."""
 
+    id: Text = ""
     question: Text
 
     def with_options(self, options: tuple[str, ...], gold: int, solution: str | None = None) -> Example:
         """Make an example with the options as they follow the prompt."""
         return Example(
-            id=example_id(self.question),
+            id=self.id or example_id(self.question),
             question=self.question,
             prompt=f"Question: {self.question}\nAnswer:",
             options=options,

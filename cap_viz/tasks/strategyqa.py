@@ -11,9 +11,9 @@ pinned: the branch keeps meaning the commit of the first download, and every run
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pydantic import Field
 
-from cap_viz.tasks.base import Example, Task
+from cap_viz.tasks.base import Task
 from cap_viz.tasks.rows import YesNoRow
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
 from cap_viz.tasks.writing import YES_NO
@@ -29,12 +29,9 @@ DATA = PublicData(
 
 
 class StrategyRow(YesNoRow):
-    """A question of StrategyQA with its id."""
+    """A question of StrategyQA."""
 
-    qid: Text
-
-    def example(self) -> Example:
-        return replace(super().example(), id=self.qid)
+    id: Text = Field(alias="qid")
 
 
 TASK = Task(
