@@ -30,7 +30,8 @@ TYPES = {
 class Record(BaseModel):
     """An object in a file; the types of its fields are exact, except that an int passes as a float."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    # The validator of a model is built when it is first used, which keeps the start of the program short.
+    model_config = ConfigDict(strict=True, frozen=True, defer_build=True)
 
 
 def from_json(kind: type[Valid], content: str | bytes) -> Valid:
