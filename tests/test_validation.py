@@ -43,7 +43,7 @@ def test_explicit_nulls_mean_what_their_absence_means() -> None:
     [
         (changed(kind="quiz"), "the kind of a run is one of score, eval, profile, roles, joint, not 'quiz'"),
         (changed(kind=["eval"]), "the kind of a run is one of score, eval, profile, roles, joint, not ['eval']"),
-        ([], "the kind of a run is one of score, eval, profile, roles, joint, not []"),
+        ("eval", "the kind of a run is one of score, eval, profile, roles, joint, not None"),
         (changed(model=["a"]), "the field model should be an object, not a list"),
         (changed(model={"id": None}), "the field model.id should be a text, not null"),
         (changed(examples={"version": True}), "the field examples.version should be a whole number, not true or false"),
