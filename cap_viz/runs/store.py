@@ -16,19 +16,17 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Generic, cast
+from typing import Any, Generic, cast
 
 import pandas as pd
 from pandas.api.types import is_float_dtype, is_integer_dtype
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypeVar
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes, write_json
-from cap_viz.models.loading import ModelShape
+from cap_viz.runs.manifest import Manifest
 from cap_viz.runs.spec import (
     ENGINE_VERSION,
     READABLE_SCHEMAS,
@@ -62,43 +60,6 @@ class DamagedRun(CapVizError):
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(f"{reason} {remedy}".strip())
         self.reason = reason
-
-
-def with_time_zone(time: str) -> str:
-    with suppress(ValueError):
-        if datetime.fromisoformat(time).tzinfo is not None:
-            return time
-    raise ValueError(f"should be a date and time with its zone, not {time!r:.40}")
-
-
-def with_all_sizes(shape: dict[str, int]) -> dict[str, int]:
-    names = [field.name for field in fields(ModelShape)]
-    if set(shape) != set(names):
-        raise ValueError(f"should hold {', '.join(names)}")
-    return shape
-
-
-class Provenance(BaseModel):
-    """Facts about the making of a run: the ones that every run has, and any others."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    created: Annotated[str, AfterValidator(with_time_zone)]
-    seconds: float
-    shape: Annotated[dict[str, int], AfterValidator(with_all_sizes)]
-
-
-class Manifest(BaseModel):
-    """Content of a manifest file."""
-
-    model_config = ConfigDict(strict=True)
-
-    schema_version: int = Field(alias="schema")
-    engine: int
-    key: str
-    spec: dict[str, Any]
-    provenance: Provenance
-    files: dict[str, str]
 
 
 @dataclass(frozen=True)
