@@ -33,7 +33,7 @@ MOVED = {
     "engine.direct": "attribution.forward.llama_fast_path",
     "engine.direct_decoding": "attribution.forward.llama_decoding",
     "engine.gradient": "attribution.forward.backward",
-    "engine.joint": "attribution.forward.joint",
+    "engine.joint": "attribution.forward.patching",
     "engine.losses": "attribution.forward.losses",
     "engine.packing": "attribution.forward.packing",
     "engine.replacement": "attribution.forward.patching",

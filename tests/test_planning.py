@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cap_viz.attribution.exact import encode_all
 from cap_viz.attribution.forward.dense_pass import dense_pass
-from cap_viz.attribution.forward.llama_fast_path import ablate_layer_direct, dense_logliks_direct, direct_model
+from cap_viz.attribution.forward.llama_fast_path import direct_model
 from cap_viz.attribution.forward.packing import lay_out, packed_rows
 from cap_viz.attribution.forward.patching import heads_site, zeros
 from cap_viz.attribution.forward.shortcut_checks import batch_of
@@ -123,12 +123,12 @@ def test_operations_are_those_torch_counts(tiny_model: ReasoningModel, tiny_task
     assert reads == len(batch.read_row)
     with torch.inference_mode():
         with counting() as counted:
-            dense_logliks_direct(tiny_model, direct, batch)
+            direct.dense_logliks(batch)
         assert forward_operations(sizes, tokens, reads) == counted.get_total_flops()
         dense, value = dense_pass(tiny_model, batch), zeros(tiny_model, heads_site(tiny_model.shape))
         with counting() as counted:
             for layer in range(tiny_model.shape.n_layers):
-                ablate_layer_direct(direct, batch, dense, layer, value[layer])
+                direct.ablate_heads(batch, dense, layer, value[layer])
         assert ablation_operations(sizes, tokens, reads) == counted.get_total_flops()
     found = operations(sizes, tokens, reads)
     assert found.exact == found.evaluation + ablation_operations(sizes, tokens, reads)

@@ -26,16 +26,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
-from cap_viz.attribution.forward.dense_pass import DensePass, dense_pass, read_logliks
-from cap_viz.attribution.forward.llama_fast_path import (
-    DirectModel,
-    ablate_blocks_direct,
-    ablate_layer_direct,
-    direct_model,
-)
+from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
 from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch, encode
 from cap_viz.attribution.forward.patching import Site, heads_site, means, mlp_site, resampled, with_options, zeros
-from cap_viz.attribution.forward.replay import ablate_blocks, ablate_layer
+from cap_viz.attribution.forward.replay import block_runner
 from cap_viz.attribution.forward.shortcut_checks import (
     batch_of,
     check_replay,
@@ -210,7 +204,7 @@ def score_steps(
     The lease is held within a step only, never across a yield.
     """
     replaced = replaced or replacements(model, plan)
-    direct = direct_model(model) if plan.batches.direct else None
+    runner = block_runner(model, direct=plan.batches.direct)
     for number in plan.batches.numbers(only):
         members = plan.batches.batches[number]
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
@@ -223,9 +217,9 @@ def score_steps(
         for layer, parts in product(range(model.shape.n_layers), groups):
             with model.lease, torch.inference_mode():
                 if mlp is None:
-                    logliks = ablated_heads(model, direct, batch, dense, layer, z[layer], parts)
+                    logliks = runner.ablate_heads(batch, dense, layer, z[layer], parts)
                 else:
-                    logliks = ablated_blocks(model, direct, batch, dense, layer, z[layer], mlp[layer])
+                    logliks = runner.ablate_blocks(batch, dense, layer, z[layer], mlp[layer])
                 ablated = checked(model, batch, logliks)
             yield ScoreBlock(
                 batch=number,
@@ -243,34 +237,6 @@ def head_groups(n_heads: int, n_tokens: int, most: int | None) -> list[range]:
     n_groups = 1 if most is None else min(n_heads, ceil(n_heads * n_tokens / most))
     edges = [n_heads * i // n_groups for i in range(n_groups + 1)]
     return [range(*edge) for edge in pairwise(edges)]
-
-
-def ablated_heads(
-    model: ReasoningModel,
-    direct: DirectModel | None,
-    batch: PackedBatch,
-    dense: DensePass,
-    layer: int,
-    z: Tensor,
-    heads: range,
-) -> Float[Tensor, "head example option"]:
-    if direct is None:
-        return ablate_layer(model, batch, dense, layer, z, heads)
-    return ablate_layer_direct(direct, batch, dense, layer, z, heads)
-
-
-def ablated_blocks(
-    model: ReasoningModel,
-    direct: DirectModel | None,
-    batch: PackedBatch,
-    dense: DensePass,
-    layer: int,
-    z: Tensor,
-    mlp: Tensor,
-) -> Float[Tensor, "part example option"]:
-    if direct is None:
-        return ablate_blocks(model, batch, dense, layer, z, mlp)
-    return ablate_blocks_direct(direct, batch, dense, layer, z, mlp)
 
 
 @dataclass(frozen=True)

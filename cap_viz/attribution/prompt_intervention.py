@@ -118,8 +118,7 @@ def continuation_steps(
 
     ends = end_tokens(model)
     room = min(n_tokens, model.shape.n_ctx - len(tokens))
-    steps = greedy_steps(model, [tokens], changed=lambda: changed_model(model, heads, weights))
-    for _, chosen in zip(range(room), steps, strict=False):
+    for chosen in greedy_steps(model, [tokens], room, changed=lambda: changed_model(model, heads, weights)):
         if int(chosen) in ends:
             return
         yield int(chosen)
@@ -146,8 +145,7 @@ def changed_model(model: ReasoningModel, heads: HeadSet, weights: Mapping[str, T
     """Hold the lease with heads off and other weights swapped in; with neither, the model is the dense one."""
     import torch
 
-    from cap_viz.attribution.forward.joint import set_hooks
-    from cap_viz.attribution.forward.patching import heads_site, zeros
+    from cap_viz.attribution.forward.patching import heads_site, set_hooks, zeros
     from cap_viz.attribution.joint_ablation import check_sets
 
     check_sets([heads], model.shape)

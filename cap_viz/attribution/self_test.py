@@ -6,7 +6,7 @@ The forward passes are compared with plain, slow ones on two questions of a task
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cap_viz.attribution.exact import encode_all
-from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.dense_pass import Hook, dense_pass, option_logliks
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.attribution.forward.patching import heads_site, zeros
-from cap_viz.attribution.forward.replay import ablate_layer
+from cap_viz.attribution.forward.replay import OwnBlocks
 from cap_viz.attribution.forward.shortcut_checks import batch_of, dense_logliks
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
@@ -52,7 +52,7 @@ def checks(model: ReasoningModel) -> Iterator[Check]:
     encoded = encode_all(model, load_task(tasks_for(model.ref.id)[0]).evaluation(2))
     with model.lease, torch.inference_mode():
         batch = batch_of(model, encoded, packed=True)
-        subject = Subject(model, batch, full_forward(model, batch, None), spread_heads(model))
+        subject = Subject(model, batch, option_logliks(model, batch), spread_heads(model))
     packed = dense_logliks(model, encoded, packed=True)
     separate = dense_logliks(model, encoded, packed=False)
     yield close("packed rows equal separate rows", float(abs(packed - separate).max()), 1e-3)
@@ -72,7 +72,7 @@ def spread_heads(model: ReasoningModel) -> tuple[tuple[int, int], ...]:
 def no_op_hook(subject: Subject) -> Check:
     """Check that a hook that returns z as it is changes no bit."""
     layer, _ = subject.heads[0]
-    hooked = full_forward(subject.model, subject.batch, (layer, lambda z: z))
+    hooked = option_logliks(subject.model, subject.batch, [(f"blocks.{layer}.attn.hook_z", lambda z, hook: z)])
     return close("a hook that does nothing changes nothing", difference(hooked, subject.dense), 0.0)
 
 
@@ -80,7 +80,8 @@ def replay_is_full_forward(subject: Subject) -> Check:
     """Compare suffix replay with a full forward with the head's z set to zero."""
     worst = 0.0
     for layer, head in subject.heads:
-        worst = max(worst, difference(replayed(subject, layer)[head], zeroed_forward(subject, layer, head)))
+        zeroed = option_logliks(subject.model, subject.batch, [without_head(subject, layer, head)])
+        worst = max(worst, difference(replayed(subject, layer)[head], zeroed))
     return close("engine equals a full forward with the head zeroed", worst, TOLERANCE)
 
 
@@ -97,7 +98,7 @@ def replay_is_zeroed_columns(subject: Subject) -> Check:
         inputs[head * width : (head + 1) * width] = 0
         projection.weight.data = edited
         try:
-            ablated = full_forward(model, subject.batch, None)
+            ablated = option_logliks(model, subject.batch)
         finally:
             projection.weight.data = weight
         worst = max(worst, difference(replayed(subject, layer)[head], ablated))
@@ -106,10 +107,9 @@ def replay_is_zeroed_columns(subject: Subject) -> Check:
 
 def only_its_slice(subject: Subject) -> Check:
     """Check that ablation changes the output projection's input in the head's own slice only."""
-    model, (layer, head) = subject.model, subject.heads[1]
-    width = model.shape.d_head
-    plain = projection_input(subject, layer, None)
-    ablated = projection_input(subject, layer, head)
+    width, (layer, head) = subject.model.shape.d_head, subject.heads[-1]
+    plain = projection_input(subject, layer)
+    ablated = projection_input(subject, layer, [without_head(subject, layer, head)])
     own = slice(head * width, (head + 1) * width)
     zeroed = bool((ablated[..., own] == 0).all())
     changed = (plain != ablated).any(dim=0).any(dim=0).nonzero().flatten()
@@ -139,45 +139,30 @@ def restore_is_exact(subject: Subject) -> Check:
     return Check(name, passed, f"digest {before[:12]} → {after[:12]}")
 
 
-def full_forward(
-    model: ReasoningModel, batch: PackedBatch, edit: tuple[int, Callable[[Tensor], Tensor]] | None
-) -> Float[Tensor, "example option"]:
-    """Run one plain forward through the bridge, with `edit` applied to hook_z of a layer."""
-    hooks: list[tuple[str, Any]] = []
-    if edit is not None:
-        layer, change = edit
-        hooks.append((f"blocks.{layer}.attn.hook_z", lambda z, hook: change(z)))
-    with model.bridge.hooks(fwd_hooks=hooks):
-        final = dense_pass(model, batch, keep_calls=False).final
-    return read_logliks(model, batch, final[:, None])[0]
+def without_head(subject: Subject, layer: int, head: int) -> Hook:
+    """Hook that sets z of a head to zero."""
+    shape = subject.model.shape
 
+    def zero(z: Tensor, hook: Any) -> Tensor:
+        by_head = z.reshape(*z.shape[:2], shape.n_heads, shape.d_head).clone()
+        by_head[:, :, head] = 0
+        return by_head.reshape(z.shape)
 
-def zeroed_forward(subject: Subject, layer: int, head: int) -> Float[Tensor, "example option"]:
-    return full_forward(subject.model, subject.batch, (layer, lambda z: without_head(z, subject.model, head)))
-
-
-def without_head(z: Tensor, model: ReasoningModel, head: int) -> Tensor:
-    heads = z.reshape(*z.shape[:2], model.shape.n_heads, model.shape.d_head).clone()
-    heads[:, :, head] = 0
-    return heads.reshape(z.shape)
+    return f"blocks.{layer}.attn.hook_z", zero
 
 
 def replayed(subject: Subject, layer: int) -> Float[Tensor, "head example option"]:
     model = subject.model
     value = zeros(model, heads_site(model.shape))[layer]
-    return ablate_layer(model, subject.batch, dense_pass(model, subject.batch), layer, value)
+    return OwnBlocks(model).ablate_heads(subject.batch, dense_pass(model, subject.batch), layer, value)
 
 
-def projection_input(subject: Subject, layer: int, head: int | None) -> Float[Tensor, "row position feature"]:
-    """Input of the output projection of `layer`, with `head` ablated if one is given."""
+def projection_input(subject: Subject, layer: int, hooks: Sequence[Hook] = ()) -> Float[Tensor, "row position feature"]:
+    """Input of the output projection of `layer`, under hooks."""
     seen: list[Tensor] = []
-    hooks: list[tuple[str, Any]] = [(f"blocks.{layer}.attn.o.hook_in", lambda x, hook: seen.append(x.clone()))]
-    if head is not None:
-        hooks.insert(0, (f"blocks.{layer}.attn.hook_z", lambda z, hook: without_head(z, subject.model, head)))
-    with subject.model.bridge.hooks(fwd_hooks=hooks):
-        dense_pass(subject.model, subject.batch, keep_calls=False)
-    rows, positions = subject.batch.tokens.shape
-    return seen[0].reshape(rows, positions, -1)
+    last = (f"blocks.{layer}.attn.o.hook_in", lambda x, hook: seen.append(x.clone()))
+    option_logliks(subject.model, subject.batch, [*hooks, last])
+    return seen[0].reshape(*subject.batch.tokens.shape, -1)
 
 
 def weights_digest(model: ReasoningModel) -> str:

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cap_viz.attribution.forward.dense_pass import at_least_float32, dense_pass, read_logliks
+from cap_viz.attribution.forward.dense_pass import at_least_float32, option_logliks
 from cap_viz.attribution.forward.losses import LOSSES
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.models.loading import ReasoningModel
@@ -66,8 +66,7 @@ def gradient_pass(
     """
     n_layers = model.shape.n_layers
     with torch.enable_grad(), weights_frozen(model), keeping(model, units=units and has_units(model)) as kept:
-        final = dense_pass(model, batch, keep_calls=False).final
-        logliks = read_logliks(model, batch, final[:, None])[0]
+        logliks = option_logliks(model, batch)
         total = LOSSES[metric](logliks, gold, batch.answer_tokens).sum()
         gradients = torch.autograd.grad(total, [*kept.z, *kept.units])
     z = torch.stack([tensor.detach().reshape(*batch.tokens.shape, *value.shape[3:]) for tensor in kept.z])

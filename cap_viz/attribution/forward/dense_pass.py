@@ -6,6 +6,7 @@ TransformerLens 4.3 still runs the earlier blocks under `start_at_layer`, so eac
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ from torch import Tensor
 
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.models.loading import ReasoningModel
+
+# A forward hook of TransformerLens: its name, and a function of the output there and the hook point. What the function
+# returns, if anything, takes the output's place.
+Hook = tuple[str, Callable[[Tensor, Any], Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,15 @@ def dense_pass(model: ReasoningModel, batch: PackedBatch, *, keep_calls: bool = 
             logits_to_keep=1,
         )
     return DensePass(calls=tuple(calls), final=outputs[0])
+
+
+def option_logliks(
+    model: ReasoningModel, batch: PackedBatch, hooks: Sequence[Hook] = ()
+) -> Float[Tensor, "example option"]:
+    """Run one full forward with the hooks; return the log-likelihood of every option."""
+    with model.bridge.hooks(fwd_hooks=list(hooks)):
+        final = dense_pass(model, batch, keep_calls=False).final
+    return read_logliks(model, batch, final[:, None])[0]
 
 
 def first_tensor(output: Any) -> Tensor:
