@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,11 +38,22 @@ from cap_viz.attribution.forward.shortcut_checks import (
     direct_is_valid,
     packing_is_valid,
 )
-from cap_viz.attribution.results import ABLATIONS, BLOCK_PARTS, PARTS, BlockScores, HeadScores, Questions, questions_of
+from cap_viz.attribution.results import (
+    ABLATIONS,
+    BLOCK_PARTS,
+    PARTS,
+    Ablations,
+    BlockScores,
+    HeadScores,
+    Questions,
+    questions_of,
+)
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.tasks.base import Example
+
+Scores = TypeVar("Scores", bound=Ablations)
 
 # Rows x positions of one replayed forward. Large enough to keep the matrix products busy, small enough that a
 # step stays near one second on two laptop cores.
@@ -309,13 +321,8 @@ class ScoreArrays:
         self.dense[members], self.ablated[:, :, members] = content["dense"], content["ablated"]
 
     def result(self) -> HeadScores | BlockScores:
-        return self.scores() if self.plan.parts == "heads" else self.blocks()
-
-    def scores(self) -> HeadScores:
-        return HeadScores(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
-
-    def blocks(self) -> BlockScores:
-        return BlockScores(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
+        kind = HeadScores if self.plan.parts == "heads" else BlockScores
+        return kind(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
 
 
 def exact_scores(
@@ -331,7 +338,7 @@ def exact_scores(
     Arguments and errors are those of `make_score_plan`.
     """
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
-    return collected(model, plan).scores()
+    return collected(model, plan, HeadScores)
 
 
 def score_blocks(
@@ -348,11 +355,11 @@ def score_blocks(
     those of `make_score_plan`.
     """
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="blocks")
-    return collected(model, plan).blocks()
+    return collected(model, plan, BlockScores)
 
 
-def collected(model: ReasoningModel, plan: ScorePlan) -> ScoreArrays:
+def collected(model: ReasoningModel, plan: ScorePlan, kind: type[Scores]) -> Scores:
     arrays = ScoreArrays(plan, model.shape.n_layers, model.shape.n_heads)
     for block in score_steps(model, plan):
         arrays.add(block)
-    return arrays
+    return kind(questions=plan.questions, dense=arrays.dense, ablated=arrays.ablated)
