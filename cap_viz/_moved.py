@@ -34,7 +34,7 @@ MOVED = {
     "engine.direct_decoding": "attribution.forward.llama_decoding",
     "engine.gradient": "attribution.forward.backward",
     "engine.joint": "attribution.forward.patching",
-    "engine.losses": "attribution.forward.losses",
+    "engine.losses": "attribution.forward.backward",
     "engine.packing": "attribution.forward.packing",
     "engine.replacement": "attribution.forward.patching",
     "engine.replay": "attribution.forward.replay",

@@ -89,6 +89,29 @@ def test_configs_of_other_families_and_broken_files_are_a_sentence(tmp_path: Pat
             dimensions_in(tmp_path)
 
 
+def test_operations_of_an_ablation_by_hand() -> None:
+    """Two layers of two heads: ten tokens, answers read at two of them."""
+    sizes = dimensions_of(
+        {
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "hidden_size": 4,
+            "intermediate_size": 3,
+            "vocab_size": 5,
+            "max_position_embeddings": 16,
+        }
+    )
+    q, k, v, o, mlp = 16, 8, 8, 16, 36
+    one_query = 2 * 2 * (10 * 2 * 2)
+    once = 10 * (2 * (q + k + v + o) + one_query)
+    change, vocabulary = 10 * 2 * (2 * 4), 2 * 2 * (4 * 5)
+    last_block = 10 * 2 * (k + v) + 2 * (2 * (q + o + mlp) + one_query)
+    first_layer = once + 2 * (change + 10 * 2 * mlp + last_block + vocabulary)
+    last_layer = once + 2 * (change + 2 * 2 * mlp + vocabulary)
+    assert ablation_operations(sizes, tokens=10, reads=2) == first_layer + last_layer == 9632
+
+
 def added_product(total: list[int], left: list[int], right: list[int], *_: object, **__: object) -> int:
     """Operations of `addmm_`, which torch's counter does not know: it knows the one that is not in place."""
     return 2 * left[0] * left[1] * right[1]

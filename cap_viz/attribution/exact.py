@@ -67,7 +67,7 @@ class ScoreBlock:
     """Log-likelihoods of one batch with parts of one layer ablated (heads, or its attention and MLP).
 
     `ablated[p, i, k]` belongs to the p-th of `parts`, the i-th example of the batch and its option k. `work` is the
-    block's portion of `ScorePlan.total_work`, in blocks x tokens; `last` marks the last block of the batch.
+    block's portion of `ScorePlan.batch_work`, in blocks x tokens; `last` marks the last block of the batch.
     """
 
     batch: int
@@ -114,9 +114,6 @@ class ScorePlan:
 
     def batch_work(self, batch: int, n_layers: int) -> int:
         return sum(self.work(batch, layer, n_layers) for layer in range(n_layers))
-
-    def total_work(self, n_layers: int) -> int:
-        return sum(self.batch_work(batch, n_layers) for batch in range(len(self.batches.batches)))
 
 
 def make_score_plan(

@@ -90,17 +90,12 @@ def attention_pattern(
 
     Raises `UsageError` for a head the model does not have.
     """
+    from cap_viz.attribution.attention_patterns import patterns
     from cap_viz.attribution.joint_ablation import check_sets
 
     check_sets([((layer, head),)], model.shape)
-    name, kept = f"blocks.{layer}.attn.hook_pattern", {}
-
-    def keep(pattern: Tensor, hook: object) -> None:
-        kept["pattern"] = pattern[0, head].float().cpu().numpy()
-
-    with changed_model(model, heads), model.bridge.hooks(fwd_hooks=[(name, keep)]):
-        full_logits(model, tokens)
-    return kept["pattern"]
+    with changed_model(model, heads):
+        return patterns(model, tokens, [layer])[layer][head].cpu().numpy()
 
 
 def continuation_steps(

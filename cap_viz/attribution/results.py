@@ -97,14 +97,6 @@ INDEX_TYPES = {name: np.int16 for name in ("layer", "head", "part", "set", "opti
 
 
 @dataclass(frozen=True)
-class Losses:
-    """A metric per example, with each part ablated and for the untouched model."""
-
-    ablated: Float[np.ndarray, "layer part example"]
-    dense: Float[np.ndarray, " example"]
-
-
-@dataclass(frozen=True)
 class Ablations:
     """Log-likelihood of every option, dense and with each part ablated; NaN where an option does not exist."""
 
@@ -118,14 +110,8 @@ class Ablations:
 
     def effects(self, metric: str = "nll") -> Float[np.ndarray, "layer part example"]:
         """`metric(ablated) - metric(dense)` per example: positive means the part helps. In nats, or errors."""
-        losses = self.losses(metric)
-        return losses.ablated - losses.dense
-
-    def losses(self, metric: str = "nll") -> Losses:
-        """The metric itself, ablated and dense."""
-        loss = metric_named(metric)
-        gold, tokens = self.questions.gold, self.questions.tokens
-        return Losses(ablated=loss(self.ablated, gold, tokens), dense=loss(self.dense, gold, tokens))
+        loss, gold, tokens = metric_named(metric), self.questions.gold, self.questions.tokens
+        return loss(self.ablated, gold, tokens) - loss(self.dense, gold, tokens)
 
     def mean_effect(self, metric: str = "nll") -> Float[np.ndarray, "layer part"]:
         """The mean effect over the examples: of a head, its score."""

@@ -6,9 +6,10 @@ TransformerLens 4.3 still runs the earlier blocks under `start_at_layer`, so eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,6 +76,20 @@ def option_logliks(
     with model.bridge.hooks(fwd_hooks=list(hooks)):
         final = dense_pass(model, batch, keep_calls=False).final
     return read_logliks(model, batch, final[:, None])[0]
+
+
+@contextmanager
+def keeping(model: ReasoningModel, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Keep the outputs at the named hooks of the forward inside, in the order they are computed."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor, hook: Any) -> Tensor:
+        kept[name] = output
+        # Returned, so that the model goes on with the kept tensor: a hook may be handed a reshaped copy.
+        return output
+
+    with model.bridge.hooks(fwd_hooks=[(name, partial(keep, name)) for name in names]):
+        yield kept
 
 
 def first_tensor(output: Any) -> Tensor:

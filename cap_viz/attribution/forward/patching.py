@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cap_viz.attribution.forward.dense_pass import Hook, dense_pass
+from cap_viz.attribution.forward.dense_pass import Hook, dense_pass, keeping
 from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch
 from cap_viz.models.loading import ModelShape, ReasoningModel
 
@@ -51,14 +51,10 @@ def mlp_site(shape: ModelShape) -> Site:
 
 def dense_outputs(model: ReasoningModel, batch: PackedBatch, site: Site) -> list[Float[Tensor, "row position ..."]]:
     """Outputs of the untouched model at the site, one per layer."""
-    found: list[Tensor] = []
-
-    def keep(output: Tensor, hook: object) -> None:
-        found.append(output.reshape(*batch.tokens.shape, *site.shape))
-
-    with model.bridge.hooks(fwd_hooks=[(site.name(layer), keep) for layer in range(model.shape.n_layers)]):
+    names = [site.name(layer) for layer in range(model.shape.n_layers)]
+    with keeping(model, names) as kept:
         dense_pass(model, batch, keep_calls=False)
-    return found
+    return [kept[name].reshape(*batch.tokens.shape, *site.shape) for name in names]
 
 
 def zeros(model: ReasoningModel, site: Site) -> Float[Tensor, "layer 1 1 ..."]:
