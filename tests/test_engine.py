@@ -25,7 +25,7 @@ from cap_viz.evaluation.choice import evaluate, make_eval_plan
 from cap_viz.models.catalogue import ModelSource
 from cap_viz.models.loading import ReasoningModel, boot
 from cap_viz.pruning import prune_mask
-from cap_viz.tasks import Example
+from cap_viz.tasks import Example, Splits, Task
 from tests.tiny import tiny_examples
 
 
@@ -119,6 +119,27 @@ def test_doctor_passes_on_a_single_layer(tiny_folder: Path) -> None:
     source = ModelSource(id="one-layer", title="one layer", folder=tiny_folder, fingerprint="one-layer")
     one_layer = boot(source, LlamaForCausalLM(config).eval(), AutoTokenizer.from_pretrained(tiny_folder))
     assert [(check.name, check.passed) for check in checks(one_layer) if not check.passed] == []
+
+
+def test_doctor_passes_where_questions_have_different_numbers_of_options(
+    tiny_model: ReasoningModel, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options that one of the two questions lacks made the comparison of packed and separate rows fail."""
+    questions = (tiny_examples(1, n_options=2)[0], tiny_examples(2)[1])
+    task = replace(tiny_task, load=lambda: Splits(calibration=tiny_examples(3)[2:], evaluation=questions))
+    monkeypatch.setattr("cap_viz.attribution.self_test.load_task", lambda name: task)
+    assert [(check.name, check.detail) for check in checks(tiny_model) if not check.passed] == []
+
+
+def test_doctor_notices_numbers_that_are_not_finite(
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They counted as no difference."""
+    right = OwnBlocks.ablate_heads
+    monkeypatch.setattr(OwnBlocks, "ablate_heads", lambda *args: right(*args) * float("nan"))
+    failed = [check.name for check in checks(tiny_model) if not check.passed]
+    assert "engine equals a full forward with the head zeroed" in failed
+    assert "engine equals zeroed columns of the output projection" in failed
 
 
 def test_doctor_notices_a_wrong_engine(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:

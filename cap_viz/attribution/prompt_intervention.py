@@ -74,8 +74,11 @@ def read_prompt(
 
     Raises `UsageError` for a head the model does not have, `CapVizError` when the model's numbers are not finite.
     """
+    import torch
+
     with changed_model(model, heads, weights):
-        logprobs = full_logits(model, tokens).log_softmax(dim=-1)
+        logits = model.bridge(torch.tensor([tokens], device=model.device), use_cache=False)[0]
+        logprobs = logits.float().log_softmax(dim=-1)
         own = logprobs[np.arange(len(tokens) - 1), list(tokens[1:])].cpu().numpy()
         following = logprobs[-1].cpu().numpy()
     if not np.isfinite(following).all():
@@ -147,9 +150,3 @@ def changed_model(model: ReasoningModel, heads: HeadSet, weights: Mapping[str, T
     nothing = zeros(model, heads_site(model.shape))
     with model.swapped(weights), torch.inference_mode(), model.bridge.hooks(fwd_hooks=set_hooks(heads, nothing)):
         yield
-
-
-def full_logits(model: ReasoningModel, tokens: tuple[int, ...]) -> Float[Tensor, "position vocabulary"]:
-    import torch
-
-    return model.bridge(torch.tensor([tokens], device=model.device), use_cache=False)[0].float()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +54,8 @@ def checks(model: ReasoningModel) -> Iterator[Check]:
     with model.lease, torch.inference_mode():
         batch = batch_of(model, encoded, packed=True)
         subject = Subject(model, batch, option_logliks(model, batch), spread_heads(model))
-    packed = dense_logliks(model, encoded, packed=True)
-    separate = dense_logliks(model, encoded, packed=False)
-    yield close("packed rows equal separate rows", float(abs(packed - separate).max()), 1e-3)
+    packed, separate = (torch.from_numpy(dense_logliks(model, encoded, packed=packed)) for packed in (True, False))
+    yield close("packed rows equal separate rows", [difference(subject, packed, separate)], 1e-3)
     for check in (no_op_hook, replay_is_full_forward, replay_is_zeroed_columns, only_its_slice, restore_is_exact):
         with model.lease, torch.inference_mode():
             result = check(subject)
@@ -73,22 +73,21 @@ def no_op_hook(subject: Subject) -> Check:
     """Check that a hook that returns z as it is changes no bit."""
     layer, _ = subject.heads[0]
     hooked = option_logliks(subject.model, subject.batch, [(f"blocks.{layer}.attn.hook_z", lambda z, hook: z)])
-    return close("a hook that does nothing changes nothing", difference(hooked, subject.dense), 0.0)
+    return close("a hook that does nothing changes nothing", [difference(subject, hooked, subject.dense)], 0.0)
 
 
 def replay_is_full_forward(subject: Subject) -> Check:
     """Compare suffix replay with a full forward with the head's z set to zero."""
-    worst = 0.0
+    found = []
     for layer, head in subject.heads:
         zeroed = option_logliks(subject.model, subject.batch, [without_head(subject, layer, head)])
-        worst = max(worst, difference(replayed(subject, layer)[head], zeroed))
-    return close("engine equals a full forward with the head zeroed", worst, TOLERANCE)
+        found.append(difference(subject, replayed(subject, layer)[head], zeroed))
+    return close("engine equals a full forward with the head zeroed", found, TOLERANCE)
 
 
 def replay_is_zeroed_columns(subject: Subject) -> Check:
     """Compare suffix replay with zeroing the head's columns of the output projection."""
-    model, worst = subject.model, 0.0
-    width = model.shape.d_head
+    model, found, width = subject.model, [], subject.model.shape.d_head
     for layer, head in subject.heads:
         projection = model.blocks[layer].attn.o.original_component
         weight = projection.weight.data
@@ -101,8 +100,8 @@ def replay_is_zeroed_columns(subject: Subject) -> Check:
             ablated = option_logliks(model, subject.batch)
         finally:
             projection.weight.data = weight
-        worst = max(worst, difference(replayed(subject, layer)[head], ablated))
-    return close("engine equals zeroed columns of the output projection", worst, TOLERANCE)
+        found.append(difference(subject, replayed(subject, layer)[head], ablated))
+    return close("engine equals zeroed columns of the output projection", found, TOLERANCE)
 
 
 def only_its_slice(subject: Subject) -> Check:
@@ -128,12 +127,9 @@ def restore_is_exact(subject: Subject) -> Check:
         return Check(name, True, f"not applicable: {error}")
     keep = {matrix.name: torch.zeros_like(matrix.weight, dtype=torch.bool)}
     inside = before
-    try:
-        with model.masked(keep):
-            inside = weights_digest(model)
-            raise InterruptedError
-    except InterruptedError:
-        pass
+    with suppress(InterruptedError), model.masked(keep):
+        inside = weights_digest(model)
+        raise InterruptedError
     after = weights_digest(model)
     passed = after == before and inside != before
     return Check(name, passed, f"digest {before[:12]} → {after[:12]}")
@@ -173,10 +169,14 @@ def weights_digest(model: ReasoningModel) -> str:
     return digest.hexdigest()
 
 
-def difference(first: Tensor, second: Tensor) -> float:
-    """Largest absolute difference, absent options (NaN in both) left out."""
-    return float((first - second).abs().nan_to_num(0.0).max())
+def difference(
+    subject: Subject, first: Float[Tensor, "example option"], second: Float[Tensor, "example option"]
+) -> Float[Tensor, ""]:
+    """Largest absolute difference over the options there are; NaN where one of them is."""
+    there = (subject.batch.answer_tokens > 0).to(first.device)
+    return (first - second)[there].abs().max().cpu()
 
 
-def close(name: str, worst: float, bound: float) -> Check:
+def close(name: str, differences: Sequence[Float[Tensor, ""]], bound: float) -> Check:
+    worst = float(torch.stack(tuple(differences)).max())
     return Check(name, worst <= bound, f"largest difference in log-likelihood {worst:.1e}, allowed {bound:.0e}")

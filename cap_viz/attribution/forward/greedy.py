@@ -25,8 +25,6 @@ from cap_viz.attribution.forward.llama_fast_path import direct_model
 from cap_viz.attribution.forward.packing import shared_length
 from cap_viz.models.loading import ReasoningModel
 
-Rows = Sequence[int]
-
 
 class Decoder(Protocol):
     """A way to run the blocks on one token after another. Callers hold the lease, inside `torch.inference_mode`."""
@@ -85,7 +83,7 @@ def greedy_steps(
     *,
     direct: bool = False,
     changed: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Generator[Int[Tensor, " row"], Rows | None, None]:
+) -> Generator[Int[Tensor, " row"], Sequence[int] | None, None]:
     """Yield the most likely next token of every row, at most `most` times.
 
     `prompts` are token sequences of at least one token. `direct` takes the direct blocks, which
