@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.stats import rankdata
 
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
@@ -52,10 +53,7 @@ class HeadRoles:
     def rank(self, measure: str) -> np.ndarray:
         """Rank the heads by a measure, 1 for the highest value."""
         values = self.values[measure]
-        order = np.argsort(-values, axis=None, kind="stable")
-        ranks = np.empty(values.size, dtype=np.int64)
-        ranks[order] = np.arange(1, values.size + 1)
-        return ranks.reshape(values.shape)
+        return rankdata(-values, method="ordinal").reshape(values.shape)
 
     def to_tables(self) -> dict[str, pd.DataFrame]:
         """Table `roles`: one row per layer and head, a column per measure."""
