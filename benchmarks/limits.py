@@ -34,6 +34,7 @@ from benchmarks.replay_vs_naive import matmul_rate
 from cap_viz.attribution import exact
 from cap_viz.attribution import gradient as by_gradient
 from cap_viz.attribution.exact import exact_scores, make_score_plan, score_steps
+from cap_viz.attribution.results import EvalReport
 from cap_viz.cli.output import shown
 from cap_viz.defaults import N_CALIBRATION
 from cap_viz.evaluation.choice import EvalArrays, eval_steps, make_eval_plan
@@ -132,7 +133,7 @@ def left_by_covariate(model: ReasoningModel) -> dict[str, list[float]]:
     scores = load_scores(store, shown(run_steps(exact_specs(model, examples)[0], model, store)))
     spec = ScoreSpec(model=model.ref, examples=examples, estimator="gradient", metric="nll")
     gradient = load_gradient(store, shown(run_steps(spec, model, store))).per_example.astype(np.float64)
-    exact, dense = scores.effects("nll").astype(np.float64), scores.losses("nll").dense
+    exact, dense = scores.effects("nll").astype(np.float64), EvalReport(scores.questions, scores.dense).losses("nll")
     exact, gradient = (effects.reshape(-1, effects.shape[-1]) for effects in (exact, gradient))
     top = np.argsort(-exact.mean(axis=1))[:TOP]
     sets: dict[str, Callable[[Any], list[Any]]] = {

@@ -52,7 +52,7 @@ from cap_viz.runs.run_queries import block_spec
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import data_folder
-from cap_viz.tasks.arc import to_example
+from cap_viz.tasks.arc import ArcRow
 from cap_viz.tasks.base import Example
 from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.tasks.sources import read_json_lines
@@ -439,7 +439,7 @@ def validation(n: int) -> tuple[Example, ...]:
     if folder is None:
         raise SystemExit("Name the folder with arc_easy/validation.jsonl by CAP_VIZ_DATA.")
     rows = read_json_lines(folder / TASK / "validation.jsonl")
-    return tuple(to_example(row) for row in rows)[:n]
+    return tuple(row.read(ArcRow.to_example) for row in rows)[:n]
 
 
 def line_of(name: str, report: EvalReport, baseline: EvalReport, mask: Mask, seconds: float) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from benchmarks.guards import CountingBackend, self_checks_made, shipped_only
 from benchmarks.sessions import CLICKED, VIEWS, check_busy, click_seconds
 from cap_viz.attribution import exact
 from cap_viz.attribution.exact import exact_scores
+from cap_viz.attribution.forward.llama_fast_path import DirectModel
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
@@ -134,13 +135,13 @@ def test_limits_times_forwards_of_the_size_it_names(
     monkeypatch.setattr(limits, "TASK", "tiny")
     monkeypatch.setattr(limits, "MANY", 1)
     groups: set[int] = set()
-    real = exact.ablated_heads
+    real = DirectModel.ablate_heads
 
-    def noted(*arguments: Any) -> Any:
-        groups.add(len(arguments[-1]))
-        return real(*arguments)
+    def noted(direct: DirectModel, *arguments: Any) -> Any:
+        groups.update(len(one) for one in arguments if isinstance(one, range))
+        return real(direct, *arguments)
 
-    monkeypatch.setattr(exact, "ablated_heads", noted)
+    monkeypatch.setattr(DirectModel, "ablate_heads", noted)
     assert list(limits.measure(tiny_model, 12)["exact_seconds"]) == ["60", "120", "240"]
     assert groups == {tiny_model.shape.n_heads}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 
 from cap_viz.attribution.forward.greedy import greedy_steps, left_padded
-from cap_viz.attribution.forward.llama_decoding import direct_greedy_steps
 from cap_viz.attribution.forward.llama_fast_path import direct_model
 from cap_viz.attribution.forward.shortcut_checks import direct_decoding_is_valid
 from cap_viz.models.loading import ReasoningModel
@@ -29,15 +29,10 @@ def plain_greedy(model: ReasoningModel, prompt: list[int], n: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def direct(model: ReasoningModel, prompts: Sequence[Sequence[int]], **options: Any) -> Generator[Tensor, Any, None]:
-    found = direct_model(model)
-    assert found is not None
-    return direct_greedy_steps(model, found, prompts, N, **options)
-
-
-@pytest.fixture(params=[greedy_steps, direct], ids=["own blocks", "direct"])
-def steps(request: pytest.FixtureRequest) -> Steps:
-    return request.param
+@pytest.fixture(params=[False, True], ids=["own blocks", "direct"])
+def steps(request: pytest.FixtureRequest, tiny_model: ReasoningModel) -> Steps:
+    assert direct_model(tiny_model) is not None
+    return partial(greedy_steps, tiny_model, direct=request.param)
 
 
 def prompts_of(model: ReasoningModel, shared: int = 0, n: int = 4) -> list[list[int]]:
@@ -53,22 +48,20 @@ def test_rows_of_different_lengths_are_written_as_they_would_be_alone(
     tiny_model: ReasoningModel, steps: Steps, shared: int
 ) -> None:
     prompts = prompts_of(tiny_model, shared)
-    writing = steps(tiny_model, prompts)
-    written = torch.stack([next(writing) for _ in range(N)], dim=1).tolist()
+    written = torch.stack(list(steps(prompts, N)), dim=1).tolist()
     assert written == [plain_greedy(tiny_model, prompt, N) for prompt in prompts]
 
 
 def test_one_row_and_the_same_prompt_twice(tiny_model: ReasoningModel, steps: Steps) -> None:
     prompt = prompts_of(tiny_model)[0]
     for prompts in ([prompt], [prompt, prompt], [prompt[:1], prompt[:1]]):
-        writing = steps(tiny_model, prompts)
-        written = torch.stack([next(writing) for _ in range(N)], dim=1).tolist()
+        written = torch.stack(list(steps(prompts, N)), dim=1).tolist()
         assert written == [plain_greedy(tiny_model, one, N) for one in prompts]
 
 
 def test_dropped_rows_change_nothing_for_the_others(tiny_model: ReasoningModel, steps: Steps) -> None:
     prompts = prompts_of(tiny_model, 10)
-    writing = steps(tiny_model, prompts)
+    writing = steps(prompts, N)
     alone = [plain_greedy(tiny_model, prompt, N) for prompt in prompts]
     assert next(writing).tolist() == [one[0] for one in alone]
     assert writing.send([3, 1]).tolist() == [alone[3][1], alone[1][1]]
@@ -78,7 +71,7 @@ def test_dropped_rows_change_nothing_for_the_others(tiny_model: ReasoningModel, 
 
 def test_all_rows_can_be_kept_in_another_order(tiny_model: ReasoningModel, steps: Steps) -> None:
     prompts = prompts_of(tiny_model, 10)
-    writing = steps(tiny_model, prompts)
+    writing = steps(prompts, N)
     alone = [plain_greedy(tiny_model, prompt, 2) for prompt in prompts]
     next(writing)
     assert writing.send([2, 0, 3, 1]).tolist() == [alone[row][1] for row in (2, 0, 3, 1)]
@@ -88,8 +81,7 @@ def test_weights_swapped_in_are_those_that_write(tiny_model: ReasoningModel, ste
     prompts = prompts_of(tiny_model, 10)
     with tiny_model.lease:
         weights = {matrix.name: torch.roll(matrix.weight.detach(), 1, dims=0) for matrix in tiny_model.matrices()}
-    writing = steps(tiny_model, prompts, changed=lambda: tiny_model.swapped(weights))
-    written = torch.stack([next(writing) for _ in range(N)], dim=1).tolist()
+    written = torch.stack(list(steps(prompts, N, changed=lambda: tiny_model.swapped(weights))), dim=1).tolist()
     with tiny_model.swapped(weights):
         pruned = [plain_greedy(tiny_model, prompt, N) for prompt in prompts]
     assert written == pruned
@@ -106,7 +98,7 @@ def test_no_forward_runs_without_the_lease(tiny_model: ReasoningModel, steps: St
     with ThreadPoolExecutor(max_workers=1) as pool:
         handle = tiny_model.bridge.embed.original_component.register_forward_pre_hook(ask_another_thread)
         try:
-            writing = steps(tiny_model, prompts_of(tiny_model, 10))
+            writing = steps(prompts_of(tiny_model, 10), N)
             next(writing)
             next(writing)
         finally:

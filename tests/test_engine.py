@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cap_viz.attribution.exact import exact_scores, head_groups, make_score_plan, replacing, score_steps
 from cap_viz.attribution.forward import packing
-from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.dense_pass import dense_pass, option_logliks
 from cap_viz.attribution.forward.patching import heads_site
+from cap_viz.attribution.forward.replay import OwnBlocks
 from cap_viz.attribution.forward.shortcut_checks import batch_of
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.attribution.results import ABLATIONS
@@ -24,7 +25,7 @@ from cap_viz.evaluation.choice import evaluate, make_eval_plan
 from cap_viz.models.catalogue import ModelSource
 from cap_viz.models.loading import ReasoningModel, boot
 from cap_viz.pruning import prune_mask
-from cap_viz.tasks import Example
+from cap_viz.tasks import Example, Splits, Task
 from tests.tiny import tiny_examples
 
 
@@ -43,12 +44,8 @@ def slow_effects(model: ReasoningModel, n: int, value: Tensor) -> np.ndarray:
                     z[:, :, head] = value[layer, head]
                     return z
 
-                with (
-                    torch.inference_mode(),
-                    model.bridge.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_z", overwrite)]),
-                ):
-                    final = dense_pass(model, batch, keep_calls=False).final
-                    result[layer, head, i] = read_logliks(model, batch, final[:, None])[0]
+                with torch.inference_mode():
+                    result[layer, head, i] = option_logliks(model, batch, [(f"blocks.{layer}.attn.hook_z", overwrite)])
     return result
 
 
@@ -116,12 +113,39 @@ def test_doctor_passes_on_a_sound_model(tiny_model: ReasoningModel, monkeypatch:
     assert len(results) == 6
 
 
+def test_doctor_passes_on_a_single_layer(tiny_folder: Path) -> None:
+    """It took the second of the heads it had chosen, one a layer."""
+    config = LlamaConfig.from_pretrained(tiny_folder, num_hidden_layers=1)
+    source = ModelSource(id="one-layer", title="one layer", folder=tiny_folder, fingerprint="one-layer")
+    one_layer = boot(source, LlamaForCausalLM(config).eval(), AutoTokenizer.from_pretrained(tiny_folder))
+    assert [(check.name, check.passed) for check in checks(one_layer) if not check.passed] == []
+
+
+def test_doctor_passes_where_questions_have_different_numbers_of_options(
+    tiny_model: ReasoningModel, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options that one of the two questions lacks made the comparison of packed and separate rows fail."""
+    questions = (tiny_examples(1, n_options=2)[0], tiny_examples(2)[1])
+    task = replace(tiny_task, load=lambda: Splits(calibration=tiny_examples(3)[2:], evaluation=questions))
+    monkeypatch.setattr("cap_viz.attribution.self_test.load_task", lambda name: task)
+    assert [(check.name, check.detail) for check in checks(tiny_model) if not check.passed] == []
+
+
+def test_doctor_notices_numbers_that_are_not_finite(
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They counted as no difference."""
+    right = OwnBlocks.ablate_heads
+    monkeypatch.setattr(OwnBlocks, "ablate_heads", lambda *args: right(*args) * float("nan"))
+    failed = [check.name for check in checks(tiny_model) if not check.passed]
+    assert "engine equals a full forward with the head zeroed" in failed
+    assert "engine equals zeroed columns of the output projection" in failed
+
+
 def test_doctor_notices_a_wrong_engine(tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablating the neighbour's head must not pass."""
-    import cap_viz.attribution.self_test as doctor
-
-    right = doctor.ablate_layer
-    monkeypatch.setattr(doctor, "ablate_layer", lambda *args: right(*args).roll(1, dims=0))
+    right = OwnBlocks.ablate_heads
+    monkeypatch.setattr(OwnBlocks, "ablate_heads", lambda *args: right(*args).roll(1, dims=0))
     failed = [r.name for r in checks(tiny_model) if not r.passed]
     assert "engine equals a full forward with the head zeroed" in failed
     assert "engine equals zeroed columns of the output projection" in failed
@@ -186,9 +210,7 @@ def test_short_cuts_that_hold_are_tried_once(tiny_model: ReasoningModel, monkeyp
     assert tiny_model.passed == {"replay", "direct"}, "one option a question says nothing about several in a row"
     first = make_score_plan(tiny_model, tiny_examples(3)).batches
     assert tiny_model.passed == {"packing", "replay", "direct"}
-    monkeypatch.setattr(
-        "cap_viz.attribution.forward.shortcut_checks.dense_pass", lambda *args, **kwargs: pytest.fail("tried again")
-    )
+    monkeypatch.setattr(tiny_model.bridge, "forward", lambda *args, **kwargs: pytest.fail("tried again"))
     assert make_score_plan(tiny_model, tiny_examples(3)).batches == first
 
 
@@ -237,7 +259,8 @@ def test_long_examples_go_through_some_heads_at_a_time(
     blocks = list(score_steps(tiny_model, plan))
     assert len(blocks) > 3 * len(plan.batches.batches)
     assert sum(block.last for block in blocks) == len(plan.batches.batches)
-    assert sum(block.work for block in blocks) == pytest.approx(plan.total_work(3))
+    work = sum(plan.batch_work(number, n_layers=3) for number in plan.batches.numbers())
+    assert sum(block.work for block in blocks) == pytest.approx(work)
     parted = exact_scores(tiny_model, examples, ablation="mean")
     np.testing.assert_allclose(parted.ablated, whole.ablated, atol=5e-5)
 

@@ -19,8 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cap_viz.attribution.effect_metrics import DIFFERENTIABLE, METRICS, metric_named
 from cap_viz.attribution.estimators import score_heads
 from cap_viz.attribution.exact import encode_all, exact_scores
-from cap_viz.attribution.forward.backward import gradient_pass
-from cap_viz.attribution.forward.losses import LOSSES
+from cap_viz.attribution.forward.backward import LOSSES, gradient_pass
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.attribution.forward.shortcut_checks import batch_of
 from cap_viz.attribution.gradient import gradient_effects, gradient_steps, make_gradient_plan

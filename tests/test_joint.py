@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 
 from cap_viz.attribution.exact import exact_scores, make_score_plan
-from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
-from cap_viz.attribution.forward.joint import ablate_set
+from cap_viz.attribution.forward.dense_pass import option_logliks
+from cap_viz.attribution.forward.patching import set_hooks
 from cap_viz.attribution.forward.shortcut_checks import batch_of
 from cap_viz.attribution.joint_ablation import joint_effects
 from cap_viz.errors import CapVizError, UsageError
@@ -49,10 +49,10 @@ def test_a_set_equals_stacked_hooks_on_separate_rows(tiny_model: ReasoningModel)
         return f"blocks.{layer}.attn.hook_z", hook
 
     batch = batch_of(tiny_model, plan.encoded, packed=False)
-    with torch.inference_mode(), tiny_model.bridge.hooks(fwd_hooks=[overwrite(*head) for head in heads]):
-        expected = read_logliks(tiny_model, batch, dense_pass(tiny_model, batch, keep_calls=False).final[:, None])[0]
+    packed = batch_of(tiny_model, plan.encoded, packed=True)
     with torch.inference_mode():
-        found = ablate_set(tiny_model, batch_of(tiny_model, plan.encoded, packed=True), heads, value[:, None, None])
+        expected = option_logliks(tiny_model, batch, [overwrite(*head) for head in heads])
+        found = option_logliks(tiny_model, packed, set_hooks(heads, value[:, None, None]))
     torch.testing.assert_close(found, expected, atol=5e-5, rtol=0)
 
 

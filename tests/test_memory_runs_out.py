@@ -13,6 +13,7 @@ import torch
 
 from cap_viz.attribution.batch_plan import BatchPlan, halved
 from cap_viz.attribution.exact import MOST_TOKENS_PER_STEP
+from cap_viz.attribution.forward.llama_fast_path import DirectModel
 from cap_viz.errors import OutOfMemory
 from cap_viz.models.batch_size import MOST_TIMES
 from cap_viz.models.loading import ReasoningModel
@@ -143,13 +144,11 @@ def test_halves_by_hand() -> None:
 def test_a_single_example_goes_on_with_fewer_heads_at_a_time(
     tiny_model: ReasoningModel, tiny_task: Task, store: Store, roomy: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cap_viz.attribution import exact
-
     spec = ScoreSpec(tiny_model.ref, calibration_set("tiny", 1))
     whole = load_scores(roomy, finish(run_steps(spec, tiny_model, roomy)))
     heads = tiny_model.shape.n_heads
-    limited = with_room_for(1, exact.ablated_heads, lambda *arguments: len(arguments[-1]), GPU_ERROR)
-    monkeypatch.setattr(exact, "ablated_heads", limited)
+    limited = with_room_for(1, DirectModel.ablate_heads, lambda *arguments: len(arguments[-1]), GPU_ERROR)
+    monkeypatch.setattr(DirectModel, "ablate_heads", limited)
     run = finish(run_steps(spec, tiny_model, store))
     assert heads > 1
     assert run.provenance["plan"]["most_tokens"] < MOST_TOKENS_PER_STEP * MOST_TIMES / heads

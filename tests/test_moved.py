@@ -49,6 +49,7 @@ def test_a_former_path_gives_the_very_object_with_a_warning(module: str, name: s
         ("engines", "EngineChoice", "runs.backends", "BackendChoice"),
         ("basis", "Basis", "runs.mask_provenance", "MaskProvenance"),
         ("stats", "MeanEstimate", "stats.head_estimate", "HeadEstimate"),
+        ("measures", "Paired", "stats.paired", "PairedComparison"),
         ("stats", "PairedMeans", "stats.paired", "PairedComparison"),
         ("stats.paired_means", "PairedMeans", "stats.paired", "PairedComparison"),
         ("stats.intervals", "MeanEstimate", "stats.head_estimate", "HeadEstimate"),

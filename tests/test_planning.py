@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cap_viz.attribution.exact import encode_all
 from cap_viz.attribution.forward.dense_pass import dense_pass
-from cap_viz.attribution.forward.llama_fast_path import ablate_layer_direct, dense_logliks_direct, direct_model
+from cap_viz.attribution.forward.llama_fast_path import direct_model
 from cap_viz.attribution.forward.packing import lay_out, packed_rows
 from cap_viz.attribution.forward.patching import heads_site, zeros
 from cap_viz.attribution.forward.shortcut_checks import batch_of
@@ -89,6 +89,29 @@ def test_configs_of_other_families_and_broken_files_are_a_sentence(tmp_path: Pat
             dimensions_in(tmp_path)
 
 
+def test_operations_of_an_ablation_by_hand() -> None:
+    """Two layers of two heads: ten tokens, answers read at two of them."""
+    sizes = dimensions_of(
+        {
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "hidden_size": 4,
+            "intermediate_size": 3,
+            "vocab_size": 5,
+            "max_position_embeddings": 16,
+        }
+    )
+    q, k, v, o, mlp = 16, 8, 8, 16, 36
+    one_query = 2 * 2 * (10 * 2 * 2)
+    once = 10 * (2 * (q + k + v + o) + one_query)
+    change, vocabulary = 10 * 2 * (2 * 4), 2 * 2 * (4 * 5)
+    last_block = 10 * 2 * (k + v) + 2 * (2 * (q + o + mlp) + one_query)
+    first_layer = once + 2 * (change + 10 * 2 * mlp + last_block + vocabulary)
+    last_layer = once + 2 * (change + 2 * 2 * mlp + vocabulary)
+    assert ablation_operations(sizes, tokens=10, reads=2) == first_layer + last_layer == 9632
+
+
 def added_product(total: list[int], left: list[int], right: list[int], *_: object, **__: object) -> int:
     """Operations of `addmm_`, which torch's counter does not know: it knows the one that is not in place."""
     return 2 * left[0] * left[1] * right[1]
@@ -123,12 +146,12 @@ def test_operations_are_those_torch_counts(tiny_model: ReasoningModel, tiny_task
     assert reads == len(batch.read_row)
     with torch.inference_mode():
         with counting() as counted:
-            dense_logliks_direct(tiny_model, direct, batch)
+            direct.dense_logliks(batch)
         assert forward_operations(sizes, tokens, reads) == counted.get_total_flops()
         dense, value = dense_pass(tiny_model, batch), zeros(tiny_model, heads_site(tiny_model.shape))
         with counting() as counted:
             for layer in range(tiny_model.shape.n_layers):
-                ablate_layer_direct(direct, batch, dense, layer, value[layer])
+                direct.ablate_heads(batch, dense, layer, value[layer])
         assert ablation_operations(sizes, tokens, reads) == counted.get_total_flops()
     found = operations(sizes, tokens, reads)
     assert found.exact == found.evaluation + ablation_operations(sizes, tokens, reads)

@@ -73,7 +73,7 @@ def test_patterns_are_those_of_transformers(tiny_model: ReasoningModel, tiny_fol
     tokens = sequences(tiny_model, tiny_examples(1))[0]
     with torch.inference_mode():
         theirs = network(torch.tensor([tokens]), output_attentions=True).attentions
-    ours = patterns(tiny_model, tokens)
+    ours = patterns(tiny_model, tokens, range(tiny_model.shape.n_layers))
     for layer, attention in enumerate(theirs):
         np.testing.assert_allclose(ours[layer].numpy(), attention[0].numpy(), atol=1e-5)
 
@@ -83,7 +83,7 @@ def test_means_are_over_all_positions_of_all_examples(tiny_model: ReasoningModel
     roles = finish(role_steps(tiny_model, examples))
     total, count = np.zeros((3, 4)), 0
     for tokens in sequences(tiny_model, examples):
-        for layer, pattern in patterns(tiny_model, tokens).items():
+        for layer, pattern in patterns(tiny_model, tokens, range(tiny_model.shape.n_layers)).items():
             for head in range(4):
                 total[layer, head] += sum(float(pattern[head, i, i - 1]) for i in range(2, len(tokens)))
         count += len(tokens) - 2

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from cap_viz.attribution.forward.losses import nll
+from cap_viz.attribution.forward.backward import nll
 from cap_viz.attribution.gradient import GradientBlock
 from cap_viz.models.tensors import Tensor
 from cap_viz.pruning.calibration.activations import wanda_score

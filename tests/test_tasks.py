@@ -90,7 +90,7 @@ def test_written_tasks_have_no_near_duplicates(name: str) -> None:
 
 
 def test_mini_text_is_long_enough_and_continues_its_opening() -> None:
-    texts = [row.text("text") for row in read_json_lines(ASSETS / "mini_text" / "pieces.jsonl")]
+    texts = [row.fields["text"] for row in read_json_lines(ASSETS / "mini_text" / "pieces.jsonl")]
     assert sum(len(text.split()) for text in texts) >= 10_000
     splits = load_task("mini_text").splits
     whole = " ".join(" ".join(text.split()) for text in texts)

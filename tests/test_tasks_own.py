@@ -184,14 +184,20 @@ def test_a_bad_python_file_is_one_sentence(tmp_path: Path, text: str, sentence: 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (YAML.replace("kind: choice", "kind: quiz"), r"riddles.yaml, line 2: the kind 'quiz' is unknown"),
-        (YAML + "colour: red\n", r"line 5: the field colour is unknown"),
-        (YAML.replace("{question}", ""), r"line 3: the prompt should hold \{question\} once"),
-        (YAML.replace("riddles\n", "My Riddles\n", 1), r"line 1: the name 'My Riddles' should be lower-case"),
+        (
+            YAML.replace("kind: choice", "kind: quiz"),
+            r"yaml, line 2: the field kind should be 'choice', .*, not 'quiz'",
+        ),
+        (YAML + "colour: red\n", r"line 5: the field colour is unknown; there are name, kind, title"),
+        (YAML.replace("{question}", ""), r"line 3: the field prompt should hold \{question\} once"),
+        (
+            YAML.replace("riddles\n", "My Riddles\n", 1),
+            r"line 1: the field name should be lower.*, not 'My Riddles'",
+        ),
         (YAML.replace("data: riddles.jsonl", "calibration: riddles.jsonl"), "either as data"),
         (YAML.replace("data: riddles.jsonl", "data: none.jsonl"), r"none.jsonl cannot be read \(No such file"),
-        (YAML + "calibration_share: 1.5\n", "line 5: the share 1.5 should be between 0 and 1"),
-        (YAML + "answer: rhyme\n", "line 5: the answer is one of number, yes_no"),
+        (YAML + "calibration_share: 1.5\n", "line 5: the field calibration_share should be less than 1, not 1.5"),
+        (YAML + "answer: rhyme\n", "line 5: the field answer should be 'number' or 'yes_no', not 'rhyme'"),
         (YAML + "title: 3\n", "line 5: the field title should be a text, not a whole number"),
         ("name: [", r"line 1|line 2.*not valid YAML"),
         ("!!python/object/apply:os.system [ls]", "one on each line"),

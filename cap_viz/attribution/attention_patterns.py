@@ -13,13 +13,14 @@ The first three measures leave out the first two positions: the token before is 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.stats import rankdata
 
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
@@ -29,13 +30,13 @@ from cap_viz.tasks import Example
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
 
-MEASURES = ("previous_token", "first_token", "entropy", "induction")
 TITLES = {
     "previous_token": "previous token",
     "first_token": "first token",
     "entropy": "entropy",
     "induction": "induction",
 }
+MEASURES = tuple(TITLES)
 MOST_TOKENS = 512
 # Random tokens written twice, for induction: enough that means differ by less than a hundredth from draw to draw.
 N_RANDOM, RANDOM_LENGTH = 8, 50
@@ -52,10 +53,7 @@ class HeadRoles:
     def rank(self, measure: str) -> np.ndarray:
         """Rank the heads by a measure, 1 for the highest value."""
         values = self.values[measure]
-        order = np.argsort(-values, axis=None, kind="stable")
-        ranks = np.empty(values.size, dtype=np.int64)
-        ranks[order] = np.arange(1, values.size + 1)
-        return ranks.reshape(values.shape)
+        return rankdata(-values, method="ordinal").reshape(values.shape)
 
     def to_tables(self) -> dict[str, pd.DataFrame]:
         """Table `roles`: one row per layer and head, a column per measure."""
@@ -80,20 +78,20 @@ def role_steps(model: ReasoningModel, examples: Sequence[Example]) -> Generator[
     if not natural:
         raise UsageError("There is no example of at least three tokens to look at.")
     random = random_sequences(model)
-    shape, done = (model.shape.n_layers, model.shape.n_heads), 0
+    layers, done = range(model.shape.n_layers), 0
     total = len(natural) + len(random)
-    sums = {name: np.zeros(shape) for name in MEASURES}
+    sums = {name: np.zeros((len(layers), model.shape.n_heads)) for name in MEASURES}
     positions = 0
     for tokens in natural:
         yield Progress(done, total, "reading attention")
-        for layer, pattern in patterns(model, tokens).items():
+        for layer, pattern in patterns(model, tokens, layers).items():
             for name, values in summed(pattern).items():
                 sums[name][layer] += values
         positions += len(tokens) - FIRST_POSITION
         done += 1
     for tokens in random:
         yield Progress(done, total, "reading attention")
-        for layer, pattern in patterns(model, tokens).items():
+        for layer, pattern in patterns(model, tokens, layers).items():
             sums["induction"][layer] += induction(pattern) / len(random)
         done += 1
     values = {name: sums[name] if name == "induction" else sums[name] / positions for name in MEASURES}
@@ -116,22 +114,18 @@ def random_sequences(model: ReasoningModel) -> list[tuple[int, ...]]:
     return [(*half, *half) for half in drawn]
 
 
-def patterns(model: ReasoningModel, tokens: tuple[int, ...]) -> dict[int, Float[Tensor, "head query key"]]:
-    """Attention patterns of every layer on one sequence."""
+def patterns(
+    model: ReasoningModel, tokens: tuple[int, ...], layers: Iterable[int]
+) -> dict[int, Float[Tensor, "head query key"]]:
+    """Attention patterns of the given layers on one sequence; rows sum to 1."""
     import torch
 
-    found: dict[int, Any] = {}
+    from cap_viz.attribution.forward.dense_pass import keeping
 
-    def keeper(layer: int) -> Any:
-        def keep(pattern: Tensor, hook: object) -> None:
-            found[layer] = pattern[0].float()
-
-        return keep
-
-    hooks = [(f"blocks.{layer}.attn.hook_pattern", keeper(layer)) for layer in range(model.shape.n_layers)]
-    with model.lease, torch.inference_mode(), model.bridge.hooks(fwd_hooks=hooks):
+    names = {layer: f"blocks.{layer}.attn.hook_pattern" for layer in layers}
+    with model.lease, torch.inference_mode(), keeping(model, names.values()) as kept:
         model.bridge(torch.tensor([tokens], device=model.device), use_cache=False)
-    return found
+        return {layer: kept[name][0].float() for layer, name in names.items()}
 
 
 def summed(pattern: Float[Tensor, "head query key"]) -> dict[str, Float[np.ndarray, " head"]]:

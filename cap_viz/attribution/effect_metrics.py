@@ -53,7 +53,7 @@ METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
 }
 
-# Metrics with a gradient (on torch tensors: `attribution/forward/losses.py`), and metrics that need a second option.
+# Metrics with a gradient (on torch tensors: `attribution/forward/backward.py`), and metrics that need a second option.
 DIFFERENTIABLE = ("nll", "choice_nll", "logit_diff")
 COMPARES_OPTIONS = ("choice_nll", "logit_diff", "accuracy")
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,16 +27,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
-from cap_viz.attribution.forward.dense_pass import DensePass, dense_pass, read_logliks
-from cap_viz.attribution.forward.llama_fast_path import (
-    DirectModel,
-    ablate_blocks_direct,
-    ablate_layer_direct,
-    direct_model,
-)
+from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
 from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch, encode
 from cap_viz.attribution.forward.patching import Site, heads_site, means, mlp_site, resampled, with_options, zeros
-from cap_viz.attribution.forward.replay import ablate_blocks, ablate_layer
+from cap_viz.attribution.forward.replay import block_runner
 from cap_viz.attribution.forward.shortcut_checks import (
     batch_of,
     check_replay,
@@ -43,11 +38,22 @@ from cap_viz.attribution.forward.shortcut_checks import (
     direct_is_valid,
     packing_is_valid,
 )
-from cap_viz.attribution.results import ABLATIONS, BLOCK_PARTS, PARTS, BlockScores, HeadScores, Questions, questions_of
+from cap_viz.attribution.results import (
+    ABLATIONS,
+    BLOCK_PARTS,
+    PARTS,
+    Ablations,
+    BlockScores,
+    HeadScores,
+    Questions,
+    questions_of,
+)
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.tasks.base import Example
+
+Scores = TypeVar("Scores", bound=Ablations)
 
 # Rows x positions of one replayed forward. Large enough to keep the matrix products busy, small enough that a
 # step stays near one second on two laptop cores.
@@ -61,7 +67,7 @@ class ScoreBlock:
     """Log-likelihoods of one batch with parts of one layer ablated (heads, or its attention and MLP).
 
     `ablated[p, i, k]` belongs to the p-th of `parts`, the i-th example of the batch and its option k. `work` is the
-    block's portion of `ScorePlan.total_work`, in blocks x tokens; `last` marks the last block of the batch.
+    block's portion of `ScorePlan.batch_work`, in blocks x tokens; `last` marks the last block of the batch.
     """
 
     batch: int
@@ -108,9 +114,6 @@ class ScorePlan:
 
     def batch_work(self, batch: int, n_layers: int) -> int:
         return sum(self.work(batch, layer, n_layers) for layer in range(n_layers))
-
-    def total_work(self, n_layers: int) -> int:
-        return sum(self.batch_work(batch, n_layers) for batch in range(len(self.batches.batches)))
 
 
 def make_score_plan(
@@ -210,7 +213,7 @@ def score_steps(
     The lease is held within a step only, never across a yield.
     """
     replaced = replaced or replacements(model, plan)
-    direct = direct_model(model) if plan.batches.direct else None
+    runner = block_runner(model, direct=plan.batches.direct)
     for number in plan.batches.numbers(only):
         members = plan.batches.batches[number]
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
@@ -223,9 +226,9 @@ def score_steps(
         for layer, parts in product(range(model.shape.n_layers), groups):
             with model.lease, torch.inference_mode():
                 if mlp is None:
-                    logliks = ablated_heads(model, direct, batch, dense, layer, z[layer], parts)
+                    logliks = runner.ablate_heads(batch, dense, layer, z[layer], parts)
                 else:
-                    logliks = ablated_blocks(model, direct, batch, dense, layer, z[layer], mlp[layer])
+                    logliks = runner.ablate_blocks(batch, dense, layer, z[layer], mlp[layer])
                 ablated = checked(model, batch, logliks)
             yield ScoreBlock(
                 batch=number,
@@ -243,34 +246,6 @@ def head_groups(n_heads: int, n_tokens: int, most: int | None) -> list[range]:
     n_groups = 1 if most is None else min(n_heads, ceil(n_heads * n_tokens / most))
     edges = [n_heads * i // n_groups for i in range(n_groups + 1)]
     return [range(*edge) for edge in pairwise(edges)]
-
-
-def ablated_heads(
-    model: ReasoningModel,
-    direct: DirectModel | None,
-    batch: PackedBatch,
-    dense: DensePass,
-    layer: int,
-    z: Tensor,
-    heads: range,
-) -> Float[Tensor, "head example option"]:
-    if direct is None:
-        return ablate_layer(model, batch, dense, layer, z, heads)
-    return ablate_layer_direct(direct, batch, dense, layer, z, heads)
-
-
-def ablated_blocks(
-    model: ReasoningModel,
-    direct: DirectModel | None,
-    batch: PackedBatch,
-    dense: DensePass,
-    layer: int,
-    z: Tensor,
-    mlp: Tensor,
-) -> Float[Tensor, "part example option"]:
-    if direct is None:
-        return ablate_blocks(model, batch, dense, layer, z, mlp)
-    return ablate_blocks_direct(direct, batch, dense, layer, z, mlp)
 
 
 @dataclass(frozen=True)
@@ -343,13 +318,8 @@ class ScoreArrays:
         self.dense[members], self.ablated[:, :, members] = content["dense"], content["ablated"]
 
     def result(self) -> HeadScores | BlockScores:
-        return self.scores() if self.plan.parts == "heads" else self.blocks()
-
-    def scores(self) -> HeadScores:
-        return HeadScores(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
-
-    def blocks(self) -> BlockScores:
-        return BlockScores(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
+        kind = HeadScores if self.plan.parts == "heads" else BlockScores
+        return kind(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
 
 
 def exact_scores(
@@ -365,7 +335,7 @@ def exact_scores(
     Arguments and errors are those of `make_score_plan`.
     """
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
-    return collected(model, plan).scores()
+    return collected(model, plan, HeadScores)
 
 
 def score_blocks(
@@ -382,11 +352,11 @@ def score_blocks(
     those of `make_score_plan`.
     """
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="blocks")
-    return collected(model, plan).blocks()
+    return collected(model, plan, BlockScores)
 
 
-def collected(model: ReasoningModel, plan: ScorePlan) -> ScoreArrays:
+def collected(model: ReasoningModel, plan: ScorePlan, kind: type[Scores]) -> Scores:
     arrays = ScoreArrays(plan, model.shape.n_layers, model.shape.n_heads)
     for block in score_steps(model, plan):
         arrays.add(block)
-    return arrays
+    return kind(questions=plan.questions, dense=arrays.dense, ablated=arrays.ablated)

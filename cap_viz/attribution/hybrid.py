@@ -32,9 +32,7 @@ class HybridScores:
         return self.estimate.mean
 
 
-def hybrid_scores(
-    exact: HeadScores, gradient: GradientEffects, *, level: float = 0.95, slope: Slope = "fitted"
-) -> HybridScores:
+def hybrid_scores(exact: HeadScores, gradient: GradientEffects, *, slope: Slope = "fitted") -> HybridScores:
     """Combine exact scores and gradient effects on the gradient's metric.
 
     With mean and resample ablation both should take their values from the same reference examples. Raises
@@ -50,9 +48,7 @@ def hybrid_scores(
         )
     everything = gradient.effects(gradient.metric)
     _, places = common_rows(exact.questions.items, gradient.questions.items)
-    estimate = hybrid_mean(
-        exact.effects(gradient.metric), everything[..., places], everything, level=level, slope=slope
-    )
+    estimate = hybrid_mean(exact.effects(gradient.metric), everything[..., places], everything, slope=slope)
     return HybridScores(estimate=estimate, metric=gradient.metric)
 
 

@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
 from cap_viz.attribution.exact import TOKENS_PER_FORWARD, ScorePlan, encode_all, make_score_plan, replacing
-from cap_viz.attribution.forward.joint import ablate_set
-from cap_viz.attribution.forward.patching import heads_site
+from cap_viz.attribution.forward.dense_pass import option_logliks
+from cap_viz.attribution.forward.patching import heads_site, set_hooks
 from cap_viz.attribution.forward.shortcut_checks import batch_of, checked, packing_is_valid
 from cap_viz.attribution.results import JointScores
 from cap_viz.errors import UsageError
@@ -63,7 +63,7 @@ def joint_steps(model: ReasoningModel, plan: ScorePlan, sets: Sequence[HeadSet])
         value = value_of(members)
         for number, heads in enumerate(sets):
             with model.lease, torch.inference_mode():
-                logliks = checked(model, batch, ablate_set(model, batch, heads, value))
+                logliks = checked(model, batch, option_logliks(model, batch, set_hooks(heads, value)))
             yield JointBlock(batch=batch_number, number=number, logliks=logliks)
 
 

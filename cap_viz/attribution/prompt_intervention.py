@@ -74,8 +74,11 @@ def read_prompt(
 
     Raises `UsageError` for a head the model does not have, `CapVizError` when the model's numbers are not finite.
     """
+    import torch
+
     with changed_model(model, heads, weights):
-        logprobs = full_logits(model, tokens).log_softmax(dim=-1)
+        logits = model.bridge(torch.tensor([tokens], device=model.device), use_cache=False)[0]
+        logprobs = logits.float().log_softmax(dim=-1)
         own = logprobs[np.arange(len(tokens) - 1), list(tokens[1:])].cpu().numpy()
         following = logprobs[-1].cpu().numpy()
     if not np.isfinite(following).all():
@@ -90,17 +93,12 @@ def attention_pattern(
 
     Raises `UsageError` for a head the model does not have.
     """
+    from cap_viz.attribution.attention_patterns import patterns
     from cap_viz.attribution.joint_ablation import check_sets
 
     check_sets([((layer, head),)], model.shape)
-    name, kept = f"blocks.{layer}.attn.hook_pattern", {}
-
-    def keep(pattern: Tensor, hook: object) -> None:
-        kept["pattern"] = pattern[0, head].float().cpu().numpy()
-
-    with changed_model(model, heads), model.bridge.hooks(fwd_hooks=[(name, keep)]):
-        full_logits(model, tokens)
-    return kept["pattern"]
+    with changed_model(model, heads):
+        return patterns(model, tokens, [layer])[layer][head].cpu().numpy()
 
 
 def continuation_steps(
@@ -118,8 +116,7 @@ def continuation_steps(
 
     ends = end_tokens(model)
     room = min(n_tokens, model.shape.n_ctx - len(tokens))
-    steps = greedy_steps(model, [tokens], changed=lambda: changed_model(model, heads, weights))
-    for _, chosen in zip(range(room), steps, strict=False):
+    for chosen in greedy_steps(model, [tokens], room, changed=lambda: changed_model(model, heads, weights)):
         if int(chosen) in ends:
             return
         yield int(chosen)
@@ -146,17 +143,10 @@ def changed_model(model: ReasoningModel, heads: HeadSet, weights: Mapping[str, T
     """Hold the lease with heads off and other weights swapped in; with neither, the model is the dense one."""
     import torch
 
-    from cap_viz.attribution.forward.joint import set_hooks
-    from cap_viz.attribution.forward.patching import heads_site, zeros
+    from cap_viz.attribution.forward.patching import heads_site, set_hooks, zeros
     from cap_viz.attribution.joint_ablation import check_sets
 
     check_sets([heads], model.shape)
     nothing = zeros(model, heads_site(model.shape))
     with model.swapped(weights), torch.inference_mode(), model.bridge.hooks(fwd_hooks=set_hooks(heads, nothing)):
         yield
-
-
-def full_logits(model: ReasoningModel, tokens: tuple[int, ...]) -> Float[Tensor, "position vocabulary"]:
-    import torch
-
-    return model.bridge(torch.tensor([tokens], device=model.device), use_cache=False)[0].float()

@@ -90,14 +90,10 @@ def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[
 ABLATIONS = ("zero", "mean", "resample")
 PARTS = ("heads", "blocks")
 BLOCK_PARTS = ("attention", "mlp")
-
-
-@dataclass(frozen=True)
-class Losses:
-    """A metric per example, with each part ablated and for the untouched model."""
-
-    ablated: Float[np.ndarray, "layer part example"]
-    dense: Float[np.ndarray, " example"]
+# Types of the columns that index a table's values.
+INDEX_TYPES = {name: np.int16 for name in ("layer", "head", "part", "set", "option")} | {
+    name: np.int32 for name in ("example", "unit")
+}
 
 
 @dataclass(frozen=True)
@@ -114,14 +110,8 @@ class Ablations:
 
     def effects(self, metric: str = "nll") -> Float[np.ndarray, "layer part example"]:
         """`metric(ablated) - metric(dense)` per example: positive means the part helps. In nats, or errors."""
-        losses = self.losses(metric)
-        return losses.ablated - losses.dense
-
-    def losses(self, metric: str = "nll") -> Losses:
-        """The metric itself, ablated and dense."""
-        loss = metric_named(metric)
-        gold, tokens = self.questions.gold, self.questions.tokens
-        return Losses(ablated=loss(self.ablated, gold, tokens), dense=loss(self.dense, gold, tokens))
+        loss, gold, tokens = metric_named(metric), self.questions.gold, self.questions.tokens
+        return loss(self.ablated, gold, tokens) - loss(self.dense, gold, tokens)
 
     def mean_effect(self, metric: str = "nll") -> Float[np.ndarray, "layer part"]:
         """The mean effect over the examples: of a head, its score."""
@@ -137,15 +127,14 @@ class HeadScores(Ablations):
         return self.ablated.shape[1]
 
     def to_tables(self) -> dict[str, pd.DataFrame]:
-        heads = np.arange(self.n_heads, dtype=np.int16)
-        ablated = ablations_table(self.ablated, "head", heads)
+        ablated = values_table(self.ablated, "layer", "head", "example", "option")
         return {"options": options_table(self.questions, self.dense), "ablated": ablated}
 
     @classmethod
     def from_tables(cls, tables: Tables) -> Self:
-        dense, ablated = EvalReport.from_tables(tables), tables["ablated"]
-        values = ablations_from(ablated, ablated["head"].to_numpy(), dense.logliks.shape)
-        return cls(questions=dense.questions, dense=dense.logliks, ablated=values)
+        dense = EvalReport.from_tables(tables)
+        ablated = values_from(tables["ablated"], "layer", "head", "example", "option", last=dense.logliks.shape)
+        return cls(questions=dense.questions, dense=dense.logliks, ablated=ablated)
 
 
 @dataclass(frozen=True)
@@ -153,15 +142,16 @@ class BlockScores(Ablations):
     """The whole attention and the whole MLP of every layer ablated in turn: the parts are those of `BLOCK_PARTS`."""
 
     def to_tables(self) -> dict[str, pd.DataFrame]:
-        blocks = ablations_table(self.ablated, "part", np.array(BLOCK_PARTS, dtype=object))
+        blocks = values_table(self.ablated, "layer", "part", "example", "option")
+        blocks["part"] = np.array(BLOCK_PARTS, dtype=object)[blocks["part"]]
         return {"options": options_table(self.questions, self.dense), "blocks": blocks}
 
     @classmethod
     def from_tables(cls, tables: Tables) -> Self:
         dense, blocks = EvalReport.from_tables(tables), tables["blocks"]
-        part = np.array([BLOCK_PARTS.index(name) for name in blocks["part"]])
-        values = ablations_from(blocks, part, dense.logliks.shape)
-        return cls(questions=dense.questions, dense=dense.logliks, ablated=values)
+        blocks = blocks.assign(part=[BLOCK_PARTS.index(name) for name in blocks["part"]])
+        ablated = values_from(blocks, "layer", "part", "example", "option", last=dense.logliks.shape)
+        return cls(questions=dense.questions, dense=dense.logliks, ablated=ablated)
 
 
 @dataclass(frozen=True)
@@ -202,22 +192,12 @@ class GradientEffects:
         return self.effects(metric).mean(axis=-1)
 
     def to_tables(self) -> dict[str, pd.DataFrame]:
-        layer, head, example = np.indices(self.per_example.shape).reshape(3, -1)
-        effects = pd.DataFrame(
-            {
-                "layer": layer.astype(np.int16),
-                "head": head.astype(np.int16),
-                "example": example.astype(np.int32),
-                "effect": self.per_example.reshape(-1).astype(np.float32),
-            }
-        )
-        tables = {"options": options_table(self.questions, self.known_logliks), "effects": effects}
+        tables = {
+            "options": options_table(self.questions, self.known_logliks),
+            "effects": values_table(self.per_example, "layer", "head", "example", column="effect"),
+        }
         if self.units is not None:
-            layer, unit = np.indices(self.units.shape).reshape(2, -1)
-            effect = self.units.reshape(-1).astype(np.float32)
-            tables["units"] = pd.DataFrame(
-                {"layer": layer.astype(np.int16), "unit": unit.astype(np.int32), "effect": effect}
-            )
+            tables["units"] = values_table(self.units, "layer", "unit", column="effect")
         return tables
 
     @classmethod
@@ -226,9 +206,9 @@ class GradientEffects:
         return cls(
             questions=dense.questions,
             known_logliks=dense.logliks,
-            per_example=array_from(tables["effects"], "layer", "head", "example"),
+            per_example=values_from(tables["effects"], "layer", "head", "example", column="effect"),
             metric=metric,
-            units=array_from(tables["units"], "layer", "unit") if "units" in tables else None,
+            units=values_from(tables["units"], "layer", "unit", column="effect") if "units" in tables else None,
         )
 
 
@@ -316,23 +296,13 @@ class JointScores:
         return losses - losses[self.sets.index(())]
 
     def to_tables(self) -> dict[str, pd.DataFrame]:
-        number, example, option = np.nonzero(~np.isnan(self.ablated))
-        joint = pd.DataFrame(
-            {
-                "set": number.astype(np.int16),
-                "example": example.astype(np.int32),
-                "option": option.astype(np.int16),
-                "loglik": self.ablated[number, example, option].astype(np.float32),
-            }
-        )
+        joint = values_table(self.ablated, "set", "example", "option")
         return {"options": options_table(self.questions, self.ablated[0]), "joint": joint}
 
     @classmethod
     def from_tables(cls, tables: Tables, sets: tuple[HeadSet, ...]) -> Self:
-        dense, joint = EvalReport.from_tables(tables), tables["joint"]
-        number, example, option = (joint[name].to_numpy() for name in ("set", "example", "option"))
-        ablated = np.full((len(sets), *dense.logliks.shape), np.nan, dtype=np.float32)
-        ablated[number, example, option] = joint["loglik"]
+        dense = EvalReport.from_tables(tables)
+        ablated = values_from(tables["joint"], "set", "example", "option", last=(len(sets), *dense.logliks.shape))
         return cls(questions=dense.questions, sets=sets, ablated=ablated)
 
 
@@ -351,34 +321,19 @@ def options_table(questions: Questions, logliks: Float[np.ndarray, "example opti
     )
 
 
-def ablations_table(
-    ablated: Float[np.ndarray, "layer part example option"], column: str, names: np.ndarray
-) -> pd.DataFrame:
-    """Tabulate ablated log-likelihoods, one row per value that is not NaN; `names[part]` fills the named column."""
-    layer, part, example, option = np.nonzero(~np.isnan(ablated))
-    return pd.DataFrame(
-        {
-            "layer": layer.astype(np.int16),
-            column: names[part],
-            "example": example.astype(np.int32),
-            "option": option.astype(np.int16),
-            "loglik": ablated[layer, part, example, option].astype(np.float32),
-        }
-    )
+def values_table(values: Float[np.ndarray, "..."], *axes: str, column: str = "loglik") -> pd.DataFrame:
+    """Tabulate an array, one row per value that is not NaN: its index along each of the named axes, then the value."""
+    places = np.nonzero(~np.isnan(values))
+    indices = {axis: place.astype(INDEX_TYPES[axis]) for axis, place in zip(axes, places, strict=True)}
+    return pd.DataFrame({**indices, column: values[places].astype(np.float32)})
 
 
-def ablations_from(
-    table: pd.DataFrame, part: Int[np.ndarray, " row"], shape: tuple[int, ...]
-) -> Float[np.ndarray, "layer part example option"]:
-    layer, example, option = (table[name].to_numpy() for name in ("layer", "example", "option"))
-    values = np.full((layer.max() + 1, part.max() + 1, *shape), np.nan, dtype=np.float32)
-    values[layer, part, example, option] = table["loglik"]
-    return values
-
-
-def array_from(table: pd.DataFrame, *axes: str) -> Float[np.ndarray, "*axis"]:
-    """Return column `effect` as an array with the named columns as axes."""
-    place = tuple(table[axis].to_numpy() for axis in axes)
-    values = np.full([index.max() + 1 for index in place], np.nan, dtype=np.float32)
-    values[place] = table["effect"]
+def values_from(
+    table: pd.DataFrame, *axes: str, column: str = "loglik", last: tuple[int, ...] = ()
+) -> Float[np.ndarray, "..."]:
+    """Invert `values_table`; `last` gives the lengths of the last axes, the other lengths follow from the indices."""
+    places = tuple(table[axis].to_numpy() for axis in axes)
+    lengths = [int(place.max()) + 1 for place in places[: len(axes) - len(last)]]
+    values = np.full((*lengths, *last), np.nan, dtype=np.float32)
+    values[places] = table[column]
     return values

@@ -6,7 +6,8 @@ The forward passes are compared with plain, slow ones on two questions of a task
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cap_viz.attribution.exact import encode_all
-from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.dense_pass import Hook, dense_pass, option_logliks
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.attribution.forward.patching import heads_site, zeros
-from cap_viz.attribution.forward.replay import ablate_layer
+from cap_viz.attribution.forward.replay import OwnBlocks
 from cap_viz.attribution.forward.shortcut_checks import batch_of, dense_logliks
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
@@ -52,10 +53,9 @@ def checks(model: ReasoningModel) -> Iterator[Check]:
     encoded = encode_all(model, load_task(tasks_for(model.ref.id)[0]).evaluation(2))
     with model.lease, torch.inference_mode():
         batch = batch_of(model, encoded, packed=True)
-        subject = Subject(model, batch, full_forward(model, batch, None), spread_heads(model))
-    packed = dense_logliks(model, encoded, packed=True)
-    separate = dense_logliks(model, encoded, packed=False)
-    yield close("packed rows equal separate rows", float(abs(packed - separate).max()), 1e-3)
+        subject = Subject(model, batch, option_logliks(model, batch), spread_heads(model))
+    packed, separate = (torch.from_numpy(dense_logliks(model, encoded, packed=packed)) for packed in (True, False))
+    yield close("packed rows equal separate rows", [difference(subject, packed, separate)], 1e-3)
     for check in (no_op_hook, replay_is_full_forward, replay_is_zeroed_columns, only_its_slice, restore_is_exact):
         with model.lease, torch.inference_mode():
             result = check(subject)
@@ -72,22 +72,22 @@ def spread_heads(model: ReasoningModel) -> tuple[tuple[int, int], ...]:
 def no_op_hook(subject: Subject) -> Check:
     """Check that a hook that returns z as it is changes no bit."""
     layer, _ = subject.heads[0]
-    hooked = full_forward(subject.model, subject.batch, (layer, lambda z: z))
-    return close("a hook that does nothing changes nothing", difference(hooked, subject.dense), 0.0)
+    hooked = option_logliks(subject.model, subject.batch, [(f"blocks.{layer}.attn.hook_z", lambda z, hook: z)])
+    return close("a hook that does nothing changes nothing", [difference(subject, hooked, subject.dense)], 0.0)
 
 
 def replay_is_full_forward(subject: Subject) -> Check:
     """Compare suffix replay with a full forward with the head's z set to zero."""
-    worst = 0.0
+    found = []
     for layer, head in subject.heads:
-        worst = max(worst, difference(replayed(subject, layer)[head], zeroed_forward(subject, layer, head)))
-    return close("engine equals a full forward with the head zeroed", worst, TOLERANCE)
+        zeroed = option_logliks(subject.model, subject.batch, [without_head(subject, layer, head)])
+        found.append(difference(subject, replayed(subject, layer)[head], zeroed))
+    return close("engine equals a full forward with the head zeroed", found, TOLERANCE)
 
 
 def replay_is_zeroed_columns(subject: Subject) -> Check:
     """Compare suffix replay with zeroing the head's columns of the output projection."""
-    model, worst = subject.model, 0.0
-    width = model.shape.d_head
+    model, found, width = subject.model, [], subject.model.shape.d_head
     for layer, head in subject.heads:
         projection = model.blocks[layer].attn.o.original_component
         weight = projection.weight.data
@@ -97,19 +97,18 @@ def replay_is_zeroed_columns(subject: Subject) -> Check:
         inputs[head * width : (head + 1) * width] = 0
         projection.weight.data = edited
         try:
-            ablated = full_forward(model, subject.batch, None)
+            ablated = option_logliks(model, subject.batch)
         finally:
             projection.weight.data = weight
-        worst = max(worst, difference(replayed(subject, layer)[head], ablated))
-    return close("engine equals zeroed columns of the output projection", worst, TOLERANCE)
+        found.append(difference(subject, replayed(subject, layer)[head], ablated))
+    return close("engine equals zeroed columns of the output projection", found, TOLERANCE)
 
 
 def only_its_slice(subject: Subject) -> Check:
     """Check that ablation changes the output projection's input in the head's own slice only."""
-    model, (layer, head) = subject.model, subject.heads[1]
-    width = model.shape.d_head
-    plain = projection_input(subject, layer, None)
-    ablated = projection_input(subject, layer, head)
+    width, (layer, head) = subject.model.shape.d_head, subject.heads[-1]
+    plain = projection_input(subject, layer)
+    ablated = projection_input(subject, layer, [without_head(subject, layer, head)])
     own = slice(head * width, (head + 1) * width)
     zeroed = bool((ablated[..., own] == 0).all())
     changed = (plain != ablated).any(dim=0).any(dim=0).nonzero().flatten()
@@ -128,56 +127,38 @@ def restore_is_exact(subject: Subject) -> Check:
         return Check(name, True, f"not applicable: {error}")
     keep = {matrix.name: torch.zeros_like(matrix.weight, dtype=torch.bool)}
     inside = before
-    try:
-        with model.masked(keep):
-            inside = weights_digest(model)
-            raise InterruptedError
-    except InterruptedError:
-        pass
+    with suppress(InterruptedError), model.masked(keep):
+        inside = weights_digest(model)
+        raise InterruptedError
     after = weights_digest(model)
     passed = after == before and inside != before
     return Check(name, passed, f"digest {before[:12]} → {after[:12]}")
 
 
-def full_forward(
-    model: ReasoningModel, batch: PackedBatch, edit: tuple[int, Callable[[Tensor], Tensor]] | None
-) -> Float[Tensor, "example option"]:
-    """Run one plain forward through the bridge, with `edit` applied to hook_z of a layer."""
-    hooks: list[tuple[str, Any]] = []
-    if edit is not None:
-        layer, change = edit
-        hooks.append((f"blocks.{layer}.attn.hook_z", lambda z, hook: change(z)))
-    with model.bridge.hooks(fwd_hooks=hooks):
-        final = dense_pass(model, batch, keep_calls=False).final
-    return read_logliks(model, batch, final[:, None])[0]
+def without_head(subject: Subject, layer: int, head: int) -> Hook:
+    """Hook that sets z of a head to zero."""
+    shape = subject.model.shape
 
+    def zero(z: Tensor, hook: Any) -> Tensor:
+        by_head = z.reshape(*z.shape[:2], shape.n_heads, shape.d_head).clone()
+        by_head[:, :, head] = 0
+        return by_head.reshape(z.shape)
 
-def zeroed_forward(subject: Subject, layer: int, head: int) -> Float[Tensor, "example option"]:
-    return full_forward(subject.model, subject.batch, (layer, lambda z: without_head(z, subject.model, head)))
-
-
-def without_head(z: Tensor, model: ReasoningModel, head: int) -> Tensor:
-    heads = z.reshape(*z.shape[:2], model.shape.n_heads, model.shape.d_head).clone()
-    heads[:, :, head] = 0
-    return heads.reshape(z.shape)
+    return f"blocks.{layer}.attn.hook_z", zero
 
 
 def replayed(subject: Subject, layer: int) -> Float[Tensor, "head example option"]:
     model = subject.model
     value = zeros(model, heads_site(model.shape))[layer]
-    return ablate_layer(model, subject.batch, dense_pass(model, subject.batch), layer, value)
+    return OwnBlocks(model).ablate_heads(subject.batch, dense_pass(model, subject.batch), layer, value)
 
 
-def projection_input(subject: Subject, layer: int, head: int | None) -> Float[Tensor, "row position feature"]:
-    """Input of the output projection of `layer`, with `head` ablated if one is given."""
+def projection_input(subject: Subject, layer: int, hooks: Sequence[Hook] = ()) -> Float[Tensor, "row position feature"]:
+    """Input of the output projection of `layer`, under hooks."""
     seen: list[Tensor] = []
-    hooks: list[tuple[str, Any]] = [(f"blocks.{layer}.attn.o.hook_in", lambda x, hook: seen.append(x.clone()))]
-    if head is not None:
-        hooks.insert(0, (f"blocks.{layer}.attn.hook_z", lambda z, hook: without_head(z, subject.model, head)))
-    with subject.model.bridge.hooks(fwd_hooks=hooks):
-        dense_pass(subject.model, subject.batch, keep_calls=False)
-    rows, positions = subject.batch.tokens.shape
-    return seen[0].reshape(rows, positions, -1)
+    last = (f"blocks.{layer}.attn.o.hook_in", lambda x, hook: seen.append(x.clone()))
+    option_logliks(subject.model, subject.batch, [*hooks, last])
+    return seen[0].reshape(*subject.batch.tokens.shape, -1)
 
 
 def weights_digest(model: ReasoningModel) -> str:
@@ -188,10 +169,14 @@ def weights_digest(model: ReasoningModel) -> str:
     return digest.hexdigest()
 
 
-def difference(first: Tensor, second: Tensor) -> float:
-    """Largest absolute difference, absent options (NaN in both) left out."""
-    return float((first - second).abs().nan_to_num(0.0).max())
+def difference(
+    subject: Subject, first: Float[Tensor, "example option"], second: Float[Tensor, "example option"]
+) -> Float[Tensor, ""]:
+    """Largest absolute difference over the options there are; NaN where one of them is."""
+    there = (subject.batch.answer_tokens > 0).to(first.device)
+    return (first - second)[there].abs().max().cpu()
 
 
-def close(name: str, worst: float, bound: float) -> Check:
+def close(name: str, differences: Sequence[Float[Tensor, ""]], bound: float) -> Check:
+    worst = float(torch.stack(tuple(differences)).max())
     return Check(name, worst <= bound, f"largest difference in log-likelihood {worst:.1e}, allowed {bound:.0e}")

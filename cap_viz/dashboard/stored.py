@@ -15,7 +15,8 @@ from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Level, Measure, level_of, paired, paired_p
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.kinds.scores import load_scores
+from cap_viz.runs.kinds.scores import load_gradient, load_scores
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import (
     HeadEstimate,
@@ -141,8 +142,10 @@ class HeadStatistics:
 
 @cached_by_run(32)
 def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
-    """Return the head statistics of a run by a metric. Raises `DamagedRun`."""
-    return HeadStatistics(scores_of(store, run).effects(metric))
+    """Return the head statistics of an exact or gradient run by a metric. Raises `CapVizError`."""
+    by_gradient = isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient"
+    scores = load_gradient(store, run) if by_gradient else scores_of(store, run)
+    return HeadStatistics(scores.effects(metric))
 
 
 @cached_by_run(16)

@@ -269,12 +269,14 @@ def batch_steps(
     prompts: Sequence[Sequence[int]],
     weights: Mapping[str, Tensor],
 ) -> Generator[Block | Unfinished, None, None]:
-    from cap_viz.attribution.forward.greedy import end_tokens
+    from cap_viz.attribution.forward.greedy import end_tokens, greedy_steps
 
     tokens = np.full((len(prompts), plan.max_tokens), NO_TOKEN, dtype=np.int32)
     ended = np.full(len(prompts), LENGTH, dtype=np.int8)
     ends, tail = end_tokens(model), tail_length(plan.writing)
-    steps = decoding_steps(model, plan, prompts, weights)
+    steps = greedy_steps(
+        model, prompts, plan.max_tokens, direct=plan.batches.direct, changed=lambda: model.swapped(weights)
+    )
     writing, kept = list(range(len(prompts))), None
     for column in range(plan.max_tokens):
         chosen = next(steps) if column == 0 else steps.send(kept)
@@ -290,19 +292,6 @@ def batch_steps(
             break
         yield Unfinished(len(prompts) - len(writing) * (1 - (column + 1) / plan.max_tokens))
     yield Block(number, tokens, ended)
-
-
-def decoding_steps(
-    model: ReasoningModel, plan: GenerationPlan, prompts: Sequence[Sequence[int]], weights: Mapping[str, Tensor]
-) -> Generator[Tensor, Sequence[int] | None, None]:
-    from cap_viz.attribution.forward.greedy import greedy_steps
-    from cap_viz.attribution.forward.llama_decoding import direct_greedy_steps
-    from cap_viz.attribution.forward.llama_fast_path import direct_model
-
-    direct = direct_model(model) if plan.batches.direct else None
-    if direct is None:
-        return greedy_steps(model, prompts, changed=lambda: model.swapped(weights))
-    return direct_greedy_steps(model, direct, prompts, plan.max_tokens, changed=lambda: model.swapped(weights))
 
 
 def tail_length(writing: Writing) -> int:

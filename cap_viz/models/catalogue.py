@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,13 @@ def resolve(model_id: str) -> ModelSource:
     if folder.is_dir():
         return folder_source(str(folder.resolve()), folder.name, folder.resolve())
     if model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")):
-        return folder_source(model_id, model_id.split("/")[1], hub_folder(model_id))
+        in_cache = hub_snapshot(
+            "model",
+            model_id,
+            patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"],
+            instead=f"use {DEFAULT_MODEL} or a local folder",
+        )
+        return folder_source(model_id, model_id.split("/")[1], in_cache)
     raise UsageError(
         f"Unknown model {model_id!r}; use one of {', '.join(CATALOGUE)}, a local folder, or a hub id such as "
         "HuggingFaceTB/SmolLM2-135M-Instruct."
@@ -166,26 +173,13 @@ def folder_source(model_id: str, title: str, folder: Path) -> ModelSource:
     )
 
 
-def hub_folder(model_id: str) -> Path:
-    """Return the hub cache folder with the model's files, downloading them if needed."""
-    return hub_snapshot(
-        "model",
-        model_id,
-        patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"],
-        instead=f"use {DEFAULT_MODEL} or a local folder",
-    )
-
-
 def fingerprint(files: list[Path]) -> str:
     """Hash the files' names and contents to 16 hex digits, cached by path, size and modification time."""
     memory = local_folder() / "fingerprints.json"
     stamp = "|".join(f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files)
     known: dict[str, str] = {}
-    if memory.is_file():
-        try:
-            known = dict(json.loads(memory.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            known = {}  # Only a cache: computing again replaces it.
+    with suppress(OSError, ValueError, TypeError):  # Only a cache: computing again replaces it.
+        known = dict(json.loads(memory.read_text(encoding="utf-8")))
     if stamp not in known:
         digest = hashlib.sha256()
         for path in files:
@@ -194,8 +188,6 @@ def fingerprint(files: list[Path]) -> str:
                 while chunk := stream.read(1 << 22):
                     digest.update(chunk)
         known[stamp] = digest.hexdigest()[:16]
-        try:
+        with suppress(OSError):  # A read-only cache costs time, not correctness.
             write_json(memory, known)
-        except OSError:
-            return known[stamp]  # A read-only cache costs time, not correctness.
     return known[stamp]

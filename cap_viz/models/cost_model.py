@@ -6,15 +6,15 @@ second copy of the pruned matrices; a global threshold adds 256 KB a matrix and 
 
 Operations. A product of [m, k] and [k, n] counts 2 m k n; only products count. Exact scores of a model of L layers run
 the MLP of the ablated layer and all later blocks for every head: about L (L + 1) / 2 blocks per head of a layer and
-token, against L for one forward. The last block runs only at positions where an answer is read. Gradient scores count
-three forwards.
+token, against L for one forward. The last block runs only where an answer is read; when its own heads are ablated, its
+attention runs at all positions. Gradient scores count three forwards.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +186,5 @@ def vocabulary_operations(sizes: Dimensions, reads: int) -> int:
 
 def mean_operations(sizes: Dimensions, items: Sequence[tuple[int, int]]) -> Operations:
     """Average operations over items, each given as (tokens, reads)."""
-    all_of_them = [operations(sizes, tokens, reads) for tokens, reads in items]
-    n = len(all_of_them)
-    return Operations(
-        evaluation=sum(one.evaluation for one in all_of_them) // n,
-        gradient=sum(one.gradient for one in all_of_them) // n,
-        exact=sum(one.exact for one in all_of_them) // n,
-    )
+    counts = zip(*(astuple(operations(sizes, tokens, reads)) for tokens, reads in items), strict=True)
+    return Operations(*(sum(count) // len(count) for count in counts))

@@ -80,6 +80,8 @@ class ReasoningModel:
     """
 
     def __init__(self, *, source: ModelSource, bridge: Any, tokenizer: Any, shape: ModelShape) -> None:
+        import torch
+
         self.source = source
         self.ref = source.ref
         self.title = source.title
@@ -95,7 +97,7 @@ class ReasoningModel:
         # model computes. Where all are offloaded, that is the CPU.
         places = dict.fromkeys(parameter.device for parameter in bridge.parameters())
         here = [place for place in places if place.type != "meta"]
-        self.device: torch.device = here[0] if here else cpu_device()
+        self.device: torch.device = here[0] if here else torch.device(CPU)
         self.offloaded = here != list(places)
 
     @property
@@ -169,12 +171,6 @@ class ReasoningModel:
         """Hold the lease with a mask applied; the arguments are those of `pruned_weights`."""
         with self.lease, self.swapped(self.pruned_weights(keep, updated)):
             yield
-
-
-def cpu_device() -> torch.device:
-    import torch
-
-    return torch.device(CPU)
 
 
 ATTENTION_PARTS = {"q": "q", "k": "k", "v": "v", "o": "o"}

@@ -7,17 +7,14 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from cap_viz.models.loading import ModelShape
+from cap_viz.runs.manifest import Manifest
 from cap_viz.runs.spec import (
     ENGINE_VERSION,
     READABLE_SCHEMAS,
@@ -37,51 +34,6 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 # Manifests kept parsed, by their path and change.
 MOST_MANIFESTS = 1 << 16
-
-
-def with_time_zone(time: str) -> str:
-    with suppress(ValueError):
-        if datetime.fromisoformat(time).tzinfo is not None:
-            return time
-    raise ValueError(f"should be a date and time with its zone, not {time!r:.40}")
-
-
-def with_all_sizes(shape: dict[str, int]) -> dict[str, int]:
-    names = [field.name for field in fields(ModelShape)]
-    if set(shape) != set(names):
-        raise ValueError(f"should hold {', '.join(names)}")
-    return shape
-
-
-class Provenance(BaseModel):
-    """Facts about the making of a run: the ones that every run has, and any others."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    created: Annotated[str, AfterValidator(with_time_zone)]
-    seconds: float
-    shape: Annotated[dict[str, int], AfterValidator(with_all_sizes)]
-
-
-class Manifest(BaseModel):
-    """Content of a manifest file: `tables` maps tables to digests of their values.
-
-    Manifests written before there were such digests map `files` to hashes of their bytes instead.
-    """
-
-    model_config = ConfigDict(strict=True)
-
-    schema_version: int = Field(alias="schema")
-    engine: int
-    key: str
-    spec: dict[str, Any]
-    provenance: Provenance
-    tables: dict[str, str] = Field(default_factory=dict)
-    files: dict[str, str] = Field(default_factory=dict)
-
-    @property
-    def digests(self) -> dict[str, str]:
-        return self.tables or {file.removesuffix(".parquet"): digest for file, digest in self.files.items()}
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def spec_from_dict(data: dict[str, Any]) -> RunSpec:
 
     The first runs were written with the fields that are None; these mean what their absence means now.
     """
-    kind = data.get("kind") if isinstance(data, dict) else data
+    kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in SPECS:
         raise ValueError(f"the kind of a run is one of {', '.join(SPECS)}, not {kind!r:.40}")
     return from_json(SPECS[kind], json.dumps({name: value for name, value in data.items() if name != "kind"}))

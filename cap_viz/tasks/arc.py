@@ -6,9 +6,12 @@ Calibration uses the train split, evaluation the test split. Prompt and options 
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import SourceRow, choice_example
+from cap_viz.tasks.rows import QuestionRow
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
+from cap_viz.validation import Record, Text
 
 REVISION = "210d026faf9955653af8916fad021475a3f00453"
 
@@ -23,14 +26,27 @@ def public_data(name: str, subset: str) -> PublicData:
     )
 
 
-def to_example(row: SourceRow) -> Example:
-    choices = row.record("choices")
-    labels, texts, answer = choices.texts("label"), choices.texts("text"), row.text("answerKey")
-    if len(labels) != len(texts):
-        raise row.mistake(f"choices has {len(labels)} labels for {len(texts)} texts")
-    if labels.count(answer) != 1:
-        raise row.mistake(f"answerKey {answer!r} should be one of the labels {', '.join(labels)}")
-    return choice_example(row, texts, labels.index(answer), id=row.text("id"))
+class Choices(Record):
+    """Options of a question, and their labels in the same order."""
+
+    text: list[Text]
+    label: list[Text]
+
+
+class ArcRow(QuestionRow):
+    """A question of ARC; `answerKey` is the label of the right option."""
+
+    id: Text = Field()
+    choices: Choices
+    answerKey: Text
+
+    def example(self) -> Example:
+        labels, texts = self.choices.label, self.choices.text
+        if len(labels) != len(texts):
+            raise ValueError(f"choices has {len(labels)} labels for {len(texts)} texts")
+        if labels.count(self.answerKey) != 1:
+            raise ValueError(f"answerKey {self.answerKey!r} should be one of the labels {', '.join(labels)}")
+        return self.with_choices(texts, labels.index(self.answerKey))
 
 
 def arc_task(name: str, subset: str, title: str, summary: str) -> Task:
@@ -43,7 +59,7 @@ def arc_task(name: str, subset: str, title: str, summary: str) -> Task:
         source=f"allenai/ai2_arc, {subset}",
         licence="CC BY-SA 4.0",
         prompt_format="Question: {question}\\nAnswer: {option}",
-        load=lambda: public_splits(data, to_example),
+        load=lambda: public_splits(data, ArcRow.to_example),
         is_local=lambda: rows_are_local(data),
     )
 

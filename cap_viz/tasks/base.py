@@ -94,7 +94,7 @@ class Task:
     licence: str
     prompt_format: str
     load: Callable[[], Splits] = field(repr=False, compare=False)
-    is_local: Callable[[], bool] = field(repr=False, compare=False)
+    is_local: Callable[[], bool] = field(default=lambda: True, repr=False, compare=False)
     kind: Kind = "choice"
     folder: str = ""
     running_text: Callable[[], str] | None = field(default=None, repr=False, compare=False)

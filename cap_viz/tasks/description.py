@@ -8,93 +8,124 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cap_viz.errors import UsageError
 from cap_viz.tasks.base import Example, Splits, Task
-from cap_viz.tasks.rows import SourceRow, choice_example, question_example, splits_from, yes_no_example
-from cap_viz.tasks.sources import read_json_lines
+from cap_viz.tasks.rows import ChoiceRow, ExampleRow, Fields, QuestionRow, SourceRow, YesNoRow, splits_from
+from cap_viz.tasks.sources import json_lines
 from cap_viz.tasks.writing import NUMBER, YES_NO, Writing
+from cap_viz.validation import Record, Text, mistake
 
 MAX_BYTES = 20_000_000
 MAX_ROWS = 100_000
-MAX_CHARACTERS = 20_000
-MAX_OPTIONS = 26
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-USUAL_PROMPT = "Question: {question}\nAnswer:"
-CALIBRATION_SHARE = 0.3
+NAME_RULE = "lower-case letters, digits and underscores, at most 40, a letter first"
 # Parsers of written answers, by the value of the field `answer`.
 ANSWERS = {"number": NUMBER, "yes_no": YES_NO}
 DATA_FIELDS = ("data", "calibration", "evaluation")
-TEXT_FIELDS = ("name", "title", "kind", "prompt", "answer", "summary", "source", "licence", *DATA_FIELDS)
+
+
+class AnswerRow(QuestionRow):
+    """A question with one continuation to score."""
+
+    answer: Text
+
+    def example(self) -> Example:
+        return self.with_options((f" {self.answer.strip()}",), 0)
+
+
+class SolutionRow(QuestionRow):
+    """A question with a worked answer."""
+
+    solution: Text
+
+    def example(self) -> Example:
+        solution = f" {self.solution.strip()}"
+        return self.with_options((solution,), 0, solution)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Kind of task: its row fields in words, and the function that turns a row into an example."""
+class RowKind:
+    """Kind of the rows of a task: their fields in words, and the model that checks them."""
 
     fields: str
-    to_example: Callable[[SourceRow], Example]
-
-
-def choice(row: SourceRow) -> Example:
-    options = row.texts("options")
-    if len(options) > MAX_OPTIONS:
-        raise row.mistake(f"there are {len(options)} options, at most {MAX_OPTIONS} are allowed")
-    return choice_example(row, options, row.number("gold"), id=own_id(row))
-
-
-def yes_no(row: SourceRow) -> Example:
-    return yes_no_example(row, id=own_id(row))
-
-
-def text(row: SourceRow) -> Example:
-    return question_example(row, (f" {row.text('answer').strip()}",), 0, id=own_id(row))
-
-
-def written(row: SourceRow) -> Example:
-    solution = f" {row.text('solution').strip()}"
-    return question_example(row, (solution,), 0, id=own_id(row), solution=solution)
-
-
-def own_id(row: SourceRow) -> str | None:
-    return row.text("id") if "id" in row.fields else None
+    row: type[ExampleRow]
 
 
 KINDS = {
-    "choice": Kind("question, options (a list of texts) and gold (the right one's number, from 0)", choice),
-    "yes_no": Kind("question and answer (true or false)", yes_no),
-    "text": Kind("question and answer (the text whose loss is measured)", text),
-    "written": Kind("question and solution (a worked answer)", written),
+    "choice": RowKind("question, options (a list of texts) and gold (the right one's number, from 0)", ChoiceRow),
+    "yes_no": RowKind("question and answer (true or false)", YesNoRow),
+    "text": RowKind("question and answer (the text whose loss is measured)", AnswerRow),
+    "written": RowKind("question and solution (a worked answer)", SolutionRow),
 }
 
 
-@dataclass(frozen=True)
-class Description:
-    """Content of a YAML description, or defaults for JSON lines alone. `files` maps roles to data files."""
+def task_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"should be {NAME_RULE}, not {name!r}")
+    return name
 
-    name: str
-    kind: str
-    files: dict[str, Path]
-    title: str = ""
-    prompt: str = USUAL_PROMPT
-    answer: str = "number"
-    summary: str = "A task of your own."
-    source: str = "added on this machine"
-    licence: str = "not stated"
-    calibration_share: float = CALIBRATION_SHARE
+
+def with_question(prompt: str) -> str:
+    if prompt.count("{question}") != 1:
+        raise ValueError("should hold {question} once, where the question goes")
+    return prompt
+
+
+class Description(Record):
+    """Content of a YAML description, or defaults for JSON lines alone; its files of rows as paths."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, AfterValidator(task_name)]
+    kind: Literal["choice", "yes_no", "text", "written"]
+    title: Text = ""
+    prompt: Annotated[str, AfterValidator(with_question)] = "Question: {question}\nAnswer:"
+    answer: Literal["number", "yes_no"] = "number"
+    summary: Text = "A task of your own."
+    source: Text = "added on this machine"
+    licence: Text = "not stated"
+    data: Text | None = None
+    calibration: Text | None = None
+    evaluation: Text | None = None
+    calibration_share: float = Field(0.3, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def names_its_rows(self) -> Description:
+        if list(self.files) not in (["data"], ["calibration", "evaluation"]):
+            raise ValueError("name the rows either as data (one file) or as calibration and evaluation (two files)")
+        return self
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Files of rows by role."""
+        return {role: Path(file) for role in DATA_FIELDS if (file := getattr(self, role)) is not None}
+
+    @property
+    def writing(self) -> Writing | None:
+        """How written answers are requested and parsed, where the task has some."""
+        return ANSWERS[self.answer] if self.kind == "written" else None
 
 
 def described(path: Path) -> Description:
     """Read the description of a task from a .yaml or .jsonl file. Raises `UsageError` with file and line."""
     if path.suffix == ".jsonl":
-        return Description(name=name_from(path.stem), kind=kind_of_rows(path), files={"data": path})
-    return from_yaml(path)
+        return Description.model_validate({"name": name_from(path.stem), "kind": kind_of_rows(path), "data": str(path)})
+    fields, lines = yaml_fields(path)
+    try:
+        found = Description.model_validate(fields)
+    except ValidationError as error:
+        place = error.errors(include_url=False)[0]["loc"]
+        where = f"{path}, line {lines[place[0]]}" if place and place[0] in lines else str(path)
+        raise UsageError(f"{where}: {mistake(error, Description.model_fields)}.") from error
+    return found.model_copy(update={role: str(path.parent / file) for role, file in found.files.items()})
 
 
 def name_from(stem: str) -> str:
@@ -117,40 +148,8 @@ def kind_of_rows(path: Path) -> str:
     raise first.mistake(f"the fields {', '.join(fields)} are those of no kind of task ({known})")
 
 
-def from_yaml(path: Path) -> Description:
-    places = {name: SourceRow({name: value}, f"{path}, line {line}") for name, value, line in yaml_fields(path)}
-    for name, place in places.items():
-        if name not in (*TEXT_FIELDS, "calibration_share"):
-            raise place.mistake(f"the field {name} is unknown; there are {', '.join(TEXT_FIELDS)}, calibration_share")
-    texts = {name: places[name].text(name) for name in TEXT_FIELDS if name in places}
-    whole = SourceRow(dict(texts), str(path))
-    name, kind = whole.text("name"), whole.text("kind")
-    if not NAME.fullmatch(name):
-        raise places["name"].mistake(
-            f"the name {name!r} should be lower-case letters, digits and underscores, at most 40, a letter first"
-        )
-    if kind not in KINDS:
-        raise places["kind"].mistake(f"the kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    prompt = texts.get("prompt", USUAL_PROMPT)
-    if prompt.count("{question}") != 1:
-        raise places["prompt"].mistake("the prompt should hold {question} once, where the question goes")
-    if texts.get("answer", "number") not in ANSWERS:
-        raise places["answer"].mistake(f"the answer is one of {', '.join(ANSWERS)}, not {texts['answer']!r}")
-    roles = [role for role in DATA_FIELDS if role in texts]
-    if roles not in (["data"], ["calibration", "evaluation"]):
-        raise whole.mistake("name the rows either as data (one file) or as calibration and evaluation (two files)")
-    share = places["calibration_share"].field("calibration_share", float) if "calibration_share" in places else None
-    if share is not None and not 0 < share < 1:
-        raise places["calibration_share"].mistake(f"the share {share} should be between 0 and 1")
-    return Description(
-        **{name: value for name, value in texts.items() if name not in DATA_FIELDS},
-        files={role: path.parent / texts[role] for role in roles},
-        calibration_share=CALIBRATION_SHARE if share is None else share,
-    )
-
-
-def yaml_fields(path: Path) -> list[tuple[str, Any, int]]:
-    """Return name, value and line of every field. Only plain YAML values: no tags, no objects."""
+def yaml_fields(path: Path) -> tuple[Fields, dict[Any, int]]:
+    """Return the values and the lines of all fields. Only plain YAML values: no tags, no objects."""
     content = read_limited(path)
     loader = None
     try:
@@ -158,10 +157,9 @@ def yaml_fields(path: Path) -> list[tuple[str, Any, int]]:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise UsageError(f"{path}: expected fields such as name, kind and data, one on each line.")
-        found = [
-            (str(loader.construct_object(key)), loader.construct_object(value, deep=True), key.start_mark.line + 1)
-            for key, value in node.value
-        ]
+        names = [str(loader.construct_object(key)) for key, _ in node.value]
+        values = [loader.construct_object(value, deep=True) for _, value in node.value]
+        lines = [key.start_mark.line + 1 for key, _ in node.value]
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start + 1}).") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -171,23 +169,14 @@ def yaml_fields(path: Path) -> list[tuple[str, Any, int]]:
     finally:
         if loader is not None:
             loader.dispose()
-    return found
-
-
-def check_bytes(path: Path) -> None:
-    """Raise `UsageError` when a file cannot be read or is too large."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
-    if size > MAX_BYTES:
-        raise UsageError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB; use fewer or shorter rows.")
+    return dict(zip(names, values, strict=True)), dict(zip(names, lines, strict=True))
 
 
 def read_limited(path: Path) -> bytes:
     """Return a file's bytes. Raises `UsageError` when it cannot be read or is too large."""
-    check_bytes(path)
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB; use fewer or shorter rows.")
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
@@ -195,27 +184,22 @@ def read_limited(path: Path) -> bytes:
 
 def rows_of(path: Path) -> list[SourceRow]:
     """Read the rows of a data file, checking the limits. Raises `UsageError` with file and line."""
-    check_bytes(path)
-    rows = read_json_lines(path)
+    rows = json_lines(read_limited(path), path)
     if len(rows) > MAX_ROWS:
         raise UsageError(f"{path} has {len(rows)} rows, at most {MAX_ROWS} are allowed.")
-    for row in rows:
-        for name, value in row.fields.items():
-            for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, str) and len(one) > MAX_CHARACTERS:
-                    raise row.mistake(f"the field {name} has {len(one)} characters, more than {MAX_CHARACTERS}")
     return rows
 
 
 def splits_of(description: Description) -> Splits:
     """Return the examples. A single file is split evenly throughout, so that both splits cover all of it."""
-    kind = KINDS[description.kind]
+    row, writing = KINDS[description.kind].row, description.writing
 
-    def to_example(row: SourceRow) -> Example:
-        example = kind.to_example(row)
-        if description.kind == "written" and writing_of(description).read_strictly(example.solution or "") is None:
-            raise row.mistake("no answer can be read from the solution")
-        return replace(example, prompt=description.prompt.replace("{question}", example.question))
+    def to_example(fields: Fields) -> Example:
+        example = row.to_example(fields)
+        if writing is not None and writing.read_strictly(example.solution or "") is None:
+            raise ValueError("no answer can be read from the solution")
+        prompt = description.prompt.replace("{question}", example.question)
+        return replace(example, prompt=prompt)
 
     if "data" not in description.files:
         calibration, evaluation = (rows_of(description.files[role]) for role in ("calibration", "evaluation"))
@@ -234,13 +218,8 @@ def dealt_out(rows: Sequence[SourceRow], share: float) -> tuple[list[SourceRow],
     return calibration, evaluation
 
 
-def writing_of(description: Description) -> Writing:
-    return ANSWERS[description.answer]
-
-
 def task_of(description: Description) -> Task:
     """Make the task; its rows are read when first needed."""
-    kinds = {"choice": "choice", "yes_no": "yes_no", "text": "text", "written": "text"}
     return Task(
         name=description.name,
         title=description.title or description.name.replace("_", " ").capitalize(),
@@ -249,10 +228,9 @@ def task_of(description: Description) -> Task:
         source=description.source,
         licence=description.licence,
         prompt_format=description.prompt.replace("\n", "\\n"),
-        kind=kinds[description.kind],  # pyright: ignore[reportArgumentType]
+        kind="text" if description.kind == "written" else description.kind,
         load=lambda: splits_of(description),
-        is_local=lambda: True,
-        writing=writing_of(description) if description.kind == "written" else None,
+        writing=description.writing,
     )
 
 
@@ -269,6 +247,5 @@ def content_version(description: Description) -> int:
 
 def as_yaml(description: Description, names: Mapping[str, str]) -> str:
     """Return the description as stored on this machine; `names` gives the stored file names by role."""
-    fields = {name: getattr(description, name) for name in TEXT_FIELDS if name not in DATA_FIELDS}
-    fields["title"] = task_of(description).title
-    return yaml.safe_dump({**fields, **names, "calibration_share": description.calibration_share}, sort_keys=False)
+    fields = {**description.model_dump(exclude_none=True), "title": task_of(description).title, **names}
+    return yaml.safe_dump(fields, sort_keys=False)

@@ -11,7 +11,7 @@ import re
 from cap_viz.tasks.base import Splits, Task
 from cap_viz.tasks.rows import SourceRow
 from cap_viz.tasks.sources import PublicData, SplitFile, public_rows, rows_are_local
-from cap_viz.tasks.windows import windows
+from cap_viz.tasks.windows import texts_of, windows
 
 DATA = PublicData(
     folder="wikitext2",
@@ -33,8 +33,8 @@ def plain(text: str) -> str:
 
 def passages(rows: list[SourceRow]) -> list[str]:
     """Return the paragraphs, without headings, each cut to its longest stretch free of unknown words."""
-    # Blank lines are part of the format, so an empty text is no mistake here.
-    texts = [row.field("text", str).strip() for row in rows]
+    texts = [text.strip() for text in texts_of(rows)]
+    # Blank lines are part of the format.
     return [plain(longest_known(text)) for text in texts if text and not text.startswith("=")]
 
 
@@ -53,8 +53,7 @@ def load() -> Splits:
 
 def running_text() -> str:
     """Return the test split in WikiText's own tokenisation. Blank rows are left out: not every copy has them."""
-    texts = [row.field("text", str) for row in public_rows(DATA).evaluation]
-    return "\n\n".join(text for text in texts if text.strip())
+    return "\n\n".join(text for text in texts_of(public_rows(DATA).evaluation) if text.strip())
 
 
 TASK = Task(

@@ -7,10 +7,13 @@ Calibration uses the train split, evaluation the test split. The source gives no
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import SourceRow, question_example
+from cap_viz.tasks.rows import QuestionRow
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
 from cap_viz.tasks.writing import NUMBER
+from cap_viz.validation import Text
 
 DATA = PublicData(
     folder="gsm8k",
@@ -21,11 +24,18 @@ DATA = PublicData(
 )
 
 
-def to_example(row: SourceRow) -> Example:
-    solution = f" {row.text('answer')}"
-    if NUMBER.read_strictly(solution) is None:
-        raise row.mistake('the field answer does not end with "#### " and a number')
-    return question_example(row, (solution,), 0, solution=solution)
+class WordProblemRow(QuestionRow):
+    """A word problem of GSM8K; `answer` is its worked solution."""
+
+    # The source has no ids, and some copies have ones of their own.
+    id: ClassVar[str] = ""  # pyright: ignore[reportIncompatibleVariableOverride]
+    answer: Text
+
+    def example(self) -> Example:
+        solution = f" {self.answer}"
+        if NUMBER.read_strictly(solution) is None:
+            raise ValueError('the field answer does not end with "#### " and a number')
+        return self.with_options((solution,), 0, solution)
 
 
 TASK = Task(
@@ -37,7 +47,7 @@ TASK = Task(
     licence="MIT",
     prompt_format="Question: {question}\\nAnswer: {solution}",
     kind="text",
-    load=lambda: public_splits(DATA, to_example),
+    load=lambda: public_splits(DATA, WordProblemRow.to_example),
     is_local=lambda: rows_are_local(DATA),
     writing=NUMBER,
 )

@@ -10,17 +10,22 @@ import re
 from dataclasses import replace
 
 from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import SourceRow, choice_example
+from cap_viz.tasks.rows import ChoiceRow
 from cap_viz.tasks.sources import written_splits
 from cap_viz.tasks.writing import NUMBER
+from cap_viz.validation import Text
 
 
-def to_example(row: SourceRow) -> Example:
-    """Make an example; its worked solution is the row's `expression` and value, such as " 21 / 7 * 40 = 120"."""
-    example = choice_example(row, row.texts("options"), row.number("gold"))
-    steps = re.sub(r"\s*(//|[-+*/%])\s*", r" \1 ", row.text("expression"))
-    result = example.options[example.gold].strip()
-    return replace(example, solution=f" {steps} = {result}\n#### {result}")
+class SumRow(ChoiceRow):
+    """A word problem; its worked solution is the `expression` and its value, such as " 21 / 7 * 40 = 120"."""
+
+    expression: Text
+
+    def example(self) -> Example:
+        example = super().example()
+        steps = re.sub(r"\s*(//|[-+*/%])\s*", r" \1 ", self.expression)
+        result = example.options[example.gold].strip()
+        return replace(example, solution=f" {steps} = {result}\n#### {result}")
 
 
 TASK = Task(
@@ -31,7 +36,6 @@ TASK = Task(
     source="written for CAP Viz",
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: {option}",
-    load=lambda: written_splits("mini_math", to_example),
-    is_local=lambda: True,
+    load=lambda: written_splits("mini_math", SumRow.to_example),
     writing=NUMBER,
 )

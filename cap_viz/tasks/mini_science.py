@@ -6,14 +6,9 @@ no two questions share more than 60 % of their words. The prompt is that of ARC 
 
 from __future__ import annotations
 
-from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import SourceRow, choice_example
+from cap_viz.tasks.base import Task
+from cap_viz.tasks.rows import ChoiceRow
 from cap_viz.tasks.sources import written_splits
-
-
-def to_example(row: SourceRow) -> Example:
-    return choice_example(row, row.texts("options"), row.number("gold"))
-
 
 TASK = Task(
     name="mini_science",
@@ -23,6 +18,5 @@ TASK = Task(
     source="written for CAP Viz",
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: {option}",
-    load=lambda: written_splits("mini_science", to_example),
-    is_local=lambda: True,
+    load=lambda: written_splits("mini_science", ChoiceRow.to_example),
 )

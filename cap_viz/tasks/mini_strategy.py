@@ -6,7 +6,7 @@ Half of the answers are yes in both splits; questions that share a fact are in t
 from __future__ import annotations
 
 from cap_viz.tasks.base import Task
-from cap_viz.tasks.rows import yes_no_example
+from cap_viz.tasks.rows import YesNoRow
 from cap_viz.tasks.sources import written_splits
 from cap_viz.tasks.writing import YES_NO
 
@@ -19,7 +19,6 @@ TASK = Task(
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: yes | no",
     kind="yes_no",
-    load=lambda: written_splits("mini_strategy", yes_no_example),
-    is_local=lambda: True,
+    load=lambda: written_splits("mini_strategy", YesNoRow.to_example),
     writing=YES_NO,
 )

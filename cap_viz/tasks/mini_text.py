@@ -8,13 +8,13 @@ from __future__ import annotations
 from cap_viz.settings import ASSETS
 from cap_viz.tasks.base import Splits, Task
 from cap_viz.tasks.sources import read_json_lines
-from cap_viz.tasks.windows import windows
+from cap_viz.tasks.windows import texts_of, windows
 
 CALIBRATION_PIECES = 28
 
 
 def pieces() -> list[str]:
-    return [row.text("text") for row in read_json_lines(ASSETS / "mini_text" / "pieces.jsonl")]
+    return texts_of(read_json_lines(ASSETS / "mini_text" / "pieces.jsonl"))
 
 
 def load() -> Splits:
@@ -41,6 +41,5 @@ TASK = Task(
     prompt_format="{opening} {rest}",
     kind="text",
     load=load,
-    is_local=lambda: True,
     running_text=running_text,
 )

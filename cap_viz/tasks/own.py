@@ -7,7 +7,6 @@ when the task is used, so they are accepted on the command line only; dashboard 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import shutil
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -22,7 +22,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes
 from cap_viz.settings import local_folder
 from cap_viz.tasks.base import Task
-from cap_viz.tasks.description import NAME, Description, as_yaml, described, read_limited, task_of
+from cap_viz.tasks.description import NAME, NAME_RULE, Description, as_yaml, described, read_limited, task_of
 
 log = logging.getLogger(__name__)
 
@@ -71,19 +71,14 @@ def read_task(file: Path, changed: tuple[int, ...]) -> Task:
 def python_task(file: Path) -> Task:
     """Run a Python file and return its `TASK`, with a hash of the file as version."""
     content = read_limited(file)
-    spec = importlib.util.spec_from_file_location(f"cap_viz_own_{file.parent.name}_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    names: dict[str, Any] = {"__name__": f"cap_viz_own_{file.parent.name}_{file.stem}", "__file__": str(file)}
     try:
-        spec.loader.exec_module(module)
+        exec(compile(content, file, "exec"), names)
     except Exception as error:  # The file may raise anything; every error is reported as the file's.
         raise UsageError(f"{file} cannot be run ({type(error).__name__}: {error}).") from error
-    task = getattr(module, "TASK", None)
+    task = names.get("TASK")
     if not isinstance(task, Task):
         raise UsageError(f"{file} should define TASK, a cap_viz.tasks.Task.")
-    if not NAME.fullmatch(task.name):
-        raise UsageError(f"{file}: the task's name {task.name!r} should be lower-case letters, digits and underscores.")
     return replace(task, version=int(hashlib.sha256(content).hexdigest()[:7], 16))
 
 
@@ -100,12 +95,10 @@ def add_task(file: Path, taken: Sequence[str], *, name: str | None = None, kind:
         contents = {"task.py": read_limited(file)}
     else:
         found = described(file)
-        found = replace(found, name=name or found.name, kind=kind or found.kind)
+        found = found.model_copy(update={"name": name or found.name, "kind": kind or found.kind})
         task, contents = task_of(found), kept_files(found)
     if not NAME.fullmatch(task.name):
-        raise UsageError(
-            f"The name {task.name!r} should be lower-case letters, digits and underscores, a letter first."
-        )
+        raise UsageError(f"The name {task.name!r} should be {NAME_RULE}.")
     if task.name in taken:
         raise UsageError(f"{task.name} is the name of a task that comes with CAP Viz; choose another.")
     check = task.splits  # Every row is checked before anything is stored.

@@ -1,128 +1,119 @@
 """Rows of a data file with their file and line, and the examples made from them.
 
-A task chooses the fields it reads and its prompt; rows are checked here, in one place, and errors name the file and
-line.
+What a row holds is declared as a pydantic model, one per kind of row, and checked when the row is read; errors name the
+file and line.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pydantic import ConfigDict, Field
+
 from cap_viz.errors import UsageError
 from cap_viz.tasks.base import Example, Splits, example_id, first_repeat
+from cap_viz.validation import Record, Text, mistake
 
 YES_NO = (" yes", " no")
-Value = TypeVar("Value")
-# Names of JSON's types for people who edit a file.
-KINDS = {
-    str: "a text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-}
+MAX_OPTIONS = 26
+MAX_CHARACTERS = 20_000
+Read = TypeVar("Read")
+Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class SourceRow:
     """One record and the place it was read from, such as "data/arc_easy/train.jsonl, line 3"."""
 
-    fields: dict[str, Any]
+    fields: Fields
     place: str
 
     def mistake(self, reason: str) -> UsageError:
         return UsageError(f"{self.place}: {reason}.")
 
-    def text(self, name: str) -> str:
-        """Return a text field that holds more than white space."""
-        return self.written(name, self.field(name, str))
-
-    def truth(self, name: str) -> bool:
-        return self.field(name, bool)
-
-    def number(self, name: str) -> int:
-        return self.field(name, int)
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """Return a field that lists texts, each with more than white space."""
-        for value in self.field(name, list):
-            if type(value) is not str:
-                raise self.mistake(f"the field {name} should hold texts only, not {kind_of(value)}")
-            self.written(name, value)
-        return tuple(self.fields[name])
-
-    def record(self, name: str) -> SourceRow:
-        """Return an object inside the row as a row of its own."""
-        return SourceRow(self.field(name, dict), self.place)
-
-    def field(self, name: str, kind: type[Value]) -> Value:
-        if name not in self.fields:
-            raise self.mistake(f"the field {name} is missing; there are {', '.join(self.fields) or 'no fields'}")
-        value = self.fields[name]
-        # Not isinstance: in Python, unlike JSON, true is an integer.
-        if type(value) is not kind:
-            raise self.mistake(f"the field {name} should be {KINDS[kind]}, not {kind_of(value)}")
-        return value
-
-    def written(self, name: str, text: str) -> str:
-        if not text.strip():
-            raise self.mistake(f"the field {name} is empty")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise self.mistake(f"the field {name} holds half of a surrogate pair, which is no character")
-        return text
+    def read(self, reader: Callable[[Fields], Read]) -> Read:
+        """Read the fields. A ValueError of the reader becomes a `UsageError` with the row's place."""
+        try:
+            return reader(self.fields)
+        except ValueError as error:
+            raise self.mistake(mistake(error)) from error
 
 
-def kind_of(value: Any) -> str:
-    return "null" if value is None else KINDS.get(type(value), type(value).__name__)
+class ExampleRow(Record, ABC):
+    """Fields of a row that becomes an example; others are ignored."""
+
+    model_config = ConfigDict(str_max_length=MAX_CHARACTERS)
+
+    @abstractmethod
+    def example(self) -> Example:
+        """Make the example. Raises ValueError where fields contradict each other."""
+
+    @classmethod
+    def to_example(cls, fields: Fields) -> Example:
+        """Check the fields of a row and make its example. Raises ValueError."""
+        return cls.model_validate(fields).example()
 
 
-def question_example(
-    row: SourceRow, options: tuple[str, ...], gold: int, *, id: str | None = None, solution: str | None = None
-) -> Example:
-    """Make an example with the prompt of ARC in lm-evaluation-harness; without `id` the question is hashed."""
-    question = row.text("question")
-    return Example(
-        id=example_id(question) if id is None else id,
-        question=question,
-        prompt=f"Question: {question}\nAnswer:",
-        options=options,
-        gold=gold,
-        solution=solution,
-    )
+class QuestionRow(ExampleRow):
+    """A question, asked in the prompt of ARC in lm-evaluation-harness; the hash of the question stands in for an id."""
+
+    id: Text = ""
+    question: Text
+
+    def with_options(self, options: tuple[str, ...], gold: int, solution: str | None = None) -> Example:
+        """Make an example with the options as they follow the prompt."""
+        return Example(
+            id=self.id or example_id(self.question),
+            question=self.question,
+            prompt=f"Question: {self.question}\nAnswer:",
+            options=options,
+            gold=gold,
+            solution=solution,
+        )
+
+    def with_choices(self, texts: Sequence[str], gold: int) -> Example:
+        """Make an example with 2 to 26 options, all different; `gold` is the right one's index."""
+        if len(texts) < 2:
+            raise ValueError(f"a question needs at least 2 options, not {len(texts)}")
+        if len(texts) > MAX_OPTIONS:
+            raise ValueError(f"there are {len(texts)} options, at most {MAX_OPTIONS} are allowed")
+        repeated = first_repeat(texts)
+        if repeated is not None:
+            raise ValueError(f"the option {repeated!r} is there twice")
+        if not 0 <= gold < len(texts):
+            raise ValueError(f"the right option is number {gold} (counted from 0), but there are {len(texts)} options")
+        return self.with_options(tuple(f" {text}" for text in texts), gold)
 
 
-def choice_example(row: SourceRow, texts: Sequence[str], gold: int, *, id: str | None = None) -> Example:
-    """Make a question with at least two options, all different; `gold` is the right one's index."""
-    if len(texts) < 2:
-        raise row.mistake(f"a question needs at least 2 options, not {len(texts)}")
-    repeated = first_repeat(texts)
-    if repeated is not None:
-        raise row.mistake(f"the option {repeated!r} is there twice")
-    if not 0 <= gold < len(texts):
-        raise row.mistake(f"the right option is number {gold} (counted from 0), but there are {len(texts)} options")
-    return question_example(row, tuple(f" {text}" for text in texts), gold, id=id)
+class ChoiceRow(QuestionRow):
+    """A question with options; `gold` is the right one's number, from 0."""
+
+    options: list[Text]
+    gold: int
+
+    def example(self) -> Example:
+        return self.with_choices(self.options, self.gold)
 
 
-def yes_no_example(row: SourceRow, *, id: str | None = None) -> Example:
-    """Make a yes/no question: the field `answer` is true (yes) or false (no), `facts`, if any, become the solution."""
-    answer, solution = row.truth("answer"), None
-    if "facts" in row.fields:
-        solution = f" {' '.join(sentences(row.texts('facts')))} So the answer is {'yes' if answer else 'no'}."
-    return question_example(row, YES_NO, 0 if answer else 1, id=id, solution=solution)
+class YesNoRow(QuestionRow):
+    """A question with the answer true (yes) or false (no); `facts`, if any, become the solution."""
 
+    answer: bool
+    facts: list[Text] = Field([])
 
-def sentences(facts: Sequence[str]) -> list[str]:
-    """Strip the facts and add a full stop where one is missing."""
-    return [fact.strip() if fact.strip().endswith((".", "!", "?")) else f"{fact.strip()}." for fact in facts]
+    def example(self) -> Example:
+        facts = " ".join(f if f.endswith((".", "!", "?")) else f"{f}." for f in map(str.strip, self.facts))
+        solution = f" {facts} So the answer is {'yes' if self.answer else 'no'}." if facts else None
+        return self.with_options(YES_NO, 0 if self.answer else 1, solution)
 
 
 def splits_from(
     calibration: Sequence[SourceRow],
     evaluation: Sequence[SourceRow],
-    to_example: Callable[[SourceRow], Example],
+    to_example: Callable[[Fields], Example],
     origin: str | None = None,
 ) -> Splits:
     """Make one example per row. Raises `UsageError` with both places when two rows of any split have the same id."""
@@ -131,7 +122,7 @@ def splits_from(
     def examples(rows: Sequence[SourceRow]) -> tuple[Example, ...]:
         made = []
         for row in rows:
-            example = to_example(row)
+            example = row.read(to_example)
             if example.id in places:
                 what = "question" if example.id == example_id(example.question) else f"id {example.id!r}"
                 raise row.mistake(

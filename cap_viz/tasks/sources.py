@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cap_viz.errors import UsageError
 from cap_viz.models.hub import hub_snapshot
 from cap_viz.settings import ASSETS, data_folder
 from cap_viz.tasks.base import Example, Splits
-from cap_viz.tasks.rows import SourceRow, splits_from
+from cap_viz.tasks.rows import Fields, SourceRow, splits_from
 
 log = logging.getLogger(__name__)
 
@@ -47,30 +47,33 @@ class PublicRows:
 
 
 def read_json_lines(path: Path) -> list[SourceRow]:
-    r"""Read one JSON object per line; lines end at "\n" only, since U+2028 and the like occur inside texts.
-
-    A byte-order mark, Windows line ends and blank lines are accepted. Raises `UsageError` naming the file and line
-    when the file is missing, empty or malformed.
-    """
-    rows: list[SourceRow] = []
+    """Read one JSON object per line. Raises `UsageError` when the file is missing or not as in `json_lines`."""
     try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    place = f"{path}, line {number}"
-                    rows.append(SourceRow(parsed_object(line, place), place))
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist; check CAP_VIZ_DATA.") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); check CAP_VIZ_DATA.") from error
+    return json_lines(content, path)
+
+
+def json_lines(content: bytes, path: Path) -> list[SourceRow]:
+    r"""Parse one JSON object per line; lines end at "\n" only, since U+2028 and the like occur inside texts.
+
+    A byte-order mark, Windows line ends and blank lines are accepted. Raises `UsageError` naming the file and line when
+    the content of the file `path` is empty or malformed.
+    """
+    rows: list[SourceRow] = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            rows.append(SourceRow(parsed_object(line, place), place))
     if not rows:
         raise UsageError(f"{path} is empty; every line should hold one example as JSON.")
     return rows
 
 
-def parsed_object(line: bytes, place: str) -> dict[str, Any]:
+def parsed_object(line: bytes, place: str) -> Fields:
     def refused(literal: str) -> NoReturn:
         raise ValueError(f"{literal} is no JSON value")
 
@@ -87,7 +90,7 @@ def parsed_object(line: bytes, place: str) -> dict[str, Any]:
     return value
 
 
-def written_splits(name: str, to_example: Callable[[SourceRow], Example]) -> Splits:
+def written_splits(name: str, to_example: Callable[[Fields], Example]) -> Splits:
     """Read the splits of a task written for this project."""
     folder = ASSETS / name
     return splits_from(
@@ -95,7 +98,7 @@ def written_splits(name: str, to_example: Callable[[SourceRow], Example]) -> Spl
     )
 
 
-def public_splits(data: PublicData, to_example: Callable[[SourceRow], Example]) -> Splits:
+def public_splits(data: PublicData, to_example: Callable[[Fields], Example]) -> Splits:
     """Read the splits of a public data set, one example per row."""
     rows = public_rows(data)
     return splits_from(rows.calibration, rows.evaluation, to_example, rows.origin)

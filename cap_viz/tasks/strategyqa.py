@@ -11,10 +11,13 @@ pinned: the branch keeps meaning the commit of the first download, and every run
 
 from __future__ import annotations
 
-from cap_viz.tasks.base import Example, Task
-from cap_viz.tasks.rows import SourceRow, yes_no_example
+from pydantic import Field
+
+from cap_viz.tasks.base import Task
+from cap_viz.tasks.rows import YesNoRow
 from cap_viz.tasks.sources import PublicData, SplitFile, public_splits, rows_are_local
 from cap_viz.tasks.writing import YES_NO
+from cap_viz.validation import Text
 
 DATA = PublicData(
     folder="strategyqa",
@@ -25,8 +28,10 @@ DATA = PublicData(
 )
 
 
-def to_example(row: SourceRow) -> Example:
-    return yes_no_example(row, id=row.text("qid"))
+class StrategyRow(YesNoRow):
+    """A question of StrategyQA."""
+
+    id: Text = Field(alias="qid")
 
 
 TASK = Task(
@@ -38,7 +43,7 @@ TASK = Task(
     licence="MIT",
     prompt_format="Question: {question}\\nAnswer: yes | no",
     kind="yes_no",
-    load=lambda: public_splits(DATA, to_example),
+    load=lambda: public_splits(DATA, StrategyRow.to_example),
     is_local=lambda: rows_are_local(DATA),
     writing=YES_NO,
 )

@@ -74,5 +74,4 @@ TASK = Task(
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: {option}",
     load=lambda: drawn_splits("toy_choice", draw),
-    is_local=lambda: True,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,12 +52,10 @@ def split_of(combination: str) -> Split:
 def drawn(task: str, split: Split, draw: Draw, index: int) -> Drawn:
     """Draw question `index` of a split, the same on every machine."""
     rng = random.Random(f"{task} {split} {index}")
-    return next(found for found in endless(draw, rng) if split_of(found.combination) == split)
-
-
-def endless(draw: Draw, rng: random.Random) -> Iterator[Drawn]:
     while True:
-        yield draw(rng)
+        found = draw(rng)
+        if split_of(found.combination) == split:
+            return found
 
 
 def example(task: str, split: Split, draw: Draw, index: int) -> Example:

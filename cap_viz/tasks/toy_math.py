@@ -147,7 +147,6 @@ TASK = Task(
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: {worked option}",
     load=lambda: drawn_splits("toy_math", draw),
-    is_local=lambda: True,
     # The toy reasoner was trained on single questions and reads 256 tokens; its solutions have up to 27.
     writing=replace(NUMBER, max_tokens=64, shots=0),
 )

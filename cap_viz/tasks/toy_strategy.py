@@ -81,7 +81,6 @@ TASK = Task(
     licence="Apache-2.0",
     prompt_format="Question: {question}\\nAnswer: {worked option}",
     load=lambda: drawn_splits("toy_strategy", draw),
-    is_local=lambda: True,
     # The toy reasoner was trained on single questions and reads 256 tokens; its solutions have up to 27.
     writing=replace(YES_NO, max_tokens=64, shots=0),
 )

@@ -46,5 +46,4 @@ TASK = Task(
     prompt_format="Question: {two facts} {the others}",
     kind="text",
     load=load,
-    is_local=lambda: True,
 )

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cap_viz.tasks.base import Example, example_id
+from cap_viz.tasks.rows import SourceRow
+from cap_viz.validation import Record
 
 OPENING_WORDS = 12
 WINDOW_WORDS = 64
+
+
+class TextRow(Record):
+    """A row with a stretch of running text, which may be blank."""
+
+    text: str
+
+
+def texts_of(rows: Sequence[SourceRow]) -> list[str]:
+    return [row.read(TextRow.model_validate).text for row in rows]
 
 
 def window(text: str) -> Example | None:

@@ -37,7 +37,7 @@ last = len(plan.batches.batches) - 1
 steps = score_steps(model, plan, only=[last])
 for block in steps:
     arrays.add(block)
-    partial = arrays.scores()
+    partial = arrays.result()
     if block.layer == 1:
         break
 plan = make_gradient_plan(model, examples, metric="nll")

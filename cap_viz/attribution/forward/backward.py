@@ -20,16 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from cap_viz.attribution.forward.dense_pass import at_least_float32, dense_pass, read_logliks
-from cap_viz.attribution.forward.losses import LOSSES
+from cap_viz.attribution.forward.dense_pass import at_least_float32, keeping, option_logliks
 from cap_viz.attribution.forward.packing import PackedBatch
+from cap_viz.attribution.forward.patching import heads_site
 from cap_viz.models.loading import ReasoningModel
 
 
@@ -40,14 +40,6 @@ class GradientPass:
     logliks: Float[Tensor, "example option"]
     effects: Float[Tensor, "layer head example"]
     units: Float[Tensor, "layer unit"] | None
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Tensors of one forward to differentiate with respect to, in layer order."""
-
-    z: list[Tensor] = field(default_factory=list)
-    units: list[Tensor] = field(default_factory=list)
 
 
 def gradient_pass(
@@ -64,30 +56,20 @@ def gradient_pass(
     `metric` is one of `LOSSES`. With `units`, effects of the MLPs' hidden units are added (None where `has_units` is
     false).
     """
-    n_layers = model.shape.n_layers
-    with torch.enable_grad(), weights_frozen(model), keeping(model, units=units and has_units(model)) as kept:
-        final = dense_pass(model, batch, keep_calls=False).final
-        logliks = read_logliks(model, batch, final[:, None])[0]
+    layers = range(model.shape.n_layers)
+    names = [heads_site(model.shape).name(layer) for layer in layers]
+    unit_names = [units_hook(layer) for layer in layers] if units and has_units(model) else []
+    start = model.blocks[0].register_forward_pre_hook(start_of_graph, with_kwargs=True)
+    with torch.enable_grad(), weights_frozen(model), start, keeping(model, [*names, *unit_names]) as kept:
+        logliks = option_logliks(model, batch)
         total = LOSSES[metric](logliks, gold, batch.answer_tokens).sum()
-        gradients = torch.autograd.grad(total, [*kept.z, *kept.units])
-    z = torch.stack([tensor.detach().reshape(*batch.tokens.shape, *value.shape[3:]) for tensor in kept.z])
-    slope = torch.stack([gradient.reshape(z.shape[1:]) for gradient in gradients[:n_layers]])
+        slopes = dict(zip(kept, torch.autograd.grad(total, list(kept.values())), strict=True))
+    z = torch.stack([kept[name].detach().reshape(*batch.tokens.shape, *value.shape[3:]) for name in names])
+    slope = torch.stack([slopes[name].reshape(z.shape[1:]) for name in names])
     by_row = torch.einsum("lrphd,lrphd->lhr", at_least_float32(value - z), at_least_float32(slope))
     effects = by_row.new_zeros(*by_row.shape[:2], batch.n_examples).index_add_(2, example_of_row(batch), by_row)
-    return GradientPass(
-        logliks=logliks.detach(),
-        effects=effects,
-        units=unit_effects(kept.units, gradients[n_layers:]) if kept.units else None,
-    )
-
-
-def unit_effects(activations: list[Tensor], gradients: tuple[Tensor, ...]) -> Float[Tensor, "layer unit"]:
-    return torch.stack(
-        [
-            -(at_least_float32(a.detach()) * slope).flatten(0, -2).sum(dim=0)
-            for a, slope in zip(activations, gradients, strict=True)
-        ]
-    )
+    by_unit = [-(at_least_float32(kept[name].detach()) * slopes[name]).flatten(0, -2).sum(dim=0) for name in unit_names]
+    return GradientPass(logliks.detach(), effects, torch.stack(by_unit) if by_unit else None)
 
 
 def has_units(model: ReasoningModel) -> bool:
@@ -120,29 +102,44 @@ def weights_frozen(model: ReasoningModel) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@contextmanager
-def keeping(model: ReasoningModel, *, units: bool) -> Iterator[Kept]:
-    """Keep z of every layer (and the MLPs' hidden units) of the forward inside, attached to its graph."""
-    kept = Kept()
-    layers = range(model.shape.n_layers)
-    hooks = [(f"blocks.{layer}.attn.hook_z", keep_in(kept.z)) for layer in layers]
-    if units:
-        hooks += [(units_hook(layer), keep_in(kept.units)) for layer in layers]
-    start = model.blocks[0].register_forward_pre_hook(start_of_graph, with_kwargs=True)
-    with start, model.bridge.hooks(fwd_hooks=hooks):
-        yield kept
-
-
-def keep_in(tensors: list[Tensor]) -> Callable[[Tensor, object], Tensor]:
-    def hook(tensor: Tensor, hook: object) -> Tensor:
-        # Return the kept tensor, so that the model goes on with it: a hook may be handed a reshaped copy.
-        tensors.append(tensor)
-        return tensor
-
-    return hook
-
-
 def start_of_graph(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+
+
+Logliks = Float[Tensor, "example option"]
+PerExample = Float[Tensor, " example"]
+Gold = Int[Tensor, " example"]
+Tokens = Int[Tensor, "example option"]
+
+
+def nll(logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
+    return -at_gold(logliks, gold) / at_gold(tokens, gold)
+
+
+def choice_nll(logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
+    return filled(logliks).logsumexp(dim=-1) - at_gold(logliks, gold)
+
+
+def logit_diff(logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
+    others = filled(logliks).scatter(-1, gold[:, None], -torch.inf)
+    return others.logsumexp(dim=-1) - at_gold(logliks, gold)
+
+
+# The differentiable metrics of `attribution/effect_metrics.py` (numpy), which documents them, on torch tensors; a test
+# compares the two.
+LOSSES: dict[str, Callable[[Logliks, Gold, Tokens], PerExample]] = {
+    "nll": nll,
+    "choice_nll": choice_nll,
+    "logit_diff": logit_diff,
+}
+
+
+def filled(logliks: Logliks) -> Logliks:
+    """Set absent options (NaN) to -inf, so that they never win and pass no gradient on."""
+    return torch.where(logliks.isnan(), -torch.inf, logliks)
+
+
+def at_gold(values: Shaped[Tensor, "example option"], gold: Int[Tensor, " example"]) -> Shaped[Tensor, " example"]:
+    return values.gather(-1, gold[:, None])[:, 0]

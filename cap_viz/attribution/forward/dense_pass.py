@@ -6,8 +6,10 @@ TransformerLens 4.3 still runs the earlier blocks under `start_at_layer`, so eac
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,10 @@ from torch import Tensor
 
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.models.loading import ReasoningModel
+
+# A forward hook of TransformerLens: its name, and a function of the output there and the hook point. What the function
+# returns, if anything, takes the output's place.
+Hook = tuple[str, Callable[[Tensor, Any], Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,29 @@ def dense_pass(model: ReasoningModel, batch: PackedBatch, *, keep_calls: bool = 
             logits_to_keep=1,
         )
     return DensePass(calls=tuple(calls), final=outputs[0])
+
+
+def option_logliks(
+    model: ReasoningModel, batch: PackedBatch, hooks: Sequence[Hook] = ()
+) -> Float[Tensor, "example option"]:
+    """Run one full forward with the hooks; return the log-likelihood of every option."""
+    with model.bridge.hooks(fwd_hooks=list(hooks)):
+        final = dense_pass(model, batch, keep_calls=False).final
+    return read_logliks(model, batch, final[:, None])[0]
+
+
+@contextmanager
+def keeping(model: ReasoningModel, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Keep the outputs at the named hooks of the forward inside, in the order they are computed."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor, hook: Any) -> Tensor:
+        kept[name] = output
+        # Returned, so that the model goes on with the kept tensor: a hook may be handed a reshaped copy.
+        return output
+
+    with model.bridge.hooks(fwd_hooks=[(name, partial(keep, name)) for name in names]):
+        yield kept
 
 
 def first_tensor(output: Any) -> Tensor:

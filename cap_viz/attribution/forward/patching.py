@@ -12,6 +12,7 @@ resample  the output on another example, token by token (Chan et al. 2022, Causa
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cap_viz.attribution.forward.dense_pass import dense_pass
+from cap_viz.attribution.forward.dense_pass import Hook, dense_pass, keeping
 from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch
 from cap_viz.models.loading import ModelShape, ReasoningModel
 
@@ -50,17 +51,10 @@ def mlp_site(shape: ModelShape) -> Site:
 
 def dense_outputs(model: ReasoningModel, batch: PackedBatch, site: Site) -> list[Float[Tensor, "row position ..."]]:
     """Outputs of the untouched model at the site, one per layer."""
-    found: list[Tensor] = []
-
-    def keep(output: Tensor, hook: object) -> None:
-        found.append(output.reshape(*batch.tokens.shape, *site.shape))
-
-    hooks: list[tuple[str, Callable[[Tensor, object], None]]] = [
-        (site.name(layer), keep) for layer in range(model.shape.n_layers)
-    ]
-    with model.bridge.hooks(fwd_hooks=hooks):
+    names = [site.name(layer) for layer in range(model.shape.n_layers)]
+    with keeping(model, names) as kept:
         dense_pass(model, batch, keep_calls=False)
-    return found
+    return [kept[name].reshape(*batch.tokens.shape, *site.shape) for name in names]
 
 
 def zeros(model: ReasoningModel, site: Site) -> Float[Tensor, "layer 1 1 ..."]:
@@ -86,6 +80,25 @@ def resampled(
     rows = torch.arange(len(index), device=index.device)[:, None]
     with model.lease, torch.inference_mode():
         return torch.stack([output[rows, index] for output in dense_outputs(model, others, site)])
+
+
+def set_hooks(heads: Iterable[tuple[int, int]], value: Float[Tensor, "layer #row #position head d_head"]) -> list[Hook]:
+    """Hooks that replace z of every (layer, head) in `heads` by `value`."""
+    by_layer: dict[int, list[int]] = defaultdict(list)
+    for layer, head in heads:
+        by_layer[layer].append(head)
+    return [(f"blocks.{layer}.attn.hook_z", replacing(chosen, value[layer])) for layer, chosen in by_layer.items()]
+
+
+def replacing(
+    heads: list[int], value: Float[Tensor, "#row #position head d_head"]
+) -> Callable[[Tensor, object], Tensor]:
+    def hook(z: Tensor, hook: object) -> Tensor:
+        by_head = z.reshape(*z.shape[:2], *value.shape[2:]).clone()
+        by_head[:, :, heads] = value[:, :, heads]
+        return by_head.reshape(z.shape)
+
+    return hook
 
 
 def counterparts(batch: PackedBatch, others: PackedBatch) -> Int[Tensor, "row position"]:

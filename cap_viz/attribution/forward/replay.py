@@ -9,82 +9,129 @@ The result equals a full forward with the head's hook_z overwritten (tested agai
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.attribution.forward.dense_pass import BlockCall, DensePass, first_tensor, read_logliks
+from cap_viz.attribution.forward.dense_pass import (
+    BlockCall,
+    DensePass,
+    Hook,
+    first_tensor,
+    option_logliks,
+    read_logliks,
+)
+from cap_viz.attribution.forward.llama_fast_path import direct_model
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.attribution.forward.patching import heads_site, mlp_site
 from cap_viz.models.loading import ReasoningModel
 
 
-def ablate_layer(
-    model: ReasoningModel,
-    batch: PackedBatch,
-    dense: DensePass,
-    layer: int,
-    value: Float[Tensor, "#row #position head d_head"],
-    heads: range | None = None,
-) -> Float[Tensor, "ablated example option"]:
-    """Ablate heads of `layer` in turn (all, or a range) by replacing z with `value`; return option log-likelihoods."""
-    n_rows, n_positions = batch.tokens.shape
-    ablated = torch.arange(model.shape.n_heads, device=value.device)
-    ablated = ablated if heads is None else ablated[heads.start : heads.stop]
-    versions = torch.arange(len(ablated), device=value.device)
+class BlockRunner(Protocol):
+    """A way to run the blocks of a model: its own, or direct ones (`attribution/forward/llama_fast_path.py`).
 
-    def ablate(z: Tensor, hook: Any) -> Tensor:
-        # Rows are example-major: row e * V + v is example e with the v-th of the heads ablated.
-        shape = z.shape
-        z = z.reshape(n_rows, len(versions), n_positions, model.shape.n_heads, -1)
-        z[:, versions, :, ablated] = value[:, :, ablated].permute(2, 0, 1, 3)
-        return z.reshape(shape)
+    Callers hold the lease, inside `torch.inference_mode`. Results are log-likelihoods of every option, NaN where an
+    example does not have it.
+    """
 
-    return replayed(model, batch, dense, layer, len(versions), [(heads_site(model.shape).name(layer), ablate)])
+    def dense_logliks(self, batch: PackedBatch) -> Float[Tensor, "example option"]:
+        """Run the model with its current weights."""
+        ...
 
+    def ablate_heads(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        layer: int,
+        value: Float[Tensor, "#row #position head d_head"],
+        heads: range | None = None,
+    ) -> Float[Tensor, "ablated example option"]:
+        """Ablate heads of `layer` in turn (all, or a range) by replacing their z with `value`."""
+        ...
 
-def ablate_blocks(
-    model: ReasoningModel,
-    batch: PackedBatch,
-    dense: DensePass,
-    layer: int,
-    z: Float[Tensor, "#row #position head d_head"],
-    mlp: Float[Tensor, "#row #position d_model"],
-) -> Float[Tensor, "2 example option"]:
-    """Option log-likelihoods with z of all heads of `layer` replaced by `z`, then with its MLP's output by `mlp`."""
-
-    def replacing(version: int, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
-        def replace(output: Tensor, hook: Any) -> Tensor:
-            by_version = output.reshape(len(batch.tokens), 2, batch.tokens.shape[1], *value.shape[2:]).clone()
-            by_version[:, version] = value
-            return by_version.reshape(output.shape)
-
-        return replace
-
-    sites = (heads_site(model.shape), z), (mlp_site(model.shape), mlp)
-    hooks = [(site.name(layer), replacing(version, value)) for version, (site, value) in enumerate(sites)]
-    return replayed(model, batch, dense, layer, 2, hooks)
+    def ablate_blocks(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        layer: int,
+        z: Float[Tensor, "#row #position head d_head"],
+        mlp: Float[Tensor, "#row #position d_model"],
+    ) -> Float[Tensor, "2 example option"]:
+        """Replace z of all heads of `layer` by `z`, then its MLP's output by `mlp`."""
+        ...
 
 
-def replayed(
-    model: ReasoningModel,
-    batch: PackedBatch,
-    dense: DensePass,
-    layer: int,
-    versions: int,
-    hooks: list[tuple[str, Callable[[Tensor, Any], Tensor]]],
-) -> Float[Tensor, "version example option"]:
-    """Run block `layer` with the hooks and the later ones without, on `versions` copies of each row."""
-    n_rows, n_positions, d_model = dense.calls[layer].hidden.shape
-    calls = [repeated(call, n_rows, versions) for call in dense.calls[layer:]]
-    with model.bridge.hooks(fwd_hooks=hooks):
-        hidden = run_block(model, layer, calls[0], calls[0].hidden)
-    for offset, call in enumerate(calls[1:], start=1):
-        hidden = run_block(model, layer + offset, call, hidden)
-    return read_logliks(model, batch, hidden.reshape(n_rows, versions, n_positions, d_model))
+def block_runner(model: ReasoningModel, *, direct: bool) -> BlockRunner:
+    """Return the direct blocks if asked for and possible, else the model's own."""
+    blocks = direct_model(model) if direct else None
+    return OwnBlocks(model) if blocks is None else blocks
+
+
+@dataclass(frozen=True)
+class OwnBlocks:
+    """The blocks of the model itself, with hooks; its methods are those of `BlockRunner`."""
+
+    model: ReasoningModel
+
+    def dense_logliks(self, batch: PackedBatch) -> Float[Tensor, "example option"]:
+        return option_logliks(self.model, batch)
+
+    def ablate_heads(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        layer: int,
+        value: Float[Tensor, "#row #position head d_head"],
+        heads: range | None = None,
+    ) -> Float[Tensor, "ablated example option"]:
+        (n_rows, n_positions), n_heads = batch.tokens.shape, self.model.shape.n_heads
+        ablated = torch.arange(n_heads, device=value.device)
+        ablated = ablated if heads is None else ablated[heads.start : heads.stop]
+        versions = torch.arange(len(ablated), device=value.device)
+
+        def ablate(z: Tensor, hook: Any) -> Tensor:
+            # Rows are example-major: row e * V + v is example e with the v-th of the heads ablated.
+            by_version = z.reshape(n_rows, len(versions), n_positions, n_heads, -1)
+            by_version[:, versions, :, ablated] = value[:, :, ablated].permute(2, 0, 1, 3)
+            return by_version.reshape(z.shape)
+
+        return self.replayed(batch, dense, layer, len(versions), [(heads_site(self.model.shape).name(layer), ablate)])
+
+    def ablate_blocks(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        layer: int,
+        z: Float[Tensor, "#row #position head d_head"],
+        mlp: Float[Tensor, "#row #position d_model"],
+    ) -> Float[Tensor, "2 example option"]:
+        def replacing(version: int, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
+            def replace(output: Tensor, hook: Any) -> Tensor:
+                by_version = output.reshape(len(batch.tokens), 2, batch.tokens.shape[1], *value.shape[2:]).clone()
+                by_version[:, version] = value
+                return by_version.reshape(output.shape)
+
+            return replace
+
+        sites = (heads_site(self.model.shape), z), (mlp_site(self.model.shape), mlp)
+        hooks = [(site.name(layer), replacing(version, value)) for version, (site, value) in enumerate(sites)]
+        return self.replayed(batch, dense, layer, 2, hooks)
+
+    def replayed(
+        self, batch: PackedBatch, dense: DensePass, layer: int, versions: int, hooks: Sequence[Hook]
+    ) -> Float[Tensor, "version example option"]:
+        """Run block `layer` with the hooks and the later ones without, on `versions` copies of each row."""
+        n_rows, n_positions, d_model = dense.calls[layer].hidden.shape
+        first, *later = (repeated(call, n_rows, versions) for call in dense.calls[layer:])
+        with self.model.bridge.hooks(fwd_hooks=list(hooks)):
+            hidden = run_block(self.model, layer, first, first.hidden)
+        for number, call in enumerate(later, start=layer + 1):
+            hidden = run_block(self.model, number, call, hidden)
+        return read_logliks(self.model, batch, hidden.reshape(n_rows, versions, n_positions, d_model))
 
 
 def replay_dense(model: ReasoningModel, dense: DensePass) -> Float[Tensor, "row position d_model"]:

@@ -12,7 +12,7 @@ loaded; one that failed is, so that every plan logs why it takes the slow path.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
-from cap_viz.attribution.forward.llama_decoding import first_logits
-from cap_viz.attribution.forward.llama_fast_path import ablate_layer_direct, dense_logliks_direct, direct_model
+from cap_viz.attribution.forward.greedy import begun
+from cap_viz.attribution.forward.llama_decoding import DirectDecoder
+from cap_viz.attribution.forward.llama_fast_path import DirectModel, direct_model
 from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch, lay_out, packed_rows, separate_rows
 from cap_viz.attribution.forward.patching import heads_site, zeros
-from cap_viz.attribution.forward.replay import ablate_layer, replay_dense
+from cap_viz.attribution.forward.replay import OwnBlocks, block_runner, replay_dense
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
 
@@ -65,13 +66,9 @@ def dense_logliks(
 
     `direct` runs the direct blocks, which `direct_reading_is_valid` must have confirmed for the model.
     """
-    batch = batch_of(model, encoded, packed=packed)
-    blocks = direct_model(model) if direct else None
+    batch, runner = batch_of(model, encoded, packed=packed), block_runner(model, direct=direct)
     with model.lease, torch.inference_mode():
-        if blocks is not None:
-            return checked(model, batch, dense_logliks_direct(model, blocks, batch))
-        final = dense_pass(model, batch, keep_calls=False).final
-        return checked(model, batch, read_logliks(model, batch, final[:, None])[0])
+        return checked(model, batch, runner.dense_logliks(batch))
 
 
 def packing_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample]) -> bool:
@@ -112,61 +109,59 @@ def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, pa
 
 def direct_reading_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
     """Whether the direct blocks reproduce the model's log-likelihoods on the shortest example."""
-    direct = direct_model(model)
-    if direct is None:
-        return False
-    if "direct reading" in model.passed:
-        return True
-    batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
-    with model.lease, torch.inference_mode():
-        own = read_logliks(model, batch, dense_pass(model, batch, keep_calls=False).final[:, None])[0]
-        worst = relative_difference(dense_logliks_direct(model, direct, batch), own)
-    return within_tolerance(model, "direct reading", worst)
 
+    def difference(direct: DirectModel) -> float:
+        batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
+        return relative_difference(direct.dense_logliks(batch), OwnBlocks(model).dense_logliks(batch))
 
-def within_tolerance(model: ReasoningModel, short_cut: str, worst: float) -> bool:
-    if worst <= REPLAY_TOLERANCE * coarser(model):
-        model.passed.add(short_cut)
-        return True
-    log.warning("%s: %s differs from the model's own blocks by %.1e; using those", model.ref.id, short_cut, worst)
-    return False
+    return direct_passes(model, "direct reading", difference)
 
 
 def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
     """Whether the direct blocks reproduce the model's log-likelihoods, dense and ablated, on the shortest example."""
-    direct = direct_model(model)
-    if direct is None:
-        return False
-    if "direct" in model.passed:
-        return True
-    batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
-    layer = max(0, model.shape.n_layers - 2)
-    value = zeros(model, heads_site(model.shape))[layer]
-    with model.lease, torch.inference_mode():
-        dense = dense_pass(model, batch)
-        pairs = (
-            (dense_logliks_direct(model, direct, batch), read_logliks(model, batch, dense.final[:, None])[0]),
-            (ablate_layer_direct(direct, batch, dense, layer, value), ablate_layer(model, batch, dense, layer, value)),
+
+    def difference(direct: DirectModel) -> float:
+        batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
+        layer = max(0, model.shape.n_layers - 2)
+        value, dense = zeros(model, heads_site(model.shape))[layer], dense_pass(model, batch)
+        ours = direct.dense_logliks(batch)[None], direct.ablate_heads(batch, dense, layer, value)
+        own = (
+            read_logliks(model, batch, dense.final[:, None]),
+            OwnBlocks(model).ablate_heads(batch, dense, layer, value),
         )
-        worst = max(relative_difference(ours, own) for ours, own in pairs)
-    return within_tolerance(model, "direct", worst)
+        return relative_difference(torch.cat(ours), torch.cat(own))
+
+    return direct_passes(model, "direct", difference)
 
 
 def direct_decoding_is_valid(model: ReasoningModel, prompts: Sequence[Sequence[int]]) -> bool:
     """Whether direct decoding reproduces the model's next-token logits after the two shortest prompts."""
-    direct = direct_model(model)
-    if direct is None:
-        return False
-    if "direct decoding" in model.passed:
-        return True
-    probes = sorted(prompts, key=len)[:2]
-    with model.lease, torch.inference_mode():
-        ours = first_logits(model, direct, probes)
+
+    def difference(direct: DirectModel) -> float:
+        probes, decoder = sorted(prompts, key=len)[:2], DirectDecoder(direct)
+        ours = decoder.read(*begun(decoder, probes, 0, model.device))
         own = torch.stack(
             [model.bridge(torch.tensor([probe], device=model.device), use_cache=False)[0, -1] for probe in probes]
         )
-        worst = float((ours - own).abs().max() / own.abs().max())
-    return within_tolerance(model, "direct decoding", worst)
+        return float((ours - own).abs().max() / own.abs().max())
+
+    return direct_passes(model, "direct decoding", difference)
+
+
+def direct_passes(model: ReasoningModel, short_cut: str, difference: Callable[[DirectModel], float]) -> bool:
+    """Whether the model has direct blocks and they differ from its own within the tolerance; a pass is remembered."""
+    direct = direct_model(model)
+    if direct is None:
+        return False
+    if short_cut in model.passed:
+        return True
+    with model.lease, torch.inference_mode():
+        worst = difference(direct)
+    if not worst <= REPLAY_TOLERANCE * coarser(model):
+        log.warning("%s: %s differs from the model's own blocks by %.1e; using those", model.ref.id, short_cut, worst)
+        return False
+    model.passed.add(short_cut)
+    return True
 
 
 def relative_difference(ours: Tensor, own: Tensor) -> float:

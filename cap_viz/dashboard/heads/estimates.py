@@ -17,10 +17,10 @@ from cap_viz.dashboard.heads.detail import MEANINGS, TEXT_MEANING, head_subject,
 from cap_viz.dashboard.heads.map import draw_bars, draw_grid, effect_map
 from cap_viz.dashboard.heads.source import Source, shown_name
 from cap_viz.dashboard.heads.specificity import agreement
-from cap_viz.dashboard.stored import HeadStatistics, statistics_of
+from cap_viz.dashboard.stored import HeadStatistics, cached_by_run, scores_of, statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.theme import signed
-from cap_viz.runs.kinds.scores import load_gradient, load_scores
+from cap_viz.runs.kinds.scores import load_gradient
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec
@@ -45,7 +45,7 @@ def estimated(frame: Frame, source: Source, run: StoredRun) -> Estimated:
     """Return the estimate of a gradient or hybrid source. Raises `CapVizError` if a run cannot be used."""
     if source.gradient is not None:
         return hybrid_estimated(frame.store, run, source.gradient)
-    effects = HeadStatistics(load_gradient(frame.store, run).effects(source.metric or "nll"))
+    effects = statistics_of(frame.store, run, source.metric or "nll")
     estimate, reliability = effects.estimate, effects.reliability
     stable = "" if reliability is None else f"Ranking reliability **{reliability.full:.2f}** at N = {estimate.n}. "
     return Estimated(
@@ -55,11 +55,12 @@ def estimated(frame: Frame, source: Source, run: StoredRun) -> Estimated:
     )
 
 
+@cached_by_run(16)
 def hybrid_estimated(store: Store, exact: StoredRun, gradient: StoredRun) -> Estimated:
     from cap_viz.attribution.hybrid import hybrid_scores
 
     many = load_gradient(store, gradient)
-    few = load_scores(store, exact)
+    few = scores_of(store, exact)
     estimate = hybrid_scores(few, many).estimate
     alone = mean_with_ci(few.effects(many.metric))
     narrower = float(np.median((alone.high - alone.low) / (estimate.high - estimate.low)))

@@ -13,7 +13,7 @@ from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.figures.head_grid import Grid, small_map
 from cap_viz.figures.theme import CONFIG, HELPS, HURTS, signed
 from cap_viz.pruning import criterion_title
-from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_labels import AblationWords, ablation_words
 from cap_viz.stats import HeadEstimate
 
 # Four to a row on a laptop, fewer where there is less room.
@@ -95,16 +95,17 @@ def draw_map(summary: TaskSummary, estimate: HeadEstimate, limit: float) -> None
     assert summary.score_run is not None
     words = ablation_words(summary.score_run.spec)
     st.plotly_chart(
-        small_map(Grid.of(estimate, limit=limit, hover=hover(estimate, UNIT), ends=words.ends)),
+        small_map(effect_grid(estimate, words, limit)),
         key=f"overview_grid_{summary.task.name}",
         config=CONFIG,
         alt=f"Effect of {words.doing} each head{words.by} on {summary.task.title}",
     )
 
 
-def hover(estimate: HeadEstimate, unit: str) -> list[list[str]]:
+def effect_grid(estimate: HeadEstimate, words: AblationWords, limit: float | None = None, unit: str = UNIT) -> Grid:
+    """Grid of mean effects, with their intervals on hovering."""
     mean, low, high = estimate.mean, estimate.low, estimate.high
-    return [
+    hover = [
         [
             f"<b>Layer {layer}, head {head}</b><br>{signed(mean[layer, head])} {unit} "
             f"[{signed(low[layer, head])}, {signed(high[layer, head])}]"
@@ -112,3 +113,4 @@ def hover(estimate: HeadEstimate, unit: str) -> list[list[str]]:
         ]
         for layer in range(mean.shape[0])
     ]
+    return Grid.of(estimate, hover=hover, ends=words.ends, limit=limit)

@@ -16,13 +16,13 @@ from cap_viz.dashboard.components.panels import (
     tile,
 )
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.overview.cards import coloured, hover, task_cards
+from cap_viz.dashboard.overview.cards import coloured, effect_grid, task_cards
 from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentences
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.accuracy import accuracy_by_sparsity
-from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
+from cap_viz.figures.head_grid import colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, display_order, signed
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
@@ -174,9 +174,8 @@ def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
             icon=":material/arrow_forward:",
         )
         return
-    estimate, words = summary.heads.estimate, ablation_words(summary.score_run.spec)
-    unit = METRIC_UNITS[metric]
-    grid = Grid.of(estimate, limit=limit, hover=hover(estimate, unit), ends=words.ends)
+    words, unit = ablation_words(summary.score_run.spec), METRIC_UNITS[metric]
+    grid = effect_grid(summary.heads.estimate, words, limit, unit)
     st.plotly_chart(
         head_grid(grid, unit=unit, tallest=TALLEST),
         key=f"overview_grid_{summary.task.name}",

@@ -7,8 +7,8 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from cap_viz.dashboard.components.panels import METRIC_UNITS, making_of
-from cap_viz.dashboard.overview.cards import hover
+from cap_viz.dashboard.components.panels import making_of
+from cap_viz.dashboard.overview.cards import effect_grid
 from cap_viz.dashboard.stored import statistics_of
 from cap_viz.figures.head_grid import Grid, head_grid
 from cap_viz.runs.kinds import describe, numbers_of
@@ -66,5 +66,4 @@ def figure_html(store: Store, run: StoredRun) -> str:
 
 def run_grid(store: Store, run: StoredRun[ScoreSpec]) -> Grid:
     """Grid of head effects on the answer loss, for the Runs page and the HTML file."""
-    estimate = statistics_of(store, run, "nll").estimate
-    return Grid.of(estimate, hover=hover(estimate, METRIC_UNITS["nll"]), ends=ablation_words(run.spec).ends)
+    return effect_grid(statistics_of(store, run, "nll").estimate, ablation_words(run.spec))
