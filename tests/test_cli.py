@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cap_viz import __version__
+from cap_viz.attribution import exact
 from cap_viz.attribution.estimators import score_heads
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.runs.store import Store
 from cap_viz.tasks import TASKS, Task
 from tests.shell import Shell
 
@@ -274,3 +280,25 @@ def test_a_cache_that_cannot_be_written(
     code, _, err = shell("eval", *tiny, "--n", "3")
     assert code == 1
     assert "set CAP_VIZ_CACHE to a folder you may write to" in err
+
+
+def test_a_score_takes_ten_calls_from_the_shell_to_the_engine(
+    shell: Shell, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those named in CONTRIBUTING; the two that show progress only advance the steps. The store is asked twice."""
+    compute, sound = exact.score_steps, Store.sound
+    calls: list[str] = []
+    asked: list[str] = []
+
+    def watched(*arguments: Any, **options: Any) -> Iterator[Any]:
+        frames = [frame for frame in traceback.extract_stack() if f"{os.sep}cap_viz{os.sep}" in frame.filename]
+        calls[:] = [frame.name for frame in frames if frame.name not in ("shown", "finish")]
+        yield from compute(*arguments, **options)
+
+    monkeypatch.setattr(exact, "score_steps", watched)
+    monkeypatch.setattr(Store, "sound", lambda store, spec: asked.append(spec.kind) or sound(store, spec))
+    shell.json("score", *tiny, "--n", "2")
+    assert calls[:2] == ["main", "score"]
+    # The tenth is `score_steps` itself.
+    assert len(calls) <= 9
+    assert asked == ["score"] * 2
