@@ -170,6 +170,16 @@ def test_an_archive_with_an_empty_name_is_refused(store: Store, tmp_path: Path) 
         import_run(store, file)
 
 
+def test_an_archive_with_a_name_that_is_no_text_is_refused(store: Store, run: StoredRun, tmp_path: Path) -> None:
+    content = bytearray(archive_bytes(run))
+    content[30] = 0x80  # The first byte of the name in the first local header.
+    content[content.index(b"PK\x01\x02") + 9] |= 0x08  # Names are in UTF-8, says the directory.
+    file = tmp_path / "given.zip"
+    file.write_bytes(bytes(content))
+    with pytest.raises(UsageError, match="not a readable zip archive"):
+        import_run(store, file)
+
+
 @ONE_STORE
 @given(flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_flipped_byte_in_an_exported_run_never_gets_in_unseen(
