@@ -172,8 +172,8 @@ def test_an_archive_with_an_empty_name_is_refused(store: Store, tmp_path: Path) 
 
 def test_an_archive_with_a_name_that_is_no_text_is_refused(store: Store, run: StoredRun, tmp_path: Path) -> None:
     content = bytearray(archive_bytes(run))
-    content[30] = 0x80  # The first byte of the name in the first local header.
-    content[content.index(b"PK\x01\x02") + 9] |= 0x08  # Names are in UTF-8, says the directory.
+    # In the header before the first file: its name is in UTF-8, and the first byte of that name.
+    content[7], content[30] = 0x08, 0x80
     file = tmp_path / "given.zip"
     file.write_bytes(bytes(content))
     with pytest.raises(UsageError, match="not a readable zip archive"):
