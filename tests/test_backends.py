@@ -16,7 +16,7 @@ from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.backends.ray_worker import Worker, versions_here
 from cap_viz.runs.execute import mask_steps
 from cap_viz.runs.kinds import batched_run
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict
 from cap_viz.runs.store import Store
 from cap_viz.settings import ADDRESS, BACKEND, WORKERS

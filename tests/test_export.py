@@ -20,7 +20,7 @@ from cap_viz.pruning import Mask
 from cap_viz.pruning.export import export_mask, export_model, read_mask
 from cap_viz.runs.execute import mask_steps, run_steps
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.model_card import model_card
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec, mask_dict, spec_key
 from cap_viz.runs.store import Store

@@ -32,7 +32,7 @@ from cap_viz.progress import finish
 from cap_viz.runs.audit import audit_of
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_answers, load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import generation_spec, protocol_of
 from cap_viz.runs.self_generated_calibration import own_solutions_task
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key

@@ -20,7 +20,7 @@ from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import perplexity_spec
 from cap_viz.runs.spec import EvalSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import Store

@@ -17,7 +17,7 @@ from cap_viz.progress import finish
 from cap_viz.pruning import prune_mask
 from cap_viz.runs.execute import mask_steps, run_steps
 from cap_viz.runs.kinds.scores import load_gradient
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec, spec_dict, spec_from_dict
 from cap_viz.runs.store import Store

@@ -38,7 +38,7 @@ from cap_viz.progress import finish
 from cap_viz.runs.comparison import DENSE, Cell, Contrast, comparison_specs
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec

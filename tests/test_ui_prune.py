@@ -64,7 +64,7 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.evaluation import load_answers, load_report
 from cap_viz.runs.kinds.profile import load_zeros
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.queue import JobQueue, shared_queue
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key

@@ -31,7 +31,7 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds import numbers_of
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_scores
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.protocols import solution_spec
 from cap_viz.runs.queue import shared_queue
