@@ -50,7 +50,7 @@ from cap_viz.stats import Interval, PairedComparison, compare_paired
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import evaluation_set
 from tests.tiny import write_tiny_model
-from tests.words import empty_states, numbers
+from tests.words import bold_titles, numbers
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 40, 2
 CRITERIA, SPARSITIES = ("cap", "wanda", "global_magnitude"), (0.2, 0.5)
@@ -470,10 +470,10 @@ def test_a_link_with_nonsense_says_so(world: World, page: AppTest) -> None:
 
 def test_clearing_the_criteria_keeps_the_page_up(world: World, page: AppTest) -> None:
     opened(page, world)
-    assert not empty_states(page)
+    assert not bold_titles(page)
     page.multiselect(key="criteria").set_value([]).run()
     assert not page.exception
-    assert len(empty_states(page)) == 1
+    assert len(bold_titles(page)) == 1
     assert len(page.get("plotly_chart")) == 1
     assert not page.dataframe
 
@@ -494,7 +494,7 @@ def test_groups_are_never_mixed_without_a_word(world: World, page: AppTest) -> N
 def test_nothing_stored_is_an_invitation(world: World, page: AppTest) -> None:
     shutil.rmtree(Store().local)
     opened(page, world)
-    (title,) = empty_states(page)
+    (title,) = bold_titles(page)
     assert page.selectbox(key="model").value in title
     assert load_task(TASK).title in title
     assert "compare_prune" in [button.key for button in page.button]
@@ -505,7 +505,7 @@ def test_nothing_stored_is_an_invitation(world: World, page: AppTest) -> None:
 def test_pruned_runs_without_their_dense_one_are_mentioned(world: World, page: AppTest) -> None:
     forget(DENSE, world=world)
     opened(page, world)
-    assert len(empty_states(page)) == 1
+    assert len(bold_titles(page)) == 1
     assert len(world.specs) == 7
     assert "6" in numbers(texts(page))
     assert not page.get("plotly_chart")
@@ -514,7 +514,7 @@ def test_pruned_runs_without_their_dense_one_are_mentioned(world: World, page: A
 def test_with_only_the_dense_run_it_is_drawn_alone(world: World, page: AppTest) -> None:
     forget(*(cell for cell in world.specs if cell != DENSE), world=world)
     opened(page, world)
-    (title,) = empty_states(page)
+    (title,) = bold_titles(page)
     assert str(N_ITEMS) in numbers(title)
     assert len(page.get("plotly_chart")) == 1
     assert not page.dataframe
@@ -538,7 +538,7 @@ def test_a_damaged_dense_run_is_told(world: World, page: AppTest) -> None:
     (run.folder / "options.parquet").write_bytes(b"not a table")
     opened(page, world)
     told_damaged_dense(page, run)
-    (title,) = empty_states(page)
+    (title,) = bold_titles(page)
     assert world.id in title
 
 
@@ -594,7 +594,7 @@ def test_a_task_without_options_says_where_to_go(world: World, page: AppTest, mo
     monkeypatch.setitem(TASKS, TASK, replace(TASKS[TASK], kind="text"))
     monkeypatch.setattr("cap_viz.dashboard.frame.load_task", lambda name: replace(TASKS[TASK], kind="text"))
     opened(page, world)
-    (title,) = empty_states(page)
+    (title,) = bold_titles(page)
     assert TASKS[TASK].title in title
     assert not page.get("plotly_chart")
     assert "compare_heads" in [button.key for button in page.button]
