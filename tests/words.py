@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from streamlit.testing.v1 import AppTest
+if TYPE_CHECKING:  # Tests of the shell need no Streamlit.
+    from streamlit.testing.v1 import AppTest
 
 
 def numbers(text: str) -> set[str]:
