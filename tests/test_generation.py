@@ -373,8 +373,11 @@ def test_the_shell_writes_and_audits(task: Task, tiny: list[str], shell: Shell, 
     assert 0 <= found["exact_match"] <= found["parse_rate"] <= 1
     code, out, err = shell("generate", *tiny, "--n", "3")
     assert code == 0, err
-    assert f"{found['parse_rate']:.1%}" in out
-    assert f"{found['exact_match']:.1%}" in out
+    shares = [re.findall(r"[\d.]+%", line) for line in out.splitlines() if line.startswith(("strict", "flexible"))]
+    assert [(row[0], row[3]) for row in shares] == [
+        (f"{found['exact_match']:.1%}", f"{found['parse_rate']:.1%}"),
+        (f"{found['exact_match_flexible']:.1%}", f"{found['parse_rate_flexible']:.1%}"),
+    ]
     code, out, err = shell("runs", "audit", found["key"])
     assert code == 0, err
     rows = [json.loads(line) for line in out.splitlines()]
