@@ -495,7 +495,7 @@ def test_nothing_stored_is_an_invitation(world: World, page: AppTest) -> None:
     shutil.rmtree(Store().local)
     opened(page, world)
     (title,) = bold_titles(page)
-    assert page.selectbox(key="model").value in title
+    assert str(page.selectbox(key="model").value) in title
     assert load_task(TASK).title in title
     assert "compare_prune" in [button.key for button in page.button]
     assert not page.get("plotly_chart")
