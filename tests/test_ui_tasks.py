@@ -123,10 +123,6 @@ def opened(**params: str) -> AppTest:
     return at.run()
 
 
-def words(at: AppTest) -> str:
-    return "\n".join(str(element.value) for element in [*at.markdown, *at.caption, *at.info, *at.error])
-
-
 def test_the_page_shows_the_shipped_tasks_and_the_pair_of_the_link() -> None:
     at = opened(task="mini_science", against="arc_easy", k="10")
     assert not at.exception
