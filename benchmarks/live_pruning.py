@@ -26,7 +26,7 @@ from cap_viz.attribution.results import EvalReport
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL
 from cap_viz.models.loading import load_model
 from cap_viz.runs.jobs import Job
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.pack import write_pack
 from cap_viz.runs.queue import JobQueue
 from cap_viz.runs.run_queries import score_runs

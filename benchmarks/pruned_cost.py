@@ -37,7 +37,7 @@ from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.pruning import Mask, prune_mask
 from cap_viz.pruning.export import export_model
 from cap_viz.runs.kinds.scores import load_scores
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.model_card import model_card
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec

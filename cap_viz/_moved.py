@@ -52,7 +52,7 @@ MOVED = {
     "hub": "models.hub",
     "jobs": "runs.jobs runs.queue",
     "loaded_models": "runs.loaded_models",
-    "mask_specs": "runs.mask_specs",
+    "mask_specs": "runs.masks",
     "measures": "evaluation.eval_metrics",
     "metrics": "attribution.effect_metrics",
     "notebook": "runs.notebook",

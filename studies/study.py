@@ -14,7 +14,7 @@ from cap_viz.errors import UsageError
 from cap_viz.evaluation.perplexity import USUAL_LENGTH
 from cap_viz.models.catalogue import TOY_MODEL, ModelRef
 from cap_viz.pruning import CRITERIA
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
 from cap_viz.tasks import load_task

@@ -25,7 +25,7 @@ from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set

@@ -16,7 +16,7 @@ from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.backends.ray_worker import Worker, versions_here
 from cap_viz.runs.execute import mask_steps
 from cap_viz.runs.kinds import batched_run
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict
 from cap_viz.runs.store import Store
 from cap_viz.settings import ADDRESS, BACKEND, WORKERS
@@ -47,24 +47,24 @@ def test_options_come_before_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "named"),
     [
-        (("--backend", "spark"), "Unknown backend 'spark'; choose one of local, ray."),
-        (("--backend", "ray", "--workers", "-1"), "'-1' workers make no sense"),
+        (("--backend", "spark"), ["backend 'spark'", "local, ray"]),
+        (("--backend", "ray", "--workers", "-1"), ["'-1' workers", "0"]),
     ],
 )
 def test_unknown_backends_and_odd_numbers_of_workers_are_a_sentence(
-    shell: Shell, tiny: list[str], options: tuple[str, ...], sentence: str
+    shell: Shell, tiny: list[str], options: tuple[str, ...], named: list[str]
 ) -> None:
     code, _, err = shell("score", *tiny, "--n", "2", *options)
     assert code == 2
-    assert sentence in err
+    assert all(part in err for part in named), err
 
 
 def test_the_former_variable_is_read_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAP_VIZ_ENGINE", "ray")
     monkeypatch.delenv(BACKEND, raising=False)
-    with pytest.warns(FutureWarning, match="CAP_VIZ_ENGINE is called CAP_VIZ_BACKEND now"):
+    with pytest.warns(FutureWarning, match=r"CAP_VIZ_ENGINE\b.*\bCAP_VIZ_BACKEND\b"):
         assert requested_backend() == BackendChoice("ray")
     monkeypatch.setenv(BACKEND, "local")
     with pytest.warns(FutureWarning, match="CAP_VIZ_BACKEND"):
@@ -73,7 +73,7 @@ def test_the_former_variable_is_read_with_a_note(monkeypatch: pytest.MonkeyPatch
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cap_viz.runs.backends.find_spec", lambda _: None)
-    with pytest.raises(CapVizError, match=r"Ray is not installed here; run pip install -r requirements-ray.txt"):
+    with pytest.raises(CapVizError, match=r"pip install -r requirements-ray\.txt\b.*--backend local\b"):
         backend_named(BackendChoice("ray"))
     assert backend_named(BackendChoice()) is HERE
 

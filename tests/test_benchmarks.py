@@ -27,7 +27,7 @@ from cap_viz.attribution.forward.llama_fast_path import DirectModel
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from cap_viz.stats import hybrid_mean
 from cap_viz.tasks import TASKS, Splits, Task
 from tests.shell import Shell
 from tests.tiny import tiny_examples
+from tests.words import numbers
 
 
 def test_score_by_gradient(shell: Shell, tiny: list[str], tiny_model: ReasoningModel, tiny_task: Task) -> None:
@@ -23,7 +25,9 @@ def test_score_by_gradient(shell: Shell, tiny: list[str], tiny_model: ReasoningM
     assert answer["unit_effect"] == found.units.tolist()
     assert (answer["estimator"], answer["metric"], answer["n"]) == ("gradient", "logit_diff", 5)
     assert shell.json("score", *tiny, "--n", "5", "--estimator", "gradient")["key"] != answer["key"]
-    assert "gradient of logit_diff, zero ablation" in shell("runs")[1]
+    (listed,) = [line for line in shell("runs")[1].splitlines() if "logit_diff" in line]
+    assert "gradient" in listed
+    assert "zero" in listed
 
 
 def test_score_by_both_estimators(
@@ -47,7 +51,7 @@ def test_score_by_both_estimators(
     assert np.unique(unbiased["slope"]).tolist() == [1.0]
     code, out, _ = shell("score", *hybrid)
     assert code == 0
-    assert "16 examples exactly and 32 by gradient" in out
+    assert {"16", "32"} <= numbers(next(line for line in out.splitlines() if "gradient" in line))
 
 
 def test_a_pilot_chooses_the_sizes(
@@ -61,30 +65,31 @@ def test_a_pilot_chooses_the_sizes(
     assert (easy["planned"]["n"], easy["planned"]["n_gradient"]) == (easy["n"], easy["n_gradient"]) == (16, 16)
     code, _, err = shell("score", *hybrid, "--minutes", "60")
     assert code == 0
-    assert "Planned: 40 examples exactly and 40 by gradient" in err, "an hour is enough for all there are"
-    for wrong, sentence in (
-        (["--half-width", "1e-9"], "cannot be reached with 40 examples"),
-        (["--minutes", "1e-9"], "seconds do not suffice"),
-        (["--minutes", "1", "--half-width", "1"], "give one of the two"),
+    planned = next(line for line in err.splitlines() if "gradient" in line)
+    assert re.findall(r"\b\d+ (?:examples|by)", planned) == ["40 examples", "40 by"], "an hour is enough for all"
+    for wrong, named in (
+        (["--half-width", "1e-9"], ["half-width", "1e-09", "40"]),
+        (["--minutes", "1e-9"], ["0 seconds", "hybrid"]),
+        (["--minutes", "1", "--half-width", "1"], ["hybrid", "time", "half-width"]),
     ):
         code, _, err = shell("score", *hybrid, *wrong)
         assert code == 2
-        assert sentence in " ".join(err.split())
+        assert all(part in " ".join(err.split()) for part in named), err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "named"),
     [
-        (["--minutes", "1"], "add --estimator hybrid"),
-        (["--estimator", "gradient", "--metric", "accuracy"], "'accuracy' has no gradient"),
-        (["--estimator", "hybrid", "--metric", "accuracy"], "Accuracy has no gradient"),
-        (["--estimator", "hybrid", "--n", "8"], "at least 16 exactly measured examples"),
-        (["--estimator", "hybrid", "--n", "64", "--big-n", "32"], "there are 32 and 64"),
-        (["--estimator", "hybrid", "--slope", "two"], "Unknown slope 'two'"),
-        (["--estimator", "hybrid", "--ids", "ids.txt"], "leave out --ids"),
+        (["--minutes", "1"], ["--estimator hybrid"]),
+        (["--estimator", "gradient", "--metric", "accuracy"], ["accuracy", "gradient", "nll"]),
+        (["--estimator", "hybrid", "--metric", "accuracy"], ["ccuracy", "gradient"]),
+        (["--estimator", "hybrid", "--n", "8"], ["at least 16", "n = 8"]),
+        (["--estimator", "hybrid", "--n", "64", "--big-n", "32"], ["32", "64"]),
+        (["--estimator", "hybrid", "--slope", "two"], ["slope", "'two'", "one"]),
+        (["--estimator", "hybrid", "--ids", "ids.txt"], ["hybrid", "--ids"]),
     ],
 )
-def test_mistakes_get_one_sentence(shell: Shell, arguments: list[str], sentence: str) -> None:
+def test_mistakes_get_one_sentence(shell: Shell, arguments: list[str], named: list[str]) -> None:
     code, out, err = shell("score", *arguments)
     assert (code, out) == (2, "")
-    assert sentence in err
+    assert all(part in err for part in named), err

@@ -41,7 +41,8 @@ def test_runs_show_verify_export_import(shell: Shell, tiny: list[str], tmp_path:
     assert key in [run["key"] for run in shell.json("runs")["runs"]]
     code, _, err = shell("runs", "show", "zz")
     assert code == 2
-    assert "no stored run with a key that starts with 'zz'" in err
+    assert "'zz'" in err
+    assert err.count("\n") == 1
 
 
 def rewritten(archive: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> Path:
@@ -98,7 +99,8 @@ def test_something_else_than_an_archive(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_text("hello")
     code, _, err = shell("runs", "import", str(tmp_path / "x.zip"))
     assert code == 2
-    assert "not a readable zip archive" in err
+    assert str(tmp_path / "x.zip") in err
+    assert "zip archive" in err
 
 
 @pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 97)], ids=["encrypted", "unknown compression"])
@@ -112,7 +114,8 @@ def test_archives_zipfile_cannot_open(shell: Shell, tiny: list[str], tmp_path: P
     archive.write_bytes(content)
     code, _, err = shell("runs", "import", str(archive))
     assert code == 2
-    assert "not a readable zip archive (encrypted, or packed in an unknown way)" in err
+    assert str(archive) in err
+    assert "encrypted" in err
 
 
 def test_a_file_that_no_manifest_lists_stays_out(shell: Shell, tiny: list[str], tmp_path: Path) -> None:
@@ -136,13 +139,15 @@ def test_targets_that_cannot_be_written(
     for target in ("missing/a.zip", "file/a.zip"):
         code, _, err = shell("runs", "export", key, "--to", str(tmp_path / target))
         assert code == 2
-        assert "is not a folder, so a.zip cannot be written there" in err
+        assert str((tmp_path / target).parent) in err
+        assert "a.zip" in err
     shell("runs", "export", key, "--to", str(tmp_path / "a.zip"))
     monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "file"))
     code, _, err = shell("runs", "import", str(tmp_path / "a.zip"))
     assert code == 1
-    assert "a.zip was not imported:" in err
-    assert "cannot be written" in err
+    assert "a.zip" in err
+    assert str(tmp_path / "file") in err
+    assert not list((tmp_path / "file").glob("*"))
 
 
 def test_keys_that_name_none_or_many(shell: Shell, tiny: list[str]) -> None:
@@ -150,7 +155,7 @@ def test_keys_that_name_none_or_many(shell: Shell, tiny: list[str]) -> None:
         shell.json("eval", *tiny, "--n", n)
     code, _, err = shell("runs", "show", "")
     assert code == 2
-    assert re.search(r"\d+ stored runs have a key that starts with ''; give more of it", err)
+    assert re.search(rf"\b{len(shell.json('runs')['runs'])}\b.*''", err)
     code, _, err = shell("runs", "--json", "list")
     assert code == 2
-    assert "--json comes after the command: runs list --json." in err
+    assert "runs list --json" in err

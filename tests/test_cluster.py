@@ -24,7 +24,7 @@ from cap_viz.runs.backends.ray import REPLACEMENTS, Cluster, check_reachable, ra
 from cap_viz.runs.backends.ray_worker import Versions
 from cap_viz.runs.batched_runs import Backend
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun

@@ -6,6 +6,7 @@ row by row and under n:m patterns, which reach their share exactly.
 
 from __future__ import annotations
 
+import re
 from typing import cast
 
 import numpy as np
@@ -18,9 +19,9 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning import CRITERIA, prune_mask
 from cap_viz.pruning.criterion import SCATTERED, STRUCTURED
 from cap_viz.pruning.mask import Scope
-from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_labels import ABLATION_WORDS, ablation_words
 from cap_viz.runs.store import Store
-from tests.test_ui_pages import opened, text
+from tests.test_ui_pages import opened
 from tests.test_ui_text import computed, score_spec, store
 from tests.tiny import tiny_examples
 
@@ -65,6 +66,11 @@ def prune_page(store: Store, model: ReasoningModel, ablation: str = "zero", **qu
     return at
 
 
+def importance(at: AppTest) -> list[str]:
+    """The help of the heading over the importance behind CAP."""
+    return [one.proto.help for one in at.markdown if re.fullmatch(r"#+ Importance\b.*\bCAP", one.value)]
+
+
 def notes_of(at: AppTest) -> list[str]:
     """The bullets under the heading, in the order of the page."""
     found = [str(one.value) for one in at.markdown]
@@ -79,11 +85,11 @@ def test_each_criterion_s_notes_stand_under_its_name(store: Store, tiny_model: R
     assert f"GBLM: {CRITERIA['gblm'].counting}" in said
     assert not any("Wanda" in line for line in said)
     # Whole heads go by their effects; there is no importance I behind them.
-    assert "Importance behind CAP" not in text(at)
+    assert not importance(at)
     at = prune_page(store, tiny_model, criterion="cap", against="global_magnitude", sparsity="20")
     assert SCATTERED in notes_of(at)
     assert STRUCTURED not in "\n".join(notes_of(at))
-    assert "Importance behind CAP" in text(at)
+    assert len(importance(at)) == 1
 
 
 def test_patterns_are_said_to_be_exact(store: Store, tiny_model: ReasoningModel) -> None:
@@ -100,8 +106,11 @@ def test_importance_is_told_by_the_ablation_of_its_scores(
 ) -> None:
     at = prune_page(store, tiny_model, ablation, criterion="cap", against="magnitude", sparsity="20")
     words = ablation_words(score_spec(tiny_model, "mini_science", 6, ablation))
-    helps = [one.proto.help for one in at.markdown if str(one.value) == "##### Importance behind CAP"]
-    assert [f"{words.doing} the head{words.by}, scaled" in help for help in helps] == [True]
+    (help,) = importance(at)
+    assert words.doing in help
+    assert words.by in help
+    others = [one for name, one in ABLATION_WORDS.items() if name != ablation and one.doing != words.doing]
+    assert not any(one.doing in help for one in others)
 
 
 def test_costs_are_told_of_the_criteria_shown_only() -> None:

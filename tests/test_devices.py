@@ -36,24 +36,28 @@ def test_devices_by_name(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("asked", ["gpu", "cuda:", "cuda:x", "cpu:0", "mps:1", ":"])
 def test_what_is_no_device(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAP_VIZ_DEVICE", asked)
-    with pytest.raises(UsageError, match="is no device; choose one of auto, cpu, cuda, mps, or cuda:1"):
+    with pytest.raises(UsageError, match=rf"CAP_VIZ_DEVICE\b.*{asked!r}.*auto, cpu, cuda, mps"):
         requested_device()
 
 
 def test_an_unknown_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAP_VIZ_DTYPE", "float8")
-    with pytest.raises(UsageError, match="Unknown precision in CAP_VIZ_DTYPE: 'float8'; choose one of float32"):
+    with pytest.raises(UsageError, match=r"CAP_VIZ_DTYPE\b.*'float8'.*float32"):
         requested_dtype()
 
 
 def test_the_best_device_is_taken_and_the_reason_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CAP_VIZ_DEVICE", raising=False)
-    for here, reason in ((("cuda:0", "cpu"), "a GPU is here"), (("cpu",), "there is no GPU here")):
+    reasons = set()
+    for here in (("cuda:0", "cpu"), ("cpu",)):
         monkeypatch.setattr("cap_viz.models.devices.available", lambda here=here: here)
         chosen = chosen_device()
-        assert (chosen.name, chosen.reason) == (here[0], reason)
+        assert chosen.name == here[0]
+        assert "GPU" in chosen.reason
+        reasons.add(chosen.reason)
+    assert len(reasons) == 2
     monkeypatch.setenv("CAP_VIZ_DEVICE", "cpu")
-    assert chosen_device().reason == "asked for by CAP_VIZ_DEVICE"
+    assert "CAP_VIZ_DEVICE" in chosen_device().reason
 
 
 def test_pages_tell_the_device_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +81,7 @@ def test_pages_tell_the_device_without_torch(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_gpu_that_is_not_here_is_a_sentence(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cap_viz.models.devices.available", lambda: ("cpu",))
     monkeypatch.setenv("CAP_VIZ_DEVICE", "cuda")
-    with pytest.raises(CapVizError, match="no device cuda here, only cpu; set CAP_VIZ_DEVICE"):
+    with pytest.raises(CapVizError, match=r"\bcuda\b.*\bcpu\b.*CAP_VIZ_DEVICE"):
         load(resolve(str(tiny_folder)))
 
 
@@ -142,4 +146,5 @@ def test_the_shell_takes_both(shell: Shell, tiny_folder: Path, tmp_path: Path, m
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
     code, _, err = shell("--dtype", "float8", "tasks", "list")
     assert code == 2
-    assert "Unknown precision" in err
+    assert "'float8'" in err
+    assert "bfloat16" in err

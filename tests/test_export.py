@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +21,14 @@ from cap_viz.pruning import Mask
 from cap_viz.pruning.export import export_mask, export_model, read_mask
 from cap_viz.runs.execute import mask_steps, run_steps
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.model_card import model_card
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec, mask_dict, spec_key
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.validation import from_json
+from tests.words import numbers
 
 
 class Pruned(NamedTuple):
@@ -74,14 +76,17 @@ def test_the_folder_computes_what_the_masked_model_computes(
 
 def test_the_card_holds_the_recipe_and_what_was_measured(pruned: Pruned, tmp_path: Path) -> None:
     card = (exported(pruned, tmp_path / "before") / "README.md").read_text()
-    assert "Not measured" in card
+    assert "python -m cap_viz eval" in card
+    assert "| tiny |" not in card
     recipe = json.loads(card.split("```json\n")[1].split("```")[0])
     assert from_json(MaskSpec, json.dumps(recipe)) == pruned.spec
     spec = EvalSpec(model=pruned.model.ref, examples=evaluation_set("tiny", 10), mask=pruned.spec)
     report = load_report(pruned.store, finish(run_steps(spec, pruned.model, pruned.store)))
     card = (exported(pruned, tmp_path / "after") / "README.md").read_text()
+    assert "python -m cap_viz eval" not in card
     assert f"| tiny | 10 | {report.acc:.1%} [" in card
-    assert "not measured |" in card
+    (row,) = [line for line in card.splitlines() if line.startswith("| tiny |")]
+    assert not numbers(row.split("|")[4]), "the dense model is not measured"
 
 
 def test_a_mask_alone_comes_back_bit_by_bit(pruned: Pruned, tmp_path: Path) -> None:
@@ -93,15 +98,15 @@ def test_a_mask_alone_comes_back_bit_by_bit(pruned: Pruned, tmp_path: Path) -> N
         np.testing.assert_array_equal(keep[name], kept.numpy())
     assert file.stat().st_size < pruned.mask.counts.sizes.sum() / 8 + 8000
     (tmp_path / "other.safetensors").write_bytes(b"no")
-    with pytest.raises(UsageError, match="cannot be read as a mask"):
+    with pytest.raises(UsageError, match=re.escape(str(tmp_path / "other.safetensors"))):
         read_mask(tmp_path / "other.safetensors")
 
 
 def test_an_existing_folder_is_refused(pruned: Pruned, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(UsageError, match="exists already and is not overwritten"):
+    with pytest.raises(UsageError, match=re.escape(str(tmp_path / "there"))):
         exported(pruned, tmp_path / "there")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match=re.escape(str(tmp_path / "there"))):
         export_mask(pruned.mask, mask_dict(pruned.spec), pruned.model.ref, tmp_path / "there")
     assert not list((tmp_path / "there").iterdir())
 
@@ -116,12 +121,12 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(type(pruned.model.tokenizer), "save_pretrained", full)
-        with pytest.raises(CapVizError, match="cannot be written \\(No space left on device\\); nothing was left"):
+        with pytest.raises(CapVizError, match=rf"{target}.*No space left on device"):
             exported(pruned, target)
     assert not list(target.parent.iterdir())
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(CapVizError, match="and only 0 MiB are free"):
+    with pytest.raises(CapVizError, match=r"\b0 MiB"):
         exported(pruned, target)
 
 
@@ -133,7 +138,7 @@ def test_a_read_only_place_is_a_sentence_and_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refused)
-        with pytest.raises(CapVizError, match="cannot be written \\(Read-only file system\\); nothing was left"):
+        with pytest.raises(CapVizError, match=r"out\b.*Read-only file system"):
             exported(pruned, tmp_path / "out" / "model")
         with pytest.raises(CapVizError, match="Read-only file system"):
             export_mask(pruned.mask, mask_dict(pruned.spec), pruned.model.ref, tmp_path / "out" / "mask.safetensors")
@@ -171,5 +176,5 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 def test_scores_of_another_model_are_refused(tiny_model: ReasoningModel, tiny_task: Task) -> None:
     other = replace(tiny_model.ref, fingerprint="0" * 16)
     scores = ScoreSpec(model=other, examples=evaluation_set("tiny", 4))
-    with pytest.raises(UsageError, match="with fingerprint 0000000000000000, the mask is for"):
+    with pytest.raises(UsageError, match=rf"0000000000000000.*{tiny_model.ref.fingerprint}"):
         mask_spec_for(tiny_model.ref, "cap", 0.5, task="tiny", n=4, scores=scores)

@@ -18,7 +18,7 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.repair import repair
 from cap_viz.runs.spec import EvalSpec

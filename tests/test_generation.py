@@ -14,6 +14,7 @@ from cap_viz.attribution.prompt_intervention import continuation_steps
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import (
     END_OF_TEXT,
+    FORMATS,
     LENGTH,
     NO_TOKEN,
     STOP_STRING,
@@ -32,7 +33,7 @@ from cap_viz.progress import finish
 from cap_viz.runs.audit import audit_of
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_answers, load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import generation_spec, protocol_of
 from cap_viz.runs.self_generated_calibration import own_solutions_task
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
@@ -198,10 +199,10 @@ def test_a_stored_run_holds_texts_and_readings(task: Task, tiny_model: Reasoning
         assert "Question" not in text
         assert strict == WORD.read_strictly(text)
         assert flexible == WORD.read_flexibly(text)
-    with pytest.raises(UsageError, match="written answers"):
+    with pytest.raises(UsageError, match=f"{run.key}.*options"):
         load_report(store, run)
     choices = finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 5)), tiny_model, store))
-    with pytest.raises(UsageError, match="wrote no answers"):
+    with pytest.raises(UsageError, match=f"{choices.key}.*answers"):
         load_answers(store, choices)
 
 
@@ -283,18 +284,18 @@ def refused(model: ReasoningModel, store: Store, sentence: str, spec: EvalSpec) 
 def test_what_cannot_be_asked_is_refused_in_one_sentence(
     task: Task, tiny_model: ReasoningModel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="Unknown prompt format 'rhyme'; choose one of fewshot, zeroshot, chat"):
+    with pytest.raises(UsageError, match=f"'rhyme'.*{', '.join(FORMATS)}"):
         spec_of(tiny_model, format="rhyme")
-    with pytest.raises(UsageError, match="At most 0 tokens leave nothing to write"):
+    with pytest.raises(UsageError, match=r"\b0 tokens\b.*\b1\b"):
         spec_of(tiny_model, max_tokens=0)
-    with pytest.raises(UsageError, match="Task mini_science has no answers to write out; choose one of mini_math"):
+    with pytest.raises(UsageError, match=r"mini_science\b.*mini_math\b"):
         generation_spec(tiny_model.ref, evaluation_set("mini_science", 2))
-    refused(tiny_model, store, "leave no room for a prompt in the 128 tokens", spec_of(tiny_model, max_tokens=128))
-    refused(tiny_model, store, "has no chat template; choose the format", spec_of(tiny_model, format="chat"))
-    refused(tiny_model, store, "Unknown evaluation protocol", replace(spec_of(tiny_model), protocol="generate-x"))
+    refused(tiny_model, store, r"\b128\b.*\b128 tokens\b", spec_of(tiny_model, max_tokens=128))
+    refused(tiny_model, store, r"chat template.*\bfewshot or zeroshot\b", spec_of(tiny_model, format="chat"))
+    refused(tiny_model, store, "'generate-x'", replace(spec_of(tiny_model), protocol="generate-x"))
     unsolved = replace(task, load=lambda: replace(task.splits, calibration=task.splits.calibration[:1]))
     monkeypatch.setitem(TASKS, "tiny", unsolved)
-    refused(tiny_model, store, "has 1 worked examples in its calibration split, 2 are needed", spec_of(tiny_model))
+    refused(tiny_model, store, r"\b1 worked examples.*\b2\b", spec_of(tiny_model))
 
 
 def test_chat_prompts_go_through_the_template(task: Task, tiny_model: ReasoningModel) -> None:
@@ -352,16 +353,16 @@ def test_own_correct_solutions_become_a_task_to_calibrate_on(
 def test_what_cannot_be_kept_is_refused(task: Task, tiny_model: ReasoningModel, store: Store) -> None:
     examples = calibration_set("tiny", 4)
     few = stored(store, generation_spec(tiny_model.ref, examples), [False] * 4)
-    with pytest.raises(UsageError, match="Only 0 of 4 texts are right"):
+    with pytest.raises(UsageError, match=r"\b0 of 4\b"):
         own_solutions_task(store, few, "own_tiny")
     chat = stored(store, generation_spec(tiny_model.ref, examples, format="chat"), [True] * 4)
-    with pytest.raises(UsageError, match="no plain text to calibrate on"):
+    with pytest.raises(UsageError, match=r"chat\b.*\bfewshot or zeroshot\b"):
         own_solutions_task(store, chat, "own_tiny")
     evaluated = stored(store, spec_of(tiny_model), [True] * 5)
-    with pytest.raises(UsageError, match="is of evaluation questions"):
+    with pytest.raises(UsageError, match=rf"{evaluated.key}.*--split calibration"):
         own_solutions_task(store, evaluated, "own_tiny")
     choices = finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 3)), tiny_model, store))
-    with pytest.raises(UsageError, match="wrote no answers"):
+    with pytest.raises(UsageError, match=f"{choices.key}.*`generate`"):
         own_solutions_task(store, choices, "own_tiny")
     assert "own_tiny" not in all_tasks()
 
@@ -372,7 +373,11 @@ def test_the_shell_writes_and_audits(task: Task, tiny: list[str], shell: Shell, 
     assert 0 <= found["exact_match"] <= found["parse_rate"] <= 1
     code, out, err = shell("generate", *tiny, "--n", "3")
     assert code == 0, err
-    assert "an answer was found in" in out
+    shares = [re.findall(r"[\d.]+%", line) for line in out.splitlines() if line.startswith(("strict", "flexible"))]
+    assert [(row[0], row[3]) for row in shares] == [
+        (f"{found['exact_match']:.1%}", f"{found['parse_rate']:.1%}"),
+        (f"{found['exact_match_flexible']:.1%}", f"{found['parse_rate_flexible']:.1%}"),
+    ]
     code, out, err = shell("runs", "audit", found["key"])
     assert code == 0, err
     rows = [json.loads(line) for line in out.splitlines()]
@@ -381,7 +386,9 @@ def test_the_shell_writes_and_audits(task: Task, tiny: list[str], shell: Shell, 
     target = tmp_path / "audit.csv"
     assert shell("runs", "audit", found["key"], "--to", str(target))[0] == 0
     assert target.read_text().startswith("id,prompt,text,strict,flexible,gold,right")
-    assert "is there already" in shell("runs", "audit", found["key"], "--to", str(target))[2]
+    code, _, err = shell("runs", "audit", found["key"], "--to", str(target))
+    assert code == 2
+    assert str(target) in err
 
 
 def test_an_audit_of_choices_has_every_option(tiny_task: Task, tiny_model: ReasoningModel, store: Store) -> None:

@@ -260,22 +260,22 @@ def test_one_way_in_to_all_estimators(tiny_model: ReasoningModel) -> None:
     np.testing.assert_allclose(hybrid.mean_effect("nll"), corrected, atol=1e-5)
     assert (hybrid.estimate.n, hybrid.estimate.n_gradient) == (16, 24)
     for wrong in (gradient, hybrid):
-        with pytest.raises(UsageError, match="about metric 'nll', not 'logit_diff'"):
+        with pytest.raises(UsageError, match=r"'nll'.*'logit_diff'"):
             wrong.mean_effect("logit_diff")
-    with pytest.raises(UsageError, match="Unknown estimator 'magic'; choose one of exact, gradient, hybrid"):
+    with pytest.raises(UsageError, match=r"estimator 'magic'.*exact, gradient, hybrid"):
         score_heads(tiny_model, examples, estimator="magic")  # pyright: ignore[reportCallIssue, reportArgumentType]
-    with pytest.raises(UsageError, match="Unknown metric 'loss'"):
+    with pytest.raises(UsageError, match=r"metric 'loss'.*nll"):
         score_heads(tiny_model, examples, metric="loss")
 
 
 def test_what_has_no_gradient_is_refused(tiny_model: ReasoningModel) -> None:
-    with pytest.raises(UsageError, match="'accuracy' has no gradient to estimate effects from; choose one of nll"):
+    with pytest.raises(UsageError, match=r"'accuracy'.*\bgradient\b.*\bnll\b"):
         gradient_effects(tiny_model, tiny_examples(1), metric="accuracy")
-    with pytest.raises(UsageError, match="Unknown metric 'loss'"):
+    with pytest.raises(UsageError, match=r"metric 'loss'.*nll"):
         gradient_effects(tiny_model, tiny_examples(1), metric="loss")
-    with pytest.raises(UsageError, match="compares options, and an example has a single one; use nll"):
+    with pytest.raises(UsageError, match=r"choice_nll\b.*\bnll\b"):
         make_gradient_plan(tiny_model, tiny_examples(1, n_options=1), metric="choice_nll")
-    with pytest.raises(UsageError, match="Unknown ablation 'noise'"):
+    with pytest.raises(UsageError, match=r"ablation 'noise'.*zero"):
         gradient_effects(tiny_model, tiny_examples(1), ablation="noise")
 
 

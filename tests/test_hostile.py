@@ -171,6 +171,16 @@ def test_an_archive_with_an_empty_name_is_refused(store: Store, tmp_path: Path) 
         import_run(store, file)
 
 
+def test_an_archive_with_a_name_that_is_no_text_is_refused(store: Store, run: StoredRun, tmp_path: Path) -> None:
+    content = bytearray(archive_bytes(run))
+    # In the header before the first file: its name is in UTF-8, and the first byte of that name.
+    content[7], content[30] = 0x08, 0x80
+    file = tmp_path / "given.zip"
+    file.write_bytes(bytes(content))
+    with pytest.raises(UsageError, match="not a readable zip archive"):
+        import_run(store, file)
+
+
 @ONE_STORE
 @given(flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_flipped_byte_in_an_exported_run_never_gets_in_unseen(

@@ -15,7 +15,7 @@ from huggingface_hub import errors
 
 from cap_viz.cli import main
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.models.catalogue import resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
 from cap_viz.runs.execute import provenance
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import TASKS, Task, arc, load_task, strategyqa
@@ -66,19 +66,20 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", fail)
 
 
+UNREACHABLE = r"{id} .*\breached\b(?!.*HF_HUB_OFFLINE)"
 FAILURES = [
-    (errors.GatedRepoError("m", response=answer(403)), CapVizError, "is gated: accept its licence .* set HF_TOKEN"),
-    (errors.RepositoryNotFoundError("m", response=answer(404)), UsageError, "The hub has no {kind} '{id}'; check"),
-    (errors.RevisionNotFoundError("m", response=answer(404)), CapVizError, "{id} on the hub has no revision"),
-    (errors.HfHubHTTPError("m", response=answer(401)), CapVizError, "HTTP status 401.; check HF_TOKEN"),
-    (errors.HfHubHTTPError("m", response=answer(503)), CapVizError, "HTTP status 503.; try again later"),
-    (errors.OfflineModeIsEnabled("m"), CapVizError, "hub cannot be reached; .*, or unset HF_HUB_OFFLINE"),
-    (httpx2.ConnectError("m"), CapVizError, "{id} is not on this machine and the model hub cannot be reached"),
-    (httpx2.ReadTimeout("m"), CapVizError, "hub cannot be reached"),
-    (httpx2.ProxyError("m"), CapVizError, "hub cannot be reached"),
-    (ConnectionResetError("m"), CapVizError, "hub cannot be reached"),
-    (errors.XetDownloadError("m"), CapVizError, "hub cannot be reached"),
-    (OSError(28, "No space left on device"), CapVizError, "cannot be stored in the hub's cache .*No space left"),
+    (errors.GatedRepoError("m", response=answer(403)), CapVizError, r"{id} .*\bgated\b.*\blicence\b.*\bHF_TOKEN\b"),
+    (errors.RepositoryNotFoundError("m", response=answer(404)), UsageError, r"\bhub\b.*\b{kind} '{id}'.*\bHF_TOKEN\b"),
+    (errors.RevisionNotFoundError("m", response=answer(404)), CapVizError, r"{id} .*\bhub\b.*\brevision\b"),
+    (errors.HfHubHTTPError("m", response=answer(401)), CapVizError, r"{id} .*\b401\b.*\bHF_TOKEN\b"),
+    (errors.HfHubHTTPError("m", response=answer(503)), CapVizError, r"{id} .*\b503\b.*\btry again\b"),
+    (errors.OfflineModeIsEnabled("m"), CapVizError, r"{id} .*\bunset HF_HUB_OFFLINE\b"),
+    (httpx2.ConnectError("m"), CapVizError, UNREACHABLE),
+    (httpx2.ReadTimeout("m"), CapVizError, UNREACHABLE),
+    (httpx2.ProxyError("m"), CapVizError, UNREACHABLE),
+    (ConnectionResetError("m"), CapVizError, UNREACHABLE),
+    (errors.XetDownloadError("m"), CapVizError, UNREACHABLE),
+    (OSError(28, "No space left on device"), CapVizError, r"{id} .*\bcache\b.*No space left"),
 ]
 
 
@@ -91,7 +92,7 @@ def test_a_data_set_the_hub_does_not_deliver(
     with pytest.raises(CapVizError, match=expected) as caught:
         fresh(monkeypatch, "arc_easy").calibration(1)
     assert type(caught.value) is kind
-    assert "set CAP_VIZ_DATA to a folder with arc_easy/train.jsonl and test.jsonl" in str(caught.value)
+    assert all(name in str(caught.value) for name in ("CAP_VIZ_DATA", "arc_easy/train.jsonl", "test.jsonl"))
     assert "\n" not in str(caught.value)
 
 
@@ -103,7 +104,7 @@ def test_a_model_the_hub_does_not_deliver(
     with pytest.raises(CapVizError, match=sentence.format(kind="model", id="some-org/some-model")) as caught:
         resolve("some-org/some-model")
     assert type(caught.value) is kind
-    assert "use smollm2-135m-instruct-q4_1 or a local folder" in str(caught.value)
+    assert DEFAULT_MODEL in str(caught.value)
 
 
 @pytest.mark.parametrize("error", [TypeError("bug"), AttributeError("bug"), KeyError("bug")])
@@ -117,12 +118,12 @@ def test_a_repository_without_the_file(monkeypatch: pytest.MonkeyPatch, cache: P
     (cache / COMMIT).mkdir()
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *args, **kwargs: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(cache / COMMIT))
-    with pytest.raises(CapVizError, match=f"openai/gsm8k on the hub has no file main/train-.* at revision {COMMIT}"):
+    with pytest.raises(CapVizError, match=rf"openai/gsm8k\b.* main/train-.*\b{COMMIT}\b"):
         fresh(monkeypatch, "gsm8k").calibration(1)
 
 
 def test_a_name_the_hub_cannot_have(cache: Path) -> None:
-    with pytest.raises(UsageError, match=r"'some org/--x' is not a valid hub id; use smollm2"):
+    with pytest.raises(UsageError, match=rf"'some org/--x'.*\bid\b.*{DEFAULT_MODEL}"):
         resolve("some org/--x")
 
 
@@ -188,5 +189,5 @@ def test_the_shell_says_gated_in_one_sentence(
     with pytest.raises(SystemExit, match="1"):
         main()
     err = capfd.readouterr().err
-    assert err.startswith("meta-llama/Meta-Llama-3-8B-Instruct is gated: accept its licence")
+    assert all(name in err for name in ("meta-llama/Meta-Llama-3-8B-Instruct", "licence", "HF_TOKEN"))
     assert err.count("\n") == 1

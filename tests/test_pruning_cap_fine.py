@@ -16,7 +16,7 @@ from cap_viz.pruning.calibration.gradients import answer_rows, whole_rows
 from cap_viz.pruning.calibration.token_gradients import take_row
 from cap_viz.pruning.criteria.sparsegpt import repaired, sparsegpt
 from cap_viz.pruning.criteria.taylor import taylor_score
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.spec import EvalSpec, spec_dict, spec_from_dict
 from cap_viz.runs.store import Store
 from cap_viz.settings import shipped_folder

@@ -318,16 +318,16 @@ BAD = np.where(np.arange(12).reshape(3, 4) == 5, np.nan, 0.0)
 @pytest.mark.parametrize(
     ("name", "fields", "sentence"),
     [
-        ("best", {}, "Unknown criterion 'best'; choose one of cap, cap_fine, global_magnitude, magnitude, wanda,"),
-        ("magnitude", {"sparsity": 20}, "The sparsity is 20; give a share of at least 0 and below 1"),
-        ("magnitude", {"scope": "heads"}, "Unknown scope 'heads'; choose one of both, attention, mlp"),
-        ("cap", {}, "The criterion 'cap' is built on head scores: give scores=, from score_heads"),
-        ("cap", {"effect": np.zeros((4, 3))}, r"shape \(4, 3\), but the model has 3 layers of 4 heads"),
-        ("cap", {"effect": BAD}, r"The effect of layer 1, head 1 is nan \(1 of 12 are not finite\)"),
-        ("cap", {"effect": EFFECT, "kv_combine": "sum"}, "Unknown kv_combine 'sum'; choose one of mean, max"),
-        ("cap", {"effect": EFFECT, "scores": object()}, "Give either scores= or effect=, not both"),
-        ("wanda", {}, "The criterion 'wanda' measures activations: give calibration examples"),
-        ("wanda_oneshot", {"calibration": ()}, "'wanda_oneshot' measures activations"),
+        ("best", {}, r"criterion 'best'.*cap, cap_fine, global_magnitude, magnitude, wanda,"),
+        ("magnitude", {"sparsity": 20}, r"sparsity is 20\b.*\b0\b.*\b1\b"),
+        ("magnitude", {"scope": "heads"}, r"scope 'heads'.*both, attention, mlp"),
+        ("cap", {}, r"criterion 'cap'.*scores=.*score_heads"),
+        ("cap", {"effect": np.zeros((4, 3))}, r"\(4, 3\).*\b3 layers of 4 heads"),
+        ("cap", {"effect": BAD}, r"layer 1, head 1\b.*\bnan\b.*\b1 of 12\b"),
+        ("cap", {"effect": EFFECT, "kv_combine": "sum"}, r"kv_combine 'sum'.*mean, max"),
+        ("cap", {"effect": EFFECT, "scores": object()}, r"scores=.*effect="),
+        ("wanda", {}, r"'wanda'.*\bcalibration\b"),
+        ("wanda_oneshot", {"calibration": ()}, r"'wanda_oneshot'.*\bcalibration\b"),
     ],
 )
 def test_bad_input_is_named(model: ReasoningModel, name: str, fields: dict[str, Any], sentence: str):
@@ -337,5 +337,5 @@ def test_bad_input_is_named(model: ReasoningModel, name: str, fields: dict[str, 
 
 
 def test_only_fixed_scores_can_be_ranked_once(model: ReasoningModel):
-    with pytest.raises(UsageError, match="'wanda' scores weights anew for every sparsity"):
+    with pytest.raises(UsageError, match=r"'wanda'.*\bsparsity\b"):
         rank_weights(model, "wanda", calibration=EXAMPLES)

@@ -369,19 +369,19 @@ def test_removing_heads_is_ablating_them_and_saves_their_rows_and_columns(tiny_m
 @pytest.mark.parametrize(
     ("name", "fields", "sentence"),
     [
-        ("magnitude", {"sparsity": "half"}, "The sparsity is 'half', which is not a number"),
-        ("magnitude", {"sparsity": -0.1}, "The sparsity is -0.1; give a share"),
-        ("magnitude", {"sparsity": 1}, "The sparsity is 1; give a share"),
-        ("taylor", {"calibration": None}, "'taylor' measures activations: give calibration examples"),
-        ("shuffled_cap", {"effect": None}, "'shuffled_cap' is built on head scores"),
-        ("head", {"scope": "mlp"}, "removes attention heads; choose the scope attention or both"),
-        ("magnitude", {"allocation": "uniform"}, "Unknown allocation 'uniform'; choose one of owl"),
-        ("magnitude", {"allocation": "owl", "calibration": None}, "The allocation 'owl' measures activations"),
-        ("cap", {"allocation": "owl"}, "the criterion 'cap' decides itself how much each layer loses"),
-        ("wanda", {"allocation": "owl", "pattern": "2:4"}, "The pattern '2:4' takes the same share of every layer"),
-        ("magnitude", {"pattern": "1:4"}, "Unknown pattern '1:4'; choose one of 2:4, 4:8"),
-        ("cap", {"pattern": "2:4"}, "The criterion 'cap' defines no n:m patterns"),
-        ("magnitude", {"pattern": "2:4", "sparsity": 0.3}, "The pattern 2:4 has a sparsity of 0.5, and 0.3 is asked"),
+        ("magnitude", {"sparsity": "half"}, r"sparsity is 'half'.*\bnumber\b"),
+        ("magnitude", {"sparsity": -0.1}, r"sparsity is -0\.1\b"),
+        ("magnitude", {"sparsity": 1}, r"sparsity is 1\b"),
+        ("taylor", {"calibration": None}, r"'taylor'.*\bcalibration\b"),
+        ("shuffled_cap", {"effect": None}, r"'shuffled_cap'.*\bscores=.*\bscore_heads\b"),
+        ("head", {"scope": "mlp"}, r"'head'.*\bscope attention or both\b"),
+        ("magnitude", {"allocation": "uniform"}, r"allocation 'uniform'.*\bowl\b"),
+        ("magnitude", {"allocation": "owl", "calibration": None}, r"allocation 'owl'.*\bcalibration\b"),
+        ("cap", {"allocation": "owl"}, r"'owl'.*'cap'.*\bwanda\b"),
+        ("wanda", {"allocation": "owl", "pattern": "2:4"}, r"pattern '2:4'.*\bowl\b"),
+        ("magnitude", {"pattern": "1:4"}, r"pattern '1:4'.*2:4, 4:8"),
+        ("cap", {"pattern": "2:4"}, r"criterion 'cap'.*\bpatterns\b"),
+        ("magnitude", {"pattern": "2:4", "sparsity": 0.3}, r"pattern 2:4\b.*\b0\.5\b.*\b0\.3\b"),
     ],
 )
 def test_bad_input_is_named(tiny_model: ReasoningModel, name: str, fields: dict[str, Any], sentence: str):
@@ -391,7 +391,7 @@ def test_bad_input_is_named(tiny_model: ReasoningModel, name: str, fields: dict[
 
 
 def test_a_pattern_needs_rows_that_divide():
-    with pytest.raises(UsageError, match="needs rows of a multiple of 4 weights, and a matrix of this model has 6"):
+    with pytest.raises(UsageError, match=r"\bmultiple of 4\b.*\b6\b"):
         group_for("2:4", UNUSED).keep(torch.ones(2, 6), 0.5)
 
 

@@ -22,7 +22,7 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.kinds.scores import load_scores
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.run_queries import eval_runs, model_ref, score_runs
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import SPEC, DamagedRun, Store, StoredRun

@@ -50,10 +50,10 @@ def test_a_block_run_is_found_beside_the_heads(
     assert block_run(store, replace(heads, ablation="mean")) == run
     assert block_run(store, heads) is None, "zero ablation is another run"
     assert score_runs(store.runs(), tiny_model.ref, "tiny") == [], "pages that draw heads must not get blocks"
-    with pytest.raises(UsageError, match="whole attention layers and MLPs, not of heads"):
+    with pytest.raises(UsageError, match=rf"{run.key}\b.*\bMLPs\b.*\bheads\b"):
         load_scores(store, run)
     head_run = finish(run_steps(heads, tiny_model, store))
-    with pytest.raises(UsageError, match="of heads, not of whole attention layers and MLPs"):
+    with pytest.raises(UsageError, match=rf"{head_run.key}\b.*\bheads\b.*\bMLPs\b"):
         load_blocks(store, head_run)
     assert store.damaged() == []
 
@@ -88,9 +88,9 @@ def test_a_reference_set_is_part_of_the_run(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"parts": "heads"}, "a spec names no parts for heads"),
-        ({"parts": "blocks", "estimator": "gradient", "metric": "nll"}, "'blocks' by the gradient estimator"),
-        ({"ablation": "noise"}, "Unknown ablation 'noise'; choose one of zero, mean, resample"),
+        ({"parts": "heads"}, r"'heads'.*\bexact\b.*\"blocks\""),
+        ({"parts": "blocks", "estimator": "gradient", "metric": "nll"}, r"'blocks'.*\bgradient\b"),
+        ({"ablation": "noise"}, r"ablation 'noise'.*zero, mean, resample"),
     ],
 )
 def test_specs_that_contradict_themselves(
@@ -98,7 +98,7 @@ def test_specs_that_contradict_themselves(
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         finish(run_steps(replace(heads, **change), tiny_model, store))
-    with pytest.raises(UsageError, match="Zero ablation takes no values from other examples"):
+    with pytest.raises(UsageError, match=r"\b[Zz]ero\b.*\breference\b"):
         finish(run_steps(replace(heads, reference=heads.examples), tiny_model, store))
 
 
@@ -109,7 +109,8 @@ def test_the_shell_scores_blocks(shell: Shell, tiny: list[str], tiny_model: Reas
     assert answer["parts"] == ["attention", "mlp"]
     code, out, _ = shell("score", *tiny, "--n", "5", "--parts", "blocks")
     assert code == 0
-    assert "whole attention" in out
+    assert "layer" in out
+    assert "MLP" in out
     assert f"{blocks.mean_effect('nll')[2, 1]:+.4f}" in out
 
 
@@ -127,9 +128,9 @@ def test_the_shell_resamples(shell: Shell, tiny: list[str], tiny_model: Reasonin
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--parts", "layers"], "Unknown part of the model 'layers'; choose one of heads, blocks"),
-        (["--parts", "blocks", "--estimator", "gradient"], "by the exact estimator only"),
-        (["--reference-n", "4"], "Zero ablation takes no values from other examples"),
+        (["--parts", "layers"], "'layers'; choose one of heads, blocks"),
+        (["--parts", "blocks", "--estimator", "gradient"], "exact estimator"),
+        (["--reference-n", "4"], "--reference-n"),
         (["--ablation", "resample", "--n", "1"], "use at least two examples"),
     ],
 )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cap_viz.dashboard.serving import MOST_JOBS, allowed_models, check_job, check_prompt, is_shared, offered
+from cap_viz.dashboard.components.panels import escaped
+from cap_viz.dashboard.serving import MOST_JOBS, REFUSAL, allowed_models, check_job, check_prompt, is_shared, offered
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
 from cap_viz.runs.jobs import Job
@@ -37,10 +38,10 @@ def test_the_variable_says_yes_or_no(value: str, expected: bool, monkeypatch: py
 
 def test_a_typing_error_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAP_VIZ_SERVER", "on1")
-    with pytest.raises(UsageError, match="neither 1 nor 0"):
+    with pytest.raises(UsageError, match=r"CAP_VIZ_SERVER.*'on1'") as refused:
         is_shared()
     at = opened("app.py")
-    assert "neither 1 nor 0" in at.error[0].value
+    assert at.error[0].value == escaped(str(refused.value))
     assert not at.selectbox
 
 
@@ -58,10 +59,10 @@ def test_only_listed_models_are_offered(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert allowed_models() == (DEFAULT_MODEL, TOY_MODEL)
     monkeypatch.setenv("CAP_VIZ_MODELS", f" {TOY_MODEL} ,some-org/model")
     assert offered([TOY_MODEL, "some-org/model", DEFAULT_MODEL]) == {TOY_MODEL, "some-org/model"}
-    with pytest.raises(UsageError, match="does not offer"):
+    with pytest.raises(UsageError, match=DEFAULT_MODEL):
         check_job(scored(4, ModelRef(id=DEFAULT_MODEL, fingerprint="0" * 16)), [])
     monkeypatch.setenv("CAP_VIZ_MODELS", str(tmp_path))
-    with pytest.raises(UsageError, match="a file or folder of this machine"):
+    with pytest.raises(UsageError, match=rf"CAP_VIZ_MODELS .*{tmp_path}"):
         allowed_models()
 
 
@@ -73,16 +74,16 @@ def test_pages_show_what_is_listed_and_here(listed: str, shown: list[str], monke
     assert not at.exception
     assert [box.options for box in at.selectbox if box.key == "model"] == ([shown] if shown else [])
     assert not [button for button in at.button if button.key == "other_model"]
-    assert ("None of the models" in (at.error[0].value if at.error else "")) is not bool(shown)
+    assert ["CAP\\_VIZ\\_MODELS" in error.value for error in at.error] == ([] if shown else [True])
 
 
 @pytest.mark.usefixtures("shared")
 def test_jobs_are_few_and_small() -> None:
     check_job(scored(64), [])
-    with pytest.raises(UsageError, match="may have 64 examples, not 65"):
+    with pytest.raises(UsageError, match=r"\b64\b.*\b65\b"):
         check_job(scored(65), [])
     own = [Job(number=number, spec=scored(2 + number), title="") for number in range(MOST_JOBS)]
-    with pytest.raises(UsageError, match="wait until one of your 3 jobs is done"):
+    with pytest.raises(UsageError, match=rf"\b{MOST_JOBS}\b.*\bcancel\b"):
         check_job(scored(4), own)
     own[0].state = "done"
     check_job(scored(4), own)
@@ -97,17 +98,19 @@ def test_alone_nothing_of_this_holds() -> None:
 @pytest.mark.usefixtures("shared")
 def test_prompts_are_short() -> None:
     check_prompt("x" * 500)
-    with pytest.raises(UsageError, match="501 characters, more than the 500"):
+    with pytest.raises(UsageError, match=r"\b501\b.*\b500\b"):
         check_prompt("x" * 501)
 
 
 @pytest.mark.usefixtures("shared")
-@pytest.mark.parametrize("page", ["pages/runs.py", "pages/tasks.py"])
-def test_a_shared_server_takes_no_files_and_deletes_nothing(page: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "what"), [("pages/runs.py", "bringing in runs"), ("pages/tasks.py", "uploading tasks")]
+)
+def test_a_shared_server_takes_no_files_and_deletes_nothing(page: str, what: str) -> None:
     at = opened(page)
     assert not at.exception
     assert not at.get("file_uploader")
-    assert any("This server is shared" in one.value for one in at.caption)
+    assert REFUSAL.format(what=what) in [one.value for one in at.caption]
 
 
 def test_the_full_report_holds_no_secret_and_no_home(

@@ -159,7 +159,7 @@ def test_a_taken_port_is_named() -> None:
             timeout=60,
         )
     assert done.returncode == 1
-    assert f"Port {port} is in use" in done.stderr
+    assert str(port) in done.stderr
     assert f"make run PORT={port + 1}" in done.stderr
 
 
@@ -179,8 +179,8 @@ def test_a_wrong_python_is_named(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHON": "/missing/python"}
     done = subprocess.run(["sh", script], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "needs Python 3.11" in done.stderr
-    assert "/missing/python is missing or broken" in done.stderr
+    assert "Python 3.11" in done.stderr
+    assert "/missing/python" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 

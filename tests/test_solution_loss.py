@@ -18,7 +18,7 @@ from cap_viz.runs.audit import audit_of
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds import numbers_of
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import solution_spec
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -63,9 +63,9 @@ def test_a_pruned_model_has_its_own(tiny_model: ReasoningModel) -> None:
 
 def test_tasks_with_options_have_none(tiny_model: ReasoningModel) -> None:
     examples = evaluation_set("mini_science", 2)
-    with pytest.raises(UsageError, match="mini_science has options to choose from"):
+    with pytest.raises(UsageError, match=r"mini_science\b.*\boptions\b"):
         solution_spec(tiny_model.ref, examples)
-    with pytest.raises(UsageError, match="mini_science has options to choose from"):
+    with pytest.raises(UsageError, match=r"mini_science\b.*\boptions\b"):
         finish(run_steps(EvalSpec(tiny_model.ref, examples, protocol="solution"), tiny_model, Store()))
 
 
@@ -73,7 +73,8 @@ def test_the_shell_prints_it(tiny_folder: Path, shell: Shell) -> None:
     options = ["solution-loss", "--model", str(tiny_folder), "--task", TASK, "--n", str(N)]
     code, out, err = shell(*options)
     assert code == 0, err
-    assert f"{TASK}, {N} solutions, dense" in out
+    (said,) = [line for line in out.splitlines() if TASK in line]
+    assert all(part in said for part in (f"{N} solutions", "dense"))
     found = shell.json(*options)
     assert f"loss {found['solution_loss']:.3f} nats" in out
     low, high = found["solution_loss_ci"]
@@ -83,4 +84,5 @@ def test_the_shell_prints_it(tiny_folder: Path, shell: Shell) -> None:
     assert pruned["solution_loss"] != found["solution_loss"]
     code, _, err = shell("solution-loss", "--model", str(tiny_folder), "--task", "mini_science")
     assert code == 2
-    assert "has options to choose from" in err
+    assert "mini_science" in err
+    assert "options" in err

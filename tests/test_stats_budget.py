@@ -57,9 +57,9 @@ def test_expected_half_width_is_what_runs_give():
 
 
 def test_what_cannot_be_reached_is_said():
-    with pytest.raises(UsageError, match="60 seconds do not suffice; the smallest hybrid run takes about 132"):
+    with pytest.raises(UsageError, match=r"\b60 seconds\b.*\b132\b"):
         plan_for_seconds(PILOT, COST, 60.0, available=500)
-    with pytest.raises(UsageError, match=r"half-width of 0\.001 cannot be reached with 300 examples"):
+    with pytest.raises(UsageError, match=r"\b0\.001\b.*\b300 examples\b"):
         plan_for_half_width(PILOT, COST, 0.001, available=300)
     with pytest.raises(UsageError, match="n = 8"):
         pilot_of(np.zeros(8), np.zeros(8))

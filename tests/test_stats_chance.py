@@ -80,7 +80,7 @@ def test_guessers_are_rarely_called_clear():
 def test_bad_input_is_refused():
     with pytest.raises(CapVizError, match="No answers"):
         above_chance(np.array([], dtype=bool), np.array([], dtype=int))
-    with pytest.raises(CapVizError, match="2 answers but 3 numbers"):
+    with pytest.raises(CapVizError, match=r"\b2 answers\b.*\b3\b"):
         above_chance(np.ones(2, bool), np.full(3, 4))
     with pytest.raises(CapVizError, match="has 0 options"):
         above_chance(np.ones(2, bool), np.array([4, 0]))

@@ -122,14 +122,14 @@ def test_a_fitted_slope_has_some():
 
 @pytest.mark.usefixtures("any_shapes")
 def test_what_cannot_be_combined_is_refused():
-    with pytest.raises(UsageError, match=r"at least 16 exactly measured examples .* n = 15"):
+    with pytest.raises(UsageError, match=r"\b16\b.*\bn = 15\b"):
         hybrid_mean(np.zeros(15), np.zeros(15), np.zeros(40))
-    with pytest.raises(UsageError, match="there are 16 and 20"):
+    with pytest.raises(UsageError, match=r"\b16\b.*\b20\b"):
         hybrid_mean(np.zeros(20), np.zeros(20), np.zeros(16))
     with pytest.raises(UsageError, match="same examples"):
         hybrid_mean(np.zeros(16), np.zeros(17), np.zeros(40))
-    with pytest.raises(UsageError, match="Unknown slope 'half'"):
+    with pytest.raises(UsageError, match="slope 'half'"):
         hybrid_mean(np.zeros(16), np.zeros(16), np.zeros(40), slope=cast(Any, "half"))
-    with pytest.raises(UsageError, match="Accuracy has no gradient"):
+    with pytest.raises(UsageError, match=r"[Aa]ccuracy\b.*\bnll\b.*\bexact\b"):
         check_combinable("accuracy")
     check_combinable("nll")

@@ -133,14 +133,14 @@ def test_counts_out_of_range(n: int, sentence: str) -> None:
 
 
 def test_unknown_task_and_ids() -> None:
-    with pytest.raises(UsageError, match="Unknown task 'arc'; choose one of mini_science, mini_math"):
+    with pytest.raises(UsageError, match=r"task 'arc'.*mini_science, mini_math"):
         load_task("arc")
     task = load_task("mini_science")
     known = task.evaluation(2)[1].id
     assert task.by_ids([known])[0].id == known
-    with pytest.raises(UsageError, match="no example 'nope'"):
+    with pytest.raises(UsageError, match="'nope'"):
         task.by_ids([known, "nope"])
-    with pytest.raises(UsageError, match="listed twice"):
+    with pytest.raises(UsageError, match=rf"{known!r}.*\btwice\b"):
         task.by_ids([known, known])
     with pytest.raises(UsageError, match="No example ids"):
         task.by_ids([])
@@ -150,5 +150,5 @@ def test_a_task_with_a_broken_example_is_refused(tiny_task: Task) -> None:
     good = tiny_task.evaluation(1)
     lonely = type(good[0])(id="x", question="q", prompt="p", options=(" a",), gold=0)
     broken = replace(tiny_task, load=lambda: Splits(calibration=(lonely,), evaluation=good))
-    with pytest.raises(UsageError, match="'x' of tiny needs at least 2 options"):
+    with pytest.raises(UsageError, match=r"'x'.*\btiny\b.*\b2 options\b"):
         broken.calibration(1)

@@ -63,16 +63,16 @@ def test_changed_weights_are_refused(copied: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CapVizError, match=r"not those it was trained to; run: git checkout"):
+    with pytest.raises(CapVizError, match=r"\btrained\b.*\bgit checkout\b"):
         resolve(TOY_MODEL)
 
 
 def test_deleted_weights_and_records_say_how_to_get_them_back(copied: Path) -> None:
     (copied / TRAINING_FILE).unlink()
-    with pytest.raises(CapVizError, match=r"training.json of Toy reasoner .* cannot be read; run: git checkout"):
+    with pytest.raises(CapVizError, match=r"\btraining\.json\b.*\bgit checkout\b"):
         resolve(TOY_MODEL)
     (copied / "model.safetensors").unlink()
-    with pytest.raises(CapVizError, match=r"not installed; run: git checkout"):
+    with pytest.raises(CapVizError, match=r"\binstalled\b.*\bgit checkout\b"):
         resolve(TOY_MODEL)
 
 
@@ -133,7 +133,7 @@ def test_it_reads_its_own_tasks_only(toy: ReasoningModel, tmp_path: Path) -> Non
     assert controls_for(DEFAULT_MODEL) == ["generic_text", "mini_text"]
     check_readable(DEFAULT_MODEL, "toy_math")
     store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
-    with pytest.raises(UsageError, match=r"toy-reasoner reads only toy_math, .*; task mini_science is not among them"):
+    with pytest.raises(UsageError, match=r"\btoy-reasoner\b.*\btoy_math\b.*\bmini_science\b"):
         next(run_steps(EvalSpec(toy.ref, evaluation_set("mini_science", 2)), toy, store))
 
 

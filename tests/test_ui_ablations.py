@@ -16,7 +16,7 @@ from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.runs.html import html_of
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.notebook import notebook_of
-from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_labels import ABLATION_WORDS, ablation_words
 from cap_viz.runs.run_queries import block_spec
 from cap_viz.runs.spec import JointSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -24,6 +24,7 @@ from cap_viz.tasks.example_sets import evaluation_set
 from tests.shell import Shell
 from tests.test_ui_pages import opened, opened_heads, text
 from tests.test_ui_text import computed, score_spec, store
+from tests.words import saying
 
 __all__ = ["store"]
 
@@ -40,8 +41,7 @@ def belongs(words: str, ablation: str) -> bool:
     """Whether the words name this ablation and no other."""
     named = {
         "zero": bool(BY_ZERO.search(words)),
-        "mean": "by its mean" in words,
-        "resample": "by its value on another example" in words,
+        **{name: ABLATION_WORDS[name].by in words for name in ("mean", "resample")},
     }
     return [name for name, found in named.items() if found] == [ablation]
 
@@ -71,7 +71,7 @@ def test_the_heads_page_says_what_was_done(
     at = opened_heads(run, layer="1", head="2")
     assert not at.exception
     words = ablation_words(run.spec)
-    assert f"{words.doing.capitalize()} **head 2 of layer 1**{words.by} " in text(at)
+    assert [one for one in saying(at, words.doing.capitalize(), "head 2", "layer 1") if words.by in one]
     assert belongs(said(at), ablation)
     grid = json.loads(at.get("plotly_chart")[0].proto.spec)
     assert next(note["text"] for note in grid["layout"]["annotations"]).startswith(words.ends[0])
@@ -89,7 +89,7 @@ def test_text_and_heads_together_are_described_alike(store: Store, tiny_model: R
     at = opened_heads(run, together=["L0H1", "L2H3"])
     assert not at.exception
     words = ablation_words(run.spec)
-    assert f"With these 2 heads {words.done}{words.each}: **" in text(at)
+    assert [one for one in saying(at, "2 heads", words.done) if words.each in one]
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

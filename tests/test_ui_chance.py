@@ -20,7 +20,7 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.comparison import DENSE as DENSE_CELL
 from cap_viz.runs.comparison import comparison_rows
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import chance_level, load_task

@@ -24,9 +24,11 @@ from cap_viz.cli.compare import compare
 from cap_viz.dashboard.compare.command import USUAL_N, USUAL_REFERENCE, next_command
 from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Stored, compared, stored_comparison
 from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
+from cap_viz.dashboard.compare.page import facts_of
 from cap_viz.dashboard.compare.reported import ReportedPoint, reported_accuracy
 from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
 from cap_viz.dashboard.compare.words import NO_SIGN, clause, evidence_words, verdicts
+from cap_viz.dashboard.components.panels import escaped, p_words
 from cap_viz.defaults import MAIN_CRITERIA, SEED
 from cap_viz.defaults import N_CALIBRATION as N_CALIBRATED
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, Level, Measure
@@ -38,7 +40,7 @@ from cap_viz.progress import finish
 from cap_viz.runs.comparison import DENSE, Cell, Contrast, comparison_specs
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
@@ -48,6 +50,7 @@ from cap_viz.stats import Interval, compare_paired
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import evaluation_set
 from tests.tiny import write_tiny_model
+from tests.words import bold_titles, numbers
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 40, 2
 CRITERIA, SPARSITIES = ("cap", "wanda", "global_magnitude"), (0.2, 0.5)
@@ -243,24 +246,36 @@ def contrast(difference: float, p: float, p_holm: float, low: float, high: float
 
 def test_a_clear_difference_is_said_with_its_direction_and_interval() -> None:
     found = contrast(-0.1367, 0.00002, 0.0001, -0.197, -0.077)
-    assert clause(found, ACC) == "is **13.7 points below Wanda** (95 % interval 7.7 to 19.7)"
-    assert evidence_words(found, ACC) == "clearly worse"
+    assert found.evidence == "clear"
+    said = clause(found, ACC)
+    assert {"13.7", "7.7", "19.7"} <= numbers(said)
+    assert all(word in said for word in ("points", "below", "Wanda"))
+    assert "worse" in evidence_words(found, ACC)
     # As a loss, less is better.
-    assert clause(found, CHOICE_LOSS) == "is **0.137 nats better than Wanda** (95 % interval 0.077 to 0.197)"
-    assert evidence_words(found, CHOICE_LOSS) == "clearly better"
+    said = clause(found, CHOICE_LOSS)
+    assert {"0.137", "0.077", "0.197"} <= numbers(said)
+    assert all(word in said for word in ("nats", "better", "Wanda"))
+    assert "better" in evidence_words(found, CHOICE_LOSS)
 
 
 def test_noise_is_called_noise() -> None:
     found = contrast(0.02, 0.21, 1.0, -0.007, 0.047)
-    assert clause(found, ACC) == "is **within noise of Wanda** (+2.0 points, −0.7 to +4.7)"
-    assert evidence_words(found, ACC) == "within noise"
+    assert found.evidence == "noise"
+    for said in (clause(found, ACC), evidence_words(found, ACC)):
+        assert "noise" in said
+        assert not any(word in said for word in ("above", "better"))
+    assert "Wanda" in clause(found, ACC)
+    assert {"+2.0", "−0.7", "+4.7"} <= numbers(clause(found, ACC))
 
 
 def test_what_does_not_survive_the_adjustment_says_so() -> None:
     found = contrast(0.04, 0.023, 0.16, 0.01, 0.07)
-    assert "4.0 points above Wanda" in clause(found, ACC)
-    assert "not clear among so many comparisons** (p = 0.023, adjusted 0.16)" in clause(found, ACC)
-    assert evidence_words(found, ACC) == "better, not after Holm"
+    assert found.evidence == "alone"
+    said = clause(found, ACC)
+    assert all(word in said for word in ("above", "Wanda"))
+    assert {"4.0", "1.0", "7.0", p_words(0.023), p_words(0.16)} <= numbers(said)
+    assert all(word in evidence_words(found, ACC) for word in ("better", "Holm"))
+    assert evidence_words(found, ACC) != evidence_words(replace(found, p_holm=0.03), ACC)
 
 
 def test_verdicts_name_reference_and_control_at_every_sparsity(world: World) -> None:
@@ -423,9 +438,12 @@ def test_the_page_shows_figure_verdicts_and_table(world: World, page: AppTest) -
     opened(page, world)
     assert len(page.get("plotly_chart")) == 1
     shown = texts(page)
-    assert "**50 %** CAP is" in shown
-    assert f"{N_ITEMS} evaluation items" in shown
-    assert f"calibration {TASK}, {N_CALIBRATION} examples, seed 0" in shown
+    comparison = world.comparison()
+    assert len(comparison.sparsities) == len(verdicts(comparison)) == 2
+    assert all(sentence in shown for sentence in verdicts(comparison))
+    (facts,) = [caption.value for caption in page.caption if "-badge[live]" in caption.value]
+    assert all(fact in facts.replace("\\", "") for fact in facts_of(comparison)[:-1])
+    assert {str(N_ITEMS), str(N_CALIBRATION), "0"} <= numbers(facts)
     assert len(page.dataframe[0].value) == 8
     assert "python -m cap_viz compare" in page.code[-1].value
     assert not shared_queue().listing()
@@ -442,18 +460,21 @@ def test_the_link_sets_every_control(world: World, page: AppTest) -> None:
 
 def test_a_link_with_nonsense_says_so(world: World, page: AppTest) -> None:
     opened(page, world, measure="f1", criteria=["cap", "magic"], reference="luck")
-    shown = texts(page)
-    assert "measure “f1”" in shown
-    assert "criterion “magic”" in shown
-    assert "reference “luck”" in shown
+    notes = [note.value for note in page.info]
+    for control, asked in (("measure", "f1"), ("criterion", "magic"), ("reference", "luck")):
+        (note,) = [note for note in notes if asked in note]
+        assert control in note
     assert page.selectbox(key="reference").value == "wanda"
 
 
 def test_clearing_the_criteria_keeps_the_page_up(world: World, page: AppTest) -> None:
     opened(page, world)
+    assert not bold_titles(page)
     page.multiselect(key="criteria").set_value([]).run()
     assert not page.exception
-    assert "No criterion chosen" in texts(page)
+    assert len(bold_titles(page)) == 1
+    assert len(page.get("plotly_chart")) == 1
+    assert not page.dataframe
 
 
 def test_groups_are_never_mixed_without_a_word(world: World, page: AppTest) -> None:
@@ -472,20 +493,28 @@ def test_groups_are_never_mixed_without_a_word(world: World, page: AppTest) -> N
 def test_nothing_stored_is_an_invitation(world: World, page: AppTest) -> None:
     shutil.rmtree(Store().local)
     opened(page, world)
-    assert "is stored yet" in texts(page)
+    (title,) = bold_titles(page)
+    assert str(page.selectbox(key="model").value) in title
+    assert load_task(TASK).title in title
+    assert "compare_prune" in [button.key for button in page.button]
+    assert not page.get("plotly_chart")
     assert "--criteria cap,wanda,magnitude,global_magnitude --sparsities 0.1,0.2,0.5" in page.code[-1].value
 
 
 def test_pruned_runs_without_their_dense_one_are_mentioned(world: World, page: AppTest) -> None:
     forget(DENSE, world=world)
     opened(page, world)
-    assert "6 pruned evaluations are stored, but no dense one" in texts(page)
+    assert len(bold_titles(page)) == 1
+    assert len(world.specs) == 7
+    assert "6" in numbers(texts(page))
+    assert not page.get("plotly_chart")
 
 
 def test_with_only_the_dense_run_it_is_drawn_alone(world: World, page: AppTest) -> None:
     forget(*(cell for cell in world.specs if cell != DENSE), world=world)
     opened(page, world)
-    assert "Only the dense model is measured" in texts(page)
+    (title,) = bold_titles(page)
+    assert str(N_ITEMS) in numbers(title)
     assert len(page.get("plotly_chart")) == 1
     assert not page.dataframe
 
@@ -496,8 +525,8 @@ def test_a_damaged_run_is_told_and_left_out(world: World, page: AppTest) -> None
     (run.folder / "options.parquet").write_bytes(b"not a table")
     opened(page, world)
     for _ in range(2):
-        assert "CAP at 50 %: Run" in texts(page)
-        assert "does not match its checksum" in texts(page)
+        (error,) = page.error
+        assert all(name in error.value.replace("\\", "") for name in ("CAP", "50 %", run.title, "options.parquet"))
         assert len(page.dataframe[0].value) == 6
         page.run()
 
@@ -507,8 +536,14 @@ def test_a_damaged_dense_run_is_told(world: World, page: AppTest) -> None:
     assert run is not None
     (run.folder / "options.parquet").write_bytes(b"not a table")
     opened(page, world)
-    assert "Dense: Run" in texts(page)
-    assert "is stored yet" in texts(page)
+    told_damaged_dense(page, run)
+    (title,) = bold_titles(page)
+    assert world.id in title
+
+
+def told_damaged_dense(page: AppTest, run: StoredRun) -> None:
+    (error,) = page.error
+    assert all(name in error.value.replace("\\", "") for name in ("Dense", run.title, "options.parquet"))
 
 
 def test_a_damaged_dense_run_hides_no_other_size(world: World, page: AppTest) -> None:
@@ -518,27 +553,37 @@ def test_a_damaged_dense_run_hides_no_other_size(world: World, page: AppTest) ->
     assert run is not None
     (run.folder / "options.parquet").write_bytes(b"not a table")
     opened(page, world, n="100")
-    assert "Dense: Run" in texts(page)
-    assert f"this page shows {N_ITEMS // 2} items instead" in texts(page)
+    told_damaged_dense(page, run)
+    told_other_size(page, asked=100, shown=N_ITEMS // 2)
 
 
 def test_another_size_shows_the_largest_and_says_so(world: World, page: AppTest) -> None:
     opened(page, world, n="600")
-    assert f"this page shows {N_ITEMS} items instead" in texts(page)
+    told_other_size(page, asked=600, shown=N_ITEMS)
+
+
+def told_other_size(page: AppTest, asked: int, shown: int) -> None:
+    (note,) = page.info
+    assert {str(asked), str(shown)} <= numbers(note.value)
+    (facts,) = [caption.value for caption in page.caption if "-badge[" in caption.value]
+    assert str(shown) in numbers(facts)
 
 
 def test_other_sizes_that_are_stored_are_named(world: World, page: AppTest) -> None:
     opened(page, world)
-    assert "Also stored" not in texts(page)
+    before = [caption.value for caption in page.caption]
     finish(run_steps(EvalSpec(world.model.ref, evaluation_set(TASK, N_ITEMS // 2)), world.model, Store()))
     page.run()
-    assert f"Also stored: {N_ITEMS // 2} items (evaluation size in the sidebar)" in texts(page)
+    (added,) = [caption.value for caption in page.caption if caption.value not in before]
+    assert numbers(added) == {str(N_ITEMS // 2)}
 
 
 def test_a_model_that_guesses_is_called_out(world: World, page: AppTest) -> None:
-    assert not world.comparison().test.clearly_above
+    test = world.comparison().test
+    assert not test.clearly_above
     opened(page, world)
-    assert "not clearly above guessing" in texts(page)
+    (warning,) = page.warning
+    assert {f"{100 * test.accuracy:.1f}", f"{100 * test.chance:.1f}", f"{test.p_value:.2g}"} <= numbers(warning.value)
     figure = json.loads(page.get("plotly_chart")[0].proto.spec)
     assert {trace["opacity"] for trace in figure["data"]} == {0.35}
 
@@ -548,8 +593,10 @@ def test_a_task_without_options_says_where_to_go(world: World, page: AppTest, mo
     monkeypatch.setitem(TASKS, TASK, replace(TASKS[TASK], kind="text"))
     monkeypatch.setattr("cap_viz.dashboard.frame.load_task", lambda name: replace(TASKS[TASK], kind="text"))
     opened(page, world)
-    assert "has no accuracy to compare" in texts(page)
-    assert "Its heads" in [button.label for button in page.button]
+    (title,) = bold_titles(page)
+    assert TASKS[TASK].title in title
+    assert not page.get("plotly_chart")
+    assert "compare_heads" in [button.key for button in page.button]
 
 
 def test_the_paper_s_numbers_are_in_their_table(world: World, page: AppTest) -> None:
@@ -557,7 +604,9 @@ def test_the_paper_s_numbers_are_in_their_table(world: World, page: AppTest) -> 
     table = page.table[0].value
     assert len(table) == 11
     assert "second-hand" in texts(page)
-    assert f"The paper reports nothing on {TASK}" in texts(page)
+    assert not reported_accuracy(TASK)
+    (said,) = [caption.value for caption in page.caption if "paper" in caption.value and escaped(TASK) in caption.value]
+    assert not numbers(said)
 
 
 def test_the_paper_s_points_wait_to_be_asked_for(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:

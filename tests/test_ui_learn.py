@@ -11,13 +11,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.dashboard.learn.page import guesses_in, in_address
-from cap_viz.dashboard.learn.steps import STEPS
+from cap_viz.dashboard.learn.steps import STEPS, LessonStep
+from cap_viz.figures.theme import signed
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_scores
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store
@@ -25,6 +26,7 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import compare_paired
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from tests.words import saying
 
 
 @pytest.fixture
@@ -71,9 +73,16 @@ def test_every_step_has_an_answer_to_its_question(measured: ReasoningModel) -> N
         assert [at.button(key=f"learn_{number}_{place}").label for place in range(3)] == list(step.choices)
         at.button(key=f"learn_{number}_1").click().run()
         assert not at.exception
-        assert "(your guess)" in words(at)
+        assert guessed(at, step) == [1]
         assert len(at.success) == 1
         assert at.query_params["guesses"] == f"{number}b"
+
+
+def guessed(at: AppTest, step: LessonStep) -> list[int]:
+    """The choices beside which more stands than a mark and the choice itself."""
+    lines = [line for one in at.markdown for line in one.value.split("  \n")]
+    more = [re.compile(rf":material/\w+: (\*\*)?{re.escape(choice)}(\*\*)? \S") for choice in step.choices]
+    return [place for place, pattern in enumerate(more) if any(map(pattern.match, lines))]
 
 
 def test_the_answers_are_the_stored_numbers(measured: ReasoningModel, store: Store) -> None:
@@ -82,13 +91,14 @@ def test_the_answers_are_the_stored_numbers(measured: ReasoningModel, store: Sto
     mean = scores.effects("nll").mean(axis=2)
     layer, head = np.unravel_index(int(mean.argmax()), mean.shape)
     at = opened(measured, step="3", guesses="3a")
-    assert f"Head {head} of layer {layer} (of 3, counted from 0)" in words(at)
+    assert saying(at, f"Head {head}", f"layer {layer}", "3", signed(float(mean[layer, head]), 2))
     cap, wanda = (
         load_report(store, next(run for spec, run in runs.items() if criterion_of(spec) == name))
         for name in ("cap", "wanda")
     )
     pair = compare_paired(cap.correct, wanda.correct)
-    assert f"p = {pair.p_value:.2g} (paired McNemar test)" in words(opened(measured, step="7", guesses="7c"))
+    at = opened(measured, step="7", guesses="7c")
+    assert saying(at, f"p = {pair.p_value:.2g}", signed(100 * pair.difference, 1))
 
 
 def criterion_of(spec: RunSpec) -> str | None:
@@ -97,13 +107,13 @@ def criterion_of(spec: RunSpec) -> str | None:
 
 def test_the_address_keeps_step_and_guesses(measured: ReasoningModel) -> None:
     at = opened(measured, step="2", guesses="1a2c")
-    assert "2. What removing one does" in words(at)
-    assert "(your guess)" in words(at)
+    assert f"2. {STEPS[1].title}" in words(at)
+    assert guessed(at, STEPS[1]) == [2]
     at.button(key="learn_next").click().run()
-    assert "3. Reading the map" in words(at)
-    assert "(your guess)" not in words(at)
+    assert f"3. {STEPS[2].title}" in words(at)
+    assert guessed(at, STEPS[2]) == []
     at.button(key="learn_over").click().run()
-    assert "1. What a head is" in words(at)
+    assert f"1. {STEPS[0].title}" in words(at)
     assert "guesses" not in at.query_params
 
 
@@ -115,7 +125,8 @@ def test_guesses_in_the_address_are_read_with_care() -> None:
 
 def test_a_step_without_its_run_says_what_is_missing(store: Store, tiny_model: ReasoningModel, tiny_task: Task) -> None:
     finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), tiny_model, store))
-    at = opened(tiny_model, step="7")
-    assert not at.exception
-    assert re.search(r"It needs the accuracy of tiny with half of the weights removed by cap", words(at))
-    assert "It needs the effects of all heads on tiny" in words(opened(tiny_model, step="1"))
+    for step, names in (("7", ("accuracy", "tiny", "cap")), ("1", ("effects", "tiny"))):
+        at = opened(tiny_model, step=step)
+        assert not at.exception
+        assert saying(at, *names, "mini_science")
+        assert "learn_usual" in [button.key for button in at.button]

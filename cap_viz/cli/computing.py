@@ -44,13 +44,11 @@ class ModelRuns:
 
     def get(self, specs: Mapping[Name, RunSpec]) -> dict[Name, StoredRun]:
         """Read or compute the runs of the specs."""
+        from cap_viz.runs.execute import missing_run_steps, stored_run
+
         found: dict[Name, StoredRun] = {}
         with open_backend(self.backend) as backend:
             for name, spec in specs.items():
-                run = self.store.sound(spec)
-                if run is None:
-                    from cap_viz.runs.execute import run_steps
-
-                    run = shown(run_steps(spec, self.model, self.store, backend))
-                found[name] = run
+                run = stored_run(spec, self.store)
+                found[name] = run or shown(missing_run_steps(spec, self.model, self.store, backend))
         return found

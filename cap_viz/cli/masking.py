@@ -27,7 +27,7 @@ class CalibratedMask(MaskOptions):
 
     def spec(self, model: ModelRef, criterion: str, sparsity: float, *, task: str, n: int) -> MaskSpec:
         """Describe a criterion's mask from `n` calibration examples. Raises `UsageError` as `mask_spec_for` does."""
-        from cap_viz.runs.mask_specs import mask_spec_for
+        from cap_viz.runs.masks import mask_spec_for
 
         sources = {"seed": self.seed, "calibration_task": self.calibration_task, "scores_task": self.scores_task}
         return mask_spec_for(model, criterion, sparsity, task=task, n=n, **sources, **self.as_fields)

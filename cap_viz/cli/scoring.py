@@ -30,7 +30,7 @@ from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import ScoreSpec
-from cap_viz.tasks import check_metric, load_task
+from cap_viz.tasks import Task, check_metric, load_task
 
 if TYPE_CHECKING:
     from cap_viz.runs.store import Store, StoredRun
@@ -85,7 +85,8 @@ def score(
         raise UsageError("Whole attention layers and MLPs are measured by the exact estimator only.")
     if ablation == "zero" and reference_n is not None:
         raise UsageError("Zero ablation takes no values from other examples; leave out --reference-n.")
-    check_metric(load_task(task), metric)
+    chosen = load_task(task)
+    check_metric(chosen, metric)
     hybrid = estimator == "hybrid"
     if estimator == "gradient":
         check_differentiable(metric)
@@ -98,12 +99,12 @@ def score(
             raise UsageError("The hybrid estimator draws its examples at random; leave out --ids.")
     runs, planned = ModelRuns(model, requested_backend(backend, address, workers)), None
     if minutes is not None or half_width is not None:
-        planned = plan_by_pilot(runs, task, seed, metric, ablation, minutes, half_width)
+        planned = plan_by_pilot(runs, chosen, seed, metric, ablation, minutes, half_width)
         n, big_n = planned.n, planned.n_gradient
     if hybrid:
         check_sizes(n, big_n)
-    examples = calibration_set(task, n, seed) if ids is None else named_set(task, read_ids(ids))
-    reference = None if reference_n is None else calibration_set(task, reference_n, reference_seed)
+    examples = calibration_set(chosen, n, seed) if ids is None else named_set(chosen, read_ids(ids))
+    reference = None if reference_n is None else calibration_set(chosen, reference_n, reference_seed)
     exact = ScoreSpec(
         model=runs.ref,
         examples=examples,
@@ -113,7 +114,7 @@ def score(
     )
     gradient = replace(exact, estimator="gradient", metric=metric)
     if hybrid:
-        many = calibration_set(task, big_n, seed)
+        many = calibration_set(chosen, big_n, seed)
         # Both runs take replacement values from the same examples.
         gradient = replace(
             gradient, examples=many, reference=exact.reference or (examples if ablation != "zero" else None)
@@ -143,7 +144,7 @@ def score(
 
 def plan_by_pilot(
     runs: ModelRuns,
-    task: str,
+    task: Task,
     seed: int,
     metric: str,
     ablation: str,
@@ -167,7 +168,7 @@ def plan_by_pilot(
         load_scores(runs.store, found["exact"]),
         load_gradient(runs.store, found["gradient"]),
         cost,
-        available=len(load_task(task).splits.calibration),
+        available=len(task.splits.calibration),
         seconds=None if minutes is None else 60 * minutes,
         half_width=half_width,
     )

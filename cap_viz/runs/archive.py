@@ -64,8 +64,8 @@ def import_run(store: Store, file: Path) -> StoredRun:
     try:
         with zipfile.ZipFile(file) as archive:
             folder, content = checked_content(file, archive)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        # zipfile raises RuntimeError for encrypted and unsupported archives.
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as error:
+        # zipfile raises RuntimeError for encrypted and unsupported archives, UnicodeDecodeError for damaged names.
         reason = "encrypted, or packed in an unknown way" if isinstance(error, RuntimeError) else error
         raise UsageError(
             f"{file} is not a readable zip archive ({reason}); export one with: runs export KEY."

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cap_viz.attribution.results import EvalReport
 from cap_viz.evaluation.eval_metrics import ACC, Measure, against_guessing, level_of, paired
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.stats import PairedComparison, family_p
 from cap_viz.stats.paired import ALPHA

@@ -52,11 +52,20 @@ def run_steps(spec: Spec, model: ReasoningModel, store: Store, backend: Backend 
     Batches are computed by `backend`. A damaged local run is set aside and computed again. Raises `CapVizError` when
     the spec is about other weights than those of `model`, `DamagedRun` for a damaged run that came with CAP Viz.
     """
-    checkpoints = Checkpoints(store.partial_run_dir(spec), spec.examples.ids)
+    return stored_run(spec, store) or (yield from missing_run_steps(spec, model, store, backend))
+
+
+def stored_run(spec: Spec, store: Store) -> StoredRun[Spec] | None:
+    """Return the stored run of a spec with all its files sound, or None; raises `DamagedRun` as `run_steps` does."""
     stored = store.sound(spec)
     if stored is not None:
-        discard_leftovers(checkpoints)
-        return stored
+        discard_leftovers(Checkpoints(store.partial_run_dir(spec), spec.examples.ids))
+    return stored
+
+
+def missing_run_steps(spec: Spec, model: ReasoningModel, store: Store, backend: Backend = HERE) -> RunSteps[Spec]:
+    """Compute a run that is not in the store, as `run_steps` does."""
+    checkpoints = Checkpoints(store.partial_run_dir(spec), spec.examples.ids)
     check_readable(model.ref.id, spec.examples.task)
     if spec.model != model.ref:
         raise CapVizError(
@@ -68,7 +77,7 @@ def run_steps(spec: Spec, model: ReasoningModel, store: Store, backend: Backend 
     lock = FileLock(lock_file(folder))
     yield from acquired(lock)
     try:
-        # While this process waited for the lock, another one may have finished the run.
+        # Before this process held the lock, another one may have finished the run.
         stored = store.sound(spec)
         if stored is None:
             store.make_room(spec)

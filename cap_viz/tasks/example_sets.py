@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import TOY_MODEL, ModelRef
 from cap_viz.settings import ASSETS
-from cap_viz.tasks import Example, load_task
+from cap_viz.tasks import Example, Task, load_task
 
 # Nearly all calibration passages of generic_text.
 N_TEXT_PASSAGES = 160
@@ -26,11 +26,16 @@ class ExampleSet:
     seed: int | None = None
 
 
-def calibration_set(task: str, n: int, seed: int = 0) -> ExampleSet:
+def task_of(task: Task | str) -> Task:
+    """Return the task itself, or the one of that name."""
+    return load_task(task) if isinstance(task, str) else task
+
+
+def calibration_set(task: Task | str, n: int, seed: int = 0) -> ExampleSet:
     """Draw `n` calibration examples of a task with `seed`."""
-    chosen = load_task(task)
+    chosen = task_of(task)
     ids = tuple(example.id for example in chosen.calibration(n, seed))
-    return ExampleSet(task=task, version=chosen.version, ids=ids, split="calibration", seed=seed)
+    return ExampleSet(task=chosen.name, version=chosen.version, ids=ids, split="calibration", seed=seed)
 
 
 def companion_text(model: ModelRef) -> ExampleSet:
@@ -51,29 +56,30 @@ def companion_task(model: ModelRef) -> str:
     return "toy_text" if model.id == TOY_MODEL else "generic_text"
 
 
-def evaluation_set(task: str, n: int | None = None) -> ExampleSet:
+def evaluation_set(task: Task | str, n: int | None = None) -> ExampleSet:
     """Return the first `n` evaluation examples of a task (all when `n` is None)."""
-    chosen = load_task(task)
+    chosen = task_of(task)
     ids = tuple(example.id for example in chosen.evaluation(n))
-    return ExampleSet(task=task, version=chosen.version, ids=ids, split="evaluation")
+    return ExampleSet(task=chosen.name, version=chosen.version, ids=ids, split="evaluation")
 
 
-def named_set(task: str, ids: tuple[str, ...]) -> ExampleSet:
+def named_set(task: Task | str, ids: tuple[str, ...]) -> ExampleSet:
     """Return exactly the named examples, from any split."""
-    chosen = load_task(task)
+    chosen = task_of(task)
     chosen.by_ids(ids)
-    return ExampleSet(task=task, version=chosen.version, ids=ids, split="ids")
+    return ExampleSet(task=chosen.name, version=chosen.version, ids=ids, split="ids")
 
 
 def examples_of(wanted: ExampleSet) -> tuple[Example, ...]:
     """Return the examples of a set. Raises `UsageError` when the task's version has changed since."""
-    check_version(wanted)
-    return load_task(wanted.task).by_ids(wanted.ids)
+    return versioned_task(wanted).by_ids(wanted.ids)
 
 
-def check_version(wanted: ExampleSet) -> None:
+def versioned_task(wanted: ExampleSet) -> Task:
+    """Return the task of a set. Raises `UsageError` when the task's version has changed since."""
     task = load_task(wanted.task)
     if task.version != wanted.version:
         raise UsageError(
             f"The run needs version {wanted.version} of task {wanted.task}, this program has version {task.version}."
         )
+    return task

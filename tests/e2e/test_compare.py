@@ -31,7 +31,7 @@ def test_the_figure_and_the_verdicts_are_in_the_first_screen(server: str, open_t
     assert top > 0
     assert bottom <= 800
     # As the README's table and `compare` print it.
-    verdict = tab.page.get_by_text(re.compile(r"CAP is 10\.3 points below Wanda")).first
+    verdict = tab.page.get_by_text(re.compile(r"\bCAP\b.*\b10\.3 points\b.*\bWanda\b")).first
     expect(verdict).to_be_visible(timeout=PATIENCE_MS)
     box = verdict.bounding_box()
     assert box is not None
@@ -43,7 +43,9 @@ def test_a_deep_link_restores_the_view_and_the_measure_is_in_the_url(server: str
     tab = open_tab(f"{server}/compare?criteria=cap&criteria=global_magnitude&reference=dense")
     page = tab.page
     tab.settle()
-    expect(page.get_by_text(re.compile("CAP is 23.5 points below dense")).first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text(re.compile(r"\bCAP\b.*\b23\.5 points\b.*\bdense\b")).first).to_be_visible(
+        timeout=PATIENCE_MS
+    )
     expect(page.locator(".js-plotly-plot").get_by_text("Wanda")).to_have_count(0)
     page.get_by_role("radio", name="choice_nll").click()
     expect(page.get_by_text("choice loss, nats")).to_be_visible(timeout=PATIENCE_MS)

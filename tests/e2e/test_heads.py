@@ -118,7 +118,7 @@ def test_the_view_is_in_the_link_and_can_be_switched(server: str, open_tab: Open
 
 def test_a_text_task_opens_by_link_with_its_only_metric(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/heads?task=mini_text&metric=choice_nll")
-    expect(tab.page.get_by_text("which Mini text does not have")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text(re.compile(r"choice_nll\b.*\bMini text\b"))).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page.get_by_role("button", name="New run")).to_be_visible()
     assert tab.errors == []
 

@@ -7,6 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from cap_viz.dashboard.learn.steps import STEPS
 from tests.e2e.conftest import PATIENCE_MS, OpenTab
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -14,17 +15,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 def test_the_lesson_can_be_taken_by_keyboard_and_link(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/learn")
-    expect(tab.page.get_by_text("1. What a head is")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text(f"1. {STEPS[0].title}")).to_be_visible(timeout=PATIENCE_MS)
     tab.settle()
     tab.page.keyboard.press("2")
     expect(tab.page.get_by_text("(your guess)")).to_be_visible(timeout=PATIENCE_MS)
     tab.page.keyboard.press("ArrowRight")
-    expect(tab.page.get_by_text("2. What removing one does")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text(f"2. {STEPS[1].title}")).to_be_visible(timeout=PATIENCE_MS)
     tab.settle()
     expect(tab.page).to_have_url(re.compile("guesses=1b"))
     expect(tab.page).to_have_url(re.compile("step=2"))
     other = open_tab(tab.page.url)
-    expect(other.page.get_by_text("2. What removing one does")).to_be_visible(timeout=PATIENCE_MS)
+    expect(other.page.get_by_text(f"2. {STEPS[1].title}")).to_be_visible(timeout=PATIENCE_MS)
     other.settle()
     other.page.keyboard.press("ArrowLeft")
     expect(other.page.get_by_text("(your guess)")).to_be_visible(timeout=PATIENCE_MS)

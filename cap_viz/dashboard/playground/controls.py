@@ -19,7 +19,7 @@ from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
-from cap_viz.runs.mask_specs import mask_spec_for
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import MaskSpec, ScoreSpec

@@ -12,7 +12,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.options import MaskOptions
-from cap_viz.runs.mask_specs import mask_spec_from
+from cap_viz.runs.masks import mask_spec_from
 from cap_viz.runs.run_queries import profile_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun

@@ -42,7 +42,7 @@ from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import check_has_options, load_task
-from cap_viz.tasks.example_sets import check_version, examples_of
+from cap_viz.tasks.example_sets import examples_of, versioned_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ class Evaluation(RunKind[EvalSpec]):
             case UnknownProtocol(text):
                 known = "perplexity, generate and solution"
                 raise UsageError(f"Unknown evaluation protocol {text!r}; this program knows {known}.")
-        check_version(spec.examples)
+        versioned_task(spec.examples)
 
     def reused(self, spec: EvalSpec, store: Store) -> StoredRun[EvalSpec] | None:
         """Take the first items of a longer evaluation."""
