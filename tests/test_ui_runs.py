@@ -276,7 +276,7 @@ def test_verify_finds_a_flipped_byte_and_delete_asks_first(store: Store, dense: 
     at = opened(runs=dense.key)
     at.button(key="runs_verify").click().run()
     assert ":green-badge[" in words(at)
-    assert saying(at, f"{len(dense.checksums)} files")
+    assert saying(at, f"{len(dense.digests)} tables")
     file = dense.folder / "options.parquet"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

@@ -278,7 +278,8 @@ class JobQueue:
         try:
             job.progress = next(steps)
         except StopIteration as stop:
-            job.result = stop.value
+            # A server keeps its jobs, not their tables.
+            job.result = None if stop.value is None else stop.value.let_go()
             self.end(job, "done")
             return
         if job.progress.waiting:

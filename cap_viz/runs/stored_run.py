@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, cast
+from typing import Any, Generic, Protocol, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -95,6 +95,10 @@ class StoredRun(Generic[Spec]):
     def identity(self) -> tuple[Any, ...]:
         """What tells apart runs of the same key: where they are stored, and the values of their tables."""
         return self.key, self.folder, *sorted(self.digests.items())
+
+    def let_go(self) -> Self:
+        """Return the run without the tables that are still in memory after it was saved."""
+        return replace(self, form=self.form.form) if isinstance(self.form, JustSaved) else self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StoredRun) and self.identity == other.identity
