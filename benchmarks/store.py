@@ -2,8 +2,8 @@
 
 Each number is the median of fresh processes, after imports: the first listing of all runs (`list_ms`), finding a run
 by its spec (`get_ms`), finding a longer run that answers a shorter one (`longer_ms`), and reading a table with its
-check (`table_ms`). `shipped_mb` and `shipped_files` are what git carries. The same for a pack of generated runs, copies of the
-shipped evaluations under other seeds, and the growth of the times against the growth in runs.
+check (`table_ms`). `shipped_mb` and `shipped_files` are what git carries. The same for a pack of generated runs,
+copies of shipped evaluations under other seeds, and the growth of the times against the growth in runs.
 """
 
 from __future__ import annotations

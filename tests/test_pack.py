@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import strategies as st
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.loading import ReasoningModel
@@ -292,3 +296,27 @@ def test_runs_of_a_pack_are_equal_to_themselves_only(packed: Store, folders: Sto
     assert one == packed.get(one.spec)
     assert one != other
     assert isinstance(one, StoredRun)
+
+
+@pytest.fixture(scope="module")
+def small_pack(folders: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pack = tmp_path_factory.mktemp("small") / "pack"
+    write_pack(pack, folders.runs()[:2])
+    return pack
+
+
+@hypothesis.given(data=st.data())
+def test_any_bytes_in_a_pack_are_read_or_refused_with_a_sentence(small_pack: Path, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pack = Path(shutil.copytree(small_pack, Path(folder, "shipped")))
+        file = data.draw(st.sampled_from(sorted(pack.iterdir())))
+        content = bytearray(file.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        file.write_bytes(bytes(content))
+        store = Store(shipped=pack, local=Path(folder, "local"))
+        assert all(isinstance(sentence, str) for sentence in store.damaged())
+        for run in store.runs():
+            with suppress(DamagedRun):
+                store.verify(run)
+                assert {table_digest(store.table(run, name)) for name in run.digests} == set(run.digests.values())
