@@ -35,7 +35,7 @@ long: $(DEV) fuzz ## the tests that take many minutes, and kills
 	@$(PY) -m pytest -m long $(ARGS)
 
 fuzz: $(DEV) ## ten thousand hostile inputs for every parser
-	@$(PY) -m pytest tests/test_hostile.py tests/test_hostile_models.py --hypothesis-profile=fuzz --timeout 3600 -n auto
+	@$(PY) -m pytest tests/test_hostile.py tests/test_hostile_models.py tests/test_pack.py --hypothesis-profile=fuzz --timeout 3600 -n auto
 
 audit: $(DEV) ## known vulnerabilities of the pins, and the list of licences
 	@$(PY) -m scripts.supply_chain

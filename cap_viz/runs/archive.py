@@ -20,6 +20,7 @@ from cap_viz.runs.store import DamagedRun, Store, StoredRun
 
 MAX_BYTES = 256 * 2**20
 MAX_FILES = 16
+MAX_PACK_BYTES = 4 << 30
 
 
 def export_run(run: StoredRun, target: Path) -> Path:
@@ -100,9 +101,12 @@ def import_pack(store: Store, folder: Path) -> int:
     shutil.rmtree(building, ignore_errors=True)
     if not (folder / INDEX).is_file():
         raise UsageError(f"{folder} is not a pack of runs: it has no {INDEX}; write one with: runs pack.")
+    files = sorted(folder.glob("*.parquet"))
+    if sum(file.stat().st_size for file in files) > MAX_PACK_BYTES:
+        raise UsageError(f"{folder} holds more than {MAX_PACK_BYTES >> 30} GiB; it was not read.")
     try:
         building.mkdir(parents=True)
-        for file in folder.glob("*.parquet"):
+        for file in files:
             shutil.copy(file, building)
         pack = Pack(building, "live", "")
         if damaged := pack.damaged():
