@@ -45,7 +45,7 @@ def run_facts(run: StoredRun) -> dict[str, Any]:
         "model": run.spec.model.id,
         "fingerprint": run.spec.model.fingerprint,
         "origin": run.origin,
-        "created": run.provenance["created"],
+        "created": run.created,
         "seconds": computing_seconds(run),
     }
     return facts | {name: value for name, value in run.provenance.items() if name == "taken_from"}

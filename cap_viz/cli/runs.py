@@ -44,7 +44,7 @@ def list_runs(as_json: JsonOption = False) -> None:
         return
     table = Table("key", "kind", "model", "task", "n", "what", "created", "origin")
     for run in found:
-        what, created = describe(run.spec), run.provenance["created"][:10]
+        what, created = describe(run.spec), run.created[:10]
         examples = run.spec.examples
         table.add_row(
             run.key, run.kind, run.spec.model.id, examples.task, str(len(examples.ids)), what, created, run.origin

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -211,7 +212,7 @@ class Store:
         title = folder_name(spec)
         building = self.local / f".{title}.building"
         shutil.rmtree(building, ignore_errors=True)
-        made = {**provenance, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        made = {**provenance, "created": now()}
         for name, content in run_files(spec, tables, made).items():
             write_bytes(building / name, content)
         run = self.place(building, title)
@@ -330,6 +331,11 @@ class Store:
             write_bytes(target / REASON, f"{reason}\n".encode())
         except OSError as error:
             log.warning("%s (set aside as %s; the reason cannot be written there: %s)", reason, target, error)
+
+
+def now() -> str:
+    """The time in UTC, to the millisecond: runs of one second still have an order."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def reason_of(folder: Path) -> str:

@@ -135,7 +135,7 @@ def provenance_row(comparison: Comparison) -> None:
 def facts_of(comparison: Comparison) -> list[str]:
     group = comparison.choice.group
     built = [] if group is None else [basis_words(group.basis)]
-    newest = max(run.provenance["created"] for run in comparison.runs.values())
+    newest = max(run.created for run in comparison.runs.values())
     return [
         comparison.dense.spec.model.id,
         comparison.task.name,

@@ -121,7 +121,7 @@ def table_json(comparison: Comparison) -> bytes:
             for contrast in comparison.contrasts
         ],
         "runs": [
-            {"key": run.key, "origin": run.origin, "created": run.provenance["created"], "spec": spec_dict(run.spec)}
+            {"key": run.key, "origin": run.origin, "created": run.created, "spec": spec_dict(run.spec)}
             for run in comparison.runs.values()
         ],
     }

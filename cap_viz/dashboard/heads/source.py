@@ -54,7 +54,7 @@ class Source:
     def seniority(self) -> tuple[bool, bool, str, int, tuple[str, ...]]:
         """Sort key to decide which source keeps a shared name: shipped runs, then the longest stored, jobs last."""
         runs = [run for run in (self.run, self.gradient) if run is not None]
-        stored = max((run.provenance["created"] for run in runs), default="")
+        stored = max((run.created for run in runs), default="")
         number = 0 if self.job is None else self.job.number
         return not runs, any(run.origin != "precomputed" for run in runs), stored, number, self.keys
 

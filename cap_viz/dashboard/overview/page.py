@@ -67,7 +67,7 @@ def leading(summaries: list[TaskSummary], chosen: Task) -> TaskSummary | None:
 
 def facts(view: Frame, summaries: list[TaskSummary], metric: str) -> list[str]:
     runs = shown_runs(summaries)
-    newest = max((run.provenance["created"] for run in runs), default="")
+    newest = max((run.created for run in runs), default="")
     ablations = sorted({run.spec.ablation for run in runs_of(runs, ScoreSpec)})
     measured = [f"{' and '.join(ablations)} ablation"] if ablations else []
     return [view.model.id, "exact", *measured, f"{metric}, {METRIC_UNITS[metric]}", f"newest {age(newest)}"]

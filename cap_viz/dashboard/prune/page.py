@@ -77,7 +77,7 @@ def prune_facts(setting: PruneSetting, columns: Sequence[Column]) -> list[str]:
             f"{setting.options.metric})"
         )
     facts += [words for words in mask_facts(setting) if words]
-    newest = [column.run.provenance["created"] for column in columns if column.run is not None]
+    newest = [column.run.created for column in columns if column.run is not None]
     return [*facts, age(max(newest))] if newest else facts
 
 

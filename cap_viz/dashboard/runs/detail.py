@@ -61,7 +61,7 @@ def detail(view: Frame, run: StoredRun) -> None:
     spec = run.spec
     st.markdown(f"#### {escaped(describe(spec))} · {spec.examples.task}")
     provenance(
-        [spec.model.id, f"{len(spec.examples.ids)} {spec.examples.split} examples", age(run.provenance["created"])],
+        [spec.model.id, f"{len(spec.examples.ids)} {spec.examples.split} examples", age(run.created)],
         origin=run.origin,
     )
     if cut := cut_words(run):

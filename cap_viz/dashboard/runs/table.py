@@ -108,7 +108,7 @@ def table_of(runs: Sequence[StoredRun]) -> pd.DataFrame:
             "task": [run.spec.examples.task for run in runs],
             "what": [describe(run.spec) for run in runs],
             "examples": [len(run.spec.examples.ids) for run in runs],
-            "age": [age(run.provenance["created"]) for run in runs],
+            "age": [age(run.created) for run in runs],
             "seconds": [computing_seconds(run) for run in runs],
             "origin": [run.origin for run in runs],
             "model": [run.spec.model.id for run in runs],
