@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any, Generic, cast
 
@@ -235,7 +236,7 @@ class Store:
             "engine": ENGINE_VERSION,
             "key": key,
             "spec": spec_dict(spec),
-            "provenance": {**provenance, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+            "provenance": {**provenance, "created": now()},
             "files": checksums,
         }
         write_json(building / MANIFEST, manifest, compact=True)
@@ -330,6 +331,11 @@ class Store:
             write_bytes(target / REASON, f"{reason}\n".encode())
         except OSError as error:
             log.warning("%s (set aside as %s; the reason cannot be written there: %s)", reason, target, error)
+
+
+def now() -> str:
+    """The time in UTC, to the millisecond: runs of one second still have an order."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def reason_of(folder: Path) -> str:
