@@ -29,6 +29,7 @@ from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import Task, check_metric, load_task
 
@@ -187,8 +188,7 @@ def single_content(store: Store, run: StoredRun, metric: str, full: bool) -> tup
     from cap_viz.runs.kinds.scores import load_gradient, load_scores
     from cap_viz.stats import mean_with_ci
 
-    by_gradient = isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient"
-    scores = load_gradient(store, run) if by_gradient else load_scores(store, run)
+    scores = load_gradient(store, run) if is_head_scores(run, "gradient") else load_scores(store, run)
     effects = scores.effects(metric)
     content = run_facts(run) | {"n": len(scores.questions), "example_ids": list(scores.questions.ids)}
     if full:

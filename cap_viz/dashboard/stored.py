@@ -16,7 +16,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Level, Measure, level_of, paired, paired_p
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
-from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import (
     HeadEstimate,
@@ -143,8 +143,7 @@ class HeadStatistics:
 @cached_by_run(32)
 def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
     """Return the head statistics of an exact or gradient run by a metric. Raises `CapVizError`."""
-    by_gradient = isinstance(run.spec, ScoreSpec) and run.spec.estimator == "gradient"
-    scores = load_gradient(store, run) if by_gradient else scores_of(store, run)
+    scores = load_gradient(store, run) if is_head_scores(run, "gradient") else scores_of(store, run)
     return HeadStatistics(scores.effects(metric))
 
 

@@ -14,7 +14,6 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast, contrasts, control_pairs, reference_pairs
 from cap_viz.runs.mask_provenance import ProvenanceGroup, groups_of
 from cap_viz.runs.run_queries import dense_run, eval_runs
-from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import ChanceTest, holm
 from cap_viz.tasks import Task
@@ -43,9 +42,7 @@ class Stored:
 
 def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, task: Task, n: int) -> Stored:
     """Return the dense run chosen for `n` items (see `dense_run`) and the groups of runs comparable to it."""
-    pruned = sum(
-        isinstance(run.spec, EvalSpec) and run.spec.mask is not None for run in eval_runs(runs, model, task.name)
-    )
+    pruned = sum(run.spec.mask is not None for run in eval_runs(runs, model, task.name))
     damage: tuple[Damage, ...] = ()
     readable = list(runs)
     while (found := dense_run(readable, model, task.name, n)) is not None:

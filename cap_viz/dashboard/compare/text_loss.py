@@ -25,6 +25,7 @@ from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.mask_provenance import provenance_of
 from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protocol_of
+from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks import load_task
@@ -46,7 +47,6 @@ def perplexity_section(view: Frame) -> None:
         if reports is None:
             return
         spec = runs[0].spec
-        assert isinstance(spec, EvalSpec)
         protocol = protocol_of(spec)
         assert isinstance(protocol, PerplexityProtocol)
         st.table(table(reports, perplexity_cells), border="horizontal", hide_index=True)
@@ -78,15 +78,15 @@ def solutions_section(view: Frame) -> None:
     )
 
 
-def largest_group(view: Frame, wanted: Callable[[EvalSpec], bool]) -> list[StoredRun]:
+def largest_group(view: Frame, wanted: Callable[[EvalSpec], bool]) -> list[StoredRun[EvalSpec]]:
     """Return the largest group of wanted evaluations with the same examples and protocol.
 
     It may hold the dense model and masks calibrated on the page's task or on nothing.
     """
-    groups: dict[tuple[ExampleSet, str | None], list[StoredRun]] = defaultdict(list)
-    for run in view.runs:
+    groups: dict[tuple[ExampleSet, str | None], list[StoredRun[EvalSpec]]] = defaultdict(list)
+    for run in runs_of(view.runs, EvalSpec):
         spec = run.spec
-        if not isinstance(spec, EvalSpec) or spec.model != view.model or not wanted(spec):
+        if spec.model != view.model or not wanted(spec):
             continue
         if spec.mask is None or calibrated_on(spec.mask) in (None, view.task.name):
             groups[spec.examples, spec.protocol].append(run)
@@ -99,10 +99,10 @@ def calibrated_on(mask: MaskSpec) -> str | None:
     return None if examples is None else examples.task
 
 
-def readable(view: Frame, runs: list[StoredRun]) -> Reports | None:
+def readable(view: Frame, runs: list[StoredRun[EvalSpec]]) -> Reports | None:
     """Read the reports by mask; draw the problem and return None if one cannot be read."""
     try:
-        return {run.spec.mask: report_of(view.store, run) for run in runs if isinstance(run.spec, EvalSpec)}
+        return {run.spec.mask: report_of(view.store, run) for run in runs}
     except CapVizError as error:
         problem(str(error))
         return None

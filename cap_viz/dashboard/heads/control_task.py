@@ -29,7 +29,7 @@ class View:
     """View of a run. `control`: the stored run on generic text, None if there is none."""
 
     name: str = TASK_EFFECT
-    control: StoredRun | None = None
+    control: StoredRun[ScoreSpec] | None = None
 
     @property
     def needs_control(self) -> bool:
@@ -44,7 +44,7 @@ def views_of(task: str, estimator: str) -> tuple[str, ...]:
     return VIEWS[:1] if task in CONTROL_TEXTS or estimator != "exact" else VIEWS
 
 
-def pick_control(frame: Frame, source: Source | None) -> tuple[StoredRun | None, str]:
+def pick_control(frame: Frame, source: Source | None) -> tuple[StoredRun[ScoreSpec] | None, str]:
     """Draw the control text selector; return the run, and a note if the link named an unknown text."""
     found = {} if source is None else control_runs(frame.runs, source.spec)
     names = list(found)
@@ -63,7 +63,7 @@ def pick_control(frame: Frame, source: Source | None) -> tuple[StoredRun | None,
     return found[chosen], sentence
 
 
-def best_control(frame: Frame, source: Source | None) -> StoredRun | None:
+def best_control(frame: Frame, source: Source | None) -> StoredRun[ScoreSpec] | None:
     """Return the first stored control run, for the view without a selector.
 
     None if there is none, for a control text, and for an estimator other than exact.

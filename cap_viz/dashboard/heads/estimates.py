@@ -23,7 +23,6 @@ from cap_viz.figures.theme import signed
 from cap_viz.runs.kinds.scores import load_gradient
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import score_runs
-from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import HeadEstimate, mean_with_ci
 from cap_viz.tasks import load_task
@@ -110,9 +109,7 @@ def agreement_sentence(frame: Frame, source: Source, effects: HeadStatistics | N
     if effects is None:
         return "Both parts are stored runs of their own: choose them under Run."
     like = [
-        run
-        for run in score_runs(frame.runs, frame.model, frame.task.name)
-        if isinstance(run.spec, ScoreSpec) and run.spec.ablation == source.spec.ablation
+        run for run in score_runs(frame.runs, frame.model, frame.task.name) if run.spec.ablation == source.spec.ablation
     ]
     if not like:
         return "No exact run of this task is stored to compare the ranking with."

@@ -85,8 +85,7 @@ def head_view(frame: Frame, source: Source, run: StoredRun, metric: str) -> Head
     return HeadView(frame, source, metric, scores_of(frame.store, run), statistics_of(frame.store, run, metric))
 
 
-def control_view(frame: Frame, control: StoredRun) -> HeadView:
-    assert isinstance(control.spec, ScoreSpec)
+def control_view(frame: Frame, control: StoredRun[ScoreSpec]) -> HeadView:
     return head_view(frame, Source(run_name(control.spec), control.spec, run=control), control, "nll")
 
 
@@ -169,9 +168,7 @@ def stability_sentence(view: HeadView) -> str:
     others = {
         run.spec.ablation: run
         for run in score_runs(view.frame.runs, view.frame.model, this.examples.task)
-        if isinstance(run.spec, ScoreSpec)
-        and set(run.spec.examples.ids) == set(this.examples.ids)
-        and run.spec.ablation != this.ablation
+        if set(run.spec.examples.ids) == set(this.examples.ids) and run.spec.ablation != this.ablation
     }
     if not others:
         return (

@@ -14,6 +14,7 @@ from cap_viz.dashboard.heads.source import shape_of, submitting, watch
 from cap_viz.errors import UsageError
 from cap_viz.progress import duration
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
+from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats.budget import ExampleCost, HybridPlan, pilot_of, plan_for_half_width, plan_for_seconds
@@ -50,11 +51,7 @@ def timed_run(view: Frame, task: str, estimator: str = "exact") -> StoredRun | N
     timed = [
         run
         for run in view.runs
-        if isinstance(run.spec, ScoreSpec)
-        and run.spec.model == view.model
-        and run.spec.estimator == estimator
-        and run.spec.parts is None
-        and not run.provenance["resumed_batches"]
+        if is_head_scores(run, estimator) and run.spec.model == view.model and not run.provenance["resumed_batches"]
     ]
     return max(
         timed,

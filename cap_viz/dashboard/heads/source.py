@@ -41,9 +41,9 @@ class Source:
 
     name: str
     spec: ScoreSpec
-    run: StoredRun | None = None
+    run: StoredRun[ScoreSpec] | None = None
     job: Job | None = None
-    gradient: StoredRun | None = None
+    gradient: StoredRun[ScoreSpec] | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -65,8 +65,7 @@ class Source:
     @property
     def metric(self) -> str | None:
         """The only metric of the source; None if it holds all metrics."""
-        spec = self.spec if self.gradient is None else self.gradient.spec
-        return spec.metric if isinstance(spec, ScoreSpec) else None
+        return (self.spec if self.gradient is None else self.gradient.spec).metric
 
 
 def run_name(spec: ScoreSpec) -> str:
@@ -105,11 +104,7 @@ def sources(view: Frame) -> list[Source]:
 def stored_sources(runs: Sequence[StoredRun], model: ModelRef, task: str) -> list[Source]:
     """Return the stored sources under their usual names, which may repeat."""
     exact, gradient = (
-        [
-            Source(run_name(run.spec), run.spec, run=run)
-            for run in score_runs(runs, model, task, estimator=estimator)
-            if isinstance(run.spec, ScoreSpec)
-        ]
+        [Source(run_name(run.spec), run.spec, run=run) for run in score_runs(runs, model, task, estimator=estimator)]
         for estimator in ("exact", "gradient")
     )
     return [

@@ -125,7 +125,7 @@ def pruned_of(view: Frame, dense: StoredRun, problems: list[str]) -> tuple[Prune
     found: list[PrunedAccuracy] = []
     for run in main_part(usual_group(view, dense)).values():
         report = readable(view, run, problems)
-        if report is not None and isinstance(run.spec, EvalSpec) and run.spec.mask is not None:
+        if report is not None and run.spec.mask is not None:
             found.append(PrunedAccuracy(run.spec.mask, report, paired_in(view.store, run, dense, ACC)))
     return tuple(found)
 

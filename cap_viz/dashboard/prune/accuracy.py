@@ -14,6 +14,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.queue import JobQueue
+from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import Interval, PairedComparison, compare_means, compare_paired, wilson
@@ -231,9 +232,8 @@ def seconds_of(runs: Sequence[StoredRun], wanted: EvalSpec) -> float | None:
     """Estimate seconds: items times the median per item (of dense if stored), plus the median for such a mask."""
     like = [
         (run.spec, seconds)
-        for run in runs
+        for run in runs_of(runs, EvalSpec)
         if (seconds := computing_seconds(run)) is not None
-        and isinstance(run.spec, EvalSpec)
         and run.spec.model == wanted.model
         and run.spec.examples.task == wanted.examples.task
         and run.spec.protocol == wanted.protocol

@@ -13,7 +13,7 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.options import MaskOptions
 from cap_viz.runs.masks import mask_spec_from
-from cap_viz.runs.run_queries import profile_spec
+from cap_viz.runs.run_queries import profile_spec, runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks.example_sets import ExampleSet
@@ -102,11 +102,8 @@ def measured_percents(
             wanted = mask_spec(setting, criterion, 0.0)
         except CapVizError:
             continue
-        for run in runs:
-            spec = run.spec
-            if not isinstance(spec, EvalSpec) or spec.mask is None or spec.protocol is not None:
-                continue
-            if spec.mask.criterion != criterion:
+        for spec in (run.spec for run in runs_of(runs, EvalSpec)):
+            if spec.mask is None or spec.protocol is not None or spec.mask.criterion != criterion:
                 continue
             if (spec.model, spec.examples) == (setting.model, setting.evaluation) and replace(
                 spec.mask, sparsity=0.0

@@ -23,6 +23,7 @@ from cap_viz.pruning import MatrixSize, ZeroCounts, criterion_named
 from cap_viz.pruning.head_sparsity import HeadZeros
 from cap_viz.pruning.selection.local_groups import LOCAL_GROUPS, group_for, local_profile
 from cap_viz.runs.kinds.profile import load_head_zeros, load_zeros
+from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 
@@ -92,17 +93,21 @@ def stored_zeros(store: Store, run: StoredRun) -> ZeroCounts:
 
 def zero_sources(runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> list[tuple[StoredRun, str]]:
     """Stored runs that hold the zeros of a mask, exact ones first."""
-    profiles: list[tuple[StoredRun, str]] = []
-    measured: list[tuple[StoredRun, str]] = []
+    measured, profiles = under_mask(runs, mask, model)
+    whole = [run for run in profiles if run.spec.parts is None]
+    return [*((run, "measured run") for run in measured), *((run, "stored profile") for run in whole)]
+
+
+def under_mask(
+    runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef
+) -> tuple[list[StoredRun[EvalSpec]], list[StoredRun[ProfileSpec]]]:
+    """Find the evaluations under exactly this mask, and the profiles of its recipe."""
+    own = [run for run in runs if run.spec.model == model]
     every = replace(mask, sparsity=0.0)
-    for run in runs:
-        if run.spec.model != model:
-            continue
-        if isinstance(run.spec, ProfileSpec) and run.spec.parts is None and run.spec.mask == every:
-            profiles.append((run, "stored profile"))
-        if isinstance(run.spec, EvalSpec) and run.spec.mask == mask:
-            measured.append((run, "measured run"))
-    return measured + profiles
+    return (
+        [run for run in runs_of(own, EvalSpec) if run.spec.mask == mask],
+        [run for run in runs_of(own, ProfileSpec) if run.spec.mask == every],
+    )
 
 
 def head_zeros_of(
@@ -112,11 +117,7 @@ def head_zeros_of(
 
     It comes from a stored evaluation under the mask (exact), or from a stored profile of heads. Raises `DamagedRun`.
     """
-    every = replace(mask, sparsity=0.0)
-    like = [run for run in runs if run.spec.model == model and "heads" in run.digests]
-    exact = [run for run in like if isinstance(run.spec, EvalSpec) and run.spec.mask == mask]
-    profiles = [run for run in like if isinstance(run.spec, ProfileSpec) and run.spec.mask == every]
-    for run in exact + profiles:
+    for run in (run for found in under_mask(runs, mask, model) for run in found if "heads" in run.digests):
         counts = stored_head_zeros(store, run)
         found = np.flatnonzero(np.isclose(counts.sparsities, mask.sparsity, atol=1e-9))
         if len(found):
