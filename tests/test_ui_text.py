@@ -56,13 +56,13 @@ def score_spec(model: ReasoningModel, task: str, n: int, ablation: str = "zero")
 
 
 @pytest.fixture
-def scores(store: Store, tiny_model: ReasoningModel) -> StoredRun:
-    return computed(store, tiny_model, score_spec(tiny_model, "mini_science", 8))
+def scores(store: Store, tiny_model: ReasoningModel) -> StoredRun[ScoreSpec]:
+    return finish(run_steps(score_spec(tiny_model, "mini_science", 8), tiny_model, store))
 
 
 @pytest.fixture
-def control(store: Store, tiny_model: ReasoningModel) -> StoredRun:
-    return computed(store, tiny_model, score_spec(tiny_model, "mini_text", 6))
+def control(store: Store, tiny_model: ReasoningModel) -> StoredRun[ScoreSpec]:
+    return finish(run_steps(score_spec(tiny_model, "mini_text", 6), tiny_model, store))
 
 
 def drawn(at: AppTest, place: int = 0) -> np.ndarray:
@@ -79,7 +79,7 @@ def wait_for_jobs() -> None:
         time.sleep(0.05)
 
 
-def test_heads_shows_a_text_task_with_the_one_metric_it_has(store: Store, control: StoredRun) -> None:
+def test_heads_shows_a_text_task_with_the_one_metric_it_has(store: Store, control: StoredRun[ScoreSpec]) -> None:
     chosen = load_task("mini_text").by_ids(control.spec.examples.ids)[2]
     at = opened_heads(control, metric="choice_nll", layer="1", head="2", example=chosen.id)
     assert not at.exception
@@ -99,7 +99,7 @@ def test_heads_shows_a_text_task_with_the_one_metric_it_has(store: Store, contro
     assert f"| {intact:.3f} |" in shown
 
 
-def test_a_text_run_can_be_started_on_the_page(store: Store, control: StoredRun) -> None:
+def test_a_text_run_can_be_started_on_the_page(store: Store, control: StoredRun[ScoreSpec]) -> None:
     at = opened_heads(control)
     at.number_input(key="heads_n").set_value(2).run()
     at.button(key="heads_start").click().run()
@@ -110,7 +110,9 @@ def test_a_text_run_can_be_started_on_the_page(store: Store, control: StoredRun)
     assert saying(at, "2 examples", "4")
 
 
-def test_specificity_is_what_the_library_computes(store: Store, scores: StoredRun, control: StoredRun) -> None:
+def test_specificity_is_what_the_library_computes(
+    store: Store, scores: StoredRun[ScoreSpec], control: StoredRun[ScoreSpec]
+) -> None:
     effects = [load_scores(store, run).effects("nll") for run in (scores, control)]
     found = specificity(*effects)
     means = [one.mean(axis=-1) for one in effects]
@@ -127,7 +129,9 @@ def test_specificity_is_what_the_library_computes(store: Store, scores: StoredRu
     assert [one for one in at.caption if "control mini\\_text" in one.value]
 
 
-def test_the_generic_text_view_shows_the_control(store: Store, scores: StoredRun, control: StoredRun) -> None:
+def test_the_generic_text_view_shows_the_control(
+    store: Store, scores: StoredRun[ScoreSpec], control: StoredRun[ScoreSpec]
+) -> None:
     at = opened_heads(scores, view="generic text")
     assert not at.exception
     np.testing.assert_allclose(drawn(at), load_scores(store, control).mean_effect("nll"), rtol=1e-6)
@@ -139,7 +143,7 @@ def test_the_generic_text_view_shows_the_control(store: Store, scores: StoredRun
 
 
 def test_the_view_control_switches_and_gives_the_metrics_back(
-    store: Store, scores: StoredRun, control: StoredRun
+    store: Store, scores: StoredRun[ScoreSpec], control: StoredRun[ScoreSpec]
 ) -> None:
     at = opened_heads(scores)
     before = drawn(at)
@@ -151,7 +155,9 @@ def test_the_view_control_switches_and_gives_the_metrics_back(
     assert at.segmented_control(key="metric").value == "nll"
 
 
-def test_exports_hold_what_the_view_shows(store: Store, scores: StoredRun, control: StoredRun) -> None:
+def test_exports_hold_what_the_view_shows(
+    store: Store, scores: StoredRun[ScoreSpec], control: StoredRun[ScoreSpec]
+) -> None:
     found = specificity(*(load_scores(store, run).effects("nll") for run in (scores, control)))
     content = json.loads(shown_json(store, scores, "nll", View("specificity", control)))
     assert content["control"]["task"] == "mini_text"
@@ -164,7 +170,7 @@ def test_exports_hold_what_the_view_shows(store: Store, scores: StoredRun, contr
     np.testing.assert_allclose(table["mean_effect"].iloc[0], load_scores(store, scores).mean_effect("nll").max())
 
 
-def test_without_a_control_the_view_offers_to_measure_one(store: Store, scores: StoredRun) -> None:
+def test_without_a_control_the_view_offers_to_measure_one(store: Store, scores: StoredRun[ScoreSpec]) -> None:
     at = opened_heads(scores, view="specificity")
     assert not at.exception
     assert "exact, zero ablation" in bold_titles(at)[-1]
@@ -197,7 +203,9 @@ def test_a_control_takes_its_values_from_the_same_reference_examples(store: Stor
     assert found.spec.reference == spec.reference
 
 
-def test_a_control_is_measured_as_the_task_is(store: Store, scores: StoredRun, tiny_model: ReasoningModel) -> None:
+def test_a_control_is_measured_as_the_task_is(
+    store: Store, scores: StoredRun[ScoreSpec], tiny_model: ReasoningModel
+) -> None:
     computed(store, tiny_model, score_spec(tiny_model, "mini_text", 4, "mean"))
     assert isinstance(scores.spec, ScoreSpec)
     assert control_runs(store.runs(), scores.spec) == {}
@@ -208,7 +216,7 @@ def test_a_control_is_measured_as_the_task_is(store: Store, scores: StoredRun, t
 
 
 def test_too_few_examples_for_specificity_is_a_sentence(
-    store: Store, scores: StoredRun, tiny_model: ReasoningModel
+    store: Store, scores: StoredRun[ScoreSpec], tiny_model: ReasoningModel
 ) -> None:
     computed(store, tiny_model, score_spec(tiny_model, "mini_text", 2))
     at = opened_heads(scores, view="specificity")
@@ -218,7 +226,7 @@ def test_too_few_examples_for_specificity_is_a_sentence(
 
 
 def test_overview_shows_loss_instead_of_accuracy_and_marks_chance(
-    store: Store, control: StoredRun, tiny_model: ReasoningModel, tiny_task: Task
+    store: Store, control: StoredRun[ScoreSpec], tiny_model: ReasoningModel, tiny_task: Task
 ) -> None:
     computed(store, tiny_model, score_spec(tiny_model, "tiny", 8))
     computed(store, tiny_model, EvalSpec(model=tiny_model.ref, examples=evaluation_set("tiny", 20)))
@@ -236,7 +244,7 @@ def test_overview_shows_loss_instead_of_accuracy_and_marks_chance(
 
 
 def test_all_questions_are_used_where_there_are_fewer_than_asked(
-    store: Store, control: StoredRun, tiny_task: Task
+    store: Store, control: StoredRun[ScoreSpec], tiny_task: Task
 ) -> None:
     for page in ("pages/heads.py", "pages/prune.py"):
         at = opened(page, model=control.spec.model.id, task="tiny")
@@ -245,7 +253,9 @@ def test_all_questions_are_used_where_there_are_fewer_than_asked(
     assert [one for one in saying(at, "20 items") if "-badge[" not in one]
 
 
-def test_prune_says_that_text_has_no_accuracy_and_still_counts_zeros(store: Store, control: StoredRun) -> None:
+def test_prune_says_that_text_has_no_accuracy_and_still_counts_zeros(
+    store: Store, control: StoredRun[ScoreSpec]
+) -> None:
     at = opened("pages/prune.py", model=control.spec.model.id, task="mini_text", against="wanda")
     wait_for_jobs()
     at.run()
