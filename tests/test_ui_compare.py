@@ -49,7 +49,7 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import Interval, compare_paired
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import evaluation_set
-from tests.tiny import write_tiny_model
+from tests.tiny import listed_run, write_tiny_model
 from tests.words import bold_titles, numbers
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 40, 2
@@ -424,7 +424,7 @@ def test_options_left_out_have_the_shell_s_own_defaults() -> None:
 
 def test_what_the_shell_cannot_compute_is_said(world: World) -> None:
     spec = mask_spec_for(world.model.ref, "cap", 0.5, task=TASK, n=2, scope="mlp")
-    run = replace(world.run(("cap", 0.5)), spec=replace(world.specs["cap", 0.5], mask=spec))
+    run = listed_run(replace(world.specs["cap", 0.5], mask=spec))
     stored = stored_comparison(world.store, [run, world.run(DENSE)], world.model.ref, load_task(TASK), N_ITEMS)
     found = next_command(stored, stored.groups[0], model="m", task=TASK, n=N_ITEMS, reference="wanda")
     assert found.text == ""

@@ -73,7 +73,7 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import compare_paired, wilson
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
-from tests.tiny import tiny_examples, write_tiny_model
+from tests.tiny import listed_run, tiny_examples, write_tiny_model
 from tests.words import numbers, saying
 
 TASK, N_ITEMS, N_CALIBRATION = "mini_science", 100, 4
@@ -379,13 +379,13 @@ def test_cost_is_judged_from_past_runs_that_were_not_resumed(world: World) -> No
     for run in runs:
         if isinstance(run.spec, EvalSpec):
             name = "dense" if run.spec.mask is None else run.spec.mask.criterion
-            made.append(replace(run, provenance={**run.provenance, "seconds": seconds[name], "resumed_batches": 0}))
+            made.append(listed_run(run.spec, **{**run.provenance, "seconds": seconds[name], "resumed_batches": 0}))
     asked = replace(world.setting, sparsity=0.3)
     columns = [column_of(world.store, idle_queue(world), asked, name, None) for name in asked.columns]
     cost = cost_of(made, columns)
     assert (cost.runs, cost.items) == (2, 2 * N_ITEMS)
     assert cost.seconds == pytest.approx(16.0 + 30.0)
-    resumed = [replace(run, provenance={**run.provenance, "resumed_batches": 1}) for run in made]
+    resumed = [listed_run(run.spec, **{**run.provenance, "resumed_batches": 1}) for run in made]
     assert cost_of(resumed, columns).seconds is None
 
 
