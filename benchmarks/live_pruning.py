@@ -27,7 +27,7 @@ from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL
 from cap_viz.models.loading import load_model
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.masks import mask_spec_for
-from cap_viz.runs.pack import write_pack
+from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.queue import JobQueue
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec

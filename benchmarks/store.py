@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from cap_viz.runs.pack import write_pack
+from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.prefix_reuse import longer_run
 from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec, spec_key

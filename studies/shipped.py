@@ -20,7 +20,8 @@ from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef, resolve
 from cap_viz.models.loading import load
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.runs.masks import mask_spec_for
-from cap_viz.runs.pack import open_pack, write_pack
+from cap_viz.runs.pack import open_pack
+from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.run_queries import block_spec, role_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun

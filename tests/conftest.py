@@ -18,7 +18,7 @@ import pytest
 
 from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
-from cap_viz.runs.pack import write_pack
+from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.store import Store
 from cap_viz.settings import shipped_folder
 from cap_viz.tasks import TASKS, Splits, Task

@@ -19,14 +19,16 @@ import pytest
 from hypothesis import strategies as st
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs import pack as pack_module
+from cap_viz.runs import pack_writer
 from cap_viz.runs.archive import export_run, import_pack, import_run
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.masks import mask_spec_for
-from cap_viz.runs.pack import IDS, INDEX, PLANS, open_pack, write_pack
+from cap_viz.runs.pack import IDS, INDEX, PLANS, open_pack
+from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.prefix_reuse import longer_run
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict
 from cap_viz.runs.store import Store, StoredRun
@@ -171,14 +173,16 @@ def test_a_pack_whose_own_files_are_damaged_is_one_sentence(packed: Store, file:
 
 
 def rewritten(store: Store, change: Callable[[list[dict[str, Any]]], object], version: bytes = b"1") -> None:
-    """The index with changed rows, as somebody might edit it."""
+    """The index with changed rows, as somebody might edit it; its metadata stay, but for the version."""
     import pyarrow as pa
 
     table = pq.read_table(store.shipped / INDEX)
     rows = table.to_pylist()
     change(rows)
     pq.write_table(
-        pa.Table.from_pylist(rows, schema=table.schema).replace_schema_metadata({b"cap_viz_pack": version}),
+        pa.Table.from_pylist(rows, schema=table.schema).replace_schema_metadata(
+            {**(table.schema.metadata or {}), b"cap_viz_pack": version}
+        ),
         store.shipped / INDEX,
     )
 
@@ -203,12 +207,14 @@ def other_seed(rows: list[dict[str, Any]]) -> None:
 def test_a_wrong_index_is_found_and_named_by_run(
     packed: Store, change: Callable[[list[dict[str, Any]]], object]
 ) -> None:
-    n = len(packed.runs())
+    before = packed.runs()
     rewritten(packed, change)
     (sentence,) = packed.damaged()
-    (bad,) = [run for run in packed.runs() if run.title in sentence]
-    assert len([run for run in packed.runs() if packed.is_sound(run)]) == n - 1
-    assert not packed.is_sound(bad)
+    (bad,) = [run for run in before if run.title in sentence]
+    assert len([run for run in packed.runs() if packed.is_sound(run)]) == len(before) - 1
+    assert bad.key not in {run.key for run in packed.runs() if packed.is_sound(run)}
+    # What is listed has a spec that pages can ask for.
+    assert {run.spec.kind for run in packed.runs()} <= {"score", "eval"}
 
 
 def test_a_pack_of_a_newer_version_says_so(packed: Store) -> None:
@@ -245,7 +251,7 @@ def test_a_full_disk_while_packing_loses_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pack_module, "write_tables", refuse)
+    monkeypatch.setattr(pack_writer, "write_tables", refuse)
     with pytest.raises(CapVizError, match="No space left"):
         write_pack(packed.shipped, folders.runs())
     assert {path.name: path.read_bytes() for path in packed.shipped.iterdir()} == before
@@ -263,9 +269,20 @@ def test_a_damaged_run_is_not_packed(folders: Store, tmp_path: Path) -> None:
         write_pack(tmp_path / "pack", [])
 
 
+def test_models_whose_names_look_alike_are_told_apart(folders: Store, tmp_path: Path) -> None:
+    store = Store(shipped=tmp_path / "none", local=tmp_path / "local")
+    run = next(run for run in folders.runs() if run.kind == "score")
+    tables = {name: folders.table(run, name) for name in run.digests}
+    for number, model in enumerate(("a/b", "a-b")):
+        changed = {name: table.iloc[number:] for name, table in tables.items()}
+        store.save(replace(run.spec, model=ModelRef(model, "0" * 16)), changed, run.provenance)
+    write_pack(tmp_path / "shipped", store.runs())
+    assert facts(Store(shipped=tmp_path / "shipped", local=tmp_path / "other")) == facts(store)
+
+
 def test_large_tables_go_into_several_files(folders: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack_module, "LARGEST_FILE", 1)
-    monkeypatch.setattr(pack_module, "RUNS_PER_GROUP", 1)
+    monkeypatch.setattr(pack_writer, "LARGEST_FILE", 1)
+    monkeypatch.setattr(pack_writer, "RUNS_PER_GROUP", 1)
     write_pack(tmp_path / "pack", folders.runs())
     assert len(list((tmp_path / "pack").glob("eval.*.options*.parquet"))) > 1
     store = Store(shipped=tmp_path / "pack", local=tmp_path / "local")

@@ -154,7 +154,8 @@ def pack(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys of the runs; all local ones if left out.")] = None,
 ) -> None:
     """Pack many runs into few files, to be copied to others or committed; the runs themselves stay."""
-    from cap_viz.runs.pack import INDEX, open_pack, write_pack
+    from cap_viz.runs.pack import INDEX, open_pack
+    from cap_viz.runs.pack_writer import write_pack
     from cap_viz.runs.store import Store
 
     store, there = Store(), open_pack(to, "live", "")

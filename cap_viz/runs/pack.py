@@ -15,9 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
@@ -26,9 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from cap_viz.errors import CapVizError, UsageError
-from cap_viz.runs.run_folder import parquet_options
-from cap_viz.runs.spec import READABLE_SCHEMAS, RunSpec, key_of, spec_dict, spec_from_dict, stem_of
+from cap_viz.runs.spec import READABLE_SCHEMAS, RunSpec, key_of, spec_dict, spec_fields, spec_from_dict, stem_of
 from cap_viz.runs.stored_run import DamagedRun, StoredRun, table_digest
 from cap_viz.tasks.example_sets import ExampleSet
 from cap_viz.validation import mistake
@@ -37,12 +33,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INDEX, IDS, PLANS = "index.parquet", "ids.parquet", "plans.parquet"
+# Metadata of the index: the version of the format, and digests of all specs and of everything.
 VERSION_KEY, VERSION = b"cap_viz_pack", b"1"
-CONTENT_KEY = b"cap_viz_content"
-# Runs whose rows are read together: fewer take more space, more take longer to read.
-RUNS_PER_GROUP = 8
-# A file is closed beyond this size, so that git and its hosts take it.
-LARGEST_FILE = 7 << 20
+SPECS_KEY, CONTENT_KEY = b"cap_viz_specs", b"cap_viz_content"
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +50,11 @@ class Place:
 
 
 class Pack:
-    """A pack that was opened. Raises `DamagedRun` where its index cannot be read."""
+    """A pack that was opened. Raises `DamagedRun` where its index cannot be read.
+
+    `runs` are those with a spec that this program reads, by key; the others are in `unreadable`. Specs are parsed when
+    they are used, and at once only if they may be wrong: changed, or written by a program with other kinds of specs.
+    """
 
     def __init__(self, folder: Path, origin: str, remedy: str) -> None:
         self.folder, self.origin, self.remedy = folder, origin, remedy
@@ -70,12 +67,28 @@ class Pack:
             self.index = index
             facts = [index[name].to_pylist() for name in ("key", "title", "created", "engine", "schema")]
             self.place = {key: number for number, key in enumerate(facts[0])}
+            self.titles = dict(zip(facts[0], facts[1], strict=True))
             self.runs = {
                 key: StoredRun(key, title, origin, created, self, engine, schema)
                 for key, title, created, engine, schema in zip(*facts, strict=True)
             }
+            trusted = (index.schema.metadata or {}).get(SPECS_KEY) == specs_digest(index)
         except (KeyError, TypeError) as error:
             raise self.damage(f"has no readable index ({type(error).__name__}: {error})") from error
+        self.unreadable: dict[str, DamagedRun] = {}
+        if not (trusted and self.ids_are_read()):
+            for key in list(self.runs):
+                try:
+                    self.spec_of(self.runs[key])
+                except DamagedRun as error:
+                    self.unreadable[key] = error
+                    del self.runs[key]
+
+    def ids_are_read(self) -> bool:
+        try:
+            return bool(self.ids)
+        except DamagedRun:
+            return False
 
     def damage(self, what: str) -> DamagedRun:
         return DamagedRun(f"The pack {self.folder} {what}.", self.remedy)
@@ -126,20 +139,27 @@ class Pack:
     @cached_property
     def ids(self) -> dict[str, tuple[str, ...]]:
         """Lists of example ids by their digest."""
-        table = self.content(IDS)
-        return {digest: tuple(ids) for digest, ids in zip(*table.to_pydict().values(), strict=True)}
+        table = self.content(IDS).to_pydict()
+        try:
+            return {digest: tuple(ids) for digest, ids in zip(table["digest"], table["ids"], strict=True)}
+        except (KeyError, TypeError) as error:
+            raise self.damage(f"cannot be read: {IDS} ({type(error).__name__})") from error
 
     @cached_property
     def plans(self) -> dict[str, Any]:
         table = self.content(PLANS).to_pydict()
-        return {key: json.loads(plan) for key, plan in zip(table["key"], table["plan"], strict=True)}
+        try:
+            return {key: json.loads(plan) for key, plan in zip(table["key"], table["plan"], strict=True)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise self.damage(f"cannot be read: {PLANS} ({type(error).__name__})") from error
 
     @cached_property
     def by_stem(self) -> dict[str, list[str]]:
         """Keys of runs that differ in their example ids only."""
         found: dict[str, list[str]] = {}
-        for key, stem in zip(self.runs, self.index["stem"].to_pylist(), strict=True):
-            found.setdefault(stem, []).append(key)
+        for key, stem in zip(self.place, self.index["stem"].to_pylist(), strict=True):
+            if key in self.runs:
+                found.setdefault(stem, []).append(key)
         return found
 
     def like(self, spec: RunSpec) -> Iterator[StoredRun]:
@@ -148,7 +168,10 @@ class Pack:
 
     def table(self, run: StoredRun, name: str) -> pd.DataFrame:
         """Read a table of a run, and check its values."""
-        return self.checked_table(self.group(self.places_of(run)[name]), run, name)
+        place = self.places_of(run).get(name)
+        if place is None:
+            raise self.run_damage(run, f"lacks its table {name}")
+        return self.checked_table(self.group(place), run, name)
 
     def group(self, place: Place) -> pa.Table | None:
         """Read the row group of a table; None where it cannot be read."""
@@ -190,8 +213,8 @@ class Pack:
         """
         with suppress(OSError):
             if (self.index.schema.metadata or {}).get(CONTENT_KEY) == content_digest(self.folder, self.index):
-                return {}
-        found: dict[str, DamagedRun] = {}
+                return dict(self.unreadable)
+        found = dict(self.unreadable)
         groups: dict[tuple[str, int], list[tuple[StoredRun, str, Place]]] = {}
         for key, run in self.runs.items():
             try:
@@ -238,97 +261,12 @@ def with_ids(value: Any, lists: Mapping[str, tuple[str, ...]]) -> Any:
     return replace(value, **{name: with_ids(part, lists) for name, part in parts.items() if is_dataclass(part)})
 
 
-def without_ids(content: Any, lists: dict[str, list[str]]) -> Any:
-    """Replace every list of ids in a spec's JSON by its digest; the lists are added to `lists`."""
-    if not isinstance(content, dict):
-        return content
-    short = {name: without_ids(value, lists) for name, value in content.items()}
-    if ids := content.get("ids"):
-        digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
-        lists[digest] = ids
-        short["ids"] = [digest]
-    return short
-
-
-def write_pack(folder: Path, runs: Iterable[StoredRun], note: Callable[[str], None] = lambda line: None) -> int:
-    """Write runs, from folders or other packs, as a pack in place of the one in `folder`; return how many there are.
-
-    Of runs with the same key the first is kept. Every table is checked as it is read. Raises `DamagedRun` for a run
-    that cannot be trusted and `CapVizError` where the pack cannot be written; the old pack then stays.
-    """
-    chosen: dict[str, StoredRun] = {}
-    for run in runs:
-        chosen.setdefault(run.key, run)
-    if not chosen:
-        raise UsageError("There is no run to pack.")
-    building, old = (folder.with_name(f".{folder.name}.{name}") for name in ("building", "old"))
-    try:
-        for left in (building, old):
-            shutil.rmtree(left, ignore_errors=True)
-        building.mkdir(parents=True)
-        write_files(building, sorted(chosen.values(), key=order), note)
-        if folder.exists():
-            folder.rename(old)
-        building.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise CapVizError(
-            f"The pack {folder} cannot be written ({error.strerror or error}); the runs stay where they are."
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return len(chosen)
-
-
-def order(run: StoredRun) -> tuple[str, ...]:
-    """Neighbours in a file are alike, which packs well, and the order is the same every time."""
-    return run.kind, run.spec.model.id, run.spec.examples.task, run.key
-
-
-def write_files(folder: Path, runs: Sequence[StoredRun], note: Callable[[str], None]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    places: dict[str, dict[str, Place]] = {run.key: {} for run in runs}
-    for (kind, model, name), group in by_table(runs).items():
-        stem = f"{kind}.{re.sub(r'[^A-Za-z0-9.]+', '-', model).strip('-.')[-40:]}.{name}"
-        written = write_tables(folder, stem, name, group)
-        for key, place in written.items():
-            places[key][name] = place
-        note(f"{stem}: {len(group)} runs")
-    lists: dict[str, list[str]] = {}
-    rows, plans = [], []
-    for run in runs:
-        made = dict(run.provenance)
-        plans.append({"key": run.key, "plan": json.dumps(made.pop("plan", None))})
-        content = spec_dict(run.spec)
-        rows.append(
-            {
-                "key": run.key,
-                "stem": stem_of(run.spec),
-                "title": run.title,
-                "kind": run.kind,
-                "model": run.spec.model.id,
-                "task": run.spec.examples.task,
-                "n": len(run.spec.examples.ids),
-                "created": run.created,
-                "engine": run.engine,
-                "schema": run.schema,
-                "spec": json.dumps(without_ids(content, lists), sort_keys=True),
-                "provenance": json.dumps(made, sort_keys=True),
-                "tables": json.dumps({name: vars(place) for name, place in places[run.key].items()}, sort_keys=True),
-            }
-        )
-    ids = [{"digest": digest, "ids": values} for digest, values in lists.items()]
-    ids_schema = pa.schema([("digest", pa.string()), ("ids", pa.list_(pa.string()))])
-    options: dict[str, Any] = {"compression": "zstd", "compression_level": 19, "write_page_checksum": True}
-    pq.write_table(pa.Table.from_pylist(ids, schema=ids_schema), folder / IDS, **options)
-    pq.write_table(pa.Table.from_pylist(plans), folder / PLANS, **options)
-    index = pa.Table.from_pylist(rows)
-    about = {VERSION_KEY: VERSION, CONTENT_KEY: content_digest(folder, index)}
-    pq.write_table(index.replace_schema_metadata(about), folder / INDEX, **options)
+def specs_digest(index: pa.Table) -> bytes:
+    """Hash the specs of an index, and the fields of the classes that read them."""
+    digest = hashlib.sha256(spec_fields().encode())
+    for spec in index["spec"].to_pylist():
+        digest.update(spec.encode())
+    return digest.hexdigest().encode()
 
 
 def content_digest(folder: Path, index: pa.Table) -> bytes:
@@ -339,56 +277,3 @@ def content_digest(folder: Path, index: pa.Table) -> bytes:
             digest.update(file.name.encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest().encode()
-
-
-def by_table(runs: Sequence[StoredRun]) -> dict[tuple[str, str, str], list[StoredRun]]:
-    found: dict[tuple[str, str, str], list[StoredRun]] = {}
-    for run in runs:
-        for name in run.digests:
-            found.setdefault((run.kind, run.spec.model.id, name), []).append(run)
-    return found
-
-
-def write_tables(folder: Path, stem: str, name: str, runs: Sequence[StoredRun]) -> dict[str, Place]:
-    """Write one table of each run into files of at most about `LARGEST_FILE` bytes; return where each is."""
-    import pyarrow.parquet as pq
-
-    places: dict[str, Place] = {}
-    writer: pq.ParquetWriter | None = None
-    file, columns, group, n_files = folder, None, 0, 0
-    try:
-        for rows, digests in row_groups(name, runs):
-            if writer is None or rows.schema != columns or file.stat().st_size > LARGEST_FILE:
-                if writer is not None:
-                    writer.close()
-                n_files += 1
-                file, columns, group = folder / f"{stem}{'' if n_files == 1 else f'.{n_files}'}.parquet", rows.schema, 0
-                writer = pq.ParquetWriter(file, columns, write_page_checksum=True, **parquet_options(rows))
-            writer.write_table(rows, row_group_size=len(rows) or 1)
-            places |= {key: Place(file.name, group, digest) for key, digest in digests.items()}
-            group += 1
-    finally:
-        if writer is not None:
-            writer.close()
-    return places
-
-
-def row_groups(name: str, runs: Sequence[StoredRun]) -> Iterator[tuple[pa.Table, dict[str, str]]]:
-    """Yield the rows of a few neighbouring runs together, and the digest of each run's table.
-
-    Runs whose tables have other columns start a new group.
-    """
-    import pyarrow as pa
-
-    waiting: list[pa.Table] = []
-    digests: dict[str, str] = {}
-    for run in runs:
-        table = run.form.table(run, name)
-        rows = pa.Table.from_pandas(table.assign(key=run.key), preserve_index=False).replace_schema_metadata(None)
-        if waiting and (len(waiting) == RUNS_PER_GROUP or rows.schema != waiting[0].schema):
-            yield pa.concat_tables(waiting), digests
-            waiting, digests = [], {}
-        waiting.append(rows)
-        digests[run.key] = table_digest(table)
-    if waiting:
-        yield pa.concat_tables(waiting), digests

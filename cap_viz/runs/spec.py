@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, get_args
 
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
@@ -152,6 +152,12 @@ def present(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def spec_key(spec: RunSpec) -> str:
     """Return the key of a spec: 16 hex digits that change whenever any number of the run could change."""
     return key_of(spec_dict(spec), ENGINE_VERSION, SCHEMA_VERSION)
+
+
+def spec_fields() -> str:
+    """List the classes of specs and of their parts with the fields each reads, as text."""
+    parts = (*SPECS.values(), MaskSpec, ExampleSet, ModelRef)
+    return json.dumps({part.__name__: [[field.name, str(field.type)] for field in fields(part)] for part in parts})
 
 
 def stem_of(spec: RunSpec) -> str:

@@ -23,7 +23,8 @@ import pandas as pd
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.files import write_bytes
-from cap_viz.runs.pack import INDEX, Pack, open_pack, write_pack
+from cap_viz.runs.pack import INDEX, Pack, open_pack
+from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.run_folder import MANIFEST, open_run, run_files
 from cap_viz.runs.spec import RunSpec, spec_from_dict, spec_key, stem_of
 from cap_viz.runs.stored_run import DamagedRun, JustSaved, Spec, StoredRun
@@ -186,7 +187,7 @@ class Store:
                 found[folder] = error
                 continue
             if pack is not None:
-                found |= {folder / pack.runs[key].title: error for key, error in pack.damaged().items()}
+                found |= {folder / pack.titles[key]: error for key, error in pack.damaged().items()}
         for folder in self.folders():
             try:
                 self.verify(self.open(folder))
