@@ -117,7 +117,7 @@ def test_export_and_import_work_from_a_pack(packed: Store, tmp_path: Path) -> No
 
 def test_an_imported_pack_is_read_beside_folders(packed: Store, folders: Store, tmp_path: Path) -> None:
     other = Store(shipped=tmp_path / "none", local=tmp_path / "other")
-    assert import_pack(other, packed.shipped) == len(folders.runs())
+    assert import_pack(other, packed.shipped) == (len(folders.runs()), len(folders.runs()))
     assert facts(other) == facts(folders)
     with pytest.raises(UsageError, match="imported before"):
         import_pack(other, packed.shipped)
@@ -128,7 +128,8 @@ def test_an_imported_pack_is_read_beside_folders(packed: Store, folders: Store, 
 
 
 def test_of_two_packs_with_one_run_the_first_counts(packed: Store, folders: Store, tmp_path: Path) -> None:
-    shutil.copytree(packed.shipped, packed.packs_dir / "copy")
+    shutil.copytree(packed.shipped, packed.shipped.with_name("copy"))
+    assert import_pack(packed, packed.shipped.with_name("copy")) == (len(folders.runs()), 0)
     assert facts(packed) == facts(folders)
     assert {run.folder for run in packed.runs()} == {packed.shipped}
 

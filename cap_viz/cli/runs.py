@@ -175,7 +175,8 @@ def import_file(
     from cap_viz.runs.store import Store
 
     if file.is_dir():
-        out.print(f"Imported {import_pack(Store(), file)} runs")
+        n, new = import_pack(Store(), file)
+        out.print(f"Imported {n} runs" + ("" if new == n else f"; {n - new} of them were there before and stay"))
         return
     run = import_run(Store(), file)
     out.print(f"Imported {run.key} ({describe(run.spec)}, {len(run.spec.examples.ids)} examples)")

@@ -89,8 +89,10 @@ def import_run(store: Store, file: Path) -> StoredRun:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def import_pack(store: Store, folder: Path) -> int:
-    """Copy a pack of runs (`runs pack`) into the local store; return how many runs it holds.
+def import_pack(store: Store, folder: Path) -> tuple[int, int]:
+    """Copy a pack of runs (`runs pack`) into the local store; return how many runs it holds, and how many are new.
+
+    Of a run that is stored twice the one that was there first is read.
 
     Raises `CapVizError` where it is no pack, holds damaged runs, or one of its name is there already.
     """
@@ -111,8 +113,9 @@ def import_pack(store: Store, folder: Path) -> int:
         pack = Pack(building, "live", "")
         if damaged := pack.damaged():
             raise UsageError(f"{folder} was not imported: {next(iter(damaged.values()))}")
+        known = {run.key for run in store.runs()}
         building.rename(target)
-        return len(pack.runs)
+        return len(pack.runs), len(pack.runs.keys() - known)
     except DamagedRun as error:
         raise UsageError(f"{folder} was not imported: {error}") from error
     except OSError as error:
