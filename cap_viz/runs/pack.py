@@ -121,7 +121,11 @@ class Pack:
             raise self.run_damage(run, f"has no readable spec ({reason})") from error
 
     def provenance_of(self, run: StoredRun) -> dict[str, Any]:
-        return {**self.value(run, "provenance"), "plan": self.plans.get(run.key)}
+        made = self.value(run, "provenance")
+        try:
+            return {**made, "plan": json.loads(self.plans[run.key])}
+        except (KeyError, TypeError, ValueError) as error:
+            raise self.run_damage(run, f"has no readable plan ({type(error).__name__})") from error
 
     def digests_of(self, run: StoredRun) -> dict[str, str]:
         return {name: place.digest for name, place in self.places_of(run).items()}
@@ -146,11 +150,12 @@ class Pack:
             raise self.damage(f"cannot be read: {IDS} ({type(error).__name__})") from error
 
     @cached_property
-    def plans(self) -> dict[str, Any]:
+    def plans(self) -> dict[str, str]:
+        """The batch plans as JSON, by the keys of their runs; those of many thousand runs are not parsed at once."""
         table = self.content(PLANS).to_pydict()
         try:
-            return {key: json.loads(plan) for key, plan in zip(table["key"], table["plan"], strict=True)}
-        except (KeyError, TypeError, ValueError) as error:
+            return dict(zip(table["key"], table["plan"], strict=True))
+        except KeyError as error:
             raise self.damage(f"cannot be read: {PLANS} ({type(error).__name__})") from error
 
     @cached_property
