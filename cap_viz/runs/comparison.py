@@ -50,10 +50,9 @@ class Contrast:
         "clear": the interval excludes 0 and the test rejects after adjustment. "alone": the interval excludes 0 or the
         test rejects, but not both after adjustment. "noise": neither.
         """
-        excludes_zero = self.result.ci.low > 0 or self.result.ci.high < 0
-        if excludes_zero and self.p_holm < ALPHA:
+        if self.result.excludes_zero and self.p_holm < ALPHA:
             return "clear"
-        return "alone" if excludes_zero or self.result.is_clear else "noise"
+        return "alone" if self.result.excludes_zero or self.result.is_clear else "noise"
 
 
 def comparison_specs(
