@@ -27,7 +27,7 @@ from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, dodges,
 from cap_viz.dashboard.compare.page import curves_of, facts_of
 from cap_viz.dashboard.compare.reported import ReportedPoint, reported_accuracy
 from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
-from cap_viz.dashboard.compare.words import NO_SIGN, clause, evidence_words, subject_of, verdicts
+from cap_viz.dashboard.compare.words import NO_SIGN, clause, evidence_words, loss_level_note, subject_of, verdicts
 from cap_viz.dashboard.components.panels import escaped, p_words
 from cap_viz.defaults import MAIN_CRITERIA, SEED
 from cap_viz.defaults import N_CALIBRATION as N_CALIBRATED
@@ -317,6 +317,12 @@ def test_what_causal_scores_add_is_judged_by_both_measures(model: str, task: str
     by_measure = {choice.measure: compared(store, load_task(task), stored.dense, choice) for choice in choices}
     for shown in by_measure.values():
         check_evidence(shown, by_measure, controls)
+    # SmolLM2's loss is above an even guess although most answers are right, which needs a word; the toy's is not.
+    loss = by_measure[CHOICE_LOSS]
+    dense = loss.levels[DENSE].value
+    levels = {f"{dense:.3f}", f"{loss.guess:.3f}", f"{100 * loss.test.accuracy:.1f}"}
+    assert (levels <= numbers(loss_level_note(loss))) == (dense > loss.guess) == (task == "mini_science")
+    assert not loss_level_note(by_measure[ACC])
 
 
 @pytest.mark.usefixtures("all_shipped")

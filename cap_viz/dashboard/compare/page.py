@@ -19,6 +19,7 @@ from cap_viz.dashboard.compare.words import (
     digits,
     level_range,
     level_words,
+    loss_level_note,
     name_of,
     share_words,
     subject_of,
@@ -115,16 +116,8 @@ def banners(view: Frame, comparison: Comparison) -> None:
             f"({percent(test.chance)}, p = {test.p_value:.2g}): what pruning does to accuracy says little here. "
             "Choose another task, or compare by choice loss."
         )
-    if (
-        not comparison.measure.is_share
-        and comparison.levels[DENSE].value > comparison.guess
-        and not comparison.on_floor
-    ):
-        st.caption(
-            f"The dense model’s loss of {comparison.levels[DENSE].value:.3f} is above an even guess "
-            f"({comparison.guess:.3f}) although {percent(test.accuracy)} of its answers are right: where it is wrong, "
-            "it is very sure. Compare differences, not levels."
-        )
+    if sentence := loss_level_note(comparison):
+        st.caption(sentence)
     if comparison.n != view.n:
         note(f"No dense accuracy on {view.n} items can be read; this page shows {comparison.n} items instead.")
     others = sorted(dense_sizes(view.runs, view.model, view.task.name) - {comparison.n})

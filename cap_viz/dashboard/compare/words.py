@@ -78,6 +78,18 @@ def unit_note(comparison: Comparison) -> str:
     )
 
 
+def loss_level_note(comparison: Comparison) -> str:
+    """Explain a dense choice loss above that of an even guess although the accuracy is above chance; else empty."""
+    dense, measure = comparison.levels[DENSE].value, comparison.measure
+    if measure.is_share or comparison.on_floor or dense <= comparison.guess:
+        return ""
+    return (
+        f"The dense model’s {measure.title.lower()} of {dense:.3f} is above an even guess ({comparison.guess:.3f}) "
+        f"although {percent(comparison.test.accuracy)} of its answers are right: where it is wrong, it is very sure. "
+        "Compare differences, not levels."
+    )
+
+
 def at_chance_words(found: Sequence[Contrast]) -> str:
     """State contrasts of accuracies that may all be guesses, without a winner."""
     return f"is **not clearly above chance**, like {listed([name_of(contrast.second) for contrast in found])}"
