@@ -140,6 +140,11 @@ def test_the_pairs_of_a_table() -> None:
     assert [second for _, (second, _) in control_pairs(cells, "wanda")] == ["global_magnitude", "shuffled_cap"]
     assert control_pairs(cells, "global_magnitude") == [(("cap", 0.2), ("shuffled_cap", 0.2))]
     assert control_pairs(cells, "cap") == []
+    # Whole heads count heads, and are compared with no criterion that counts weights.
+    cells.append(("head", 0.2))
+    assert ("head", 0.2) not in [first for first, _ in reference_pairs(cells, "wanda")]
+    assert reference_pairs(cells, "head") == []
+    assert (("head", 0.2), DENSE) in reference_pairs(cells, "dense")
 
 
 def test_p_values_are_adjusted_over_the_table() -> None:
@@ -149,7 +154,9 @@ def test_p_values_are_adjusted_over_the_table() -> None:
     found = contrasts(pairs, lambda first, second: paired_accuracy(*flips[first[1]], 20))
     assert [one.result.p_value for one in found] == pytest.approx([0.015625, 0.0625])
     assert [one.p_holm for one in found] == pytest.approx([0.03125, 0.0625])
-    assert [one.evidence for one in found] == ["clear", "noise"]
+    # The interval of the second excludes 0 although its test does not reject: a hint, and no noise.
+    assert found[1].result.ci.low > 0
+    assert [one.evidence for one in found] == ["clear", "alone"]
 
 
 def test_what_is_clear_alone_need_not_be_clear_in_a_table() -> None:

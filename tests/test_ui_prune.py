@@ -40,7 +40,14 @@ from cap_viz.dashboard.prune.figures import (
     zeros_by_matrix,
 )
 from cap_viz.dashboard.prune.flips import filters_of, flip_table, flips_of
-from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, eval_spec, mask_spec, measured_percents
+from cap_viz.dashboard.prune.setting import (
+    PruneSetting,
+    counting_spec,
+    eval_spec,
+    mask_spec,
+    measured_percents,
+    missing_tasks,
+)
 from cap_viz.dashboard.prune.written import Written, answers_table, word_difference, written_difference
 from cap_viz.dashboard.prune.written_view import text_html
 from cap_viz.dashboard.prune.zeros import (
@@ -70,7 +77,7 @@ from cap_viz.runs.queue import JobQueue, shared_queue
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
-from cap_viz.stats import compare_paired, wilson
+from cap_viz.stats import Interval, compare_paired, wilson
 from cap_viz.tasks import TASKS, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
 from tests.tiny import listed_run, tiny_examples, write_tiny_model
@@ -316,7 +323,8 @@ def test_what_has_arrived_of_a_running_job_is_partial(world: World) -> None:
     assert len(running.report) == 3
     assert not running.measurable
     job.state, job.error = "failed", "It went wrong."
-    assert column_of(world.store, queue, moved, "cap", None).problem == "It went wrong."
+    failed = column_of(world.store, queue, moved, "cap", None)
+    assert (failed.job, failed.problem, failed.measurable) == (job, "", True), "the job tells its reason, once"
 
 
 @pytest.mark.parametrize(
@@ -694,6 +702,19 @@ def test_a_pattern_at_another_sparsity_is_said_not_to_apply(world: World, page: 
     assert "sideways" in texts(page)
 
 
+def test_word_and_interval_of_a_difference_agree() -> None:
+    """“No difference stands out from noise” stood under a choice loss whose interval excludes 0."""
+    base = compare_paired(np.arange(40) < 20, np.arange(40) < 20)
+    loss = replace(base, ci=Interval(-0.18, -0.02), p_value=0.02)
+    said = reading([Difference("cap", "wanda", base, loss)])
+    assert said.count("CAP − Wanda") == 1
+    for ci, p in ((Interval(-0.18, -0.02), 0.06), (Interval(-0.18, 0.01), 0.03)):
+        hint = reading([Difference("cap", "wanda", base, replace(base, ci=ci, p_value=p))])
+        assert hint.count("CAP − Wanda") == 1
+        assert hint != said
+    assert "CAP − Wanda" not in reading([Difference("cap", "wanda", base, base)])
+
+
 def test_an_interim_difference_has_no_p_and_no_verdict() -> None:
     a, b = np.arange(40) < 30, np.arange(40) < 10
     final = Difference("cap", "dense", compare_paired(a, b))
@@ -750,6 +771,70 @@ def test_the_page_lets_the_models_write_and_shows_their_texts(
     found = written_difference(columns[1], columns[0])
     assert found is not None
     assert found.difference == pytest.approx(1 - float(report.correct.mean()))
+
+
+def test_answers_leave_room_for_a_prompt(world: World, page: AppTest) -> None:
+    """With 256 tokens for the answer the plan of a model that reads 128 could not start, and six messages said so."""
+    opened(page, world, task="mini_math", written="16", format="zeroshot", criterion="magnitude", against="magnitude")
+    page.button(key="written_measure").click().run()
+    wait_for_jobs()
+    page.run()
+    assert {job.state for job in shared_queue().listing()} == {"done"}
+    room = world.model.shape.n_ctx // 2
+    spec = generation_spec(world.model.ref, evaluation_set("mini_math", 16), format="zeroshot", max_tokens=room)
+    assert Store(shipped=world.shipped).get(spec) is not None
+
+
+def test_a_format_the_model_does_not_know_is_not_offered(world: World, page: AppTest) -> None:
+    opened(page, world, task="mini_math", written="16", format="chat", criterion="magnitude", against="wanda")
+    assert len(saying(page, world.id, "chat template")) == 1
+    assert "written_measure" not in [button.key for button in page.button]
+
+
+def test_one_reason_is_told_once(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model_id: str) -> ReasoningModel:
+        raise CapVizError("The weights have gone.")
+
+    monkeypatch.setattr(shared_queue().models, "load", fail)
+    opened(page, world, sparsity="35")
+    page.button(key="prune_measure").click().run()
+    wait_for_jobs()
+    page.run()
+    assert len(saying(page, "The weights have gone.")) == 1
+
+
+def test_what_cannot_be_measured_is_not_offered(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CAP fine also reads WikiText-2; the page offered to measure without it, and three errors named another task."""
+    monkeypatch.delenv("CAP_VIZ_DATA", raising=False)
+    cap_fine = eval_spec(replace(world.setting, criteria=("cap_fine", "wanda"), sparsity=0.35), "cap_fine")
+    (text,) = missing_tasks(cap_fine)
+    assert text.name == "generic_text"
+    opened(page, world, criterion="cap_fine", sparsity="35")
+    (said,) = saying(page, text.title, "CAP_VIZ_DATA", text.data_folder)
+    assert "CAP fine" in said
+    assert "prune_count" not in [button.key for button in page.button]
+    page.button(key="prune_measure").click().run()
+    masks = [job.spec.mask for job in shared_queue().listing() if isinstance(job.spec, EvalSpec)]
+    assert [mask.criterion for mask in masks if mask is not None] == ["wanda"]
+
+
+def test_whole_heads_say_their_share_of_the_weights(world: World, page: AppTest) -> None:
+    """20 % of the heads stood beside 20 % of the weights under one slider."""
+    setting = replace(world.setting, criteria=("head", "wanda"))
+    mask = mask_spec(setting, "head")
+    store = Store(shipped=world.shipped)
+    run = finish(run_steps(eval_spec(setting, "head"), world.model, store))
+    reached = float(load_zeros(store, run).reached[0])
+    assert 0 < reached < 0.5 * mask.sparsity
+    opened(page, world, criterion="head")
+    share = f"{100 * reached:.1f}"
+    assert len([caption for caption in page.caption if share in numbers(caption.value)]) >= 2, "slider and tile"
+    assert "Whole heads" in page.slider(key="sparsity").label
+    queue = idle_queue(world)
+    columns = [column_of(store, queue, setting, name, None) for name in setting.columns]
+    found = {(one.first, one.second): one for one in differences(columns)}
+    assert found["head", "dense"].comparison is not None
+    assert found["head", "wanda"].comparison is None
 
 
 def test_the_flip_tables_item_shows_every_option(world: World) -> None:

@@ -166,6 +166,11 @@ def writing_of(task: Task) -> Writing:
     return task.writing
 
 
+def room_for_answer(writing: Writing, n_ctx: int) -> int:
+    """Return the limit on an answer's tokens: the task's own, at most half of the tokens a model can read."""
+    return min(writing.max_tokens, n_ctx // 2)
+
+
 def prompt_text(task: Task, example: Example, format: str) -> str:
     """Build the prompt of a format as plain text; for "chat", the user's message."""
     writing = writing_of(task)

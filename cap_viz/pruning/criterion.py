@@ -183,6 +183,11 @@ class Criterion:
         )
 
     @property
+    def counts_weights(self) -> bool:
+        """Whether the sparsity asked is a share of weights (up to rounding) and not one of heads."""
+        return self.threshold != "per head"
+
+    @property
     def fixed_score(self) -> bool:
         """Whether the score is independent of the sparsity, so that every sparsity is a threshold."""
         return self.rank is not None

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from cap_viz.attribution.results import EvalReport
 from cap_viz.evaluation.eval_metrics import ACC, Measure, against_guessing, level_of, paired
 from cap_viz.models.catalogue import ModelRef
+from cap_viz.pruning import CRITERIA
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.stats import PairedComparison, family_p
@@ -44,10 +45,14 @@ class Contrast:
 
     @property
     def evidence(self) -> Literal["clear", "alone", "noise"]:
-        """Significant after adjustment ("clear"), only before it ("alone"), or not at all ("noise")."""
-        if self.p_holm < ALPHA:
+        """How far the interval and the tests tell the two apart.
+
+        "clear": the interval excludes 0 and the test rejects after adjustment. "alone": the interval excludes 0 or the
+        test rejects, but not both after adjustment. "noise": neither.
+        """
+        if self.result.excludes_zero and self.p_holm < ALPHA:
             return "clear"
-        return "alone" if self.result.is_clear else "noise"
+        return "alone" if self.result.excludes_zero or self.result.is_clear else "noise"
 
 
 def comparison_specs(
@@ -82,10 +87,27 @@ def comparison_specs(
     return specs
 
 
+def counts_weights(criterion: str) -> bool:
+    """Whether a criterion's sparsity is a share of weights, which is assumed of criteria not known here."""
+    return criterion not in CRITERIA or CRITERIA[criterion].counts_weights
+
+
+def same_unit(first: str, second: str) -> bool:
+    """Whether two criteria remove like shares of weights at one sparsity; dense compares with every criterion."""
+    return DENSE[0] in (first, second) or counts_weights(first) == counts_weights(second)
+
+
 def reference_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cell]]:
-    """Pair every pruned cell with the criterion `against` at its sparsity (or with dense), where both are present."""
+    """Pair every pruned cell with the criterion `against` at its sparsity (or with dense), where both are present.
+
+    A criterion that counts heads is not paired with one that counts weights (see `same_unit`).
+    """
     pairs = [(cell, DENSE if against == DENSE[0] else (against, cell[1])) for cell in cells if cell != DENSE]
-    return [(first, second) for first, second in pairs if first != second and second in cells]
+    return [
+        (first, second)
+        for first, second in pairs
+        if first != second and second in cells and same_unit(first[0], second[0])
+    ]
 
 
 def control_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cell]]:

@@ -60,6 +60,11 @@ class PairedComparison:
         """Return whether the test rejects equality at 0.05, by itself and not as one of a family."""
         return self.p_value < ALPHA
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Return whether the interval excludes 0, as it may although the test does not reject, and the reverse."""
+        return self.ci.low > 0 or self.ci.high < 0
+
 
 def compare_paired(
     correct_a: Bool[np.ndarray, " example"],

@@ -14,7 +14,7 @@ from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid, keep_va
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.evaluation.eval_metrics import ACC, MEASURES, Measure, measure_named
 from cap_viz.figures.theme import display_order
-from cap_viz.runs.comparison import DENSE
+from cap_viz.runs.comparison import DENSE, counts_weights
 from cap_viz.runs.mask_provenance import ProvenanceGroup
 from cap_viz.tasks import Task
 
@@ -84,7 +84,7 @@ def criteria_control(group: ProvenanceGroup) -> tuple[tuple[str, ...], str]:
 
 
 def reference_control(group: ProvenanceGroup) -> tuple[str, str]:
-    options = [*display_order(group.criteria), DENSE[0]]
+    options = [*(name for name in display_order(group.criteria) if counts_weights(name)), DENSE[0]]
     usual = USUAL_REFERENCE if USUAL_REFERENCE in options else DENSE[0]
     said = bad_choice("reference", options, usual, "the reference")
     keep_valid("reference", options)

@@ -7,11 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cap_viz.dashboard.stored import level_in, paired_in, paired_p_in, report_of
+from cap_viz.dashboard.stored import cached_by_run, level_in, paired_in, paired_p_in, report_of
 from cap_viz.evaluation.eval_metrics import Level, Measure, against_guessing, companion, guessing
 from cap_viz.figures.theme import display_order
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast, contrasts, control_pairs, reference_pairs
+from cap_viz.runs.comparison import (
+    CONTROLS,
+    DENSE,
+    SUBJECT,
+    Cell,
+    Contrast,
+    contrasts,
+    control_pairs,
+    counts_weights,
+    reference_pairs,
+)
+from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.mask_provenance import ProvenanceGroup, groups_of
 from cap_viz.runs.run_queries import dense_run, eval_runs
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
@@ -72,6 +83,8 @@ class Comparison:
     """Levels of the cells compared and the contrasts of the table, which form one family of tests.
 
     `companions` are the contrasts of CAP with its controls by the companion measure, adjusted over the same pairs.
+    `removed` holds the share of weights that are zero in the cells of criteria that count heads; `at_chance` holds the
+    cells with an accuracy not clearly above guessing.
     """
 
     task: Task
@@ -79,6 +92,8 @@ class Comparison:
     dense: StoredRun
     runs: dict[Cell, StoredRun]
     levels: dict[Cell, Level]
+    removed: dict[Cell, float]
+    at_chance: frozenset[Cell]
     contrasts: tuple[Contrast, ...]
     companions: tuple[Contrast, ...]
     test: ChanceTest
@@ -95,14 +110,18 @@ class Comparison:
 
     @property
     def cells(self) -> list[Cell]:
-        """The pruned cells shown, sorted by sparsity, then by the fixed order of criteria."""
+        """The pruned cells shown, sorted by share of weights, then by the fixed order of criteria."""
         order = display_order(self.choice.criteria)
         shown = [cell for cell in self.levels if cell[0] in order]
-        return sorted(shown, key=lambda cell: (cell[1], order.index(cell[0])))
+        return sorted(shown, key=lambda cell: (self.share(cell), order.index(cell[0])))
 
     @property
     def sparsities(self) -> list[float]:
         return sorted({sparsity for _, sparsity in self.cells})
+
+    def share(self, cell: Cell) -> float:
+        """Return the share of weights removed: the sparsity asked, or what a criterion that counts heads reaches."""
+        return self.removed.get(cell, cell[1])
 
     def contrast(self, first: Cell, second: Cell) -> Contrast | None:
         return next((one for one in self.contrasts if (one.first, one.second) == (first, second)), None)
@@ -110,7 +129,16 @@ class Comparison:
     def causal_evidence(self, sparsity: float) -> list[tuple[Measure, Contrast]]:
         """Contrasts of CAP with its controls by both measures, the shown one first: do causal scores help?"""
         by_measure = ((self.measure, self.contrasts), (companion(self.measure), self.companions))
-        return [(measure, one) for measure, found in by_measure for one in found if one.is_causal(sparsity)]
+        return [
+            (measure, one)
+            for measure, found in by_measure
+            for one in found
+            if one.is_causal(sparsity) and (one.evidence == "noise" or not self.guesses(one, measure))
+        ]
+
+    def guesses(self, contrast: Contrast, measure: Measure) -> bool:
+        """Whether neither accuracy compared is clearly above guessing, so that neither may be called better."""
+        return measure.is_share and {contrast.first, contrast.second} <= self.at_chance
 
     def reference_cell(self, sparsity: float) -> Cell:
         return DENSE if self.choice.reference == DENSE[0] else (self.choice.reference, sparsity)
@@ -127,10 +155,13 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
     wanted = {} if choice.group is None else choice.group.runs
     needed = {*choice.criteria, choice.reference, *(CONTROLS if SUBJECT in choice.criteria else ())}
     runs, levels, damage = {DENSE: dense}, {DENSE: level_in(store, dense, measure)}, []
+    removed: dict[Cell, float] = {}
     for cell, run in wanted.items():
         if cell[0] not in needed:
             continue
         try:
+            if not counts_weights(cell[0]):
+                removed[cell] = weights_removed(store, run)
             levels[cell] = level_in(store, run, measure)
             runs[cell] = run
         except DamagedRun as error:
@@ -142,12 +173,22 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
         dense=dense,
         runs=runs,
         levels=levels,
+        removed=removed,
+        at_chance=frozenset(
+            cell for cell, run in runs.items() if not against_guessing(task, report_of(store, run)).clearly_above
+        ),
         contrasts=contrasts(pairs, lambda first, second: paired_in(store, runs[first], runs[second], measure)),
         companions=companions(store, runs, pairs, companion(measure)),
         test=against_guessing(task, report),
         guess=guessing(task, report, measure),
         damage=tuple(damage),
     )
+
+
+@cached_by_run(64)
+def weights_removed(store: Store, run: StoredRun) -> float:
+    """Return the share of weights that are zero under a run's mask. Raises `DamagedRun`."""
+    return float(load_zeros(store, run).reached[0])
 
 
 def companions(

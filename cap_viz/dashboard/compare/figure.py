@@ -29,12 +29,16 @@ LEADER = 0.97
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A criterion at a sparsity (a share); `level` is not yet scaled by the measure."""
+    """A criterion at a sparsity (a share of weights); `level` is not yet scaled by the measure.
+
+    `between`: the sparsity is not one that other criteria share, so the mark needs no room beside theirs and no tick.
+    """
 
     criterion: str
     sparsity: float
     level: Level
     hover: str
+    between: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def curves(shown: Curves, *, height: int = HEIGHT) -> go.Figure:
         ),
     ]
     criteria = display_order({point.criterion for point in shown.points})
-    offsets = dodges(len(criteria), [100 * point.sparsity for point in shown.points])
+    common = [point for point in shown.points if not point.between] or shown.points
+    offsets = dodges(len(criteria), [100 * point.sparsity for point in common])
     for name, offset in zip(criteria, offsets, strict=True):
         marks = marks_of(name, shown, offset)
         figure.add_trace(line(marks, scale * dense.value))
@@ -94,11 +99,11 @@ def curves(shown: Curves, *, height: int = HEIGHT) -> go.Figure:
     if shown.greyed:
         figure.update_traces(opacity=GREYED)
     name_lines(figure, labels, x_end, y_range, height - TOP - BOTTOM)
-    measured = sorted({round(100 * point.sparsity, 6) for point in (*shown.points, *shown.paper)})
+    measured = sorted({round(100 * point.sparsity, 6) for point in (*common, *shown.paper)})
     figure.update_xaxes(
         title="sparsity (share of weights set to zero)",
         tickvals=(places := [0.0, *readable_ticks(measured, x_end)]),
-        ticktext=[f"{place:g} %" for place in places],
+        ticktext=[f"{place:.3g} %" for place in places],
         range=[-0.02 * x_end, x_end],
         ticks="outside",
         ticklen=4,
@@ -155,7 +160,7 @@ def marks_of(name: str, shown: Curves, offset: float) -> Marks:
     return Marks(
         criterion=name,
         title=criterion_title(name),
-        x=[100 * point.sparsity + offset for point in points],
+        x=[100 * point.sparsity + (0.0 if point.between else offset) for point in points],
         value=[scale * point.level.value for point in points],
         low=[scale * point.level.ci.low for point in points],
         high=[scale * point.level.ci.high for point in points],

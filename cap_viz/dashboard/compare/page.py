@@ -13,13 +13,17 @@ from cap_viz.dashboard.compare.reported import ACCURACY, MODEL, PERPLEXITY, SOUR
 from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
 from cap_viz.dashboard.compare.text_loss import perplexity_section, solutions_section
 from cap_viz.dashboard.compare.words import (
+    at_chance_words,
     basis_words,
     clause,
     digits,
     level_range,
     level_words,
+    loss_level_note,
     name_of,
+    share_words,
     subject_of,
+    unit_note,
     verdicts,
 )
 from cap_viz.dashboard.components.panels import age, caution, empty, escaped, note, percent, problem, provenance
@@ -112,6 +116,8 @@ def banners(view: Frame, comparison: Comparison) -> None:
             f"({percent(test.chance)}, p = {test.p_value:.2g}): what pruning does to accuracy says little here. "
             "Choose another task, or compare by choice loss."
         )
+    if sentence := loss_level_note(comparison):
+        st.caption(sentence)
     if comparison.n != view.n:
         note(f"No dense accuracy on {view.n} items can be read; this page shows {comparison.n} items instead.")
     others = sorted(dense_sizes(view.runs, view.model, view.task.name) - {comparison.n})
@@ -200,13 +206,15 @@ def curves_of(comparison: Comparison) -> Curves:
 def curve_point(comparison: Comparison, cell: Cell) -> CurvePoint:
     level, measure = comparison.levels[cell], comparison.measure
     lines = [
-        f"<b>{name_of(cell)} at {percent(cell[1], 0)}</b>",
+        f"<b>{name_of(cell)} at {share_words(comparison, cell)}</b>",
         f"{measure.title.lower()} {level_words(level, measure)} ({level_range(level, measure)})",
     ]
-    lines += [
-        clause(contrast, measure).replace("**", "") for contrast in comparison.contrasts if contrast.first == cell
-    ]
-    return CurvePoint(cell[0], cell[1], level, "<br>".join(lines))
+    for contrast in comparison.contrasts:
+        if contrast.first == cell:
+            said = at_chance_words([contrast]) if comparison.guesses(contrast, measure) else clause(contrast, measure)
+            lines.append(said.replace("**", ""))
+    between = cell in comparison.removed
+    return CurvePoint(cell[0], comparison.share(cell), level, "<br>".join(lines), between)
 
 
 def reading(comparison: Comparison, with_paper: bool) -> str:
@@ -230,7 +238,8 @@ def in_words(comparison: Comparison) -> str:
     for cell in comparison.cells:
         level = comparison.levels[cell]
         said.append(
-            f"{name_of(cell)} at {percent(cell[1], 0)}: {level_words(level, measure)} ({level_range(level, measure)})"
+            f"{name_of(cell)} at {share_words(comparison, cell)}: {level_words(level, measure)} "
+            f"({level_range(level, measure)})"
         )
     return "; ".join(said)
 
@@ -252,20 +261,24 @@ def verdict_section(view: Frame, comparison: Comparison) -> None:
         return
     subject = subject_of(comparison)
     said = verdicts(comparison)
+    note_on_unit = unit_note(comparison)
     if subject is None or not said:
-        empty("Nothing to compare yet", "Choose a criterion other than the reference.")
+        empty("Nothing to compare yet", note_on_unit or "Choose a criterion other than the reference.")
         return
     st.markdown(f"##### {criterion_title(subject)} at each sparsity", help=verdict_help(comparison))
     for sentence in said:
         st.markdown(sentence)
+    if note_on_unit:
+        st.caption(note_on_unit)
 
 
 def verdict_help(comparison: Comparison) -> str:
     return (
-        "Paired on the same questions. Clear: p < 0.05 after Holm’s adjustment over all "
-        f"{len(comparison.contrasts)} comparisons of the table below. {criterion_title(CONTROL)} is {SUBJECT.upper()} "
-        f"with every head equally important, {criterion_title(PLACEBO)} one draw of it with the importance dealt out "
-        "at random: what it is better by than these is what the causal scores add. It is judged by accuracy and by "
+        "Paired on the same questions. Clear: the interval excludes 0, and p < 0.05 after Holm’s adjustment over all "
+        f"{len(comparison.contrasts)} comparisons of the table below; a hint does not meet both. "
+        f"{criterion_title(CONTROL)} is {SUBJECT.upper()} with every head equally important, "
+        f"{criterion_title(PLACEBO)} one draw of it with the importance dealt out at random: what it is better by than "
+        "these is what the causal scores add. It is judged by accuracy and by "
         "choice loss, whichever is shown, with the same adjustment."
     )
 

@@ -11,12 +11,13 @@ import plotly.graph_objects as go
 
 from cap_viz.dashboard.compare.data import Comparison
 from cap_viz.dashboard.compare.words import evidence_words, level_range, name_of, signed_range
+from cap_viz.dashboard.components.panels import percent
 from cap_viz.evaluation.eval_metrics import Level
 from cap_viz.runs.comparison import DENSE, Cell, Contrast, contrast_facts
 from cap_viz.runs.spec import spec_dict
 from cap_viz.runs.spreadsheet import csv_text
 
-REFERENCE_WORDS = "reference"
+REFERENCE_WORDS, BOTH_AT_CHANCE = "reference", "both at chance"
 
 
 def table_rows(comparison: Comparison) -> list[tuple[Cell, Contrast | None]]:
@@ -35,7 +36,7 @@ def shown_table(comparison: Comparison) -> pd.DataFrame:
     for cell, contrast in table_rows(comparison):
         level = comparison.levels[cell]
         row: dict[str, Any] = {
-            "Sparsity": 100 * cell[1],
+            "Sparsity": round(100 * comparison.share(cell), 2),
             "Criterion": name_of(cell),
             measure.title: scale * level.value,
             "95 % interval": level_range(level, measure),
@@ -56,16 +57,26 @@ def shown_table(comparison: Comparison) -> pd.DataFrame:
 
 def verdict_words(comparison: Comparison, cell: Cell, contrast: Contrast | None) -> str:
     if contrast is not None:
-        return evidence_words(contrast, comparison.measure)
+        return (
+            BOTH_AT_CHANCE
+            if comparison.guesses(contrast, comparison.measure)
+            else evidence_words(contrast, comparison.measure)
+        )
+    if cell in comparison.removed:
+        return f"{percent(cell[1], 0)} of heads"
     return REFERENCE_WORDS if cell[0] == comparison.choice.reference else "reference not measured"
 
 
 def table_csv(comparison: Comparison) -> bytes:
-    """Table as CSV, dense first, with plain column names; values and differences are fractions or nats."""
+    """Table as CSV, dense first, with plain column names; values and differences are fractions or nats.
+
+    `sparsity` is the share of weights removed, `sparsity_asked` the share of the heads where a criterion counts these.
+    """
     rows = [
         {
             "criterion": cell[0],
-            "sparsity": cell[1],
+            "sparsity": comparison.share(cell),
+            "sparsity_asked": cell[1],
             "n": comparison.n,
             "measure": comparison.measure.name,
             **level_facts(comparison.levels[cell]),
@@ -107,16 +118,21 @@ def table_json(comparison: Comparison) -> bytes:
         "chance": comparison.test.chance,
         "dense_p_above_chance": comparison.test.p_value,
         "levels": [
-            {"criterion": criterion, "sparsity": sparsity, **level_facts(level)}
-            for (criterion, sparsity), level in comparison.levels.items()
+            {
+                "criterion": cell[0],
+                "sparsity": comparison.share(cell),
+                "sparsity_asked": cell[1],
+                **level_facts(level),
+            }
+            for cell, level in comparison.levels.items()
         ],
         "contrasts": [
             {
                 "first": contrast.first[0],
                 "second": contrast.second[0],
-                "sparsity": contrast.first[1],
+                "sparsity": comparison.share(contrast.first),
                 **{name: finite(value) for name, value in contrast_facts(contrast).items()},
-                "verdict": evidence_words(contrast, comparison.measure),
+                "verdict": verdict_words(comparison, contrast.first, contrast),
             }
             for contrast in comparison.contrasts
         ],

@@ -22,7 +22,7 @@ from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import criterion_title
-from cap_viz.runs.comparison import SUBJECT
+from cap_viz.runs.comparison import SUBJECT, counts_weights
 from cap_viz.runs.mask_provenance import provenance_of
 from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protocol_of
 from cap_viz.runs.run_queries import runs_of
@@ -115,12 +115,18 @@ def table(reports: Reports, cells: Callable[[EvalReport, EvalReport | None], dic
         [
             {
                 "Weights": "dense" if mask is None else criterion_title(mask.criterion),
-                "Sparsity": "–" if mask is None else percent(mask.sparsity, 0),
+                "Sparsity": sparsity_cell(mask),
                 **cells(reports[mask], None if mask is None else reports.get(None)),
             }
             for mask in order
         ]
     )
+
+
+def sparsity_cell(mask: MaskSpec | None) -> str:
+    if mask is None:
+        return "–"
+    return percent(mask.sparsity, 0) + ("" if counts_weights(mask.criterion) else " of heads")
 
 
 def perplexity_cells(report: EvalReport, dense: EvalReport | None) -> dict[str, str]:

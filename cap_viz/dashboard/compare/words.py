@@ -9,7 +9,7 @@ from cap_viz.dashboard.components.panels import listed, p_words, percent, percen
 from cap_viz.evaluation.eval_metrics import Level, Measure
 from cap_viz.figures.theme import display_order, signed
 from cap_viz.pruning import criterion_title
-from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast
+from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, Contrast, counts_weights, same_unit
 from cap_viz.runs.mask_provenance import MaskProvenance
 
 OPTION_WORDS = {
@@ -35,8 +35,11 @@ def verdicts(comparison: Comparison) -> list[str]:
 
 
 def subject_of(comparison: Comparison) -> str | None:
-    """Return the criterion that the verdicts judge: CAP, else the first one shown that is not the reference."""
-    shown = [name for name in display_order(comparison.choice.criteria) if name != comparison.choice.reference]
+    """Return the criterion that the verdicts judge: CAP, else the first one comparable to the reference."""
+    reference = comparison.choice.reference
+    shown = [
+        name for name in display_order(comparison.choice.criteria) if name != reference and same_unit(name, reference)
+    ]
     return SUBJECT if SUBJECT in shown else next(iter(shown), None)
 
 
@@ -47,10 +50,49 @@ def verdict(comparison: Comparison, subject: str, sparsity: float) -> str:
     seconds = dict.fromkeys([reference, *((control, sparsity) for control in CONTROLS)])
     found = [contrast for second in seconds if (contrast := comparison.contrast(cell, second)) is not None]
     if not found:
-        return f"**{percent(sparsity, 0)}** {name_of(cell)}: {name_of(reference)} is not measured here."
-    clauses = listed([clause(contrast, comparison.measure) for contrast in found])
+        return f"**{share_words(comparison, cell)}** {name_of(cell)}: {name_of(reference)} is not measured here."
+    guessed = [contrast for contrast in found if comparison.guesses(contrast, comparison.measure)]
+    said = [clause(contrast, comparison.measure) for contrast in found if contrast not in guessed]
+    if guessed:
+        said.append(at_chance_words(guessed))
     meaning = causal_meaning(comparison.causal_evidence(sparsity)) if subject == SUBJECT else ""
-    return f"**{percent(sparsity, 0)}** {name_of(cell)} {clauses}{meaning}."
+    return f"**{share_words(comparison, cell)}** {name_of(cell)} {listed(said)}{meaning}."
+
+
+def share_words(comparison: Comparison, cell: Cell) -> str:
+    """State the sparsity of a cell; for a criterion that counts heads, the share of weights it stands for first."""
+    if cell not in comparison.removed:
+        return percent(cell[1], 0)
+    return f"{percent(comparison.removed[cell])} of the weights ({percent(cell[1], 0)} of the heads)"
+
+
+def unit_note(comparison: Comparison) -> str:
+    """Say where the criteria stand that count heads, and that they are compared with dense only; else empty."""
+    names = [name for name in display_order(comparison.choice.criteria) if not counts_weights(name)]
+    if not names or not comparison.removed:
+        return ""
+    most = max(comparison.removed, key=lambda cell: cell[1])
+    return (
+        f"{listed([criterion_title(name) for name in names])} counts heads: {percent(most[1], 0)} of them are "
+        f"{percent(comparison.removed[most])} of the weights, and there it stands. To judge it, compare with dense."
+    )
+
+
+def loss_level_note(comparison: Comparison) -> str:
+    """Explain a dense choice loss above that of an even guess although the accuracy is above chance; else empty."""
+    dense, measure = comparison.levels[DENSE].value, comparison.measure
+    if measure.is_share or comparison.on_floor or dense <= comparison.guess:
+        return ""
+    return (
+        f"The dense model’s {measure.title.lower()} of {dense:.3f} is above an even guess ({comparison.guess:.3f}) "
+        f"although {percent(comparison.test.accuracy)} of its answers are right: where it is wrong, it is very sure. "
+        "Compare differences, not levels."
+    )
+
+
+def at_chance_words(found: Sequence[Contrast]) -> str:
+    """State contrasts of accuracies that may all be guesses, without a winner."""
+    return f"is **not clearly above chance**, like {listed([name_of(contrast.second) for contrast in found])}"
 
 
 def causal_meaning(evidence: Sequence[tuple[Measure, Contrast]]) -> str:
@@ -113,7 +155,7 @@ def clause(contrast: Contrast, measure: Measure) -> str:
     if contrast.evidence == "clear":
         return f"is **{said}** ({limits})"
     return (
-        f"is {said} ({limits}), **not clear among so many comparisons** "
+        f"is {said} ({limits}), **a hint only, not clear among so many comparisons** "
         f"(p = {p_words(result.p_value)}, adjusted {p_words(contrast.p_holm)})"
     )
 

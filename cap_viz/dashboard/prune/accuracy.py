@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, title_of
+from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, missing_tasks, title_of
 from cap_viz.dashboard.stored import report_of
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.runs.comparison import same_unit
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.queue import JobQueue
@@ -18,6 +19,7 @@ from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import Interval, PairedComparison, compare_means, compare_paired, wilson
+from cap_viz.tasks import Task
 from cap_viz.tasks.pairing import common_rows
 
 
@@ -42,7 +44,8 @@ class Column:
     """One column of the comparison: the evaluation asked for (`wanted`) and the one that can be shown now (`shown`).
 
     `report` belongs to `shown`. It is final unless `partial`; it is stale when `shown` is not `wanted`, and `stale`
-    then says how they differ. `problem` is a message when the column cannot be measured or read.
+    then says how they differ. `problem` is a message when the column has no spec or its run cannot be read; `missing`
+    are tasks and texts that measuring it needs and that are not on this machine.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Column:
     partial: bool = False
     stale: str = ""
     problem: str = ""
+    missing: tuple[Task, ...] = ()
 
     @property
     def title(self) -> str:
@@ -70,7 +74,7 @@ class Column:
 
     @property
     def measurable(self) -> bool:
-        return self.wanted is not None and not self.fresh and not self.active
+        return self.wanted is not None and not self.fresh and not self.active and not self.missing
 
 
 def column_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, last: EvalSpec | None) -> Column:
@@ -79,20 +83,19 @@ def column_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, l
         wanted = eval_spec(setting, name)
     except CapVizError as error:
         return Column(name=name, wanted=None, problem=str(error))
-    job = queue.find(wanted)
-    failed = job.error if job is not None and job.state == "failed" else ""
+    job, damage = queue.find(wanted), ""
     try:
         run = store.get(wanted)
         if run is not None:
             return Column(name=name, wanted=wanted, shown=wanted, report=report_of(store, run), run=run)
     except DamagedRun as error:
-        failed = str(error)
+        damage = str(error)
     if job is not None and job.active:
         partial = job.progress.partial
         if isinstance(partial, EvalReport) and len(partial):
             return Column(name=name, wanted=wanted, shown=wanted, report=partial, job=job, partial=True)
         return Column(name=name, wanted=wanted, job=job)
-    empty = Column(name=name, wanted=wanted, job=job, problem=failed)
+    empty = Column(name=name, wanted=wanted, job=job, problem=damage, missing=missing_tasks(wanted))
     return empty if last is None else with_last(store, empty, last)
 
 
@@ -176,6 +179,8 @@ def compare_columns(first: Column, second: Column) -> Difference:
         return Difference(first.name, second.name, None, reason="not measured yet")
     if not same_sparsity(first, second):
         return Difference(first.name, second.name, None, reason="measured at different settings")
+    if not same_unit(first.name, second.name):
+        return Difference(first.name, second.name, None, reason="not the same share of weights")
     try:
         a, b = aligned(first.report, second.report)
     except UsageError as error:

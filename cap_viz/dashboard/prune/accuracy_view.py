@@ -8,21 +8,23 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
-from cap_viz.dashboard.components.panels import caution, cut_words, escaped, note, p_words, percent, problem
+from cap_viz.dashboard.components.panels import caution, cut_words, escaped, listed, note, p_words, percent, problem
 from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.accuracy import Column, Difference, column_of, cost_of, differences, share_of
 from cap_viz.dashboard.prune.figures import (
     accuracy_whiskers,
 )
-from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, title_of
-from cap_viz.dashboard.prune.words import limits, named, origin_badge, pruned_words, so_far_badge, swatch
+from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, measured_percents, title_of
+from cap_viz.dashboard.prune.words import heads_words, limits, named, origin_badge, pruned_words, so_far_badge, swatch
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.progress import duration
+from cap_viz.runs.jobs import Job
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
+from cap_viz.stats import PairedComparison
 from cap_viz.tasks import Task
 
 LAST, REFUSED = "prune_last", "prune_refused"
@@ -56,7 +58,7 @@ def draw_accuracy(view: Frame, setting: PruneSetting, active: Sequence[str]) -> 
     )
     for place, column in zip(st.columns(len(columns), gap="small"), columns, strict=True):
         with place, st.container(gap="xxsmall"):
-            accuracy_tile(setting, column)
+            accuracy_tile(view, setting, column)
     measuring(view, setting, columns)
     if not any(column.report is not None for column in columns):
         return
@@ -74,8 +76,11 @@ def draw_accuracy(view: Frame, setting: PruneSetting, active: Sequence[str]) -> 
     below_chance(view.task, columns)
 
 
-def accuracy_tile(setting: PruneSetting, column: Column) -> None:
+def accuracy_tile(view: Frame, setting: PruneSetting, column: Column) -> None:
     st.markdown(f"{named(column.name)} {tile_badge(column)}")
+    spec = column.shown or column.wanted
+    if spec is not None and spec.mask is not None and (said := heads_words(view, spec.mask)):
+        st.caption(said)
     if column.report is None:
         st.metric("Accuracy (acc)", "–", label_visibility="collapsed")
         st.caption(waiting_words(setting, column))
@@ -122,10 +127,11 @@ def measuring(view: Frame, setting: PruneSetting, columns: Sequence[Column]) -> 
     for column in columns:
         if column.job is not None and column.active:
             job_view(column.job, key="prune")
-        elif column.job is not None and not column.fresh:
-            ended_view(column.job)
+    ended_once([column.job for column in columns if column.job is not None and not column.fresh])
     if refused := st.session_state.pop(REFUSED, ""):
         problem(refused)
+    if sentence := missing_words(view, setting, columns):
+        note(sentence)
     missing = [column for column in columns if column.measurable]
     if not missing:
         return
@@ -143,6 +149,30 @@ def measuring(view: Frame, setting: PruneSetting, columns: Sequence[Column]) -> 
             args=([(column.wanted, job_title(setting, column)) for column in missing],),
         )
     words.caption(cost_sentence(view, missing))
+
+
+def ended_once(jobs: Sequence[Job]) -> None:
+    """Report the jobs that failed or were cancelled, those that failed for one reason together."""
+    ended = [job for job in jobs if not job.active]
+    for job in {job.error or job.title: job for job in ended}.values():
+        ended_view(job)
+
+
+def missing_words(view: Frame, setting: PruneSetting, columns: Sequence[Column]) -> str:
+    """Name the data that measuring needs and this machine lacks, what is stored, and the way out; else empty."""
+    lacking = [column for column in columns if column.missing]
+    if not lacking:
+        return ""
+    names = {column.name for column in lacking}
+    tasks = {task.name: task for column in lacking for task in column.missing}.values()
+    stored = [f"{percent} %" for percent, found in measured_percents(view.runs, setting).items() if found & names]
+    titles, texts = listed([column.title for column in lacking]), listed([task.title for task in tasks])
+    kept = f" Stored: {listed(stored)}." if stored else ""
+    folders = listed([f"{task.data_folder}/" for task in tasks])
+    return (
+        f"Not on this machine: {texts}, which measuring {titles} needs.{kept} To measure others, set CAP_VIZ_DATA to a "
+        f"folder that holds {folders}."
+    )
 
 
 def job_title(setting: PruneSetting, column: Column) -> str:
@@ -230,19 +260,30 @@ def reading(found: Sequence[Difference]) -> str:
         return ""
     if any(one.provisional for one in known):
         return "Answers are still arriving: these differences are interim and are tested when all are there."
-    clear = [one for one in known if one.comparison is not None and one.comparison.p_value < 0.05]
     smallest = max(one.comparison.minimum_detectable for one in known if one.comparison is not None)
     items = min(one.comparison.n for one in known if one.comparison is not None)
-    said = (
-        "No difference stands out from noise."
-        if not clear
-        else "Clear at p < 0.05: " + ", ".join(f"{title_of(one.first)} − {title_of(one.second)}" for one in clear) + "."
-    )
+    answers = evidence_words([(one, one.comparison) for one in known if one.comparison is not None])
+    losses = evidence_words([(one, one.loss) for one in known if one.loss is not None])
     return (
-        f"{said} With {items} items, differences below about {100 * smallest:.0f} points usually go unseen "
+        f"Right or wrong: {answers}. Choice loss: {losses}. "
+        f"With {items} items, differences below about {100 * smallest:.0f} points usually go unseen "
         "(80 % power). Lost: right → wrong; gained: wrong → right. p is exact. Choice loss: surprise at the right "
         "option among those offered, in nats, with a bootstrap interval; lower is better."
     )
+
+
+def evidence_words(found: Sequence[tuple[Difference, PairedComparison]]) -> str:
+    """Name the clear differences, and as hints those where interval and test (p < 0.05) disagree."""
+    said = []
+    for words, agreeing in (("clear at p < 0.05", 2), ("a hint only", 1)):
+        pairs = [
+            f"{title_of(one.first)} − {title_of(one.second)}"
+            for one, result in found
+            if result.is_clear + result.excludes_zero == agreeing
+        ]
+        if pairs:
+            said.append(f"{words}: {listed(pairs)}")
+    return "; ".join(said) or "no difference stands out from noise"
 
 
 def below_chance(task: Task, columns: Sequence[Column]) -> None:

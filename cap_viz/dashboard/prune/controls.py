@@ -8,16 +8,18 @@ from typing import cast
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import note
+from cap_viz.dashboard.components.panels import listed, note
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.mask_controls import KEYS as BASIS_KEYS
 from cap_viz.dashboard.prune.mask_controls import basis_controls, calibration_items, spread_note, wrong_basis
-from cap_viz.dashboard.prune.setting import PruneSetting, measured_percents, title_of
+from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec, measured_percents, title_of
+from cap_viz.dashboard.prune.words import heads_words
 from cap_viz.dashboard.state import bad_choice, choose, keep_valid
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.mask import SCOPES, Scope
+from cap_viz.runs.comparison import counts_weights
 from cap_viz.runs.run_queries import eval_runs, score_runs
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks import load_task
@@ -49,9 +51,10 @@ def controls(view: Frame) -> PruneSetting:
         scope = scope_control()
     with more, st.popover("More", width="stretch", help="What the criteria are built on, and how zeros are spread"):
         options, scores, text = basis_controls(runs, (criterion, against), texts)
+    in_heads = [title_of(name) for name in dict.fromkeys((criterion, against)) if not counts_weights(name)]
     with slider:
         percent = st.slider(
-            "Sparsity",
+            "Sparsity" if not in_heads else f"Sparsity ({listed(in_heads)}: share of heads)",
             0,
             HIGHEST_PERCENT,
             DEFAULT_PERCENT,
@@ -59,7 +62,7 @@ def controls(view: Frame) -> PruneSetting:
             key="sparsity",
             bind="query-params",
             persist_state="session",
-            help=GLOSSARY["sparsity"],
+            help=" ".join([GLOSSARY["sparsity"], *(f"{title} counts heads instead." for title in in_heads)]),
         )
     setting = PruneSetting(
         model=view.model,
@@ -71,8 +74,19 @@ def controls(view: Frame) -> PruneSetting:
         calibration=calibration_items(view.task, scores, text),
     )
     spread_note(setting)
+    heads_note(view, setting)
     measured_marks(view.runs, setting, percent)
     return setting
+
+
+def heads_note(view: Frame, setting: PruneSetting) -> None:
+    """Say what share of the weights goes with whole heads, and that the other criterion removes another."""
+    for name in dict.fromkeys(setting.criteria):
+        if counts_weights(name) or (setting.scores is None and CRITERIA[name].needs_scores):
+            continue
+        others = [title_of(other) for other in setting.criteria if counts_weights(other)]
+        beside = f" {listed(others)} removes {100 * setting.sparsity:.0f} % of the weights." if others else ""
+        st.caption(f"{title_of(name)} removes {heads_words(view, mask_spec(setting, name))}.{beside}")
 
 
 def wrong_in_link(texts: Sequence[str]) -> list[str]:

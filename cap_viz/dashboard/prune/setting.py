@@ -16,6 +16,7 @@ from cap_viz.runs.masks import mask_spec_from
 from cap_viz.runs.run_queries import profile_spec, runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet
 
 DENSE = "dense"
@@ -75,6 +76,14 @@ def eval_spec(setting: PruneSetting, column: str) -> EvalSpec:
     """Return the evaluation behind a column: dense, or a criterion at the chosen sparsity."""
     mask = None if column == DENSE else mask_spec(setting, column)
     return EvalSpec(model=setting.model, examples=setting.evaluation, mask=mask)
+
+
+def missing_tasks(spec: EvalSpec | ProfileSpec) -> tuple[Task, ...]:
+    """Find the tasks and texts that a run reads and that are not on this machine; a profile reads those of its mask."""
+    questions = spec.examples if isinstance(spec, EvalSpec) else None
+    read = (questions, *(() if spec.mask is None else (spec.mask.calibration, spec.mask.text)))
+    tasks = [load_task(name) for name in dict.fromkeys(one.task for one in read if one is not None)]
+    return tuple(task for task in tasks if not task.is_local())
 
 
 def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = None) -> ProfileSpec | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from cap_viz.dashboard.components.panels import percent
+from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.figures import colour_of
 from cap_viz.dashboard.prune.setting import DENSE, title_of
+from cap_viz.dashboard.prune.zeros import zeros_of
 from cap_viz.figures.theme import criterion_glyph
-from cap_viz.runs.spec import EvalSpec
-from cap_viz.runs.store import StoredRun
+from cap_viz.runs.comparison import counts_weights
+from cap_viz.runs.spec import EvalSpec, MaskSpec
+from cap_viz.runs.store import DamagedRun, StoredRun
 
 
 def swatch(name: str) -> str:
@@ -23,6 +26,22 @@ def named(name: str) -> str:
 def pruned_words(name: str, sparsity: float) -> str:
     """Name a column within a sentence: the dense model, or a criterion at its sparsity."""
     return "the dense model" if name == DENSE else f"{title_of(name)} at {percent(sparsity, 0)}"
+
+
+def heads_words(view: Frame, mask: MaskSpec) -> str:
+    """Say what share of the weights a share of heads is; empty for a criterion that counts weights."""
+    if counts_weights(mask.criterion):
+        return ""
+    try:
+        zeros = zeros_of(view.store, view.runs, mask, view.model)
+    except DamagedRun:
+        zeros = None
+    weights = (
+        "a smaller share of the weights, not counted yet"
+        if zeros is None
+        else f"{percent(zeros.reached)} of the weights"
+    )
+    return f"{percent(mask.sparsity, 0)} of the heads: {weights}"
 
 
 def origin_badge(run: StoredRun) -> str:

@@ -6,6 +6,7 @@ This module imports neither torch nor Streamlit.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +14,10 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, title_of
+from cap_viz.dashboard.prune.zeros import shape_from
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.generation import GenerationReport
+from cap_viz.evaluation.generation import GenerationReport, room_for_answer, writing_of
+from cap_viz.models.catalogue import resolve
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.protocols import generation_spec
@@ -22,7 +25,8 @@ from cap_viz.runs.queue import JobQueue
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import PairedComparison, compare_paired
-from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.tasks import load_task
+from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
 from cap_viz.tasks.pairing import common_rows
 
 
@@ -54,24 +58,61 @@ class Written:
         return self.wanted is not None and not self.final and not self.active
 
 
-def written_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, format: str, n: int) -> Written:
-    """Return the answers of dense or a criterion to the first n questions, as they stand now."""
+@dataclass(frozen=True)
+class WritingRequest:
+    """How answers are asked for: prompt format, the first `n` questions, and the most tokens of an answer."""
+
+    format: str
+    n: int
+    max_tokens: int
+
+
+def writing_request(runs: Sequence[StoredRun], setting: PruneSetting, format: str, n: int) -> WritingRequest:
+    """Limit the answers to what the model can read beside a prompt, by the context length its stored runs name."""
+    writing, shape = writing_of(load_task(setting.evaluation.task)), shape_from(runs, setting.model)
+    return WritingRequest(format, n, writing.max_tokens if shape is None else room_for_answer(writing, shape.n_ctx))
+
+
+def has_chat_template(model_id: str) -> bool:
+    """Whether the tokenizer has a chat template; True as well where its files do not tell."""
     try:
-        choices = eval_spec(replace(setting, evaluation=evaluation_set(setting.evaluation.task, n)), name)
-        wanted = generation_spec(setting.model, choices.examples, format=format, mask=choices.mask)
+        folder = resolve(model_id).folder
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (CapVizError, OSError, ValueError):
+        return True
+    return "chat_template" in config or (folder / "chat_template.jinja").is_file()
+
+
+def written_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, request: WritingRequest) -> Written:
+    """Return the answers of dense or a criterion, as they stand now."""
+    try:
+        choices = eval_spec(replace(setting, evaluation=first_questions(setting.evaluation, request.n)), name)
+        wanted = generation_spec(
+            setting.model,
+            choices.examples,
+            format=request.format,
+            max_tokens=request.max_tokens,
+            mask=choices.mask,
+        )
     except CapVizError as error:
         return Written(name, None, problem=str(error))
-    job = queue.find(wanted)
-    failed = job.error if job is not None and job.state == "failed" else ""
+    job, damage = queue.find(wanted), ""
     try:
         run = store.get(wanted)
         if run is not None:
             return Written(name, wanted, report=load_answers(store, run), run=run)
     except DamagedRun as error:
-        failed = str(error)
+        damage = str(error)
     partial = job.progress.partial if job is not None and job.active else None
     arrived = partial if isinstance(partial, GenerationReport) and len(partial) else None
-    return Written(name, wanted, report=arrived, job=job, problem=failed)
+    return Written(name, wanted, report=arrived, job=job, problem=damage)
+
+
+def first_questions(evaluation: ExampleSet, n: int) -> ExampleSet:
+    """Return the first n questions of the task, or those known by their ids where its data is not on this machine."""
+    if load_task(evaluation.task).is_local():
+        return evaluation_set(evaluation.task, n)
+    return replace(evaluation, ids=evaluation.ids[:n])
 
 
 def written_difference(first: Written, second: Written) -> PairedComparison | None:

@@ -7,18 +7,21 @@ from html import escape
 
 import streamlit as st
 
-from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
-from cap_viz.dashboard.components.panels import caution, cut_words, escaped, note, p_words, percent, problem
+from cap_viz.dashboard.components.job_card import job_view, ticking
+from cap_viz.dashboard.components.panels import caution, cut_words, escaped, listed, note, p_words, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.accuracy import share_of
-from cap_viz.dashboard.prune.accuracy_view import submit
-from cap_viz.dashboard.prune.setting import PruneSetting
+from cap_viz.dashboard.prune.accuracy_view import ended_once, submit
+from cap_viz.dashboard.prune.setting import PruneSetting, missing_tasks
 from cap_viz.dashboard.prune.words import limits, named, origin_badge, pruned_words, so_far_badge
 from cap_viz.dashboard.prune.written import (
+    WritingRequest,
     Written,
     answers_table,
+    has_chat_template,
     text_at,
     word_difference,
+    writing_request,
     written_difference,
     written_of,
 )
@@ -27,6 +30,7 @@ from cap_viz.dashboard.stored import texts_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.generation import FORMATS, prompt_text
 from cap_viz.figures.theme import signed
+from cap_viz.runs.comparison import same_unit
 from cap_viz.runs.queue import shared_queue
 from cap_viz.tasks import Task
 
@@ -63,30 +67,30 @@ def written_section(view: Frame, setting: PruneSetting) -> None:
         with st.container(width=160):
             count = st.selectbox("Questions", COUNTS, COUNTS.index(USUAL_COUNT), key="written", bind="query-params")
     n = min(int(count), len(view.task.splits.evaluation)) if view.task.is_local() else int(count)
-    columns = columns_of(view, setting, str(format), n)
-    active = [column.name for column in columns if column.active]
-    ticking(lambda: draw(view, setting, str(format), n, active), live=bool(active))
+    request = writing_request(view.runs, setting, str(format), n)
+    active = [column.name for column in columns_of(view, setting, request) if column.active]
+    ticking(lambda: draw(view, setting, request, active), live=bool(active))
 
 
-def columns_of(view: Frame, setting: PruneSetting, format: str, n: int) -> list[Written]:
-    return [written_of(view.store, shared_queue(), setting, name, format, n) for name in setting.columns]
+def columns_of(view: Frame, setting: PruneSetting, request: WritingRequest) -> list[Written]:
+    return [written_of(view.store, shared_queue(), setting, name, request) for name in setting.columns]
 
 
-def draw(view: Frame, setting: PruneSetting, format: str, n: int, active: Sequence[str]) -> None:
-    columns = columns_of(view, setting, format, n)
+def draw(view: Frame, setting: PruneSetting, request: WritingRequest, active: Sequence[str]) -> None:
+    columns = columns_of(view, setting, request)
     if [column.name for column in columns if column.active] != list(active):
         st.rerun()
     for place, column in zip(st.columns(len(columns), gap="small"), columns, strict=True):
         with place, st.container(gap="xxsmall"):
             written_tile(column)
-    measuring(view, setting, columns, n)
+    measuring(view, setting, columns, request)
     ready = [column for column in columns if column.report is not None]
     if not ready:
         return
     for sentence in difference_sentences(columns):
         st.caption(sentence)
     parse_caution(ready)
-    texts_side_by_side(view.task, format, ready)
+    texts_side_by_side(view.task, request.format, ready)
 
 
 def written_tile(column: Written) -> None:
@@ -111,20 +115,24 @@ def written_tile(column: Written) -> None:
         st.caption(f":orange[{escaped(cut)}]")
 
 
-def measuring(view: Frame, setting: PruneSetting, columns: Sequence[Written], n: int) -> None:
+def measuring(view: Frame, setting: PruneSetting, columns: Sequence[Written], request: WritingRequest) -> None:
     for column in columns:
         if column.job is not None and column.active:
             job_view(column.job, key="written")
-        elif column.job is not None and not column.final:
-            ended_view(column.job)
+    ended_once([column.job for column in columns if column.job is not None and not column.final])
     missing = [column for column in columns if column.measurable]
     if not missing:
         return
     if not view.installed:
         note(view.install_hint)
         return
-    if not view.task.is_local():
-        note(f"The questions of {view.task.title} are not on this machine; set CAP_VIZ_DATA to a folder with them.")
+    lacking = dict.fromkeys(task for column in missing if column.wanted for task in missing_tasks(column.wanted))
+    if lacking:
+        titles, folders = listed([task.title for task in lacking]), listed([f"{task.data_folder}/" for task in lacking])
+        note(f"Not on this machine: {titles}. To let them write, set CAP_VIZ_DATA to a folder that holds {folders}.")
+        return
+    if request.format == "chat" and not has_chat_template(view.model.id):
+        note(f"{view.model.id} has no chat template; choose the format fewshot or zeroshot.")
         return
     button, words = st.columns([2, 5], vertical_alignment="center")
     button.button(
@@ -132,11 +140,11 @@ def measuring(view: Frame, setting: PruneSetting, columns: Sequence[Written], n:
         key="written_measure",
         width="stretch",
         on_click=submit,
-        args=([(column.wanted, title(setting, column, n)) for column in missing],),
+        args=([(column.wanted, title(setting, column, request.n)) for column in missing],),
     )
     words.caption(
-        f"{', '.join(column.title for column in missing)}: {n} answers each, written 32 at a time. The first appear "
-        "when a batch is done. You can leave the page; it goes on."
+        f"{', '.join(column.title for column in missing)}: {request.n} answers of at most {request.max_tokens} "
+        "tokens each, written 32 at a time. The first appear when a batch is done. You can leave the page; it goes on."
     )
 
 
@@ -150,7 +158,7 @@ def difference_sentences(columns: Sequence[Written]) -> list[str]:
     pairs = [(column, dense) for column in others] + ([(others[0], others[1])] if len(others) == 2 else [])
     said = []
     for first, second in pairs:
-        found = written_difference(first, second)
+        found = written_difference(first, second) if same_unit(first.name, second.name) else None
         if found is None:
             continue
         interval = f"{signed(100 * found.ci.low, 1)} to {signed(100 * found.ci.high, 1)}"

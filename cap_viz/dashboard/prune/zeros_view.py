@@ -25,7 +25,7 @@ from cap_viz.dashboard.prune.figures import (
     zeros_by_layer,
     zeros_by_matrix,
 )
-from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, mask_spec, title_of
+from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, mask_spec, missing_tasks, title_of
 from cap_viz.dashboard.prune.words import named
 from cap_viz.dashboard.prune.zeros import Zeros, head_zeros_of, zeros_of
 from cap_viz.dashboard.state import go_button
@@ -122,7 +122,10 @@ def missing_counts(view: Frame, setting: PruneSetting, detail: str | None) -> di
 
 
 def missing_count(view: Frame, setting: PruneSetting, name: str, parts: str | None) -> ProfileSpec | None:
-    """Run that would count a criterion's zeros, per matrix or per head; None if they are known or cannot be counted."""
+    """Run that would count a criterion's zeros, per matrix or per head; None if they are known or cannot be counted.
+
+    They cannot be counted where the texts that the mask is measured on are not on this machine.
+    """
     count = zeros_of if parts is None else head_zeros_of
     try:
         if parts == "heads" and setting.options.scope == "mlp":
@@ -132,7 +135,7 @@ def missing_count(view: Frame, setting: PruneSetting, name: str, parts: str | No
         spec = counting_spec(setting, name, parts)
     except CapVizError:
         return None  # `zeros_or_sentence` shows the error.
-    return None if spec is None or view.store.get(spec) is not None else spec
+    return None if spec is None or view.store.get(spec) is not None or missing_tasks(spec) else spec
 
 
 def active_among(specs: Iterable[ProfileSpec]) -> list[Job]:
@@ -181,7 +184,7 @@ def zeros_or_sentence(view: Frame, setting: PruneSetting, name: str) -> Zeros | 
         return None
     if zeros is not None:
         return zeros
-    if spec is None:
+    if spec is None or missing_tasks(spec):
         empty(f"Zeros of {title_of(name)}", "They appear with the first measurement of this model.")
     return None
 
