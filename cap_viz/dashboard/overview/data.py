@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.components.panels import listed, percent
-from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.frame import Frame, measured_size
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.defaults import MAIN_CRITERIA, SPARSITIES
 from cap_viz.errors import CapVizError
@@ -110,8 +110,9 @@ def readable(view: Frame, run: StoredRun, problems: list[str]) -> EvalReport | N
 
 
 def dense_evaluation(view: Frame, task: Task) -> StoredRun[EvalSpec] | None:
-    """Return the dense run on the most questions up to `at_most`; if all have more, the largest."""
-    return dense_run(view.runs, view.model, task.name, view.at_most)
+    """Return the dense run on the evaluation size: the chosen one, or for another task the best measured one."""
+    n = view.n if task == view.task else measured_size(view.runs, view.model, task.name)
+    return None if n is None else dense_run(view.runs, view.model, task.name, n)
 
 
 def default_scores(view: Frame, task: Task) -> StoredRun[ScoreSpec] | None:
