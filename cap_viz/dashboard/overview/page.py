@@ -17,7 +17,7 @@ from cap_viz.dashboard.components.panels import (
 )
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.overview.cards import coloured, effect_grid, task_cards
-from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentences
+from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentence
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
@@ -203,8 +203,9 @@ def pruning_figure(view: Frame, summary: TaskSummary) -> None:
         config=CONFIG,
         alt=f"Accuracy after pruning on {summary.task.title}, by criterion and sparsity",
     )
-    st.caption("Best criterion at each sparsity", help=GLOSSARY["best"])
-    st.caption("  \n".join(best_sentences(summary.pruned)))
+    if summary.best:
+        st.caption("Best criterion at each sparsity", help=GLOSSARY["best"])
+        st.caption("  \n".join(best_sentence(best) for best in summary.best))
 
 
 def legend(criteria: set[str]) -> str:
