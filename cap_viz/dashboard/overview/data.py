@@ -8,6 +8,7 @@ from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.components.panels import listed, percent, percent_interval
 from cap_viz.dashboard.frame import Frame, measured_size
+from cap_viz.dashboard.heads.sample_plan import seconds_each, timed_run
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.defaults import MAIN_CRITERIA, SPARSITIES
 from cap_viz.errors import CapVizError
@@ -17,7 +18,8 @@ from cap_viz.figures.theme import signed
 from cap_viz.pruning import CRITERIA, criterion_title
 from cap_viz.runs.comparison import Cell
 from cap_viz.runs.mask_provenance import groups_of
-from cap_viz.runs.run_queries import dense_run, score_runs
+from cap_viz.runs.prefix_reuse import computing_seconds
+from cap_viz.runs.run_queries import dense_run, runs_of, score_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import ChanceTest, HeadEstimate, PairedComparison, mean_with_ci
@@ -67,7 +69,7 @@ class TaskSummary:
     dense_run: StoredRun | None
     dense: ChanceTest | None
     loss: HeadEstimate | None
-    score_run: StoredRun | None
+    score_run: StoredRun[ScoreSpec] | None
     heads: HeadStatistics | None
     pruned: tuple[PrunedAccuracy, ...]
     best: tuple[BestCriterion, ...]
@@ -96,12 +98,13 @@ def summarise(view: Frame, task: Task, metric: str) -> TaskSummary:
     problems: list[str] = []
     dense = dense_evaluation(view, task)
     report = None if dense is None else readable(view, dense, problems)
-    score_run = default_scores(view, task)
+    score_run = default_scores(view, task) or gradient_scores(view, task, metric)
     heads, loss = None, None
     if score_run is not None:
         try:
             heads = statistics_of(view.store, score_run, metric)
-            loss = dense_loss(scores_of(view.store, score_run)) if task.kind == "text" else None
+            if task.kind == "text" and score_run.spec.estimator == "exact":
+                loss = dense_loss(scores_of(view.store, score_run))
         except CapVizError as error:
             problems.append(str(error))
     test = None if report is None else against_guessing(task, report)
@@ -149,6 +152,38 @@ def default_scores(view: Frame, task: Task) -> StoredRun[ScoreSpec] | None:
     found = score_runs(view.runs, view.model, task.name)
     zero = [run for run in found if run.spec.ablation == "zero"]
     return next(iter(zero or found), None)
+
+
+def gradient_scores(view: Frame, task: Task, metric: str) -> StoredRun[ScoreSpec] | None:
+    """Return the largest gradient run by a metric, for a task without exact head scores."""
+    found = score_runs(view.runs, view.model, task.name, estimator="gradient")
+    return next((run for run in found if run.spec.metric == metric), None)
+
+
+def dense_seconds(view: Frame, task: Task, n: int) -> float | None:
+    """Estimate the seconds to ask the dense model n questions from its best timed run: of the task, then the largest.
+
+    None if no run of the model was timed.
+    """
+    timed = [
+        (run, seconds)
+        for run in runs_of(view.runs, EvalSpec)
+        if run.spec.model == view.model
+        and run.spec.mask is None
+        and run.spec.protocol is None
+        and not run.provenance.get("resumed_batches")
+        and (seconds := computing_seconds(run)) is not None
+    ]
+    if not timed:
+        return None
+    run, seconds = max(timed, key=lambda one: (one[0].spec.examples.task == task.name, len(one[0].spec.examples.ids)))
+    return n * seconds / len(run.spec.examples.ids)
+
+
+def score_seconds(view: Frame, task: Task, n: int) -> float | None:
+    """Estimate the seconds to score all heads exactly on n examples; None if no run of the model was timed."""
+    timed = timed_run(view, task.name)
+    return None if timed is None else n * seconds_each(timed)
 
 
 def pruned_of(
