@@ -131,7 +131,9 @@ def test_a_link_without_a_size_opens_one_with_shipped_accuracies() -> None:
 
 
 def test_a_size_of_a_link_is_kept_and_one_that_does_not_exist_is_said() -> None:
-    assert size_of(opened("pages/glossary.py", task="mini_science", n="500")) == 500
+    at = opened("pages/glossary.py", task="mini_science", n="500")
+    assert size_of(at) == 500
+    assert not at.selectbox(key="task").set_value("mini_math").run().info
     at = opened("pages/glossary.py", task="mini_science", n="1000")
     assert size_of(at) <= 628
     (said,) = at.info
@@ -145,5 +147,6 @@ def test_a_size_belongs_to_its_model_and_task() -> None:
     assert size_of(at) == 1000 != usual
     at.selectbox(key="task").set_value("toy_choice").run()
     assert size_of(at) == usual
+    at.selectbox(key="n").set_value("1000").run()
     at.button(key="other_model").click().run()
     assert size_of(at) == size_of(opened("pages/glossary.py"))

@@ -69,8 +69,8 @@ PAGES = (
 SIZES = (100, 200, 300, 400, 500, 600, 1000, 1500)
 # Chosen where nothing is stored.
 UNSTORED_SIZE = 600
-# Session state: model and task of the last script run, and the evaluation size chosen there.
-LAST_SIZE = "last_size"
+# Session state: model and task that the evaluation size was chosen for.
+SIZED_FOR = "sized_for"
 STATUS_SECONDS = 3.0
 # Streamlit's wide layout keeps 5 rem free on both sides and 6 above, with no setting for it: an eighth of a laptop
 # screen. 4.2 rem clear the header bar.
@@ -189,8 +189,8 @@ def task_help(tasks: list[str]) -> str:
 def size_control(runs: list[StoredRun], model: ModelRef, task: Task) -> tuple[int, str]:
     """Draw the bound widget of the evaluation size; return the size and a note about an invalid URL value.
 
-    A size belongs to its model and task: with another of these the default is chosen again, unless the link names a
-    size.
+    A size belongs to its model and task: with another of these the default is chosen again where the size is not
+    stored.
     """
     stored, total = dense_sizes(runs, model, task.name), question_count(task)
     sizes = sizes_offered(stored, total)
@@ -198,16 +198,17 @@ def size_control(runs: list[StoredRun], model: ModelRef, task: Task) -> tuple[in
     if default not in sizes:
         default = max([size for size in sizes if size <= UNSTORED_SIZE] or sizes)
     options = [str(size) for size in sizes]
-    said = bad_choice("n", options, str(default), "an evaluation size of")
+    owner = (model.id, task.name)
+    is_new_owner = st.session_state.get(SIZED_FOR, owner) != owner
+    st.session_state[SIZED_FOR] = owner
+    # What the URL still holds after a change of task is no link that somebody followed.
+    said = "" if is_new_owner else bad_choice("n", options, str(default), "an evaluation size of")
     keep_valid("n", options)
-    owner, asked = (model.id, task.name), st.session_state.get("n", st.query_params.get("n"))
-    last_owner, last_chosen = st.session_state.get(LAST_SIZE, (owner, None))
-    if owner != last_owner and asked == last_chosen:
+    if is_new_owner and st.session_state.get("n", st.query_params.get("n")) not in map(str, stored):
         st.session_state["n"] = str(default)
     chosen = st.selectbox(
         "Evaluation size", options, sizes.index(default), key="n", bind="query-params", help=GLOSSARY["n"]
     )
-    st.session_state[LAST_SIZE] = (owner, chosen)
     st.caption(stored_sentence(task, stored, total))
     return int(chosen), said
 
