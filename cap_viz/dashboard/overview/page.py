@@ -27,6 +27,7 @@ from cap_viz.dashboard.overview.data import (
 )
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.terms import GLOSSARY
+from cap_viz.errors import CapVizError
 from cap_viz.figures.accuracy import accuracy_by_sparsity
 from cap_viz.figures.head_grid import colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, display_order, signed
@@ -97,26 +98,27 @@ def task_row(view: Frame, summary: TaskSummary, metric: str, limit: float) -> No
     with st.container(border=True, horizontal=True, gap="medium"):
         with st.container(width=NUMBERS_WIDTH):
             st.markdown(f"#### {summary.task.title}", help=summary.task.summary)
-            dense_tile(summary)
+            dense_tile(view, summary)
             reliability_tile(summary)
             with st.container(gap=None):
-                measure_first(view, summary)
                 links(summary)
         with st.container(width=MAP_WIDTH):
-            head_map(summary, metric, limit)
+            head_map(view, summary, metric, limit)
         with st.container(width="stretch"):
             pruning_figure(summary)
 
 
-def dense_tile(summary: TaskSummary) -> None:
-    test = summary.dense
-    if summary.task.kind == "text":
+def dense_tile(view: Frame, summary: TaskSummary) -> None:
+    test, task = summary.dense, summary.task
+    if task.kind == "text":
         if summary.loss is not None:
             mean, low, high = (float(value) for value in (summary.loss.mean, summary.loss.low, summary.loss.high))
             tile("Loss (dense)", f"{mean:.2f}", f"{low:.2f} – {high:.2f} nats per token", term="loss")
         return
     if test is None:
         tile("Accuracy (dense)", "–", "not evaluated yet", term="dense")
+        seconds = dense_seconds(view, task, view.n)
+        first_step(view, task, "Ask the dense model", f"{view.n} questions", seconds, "pages/prune.py")
         return
     tile("Accuracy (dense)", percent(test.accuracy), percent_interval(test.ci), term="dense")
     if test.clearly_above:
@@ -155,7 +157,6 @@ def links(summary: TaskSummary) -> None:
             params={"layer": str(layer), "head": str(head)},
             icon=":material/grid_on:",
         )
-    if summary.heads is not None or summary.dense is not None:
         go_button(
             "Prune by them",
             "pages/prune.py",
@@ -173,27 +174,14 @@ def links(summary: TaskSummary) -> None:
         )
 
 
-def measure_first(view: Frame, summary: TaskSummary) -> None:
-    """Offer what is not measured yet, with its estimated time, or say what it needs."""
-    task = summary.task
+def first_step(view: Frame, task: Task, label: str, amount: str, seconds: float | None, page: str) -> None:
+    """Link to the page that takes a first measurement, with its amount and estimated time, if it can run here."""
     if not view.installed or not task.is_local():
         hint = (
             view.install_hint or f"The texts of {task.title} are not on this machine; set CAP_VIZ_DATA to measure it."
         )
         st.caption(escaped(hint))
         return
-    if summary.dense is None and task.kind != "text":
-        step_button(
-            f"Ask the dense model ({view.n} questions{time_words(dense_seconds(view, task, view.n))})",
-            "pages/prune.py",
-            task,
-        )
-    if summary.heads is None:
-        n = min(FIRST_EXAMPLES, len(task.splits.calibration))
-        step_button(f"Score its heads ({n} examples{time_words(score_seconds(view, task, n))})", "pages/heads.py", task)
-
-
-def step_button(label: str, page: str, task: Task) -> None:
     name = page.removeprefix("pages/").removesuffix(".py")
     go_button(
         label,
@@ -202,24 +190,33 @@ def step_button(label: str, page: str, task: Task) -> None:
         selection={"task": task.name},
         icon=":material/arrow_forward:",
     )
+    st.caption(amount if seconds is None else f"{amount}, about {duration(seconds)}")
 
 
-def time_words(seconds: float | None) -> str:
-    return "" if seconds is None else f", about {duration(seconds)}"
+def first_examples(task: Task) -> int:
+    """Return the number of calibration examples of a first run: as preset on Heads, or all if there are fewer."""
+    try:
+        return min(FIRST_EXAMPLES, len(task.splits.calibration)) if task.is_local() else FIRST_EXAMPLES
+    except CapVizError:
+        # Malformed files: Heads reports them.
+        return FIRST_EXAMPLES
 
 
-def head_map(summary: TaskSummary, metric: str, limit: float) -> None:
+def head_map(view: Frame, summary: TaskSummary, metric: str, limit: float) -> None:
+    task = summary.task
     if summary.heads is None or summary.score_run is None:
         empty("No head scores yet", "They show which heads the task needs.")
+        n = first_examples(task)
+        first_step(view, task, "Score its heads", f"{n} examples", score_seconds(view, task, n), "pages/heads.py")
         return
     words, unit = ablation_words(summary.score_run.spec), METRIC_UNITS[metric]
     grid = effect_grid(summary.heads.estimate, words, limit, unit)
     st.plotly_chart(
         head_grid(grid, unit=unit, tallest=TALLEST),
-        key=f"overview_grid_{summary.task.name}",
+        key=f"overview_grid_{task.name}",
         width=grid_width(*grid.shape, TALLEST),
         config=CONFIG,
-        alt=f"Effect of {words.doing} each head{words.by} on {summary.task.title}",
+        alt=f"Effect of {words.doing} each head{words.by} on {task.title}",
     )
 
 
