@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from cap_viz.dashboard.components.panels import origin_words
 from cap_viz.dashboard.frame import Frame, measured_size
 from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentence, summarise, usual_group
 from cap_viz.dashboard.stored import report_of, stored_runs
-from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL
+from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.run_queries import model_ref
-from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task, load_task
-from cap_viz.tasks.example_sets import calibration_set
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set
 from tests.test_ui_pages import computed, opened, scores, store, text
+from tests.tiny import listed_run
 from tests.words import numbers, saying
 
 __all__ = ["scores", "store"]
@@ -82,6 +85,18 @@ def test_the_chosen_task_leads_though_nothing_is_stored_for_it(store: Store, sco
     assert saying(at, f"{len(load_task('mini_strategy').evaluation(None))} questions")
     # Timed by the run of the other task.
     assert [one for one in saying(at, "16 examples") if re.search(r"\d+ (s|min)$", one)]
+
+
+def test_a_run_taken_from_a_longer_one_has_its_origin() -> None:
+    """Guards: "live" stood beside numbers cut from a shipped run."""
+    ids = tuple(map(str, range(6)))
+    model, examples = ModelRef("m", "0123456789abcdef"), ExampleSet("arc_easy", 1, ids, "evaluation")
+    longer = listed_run(EvalSpec(model, examples), key="longer", origin="precomputed")
+    taken = listed_run(EvalSpec(model, replace(examples, ids=ids[:2])), taken_from="longer", taken_of=6)
+    assert origin_words(longer, [longer, taken]) == "precomputed"
+    assert origin_words(taken, [longer, taken]).startswith("precomputed")
+    assert numbers(origin_words(taken, [longer, taken])) == {"2", "6"}
+    assert origin_words(taken, [taken]) == "live"
 
 
 def test_head_scores_by_gradient_are_shown(store: Store, tiny_model: ReasoningModel, tiny_task: Task) -> None:

@@ -10,6 +10,7 @@ from cap_viz.dashboard.components.panels import (
     caution,
     empty,
     escaped,
+    origin_words,
     percent,
     percent_interval,
     problem,
@@ -53,7 +54,7 @@ def overview(view: Frame, summaries: list[TaskSummary], metric: str) -> None:
     if all(summary.is_empty for summary in summaries):
         nothing_stored(view)
         return
-    provenance(facts(view, summaries, metric), origin=origins(summaries))
+    provenance(facts(view, summaries, metric), origin=origins(view, summaries))
     limit = colour_limit(*(summary.heads.estimate.mean for summary in summaries if summary.heads is not None))
     lead = next(summary for summary in summaries if summary.task == view.task)
     task_row(view, lead, metric, limit)
@@ -76,8 +77,8 @@ def facts(view: Frame, summaries: list[TaskSummary], metric: str) -> list[str]:
     return [view.model.id, *measured, f"{metric}, {METRIC_UNITS[metric]}", f"newest {age(newest)}"]
 
 
-def origins(summaries: list[TaskSummary]) -> str:
-    return " and ".join(sorted({run.origin for run in shown_runs(summaries)}, reverse=True))
+def origins(view: Frame, summaries: list[TaskSummary]) -> str:
+    return " and ".join(sorted({origin_words(run, view.runs) for run in shown_runs(summaries)}, reverse=True))
 
 
 def shown_runs(summaries: list[TaskSummary]) -> list[StoredRun]:
