@@ -633,10 +633,10 @@ def told_other_size(page: AppTest, asked: int, shown: int) -> None:
 
 def test_other_sizes_that_are_stored_are_named(world: World, page: AppTest) -> None:
     opened(page, world)
-    before = [caption.value for caption in page.caption]
+    before = [caption.value for caption in page.main.caption]
     finish(run_steps(EvalSpec(world.model.ref, evaluation_set(TASK, N_ITEMS // 2)), world.model, Store()))
     page.run()
-    (added,) = [caption.value for caption in page.caption if caption.value not in before]
+    (added,) = [caption.value for caption in page.main.caption if caption.value not in before]
     assert numbers(added) == {str(N_ITEMS // 2)}
 
 

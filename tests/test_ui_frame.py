@@ -5,12 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
-from cap_viz.dashboard.frame import PAGES, PageEntry, is_outdated, job_ends, queue_sentence
-from cap_viz.models.catalogue import ModelRef
+from cap_viz.dashboard.frame import (
+    PAGES,
+    SIZES,
+    PageEntry,
+    is_outdated,
+    job_ends,
+    measured_size,
+    queue_sentence,
+    sizes_offered,
+)
+from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
 from cap_viz.runs.jobs import Job, PrunedWeights
+from cap_viz.runs.run_queries import dense_sizes, model_ref
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.settings import PROJECT
 from cap_viz.tasks.example_sets import ExampleSet
+from cap_viz.tasks.readable import tasks_for
+from tests.tiny import listed_run
+from tests.words import numbers
 
 MODEL = ModelRef("m", "0123456789abcdef")
 EXAMPLES = ExampleSet("arc_easy", 1, ("a",), "evaluation")
@@ -63,3 +79,74 @@ def test_the_status_line_counts_what_runs_and_waits() -> None:
     for job in (first, second):
         job.enter("loading")
     assert queue_sentence([first, second, third]) == "Queue: job 0, 0% and 1 more, 1 waiting"
+
+
+def stored_evaluations(size: int, *masks: MaskSpec | None) -> list[StoredRun]:
+    """Evaluations of these masks on the first `size` questions; None is the dense model."""
+    examples = replace(EXAMPLES, ids=tuple(map(str, range(size))))
+    return [listed_run(EvalSpec(MODEL, examples, mask)) for mask in masks]
+
+
+def test_the_size_with_most_settings_comes_first_and_needs_dense_accuracy() -> None:
+    wanda, magnitude = MaskSpec("wanda", 0.5), MaskSpec("magnitude", 0.5)
+    small = stored_evaluations(20, None, wanda, magnitude)
+    large = stored_evaluations(40, None, wanda)
+    without_dense = stored_evaluations(60, wanda, magnitude, replace(wanda, sparsity=0.2))
+    assert measured_size([], MODEL, "arc_easy") is None
+    assert measured_size([*small, *large, *without_dense], MODEL, "arc_easy") == 20
+    assert measured_size([*large, *stored_evaluations(20, None, wanda)], MODEL, "arc_easy") == 40
+    assert measured_size(small, MODEL, "mini_science") is None
+
+
+def test_offered_sizes_exist_for_the_task() -> None:
+    assert sizes_offered({500, 600}, 628) == [100, 200, 300, 400, 500, 600, 628]
+    assert sizes_offered(set(), 28) == [28]
+    assert sizes_offered({150, 229}, None) == [100, 150, 200, 229]
+    assert sizes_offered(set(), None) == list(SIZES)
+
+
+def opened(page: str, **params: str) -> AppTest:
+    """A page by deep link, in a new session."""
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    at.switch_page(page)
+    for name, value in params.items():
+        at.query_params[name] = value
+    at.run()
+    assert not at.exception
+    return at
+
+
+def size_of(at: AppTest) -> int:
+    return int(at.selectbox(key="n").value or 0)
+
+
+@pytest.mark.usefixtures("all_shipped")
+def test_a_link_without_a_size_opens_one_with_shipped_accuracies() -> None:
+    """Guards: the toy model opened with 600 questions, on which nothing is stored."""
+    store = Store()
+    for model in (TOY_MODEL, DEFAULT_MODEL):
+        at = opened("pages/prune.py", model=model)
+        assert size_of(at) in dense_sizes(store.runs(), model_ref(store, model), tasks_for(model)[0])
+        assert all("%" in tile.value for tile in at.metric[:3])
+
+
+def test_a_size_of_a_link_is_kept_and_one_that_does_not_exist_is_said() -> None:
+    at = opened("pages/glossary.py", task="mini_science", n="500")
+    assert size_of(at) == 500
+    assert not at.selectbox(key="task").set_value("mini_math").run().info
+    at = opened("pages/glossary.py", task="mini_science", n="1000")
+    assert size_of(at) <= 628
+    (said,) = at.info
+    assert {"1000", str(size_of(at))} <= numbers(said.value)
+
+
+def test_a_size_belongs_to_its_model_and_task() -> None:
+    at = opened("pages/glossary.py", model=TOY_MODEL)
+    usual = size_of(at)
+    at.selectbox(key="n").set_value("1000").run()
+    assert size_of(at) == 1000 != usual
+    at.selectbox(key="task").set_value("toy_choice").run()
+    assert size_of(at) == usual
+    at.selectbox(key="n").set_value("1000").run()
+    at.button(key="other_model").click().run()
+    assert size_of(at) == size_of(opened("pages/glossary.py"))

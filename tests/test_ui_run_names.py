@@ -75,7 +75,7 @@ def stored(specs: Sequence[ScoreSpec], n_shipped: int) -> list[StoredRun]:
 
 def shown(runs: Sequence[StoredRun]) -> list[Source]:
     newest_first = list(reversed(runs))
-    frame = Frame(Store(), newest_first, MODEL, load_task(TASK), n=1, at_most=1, installed=False, install_hint="")
+    frame = Frame(Store(), newest_first, MODEL, load_task(TASK), n=1, installed=False, install_hint="")
     return sources(frame)
 
 
@@ -101,7 +101,7 @@ def test_every_stored_run_of_heads_has_its_own_name_and_the_name_gives_it(runs: 
     assert sorted(alone) == sorted(heads)
     usual = {source.name: run_name(source.spec) for source in found if source.gradient is None}
     assert all(name.startswith(start) for name, start in usual.items())
-    frame = Frame(Store(), runs, MODEL, load_task(TASK), n=1, at_most=1, installed=False, install_hint="")
+    frame = Frame(Store(), runs, MODEL, load_task(TASK), n=1, installed=False, install_hint="")
     scores = usable_scores(frame)
     assert len({score_label(run) for run in scores}) == len(scores)
 
@@ -110,7 +110,7 @@ def test_a_run_whose_job_ends_while_a_page_is_drawn_stays_among_the_sources() ->
     """It was neither among the runs, read before, nor among the active jobs, and the page fell back to another run."""
     (run,) = stored([ScoreSpec(MODEL, ExampleSet(TASK, 1, ("a", "b"), "calibration", 0))], 0)
     job = Job(1, run.spec, "scores")
-    frame = Frame(Store(), [], MODEL, load_task(TASK), 1, 1, installed=False, install_hint="", jobs=(job,))
+    frame = Frame(Store(), [], MODEL, load_task(TASK), 1, installed=False, install_hint="", jobs=(job,))
     (running,) = sources(frame)
     job.result, job.state = run, "done"
     (ended,) = sources(frame)

@@ -8,13 +8,13 @@ Each native page draws the frame itself, so that a deep link to a fresh server w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import note, problem
+from cap_viz.dashboard.components.panels import listed, note, problem
 from cap_viz.dashboard.components.submission import own_jobs
 from cap_viz.dashboard.serving import offered
 from cap_viz.dashboard.state import bad_choice, choose, keep_valid
@@ -24,10 +24,11 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, ModelRef, is_available
 from cap_viz.models.devices import check_asked, expected_device
 from cap_viz.runs.backends import requested_backend
+from cap_viz.runs.comparison import Cell
 from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights
 from cap_viz.runs.kinds import KINDS
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_queries import model_ref
+from cap_viz.runs.run_queries import dense_sizes, eval_runs, model_ref
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import ASSETS, PROJECT, requested_dtype, start_logging
 from cap_viz.tasks import Task, load_task
@@ -64,11 +65,12 @@ PAGES = (
     PageEntry("Learn", "pages/learn.py", ":material/school:", EVERY_KIND),
     PageEntry("Glossary", "pages/glossary.py", ":material/menu_book:"),
 )
-# Includes the study's sizes: 400, 500 and 1,000.
-SIZES = ("100", "200", "300", "400", "500", "600", "1000", "1500")
-DEFAULT_SIZE = "600"
-# Evaluation size of the toy model's shipped runs.
-TOY_SIZE = "200"
+# Offered beside the stored sizes and the whole task.
+SIZES = (100, 200, 300, 400, 500, 600, 1000, 1500)
+# Chosen where nothing is stored.
+UNSTORED_SIZE = 600
+# Session state: model and task that the evaluation size was chosen for.
+SIZED_FOR = "sized_for"
 STATUS_SECONDS = 3.0
 # Streamlit's wide layout keeps 5 rem free on both sides and 6 above, with no setting for it: an eighth of a laptop
 # screen. 4.2 rem clear the header bar.
@@ -81,9 +83,8 @@ ROOM = """<style>
 class Frame:
     """Selection in the sidebar and the runs stored at present.
 
-    `at_most` is the requested evaluation size; `n` is limited to the questions of the task, if these are on this
-    machine. `installed` says whether live runs are possible; if not, `install_hint` is a sentence on how to get them.
-    `jobs` were active just before `runs` were read.
+    `n` is the number of evaluation questions. `installed` says whether live runs are possible; if not, `install_hint`
+    is a sentence on how to get them. `jobs` were active just before `runs` were read.
     """
 
     store: Store
@@ -91,7 +92,6 @@ class Frame:
     model: ModelRef
     task: Task
     n: int
-    at_most: int
     installed: bool
     install_hint: str
     jobs: tuple[Job, ...] = ()
@@ -119,22 +119,21 @@ def frame(title: str) -> Frame:
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
     with st.sidebar:
         navigation()
-        model_id, task_name, at_most, notes = selection(in_order(models, runs))
-        task = load_task(task_name)
-        n = evaluation_size(task, at_most)
-        if sentence := size_sentence(task, n, at_most):
-            st.caption(sentence)
-        page = next(entry for entry in PAGES if entry.label == title)
-        status(ends, lambda spec: page.shows(spec, model_id, task_name))
-    for sentence in notes:
-        note(sentence)
+        model_id, task_name, notes = selection(in_order(models, runs))
     try:
         model = identified(store, runs, model_id)
     except CapVizError as error:
         problem(str(error))
         st.stop()
+    task = load_task(task_name)
+    with st.sidebar:
+        n, size_note = size_control(runs, model, task)
+        page = next(entry for entry in PAGES if entry.label == title)
+        status(ends, lambda spec: page.shows(spec, model_id, task_name))
+    for sentence in filter(None, [*notes, size_note]):
+        note(sentence)
     installed, hint = readiness(model_id)
-    return Frame(store, runs, model, task, n, at_most, installed, hint, active)
+    return Frame(store, runs, model, task, n, installed, hint, active)
 
 
 def navigation() -> None:
@@ -144,15 +143,12 @@ def navigation() -> None:
                 st.page_link(page.file, label=page.label, icon=page.icon, width="stretch")
 
 
-def selection(models: list[str]) -> tuple[str, str, int, list[str]]:
-    """Draw the bound widgets; return model, task, evaluation size and notes about invalid URL values."""
+def selection(models: list[str]) -> tuple[str, str, list[str]]:
+    """Draw the bound widgets of model and task; return both and notes about invalid URL values."""
     if not models:
         problem("None of the models in CAP_VIZ_MODELS is here; score one first: python -m cap_viz score --model ID")
         st.stop()
-    notes = [
-        bad_choice("model", models, models[0], "model"),
-        bad_choice("n", SIZES, DEFAULT_SIZE, "an evaluation size of"),
-    ]
+    notes = [bad_choice("model", models, models[0], "model")]
     keep_valid("model", models)
     model_id = st.selectbox(
         "Model",
@@ -166,10 +162,7 @@ def selection(models: list[str]) -> tuple[str, str, int, list[str]]:
     notes.append(bad_choice("task", tasks, tasks[0], "task"))
     keep_valid("task", tasks)
     task = st.selectbox("Task", tasks, key="task", bind="query-params", help=task_help(tasks))
-    size = st.selectbox(
-        "Evaluation size (at most)", SIZES, SIZES.index(DEFAULT_SIZE), key="n", bind="query-params", help=GLOSSARY["n"]
-    )
-    return model_id, task, int(size), [sentence for sentence in notes if sentence]
+    return model_id, task, notes
 
 
 def other_model_button(model_id: str, models: list[str]) -> None:
@@ -185,7 +178,7 @@ def other_model_button(model_id: str, models: list[str]) -> None:
         type="tertiary",
         help="A model of 0.5 million parameters trained for CAP Viz: everything is computed live within seconds.",
         on_click=choose,
-        args=({"model": other, "task": tasks_for(other)[0], "n": DEFAULT_SIZE if is_toy else TOY_SIZE},),
+        args=({"model": other, "task": tasks_for(other)[0]},),
     )
 
 
@@ -193,21 +186,72 @@ def task_help(tasks: list[str]) -> str:
     return "\n".join(f"- `{name}` {load_task(name).summary}" for name in tasks)
 
 
-def evaluation_size(task: Task, at_most: int) -> int:
-    """Return the number of evaluation questions to use: `at_most`, or all if the task has fewer."""
+def size_control(runs: list[StoredRun], model: ModelRef, task: Task) -> tuple[int, str]:
+    """Draw the bound widget of the evaluation size; return the size and a note about an invalid URL value.
+
+    A size belongs to its model and task: with another of these the default is chosen again where the size is not
+    stored.
+    """
+    stored, total = dense_sizes(runs, model, task.name), question_count(task)
+    sizes = sizes_offered(stored, total)
+    default = measured_size(runs, model, task.name)
+    if default not in sizes:
+        default = max([size for size in sizes if size <= UNSTORED_SIZE] or sizes)
+    options = [str(size) for size in sizes]
+    owner = (model.id, task.name)
+    is_new_owner = st.session_state.get(SIZED_FOR, owner) != owner
+    st.session_state[SIZED_FOR] = owner
+    # What the URL still holds after a change of task is no link that somebody followed.
+    said = "" if is_new_owner else bad_choice("n", options, str(default), "an evaluation size of")
+    keep_valid("n", options)
+    if is_new_owner and st.session_state.get("n", st.query_params.get("n")) not in map(str, stored):
+        st.session_state["n"] = str(default)
+    chosen = st.selectbox(
+        "Evaluation size", options, sizes.index(default), key="n", bind="query-params", help=GLOSSARY["n"]
+    )
+    st.caption(stored_sentence(task, stored, total))
+    return int(chosen), said
+
+
+def question_count(task: Task) -> int | None:
+    """Return the number of evaluation questions; None where they are not on this machine or have no options."""
     if task.kind == "text" or not task.is_local():
-        return at_most
+        return None
     try:
-        return min(at_most, len(task.splits.evaluation))
+        return len(task.splits.evaluation)
     except CapVizError:
         # Malformed files: the page that needs the questions reports them there.
-        return at_most
+        return None
 
 
-def size_sentence(task: Task, n: int, at_most: int) -> str:
+def sizes_offered(stored: Collection[int], total: int | None) -> list[int]:
+    """Return the stored and the usual sizes that the task has questions for, and all its questions.
+
+    Without the questions the largest stored run bounds the sizes, since it names the questions.
+    """
+    most = total or max(stored, default=max(SIZES))
+    return sorted(size for size in {*SIZES, *stored, most} if size <= most)
+
+
+def measured_size(runs: Sequence[StoredRun], model: ModelRef, task: str) -> int | None:
+    """Return the size on which the most is stored: criteria at sparsities, with dense accuracy; of equals the largest.
+
+    The largest stored size may hold one criterion only, or masks built on head scores that pages do not choose first.
+    """
+    measured: dict[int, set[Cell]] = {size: set() for size in dense_sizes(runs, model, task)}
+    for run in eval_runs(runs, model, task):
+        if run.spec.mask is not None and (size := len(run.spec.examples.ids)) in measured:
+            measured[size].add((run.spec.mask.criterion, run.spec.mask.sparsity))
+    return max(measured, key=lambda size: (len(measured[size]), size), default=None)
+
+
+def stored_sentence(task: Task, stored: Collection[int], total: int | None) -> str:
+    # Marks in the options themselves would stand in the URL, which holds labels.
     if task.kind == "text":
         return f"{task.title} has no options to choose from, so there is no accuracy; the size is not used."
-    return "" if n == at_most else f"{task.title} has {n} evaluation questions; all are used."
+    if not stored:
+        return "No accuracy stored yet."
+    return f"Stored: {listed([f'all {size:,}' if size == total else f'{size:,}' for size in sorted(stored)])}."
 
 
 def in_order(models: set[str], runs: list[StoredRun]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from math import isnan
 
@@ -38,10 +38,18 @@ def heading(title: str, sentence: str) -> None:
 
 
 def provenance(facts: Sequence[str], *, origin: str | None = None) -> None:
-    """Draw a caption of facts; `origin` ("precomputed", "live", "running", "stale") becomes a badge in front."""
+    """Draw a caption of facts; `origin` (see `origin_words`, or "running", "stale") becomes a badge in front."""
     colour = {"precomputed": "blue", "live": "violet", "running": "orange", "stale": "orange"}
-    badge = f":{colour.get(origin, 'gray')}-badge[{origin}] " if origin else ""
+    badge = f":{colour.get(origin.partition(' (')[0], 'gray')}-badge[{origin}] " if origin else ""
     st.caption(badge + " · ".join(escaped(fact) for fact in facts))
+
+
+def origin_words(run: StoredRun, runs: Iterable[StoredRun]) -> str:
+    """Return the origin of a run; for the first items of a longer one of `runs` the origin of that, and how many."""
+    longer = next((one for one in runs if one.key == run.provenance.get("taken_from")), None)
+    if longer is None:
+        return run.origin
+    return f"{longer.origin} (first {len(run.spec.examples.ids)} of {len(longer.spec.examples.ids)})"
 
 
 def run_facts(run: StoredRun) -> list[str]:

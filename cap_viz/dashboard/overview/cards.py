@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import METRIC_UNITS, percent, percent_interval
-from cap_viz.dashboard.overview.data import TaskSummary
+from cap_viz.dashboard.overview.data import BestCriterion, TaskSummary
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.figures.head_grid import Grid, small_map
@@ -49,8 +49,8 @@ def card(summary: TaskSummary, limit: float) -> None:
     else:
         layer, head = summary.heads.estimate.top_head
         st.caption(reliability(summary.heads))
-        if summary.pruned:
-            st.caption(pruned_line(summary))
+        if summary.best:
+            st.caption(pruned_line(summary.best[-1]))
         draw_map(summary, summary.heads.estimate, limit)
         label, params = "Inspect its heads", {"layer": str(layer), "head": str(head)}
     task = summary.task.name
@@ -84,11 +84,12 @@ def reliability(heads: HeadStatistics) -> str:
     return f"Ranking reliability {value}, n = {n}"
 
 
-def pruned_line(summary: TaskSummary) -> str:
+def pruned_line(best: BestCriterion) -> str:
     """Name the best criterion at the highest sparsity shown on the Overview."""
-    highest = max(item.mask.sparsity for item in summary.pruned)
-    best = max((item for item in summary.pruned if item.mask.sparsity == highest), key=lambda item: item.report.acc)
-    return f"{percent(highest, 0)} pruned: best **{percent(best.report.acc)}** ({criterion_title(best.mask.criterion)})"
+    pruned = f"{percent(best.sparsity, 0)} pruned:"
+    if not best.above_chance:
+        return f"{pruned} none clearly above chance"
+    return f"{pruned} best **{percent(best.accuracy)}** ({criterion_title(best.criterion)})"
 
 
 def draw_map(summary: TaskSummary, estimate: HeadEstimate, limit: float) -> None:

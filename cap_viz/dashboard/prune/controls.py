@@ -167,7 +167,7 @@ def evaluation_items(view: Frame) -> ExampleSet:
     stored = [run for run in eval_runs(view.runs, view.model, task.name) if run.spec.examples.version == task.version]
     if stored:
         ids = max((run.spec.examples.ids for run in stored), key=len)
-        return ExampleSet(task.name, task.version, ids[: view.at_most], "evaluation")
+        return ExampleSet(task.name, task.version, ids[: view.n], "evaluation")
     raise CapVizError(
         f"The examples of {task.title} are not on this machine, and no stored run names them; set CAP_VIZ_DATA to a "
         f"folder that holds {task.data_folder}/, or choose the offline task mini_science."
