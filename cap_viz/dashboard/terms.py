@@ -5,8 +5,8 @@ from __future__ import annotations
 GLOSSARY = {
     "effect": "How much the loss on the right answer (or the given text) changes when a head's output is replaced. "
     "Positive: the model does worse without the head.",
-    "head": "A part of a layer that looks back at earlier tokens and passes on what it finds there; a layer has several "
-    "heads, which work side by side. L1H3 is head 3 of layer 1, both counted from 0.",
+    "head": "A part of a layer that looks back at earlier tokens and passes on what it finds there; a layer has "
+    "several, which work side by side. L1H3 is head 3 of layer 1, both counted from 0.",
     "ablation": "What replaces a head's output: zeros, its mean over the calibration tokens, or its output on "
     "another example (resample). They ask different questions, so rankings may differ.",
     "calibration": "The questions on which heads are measured; accuracy is always taken on other questions.",
