@@ -20,7 +20,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.runs.archive import import_run
 from cap_viz.runs.store import Store
 
-KEYS = ("model", "task", "kind", "where", "origin", "runs")
+KEYS = ("model", "task", "find", "kind", "where", "origin", "runs")
 UPLOAD, IMPORTED = "runs_upload", "runs_imported"
 
 
