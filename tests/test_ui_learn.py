@@ -153,6 +153,15 @@ def test_a_step_without_its_run_offers_the_task_that_has_it(
     assert len(at.success) == 1
 
 
+def test_running_text_is_sent_to_a_task_with_options_not_to_be_measured(store: Store, measured: ReasoningModel) -> None:
+    at = opened(measured, task="mini_text", step="7")
+    assert not at.exception
+    keys = [button.key for button in at.button]
+    assert "learn_measure" not in keys
+    at.button(key="learn_usual").click().run()
+    assert at.selectbox(key="task").value == "tiny"
+
+
 def test_the_size_with_all_runs_is_offered(measured: ReasoningModel, store: Store) -> None:
     more = EvalSpec(measured.ref, evaluation_set("tiny", 12))
     finish(run_steps(more, measured, store))

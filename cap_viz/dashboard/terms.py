@@ -32,7 +32,9 @@ GLOSSARY = {
     "Structured: whole heads. Only the last makes a model smaller without special formats.",
     "best": "Highest accuracy. Tied: the paired McNemar test does not tell the two apart (p ≥ 0.05). In brackets: "
     "points of accuracy against dense on the same questions.",
-    "estimator": "How effects are computed. Exact: each head is ablated in turn and the rest of the model run again.",
+    "estimator": "How effects are computed. Exact: each head is ablated in turn and the rest of the model run again. "
+    "Gradient: a first-order approximation from one backward pass. Hybrid: gradient on many examples, corrected by "
+    "exact effects on a few.",
     "nll": "Mean surprise per token of the right answer, in nats (negative log-likelihood).",
     "choice_nll": "Surprise at the right option among the options offered, in nats.",
     "logit_diff": "All other options against the right one (log-sum-exp difference), in nats.",
@@ -78,7 +80,7 @@ GLOSSARY = {
 
 # Other names and ids of terms: what to type on the command line, what a link says, what others call it.
 ALIASES: dict[str, tuple[str, ...]] = {
-    "head": ("attention head", "L1H3"),
+    "head": ("L1H3",),
     "ablation": ("zero", "mean", "resample", "knock-out"),
     "effect": ("head effect", "causal effect", "head score", "causal attribution"),
     "estimator": ("exact", "gradient", "hybrid", "attribution patching"),

@@ -46,9 +46,8 @@ def body() -> None:
             st.subheader(section, anchor=False)
             for entry in terms.values():
                 left, right = st.columns(COLUMNS)
-                left.markdown(f"**{entry.name}**")
-                if entry.aliases:
-                    left.caption(", ".join(map(escaped, entry.aliases)))
+                also = f"  \n:small[{escaped(', '.join(entry.aliases))}]" if entry.aliases else ""
+                left.markdown(f"**{entry.name}**{also}")
                 right.markdown(entry.text)
         if not asked:
             limits()

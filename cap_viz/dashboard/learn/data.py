@@ -76,10 +76,14 @@ class Lesson:
         """Number of heads that help when ablated and survive the false-discovery control."""
         return int((self.heads.estimate.survives & (self.heads.estimate.mean < 0)).sum())
 
-    def changed_answers(self) -> tuple[int, int]:
-        """Return the number of questions answered differently without the top head, and the number of questions."""
+    def check_options(self) -> None:
+        """Raise `NotStored` for running text, which has no options to choose from and is itself a control."""
         if self.view.task.kind == "text":
             raise NotStored("a task with options to choose from (this one is running text)")
+
+    def changed_answers(self) -> tuple[int, int]:
+        """Return the number of questions answered differently without the top head, and the number of questions."""
+        self.check_options()
         before, after = answers(self.scores, *self.top_head)
         return int((before != after).sum()), len(before)
 
@@ -93,6 +97,7 @@ class Lesson:
 
     def control(self) -> tuple[str, TopOverlap]:
         """Return the name of a control text, and the overlap of its top heads with those of this task."""
+        self.check_options()
         found = control_runs(self.view.runs, self.score_run.spec)
         others = {name: one for name, one in found.items() if name != self.view.task.name}
         if not others:
@@ -107,6 +112,7 @@ class Lesson:
 
     def pruned(self, criterion: str) -> StoredRun:
         """Return the stored accuracy at 50 % sparsity, on the dense run's questions and built like the others."""
+        self.check_options()
         task = self.view.task
         dense = dense_evaluation(self.view, task)
         if dense is None:

@@ -159,7 +159,7 @@ def not_stored(lesson: Lesson, step: LessonStep, missing: NotStored) -> None:
         if (other := lesson.with_answer(step.answer)) is not None:
             chosen = {"model": other.view.model.id, "task": other.view.task.name, "n": str(other.view.n)}
             st.button(beside(view, other.view), key="learn_usual", type="primary", on_click=choose, args=(chosen,))
-        if missing.page:
+        if missing.page and view.installed:
             go_button(
                 f"Measure it on {missing.page}",
                 f"pages/{missing.page.lower()}.py",

@@ -58,15 +58,14 @@ def failed_at_once(resumable: set[str]) -> dict[RunSpec, Job]:
 
 
 def row(store: Store, spec: RunSpec, title: str, ending: Ending, *, resumable: bool) -> None:
-    name, first, second = st.columns([6, 1, 1], vertical_alignment="center")
-    reason = ending.reason or REASONS[ending.state]
+    key, reason = spec_key(spec), ending.reason or REASONS[ending.state]
     badge = f":{COLOURS[ending.state]}-badge[{ending.state}]"
-    name.markdown(f"{badge} {escaped(title)}  \n:small[{escaped(reason)}]")
-    key = spec_key(spec)
-    if resumable:
-        first.button("Resume", key=f"runs_resume_{key}", on_click=resume, args=(spec,), width="stretch")
-    if not is_shared():
-        second.button("Discard", key=f"runs_discard_{key}", on_click=drop, args=(store, [spec]), width="stretch")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"{badge} {escaped(title)}, {escaped(spec.model.id)}  \n:small[{escaped(reason)}]", width="stretch")
+        if resumable:
+            st.button("Resume", key=f"runs_resume_{key}", on_click=resume, args=(spec,))
+        if not is_shared():
+            st.button("Discard", key=f"runs_discard_{key}", on_click=drop, args=(store, [spec]))
 
 
 def title_of(spec: RunSpec) -> str:
