@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from cap_viz.dashboard.components.landing import scroll_to_landing
 from cap_viz.dashboard.components.panels import heading
 from cap_viz.dashboard.frame import frame
 from cap_viz.dashboard.heads.page import body
@@ -13,3 +14,4 @@ chosen = controls(view)
 if chosen is None:
     st.stop()
 body(view, chosen)
+scroll_to_landing()

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,21 @@ import pytest
 from filelock import FileLock
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
+from cap_viz.runs.backends.local import Here
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.repair import repair
-from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_key
+from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
+from cap_viz.runs.unfinished import Ending, ending_of, stopped
 from cap_viz.settings import PROJECT
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
+from tests.words import saying
 
 TASK = "mini_science"
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -129,9 +134,7 @@ def test_an_interrupted_run_is_listed_until_it_is_finished(
 
 def test_the_runs_page_offers_to_resume(spec: ScoreSpec, tiny_model: ReasoningModel, store: Store) -> None:
     interrupted(spec, tiny_model, store)
-    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
-    at.switch_page("pages/runs.py")
-    at.run()
+    at = runs_page()
     assert not at.exception
     at.button(key=f"runs_resume_{spec_key(spec)}").click().run()
     assert not at.exception
@@ -141,6 +144,101 @@ def test_the_runs_page_offers_to_resume(spec: ScoreSpec, tiny_model: ReasoningMo
         time.sleep(0.05)
     assert shared_queue().listing()[0].state == "done"
     assert store.get(spec) is not None
+
+
+def runs_page() -> AppTest:
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    at.switch_page("pages/runs.py")
+    return at.run()
+
+
+def failing(spec: RunSpec, model: ReasoningModel, store: Store, error: Exception) -> None:
+    """Let a run fail at its first batch."""
+
+    class Failing(Here):
+        def steps(self, run: BatchedRun, wanted: Sequence[int]) -> Iterator[BatchStep]:
+            raise error
+
+    with pytest.raises(type(error)):
+        finish(run_steps(spec, model, store, Failing()))
+
+
+def test_failed_cancelled_and_interrupted_are_told_apart(
+    spec: ScoreSpec, tiny_model: ReasoningModel, store: Store
+) -> None:
+    steps = run_steps(spec, tiny_model, store)
+    next(steps)
+    assert stopped(store) == [], "it is being computed"
+    assert store.unfinished() == [spec]
+    assert ending_of(store, spec).state == "interrupted", "a program that dies now can write nothing"
+    steps.close()
+    assert stopped(store) == [spec]
+    assert ending_of(store, spec).state == "cancelled"
+    failing(spec, tiny_model, store, CapVizError("Worker 7 is gone."))
+    assert ending_of(store, spec) == Ending("failed", "Worker 7 is gone.")
+    finish(run_steps(spec, tiny_model, store))
+    assert stopped(store) == []
+    assert not store.partial_run_dir(spec).exists()
+
+
+def test_a_run_that_fails_before_its_plan_leaves_nothing_to_resume(tiny_model: ReasoningModel, store: Store) -> None:
+    spec = EvalSpec(tiny_model.ref, evaluation_set("toy_math", 2), protocol="generate-fewshot-100000")
+    with pytest.raises(CapVizError, match="100000"):
+        finish(run_steps(spec, tiny_model, store))
+    assert store.unfinished() == []
+    assert not store.partial_run_dir(spec).exists()
+
+
+def test_the_runs_page_says_why_runs_stopped_and_discards_them(
+    spec: ScoreSpec, tiny_model: ReasoningModel, store: Store
+) -> None:
+    failing(spec, tiny_model, store, CapVizError("Worker 7 is gone."))
+    at = runs_page()
+    assert [box.label.split()[0] for box in at.expander] == ["1"]
+    assert saying(at, "failed", "7")
+    other = EvalSpec(tiny_model.ref, evaluation_set(TASK, 6))
+    steps = run_steps(other, tiny_model, store)
+    next(steps)
+    steps.close()
+    at = runs_page()
+    assert [box.label.split()[0] for box in at.expander] == ["2"]
+    assert saying(at, "cancelled")
+    at.button(key=f"runs_discard_{spec_key(other)}").click().run()
+    assert not at.exception
+    assert store.unfinished() == [spec]
+    steps = run_steps(other, tiny_model, store)
+    next(steps)
+    steps.close()
+    at.run()
+    at.button(key="runs_discard_all").click().run()
+    assert not at.exception
+    assert store.unfinished() == []
+    assert not at.expander
+
+
+def test_a_resumed_run_that_fails_at_once_says_why_on_the_page(
+    spec: ScoreSpec, tiny_model: ReasoningModel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(spec, tiny_model, store)
+    for part in store.partial_run_dir(spec).glob("[bp]*"):  # As a program leaves it that dies before its plan.
+        part.unlink()
+
+    def refuse(*_: object) -> None:
+        raise CapVizError("The texts of task 99 are not on this machine.")
+
+    monkeypatch.setattr("cap_viz.runs.execute.computed", refuse)
+    at = runs_page()
+    at.button(key=f"runs_resume_{spec_key(spec)}").click().run()
+    end = time.monotonic() + 60
+    while shared_queue().listing()[0].active and time.monotonic() < end:
+        time.sleep(0.05)
+    at.run()
+    assert not at.exception
+    assert store.unfinished() == []
+    assert saying(at, "failed", "99")
+    assert f"runs_resume_{spec_key(spec)}" not in {button.key for button in at.button}
+    at.button(key=f"runs_discard_{spec_key(spec)}").click().run()
+    assert not saying(at, "failed", "99")
 
 
 DAMAGE = {

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.learn.data import Lesson, has_answer
 from cap_viz.dashboard.learn.page import guesses_in, in_address
-from cap_viz.dashboard.learn.steps import STEPS, LessonStep
+from cap_viz.dashboard.learn.steps import STEPS, TOGETHER, LessonStep
 from cap_viz.figures.theme import signed
+from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
@@ -20,13 +23,14 @@ from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_queries import model_ref
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
 from cap_viz.stats import compare_paired
-from cap_viz.tasks import Task
+from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
-from tests.words import saying
+from tests.words import numbers, saying
 
 
 @pytest.fixture
@@ -125,8 +129,69 @@ def test_guesses_in_the_address_are_read_with_care() -> None:
 
 def test_a_step_without_its_run_says_what_is_missing(store: Store, tiny_model: ReasoningModel, tiny_task: Task) -> None:
     finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("tiny", 4)), tiny_model, store))
-    for step, names in (("7", ("accuracy", "tiny", "cap")), ("1", ("effects", "tiny"))):
+    for step, names in (("7", ("accuracy", "tiny", "CAP")), ("1", ("effects", "tiny"))):
         at = opened(tiny_model, step=step)
         assert not at.exception
-        assert saying(at, *names, "mini_science")
-        assert "learn_usual" in [button.key for button in at.button]
+        assert saying(at, *names)
+        keys = [button.key for button in at.button]
+        assert "learn_measure" in keys
+        assert "learn_usual" not in keys, "nothing else is stored either"
+
+
+def test_a_step_without_its_run_offers_the_task_that_has_it(
+    store: Store, tiny_model: ReasoningModel, tiny_task: Task
+) -> None:
+    finish(run_steps(ScoreSpec(tiny_model.ref, calibration_set("mini_science", 8)), tiny_model, store))
+    finish(run_steps(EvalSpec(tiny_model.ref, evaluation_set("mini_science", 100)), tiny_model, store))
+    at = opened(tiny_model, step="2", guesses="1a")
+    assert not at.success
+    at.button(key="learn_usual").click().run()
+    assert not at.exception
+    assert [at.selectbox(key=key).value for key in ("task", "n")] == ["mini_science", "100"]
+    assert [at.query_params[key] for key in ("step", "guesses")] == ["2", "1a"]
+    at.button(key="learn_2_0").click().run()
+    assert len(at.success) == 1
+
+
+def test_running_text_is_sent_to_a_task_with_options_not_to_be_measured(store: Store, measured: ReasoningModel) -> None:
+    at = opened(measured, task="mini_text", step="7")
+    assert not at.exception
+    keys = [button.key for button in at.button]
+    assert "learn_measure" not in keys
+    at.button(key="learn_usual").click().run()
+    assert at.selectbox(key="task").value == "tiny"
+
+
+def test_the_size_with_all_runs_is_offered(measured: ReasoningModel, store: Store) -> None:
+    more = EvalSpec(measured.ref, evaluation_set("tiny", 12))
+    finish(run_steps(more, measured, store))
+    view = Frame(store, store.runs(), measured.ref, load_task("tiny"), 12, 12, True, "")
+    assert not has_answer(Lesson(view), STEPS[6].answer)
+    other = Lesson(view).with_answer(STEPS[6].answer)
+    assert other is not None
+    assert (other.view.task.name, other.view.n) == ("tiny", 10)
+
+
+def test_links_lead_to_the_run_and_heads_of_the_lesson(measured: ReasoningModel, store: Store) -> None:
+    run = store.get(ScoreSpec(measured.ref, calibration_set("tiny", 8)))
+    assert run is not None
+    scores = load_scores(store, run)
+    mean = scores.effects("nll").mean(axis=2)
+    top = [divmod(int(place), mean.shape[1]) for place in mean.ravel().argsort()[::-1][:TOGETHER]]
+    at = opened(measured, step=str(len(STEPS)), guesses=f"{len(STEPS)}a")
+    at.button(key=f"learn_go_{len(STEPS)}").click().run()
+    assert not at.exception
+    assert at.title[0].value == "Heads"
+    assert at.multiselect(key="together").value == [f"L{layer}H{head}" for layer, head in top]
+    assert (at.number_input(key="layer").value, at.number_input(key="head").value) == top[0]
+
+
+def test_heads_that_hurt_and_help_are_counted_apart_and_add_up_to_the_survivors(all_shipped: None) -> None:
+    store = Store()
+    view = Frame(store, store.runs(), model_ref(store, DEFAULT_MODEL), load_task("mini_science"), 600, 600, True, "")
+    lesson = Lesson(view)
+    survive = int(lesson.heads.estimate.survives.sum())
+    found = STEPS[0].answer(lesson)
+    n, others, total = lesson.clearly_needed, lesson.clearly_in_the_way, lesson.heads.estimate.mean.size
+    assert n + others == survive
+    assert {str(n), str(others), str(survive), str(total), f"{100 * n / total:.1f}"} <= numbers(found.because)

@@ -21,8 +21,10 @@ from streamlit.testing.v1 import AppTest
 from cap_viz.attribution.results import options_table
 from cap_viz.dashboard.runs.detail import json_rows, parquet
 from cap_viz.dashboard.runs.html import html_of
+from cap_viz.dashboard.runs.result import result_of
 from cap_viz.dashboard.runs.table import table_of
 from cap_viz.errors import UsageError
+from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -33,7 +35,7 @@ from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
-from cap_viz.runs.protocols import solution_spec
+from cap_viz.runs.protocols import protocol_in, solution_spec
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
@@ -220,6 +222,45 @@ def test_filters_keep_what_they_say(store: Store, scores: StoredRun, dense: Stor
     at = opened(kind="profiles")
     assert not at.exception
     assert not at.dataframe
+
+
+def test_words_find_runs_by_task_criterion_model_and_key(
+    store: Store, scores: StoredRun, dense: StoredRun, tiny_model: ReasoningModel
+) -> None:
+    mask = mask_spec_for(tiny_model.ref, "global_magnitude", 0.3, task=TASK, n=2)
+    pruned = computed(store, tiny_model, EvalSpec(tiny_model.ref, dense.spec.examples, mask))
+    wanted = {
+        scores.key: {scores.key},
+        "DENSE": {dense.key},
+        f"{TASK} global magnitude 30": {pruned.key},
+        TASK: {scores.key, dense.key, pruned.key},
+    }
+    for asked, keys in wanted.items():
+        at = opened(find=asked)
+        assert not at.exception
+        assert set(at.dataframe[0].value["key"]) == keys
+    assert not opened(find="no such run").dataframe
+
+
+def test_the_table_holds_the_main_result_of_a_run(store: Store, scores: StoredRun, dense: StoredRun) -> None:
+    table = opened().dataframe[0].value.set_index("key")
+    assert numbers(table.loc[dense.key, "result"]) == {f"{100 * load_report(store, dense).acc:.1f}"}
+    mean = load_scores(store, scores).mean_effect("nll")
+    layer, head = np.unravel_index(mean.argmax(), mean.shape)
+    assert table.loc[scores.key, "result"].split()[:2] == [f"L{layer}H{head}", signed(float(mean.max()), 2)]
+
+
+def test_a_damaged_run_says_so_in_place_of_its_result(store: Store, dense: StoredRun) -> None:
+    (dense.folder / "options.parquet").write_bytes(b"")
+    assert list(opened().dataframe[0].value["result"]) == ["damaged"]
+
+
+@pytest.mark.usefixtures("all_shipped")
+def test_every_kind_of_run_has_a_result_or_none() -> None:
+    store = Store()
+    runs = {(run.kind, type(protocol_in(run.spec)), getattr(run.spec, "parts", None)): run for run in store.runs()}
+    assert len(runs) > 5
+    assert all(result_of(store, run) != "damaged" for run in runs.values())
 
 
 def test_one_picked_run_shows_its_accuracy_and_how_it_was_made(store: Store, dense: StoredRun) -> None:

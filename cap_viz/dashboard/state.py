@@ -110,7 +110,7 @@ def go_button(
     *,
     key: str,
     selection: Mapping[str, object] | None = None,
-    params: Mapping[str, str] | None = None,
+    params: Mapping[str, str | Sequence[str]] | None = None,
     icon: str | None = None,
 ) -> None:
     """Link to another page and carry state: `selection` for the sidebar's keys, `params` for the page's own."""

@@ -77,6 +77,11 @@ class Checkpoints:
         ids = [self.ids[i] for i in plan.batches[batch]]
         return json.dumps({"ids": ids, "packed": plan.packed, "direct": plan.direct})
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a plan or a part, sound or not, to go on from."""
+        return any(self.folder.glob("plan*.json")) or any(self.folder.glob("batch-*"))
+
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 

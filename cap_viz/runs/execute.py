@@ -12,7 +12,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Generator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,6 +33,7 @@ from cap_viz.runs.kinds.base import Computation, RunKind
 from cap_viz.runs.kinds.scores import effects_by
 from cap_viz.runs.spec import MaskSpec, RunSpec, spec_dict
 from cap_viz.runs.store import SPEC, Store, StoredRun, lock_file
+from cap_viz.runs.unfinished import discard, forget_ending, keep_ending
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import check_readable
 
@@ -59,7 +59,7 @@ def stored_run(spec: Spec, store: Store) -> StoredRun[Spec] | None:
     """Return the stored run of a spec with all its files sound, or None; raises `DamagedRun` as `run_steps` does."""
     stored = store.sound(spec)
     if stored is not None:
-        discard_leftovers(Checkpoints(store.partial_run_dir(spec), spec.examples.ids))
+        discard(store, spec)
     return stored
 
 
@@ -82,19 +82,15 @@ def missing_run_steps(spec: Spec, model: ReasoningModel, store: Store, backend: 
         if stored is None:
             store.make_room(spec)
             write_json(folder / SPEC, spec_dict(spec))
+            forget_ending(folder)
             stored = yield from computed(spec, model, store, checkpoints, backend)
         checkpoints.discard()
+    except BaseException as error:
+        keep_ending(checkpoints, error)
+        raise
     finally:
         lock.release()
     return stored
-
-
-def discard_leftovers(checkpoints: Checkpoints) -> None:
-    """Remove the parts of a finished run, whose process may have died between saving the run and removing them."""
-    if checkpoints.folder.is_dir():
-        lock = FileLock(lock_file(checkpoints.folder))
-        with suppress(Timeout, OSError), lock.acquire(timeout=0):  # In use, or a read-only cache.
-            checkpoints.discard()
 
 
 def acquired(lock: FileLock) -> Generator[Progress, None, None]:

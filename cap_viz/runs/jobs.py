@@ -147,3 +147,14 @@ def check_size(spec: JobSpec) -> None:
             f"{n} examples are too many for one job of the dashboard (at most {most}); run it in the shell, "
             "the dashboard shows it when it is done."
         )
+
+
+def sentence(error: BaseException) -> str:
+    """Turn an error into one sentence for the user: our own messages as they are, others with advice."""
+    if isinstance(error, CapVizError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"A file could not be written or read ({error.strerror or error}); check disk space and permissions."
+    if isinstance(error, MemoryError):
+        return "The machine ran out of memory; use fewer examples or a smaller model."
+    return f"Something unexpected went wrong ({type(error).__name__}); the log has the details."

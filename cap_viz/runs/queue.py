@@ -21,7 +21,7 @@ from cap_viz.progress import Progress
 from cap_viz.runs.backends import LOCAL, backend_named, requested_backend
 from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.batched_runs import Backend
-from cap_viz.runs.jobs import Answer, Job, JobSpec, PrunedWeights, Request, State, check_size, job_key
+from cap_viz.runs.jobs import Answer, Job, JobSpec, PrunedWeights, Request, State, check_size, job_key, sentence
 from cap_viz.runs.loaded_models import LoadedModels, ModelBusy
 from cap_viz.runs.store import Store, StoredRun
 
@@ -342,14 +342,3 @@ def shared_queue() -> JobQueue:
         backend=cache(lambda: backend_named(choice)),
         **at_once,
     )
-
-
-def sentence(error: BaseException) -> str:
-    """Turn an error into one sentence for the user: our own messages as they are, others with advice."""
-    if isinstance(error, CapVizError):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"A file could not be written or read ({error.strerror or error}); check disk space and permissions."
-    if isinstance(error, MemoryError):
-        return "The machine ran out of memory; use fewer examples or a smaller model."
-    return f"Something unexpected went wrong ({type(error).__name__}); the log has the details."

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from cap_viz.runs.store import Store, lock_file
+from cap_viz.runs.unfinished import is_free
 
 # Ample, since a process writes a run's folder within seconds.
 ABANDONED_SECONDS = 3600.0
@@ -64,14 +63,3 @@ def leftovers(store: Store) -> Iterator[Path]:
 
 def newest_change(folder: Path) -> float:
     return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-
-
-def is_free(file: Path) -> bool:
-    """Whether no live process holds the lock; the system releases the locks of dead ones."""
-    if not file.exists():
-        return True
-    try:
-        with FileLock(file, timeout=0):
-            return True
-    except Timeout:
-        return False

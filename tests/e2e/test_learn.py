@@ -42,3 +42,18 @@ def test_a_step_leads_to_the_page_and_head_it_talks_about(server: str, open_tab:
     tab.page.get_by_role("button", name="Look at the map").click()
     expect(tab.page.get_by_text(f"head {head} of layer {layer}").first).to_be_visible(timeout=PATIENCE_MS)
     assert tab.errors == []
+
+
+@pytest.mark.parametrize(("step", "section"), [(4, "Ranked heads"), (8, "What if all of these")])
+def test_a_link_lands_at_the_section_it_names(server: str, open_tab: OpenTab, step: int, section: str) -> None:
+    tab = open_tab(f"{server}/learn?model=toy-reasoner&step={step}&guesses={step}a")
+    tab.settle()
+    tab.page.get_by_role("button", name=STEPS[step - 1].link.label).click()
+    heading = tab.page.get_by_role("heading", name=section)
+    expect(heading).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    expect(heading).to_be_in_viewport(timeout=PATIENCE_MS)
+    if step == 8:
+        chosen = tab.page.get_by_test_id("stMultiSelect").filter(has_text="together")
+        expect(chosen.get_by_text(re.compile(r"^L\d+H\d+$"))).to_have_count(4)
+    assert tab.errors == []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import empty
-from cap_viz.dashboard.terms import GLOSSARY, SECTIONS
+from cap_viz.dashboard.components.panels import empty, escaped
+from cap_viz.dashboard.glossary.data import search
 
 WIDTH = 860
 COLUMNS = (1, 3)
@@ -37,30 +37,21 @@ CITATION = """@software{cap_viz,
 def body() -> None:
     with st.container(width=WIDTH):
         asked = st.text_input(
-            "Find a term", key="term", bind="query-params", placeholder="reliability, ablation, …", max_chars=60
+            "Find a term", key="term", bind="query-params", placeholder="reliability, cap_fine, Holm, …", max_chars=60
         )
-        shown = found(asked or "")
+        shown = search(asked or "")
         if not shown:
             empty("No term matches", "Clear the search to see all of them.")
         for section, terms in shown.items():
             st.subheader(section, anchor=False)
-            for key, name in terms.items():
+            for entry in terms.values():
                 left, right = st.columns(COLUMNS)
-                left.markdown(f"**{name}**")
-                right.markdown(GLOSSARY[key])
+                also = f"  \n:small[{escaped(', '.join(entry.aliases))}]" if entry.aliases else ""
+                left.markdown(f"**{entry.name}**{also}")
+                right.markdown(entry.text)
         if not asked:
             limits()
             cite()
-
-
-def found(asked: str) -> dict[str, dict[str, str]]:
-    """Return the terms that contain the search in name or text, by section; all terms for an empty search."""
-    wanted = asked.strip().casefold()
-    matching = {
-        section: {key: name for key, name in terms.items() if wanted in f"{name} {GLOSSARY[key]}".casefold()}
-        for section, terms in SECTIONS.items()
-    }
-    return {section: terms for section, terms in matching.items() if terms}
 
 
 def limits() -> None:

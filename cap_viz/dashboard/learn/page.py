@@ -9,11 +9,12 @@ import re
 
 import streamlit as st
 
+from cap_viz.dashboard.components.landing import LANDING
 from cap_viz.dashboard.components.panels import empty, escaped, note, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.learn.data import Lesson, NotStored
 from cap_viz.dashboard.learn.steps import STEPS, Answer, LessonStep, Link
-from cap_viz.dashboard.state import bad_choice, go_button
+from cap_viz.dashboard.state import bad_choice, choose, go_button
 from cap_viz.errors import CapVizError
 
 GUESSES = "guesses"
@@ -43,10 +44,11 @@ def body(view: Frame) -> None:
         with st.container(border=True, gap="medium"):
             st.subheader(f"{number}. {step.title}", anchor=False)
             st.markdown(step.text)
+            lesson = Lesson(view)
             try:
-                guess_and_reveal(Lesson(view), step, number, guesses.get(number))
+                guess_and_reveal(lesson, step, number, guesses.get(number))
             except NotStored as missing:
-                not_stored(view, str(missing))
+                not_stored(lesson, step, missing)
             except CapVizError as error:
                 problem(str(error))
         navigation(number, bool(guesses))
@@ -117,7 +119,7 @@ def go(lesson: Lesson, link: Link, number: int) -> None:
         link.label,
         link.page,
         key=f"learn_go_{number}",
-        selection={"model": lesson.view.model.id, "task": lesson.view.task.name},
+        selection={"model": lesson.view.model.id, "task": lesson.view.task.name, LANDING: link.anchor},
         params=link.params(lesson),
         icon=":material/arrow_outward:",
     )
@@ -149,12 +151,27 @@ def navigation(number: int, any_guess: bool) -> None:
         )
 
 
-def not_stored(view: Frame, what: str) -> None:
-    empty(
-        "This step has nothing to show for the chosen model and task yet",
-        f"It needs {what}. Choose another task in the sidebar (mini_science has everything), or measure it first.",
-    )
-    if view.task.name != "mini_science":
-        go_button(
-            "Take mini_science", "pages/learn.py", key="learn_usual", selection={"task": "mini_science"}, params={}
-        )
+def not_stored(lesson: Lesson, step: LessonStep, missing: NotStored) -> None:
+    """Say which run is missing; offer where to measure it, and the nearest lesson for which it is stored."""
+    view = lesson.view
+    empty("This step has nothing to show for the chosen model and task yet", f"It needs {missing}.")
+    with st.container(horizontal=True):
+        if (other := lesson.with_answer(step.answer)) is not None:
+            chosen = {"model": other.view.model.id, "task": other.view.task.name, "n": str(other.view.n)}
+            st.button(beside(view, other.view), key="learn_usual", type="primary", on_click=choose, args=(chosen,))
+        if missing.page and view.installed:
+            go_button(
+                f"Measure it on {missing.page}",
+                f"pages/{missing.page.lower()}.py",
+                key="learn_measure",
+                selection={"model": view.model.id, "task": view.task.name},
+                params=missing.params,
+                icon=":material/arrow_outward:",
+            )
+
+
+def beside(view: Frame, other: Frame) -> str:
+    """Name what changes with another view: the model, else the task, else the number of questions."""
+    if other.model != view.model:
+        return f"Take {other.task.title} on {other.model.id}"
+    return f"Take {other.task.title}" if other.task != view.task else f"Use {other.n} questions"

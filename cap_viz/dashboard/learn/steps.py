@@ -5,9 +5,10 @@ Every number is read from the runs of the model and task in the sidebar; none is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from cap_viz.dashboard.components.head_map import head_name
 from cap_viz.dashboard.components.panels import percent
 from cap_viz.dashboard.learn.data import TOP, Lesson
 from cap_viz.figures.theme import signed
@@ -15,6 +16,10 @@ from cap_viz.pruning import CRITERIA
 
 CLEAR = 0.05
 ALIKE_POINTS = 5
+TOGETHER = 4
+
+# Keys and values of a page's address.
+Params = dict[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Link:
-    """Link to a page in the state the step is about; `params` may depend on the lesson's numbers."""
+    """Link to a page in the state the step is about; `params` may depend on the lesson's numbers.
+
+    `anchor` is that of the heading to land at.
+    """
 
     label: str
     page: str
-    params: Callable[[Lesson], dict[str, str]] = field(default=lambda lesson: {})
+    params: Callable[[Lesson], Params] = field(default=lambda lesson: {})
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,18 +55,24 @@ class LessonStep:
     link: Link
 
 
-def at_top_head(lesson: Lesson) -> dict[str, str]:
+def at_top_head(lesson: Lesson) -> Params:
     layer, head = lesson.top_head
-    return {"layer": str(layer), "head": str(head)}
+    return {"run": lesson.run_name, "layer": str(layer), "head": str(head)}
+
+
+def top_together(lesson: Lesson) -> Params:
+    top = lesson.heads.estimate.top_heads(TOGETHER)
+    return {**at_top_head(lesson), "together": [head_name(*head) for head in top]}
 
 
 def needed(lesson: Lesson) -> Answer:
-    n, total = lesson.clearly_needed, lesson.heads.estimate.mean.size
+    n, others, total = lesson.clearly_needed, lesson.clearly_in_the_way, lesson.heads.estimate.mean.size
     share = n / total
     return Answer(
-        0 if share < 0.15 else 1 if share < 0.4 else 2,
-        f"{n} of {total} heads ({percent(share, 0)}): so many have an effect that survives the test for false finds. "
-        "For the others these examples cannot tell a small effect from none.",
+        0 if share < 0.15 else 1 if share <= 0.4 else 2,
+        f"{n} of {total} heads ({percent(share)}): the answers get worse without one of them. Without one of "
+        f"{others} others they get better; together {n + others} heads have an effect that survives the test for false "
+        "finds. For the rest these examples cannot tell a small effect from none.",
     )
 
 
@@ -132,7 +147,7 @@ STEPS = (
         ),
         ("fewer than 15 %", "15 to 40 %", "more than 40 %"),
         needed,
-        Link("See all heads", "pages/heads.py"),
+        Link("See all heads", "pages/heads.py", at_top_head),
     ),
     LessonStep(
         "What removing one does",
@@ -143,7 +158,7 @@ STEPS = (
         lambda lesson: "The head with the largest effect is out. How often does the model now choose another answer?",
         ("never", "on less than half of the questions", "on half of them or more"),
         changed,
-        Link("See its effect on every question", "pages/heads.py", at_top_head),
+        Link("See its effect on every question", "pages/heads.py", at_top_head, "examples"),
     ),
     LessonStep(
         "Reading the map",
@@ -164,7 +179,7 @@ STEPS = (
         lambda lesson: f"Measured on two halves of the questions: how many of the {TOP} largest heads are the same?",
         ("9 or 10", "5 to 8", "fewer than 5"),
         stable,
-        Link("See ranks with their intervals", "pages/heads.py", at_top_head),
+        Link("See ranks with their intervals", "pages/heads.py", at_top_head, "ranked-heads"),
     ),
     LessonStep(
         "Reasoning, or any text?",
@@ -176,7 +191,7 @@ STEPS = (
         ),
         ("0 to 2", "3 to 6", "7 to 10"),
         shared,
-        Link("Compare the two", "pages/heads.py", lambda lesson: {"view": "specificity"}),
+        Link("Compare the two", "pages/heads.py", lambda lesson: {"run": lesson.run_name, "view": "specificity"}),
     ),
     LessonStep(
         "From heads to weights",
@@ -214,6 +229,6 @@ STEPS = (
             "Another head may stand in for it, and a mean of zero may hide questions it helps and questions it hurts. "
             "“What if all of these” on the Heads page removes several at once.",
         ),
-        Link("Remove the first four together", "pages/heads.py"),
+        Link("Remove the first four together", "pages/heads.py", top_together, "what-if-all-of-these"),
     ),
 )

@@ -1,4 +1,4 @@
-"""The body of the Runs page: queue, interrupted runs, history, picked runs, import and damaged runs."""
+"""The body of the Runs page: queue, unfinished runs, history, picked runs, import and damaged runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import streamlit as st
 
 from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
 from cap_viz.dashboard.components.panels import empty, escaped, note, problem
-from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.runs.detail import SAID, detail
 from cap_viz.dashboard.runs.overlay import overlay
 from cap_viz.dashboard.runs.table import Shown, history
+from cap_viz.dashboard.runs.unfinished import unfinished_section
 from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.dashboard.state import link_here
 from cap_viz.errors import CapVizError
 from cap_viz.runs.archive import import_run
-from cap_viz.runs.kinds import describe
-from cap_viz.runs.spec import RunSpec, spec_key
 from cap_viz.runs.store import Store
 
-KEYS = ("model", "task", "kind", "where", "origin", "runs")
+KEYS = ("model", "task", "find", "kind", "where", "origin", "runs")
 UPLOAD, IMPORTED = "runs_upload", "runs_imported"
 
 
@@ -45,37 +43,14 @@ def body(view: Frame) -> None:
 
 def queue_section() -> None:
     if active_jobs(lambda spec: True):
-        st.markdown("#### Running and waiting")
         ticking(queue, live=True)
 
 
 def queue() -> None:
-    for job in active_jobs(lambda spec: True):
+    if jobs := active_jobs(lambda spec: True):
+        st.markdown("#### Running and waiting")
+    for job in jobs:
         job_view(job, key="runs")
-
-
-def unfinished_section(store: Store) -> None:
-    """List runs interrupted by a closed program or a cancelled job; resuming continues after the last finished part."""
-    active = {job.key for job in active_jobs(lambda spec: True)}
-    specs = [spec for spec in store.unfinished() if spec_key(spec) not in active]
-    if not specs:
-        return
-    st.markdown("#### Interrupted", help="Finished parts are kept, and the result is the same as without interruption.")
-    for spec in specs:
-        name, button = st.columns([5, 1], vertical_alignment="center")
-        name.markdown(escaped(title_of(spec)))
-        button.button("Resume", key=f"runs_resume_{spec_key(spec)}", on_click=resume, args=(spec,), width="stretch")
-
-
-def title_of(spec: RunSpec) -> str:
-    return f"{spec.kind} {spec.examples.task}, {describe(spec)}, n = {len(spec.examples.ids)}"
-
-
-def resume(spec: RunSpec) -> None:
-    try:
-        submit_run(spec, title_of(spec))
-    except CapVizError as error:
-        st.session_state[SAID] = {"": str(error)}
 
 
 def picked_section(view: Frame, shown: Shown) -> None:

@@ -10,12 +10,15 @@ import streamlit as st
 
 from cap_viz.dashboard.components.panels import age, note
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.runs.result import result_of
 from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid_ones
 from cap_viz.runs.kinds import KINDS, describe
 from cap_viz.runs.prefix_reuse import computing_seconds
-from cap_viz.runs.store import StoredRun
+from cap_viz.runs.store import Store, StoredRun
 
 TABLE = "runs_table"
+# Reading a result takes 5 ms the first time; eight rows are in sight.
+MOST_RESULTS = 40
 # Two runs can be compared.
 MOST_PICKED = 2
 ANY = "all"
@@ -37,7 +40,7 @@ def history(view: Frame) -> Shown:
     """Draw filters, table and picked keys; filters and keys are bound to the URL."""
     runs = filtered(view)
     if runs:
-        draw_table(runs)
+        draw_table(view.store, runs)
     else:
         st.caption("No stored run passes these filters.")
     return Shown(runs, picked_runs(view.runs))
@@ -50,20 +53,21 @@ def filtered(view: Frame) -> list[StoredRun]:
         bad_choice("origin", ORIGINS, ANY, "runs that are"),
     ]
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        with st.container(width=330):
-            kind = st.segmented_control(
+        with st.container(width="stretch"):
+            asked = st.text_input(
+                "Find", key="find", bind="query-params", placeholder="task, criterion, model, key", max_chars=80
+            )
+        with st.container(width=140):
+            kind = st.selectbox(
                 "Kind",
                 list(TITLES),
-                default=ANY,
-                required=True,
                 key="kind",
                 bind="query-params",
-                width="stretch",
                 help="  \n".join(f"`{one.title}` {one.summary}" for one in KINDS.values()),
             )
-        with st.container(width=250):
+        with st.container(width=220):
             where = st.selectbox("About", WHERE, key="where", bind="query-params")
-        with st.container(width=190):
+        with st.container(width=150):
             origin = st.selectbox(
                 "Origin",
                 ORIGINS,
@@ -73,7 +77,7 @@ def filtered(view: Frame) -> list[StoredRun]:
             )
     for sentence in filter(None, notes):
         note(sentence)
-    wanted = TITLES[str(kind)]
+    wanted, words = TITLES[kind], (asked or "").casefold().split()
     return [
         run
         for run in view.runs
@@ -81,18 +85,33 @@ def filtered(view: Frame) -> list[StoredRun]:
         and origin in (ANY, run.origin)
         and (where == EVERYWHERE or run.spec.model == view.model)
         and (where != THIS_TASK or run.spec.examples.task == view.task.name)
+        and has_words(run, words)
     ]
 
 
-def draw_table(runs: Sequence[StoredRun]) -> None:
+def has_words(run: StoredRun, words: Sequence[str]) -> bool:
+    """Return whether every one of the folded words is in what the table says about the run."""
+    spec = run.spec
+    said = " ".join((run.kind, spec.examples.task, describe(spec), spec.model.id, run.key)).casefold()
+    return all(word in said for word in words)
+
+
+def draw_table(store: Store, runs: Sequence[StoredRun]) -> None:
+    table = table_of(runs)
+    results = [result_of(store, run) for run in runs[:MOST_RESULTS]]
+    table.insert(3, "result", pd.Series(results, dtype=str))
     st.dataframe(
-        table_of(runs),
+        table,
         key=TABLE,
         height=min(318, 38 + 35 * len(runs)),
         hide_index=True,
         on_select=lambda: take_rows(runs),
         selection_mode="multi-row",
         column_config={
+            "result": st.column_config.TextColumn(
+                help=f"Accuracy, perplexity, loss or the head of largest effect, for the first {MOST_RESULTS} rows: "
+                "filter to see those of others"
+            ),
             "seconds": st.column_config.NumberColumn(
                 format="%.0f", help="Computing time; empty for the first items of another run"
             ),
