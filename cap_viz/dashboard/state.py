@@ -21,12 +21,16 @@ import streamlit as st
 
 def bad_choice(key: str, options: Sequence[str], fallback: str, what: str) -> str:
     """Return a note if a link asks for an unavailable option, else "". Call it before the bound widget."""
-    asked = st.query_params.get(key)
-    # A value already in the session was chosen on the page, not asked for by a link.
-    if asked is None or asked in options or key in st.session_state:
+    asked = asked_by_link(key)
+    if asked is None or asked in options:
         return kept_note(key)
     sentence = f"The link asks for {what} “{asked[:60]}”, which is not available here; showing {fallback} instead."
     return keep_note(key, sentence, fallback)
+
+
+def asked_by_link(key: str) -> str | None:
+    """Return the URL's value of a bound key, None once the session has one: that was chosen on the page."""
+    return None if key in st.session_state else st.query_params.get(key)
 
 
 def bad_choices(key: str, options: Sequence[str], what: str) -> str:
@@ -41,8 +45,8 @@ def bad_choices(key: str, options: Sequence[str], what: str) -> str:
 
 
 def bad_number(key: str, low: int, high: int, what: str) -> str:
-    """Return a note if the URL asks for a number out of range, else "". Call it before the bound widget."""
-    asked = st.query_params.get(key)
+    """Return a note if a link asks for a number out of range, else "". Call it before the bound widget."""
+    asked = asked_by_link(key)
     if asked is None or (asked.isdecimal() and low <= int(asked) <= high):
         return kept_note(key)
     sentence = f"The link asks for {what} “{asked[:20]}”, which is not available: there are {low} to {high}."
