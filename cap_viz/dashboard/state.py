@@ -29,8 +29,9 @@ def bad_choice(key: str, options: Sequence[str], fallback: str, what: str) -> st
 
 
 def asked_by_link(key: str) -> str | None:
-    """Return the URL's value of a bound key, None once the session has one: that was chosen on the page."""
-    return None if key in st.session_state else st.query_params.get(key)
+    """Return the URL's value of a bound key; None for one that was chosen on the page, or blanked (`forget_with`)."""
+    asked, held = st.query_params.get(key), st.session_state.get(key, "")
+    return None if held is None or str(held) == asked else asked
 
 
 def bad_choices(key: str, options: Sequence[str], what: str) -> str:
