@@ -242,6 +242,8 @@ def test_heads_are_measured_together_from_the_page(store: Store, scores: StoredR
     assert at.multiselect(key="together").value == ["L0H1"]
     at.button(key="together_2").click().run()
     assert len(at.multiselect(key="together").value) == 2
+    # Dense, the two heads together, each alone, and 19 random sets.
+    assert saying(at, f"{len(evaluation_set('tiny', 20).ids) * (1 + 1 + 2 + 19)} passes")
     at.button(key="together_start").click().run()
     wait_for_jobs()
     at.run()

@@ -129,6 +129,18 @@ def test_specificity_is_what_the_library_computes(
     assert [one for one in at.caption if "control mini\\_text" in one.value]
 
 
+def test_only_a_difference_that_survives_is_a_verdict_in_bold(
+    store: Store, scores: StoredRun[ScoreSpec], control: StoredRun[ScoreSpec]
+) -> None:
+    """One that does not was set in bold above the q-value that says so."""
+    found = specificity(*(load_scores(store, run).effects("nll") for run in (scores, control)))
+    for kind, bold in ((found.survives, 2), (~found.survives & ~found.unclear, 1), (found.unclear, 1)):
+        layer, head = (int(place) for place in np.argwhere(kind)[0])
+        at = opened_heads(scores, view="specificity", layer=str(layer), head=str(head))
+        (said,) = saying(at, f"head {head}", f"layer {layer}", "SD")
+        assert said.count("**") == 2 * bold, "the head, and the verdict"
+
+
 def test_the_generic_text_view_shows_the_control(
     store: Store, scores: StoredRun[ScoreSpec], control: StoredRun[ScoreSpec]
 ) -> None:

@@ -20,12 +20,18 @@ import streamlit as st
 
 
 def bad_choice(key: str, options: Sequence[str], fallback: str, what: str) -> str:
-    """Return a note if the URL asks for an unavailable option, else "". Call it before the bound widget."""
-    asked = st.query_params.get(key)
+    """Return a note if a link asks for an unavailable option, else "". Call it before the bound widget."""
+    asked = asked_by_link(key)
     if asked is None or asked in options:
         return kept_note(key)
     sentence = f"The link asks for {what} “{asked[:60]}”, which is not available here; showing {fallback} instead."
     return keep_note(key, sentence, fallback)
+
+
+def asked_by_link(key: str) -> str | None:
+    """Return the URL's value of a bound key; None for one that was chosen on the page, or blanked (`forget_with`)."""
+    asked, held = st.query_params.get(key), st.session_state.get(key, "")
+    return None if held is None or str(held) == asked else asked
 
 
 def bad_choices(key: str, options: Sequence[str], what: str) -> str:
@@ -40,8 +46,8 @@ def bad_choices(key: str, options: Sequence[str], what: str) -> str:
 
 
 def bad_number(key: str, low: int, high: int, what: str) -> str:
-    """Return a note if the URL asks for a number out of range, else "". Call it before the bound widget."""
-    asked = st.query_params.get(key)
+    """Return a note if a link asks for a number out of range, else "". Call it before the bound widget."""
+    asked = asked_by_link(key)
     if asked is None or (asked.isdecimal() and low <= int(asked) <= high):
         return kept_note(key)
     sentence = f"The link asks for {what} “{asked[:20]}”, which is not available: there are {low} to {high}."
@@ -68,10 +74,25 @@ def kept_note(key: str) -> str:
     return sentence
 
 
-def keep_valid(key: str, options: Sequence[object]) -> None:
-    """Drop a bound select's value that is no longer among its options, so that its default shows."""
-    if key in st.session_state and st.session_state[key] not in options:
+def keep_valid(key: str, options: Sequence[object], default: object = None) -> None:
+    """Replace a bound select's value that is no longer among its options by its default; drop it if none is given.
+
+    A browser told nothing keeps the old value in the box and in its address; a default that is written reaches both.
+    """
+    if key not in st.session_state or st.session_state[key] in options:
+        return
+    if default is None:
         del st.session_state[key]
+    else:
+        st.session_state[key] = default
+
+
+def forget_with(owner: str, value: str, blank: Mapping[str, object]) -> None:
+    """Blank the values of bound keys when they were chosen under another value of `owner`, e.g. another model."""
+    former = st.session_state.get(f"{owner}_before", value)
+    st.session_state[f"{owner}_before"] = value
+    if former != value:
+        choose({key: empty for key, empty in blank.items() if key in st.session_state})
 
 
 def keep_valid_ones(key: str, options: Sequence[object]) -> None:

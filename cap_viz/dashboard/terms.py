@@ -63,7 +63,7 @@ GLOSSARY = {
     "reading": "Loads the model and reads the example with the selected head and with its output at zero: how expected "
     "each token is, what the model writes itself, and where the head looks.",
     "together": "Heads ablated at the same time, on evaluation questions, which ranked nothing. More than the sum of "
-    "single effects: each stands in for the others. Less: they do some of the same work.",
+    "single effects: each stands in for the others. Less: they overlap, or the answer was already lost.",
     "ceiling": "Spearman correlation of the two rankings of all heads. Noise ceiling: what two identical true rankings "
     "would reach with so many examples, the root of the product of their reliabilities.",
     "mcnemar": "Test of whether two models answer the same questions right equally often: it counts those that only "

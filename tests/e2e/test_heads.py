@@ -36,6 +36,36 @@ def test_a_click_on_a_cell_shows_that_head_and_goes_into_the_url(server: str, op
     expect(tab.page.get_by_role("spinbutton", name="Layer")).to_have_value("24")
 
 
+def test_the_shared_link_is_that_of_the_head_shown(server: str, open_tab: OpenTab) -> None:
+    """It named the head of an earlier view, or none: a click on a cell redraws only the part below the menu."""
+    tab = open_tab(f"{server}/heads?task=mini_science&n=200")
+    tab.settle()
+    for layer, head in ((24, 6), (7, 2)):
+        click_cell(tab.page, tab.cell(layer, head))
+        expect(tab.page.get_by_text(f"head {head} of layer {layer}")).to_be_visible(timeout=PATIENCE_MS)
+        share = tab.page.get_by_role("button", name="Share")
+        share.click()
+        link = tab.page.get_by_test_id("stCode").get_by_text("/heads?")
+        expect(link).to_contain_text(f"layer={layer}&head={head}")
+        expect(link).to_contain_text("n=200")
+        share.click()
+        expect(link).to_have_count(0)
+
+
+def test_another_model_starts_with_its_own_top_head(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science&layer=13&head=6")
+    tab.settle()
+    tab.page.get_by_role("button", name="Try the toy model").click()
+    expect(tab.page.get_by_role("button", name="Back to SmolLM2")).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    fresh = open_tab(tab.page.url)
+    fresh.settle()
+    for name in ("Layer", "Head"):
+        shown = fresh.page.get_by_role("spinbutton", name=name).input_value()
+        expect(tab.page.get_by_role("spinbutton", name=name)).to_have_value(shown)
+    expect(tab.page.get_by_text("The link asks")).to_have_count(0)
+
+
 def test_number_inputs_select_a_head_and_the_same_cell_can_be_clicked_again(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/heads?task=mini_science")
     tab.settle()
@@ -64,6 +94,10 @@ def test_a_live_run_shows_progress_and_stops_soon_after_cancel(server: str, open
     # Two seconds are promised on a quiet machine; a step takes several times as long beside other work.
     assert time.monotonic() - asked < 30
     expect(tab.page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
+    # Back at the stored run, in the box and in the address; nobody followed a link.
+    expect(tab.page.get_by_role("combobox", name="Run")).to_have_value("n48-seed0-zero")
+    expect(tab.page).not_to_have_url(re.compile("run=n2"))
+    expect(tab.page.get_by_text("The link asks")).to_have_count(0)
 
 
 def test_a_live_run_fills_the_grid_and_becomes_the_run_shown(server: str, open_tab: OpenTab) -> None:

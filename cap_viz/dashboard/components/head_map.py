@@ -7,10 +7,13 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 import streamlit as st
 
-from cap_viz.dashboard.state import clicked, keep_in_range
+from cap_viz.dashboard.state import choose, clicked, keep_in_range
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG
+
+# Session key of the head at which the inputs begin.
+START = "start_head"
 
 
 def show_grid(grid: Grid, unit: str, alt: str, more: Callable[[go.Figure], None] | None = None) -> None:
@@ -50,6 +53,12 @@ def selected_head() -> tuple[int, int]:
     return int(st.session_state.get("layer") or 0), int(st.session_state.get("head") or 0)
 
 
+def last_start(n_layers: int, n_heads: int) -> tuple[int, int]:
+    """Return the head at which the inputs began last, for views that know no better; the first head at first."""
+    layer, head = st.session_state.get(START) or (0, 0)
+    return min(layer, n_layers - 1), min(head, n_heads - 1)
+
+
 def head_name(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
 
@@ -64,6 +73,7 @@ def head_inputs(n_layers: int, n_heads: int, start: tuple[int, int] = (0, 0)) ->
 
     Both are bound to the URL and begin at `start` unless the URL or a click has set them.
     """
+    follow(start)
     keep_in_range("layer", 0, n_layers - 1)
     keep_in_range("head", 0, n_heads - 1)
     first, second = st.columns(2)
@@ -81,6 +91,23 @@ def head_inputs(n_layers: int, n_heads: int, start: tuple[int, int] = (0, 0)) ->
         help=GLOSSARY["head"],
     )
     return int(layer), int(head)
+
+
+def follow(start: tuple[int, int]) -> None:
+    """Move on to a new `start` while no other head was chosen; write a chosen head again, for its address.
+
+    The address leaves out a number that equals its start, so it must be written anew when the start changes.
+    """
+    former = st.session_state.get(START)
+    st.session_state[START] = start
+    if "layer" not in st.session_state or "head" not in st.session_state:
+        return
+    held = (st.session_state["layer"], st.session_state["head"])
+    if None in held:
+        choose({"layer": start[0], "head": start[1]})
+    elif start != former:
+        layer, head = start if held == former else held
+        choose({"layer": layer, "head": head})
 
 
 def next_turn() -> None:

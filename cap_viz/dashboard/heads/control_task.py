@@ -51,7 +51,7 @@ def pick_control(frame: Frame, source: Source | None) -> tuple[StoredRun[ScoreSp
     if not names:
         return None, ""
     sentence = bad_choice("control", names, names[0], "the control text")
-    keep_valid("control", names)
+    keep_valid("control", names, names[0])
     chosen = st.selectbox(
         "Control text",
         names,

@@ -77,7 +77,7 @@ def answers(scores: HeadScores, layer: int, head: int) -> tuple[np.ndarray, np.n
 def choose_example(ids: tuple[str, ...], order: np.ndarray) -> int:
     options = [*EXTREMES, *ids]
     sentence = bad_choice("example", options, "the most hurt one", "the example")
-    keep_valid("example", options)
+    keep_valid("example", options, options[0])
     if sentence:
         st.caption(sentence)
     asked = st.selectbox(

@@ -23,6 +23,7 @@ from cap_viz.runs.store import Store, StoredRun
 LINK_KEYS = (
     "model",
     "task",
+    "n",
     "view",
     "control",
     "metric",
@@ -36,8 +37,13 @@ LINK_KEYS = (
 )
 
 
+@st.fragment
 def export(frame: Frame, source: Source, metric: str, view: View) -> None:
-    with st.popover("Share", icon=":material/ios_share:", width="stretch"), st.container(width=360):
+    """Draw the menu; its content, and so the link, is made when it is opened, since a click reruns only the body."""
+    popover = st.popover("Share", icon=":material/ios_share:", width="stretch", key="heads_share", on_change="rerun")
+    if not popover.open:
+        return
+    with popover, st.container(width=360):
         st.caption("Link to this view")
         st.code(link_here(LINK_KEYS), language=None, wrap_lines=True)
         run = source.run

@@ -13,11 +13,13 @@ from cap_viz.dashboard.components.head_map import head_name, named_heads
 from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
 from cap_viz.dashboard.components.panels import problem
 from cap_viz.dashboard.heads.detail import HeadView, interval
+from cap_viz.dashboard.heads.sample_plan import seconds_each, timed_run
 from cap_viz.dashboard.heads.source import submitting, watch
 from cap_viz.dashboard.state import bad_choices, keep_valid_ones
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.theme import ACCENT, CONFIG, FAINT, NEUTRAL, blank, signed
+from cap_viz.progress import duration
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.joint import judged, load_joint
 from cap_viz.runs.run_labels import AblationWords
@@ -128,8 +130,18 @@ def offer(view: HeadView, spec: JointSpec) -> None:
     )
     st.caption(
         f"On {len(spec.examples.ids)} evaluation questions, with {spec.draws} random sets of as many other heads for "
-        "comparison."
+        f"comparison{expected_time(view, spec)}."
     )
+
+
+def expected_time(view: HeadView, spec: JointSpec) -> str:
+    """Return the expected time in words, at the pace of a stored run of head scores; empty if none was timed."""
+    basis = timed_run(view.frame, spec.examples.task)
+    if basis is None:
+        return ""
+    # The intact model, the set, each of its heads alone, and the random sets.
+    passes = len(spec.examples.ids) * (2 + len(spec.heads) + spec.draws)
+    return f": {passes} passes, about **{duration(passes * seconds_each(basis) / view.n_heads)}**"
 
 
 def submit(spec: JointSpec) -> None:
@@ -160,15 +172,15 @@ def verdict(found: JointEffect, words: AblationWords, unit: str, n: int) -> str:
     ]
     if found.size > 1:
         meaning = (
-            "they add up, within noise"
+            "the effects add up, within noise"
             if excess.unclear
-            else "more than their sum: each stands in for the others"
+            else "more than the sum, as when each stands in for the others"
             if float(excess.mean) > 0
-            else "less than their sum: they do some of the same work"
+            else "the effects overlap, or the answer was already lost"
         )
         parts.append(
-            f"Their single effects sum to {signed(float(found.singles.mean))}: {meaning} "
-            f"({signed(float(excess.mean))} {interval(float(excess.low), float(excess.high))})."
+            f"Together {signed(float(joint.mean))}, single effects {signed(float(found.singles.mean))}: {meaning} "
+            f"(difference {signed(float(excess.mean))} {interval(float(excess.low), float(excess.high))})."
         )
     return " ".join(parts)
 

@@ -7,7 +7,7 @@ import streamlit as st
 from jaxtyping import Float
 
 from cap_viz.attribution.results import HeadScores
-from cap_viz.dashboard.components.head_map import head_inputs, show_grid
+from cap_viz.dashboard.components.head_map import head_inputs, last_start, show_grid
 from cap_viz.dashboard.components.job_card import job_view
 from cap_viz.dashboard.components.panels import METRIC_UNITS, empty
 from cap_viz.dashboard.frame import Frame
@@ -33,7 +33,8 @@ def live_body(frame: Frame, source: Source, metric: str) -> None:
     with right:
         shape = known_shape(frame)
         if shape is not None:
-            head_inputs(shape.n_layers, shape.n_heads)  # Without the inputs the URL would lose the head.
+            # Without the inputs the URL would lose the head.
+            head_inputs(shape.n_layers, shape.n_heads, last_start(shape.n_layers, shape.n_heads))
     with left:
         empty("The first numbers appear soon", "The grid fills layer by layer once the model is loaded.")
 
@@ -45,7 +46,8 @@ def live_grid(partial: HeadScores, metric: str, words: AblationWords) -> None:
         mean = np.where(counts > 0, np.nansum(effects, axis=-1) / counts, np.nan)
     left, right = st.columns([11, 10], gap="medium")
     with right:
-        layer, head = head_inputs(partial.n_layers, partial.n_heads)
+        start = last_start(partial.n_layers, partial.n_heads)
+        layer, head = head_inputs(partial.n_layers, partial.n_heads, start)
         st.markdown(live_sentence(mean, counts, layer, head, metric))
         st.caption("Intervals, ranks and examples follow when the run is complete.")
     with left:

@@ -178,7 +178,7 @@ def pick_source(available: list[Source]) -> tuple[Source | None, str]:
         st.session_state["run"] = wanted.name
         del st.session_state[WANTED_RUN]
     sentence = bad_choice("run", names, names[0], "the run")
-    keep_valid("run", names)
+    keep_valid("run", names, names[0])
     chosen = st.selectbox(
         "Run",
         names,

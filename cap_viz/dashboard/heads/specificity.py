@@ -124,19 +124,18 @@ def detail(task: HeadView, control: HeadView, found: Specificity, shown: HeadMap
 def plain_sentence(task: HeadView, control: HeadView, found: Specificity, layer: int, head: int) -> str:
     """Compare the two measured effects in one sentence, without claiming what the head is for."""
     text = control.task.title.lower()
-    low, high = found.low[layer, head], found.high[layer, head]
-    clearly = "clearly " if found.survives[layer, head] else ""
-    if low > 0:
-        verdict = f"{clearly}more on this task than on {text}"
-    elif high < 0:
-        verdict = f"{clearly}more on {text} than on this task"
-    else:
+    more, less = ("this task", text) if found.mean[layer, head] > 0 else (text, "this task")
+    if found.survives[layer, head]:
+        verdict = f"**clearly more on {more} than on {less}**"
+    elif found.unclear[layer, head]:
         verdict = "no clear difference between the two"
+    else:
+        verdict = f"a hint of more on {more} than on {less}, which does not survive the false-discovery control"
     here, there = (view.stats.estimate.mean[layer, head] for view in (task, control))
     return (
         f"{head_subject(task.words, layer, head)} changes the loss by {signed(here)} nats per token on this task "
         f"({signed(found.task[layer, head], 2)} SD) and by {signed(there)} on {text} "
-        f"({signed(found.control[layer, head], 2)} SD): **{verdict}**."
+        f"({signed(found.control[layer, head], 2)} SD): {verdict}."
     )
 
 

@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.attribution.effect_metrics import METRICS, applicable_metrics
+from cap_viz.dashboard.components.head_map import START
 from cap_viz.dashboard.components.job_card import ended_view
 from cap_viz.dashboard.components.panels import (
     empty,
@@ -20,14 +21,18 @@ from cap_viz.dashboard.components.panels import (
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.control_task import TASK_EFFECT, View, best_control, pick_control, views_of
 from cap_viz.dashboard.heads.export import export
+from cap_viz.dashboard.heads.joint_ablation import KEY as TOGETHER
 from cap_viz.dashboard.heads.new_run import new_run
 from cap_viz.dashboard.heads.source import Source, pick_source, sources, submit_problem, watched_end
-from cap_viz.dashboard.state import bad_choice, bad_number, keep_valid
+from cap_viz.dashboard.state import bad_choice, bad_number, forget_with, keep_valid
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
 VIEW_WIDTH, METRIC_WIDTH, NEW_RUN_WIDTH = 272, 296, 122
+
+# What is chosen for one model means nothing for another.
+OF_ONE_MODEL = {"run": None, "layer": None, "head": None, START: None, TOGETHER: []}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Chosen:
 
 def controls(frame: Frame) -> Chosen | None:
     """Draw everything above the grid. Returns the selection, or None if there is no run yet."""
+    forget_with("heads_model", frame.model.id, OF_ONE_MODEL)
     available = sources(frame)
     facts, share = st.columns([6, 1], vertical_alignment="center")
     view_place, metric_place, run_place, new_place = control_places()
@@ -91,7 +97,7 @@ def pick_view(task: Task, estimator: str) -> tuple[str, str]:
     """Draw the view selector; return the view, and a note if the link named an unknown one."""
     views = views_of(task.name, estimator)
     sentence = bad_choice("view", views, TASK_EFFECT, "the view")
-    keep_valid("view", views)
+    keep_valid("view", views, TASK_EFFECT)
     if task.name in CONTROL_TEXTS:
         st.caption("This text is itself a control: it asks for no reasoning, and other tasks are compared with it.")
         return TASK_EFFECT, sentence
@@ -115,7 +121,7 @@ def pick_metric(task: Task, source: Source | None) -> str:
         st.caption(f"Metric: `{source.metric}`, the one this {source.estimator} run is about.")
         return source.metric
     offered = applicable_metrics(task)
-    keep_valid("metric", offered)
+    keep_valid("metric", offered, offered[0])
     if len(offered) == 1:
         others = ", ".join(name for name in METRICS if name not in offered)
         st.caption(f"Metric: `{offered[0]}`. {others} compare options, which {task.title} does not have.")

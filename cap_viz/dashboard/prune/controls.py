@@ -72,6 +72,7 @@ def controls(view: Frame) -> PruneSetting:
         options=replace(options, scope=scope),
         scores=scores,
         calibration=calibration_items(view.task, scores, text),
+        only_gradient=not runs and bool(score_runs(view.runs, view.model, view.task.name, estimator="gradient")),
     )
     spread_note(setting)
     heads_note(view, setting)

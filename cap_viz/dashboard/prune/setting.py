@@ -26,9 +26,10 @@ DENSE = "dense"
 class PruneSetting:
     """Values of the controls: two criteria at one sparsity, the inputs of their masks and the evaluation items.
 
-    `scores` are the head scores behind CAP; None when the task has none. `calibration` are the examples on which Wanda
-    measures activations: those of the head scores where there are any, unless another text is chosen. Both criteria
-    share the `options`; one that does not support the allocation or pattern keeps its own way.
+    `scores` are the exact head scores behind CAP; None when the task has none (`only_gradient`: none but a gradient
+    run). `calibration` are the examples on which Wanda measures activations: those of the head scores where there are
+    any, unless another text is chosen. Both criteria share the `options`; one that does not support the allocation or
+    pattern keeps its own way.
     """
 
     model: ModelRef
@@ -38,6 +39,7 @@ class PruneSetting:
     options: MaskOptions
     scores: ScoreSpec | None
     calibration: ExampleSet | None
+    only_gradient: bool = False
 
     def options_of(self, criterion: str, sparsity: float | None = None) -> MaskOptions:
         """The options a criterion follows at a sparsity, by default the setting's."""
@@ -61,8 +63,10 @@ def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = No
     sparsity = setting.sparsity if sparsity is None else sparsity
     needs = criterion_named(criterion)
     if needs.needs_scores and setting.scores is None:
+        stored = "only a gradient run so far" if setting.only_gradient else "none yet"
         raise CapVizError(
-            f"{needs.title} is built on head scores and {setting.evaluation.task} has none yet: score the heads first."
+            f"{needs.title} is built on exact head scores and {setting.evaluation.task} has {stored}: score the heads "
+            "with the exact estimator first."
         )
     options = setting.options_of(criterion, sparsity)
     if needs.measures(options) and setting.calibration is None:
