@@ -165,7 +165,7 @@ def test_running_text_is_sent_to_a_task_with_options_not_to_be_measured(store: S
 def test_the_size_with_all_runs_is_offered(measured: ReasoningModel, store: Store) -> None:
     more = EvalSpec(measured.ref, evaluation_set("tiny", 12))
     finish(run_steps(more, measured, store))
-    view = Frame(store, store.runs(), measured.ref, load_task("tiny"), 12, 12, True, "")
+    view = Frame(store, store.runs(), measured.ref, load_task("tiny"), 12, True, "")
     assert not has_answer(Lesson(view), STEPS[6].answer)
     other = Lesson(view).with_answer(STEPS[6].answer)
     assert other is not None
@@ -188,7 +188,7 @@ def test_links_lead_to_the_run_and_heads_of_the_lesson(measured: ReasoningModel,
 
 def test_heads_that_hurt_and_help_are_counted_apart_and_add_up_to_the_survivors(all_shipped: None) -> None:
     store = Store()
-    view = Frame(store, store.runs(), model_ref(store, DEFAULT_MODEL), load_task("mini_science"), 600, 600, True, "")
+    view = Frame(store, store.runs(), model_ref(store, DEFAULT_MODEL), load_task("mini_science"), 600, True, "")
     lesson = Lesson(view)
     survive = int(lesson.heads.estimate.survives.sum())
     found = STEPS[0].answer(lesson)

@@ -156,4 +156,4 @@ def views_beside(view: Frame) -> Iterator[Frame]:
         names = tasks_for(model.id)
         for name in sorted(names, key=lambda name: name != view.task.name):
             for size in sorted(dense_sizes(view.runs, model, name), reverse=True) or [view.n]:
-                yield replace(view, model=model, task=load_task(name), n=size, at_most=size)
+                yield replace(view, model=model, task=load_task(name), n=size)
