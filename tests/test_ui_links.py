@@ -55,12 +55,12 @@ def shared(at: AppTest) -> dict[str, list[str]]:
 
 
 def test_the_shared_link_holds_what_is_shown(store: Store, scores: StoredRun) -> None:
-    at = opened_heads(scores, n="200")
+    at = opened_heads(scores, n="20")
     link = shared(at)
     layer, head = top_head(store, scores)
     assert (link["model"], link["n"], link["layer"], link["head"]) == (
         [scores.spec.model.id],
-        ["200"],
+        ["20"],
         [str(layer)],
         [str(head)],
     )

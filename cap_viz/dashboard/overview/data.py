@@ -15,8 +15,8 @@ from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing, level_of, paired_p
 from cap_viz.figures.accuracy import AccuracyPoint
 from cap_viz.figures.theme import signed
-from cap_viz.pruning import CRITERIA, criterion_title
-from cap_viz.runs.comparison import Cell
+from cap_viz.pruning import criterion_title
+from cap_viz.runs.comparison import Cell, counts_weights
 from cap_viz.runs.mask_provenance import groups_of
 from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.run_queries import dense_run, runs_of, score_runs
@@ -212,7 +212,7 @@ def best_of(
     """
     reports: dict[str, EvalReport] = {}
     for (criterion, at), run in group.items():
-        if at == sparsity and not (criterion in CRITERIA and CRITERIA[criterion].structured):
+        if at == sparsity and counts_weights(criterion):
             report = readable(view, run, problems)
             if report is not None:
                 reports[criterion] = report
