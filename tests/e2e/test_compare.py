@@ -25,7 +25,7 @@ def figure_box(page: Page) -> tuple[float, float]:
 
 
 def test_the_figure_and_the_verdicts_are_in_the_first_screen(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/compare?task=mini_science")
+    tab = open_tab(f"{server}/compare?task=mini_science&n=600")
     tab.settle()
     top, bottom = figure_box(tab.page)
     assert top > 0
@@ -40,7 +40,7 @@ def test_the_figure_and_the_verdicts_are_in_the_first_screen(server: str, open_t
 
 
 def test_a_deep_link_restores_the_view_and_the_measure_is_in_the_url(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/compare?criteria=cap&criteria=global_magnitude&reference=dense")
+    tab = open_tab(f"{server}/compare?criteria=cap&criteria=global_magnitude&reference=dense&n=600")
     page = tab.page
     tab.settle()
     expect(page.get_by_text(re.compile(r"\bCAP\b.*\b23\.5 points\b.*\bdense\b")).first).to_be_visible(
@@ -55,7 +55,7 @@ def test_a_deep_link_restores_the_view_and_the_measure_is_in_the_url(server: str
 
 
 def test_files_can_be_downloaded(server: str, open_tab: OpenTab, tmp_path: Path) -> None:
-    tab = open_tab(f"{server}/compare?task=mini_science")
+    tab = open_tab(f"{server}/compare?task=mini_science&n=600")
     page = tab.page
     tab.settle()
     page.get_by_role("button", name="Share").click()
@@ -77,7 +77,7 @@ def test_files_can_be_downloaded(server: str, open_tab: OpenTab, tmp_path: Path)
 
 
 def test_the_prune_page_opens_with_the_same_criteria(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/compare?reference=global_magnitude")
+    tab = open_tab(f"{server}/compare?reference=global_magnitude&n=600")
     tab.settle()
     tab.page.get_by_role("button", name=re.compile("Look at one sparsity")).click()
     expect(tab.page.get_by_role("slider")).to_have_value("50", timeout=PATIENCE_MS)
