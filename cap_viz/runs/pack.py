@@ -72,8 +72,10 @@ class Pack:
                 key: StoredRun(key, title, origin, created, self, engine, schema)
                 for key, title, created, engine, schema in zip(*facts, strict=True)
             }
+            if not all(isinstance(one, str) for column in facts[:3] for one in column):
+                raise TypeError("keys, titles and times should be texts")
             trusted = (index.schema.metadata or {}).get(SPECS_KEY) == specs_digest(index)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise self.damage(f"has no readable index ({type(error).__name__}: {error})") from error
         self.unreadable: dict[str, DamagedRun] = {}
         if not (trusted and self.ids_are_read()):
@@ -145,8 +147,11 @@ class Pack:
         """Lists of example ids by their digest."""
         table = self.content(IDS).to_pydict()
         try:
-            return {digest: tuple(ids) for digest, ids in zip(table["digest"], table["ids"], strict=True)}
-        except (KeyError, TypeError) as error:
+            found = {digest: tuple(ids) for digest, ids in zip(table["digest"], table["ids"], strict=True)}
+            if any(ids_digest(list(ids)) != digest for digest, ids in found.items()):
+                raise ValueError("a list does not match its digest")
+            return found
+        except (KeyError, TypeError, ValueError) as error:
             raise self.damage(f"cannot be read: {IDS} ({type(error).__name__})") from error
 
     @cached_property
@@ -193,11 +198,16 @@ class Pack:
     def checked_table(self, group: pa.Table | None, run: StoredRun, name: str) -> pd.DataFrame:
         import pyarrow.compute as pc
 
+        unreadable = self.run_damage(run, f"cannot be read: {name}")
         if group is None or "key" not in group.column_names:
-            raise self.run_damage(run, f"cannot be read: {name}")
-        rows = group.filter(pc.field("key") == run.key).drop_columns(["key"])
-        table = cast(pd.DataFrame, rows.to_pandas())
-        if table_digest(table) != run.digests[name]:
+            raise unreadable
+        try:
+            rows = group.filter(pc.field("key") == run.key).drop_columns(["key"])
+            table = cast(pd.DataFrame, rows.to_pandas())
+            digest = table_digest(table)
+        except Exception as error:  # Columns of another type, say.
+            raise unreadable from error
+        if digest != run.digests[name]:
             raise self.run_damage(run, f"does not match its checksum: {name}")
         return table
 
@@ -264,6 +274,10 @@ def with_ids(value: Any, lists: Mapping[str, tuple[str, ...]]) -> Any:
         return value
     parts = {field.name: getattr(value, field.name) for field in fields(value)}
     return replace(value, **{name: with_ids(part, lists) for name, part in parts.items() if is_dataclass(part)})
+
+
+def ids_digest(ids: list[str]) -> str:
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
 
 
 def specs_digest(index: pa.Table) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ from cap_viz.runs.pack import (
     VERSION_KEY,
     Place,
     content_digest,
+    ids_digest,
     specs_digest,
 )
 from cap_viz.runs.run_folder import parquet_options
@@ -42,7 +42,7 @@ def without_ids(content: Any, lists: dict[str, list[str]]) -> Any:
         return content
     short = {name: without_ids(value, lists) for name, value in content.items()}
     if ids := content.get("ids"):
-        digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+        digest = ids_digest(ids)
         lists[digest] = ids
         short["ids"] = [digest]
     return short
