@@ -57,12 +57,10 @@ def list_runs(as_json: JsonOption = False) -> None:
 @runs_app.command("show")
 def show_run(key: KeyArgument) -> None:
     """Print a run's spec and provenance as JSON."""
-    from cap_viz.runs.spec import spec_dict
     from cap_viz.runs.store import Store
 
     run = Store().by_key(key)
-    facts = {"spec": spec_dict(run.spec), "provenance": run.provenance, "tables": dict(run.digests)}
-    print_json(run_facts(run) | facts)
+    print_json(run_facts(run) | run.manifest)
 
 
 @runs_app.command("verify")

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+from cap_viz.pruning.options import USUAL
 from cap_viz.runs.comparison import Cell
 from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
@@ -19,14 +20,7 @@ from cap_viz.runs.store import StoredRun
 from cap_viz.tasks.example_sets import ExampleSet
 
 # Default values, left out of a group's name.
-USUAL = {
-    "scope": "both",
-    "metric": "nll",
-    "kv_combine": "mean",
-    "estimator": "exact",
-    "ablation": "zero",
-    "control_seed": "0",
-}
+DEFAULTS = {**USUAL, "estimator": "exact", "ablation": "zero"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class MaskProvenance:
     def unusual(self) -> dict[str, str]:
         """Options that differ from the defaults, as text."""
         said = {name: str(value) for name, value in self.facts if not isinstance(value, ExampleSet)}
-        return {name: said[name] for name in sorted(said) if USUAL.get(name) != said[name]}
+        return {name: said[name] for name in sorted(said) if str(DEFAULTS.get(name)) != said[name]}
 
 
 def provenance_of(mask: MaskSpec) -> MaskProvenance:

@@ -15,7 +15,7 @@ import pandas as pd
 from typing_extensions import TypeVar
 
 from cap_viz.errors import CapVizError
-from cap_viz.runs.spec import ENGINE_VERSION, SCHEMA_VERSION, RunSpec
+from cap_viz.runs.spec import ENGINE_VERSION, SCHEMA_VERSION, RunSpec, spec_dict
 
 # `StoredRun` alone is a run of any kind.
 Spec = TypeVar("Spec", bound=RunSpec, default=RunSpec, covariant=True)
@@ -81,6 +81,16 @@ class StoredRun(Generic[Spec]):
     def digests(self) -> Mapping[str, str]:
         """The digest of each table, by its name."""
         return self.form.digests_of(self)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Key, spec, provenance and digests as JSON types, to be shown and handed out."""
+        return {
+            "key": self.key,
+            "spec": spec_dict(self.spec),
+            "provenance": self.provenance,
+            "tables": dict(self.digests),
+        }
 
     @property
     def kind(self) -> str:

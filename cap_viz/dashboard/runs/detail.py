@@ -40,7 +40,7 @@ from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, SolutionProtocol, protocol_in
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
-from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_dict
+from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import wilson
@@ -75,7 +75,7 @@ def detail(view: Frame, run: StoredRun) -> None:
             files(view.store, run)
             housekeeping(view.store, run)
     with st.expander("Manifest", icon=":material/description:"):
-        st.json({"key": run.key, "spec": spec_dict(spec), "provenance": run.provenance, "tables": dict(run.digests)})
+        st.json(run.manifest)
 
 
 def headline(store: Store, run: StoredRun) -> None:

@@ -14,7 +14,7 @@ from cap_viz.figures.head_grid import Grid, head_grid
 from cap_viz.runs.kinds import describe, numbers_of
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import is_head_scores
-from cap_viz.runs.spec import ScoreSpec, spec_dict
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 
 MOST_ROWS = 2_000
@@ -34,7 +34,6 @@ def html_of(store: Store, run: StoredRun) -> str:
     rows = "" if len(table) <= MOST_ROWS else f" The first {MOST_ROWS:,} of {len(table):,} rows; the CSV file has all."
     examples = f"{len(run.spec.examples.ids)} {run.spec.examples.split} examples"
     facts = f"{run.spec.model.id} · {examples} · run {run.key} · {making_of(run)}"
-    manifest = {"key": run.key, "spec": spec_dict(run.spec), "provenance": run.provenance, "tables": dict(run.digests)}
     return "\n".join(
         [
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
@@ -44,7 +43,7 @@ def html_of(store: Store, run: StoredRun) -> str:
             figure_html(store, run),
             f"<h2>Numbers</h2><p>Made with CAP Viz.{rows}</p>",
             table.head(MOST_ROWS).to_html(index=False, border=0, float_format=lambda value: f"{value:.6g}"),
-            f"<h2>Manifest</h2><pre>{escape(json.dumps(manifest, indent=2))}</pre>",
+            f"<h2>Manifest</h2><pre>{escape(json.dumps(run.manifest, indent=2))}</pre>",
             "</body></html>",
         ]
     )
