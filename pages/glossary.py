@@ -4,6 +4,6 @@ from cap_viz.dashboard.components.panels import heading
 from cap_viz.dashboard.frame import frame
 from cap_viz.dashboard.glossary.page import body
 
-frame("Glossary")
+view = frame("Glossary")
 heading("Glossary", "What the words on these pages mean, and what their numbers can and cannot say.")
-body()
+body(view.selection)

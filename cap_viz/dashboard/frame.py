@@ -14,10 +14,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import listed, note, problem
+from cap_viz.dashboard.components.panels import listed, problem
 from cap_viz.dashboard.components.submission import own_jobs
+from cap_viz.dashboard.names import model_name, task_name
+from cap_viz.dashboard.selection import KEPT_WITH_TASK, Selection, address_of, choose, open_address
 from cap_viz.dashboard.serving import offered
-from cap_viz.dashboard.state import bad_choice, choose, keep_valid
 from cap_viz.dashboard.stored import stored_runs
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError, UsageError
@@ -69,8 +70,6 @@ PAGES = (
 SIZES = (100, 200, 300, 400, 500, 600, 1000, 1500)
 # Chosen where nothing is stored.
 UNSTORED_SIZE = 600
-# Session state: model and task that the evaluation size was chosen for.
-SIZED_FOR = "sized_for"
 STATUS_SECONDS = 3.0
 # Streamlit's wide layout keeps 5 rem free on both sides and 6 above, with no setting for it: an eighth of a laptop
 # screen. 4.2 rem clear the header bar.
@@ -81,14 +80,16 @@ ROOM = """<style>
 
 @dataclass(frozen=True)
 class Frame:
-    """Selection in the sidebar and the runs stored at present.
+    """What is chosen and the runs stored at present.
 
-    `n` is the number of evaluation questions. `installed` says whether live runs are possible; if not, `install_hint`
-    is a sentence on how to get them. `jobs` were active just before `runs` were read.
+    `selection` reads and draws what a page lets the user choose beside model and task. `n` is the number of evaluation
+    questions. `installed` says whether live runs are possible; if not, `install_hint` is a sentence on how to get them.
+    `jobs` were active just before `runs` were read.
     """
 
     store: Store
     runs: list[StoredRun]
+    selection: Selection
     model: ModelRef
     task: Task
     n: int
@@ -102,6 +103,8 @@ def frame(title: str) -> Frame:
     st.set_page_config(page_title=f"{title} · CAP Viz", page_icon=str(ASSETS / "mark.svg"), layout="wide")
     st.html(ROOM)
     start_logging()
+    open_address(title)
+    selection = Selection(st.container())
     # Taken before the runs are read, so that jobs that end from here on are noticed.
     jobs = shared_queue().listing()
     ends = job_ends(jobs)
@@ -119,7 +122,7 @@ def frame(title: str) -> Frame:
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
     with st.sidebar:
         navigation()
-        model_id, task_name, notes = selection(in_order(models, runs))
+        model_id, task_name = model_and_task(selection, in_order(models, runs))
     try:
         model = identified(store, runs, model_id)
     except CapVizError as error:
@@ -127,42 +130,42 @@ def frame(title: str) -> Frame:
         st.stop()
     task = load_task(task_name)
     with st.sidebar:
-        n, size_note = size_control(runs, model, task)
+        n = size_control(selection, runs, model, task)
         page = next(entry for entry in PAGES if entry.label == title)
         status(ends, lambda spec: page.shows(spec, model_id, task_name))
-    for sentence in filter(None, [*notes, size_note]):
-        note(sentence)
     installed, hint = readiness(model_id)
-    return Frame(store, runs, model, task, n, installed, hint, active)
+    return Frame(store, runs, selection, model, task, n, installed, hint, active)
 
 
 def navigation() -> None:
     with st.container(gap="xxsmall"):
         for page in PAGES:
             if Path(PROJECT, page.file).is_file():
-                st.page_link(page.file, label=page.label, icon=page.icon, width="stretch")
+                query = address_of(page.label)
+                st.page_link(page.file, label=page.label, icon=page.icon, width="stretch", query_params=query)
 
 
-def selection(models: list[str]) -> tuple[str, str, list[str]]:
-    """Draw the bound widgets of model and task; return both and notes about invalid URL values."""
+def model_and_task(selection: Selection, models: list[str]) -> tuple[str, str]:
+    """Draw the selectors of model and task. Another model or task drops what belongs to the former one."""
     if not models:
         problem("None of the models in CAP_VIZ_MODELS is here; score one first: python -m cap_viz score --model ID")
         st.stop()
-    notes = [bad_choice("model", models, models[0], "model")]
-    keep_valid("model", models)
-    model_id = st.selectbox(
+    # A task that the new model lacks gives way to its first one without a note (see `Selection.report`).
+    model_id = selection.selectbox(
         "Model",
+        "model",
         models,
-        key="model",
-        bind="query-params",
+        what="model",
+        names=model_name,
+        keep=("task",),
         help="Other models appear here once they have been scored: python -m cap_viz score --model FOLDER_OR_HUB_ID",
     )
     other_model_button(model_id, models)
     tasks = tasks_for(model_id)
-    notes.append(bad_choice("task", tasks, tasks[0], "task"))
-    keep_valid("task", tasks)
-    task = st.selectbox("Task", tasks, key="task", bind="query-params", help=task_help(tasks))
-    return model_id, task, notes
+    task = selection.selectbox(
+        "Task", "task", tasks, what="task", names=task_name, keep=KEPT_WITH_TASK, help=task_help(tasks)
+    )
+    return model_id, task
 
 
 def other_model_button(model_id: str, models: list[str]) -> None:
@@ -178,39 +181,28 @@ def other_model_button(model_id: str, models: list[str]) -> None:
         type="tertiary",
         help="A model of 0.5 million parameters trained for CAP Viz: everything is computed live within seconds.",
         on_click=choose,
-        args=({"model": other, "task": tasks_for(other)[0]},),
+        args=({"model": other},),
+        kwargs={"keep": ()},
     )
 
 
 def task_help(tasks: list[str]) -> str:
-    return "\n".join(f"- `{name}` {load_task(name).summary}" for name in tasks)
+    return "\n".join(f"- **{task_name(name)}** `{name}`: {load_task(name).summary}" for name in tasks)
 
 
-def size_control(runs: list[StoredRun], model: ModelRef, task: Task) -> tuple[int, str]:
-    """Draw the bound widget of the evaluation size; return the size and a note about an invalid URL value.
-
-    A size belongs to its model and task: with another of these the default is chosen again where the size is not
-    stored.
-    """
+def size_control(selection: Selection, runs: list[StoredRun], model: ModelRef, task: Task) -> int:
+    """Draw the selector of the evaluation size; by default the size on which the most is stored."""
     stored, total = dense_sizes(runs, model, task.name), question_count(task)
     sizes = sizes_offered(stored, total)
     default = measured_size(runs, model, task.name)
     if default not in sizes:
         default = max([size for size in sizes if size <= UNSTORED_SIZE] or sizes)
     options = [str(size) for size in sizes]
-    owner = (model.id, task.name)
-    is_new_owner = st.session_state.get(SIZED_FOR, owner) != owner
-    st.session_state[SIZED_FOR] = owner
-    # What the URL still holds after a change of task is no link that somebody followed.
-    said = "" if is_new_owner else bad_choice("n", options, str(default), "an evaluation size of")
-    keep_valid("n", options)
-    if is_new_owner and st.session_state.get("n", st.query_params.get("n")) not in map(str, stored):
-        st.session_state["n"] = str(default)
-    chosen = st.selectbox(
-        "Evaluation size", options, sizes.index(default), key="n", bind="query-params", help=GLOSSARY["n"]
+    chosen = selection.selectbox(
+        "Evaluation size", "n", options, default=str(default), what="an evaluation size of", help=GLOSSARY["n"]
     )
     st.caption(stored_sentence(task, stored, total))
-    return int(chosen), said
+    return int(chosen)
 
 
 def question_count(task: Task) -> int | None:

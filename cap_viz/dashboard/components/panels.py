@@ -12,22 +12,7 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.runs.prefix_reuse import taken_words
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import Interval
-from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import ExampleSet
-
-METRIC_NAMES = {
-    "nll": "answer loss (nll)",
-    "choice_nll": "choice loss (choice_nll)",
-    "logit_diff": "margin loss (logit_diff)",
-    "accuracy": "error rate (accuracy)",
-}
-TEXT_LOSS = "token loss (nll)"
-METRIC_UNITS = {"nll": "nats per token", "choice_nll": "nats", "logit_diff": "nats", "accuracy": "errors per question"}
-
-
-def metric_name(task: Task, metric: str) -> str:
-    """Return a metric's display name; a text task has no answer, so its loss covers every token of the continuation."""
-    return TEXT_LOSS if task.kind == "text" else METRIC_NAMES[metric]
 
 
 def heading(title: str, sentence: str) -> None:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from cap_viz.dashboard.components.panels import empty, escaped
 from cap_viz.dashboard.glossary.data import search
+from cap_viz.dashboard.selection import Selection
 
 WIDTH = 860
 COLUMNS = (1, 3)
@@ -34,12 +35,10 @@ CITATION = """@software{cap_viz,
 }"""
 
 
-def body() -> None:
+def body(selection: Selection) -> None:
     with st.container(width=WIDTH):
-        asked = st.text_input(
-            "Find a term", key="term", bind="query-params", placeholder="reliability, cap_fine, Holm, …", max_chars=60
-        )
-        shown = search(asked or "")
+        asked = selection.text_input("Find a term", "term", placeholder="reliability, cap_fine, Holm, …", max_chars=60)
+        shown = search(asked)
         if not shown:
             empty("No term matches", "Clear the search to see all of them.")
         for section, terms in shown.items():

@@ -12,10 +12,11 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.attribution.results import HeadScores
-from cap_viz.dashboard.components.panels import METRIC_UNITS, tile
+from cap_viz.dashboard.components.panels import tile
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.examples import shown_example, strip_hover, take_example
 from cap_viz.dashboard.heads.source import Source, shape_of
+from cap_viz.dashboard.names import METRIC_UNITS
 from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.ranked_bars import example_strip

@@ -11,12 +11,13 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import head_inputs
-from cap_viz.dashboard.components.panels import METRIC_UNITS, tile
+from cap_viz.dashboard.components.panels import tile
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.detail import MEANINGS, TEXT_MEANING, head_subject, interval_at, q_tile
 from cap_viz.dashboard.heads.map import draw_bars, draw_grid, effect_map
 from cap_viz.dashboard.heads.source import Source, shown_name
 from cap_viz.dashboard.heads.specificity import agreement
+from cap_viz.dashboard.names import METRIC_UNITS
 from cap_viz.dashboard.stored import HeadStatistics, cached_by_run, scores_of, statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.theme import signed

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from cap_viz.attribution.results import HeadScores
 from cap_viz.dashboard.components.head_map import head_inputs, last_start, show_grid
 from cap_viz.dashboard.components.job_card import job_view
-from cap_viz.dashboard.components.panels import METRIC_UNITS, empty
+from cap_viz.dashboard.components.panels import empty
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import Source, known_shape
+from cap_viz.dashboard.names import METRIC_UNITS
 from cap_viz.dashboard.stored import arrived_effects
 from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.figures.theme import signed

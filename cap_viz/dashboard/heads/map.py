@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import selected_head, show_grid, take_click
-from cap_viz.dashboard.components.panels import METRIC_UNITS, metric_name
 from cap_viz.dashboard.heads.detail import interval_at
+from cap_viz.dashboard.names import METRIC_UNITS, metric_name
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid
 from cap_viz.figures.ranked_bars import ranked_bars

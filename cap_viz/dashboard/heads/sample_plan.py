@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import METRIC_UNITS
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import shape_of, submitting, watch
+from cap_viz.dashboard.names import METRIC_UNITS
 from cap_viz.errors import UsageError
 from cap_viz.progress import duration
 from cap_viz.runs.kinds.scores import load_gradient, load_scores

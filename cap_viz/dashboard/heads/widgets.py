@@ -10,20 +10,14 @@ from streamlit.delta_generator import DeltaGenerator
 from cap_viz.attribution.effect_metrics import METRICS, applicable_metrics
 from cap_viz.dashboard.components.head_map import START
 from cap_viz.dashboard.components.job_card import ended_view
-from cap_viz.dashboard.components.panels import (
-    empty,
-    examples_fact,
-    metric_name,
-    note,
-    provenance,
-    run_facts,
-)
+from cap_viz.dashboard.components.panels import empty, examples_fact, note, provenance, run_facts
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.control_task import TASK_EFFECT, View, best_control, pick_control, views_of
 from cap_viz.dashboard.heads.export import export
 from cap_viz.dashboard.heads.joint_ablation import KEY as TOGETHER
 from cap_viz.dashboard.heads.new_run import new_run
 from cap_viz.dashboard.heads.source import Source, pick_source, sources, submit_problem, watched_end
+from cap_viz.dashboard.names import metric_name
 from cap_viz.dashboard.state import bad_choice, bad_number, forget_with, keep_valid
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.tasks import Task, load_task

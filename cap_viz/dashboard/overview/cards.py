@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import METRIC_UNITS, percent, percent_interval
+from cap_viz.dashboard.components.panels import percent, percent_interval
+from cap_viz.dashboard.names import METRIC_UNITS
 from cap_viz.dashboard.overview.data import BestCriterion, TaskSummary
 from cap_viz.dashboard.state import go_button
 from cap_viz.dashboard.stored import HeadStatistics

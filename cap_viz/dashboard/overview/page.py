@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import (
-    METRIC_UNITS,
     age,
     caution,
     empty,
@@ -18,6 +17,7 @@ from cap_viz.dashboard.components.panels import (
     tile,
 )
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.names import METRIC_UNITS
 from cap_viz.dashboard.overview.cards import coloured, effect_grid, task_cards
 from cap_viz.dashboard.overview.data import (
     TaskSummary,

@@ -10,7 +10,7 @@ from typing import cast
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import METRIC_NAMES
+from cap_viz.dashboard.names import METRIC_NAMES
 from cap_viz.dashboard.prune.setting import PruneSetting, title_of
 from cap_viz.dashboard.state import bad_choice, bad_number, choose, keep_in_range, keep_valid
 from cap_viz.defaults import N_CALIBRATION, SEED

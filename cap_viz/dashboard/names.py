@@ -1,0 +1,82 @@
+"""Plain names of what pages offer; addresses, exports and the command line use the ids."""
+
+from __future__ import annotations
+
+from cap_viz.errors import CapVizError
+from cap_viz.models.catalogue import CATALOGUE
+from cap_viz.pruning import CRITERIA, criterion_title
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.tasks import Task, load_task
+
+METRIC_NAMES = {
+    "nll": "Answer loss",
+    "choice_nll": "Choice loss",
+    "logit_diff": "Margin loss",
+    "accuracy": "Errors",
+}
+TEXT_LOSS = "Token loss"
+METRIC_UNITS = {"nll": "nats per token", "choice_nll": "nats", "logit_diff": "nats", "accuracy": "errors per question"}
+ABLATION_NAMES = {"zero": "zeroed", "mean": "mean", "resample": "resampled"}
+
+# Groups of criteria in the order in which they are offered; one not named here comes last, as an addition.
+CRITERION_GROUPS = {
+    "ours": ("cap", "cap_fine"),
+    "published": ("wanda", "wanda_oneshot", "sparsegpt", "ria", "gblm", "taylor"),
+    "control": ("global_magnitude", "magnitude", "shuffled_cap", "head", "random"),
+}
+
+
+def model_name(model_id: str) -> str:
+    return CATALOGUE[model_id].title if model_id in CATALOGUE else model_id
+
+
+def task_name(name: str) -> str:
+    """Return a task's title; its id where the task is not on this machine."""
+    try:
+        return load_task(name).title
+    except CapVizError:
+        return name
+
+
+def metric_name(task: Task, metric: str) -> str:
+    """Return a metric's name; a text task has no answer, so its loss covers every token of the continuation."""
+    return TEXT_LOSS if task.kind == "text" else METRIC_NAMES[metric]
+
+
+def run_title(spec: ScoreSpec) -> str:
+    """Name head scores by what distinguishes them: `48 examples, zeroed` or `16 examples, draw 3, gradient`."""
+    examples = spec.examples
+    said = [f"{len(examples.ids)} examples", ABLATION_NAMES[spec.ablation]]
+    if examples.seed:
+        said.insert(1, f"draw {examples.seed}")
+    elif examples.split != "calibration":
+        said.insert(1, f"{examples.split} questions")
+    if spec.reference is not None and spec.ablation != "zero":
+        said.append(f"{len(spec.reference.ids)} reference examples")
+    if spec.estimator != "exact":
+        said.append(f"{spec.estimator}, {METRIC_NAMES[spec.metric or 'nll'].lower()}")
+    return ", ".join(said)
+
+
+def criterion_group(name: str) -> str:
+    return next((group for group, names in CRITERION_GROUPS.items() if name in names), "addition")
+
+
+def criterion_option(name: str) -> str:
+    """Name a criterion with its group, for a list to choose from: `Wanda (published)`."""
+    return f"{criterion_title(name)} ({criterion_group(name)})"
+
+
+def criteria_in_groups(names: list[str] | tuple[str, ...]) -> list[str]:
+    """Order criteria by group, for a list to choose from."""
+    order = [name for group in CRITERION_GROUPS.values() for name in group]
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def criteria_help(names: list[str] | tuple[str, ...]) -> str:
+    """Explain each criterion in a line, with its id."""
+    return "\n".join(
+        f"- **{criterion_option(name)}** `{name}`: {CRITERIA[name].summary}"
+        for name in criteria_in_groups(names)
+        if name in CRITERIA
+    )
