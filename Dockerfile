@@ -3,7 +3,7 @@
 FROM python:3.11-slim-bookworm
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ENV TORCH_INDEX=${TORCH_INDEX} PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 CAP_VIZ_CACHE=/data HOST=0.0.0.0 PORT=8501
+ENV TORCH_INDEX=${TORCH_INDEX} PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 CAP_VIZ_CACHE=/data
 
 RUN useradd --create-home --uid 1000 capviz && mkdir /app /data && chown 1000:1000 /app /data
 WORKDIR /app
@@ -19,4 +19,4 @@ COPY --chown=1000:1000 . .
 VOLUME /data
 EXPOSE 8501
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD [".venv/bin/python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=4)"]
-CMD [".venv/bin/python", "scripts/serve.py"]
+CMD [".venv/bin/python", "-m", "cap_viz", "serve", "--host", "0.0.0.0", "--port", "8501"]

@@ -1,7 +1,7 @@
-# `make help` lists the targets. The installing itself is in scripts/setup.sh, the starting in scripts/serve.py.
+# `make help` lists the targets. The installing itself is in scripts/setup.sh.
 HOST ?= 127.0.0.1
 PORT ?= 8501
-export HOST PORT ALLOW PYTHON TORCH_INDEX
+export PYTHON TORCH_INDEX
 
 PY := .venv/bin/python
 # Stamp files: written last, so that an interrupted installation is simply done again.
@@ -9,7 +9,7 @@ APP := .venv/.installed-app
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-model test-ray e2e long fuzz audit lint check fix runs clean
+.PHONY: help run test test-model test-ray e2e long fuzz audit package lowest lint check fix runs clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -17,7 +17,7 @@ help: ## list the targets
 	@echo "  PORT=8502  HOST=0.0.0.0 ALLOW=name.local  PYTHON=python3.11  TORCH_INDEX=https://...  ARGS='-k heads'"
 
 run: $(APP) ## install what is missing and start the dashboard on http://127.0.0.1:8501
-	@$(PY) scripts/serve.py
+	@$(PY) -m cap_viz serve --host $(HOST) --port $(PORT) --allow "$(ALLOW)"
 
 test: $(DEV) ## the default tests: no network, no model
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
@@ -39,6 +39,12 @@ fuzz: $(DEV) ## ten thousand hostile inputs for every parser
 
 audit: $(DEV) ## known vulnerabilities of the pins, and the list of licences
 	@$(PY) -m scripts.supply_chain
+
+package: $(DEV) ## build the wheel, and try it in an empty environment beside lm-eval
+	@$(PY) -m scripts.package
+
+lowest: $(DEV) ## the default tests with the lowest versions that pyproject.toml allows
+	@$(PY) -m scripts.package --lowest
 
 lint: $(DEV) ## format, lint, types, and the direction of imports
 	@$(PY) -m ruff format --check .

