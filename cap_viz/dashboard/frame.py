@@ -31,7 +31,7 @@ from cap_viz.runs.kinds import KINDS
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_queries import dense_sizes, eval_runs, model_ref
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.settings import ASSETS, PROJECT, requested_dtype, start_logging
+from cap_viz.settings import ASSETS, first_model, requested_dtype, start_logging
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.readable import tasks_for
 
@@ -112,7 +112,8 @@ def frame(title: str) -> Frame:
     store = Store()
     every = stored_runs(store)
     try:
-        models = offered([*CATALOGUE, *(run.spec.model.id for run in every)])
+        named = [name for name in (first_model(),) if name]
+        models = offered([*named, *CATALOGUE, *(run.spec.model.id for run in every)])
         check_asked()
         requested_backend()
     except UsageError as error:
@@ -122,7 +123,7 @@ def frame(title: str) -> Frame:
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
     with st.sidebar:
         navigation()
-        model_id, task_name = model_and_task(selection, in_order(models, runs))
+        model_id, task_name = model_and_task(selection, in_order(models, named, runs))
     try:
         model = identified(store, runs, model_id)
     except CapVizError as error:
@@ -140,9 +141,8 @@ def frame(title: str) -> Frame:
 def navigation() -> None:
     with st.container(gap="xxsmall"):
         for page in PAGES:
-            if Path(PROJECT, page.file).is_file():
-                query = address_of(page.label)
-                st.page_link(page.file, label=page.label, icon=page.icon, width="stretch", query_params=query)
+            query = address_of(page.label)
+            st.page_link(page.file, label=page.label, icon=page.icon, width="stretch", query_params=query)
 
 
 def model_and_task(selection: Selection, models: list[str]) -> tuple[str, str]:
@@ -246,17 +246,21 @@ def stored_sentence(task: Task, stored: Collection[int], total: int | None) -> s
     return f"Stored: {listed([f'all {size:,}' if size == total else f'{size:,}' for size in sorted(stored)])}."
 
 
-def in_order(models: set[str], runs: list[StoredRun]) -> list[str]:
-    """Order models: first the catalogue's, then the others by their newest run."""
-    known = dict.fromkeys([*CATALOGUE, *(run.spec.model.id for run in runs)])
+def in_order(models: set[str], named: Sequence[str], runs: list[StoredRun]) -> list[str]:
+    """Order models: the one named at the start, the catalogue's, then the others by their newest run."""
+    known = dict.fromkeys([*named, *CATALOGUE, *(run.spec.model.id for run in runs)])
     return [name for name in known if name in models]
 
 
 def identified(store: Store, runs: list[StoredRun], model_id: str) -> ModelRef:
-    """Resolve a model id to its weights; a hub id by its newest run, since asking the hub could block the page."""
+    """Resolve a model id to its weights; a hub id by its newest run, since asking the hub could block the page.
+
+    A hub id named at the start has been fetched by then.
+    """
     if model_id in CATALOGUE or Path(model_id).is_dir():
         return model_ref(store, model_id)
-    return next(run.spec.model for run in runs if run.spec.model.id == model_id)
+    stored = (run.spec.model for run in runs if run.spec.model.id == model_id)
+    return next(stored, None) or model_ref(store, model_id)
 
 
 def readiness(model_id: str) -> tuple[bool, str]:
