@@ -38,4 +38,5 @@ __all__ = ["__version__", "compare", "evaluate", "load_model", "load_task", "pru
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module 'cap_viz' has no attribute {name!r}")
+    import_module("cap_viz.integrations.plugins").load_plugins()
     return getattr(import_module(HOMES[name]), name)

@@ -8,7 +8,7 @@ unset.
 (`models/devices.py`) · `CAP_VIZ_OFFLOAD` a folder for weights that fit nowhere else (`models/offload.py`) ·
 `CAP_VIZ_BACKEND`, `CAP_VIZ_RAY` and `CAP_VIZ_WORKERS` the backend (`runs/backends`) · `CAP_VIZ_SERVER` and
 `CAP_VIZ_MODELS` a server shared with strangers (`dashboard/serving.py`) · `CAP_VIZ_MODEL` the model that the dashboard
-shows first.
+shows first · `CAP_VIZ_PLUGINS` the packages whose plug-ins are loaded (`integrations/plugins.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DEVICE, DTYPE, OFFLOAD = "CAP_VIZ_DEVICE", "CAP_VIZ_DTYPE", "CAP_VIZ_OFFLOAD"
 BACKEND, ADDRESS, WORKERS = "CAP_VIZ_BACKEND", "CAP_VIZ_RAY", "CAP_VIZ_WORKERS"
 # Read until version 0.2.
 FORMER_BACKEND = "CAP_VIZ_ENGINE"
-SERVER, MODELS, MODEL = "CAP_VIZ_SERVER", "CAP_VIZ_MODELS", "CAP_VIZ_MODEL"
+SERVER, MODELS, MODEL, PLUGINS = "CAP_VIZ_SERVER", "CAP_VIZ_MODELS", "CAP_VIZ_MODEL", "CAP_VIZ_PLUGINS"
 
 FULL_PRECISION = "float32"
 PRECISIONS = (FULL_PRECISION, "bfloat16", "float16")
@@ -47,7 +47,7 @@ KINDS = (AUTO, CPU, "cuda", "mps")
 REPORTED = (DEVICE, DTYPE, THREADS, SERVER, MODELS, "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 # Variables of this process that are passed to workers on other machines.
-TOLD_TO_WORKERS = (DEVICE, DTYPE, OFFLOAD, DATA, CACHE, "HF_HUB_OFFLINE", "HF_HOME")
+TOLD_TO_WORKERS = (DEVICE, DTYPE, OFFLOAD, DATA, CACHE, PLUGINS, "HF_HUB_OFFLINE", "HF_HOME")
 
 
 def shipped_folder() -> Path:
@@ -145,7 +145,16 @@ def is_shared() -> bool:
 
 def listed_models() -> tuple[str, ...]:
     """Return the ids of the models offered to visitors; empty without a list."""
-    return tuple(name.strip() for name in os.environ.get(MODELS, "").split(",") if name.strip())
+    return listed(MODELS)
+
+
+def listed_plugins() -> tuple[str, ...]:
+    """Return the packages whose plug-ins are loaded; empty without a list."""
+    return listed(PLUGINS)
+
+
+def listed(variable: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in os.environ.get(variable, "").split(",") if name.strip())
 
 
 def first_model() -> str:

@@ -53,6 +53,9 @@ METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
 }
 
+# Package and version of the metrics that other packages add.
+METRIC_ORIGINS: dict[str, str] = {}
+
 # Metrics with a gradient (on torch tensors: `attribution/forward/backward.py`), and metrics that need a second option.
 DIFFERENTIABLE = ("nll", "choice_nll", "logit_diff")
 COMPARES_OPTIONS = ("choice_nll", "logit_diff", "accuracy")

@@ -16,10 +16,11 @@ import typer
 from typer.exceptions import TyperException
 
 from cap_viz import __version__
-from cap_viz.cli import catalogue, compare, evaluations, plan, pruning, scoring, serve, stability
+from cap_viz.cli import catalogue, compare, evaluations, plan, plugins, pruning, scoring, serve, stability
 from cap_viz.cli.output import err
 from cap_viz.cli.runs import runs_app
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.integrations.plugins import load_plugins
 from cap_viz.settings import ask_for, local_folder, requested_device, requested_dtype, start_logging
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,6 +56,7 @@ app.command()(evaluations.solution_loss)
 app.command(hidden=True, context_settings=ANY_OPTIONS)(study)
 app.command()(plan.plan)
 app.add_typer(runs_app, name="runs")
+app.command()(plugins.plugins)
 app.command()(catalogue.doctor)
 
 
@@ -69,6 +71,7 @@ def common(
     requested_device()
     requested_dtype()
     start_logging()
+    load_plugins()
     if version:
         typer.echo(__version__)
         raise typer.Exit

@@ -22,6 +22,7 @@ from cap_viz.dashboard.serving import offered
 from cap_viz.dashboard.stored import stored_runs
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.integrations.plugins import load_plugins
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, ModelRef, is_available
 from cap_viz.models.devices import check_asked, expected_device
 from cap_viz.runs.backends import requested_backend
@@ -103,6 +104,7 @@ def frame(title: str) -> Frame:
     st.set_page_config(page_title=f"{title} · CAP Viz", page_icon=str(ASSETS / "mark.svg"), layout="wide")
     st.html(ROOM)
     start_logging()
+    load_plugins()
     open_address(title)
     selection = Selection(st.container())
     # Taken before the runs are read, so that jobs that end from here on are noticed.

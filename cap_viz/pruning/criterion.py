@@ -111,7 +111,7 @@ class Criterion:
     calibration examples. `needs_seed`: the criterion draws at random. `allocations`, `patterns`: whether its zeros can
     be spread over layers (OWL) or neighbouring weights (n:m) on request. `structured`: its zeros fill whole rows and
     columns. `counting`: a note for users where the share of pruned weights is not the sparsity asked.
-    `scales_importance`: built on CAP's importance I.
+    `scales_importance`: built on CAP's importance I. `origin`: package and version, if another package adds it.
     """
 
     name: str
@@ -132,6 +132,7 @@ class Criterion:
     structured: bool = False
     counting: str = ""
     scales_importance: bool = False
+    origin: str = ""
 
     def notes(self, pattern: str | None = None) -> tuple[str, ...]:
         """Return notes on reading numbers under its masks, for an n:m pattern or the criterion's own way."""

@@ -83,7 +83,8 @@ class Task:
     `load` reads the splits; it runs once, when examples are first needed. `is_local` tells, without any download,
     whether `load` needs no network. `version` is part of every run key and changes whenever texts, ids or the prompt
     format change. `running_text` returns the whole evaluation text where perplexity can be measured on it. `writing`
-    describes how answers are written out and parsed; None where only log-likelihoods are compared.
+    describes how answers are written out and parsed; None where only log-likelihoods are compared. `origin` is package
+    and version, if another package adds the task.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Task:
     folder: str = ""
     running_text: Callable[[], str] | None = field(default=None, repr=False, compare=False)
     writing: Writing | None = field(default=None, repr=False, compare=False)
+    origin: str = field(default="", repr=False, compare=False)
 
     @property
     def data_folder(self) -> str:

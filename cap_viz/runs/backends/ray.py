@@ -40,6 +40,8 @@ TOKENS = (
 )
 # Long, since a machine may have to wait in a queue before it starts, and then imports torch.
 START_SECONDS = 300
+# Run by each worker when it starts, by name: what other packages add is registered there, too.
+SETUP = "cap_viz.integrations.plugins.load_plugins"
 REACH_SECONDS = 5
 REPLACEMENTS = 3
 
@@ -163,7 +165,11 @@ class Cluster:
             variables["PYTHONPATH"] = str(PROJECT)
         # Ray itself must not restart workers: a new one has no model yet and does not know the run.
         options = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus, "max_restarts": 0}
-        return ray.remote(Worker).options(**options, runtime_env={"env_vars": variables}).remote()
+        return (
+            ray.remote(Worker)
+            .options(**options, runtime_env={"env_vars": variables, "worker_process_setup_hook": SETUP})
+            .remote()
+        )
 
     def hold(self, model: ModelRef) -> None:
         """Have all workers load the model, unless they hold it; a worker that died since the last run is replaced."""

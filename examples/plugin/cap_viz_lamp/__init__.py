@@ -1,0 +1,1 @@
+"""A criterion, a task and a head metric for CAP Viz."""

@@ -1,0 +1,146 @@
+"""Plug-ins: what other packages add, what is refused with a sentence, and the example package from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.integrations import plugins
+from cap_viz.integrations.plugins import Plugin, load
+from cap_viz.pruning import CRITERIA
+from cap_viz.settings import PROJECT
+from cap_viz.tasks import TASKS
+
+EXAMPLE = PROJECT / "examples" / "plugin"
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the registries as they were."""
+    for module, name in ((plugins, "CRITERIA"), (plugins, "TASKS"), (plugins, "METRICS"), (plugins, "METRIC_ORIGINS")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+
+
+def entry(kind: str, name: str, thing: Any, monkeypatch: pytest.MonkeyPatch) -> Plugin:
+    found = EntryPoint(name=name, value="some.module:thing", group=f"cap_viz.{kind}")
+    monkeypatch.setattr(EntryPoint, "load", thing if callable(thing) and thing.__name__ == "fails" else lambda _: thing)
+    return load(kind, found)
+
+
+def fails(entry: EntryPoint) -> None:
+    raise ImportError("no such module")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "thing", "reason"),
+    [
+        ("criterion", "cap", CRITERIA["cap"], "taken"),
+        ("criterion", "other", CRITERIA["cap"], "'cap'"),
+        ("criterion", "text", "no criterion", "Criterion"),
+        ("task", "arc_easy", TASKS["arc_easy"], "taken"),
+        ("task", "number", 3, "Task"),
+        ("metric", "nll", METRICS["nll"], "taken"),
+        ("metric", "Bad name", METRICS["nll"], "small letters"),
+        ("metric", "constant", lambda logliks, gold, tokens: 1.0, "number per example"),
+        ("metric", "crash", lambda logliks, gold, tokens: 1 / 0, "ZeroDivisionError"),
+        ("criterion", "broken", fails, "no such module"),
+    ],
+)
+def test_what_does_not_fit_is_left_out_with_a_sentence(
+    kind: str, name: str, thing: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (dict(plugins.CRITERIA), dict(plugins.TASKS), dict(plugins.METRICS))
+    plugin = entry(kind, name, thing, monkeypatch)
+    assert reason in plugin.problem
+    assert name in plugin.problem
+    assert before == (plugins.CRITERIA, plugins.TASKS, plugins.METRICS)
+
+
+def test_a_metric_joins_the_others_with_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = entry("metric", "twice", lambda *numbers: 2 * METRICS["nll"](*numbers), monkeypatch)
+    assert not plugin.problem
+    assert plugins.METRIC_ORIGINS["twice"] == plugin.origin
+    logliks, gold, tokens = np.array([[-4.0, -1.0]]), np.array([0]), np.array([[2, 2]])
+    assert plugins.METRICS["twice"](logliks, gold, tokens).tolist() == [4.0]
+
+
+@pytest.mark.parametrize(
+    ("server", "named", "wanted"), [("", "", True), ("1", "", False), ("1", "mine", True), ("", "other", False)]
+)
+def test_a_shared_server_loads_only_the_packages_it_names(
+    server: str, named: str, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAP_VIZ_SERVER", server)
+    monkeypatch.setenv("CAP_VIZ_PLUGINS", named)
+    assert plugins.is_wanted("mine") is wanted
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package, installed into a folder of its own."""
+    folder = tmp_path_factory.mktemp("plugin")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    build = ["--no-build-isolation", "--no-index", "--target", str(folder), str(EXAMPLE)]
+    done = subprocess.run([*pip, *build], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def shell(installed: Path, cache: Path, *arguments: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "cap_viz", *arguments, "--json"],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(installed), "CAP_VIZ_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_example_package_adds_a_criterion_a_task_and_a_metric(installed: Path, tmp_path: Path) -> None:
+    found = shell(installed, tmp_path, "plugins")["plugins"]
+    assert {(one["kind"], one["name"]) for one in found} == {
+        ("criterion", "lamp"),
+        ("task", "weekdays"),
+        ("metric", "brier"),
+    }
+    assert {one["problem"] for one in found} == {""}
+    tasks = {one["task"]: one for one in shell(installed, tmp_path, "tasks")["tasks"]}
+    assert (tasks["weekdays"]["calibration"], tasks["weekdays"]["evaluation"]) == (100, 300)
+    assert tasks["weekdays"]["chance"] == 0.25
+
+
+def test_a_run_with_a_criterion_of_a_package_names_it(installed: Path, tmp_path: Path) -> None:
+    toy = ("--model", "toy-reasoner", "--task", "toy_choice")
+    shell(installed, tmp_path, "eval", *toy, "--n", "8", "--criterion", "lamp", "--sparsity", "0.3")
+    (manifest,) = tmp_path.rglob("manifest.json")
+    versions = json.loads(manifest.read_text(encoding="utf-8"))["provenance"]["versions"]
+    assert versions["cap-viz-lamp"] == "0.1"
+
+
+def test_lamp_is_its_formula() -> None:
+    """By hand, for weights 3, 1 and 2: 9/9, 1/(1 + 4 + 9), 4/(4 + 9)."""
+    import torch
+
+    from cap_viz.models.loading import Matrix
+
+    sys.path.insert(0, str(EXAMPLE))
+    try:
+        from cap_viz_lamp.criterion import lamp  # pyright: ignore[reportMissingImports]
+    finally:
+        sys.path.remove(str(EXAMPLE))
+    linear = torch.nn.Linear(3, 1, bias=False)
+    linear.weight.data = torch.tensor([[3.0, 1.0, -2.0]])
+    assert torch.allclose(lamp(Matrix(0, "q", "attention", linear)), torch.tensor([[1.0, 1 / 14, 4 / 13]]))
