@@ -16,7 +16,18 @@ import typer
 from typer.exceptions import TyperException
 
 from cap_viz import __version__
-from cap_viz.cli import catalogue, compare, evaluations, plan, plugins, pruning, scoring, serve, stability
+from cap_viz.cli import (
+    catalogue,
+    compare,
+    evaluations,
+    harness,
+    plan,
+    plugins,
+    pruning,
+    scoring,
+    serve,
+    stability,
+)
 from cap_viz.cli.output import err
 from cap_viz.cli.runs import runs_app
 from cap_viz.errors import CapVizError, UsageError
@@ -53,6 +64,8 @@ app.command()(compare.compare)
 app.command()(evaluations.generate)
 app.command()(evaluations.perplexity)
 app.command()(evaluations.solution_loss)
+app.command(context_settings={**ANY_OPTIONS, "help_option_names": []})(harness.lm_eval)
+app.command()(harness.compare_logs)
 app.command(hidden=True, context_settings=ANY_OPTIONS)(study)
 app.command()(plan.plan)
 app.add_typer(runs_app, name="runs")
@@ -90,10 +103,10 @@ def main(commands: typer.Typer = app) -> None:
         err.print(f"{reason}. You typed: {typed}. See --help.", style="red", highlight=False, soft_wrap=True)
         raise SystemExit(2) from error
     except UsageError as error:
-        err.print(str(error), style="red", highlight=False, soft_wrap=True)
+        err.print(str(error), style="red", highlight=False, soft_wrap=True, markup=False)
         raise SystemExit(2) from error
     except CapVizError as error:
-        err.print(str(error), style="red", highlight=False, soft_wrap=True)
+        err.print(str(error), style="red", highlight=False, soft_wrap=True, markup=False)
         raise SystemExit(1) from error
     except OSError as error:
         if error.errno in DISK_FULL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from rich.table import Table
 from cap_viz.cli.options import JsonOption, ModelOption
 from cap_viz.cli.output import err, out, print_json
 from cap_viz.errors import choose
+from cap_viz.integrations.harness_task import converted, harness_fields
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, is_available
 from cap_viz.runs.store import Store
 from cap_viz.tasks import TASKS, all_tasks, load_task
@@ -68,11 +70,16 @@ def tasks(context: typer.Context, as_json: JsonOption = False) -> None:
 
 @tasks_app.command("add")
 def add(
-    file: Annotated[Path, typer.Argument(help="A .jsonl, .yaml or .py file; see docs/own_task.md.")],
+    file: Annotated[
+        Path, typer.Argument(help="A .jsonl, .yaml or .py file, or a task YAML of lm-eval; see docs/own_task.md.")
+    ],
     name: Annotated[str | None, typer.Option(help="Its name, where the file gives none.")] = None,
 ) -> None:
     """Check a task of your own and add it to this machine, for the shell and the dashboard."""
-    task = add_task(file, tuple(TASKS), name=name)
+    fields = harness_fields(file)
+    with TemporaryDirectory() as folder:
+        source = file if fields is None else converted(file, fields, Path(folder))
+        task = add_task(source, tuple(TASKS), name=name)
     out.print(
         f"Added {task.name}: {len(task.splits.calibration)} calibration and {len(task.splits.evaluation)} evaluation "
         f"examples. Use it as --task {task.name}"
