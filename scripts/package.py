@@ -25,6 +25,17 @@ PROJECT = Path(__file__).resolve().parent.parent
 DIST = PROJECT / "dist"
 MOST_BYTES = 20_000_000
 START_SECONDS = 60
+HARNESS_TASK = """task: toy20
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{{{prompt}}}}"
+doc_to_choice: "{{{{options}}}}"
+doc_to_target: gold
+target_delimiter: ""
+metric_list: [{{metric: acc}}]
+"""
 # Every public name, and nothing of the checkout: run in an empty folder.
 IMPORT = """
 import cap_viz
@@ -91,11 +102,34 @@ def try_out(programs: Path, folder: Path) -> None:
     options = ["--criteria", "wanda", "--sparsities", "0.5", "--n", "20", "--n-calibration", "4", "--json"]
     compared = json.loads(run([cap_viz, "compare", *toy, *options], folder, **home))
     assert [row["criterion"] for row in compared["rows"]] == ["dense", "wanda"], compared
-    run([str(programs / "lm_eval"), "--help"], folder, **home)
+    beside_the_harness(programs, folder, home)
     with served(cap_viz, folder, home) as address, urllib.request.urlopen(f"{address}/heads", timeout=10) as page:
         assert "streamlit" in page.read().decode().lower()
         print(f"served on {address}")
     print("doctor, score, compare, serve and lm_eval work")
+
+
+def beside_the_harness(programs: Path, folder: Path, home: dict[str, str]) -> None:
+    """Evaluate 20 questions by the harness' own model type and by ours; the log-likelihoods must agree."""
+    rows = "from cap_viz.tasks import load_task; import json\nfor e in load_task('toy_math').evaluation(20):\n"
+    rows += "    print(json.dumps({'prompt': e.prompt, 'options': e.options, 'gold': e.gold}))"
+    questions = run([str(programs / "python"), "-c", rows], folder, **home)
+    (folder / "toy20.jsonl").write_text(questions, encoding="utf-8")
+    (folder / "toy20.yaml").write_text(HARNESS_TASK.format(file=folder / "toy20.jsonl"), encoding="utf-8")
+    weights = "import cap_viz.settings as s; print(s.ASSETS / 'toy_reasoner')"
+    place = run([str(programs / "python"), "-c", weights], folder, **home).strip()
+    options = ["--tasks", "toy20", "--include_path", str(folder), "--device", "cpu", "--log_samples", "--output_path"]
+    logs = []
+    for name, command, model in (
+        ("hf", [str(programs / "lm_eval")], ["hf", "--model_args", f"pretrained={place},dtype=float32"]),
+        ("ours", [str(programs / "cap-viz"), "lm-eval"], ["cap_viz", "--model_args", "pretrained=toy-reasoner"]),
+    ):
+        run([*command, "run", "--model", *model, *options, str(folder / name)], folder, **home)
+        (log,) = (folder / name).rglob("samples_*.jsonl")
+        logs.append([json.loads(line)["filtered_resps"] for line in log.read_text(encoding="utf-8").splitlines()])
+    theirs, ours = logs
+    assert len(ours) == 20
+    assert ours == theirs, "log-likelihoods differ"
 
 
 @contextmanager

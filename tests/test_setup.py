@@ -58,11 +58,12 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, Any]:
-    """What a fresh interpreter finds after importing the package, and then all modules but the dashboard's."""
+    """What a fresh interpreter finds after importing the package, and then all modules but the dashboard's and lm-eval's."""
     modules = [
         module.name
         for module in pkgutil.walk_packages(cap_viz.__path__, "cap_viz.")
-        if not module.name.startswith("cap_viz.dashboard") and not module.name.endswith("__main__")
+        if not module.name.startswith(("cap_viz.dashboard", "cap_viz.integrations.lm_eval"))
+        and not module.name.endswith("__main__")
     ]
     assert modules
     done = subprocess.run(

@@ -20,7 +20,7 @@ def lm_eval(context: typer.Context) -> None:
     """Run lm-evaluation-harness with the model type `cap_viz` at hand; all arguments are its own."""
     if find_spec("lm_eval") is None:
         raise UsageError("lm-evaluation-harness is not installed: pip install 'cap-viz[lm-eval]'")
-    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
     import cap_viz.integrations.lm_eval  # noqa: F401 - registers the model type
 

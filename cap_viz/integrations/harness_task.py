@@ -159,7 +159,7 @@ def index_of(template: Any, document: dict[str, Any], options: Sequence[str]) ->
     """Return the right option's index, which the template gives as a number or as the option itself."""
     value = template if isinstance(template, int) else document.get(template)
     if value is None:
-        value = rendered(template, document)
+        value = rendered(str(template), document)
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, str):
