@@ -1,21 +1,59 @@
-"""What a paired comparison says, by one rule for every page, the studies and the documents.
+"""Verdicts: what a paired comparison says, and the answer to the fixed question, is CAP better than Wanda?
 
-`grade_of` takes the 95 % interval and the test, adjusted over its family, together: a difference is clear when the
-interval excludes 0 and the test rejects at 0.05, a hint when only one of them does, else there is none. The words
-follow from the grade, so that an interval and the words beside it never disagree.
+One rule serves every page, the studies and the documents. `grade_of` takes the 95 % interval and the test, adjusted
+over its family, together: a difference is clear when the interval excludes 0 and the test rejects at 0.05, a hint when
+only one of them does, else there is none. The words follow from the grade, so that an interval and the words beside it
+never disagree.
+
+The fixed question: CAP minus the better of Wanda calibrated on the task and on text, on one model and task, by one
+measure, at 10, 20 and 50 %, on the largest stored set of questions that holds them. These three comparisons are the
+family (Holm), whatever else is stored or shown; a sparsity that is not measured yet counts as one that did not reject.
+Choosing the better Wanda favours Wanda. What the causal scores add is asked the same way against global magnitude.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Literal
 
-from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, Measure
-from cap_viz.stats import PairedComparison
+import numpy as np
+
+from cap_viz.attribution.results import EvalReport
+from cap_viz.defaults import N_CALIBRATION, SEED, SPARSITIES
+from cap_viz.evaluation.eval_metrics import (
+    ACC,
+    CHOICE_LOSS,
+    TOKEN_LOSS,
+    Level,
+    Measure,
+    against_guessing,
+    level_of,
+    paired,
+    per_question,
+)
+from cap_viz.models.catalogue import ModelRef
+from cap_viz.pruning import CRITERIA, MaskOptions
+from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.protocols import PerplexityProtocol, protocol_of
+from cap_viz.runs.run_queries import eval_runs, runs_of
+from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.stats import ChanceTest, PairedComparison, holm
 from cap_viz.stats.paired import ALPHA
+from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import ExampleSet, companion_task
 
 Grade = Literal["clear", "hint", "none"]
-NO_DIFFERENCE = "no clear difference"
+NO_DIFFERENCE, AT_CHANCE = "no clear difference", "both at chance"
+SUBJECT, RIVAL, CONTROL = "cap", "wanda", "global_magnitude"
+# Where a mask's activations come from: the task, text, or nowhere.
+ON_TASK, ON_TEXT, ON_NOTHING = "task", "text", ""
+
+
+# The rule ---------------------------------------------------------------------------------------------------------
 
 
 def grade_of(result: PairedComparison, p: float | None = None) -> Grade:
@@ -47,7 +85,7 @@ def difference_words(result: PairedComparison, measure: Measure) -> str:
     if measure == TOKEN_LOSS:
         factor, low, high = (f"{exp(value):.3f}" for value in values)
         return f"× {factor} [{low}, {high}]"
-    digits = 1 if measure.is_share else 3
+    digits = digits_of(result, measure)
     value, low, high = (f"{measure.scale * one:+.{digits}f}".replace("-", "−") for one in values)
     return f"{value} {measure.steps} [{low}, {high}]"
 
@@ -57,7 +95,15 @@ def amount_words(result: PairedComparison, measure: Measure) -> str:
     size = abs(result.difference)
     if measure == TOKEN_LOSS:
         return f"a factor of {exp(size):.3f}"
-    return f"{measure.scale * size:.{1 if measure.is_share else 3}f} {measure.steps}"
+    return f"{measure.scale * size:.{digits_of(result, measure)}f} {measure.steps}"
+
+
+def digits_of(result: PairedComparison, measure: Measure) -> int:
+    """Return the decimals of a difference: tenths of points, thousandths of nats, more for tiny clear differences."""
+    if measure.is_share:
+        return 1
+    size = abs(result.difference)
+    return 3 if size >= 5e-4 or size < 5e-7 else 6
 
 
 def hint_reason(result: PairedComparison, p: float | None = None) -> str:
@@ -69,3 +115,257 @@ def hint_reason(result: PairedComparison, p: float | None = None) -> str:
     if p is not None and result.is_clear:
         return f"not after adjusting (p = {p:.3f})"
     return f"the interval excludes 0, but the test does not reject (p = {result.p_value if p is None else p:.2f})"
+
+
+# Answers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """CAP minus its opponent at one sparsity by one measure; `p` is adjusted over the family.
+
+    `opponents` says what the opponents at hand were calibrated on, `chosen` which of them is the better one and taken.
+    `at_chance`: neither accuracy is clearly above guessing, so that none of the two is called better.
+    """
+
+    sparsity: float
+    measure: Measure
+    chosen: str
+    opponents: tuple[str, ...]
+    first: Level
+    second: Level
+    result: PairedComparison
+    p: float
+    at_chance: bool = False
+
+    @property
+    def grade(self) -> Grade:
+        return "none" if self.at_chance else grade_of(self.result, self.p)
+
+    def outcome(self, second: str, first: str = "CAP") -> str:
+        """Say who is ahead (see `outcome_words`), unless both may be guessing."""
+        return AT_CHANCE if self.at_chance else outcome_words(self.result, self.measure, first, second, p=self.p)
+
+
+def answers(
+    measure: Measure,
+    found: Mapping[float, tuple[EvalReport, Mapping[str, EvalReport]]],
+    task: Task | None = None,
+) -> tuple[Answer, ...]:
+    """Answer the question by one measure at the sparsities found, from CAP's report and its opponents' by their source.
+
+    All sparsities of the question are one family, those not found included. With a task, accuracies that may all be
+    guesses are marked.
+    """
+    said: list[Answer] = []
+    for sparsity, (first, others) in found.items():
+        chosen, second = better_of(others, measure)
+        result = paired(first, second, measure)
+        said.append(
+            Answer(
+                sparsity=sparsity,
+                measure=measure,
+                chosen=chosen,
+                opponents=tuple(others),
+                first=level_of(first, measure),
+                second=level_of(second, measure),
+                result=result,
+                p=result.p_value,
+                at_chance=task is not None
+                and measure.is_share
+                and not any(against_guessing(task, one).clearly_above for one in (first, second)),
+            )
+        )
+    unknown = [1.0] * sum(sparsity not in found for sparsity in SPARSITIES)
+    adjusted = holm(np.array([*(one.p for one in said), *unknown], dtype=np.float64))
+    return tuple(replace(one, p=float(p)) for one, p in zip(said, adjusted, strict=False))
+
+
+def better_of(others: Mapping[str, EvalReport], measure: Measure) -> tuple[str, EvalReport]:
+    """Return the best of some reports by a measure, after its name; of equals the first."""
+    better = max if measure.is_share else min
+    best = better(others, key=lambda name: float(per_question(others[name], measure).mean()))
+    return best, others[best]
+
+
+@dataclass(frozen=True)
+class RunningText:
+    """Answers by the loss of running text under the masks made for the task, on the same windows."""
+
+    task: str
+    windows: int
+    length: int
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Answer to the fixed question on one model and task; `against` names the opponent's criterion.
+
+    `dense` is the dense model's accuracy on the same `n` questions; `text` is None where running text is not measured.
+    """
+
+    model: ModelRef
+    task: Task
+    against: str
+    n: int
+    dense: ChanceTest
+    accuracy: tuple[Answer, ...]
+    loss: tuple[Answer, ...]
+    text: RunningText | None
+
+    @property
+    def rival(self) -> str:
+        return CRITERIA[self.against].title
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        return tuple(answer.sparsity for answer in self.accuracy)
+
+
+# Finding the runs -------------------------------------------------------------------------------------------------
+
+# A criterion with what its activations come from.
+Role = tuple[str, str]
+Masked = dict[tuple[Role, float], StoredRun[EvalSpec]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Runs of CAP and of its opponents, by their source, at one sparsity."""
+
+    sparsity: float
+    subject: StoredRun[EvalSpec]
+    opponents: tuple[tuple[str, StoredRun[EvalSpec]], ...]
+
+
+@dataclass(frozen=True)
+class QuestionRuns:
+    """The stored runs that answer the fixed question: on questions, and on running text where there are any."""
+
+    dense: StoredRun[EvalSpec]
+    asked: tuple[Found, ...]
+    read: tuple[Found, ...]
+
+
+def question_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, against: str = RIVAL) -> QuestionRuns | None:
+    """Find the runs of the question, on the set of questions with the most of its sparsities, of these the largest.
+
+    None where no set has the dense model, CAP and its opponent. `runs` come newest first, and the newest counts.
+    """
+    dense: dict[ExampleSet, StoredRun[EvalSpec]] = {}
+    pruned: dict[ExampleSet, Masked] = defaultdict(dict)
+    for run in eval_runs(runs, model, task):
+        if run.spec.mask is None:
+            dense.setdefault(run.spec.examples, run)
+        elif (role := role_of(run.spec.mask, model, task)) is not None:
+            pruned[run.spec.examples].setdefault((role, run.spec.mask.sparsity), run)
+    asked = {
+        examples: matched(pruned[examples], ((against, ON_TASK), (against, ON_TEXT), (against, ON_NOTHING)))
+        for examples in dense
+    }
+    best = fullest(asked)
+    if best is None:
+        return None
+    return QuestionRuns(dense[best], asked[best], text_runs(runs, model, task, against))
+
+
+def text_runs(runs: Sequence[StoredRun], model: ModelRef, task: str, against: str) -> tuple[Found, ...]:
+    """Find the perplexities under the masks made for the task, on the windows with the most sparsities."""
+    pruned: dict[tuple[ExampleSet, str | None], Masked] = defaultdict(dict)
+    for run in runs_of(runs, EvalSpec):
+        spec = run.spec
+        if spec.model != model or spec.mask is None or not isinstance(protocol_of(spec), PerplexityProtocol):
+            continue
+        if (role := role_of(spec.mask, model, task)) is not None:
+            pruned[spec.examples, spec.protocol].setdefault((role, spec.mask.sparsity), run)
+    read = {key: matched(masked, ((against, ON_TASK), (against, ON_NOTHING))) for key, masked in pruned.items()}
+    return max(read.values(), key=lambda found: (len(found), windows_of(found)), default=())
+
+
+def windows_of(found: Sequence[Found]) -> int:
+    return len(found[0].subject.spec.examples.ids) if found else 0
+
+
+def fullest(asked: Mapping[ExampleSet, tuple[Found, ...]]) -> ExampleSet | None:
+    best = max(asked, key=lambda examples: (len(asked[examples]), len(examples.ids)), default=None)
+    return best if best is not None and asked[best] else None
+
+
+def matched(masked: Masked, roles: Iterable[Role]) -> tuple[Found, ...]:
+    """Pair CAP with the opponents of these roles at the question's sparsities, where both are there."""
+    roles, found = tuple(roles), []
+    for sparsity in SPARSITIES:
+        subject = masked.get(((SUBJECT, ON_TASK), sparsity))
+        others = tuple((role[1], masked[role, sparsity]) for role in roles if (role, sparsity) in masked)
+        if subject is not None and others:
+            found.append(Found(sparsity, subject, others))
+    return tuple(found)
+
+
+def role_of(mask: MaskSpec, model: ModelRef, task: str) -> Role | None:
+    """Return the criterion of a usual mask and what it was calibrated on; None for any other mask.
+
+    Usual are the default options, and the usual draw of calibration examples: for head scores exact zero ablation of
+    the task's.
+    """
+    criterion = CRITERIA.get(mask.criterion)
+    if criterion is None or mask.as_fields != criterion.used(MaskOptions()).as_fields or mask.text is not None:
+        return None
+    if mask.scores is not None:
+        usual = mask.scores == ScoreSpec(model, mask.scores.examples) and is_drawn(mask.scores.examples, task)
+        return (mask.criterion, ON_TASK) if usual and mask.calibration is None else None
+    if mask.calibration is None:
+        return mask.criterion, ON_NOTHING
+    if is_drawn(mask.calibration, task):
+        return mask.criterion, ON_TASK
+    return (mask.criterion, ON_TEXT) if is_drawn(mask.calibration, companion_task(model)) else None
+
+
+def is_drawn(examples: ExampleSet, task: str) -> bool:
+    """Whether these are the usual calibration examples of a task."""
+    usual = (task, "calibration", SEED, N_CALIBRATION)
+    return (examples.task, examples.split, examples.seed, len(examples.ids)) == usual
+
+
+# The question -----------------------------------------------------------------------------------------------------
+
+
+def fixed_question(
+    store: Store, runs: Sequence[StoredRun], model: ModelRef, task: Task, against: str = RIVAL
+) -> Verdict | None:
+    """Answer the fixed question from stored runs; None where they are not there. Raises `DamagedRun`."""
+    found = question_runs(runs, model, task.name, against)
+    return None if found is None else answered(store, found, task, against)
+
+
+def answered(store: Store, found: QuestionRuns, task: Task, against: str = RIVAL) -> Verdict:
+    """Answer the question from its runs. Raises `DamagedRun`."""
+    asked, read = reports(store, found.asked), reports(store, found.read)
+    dense = load_report(store, found.dense)
+    text = None
+    if found.read:
+        spec = found.read[0].subject.spec
+        protocol = protocol_of(spec)
+        assert isinstance(protocol, PerplexityProtocol)
+        text = RunningText(spec.examples.task, len(spec.examples.ids), protocol.length, answers(TOKEN_LOSS, read))
+    return Verdict(
+        model=found.dense.spec.model,
+        task=task,
+        against=against,
+        n=len(dense),
+        dense=against_guessing(task, dense),
+        accuracy=answers(ACC, asked, task),
+        loss=answers(CHOICE_LOSS, asked),
+        text=text,
+    )
+
+
+def reports(store: Store, found: Sequence[Found]) -> dict[float, tuple[EvalReport, dict[str, EvalReport]]]:
+    return {
+        one.sparsity: (
+            load_report(store, one.subject),
+            {source: load_report(store, run) for source, run in one.opponents},
+        )
+        for one in found
+    }
