@@ -2,8 +2,8 @@
 
 All comparisons are paired, on the same questions. The tests of one table are one family and are adjusted together
 (Holm), except that CAP against Wanda and CAP against global magnitude are families of one task: its three sparsities,
-as on the pages (`cap_viz/runs/verdict.py`). "Against Wanda" means against the better of Wanda calibrated on the task
-and on text by the table's measure; this choice favours Wanda.
+as on the pages (`cap_viz/runs/fixed_question.py`). "Against Wanda" means against the better of Wanda calibrated on the
+task and on text by the table's measure; this choice favours Wanda.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from cap_viz.evaluation.eval_metrics import (
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
+from cap_viz.runs.fixed_question import CONTROL, ON_NOTHING, ON_TASK, ON_TEXT, Answer, answers, better_of
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.profile import load_head_zeros
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.runs.verdict import CONTROL, ON_NOTHING, ON_TASK, ON_TEXT, Answer, answers, better_of
 from cap_viz.stats import PairedComparison, family_p
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks import load_task
@@ -158,7 +158,7 @@ def against(
 ) -> tuple[Answer, ...]:
     """Compare CAP with the better of its opponents on one task; its sparsities are a family."""
     found = {sparsity: (study.pruned(task, "cap", sparsity), opponents(task, sparsity)) for sparsity in SPARSITIES}
-    return answers(measure, found)
+    return answers(measure, found, load_task(task))
 
 
 def answer_row(task: str, answer: Answer, **labels: str) -> dict[str, Any]:
