@@ -32,7 +32,8 @@ from cap_viz.evaluation.eval_metrics import (
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.fixed_question import CONTROL, ON_NOTHING, ON_TASK, ON_TEXT, Answer, answers, better_of
+from cap_viz.runs.comparison import CONTROL
+from cap_viz.runs.fixed_question import ON_NOTHING, ON_TASK, ON_TEXT, Answer, answers, better_of
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.profile import load_head_zeros
 from cap_viz.runs.kinds.scores import load_scores

@@ -28,10 +28,13 @@ from cap_viz.evaluation.eval_metrics import (
     paired_p,
     per_question,
 )
+from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import CRITERIA, MaskOptions
+from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.protocols import PerplexityProtocol, protocol_of
+from cap_viz.runs.masks import mask_spec_for
+from cap_viz.runs.protocols import PerplexityProtocol, perplexity_spec, protocol_of
 from cap_viz.runs.run_queries import eval_runs, runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -41,7 +44,7 @@ from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import ExampleSet, companion_task
 
 AT_CHANCE = "both at chance"
-SUBJECT, RIVAL, CONTROL, PLACEBO = "cap", "wanda", "global_magnitude", "shuffled_cap"
+RIVAL = "wanda"
 # Where a mask's activations come from: the task, text, or nowhere.
 ON_TASK, ON_TEXT, ON_NOTHING = "task", "text", ""
 
@@ -345,3 +348,22 @@ def reports(store: Store, found: Sequence[Found]) -> Reports:
         )
         for one in found
     }
+
+
+# The texts on which running text is measured, the better first, each with windows and tokens per window; the second is
+# short.
+TEXTS = {"generic_text": (USUAL_WINDOWS, USUAL_LENGTH), "mini_text": (12, 256)}
+
+
+def text_specs(model: ModelRef, task: str, text: str) -> list[EvalSpec]:
+    """Make the perplexity runs that the question's row of running text needs: CAP and Wanda at each sparsity.
+
+    Raises `UsageError` where the task's calibration questions are not on this machine or too few.
+    """
+    n_windows, length = TEXTS[text]
+    masks = [
+        mask_spec_for(model, criterion, sparsity, task=task, n=N_CALIBRATION, seed=SEED)
+        for sparsity in SPARSITIES
+        for criterion in (SUBJECT, RIVAL)
+    ]
+    return [perplexity_spec(model, text, n_windows=n_windows, length=length, mask=mask) for mask in masks]
