@@ -34,7 +34,7 @@ from cap_viz.dashboard.components.panels import (
     provenance,
 )
 from cap_viz.dashboard.components.share import Download, share
-from cap_viz.dashboard.components.verdict import OUTSIDE, RULE, best_line, swatch, verdict_of, verdict_strip
+from cap_viz.dashboard.components.verdict import OUTSIDE, RULE, best_line, verdict_of, verdict_strip
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.selection import go_button
@@ -120,12 +120,14 @@ def own_section(view: Frame, stored: Stored, menu: DeltaGenerator) -> None:
         share("compare", downloads(comparison), said=["The figure opens in any browser and needs no network."])
     damage_notes(comparison.damage)
     banners(view, comparison)
-    figure, words = st.columns([1.75, 1], gap="medium")
-    with figure:
-        draw_curves(comparison)
-    with words:
-        differences_section(view, comparison)
-    if comparison.cells:
+    draw_curves(comparison)
+    if said := unit_note(comparison):
+        st.caption(said)
+    if choice.group is None:
+        empty(f"Only the dense model is measured on these {comparison.n} questions", "Measure criteria on Prune.")
+    elif not choice.criteria:
+        empty("No criterion chosen", "Choose at least one criterion above to compare it.")
+    else:
         st.markdown("##### Paired differences", help=table_help(comparison))
         draw_table(comparison)
     next_section(view, comparison)
@@ -188,7 +190,7 @@ def curve_point(comparison: Comparison, cell: Cell) -> CurvePoint:
     lines = [
         f"<b>{name_of(cell)} at {share_words(comparison, cell)}</b>",
         f"{measure.title.lower()} {level_words(level, measure)} ({level_range(level, measure)})",
-        *(against_words(comparison, one) for one in comparison.of(cell)),
+        *(f"{against_words(comparison, one)} to {name_of(one.second)}" for one in comparison.of(cell)),
     ]
     value, low, high = (measure.scale * one for one in (level.value, level.ci.low, level.ci.high))
     between = cell in comparison.removed
@@ -210,33 +212,6 @@ def in_words(comparison: Comparison) -> str:
         for cell in (DENSE, *comparison.cells)
     ]
     return f"{measure.title} against sparsity. {'; '.join(said)}"
-
-
-def differences_section(view: Frame, comparison: Comparison) -> None:
-    """List the differences to the reference at the usual sparsities, the highest first."""
-    choice = comparison.choice
-    if choice.group is None:
-        empty(f"Only the dense model is measured on these {comparison.n} questions", "Measure criteria on Prune.")
-        return
-    if not choice.criteria:
-        empty("No criterion chosen", "Choose at least one criterion above to compare it.")
-        return
-    found = [one for one in comparison.differences if one.second[0] == choice.reference]
-    if not found:
-        empty("Nothing to compare yet", unit_note(comparison) or "Choose a criterion other than the reference.")
-        return
-    measured = {one.first[1] for one in found}
-    st.markdown(f"##### Difference to {name_of(found[0].second)}")
-    for sparsity in sorted({*SPARSITIES} & measured or measured, reverse=True):
-        lines = [
-            f"{swatch(one.first[0])} {name_of(one.first)} "
-            f"{against_words(comparison, one).removesuffix(f' to {name_of(one.second)}')}"
-            for one in found
-            if one.first[1] == sparsity
-        ]
-        st.markdown("  \n".join([f"**{percent(sparsity, 0)}**", *lines]))
-    if said := unit_note(comparison):
-        st.caption(said)
 
 
 def table_help(comparison: Comparison) -> str:

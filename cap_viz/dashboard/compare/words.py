@@ -30,9 +30,7 @@ def share_words(comparison: Comparison, cell: Cell) -> str:
 
 def against_words(comparison: Comparison, one: Difference) -> str:
     """State a difference with its interval, or that both accuracies may be guesses."""
-    if comparison.guesses(one):
-        return f"{AT_CHANCE}, like {name_of(one.second)}" if one.second != DENSE else AT_CHANCE
-    return f"{difference_words(one.result, comparison.measure)} to {name_of(one.second)}"
+    return AT_CHANCE if comparison.guesses(one) else difference_words(one.result, comparison.measure)
 
 
 def unit_note(comparison: Comparison) -> str:
