@@ -60,6 +60,15 @@ class Curves:
     def number(self, value: float) -> str:
         return f"{value:.1f} %" if self.unit == "%" else f"{value:.3f}"
 
+    def in_words(self) -> str:
+        """Describe the figure, for those who do not see it."""
+        value, low, high = map(self.number, self.dense)
+        said = [f"dense: {value} ({low} to {high})", f"{self.guess[0]}: {self.number(self.guess[1])}"]
+        for point in self.points:
+            value, low, high = map(self.number, (point.value, point.low, point.high))
+            said.append(f"{point.title} at {100 * point.sparsity:.3g} %: {value} ({low} to {high})")
+        return f"{self.measure} against sparsity. {'; '.join(said)}"
+
 
 @dataclass(frozen=True)
 class Label:

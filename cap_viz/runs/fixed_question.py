@@ -16,6 +16,7 @@ import numpy as np
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.defaults import N_CALIBRATION, SEED, SPARSITIES
+from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import (
     ACC,
     CHOICE_LOSS,
@@ -34,14 +35,16 @@ from cap_viz.pruning import CRITERIA, MaskOptions
 from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.masks import mask_spec_for
+from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.protocols import PerplexityProtocol, perplexity_spec, protocol_of
 from cap_viz.runs.run_queries import eval_runs, runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.runs.verdict import Grade, grade_of, is_ahead, outcome_words
 from cap_viz.stats import ChanceTest, PairedComparison, holm
-from cap_viz.tasks import Task
+from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet, companion_task
+from cap_viz.tasks.readable import controls_for
 
 AT_CHANCE = "both at chance"
 RIVAL = "wanda"
@@ -355,15 +358,40 @@ def reports(store: Store, found: Sequence[Found]) -> Reports:
 TEXTS = {"generic_text": (USUAL_WINDOWS, USUAL_LENGTH), "mini_text": (12, 256)}
 
 
-def text_specs(model: ModelRef, task: str, text: str) -> list[EvalSpec]:
-    """Make the perplexity runs that the question's row of running text needs: CAP and Wanda at each sparsity.
+def missing_text(store: Store, model: ModelRef, task: Task) -> list[EvalSpec]:
+    """Make the perplexity runs that the question's row of running text lacks: CAP and Wanda at each sparsity.
 
-    Raises `UsageError` where the task's calibration questions are not on this machine or too few.
+    Raises `UsageError` where they cannot be computed on this machine: without a text, the task's calibration questions
+    or exact head scores on them.
     """
-    n_windows, length = TEXTS[text]
+    text = next((name for name in controls_for(model.id) if name in TEXTS and load_task(name).is_local()), None)
+    if text is None:
+        raise UsageError("no running text that this model can read is on this machine.")
+    if not task.is_local():
+        raise UsageError(f"masks need calibration questions of {task.title}, which is not on this machine.")
     masks = [
-        mask_spec_for(model, criterion, sparsity, task=task, n=N_CALIBRATION, seed=SEED)
+        mask_spec_for(model, criterion, sparsity, task=task.name, n=N_CALIBRATION, seed=SEED)
         for sparsity in SPARSITIES
         for criterion in (SUBJECT, RIVAL)
     ]
-    return [perplexity_spec(model, text, n_windows=n_windows, length=length, mask=mask) for mask in masks]
+    if any(mask.scores is not None and store.get(mask.scores) is None for mask in masks):
+        raise UsageError(f"CAP needs exact head scores on {N_CALIBRATION} calibration questions; score them on Heads.")
+    n_windows, length = TEXTS[text]
+    specs = [perplexity_spec(model, text, n_windows=n_windows, length=length, mask=mask) for mask in masks]
+    return [spec for spec in specs if store.get(spec) is None]
+
+
+def text_seconds(runs: Sequence[StoredRun], wanted: Sequence[EvalSpec]) -> float | None:
+    """Estimate the time of perplexity runs from the model's stored ones, by their tokens; None where none was timed."""
+    paces = [
+        seconds / tokens_of(run.spec)
+        for run in runs_of(runs, EvalSpec)
+        if run.spec.model == wanted[0].model and tokens_of(run.spec) and (seconds := computing_seconds(run)) is not None
+    ]
+    return float(np.median(paces)) * sum(map(tokens_of, wanted)) if paces else None
+
+
+def tokens_of(spec: EvalSpec) -> int:
+    """Return the tokens of a perplexity run, 0 for another evaluation."""
+    protocol = protocol_of(spec)
+    return protocol.length * len(spec.examples.ids) if isinstance(protocol, PerplexityProtocol) else 0

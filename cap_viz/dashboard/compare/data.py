@@ -12,7 +12,7 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, control_pairs, counts_weights, reference_pairs
 from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.mask_provenance import ProvenanceGroup, groups_of
-from cap_viz.runs.run_queries import dense_run, eval_runs
+from cap_viz.runs.run_queries import dense_run
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.stats import ChanceTest, PairedComparison
 from cap_viz.tasks import Task
@@ -30,18 +30,16 @@ class Damage:
 class Stored:
     """Stored runs of a model and task: the dense run and the groups of pruned runs on exactly its items.
 
-    `damage` names the dense runs that could not be read; `n_pruned` counts pruned evaluations of any size.
+    `damage` names the dense runs that could not be read.
     """
 
     dense: StoredRun | None
     groups: tuple[ProvenanceGroup, ...]
     damage: tuple[Damage, ...]
-    n_pruned: int
 
 
 def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, task: Task, n: int) -> Stored:
     """Return the dense run chosen for `n` items (see `dense_run`) and the groups of runs comparable to it."""
-    pruned = sum(run.spec.mask is not None for run in eval_runs(runs, model, task.name))
     damage: tuple[Damage, ...] = ()
     readable = list(runs)
     while (found := dense_run(readable, model, task.name, n)) is not None:
@@ -51,8 +49,8 @@ def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, 
             damage += (Damage(DENSE, str(error)),)
             readable.remove(found)
         else:
-            return Stored(found, groups_of(runs, found), damage, pruned)
-    return Stored(None, (), damage, pruned)
+            return Stored(found, groups_of(runs, found), damage)
+    return Stored(None, (), damage)
 
 
 @dataclass(frozen=True)

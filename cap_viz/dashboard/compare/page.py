@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
-import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.dashboard.compare.controls import controls
-from cap_viz.dashboard.compare.data import Comparison, Damage, Stored, compared, stored_comparison
+from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Damage, Stored, compared, stored_comparison
 from cap_viz.dashboard.compare.table import draw_table, table_csv, table_json
 from cap_viz.dashboard.compare.text_loss import measure_text, perplexity_section, solutions_section
 from cap_viz.dashboard.compare.words import (
@@ -40,7 +40,7 @@ from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.selection import go_button
 from cap_viz.defaults import MAIN_CRITERIA, SPARSITIES
 from cap_viz.figures.compare import CurvePoint, Curves, curves, figure_html
-from cap_viz.figures.reported import ACCURACY, MODEL, PERPLEXITY, SOURCE, ReportedPoint, reported_accuracy
+from cap_viz.figures.reported import MODEL, SOURCE, ReportedPoint, reported_accuracy, reported_table
 from cap_viz.figures.theme import CONFIG
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import criterion_title
@@ -58,7 +58,7 @@ def body(view: Frame) -> None:
     stored = stored_comparison(view.store, view.runs, view.model, view.task, view.n)
     damage_notes(stored.damage)
     if stored.dense is None:
-        nothing_to_compare(view, stored)
+        nothing_to_compare(view)
     else:
         own_section(view, stored, menu)
         causal_section(view)
@@ -130,7 +130,7 @@ def own_section(view: Frame, stored: Stored, menu: DeltaGenerator) -> None:
     else:
         st.markdown("##### Paired differences", help=table_help(comparison))
         draw_table(comparison)
-    next_section(view, comparison)
+    next_steps(view, choice.criteria or MAIN_CRITERIA, comparison.n, prune_params(choice))
 
 
 def facts_of(comparison: Comparison) -> list[str]:
@@ -165,9 +165,9 @@ def downloads(comparison: Comparison) -> list[Download]:
 
 
 def draw_curves(comparison: Comparison) -> None:
-    st.plotly_chart(curves(curves_of(comparison)), config=CONFIG, key="compare_curves", alt=in_words(comparison))
-    measure = comparison.measure
-    paper = f" ◇ paper, second-hand: {MODEL}, not this model." if comparison.choice.paper else ""
+    shown, measure = curves_of(comparison), comparison.measure
+    st.plotly_chart(curves(shown), config=CONFIG, key="compare_curves", alt=shown.in_words())
+    paper = f" ◇ paper, second-hand: {MODEL}, not this model." if shown.paper else ""
     st.caption(f"Whiskers and band: 95 % intervals.{'' if measure.is_share else ' Lower is better.'}{paper}")
 
 
@@ -203,17 +203,6 @@ def paper_point(one: ReportedPoint) -> CurvePoint:
     return CurvePoint(one.criterion, title, one.sparsity, value, value, value, hover)
 
 
-def in_words(comparison: Comparison) -> str:
-    """Describe the figure in words, as its alternative text."""
-    measure = comparison.measure
-    said = [
-        f"{name_of(cell)}{'' if cell == DENSE else f' at {share_words(comparison, cell)}'}: "
-        f"{level_words(comparison.levels[cell], measure)} ({level_range(comparison.levels[cell], measure)})"
-        for cell in (DENSE, *comparison.cells)
-    ]
-    return f"{measure.title} against sparsity. {'; '.join(said)}"
-
-
 def table_help(comparison: Comparison) -> str:
     controls_too = ", and CAP against its controls" if SUBJECT in comparison.choice.criteria else ""
     return (
@@ -238,16 +227,13 @@ def no_options(view: Frame) -> None:
     paper_section(task)
 
 
-def nothing_to_compare(view: Frame, stored: Stored) -> None:
+def nothing_to_compare(view: Frame) -> None:
     """Say that no dense accuracy is stored, and offer the Prune page and the command that measures it."""
-    there = f"{stored.n_pruned} pruned evaluations are stored, but no dense one on the same questions. "
-    ways = "Measure the dense model, CAP and Wanda at one sparsity on Prune, or everything at once from the shell."
     empty(
-        f"No accuracy of {model_name(view.model.id)} on {view.task.title} is stored yet",
-        f"{there if stored.n_pruned else ''}{ways}",
+        f"No dense accuracy of {model_name(view.model.id)} on {view.task.title} is stored yet",
+        "Measure the dense model, CAP and Wanda at one sparsity on Prune, or everything at once from the shell.",
     )
-    prune_button({})
-    st.code(command(view, MAIN_CRITERIA, view.n), language="sh", wrap_lines=True)
+    next_steps(view, MAIN_CRITERIA, view.n, {})
 
 
 def damage_notes(damage: tuple[Damage, ...]) -> None:
@@ -286,36 +272,13 @@ def paper_section(task: Task) -> None:
             "chance (ARC-Challenge 8.5 %, StrategyQA 6.9 %) look like answers that could not be parsed, and Wanda’s "
             "GSM8K rises from 10 to 20 %."
         )
-        st.table(paper_table(), border="horizontal", hide_index=True)
+        st.table(reported_table(), border="horizontal", hide_index=True)
         if not reported_accuracy(task.name):
             st.caption(f"The paper reports nothing on {escaped(task.name)}.")
 
 
-def paper_table() -> pd.DataFrame:
-    rows = []
-    for name, points, form in (("accuracy", ACCURACY, "{:.1%}"), ("perplexity", PERPLEXITY, "{:g}")):
-        values = {(point.task, point.sparsity, point.criterion): point.value for point in points}
-        for task, sparsity in dict.fromkeys((point.task, point.sparsity) for point in points):
-            cap, wanda = (form.format(values[task, sparsity, one]).replace("%", " %") for one in ("cap", "wanda"))
-            rows.append({"Task": task, "Number": name, "Sparsity": percent(sparsity, 0), "CAP": cap, "Wanda": wanda})
-    return pd.DataFrame(rows)
-
-
-def next_section(view: Frame, comparison: Comparison) -> None:
-    choice = comparison.choice
-    params: dict[str, str] = {}
-    if choice.group is not None:
-        first = SUBJECT if SUBJECT in choice.group.criteria else choice.group.criteria[0]
-        params = {"criterion": first, "sparsity": f"{round(100 * max(choice.group.sparsities))}"}
-        if choice.reference != DENSE[0]:
-            params["against"] = choice.reference
-    prune_button(params)
-    with st.expander("Measure more from the shell"):
-        st.caption("What is stored is not computed again; --sparsities takes others.")
-        st.code(command(view, choice.criteria or MAIN_CRITERIA, comparison.n), language="sh", wrap_lines=True)
-
-
-def prune_button(params: dict[str, str]) -> None:
+def next_steps(view: Frame, criteria: Sequence[str], n: int, params: dict[str, str]) -> None:
+    """Offer one sparsity on Prune, with `params` for its link, and the command that measures these criteria."""
     go_button(
         "Look at one sparsity on Prune: where the zeros are and which answers change",
         "pages/prune.py",
@@ -323,16 +286,18 @@ def prune_button(params: dict[str, str]) -> None:
         params=params,
         icon=":material/content_cut:",
     )
-
-
-def command(view: Frame, criteria: tuple[str, ...], n: int) -> str:
     model = [] if view.model.id == DEFAULT_MODEL else ["--model", view.model.id]
-    asked = [
-        "--criteria",
-        ",".join(criteria),
-        "--sparsities",
-        ",".join(f"{one:g}" for one in SPARSITIES),
-        "--n",
-        f"{n}",
-    ]
-    return shlex.join(["python", "-m", "cap_viz", "compare", "--task", view.task.name, *model, *asked])
+    usual = ["--criteria", ",".join(criteria), "--sparsities", ",".join(map(str, SPARSITIES)), "--n", f"{n}"]
+    command = shlex.join(["python", "-m", "cap_viz", "compare", "--task", view.task.name, *model, *usual])
+    with st.expander("Measure more from the shell"):
+        st.caption("What is stored is not computed again; --sparsities takes others.")
+        st.code(command, language="sh", wrap_lines=True)
+
+
+def prune_params(choice: ComparisonChoice) -> dict[str, str]:
+    """Keys of a link to Prune: the highest sparsity, CAP (else the first criterion) and the reference."""
+    if choice.group is None:
+        return {}
+    first = SUBJECT if SUBJECT in choice.group.criteria else choice.group.criteria[0]
+    params = {"criterion": first, "sparsity": f"{round(100 * max(choice.group.sparsities))}"}
+    return params if choice.reference == DENSE[0] else {**params, "against": choice.reference}

@@ -12,7 +12,6 @@ import streamlit as st
 from cap_viz.dashboard.compare.data import Comparison, Difference
 from cap_viz.dashboard.compare.words import level_range, name_of
 from cap_viz.dashboard.components.panels import percent
-from cap_viz.evaluation.eval_metrics import Level
 from cap_viz.figures.theme import signed
 from cap_viz.runs.comparison import DENSE, Cell, result_facts
 from cap_viz.runs.fixed_question import AT_CHANCE
@@ -103,19 +102,21 @@ def draw_table(comparison: Comparison) -> None:
     )
 
 
-def table_csv(comparison: Comparison) -> bytes:
-    """Table as CSV, dense first, with plain column names; values and differences are fractions or nats.
+def records(comparison: Comparison) -> list[dict[str, Any]]:
+    """List the table as plain values, dense first; values and differences are shares or nats, p is unadjusted.
 
     `sparsity` is the share of weights removed, `sparsity_asked` the share of the heads where a criterion counts these.
     """
-    rows = [
+    return [
         {
             "criterion": cell[0],
             "sparsity": comparison.share(cell),
             "sparsity_asked": cell[1],
             "n": comparison.n,
             "measure": comparison.measure.name,
-            **level_facts(comparison.levels[cell]),
+            "value": comparison.levels[cell].value,
+            "ci_low": known(comparison.levels[cell].ci.low),
+            "ci_high": known(comparison.levels[cell].ci.high),
             "against": None if one is None else one.second[0],
             **({} if one is None else flat_facts(one)),
             "note": "" if cell == DENSE else row_note(comparison, cell, one),
@@ -123,13 +124,6 @@ def table_csv(comparison: Comparison) -> bytes:
         }
         for cell, one in [(DENSE, None), *table_rows(comparison)]
     ]
-    table = pd.DataFrame(rows)
-    last = ["note", "run"]
-    return csv_text(table.loc[:, [*table.columns.drop(last), *last]]).encode()
-
-
-def level_facts(level: Level) -> dict[str, float | None]:
-    return {"value": level.value, "ci_low": known(level.ci.low), "ci_high": known(level.ci.high)}
 
 
 def flat_facts(one: Difference) -> dict[str, Any]:
@@ -139,42 +133,35 @@ def flat_facts(one: Difference) -> dict[str, Any]:
     return {name: known(value) if isinstance(value, float) else value for name, value in facts.items()}
 
 
+def known(value: float) -> float | None:
+    """Replace a non-finite number by None: JSON has no NaN, and a single question has no interval."""
+    return value if isfinite(value) else None
+
+
+def table_csv(comparison: Comparison) -> bytes:
+    table = pd.DataFrame(records(comparison))
+    last = ["note", "run"]
+    return csv_text(table.loc[:, [*table.columns.drop(last), *last]]).encode()
+
+
 def table_json(comparison: Comparison) -> bytes:
-    """Comparison as JSON: levels, paired differences, and the spec of every run."""
-    choice, group = comparison.choice, comparison.choice.group
+    """Comparison as JSON: what is compared, the table, and the spec of every run."""
+    choice, dense = comparison.choice, comparison.dense.spec
     content = {
-        "model": comparison.dense.spec.model.id,
-        "fingerprint": comparison.dense.spec.model.fingerprint,
+        "model": dense.model.id,
+        "fingerprint": dense.model.fingerprint,
         "task": comparison.task.name,
         "n": comparison.n,
         "measure": choice.measure.name,
         "reference": choice.reference,
-        "built_on": None if group is None else group.name,
+        "built_on": None if choice.group is None else choice.group.name,
         "p_values": OUTSIDE,
         "chance": comparison.test.chance,
         "dense_p_above_chance": comparison.test.p_value,
-        "levels": [
-            {"criterion": cell[0], "sparsity": comparison.share(cell), "sparsity_asked": cell[1], **level_facts(level)}
-            for cell, level in comparison.levels.items()
-        ],
-        "differences": [
-            {
-                "first": one.first[0],
-                "second": one.second[0],
-                "sparsity": comparison.share(one.first),
-                **flat_facts(one),
-                "note": row_note(comparison, one.first, one),
-            }
-            for one in comparison.differences
-        ],
+        "rows": records(comparison),
         "runs": [
             {"key": run.key, "origin": run.origin, "created": run.created, "spec": spec_dict(run.spec)}
             for run in comparison.runs.values()
         ],
     }
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-
-
-def known(value: float) -> float | None:
-    """Replace a non-finite number by None: JSON has no NaN, and a single question has no interval."""
-    return value if isfinite(value) else None
