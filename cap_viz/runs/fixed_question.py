@@ -170,10 +170,6 @@ class Verdict:
     def rival(self) -> str:
         return CRITERIA[self.against].title
 
-    @property
-    def sparsities(self) -> tuple[float, ...]:
-        return tuple(answer.sparsity for answer in self.accuracy)
-
 
 # Finding the runs -------------------------------------------------------------------------------------------------
 

@@ -53,14 +53,6 @@ def difference_words(result: PairedComparison, measure: Measure) -> str:
     return f"{value} {measure.steps} [{low}, {high}]"
 
 
-def amount_words(result: PairedComparison, measure: Measure) -> str:
-    """Format the size of a difference without its sign: `2.1 points`, `0.058 nats`, for text `a factor of 1.033`."""
-    size = abs(result.difference)
-    if measure == TOKEN_LOSS:
-        return f"a factor of {exp(size):.3f}"
-    return f"{measure.scale * size:.{digits_of(result, measure)}f} {measure.steps}"
-
-
 def digits_of(result: PairedComparison, measure: Measure) -> int:
     """Return the decimals of a difference: tenths of points, thousandths of nats, more for tiny clear differences."""
     if measure.is_share:

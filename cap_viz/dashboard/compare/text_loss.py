@@ -123,9 +123,9 @@ def solutions_section(view: Frame) -> None:
         view,
         runs,
         solution_cells,
-        f"{len(runs[0].spec.examples.ids)} examples, mean loss per token in nats; masks calibrated on {view.task.title} "
-        "or on nothing. Brackets: 95 % intervals that resample examples; the difference compares the same examples, "
-        "with a paired t-test that is not corrected for the number of rows.",
+        f"{len(runs[0].spec.examples.ids)} examples, mean loss per token in nats; masks calibrated on "
+        f"{view.task.title} or on nothing. Brackets: 95 % intervals that resample examples; the difference compares "
+        "the same examples, with a paired t-test that is not corrected for the number of rows.",
     )
 
 

@@ -12,6 +12,7 @@ from cap_viz.dashboard.components.panels import escaped, listed, p_words, percen
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name, task_name
 from cap_viz.dashboard.stored import cached_by_run
+from cap_viz.defaults import SPARSITIES
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.figures.theme import criterion_colour, criterion_glyph
@@ -64,7 +65,7 @@ def strip(verdict: Verdict) -> pd.DataFrame:
     rows["Running text"] = () if verdict.text is None else verdict.text.answers
     columns = {
         percent(sparsity, 0): [cell(found, sparsity, verdict.against) for found in rows.values()]
-        for sparsity in verdict.sparsities
+        for sparsity in SPARSITIES
     }
     return pd.DataFrame(columns, index=pd.Index(list(rows)))
 
