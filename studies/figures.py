@@ -21,6 +21,7 @@ from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
+from cap_viz.stats.paired import ALPHA
 from scripts.pictures import TEXT, save_picture
 from studies.study import setting_of
 from studies.tables import MARGIN, TABLES, Study
@@ -43,13 +44,13 @@ def panels(names: Sequence[str], title: str, x_title: str, *, shared_y: bool = T
 def differences(table: pd.DataFrame, title: str, labels: Sequence[str], *, unit: str = "points") -> go.Figure:
     """Plot paired differences with 95 % intervals: a panel per task, a line per comparison, a colour per sparsity.
 
-    Marks are filled where Holm's test over the whole table finds a difference, open elsewhere.
+    Marks are filled where a difference is clear: the interval excludes 0 and the adjusted test rejects.
     """
     tasks, scale = list(dict.fromkeys(table["task"])), 100 if unit == "points" else 1
     figure = panels(tasks, title, f"difference, {unit}")
     for column, task in enumerate(tasks, start=1):
         for sparsity, rows in of_task(table, task).groupby("sparsity"):
-            found = rows["p_holm"] < 0.05
+            found = (rows["p_holm"] < ALPHA) & (rows["difference_low"] * rows["difference_high"] > 0)
             middle = scale * rows["difference"]
             figure.add_scatter(
                 x=middle,

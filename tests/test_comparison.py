@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from cap_viz.attribution.results import EvalReport, Questions
-from cap_viz.dashboard.compare.reported import ACCURACY, reported_accuracy
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import (
     ACC,
@@ -21,13 +20,14 @@ from cap_viz.evaluation.eval_metrics import (
     paired_p,
     per_question,
 )
+from cap_viz.figures.reported import ACCURACY, reported_accuracy
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning.mask import Scope
-from cap_viz.runs.comparison import DENSE, comparison_rows, contrasts, control_pairs, reference_pairs
+from cap_viz.runs.comparison import DENSE, comparison_rows, control_pairs, reference_pairs
 from cap_viz.runs.mask_provenance import groups_of, provenance_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import PairedComparison, wilson
+from cap_viz.stats import wilson
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet
 from tests.tiny import listed_run
@@ -52,13 +52,6 @@ def report(gold_logliks: list[float], other: float = 0.0, chars: tuple[int, int]
 
 def answers(right: int, n: int) -> EvalReport:
     return report([1.0] * right + [-1.0] * (n - right))
-
-
-def paired_accuracy(only_a: int, only_b: int, n: int) -> PairedComparison:
-    """A contrast with the given flips."""
-    a = report([1.0] * only_a + [-1.0] * only_b + [1.0] * (n - only_a - only_b))
-    b = report([-1.0] * only_a + [1.0] * only_b + [1.0] * (n - only_a - only_b))
-    return paired(a, b, ACC)
 
 
 def run(mask: MaskSpec | None, created: str = "2026-01-01T00:00:00Z", items: ExampleSet = ITEMS) -> StoredRun:
@@ -124,7 +117,7 @@ def test_other_items_and_unknown_measures_are_refused() -> None:
         measure_named("f1")
 
 
-# Contrasts --------------------------------------------------------------------------------------------------------
+# Tables -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_pairs_of_a_table() -> None:
@@ -149,22 +142,12 @@ def test_the_pairs_of_a_table() -> None:
 
 def test_p_values_are_adjusted_over_the_table() -> None:
     # Exact McNemar: 7 flips to 0 gives 2/2^7 = .015625, 5 to 0 gives .0625. Holm: times 2, and times 1 but not below.
-    flips = {0.1: (7, 0), 0.2: (5, 0)}
-    pairs = [(("cap", sparsity), ("wanda", sparsity)) for sparsity in flips]
-    found = contrasts(pairs, lambda first, second: paired_accuracy(*flips[first[1]], 20))
-    assert [one.result.p_value for one in found] == pytest.approx([0.015625, 0.0625])
-    assert [one.p_holm for one in found] == pytest.approx([0.03125, 0.0625])
-    # The interval of the second excludes 0 although its test does not reject: a hint, and no noise.
-    assert found[1].result.ci.low > 0
-    assert [one.evidence for one in found] == ["clear", "alone"]
-
-
-def test_what_is_clear_alone_need_not_be_clear_in_a_table() -> None:
-    # 6 flips to 0: 2/2^6 = .03125, doubled above .05.
-    flips = {0.1: (6, 0), 0.2: (0, 0)}
-    pairs = [(("cap", sparsity), ("wanda", sparsity)) for sparsity in flips]
-    found = contrasts(pairs, lambda first, second: paired_accuracy(*flips[first[1]], 20))
-    assert [one.evidence for one in found] == ["alone", "noise"]
+    reports = {DENSE: answers(8, 8), ("wanda", 0.1): answers(1, 8), ("wanda", 0.2): answers(3, 8)}
+    reports |= {("cap", 0.1): answers(8, 8), ("cap", 0.2): answers(8, 8)}
+    rows = comparison_rows(load_task("mini_science"), reports, "wanda")
+    found = [row["against"] for row in rows if row["against"] is not None]
+    assert [one["p"] for one in found] == pytest.approx([0.015625, 0.0625])
+    assert [one["p_holm"] for one in found] == pytest.approx([0.03125, 0.0625])
 
 
 def test_rows_carry_the_adjusted_p() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import pandas as pd
 import pytest
 
 from cap_viz.errors import UsageError
+from cap_viz.evaluation.eval_metrics import ACC, Level
 from cap_viz.models.catalogue import TOY_MODEL, resolve
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.runs.fixed_question import Answer
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store
+from cap_viz.stats import Interval, compare_paired, holm
 from studies import command, study
 from studies.command import markdown
 from studies.figures import FIGURES, LEAST_HEIGHT, height_of
@@ -174,11 +178,7 @@ def dense_of(table: pd.DataFrame) -> float:
 def test_cap_against_the_better_wanda_by_hand(whole: Study, tables: dict[str, pd.DataFrame]) -> None:
     row = tables["ordering"].set_index(["task", "sparsity"]).loc[("mini_math", 0.5)]
     wandas = [
-        whole.wanda("mini_math", 0.5)[1].acc,
-        *(
-            whole.pruned("mini_math", "wanda", 0.5, **options).acc
-            for options in ({}, {"calibration_task": "mini_text"})
-        ),
+        whole.pruned("mini_math", "wanda", 0.5, **options).acc for options in ({}, {"calibration_task": "mini_text"})
     ]
     cap = whole.pruned("mini_math", "cap", 0.5)
     assert row.value == cap.acc
@@ -218,20 +218,34 @@ def test_solutions_are_paired_with_dense_by_hand(whole: Study, tables: dict[str,
     assert np.isnan(rows.loc[("dense", 0.0)].minus_dense)
 
 
+def test_each_task_is_a_family_of_its_own(tables: dict[str, pd.DataFrame]) -> None:
+    for name in ("ordering", "ordering_loss", "causality", "causality_loss"):
+        for task, rows in tables[name].groupby("task"):
+            assert rows["p_holm"].tolist() == pytest.approx(holm(rows["p"].to_numpy()).tolist()), (name, task)
+    rows = tables["rest"]
+    assert rows["p_holm"].tolist() == pytest.approx(holm(rows["p"].to_numpy()).tolist())
+
+
 @pytest.mark.parametrize(
-    ("sparsity", "difference", "low", "p_holm", "expected"),
+    ("sparsity", "low", "high", "p_holm", "expected"),
     [
-        (0.1, 0.03, 0.01, 0.02, "better"),
-        (0.5, -0.03, -0.05, 0.01, "worse"),
-        (0.1, -0.01, -0.02, 0.04, "worse"),
-        (0.1, 0.03, 0.01, 0.06, "not worse by 3 points"),
-        (0.2, 0.01, -0.02, 0.7, "not worse by 3 points"),
-        (0.2, 0.01, -0.04, 0.7, "inconclusive"),
-        (0.5, 0.0, -0.02, 0.9, "inconclusive"),
+        (0.1, 0.01, 0.05, 0.02, "better"),
+        (0.5, -0.05, -0.01, 0.01, "worse"),
+        (0.1, -0.02, -0.001, 0.04, "worse"),
+        # The interval and the test disagree: a hint, and no verdict.
+        (0.5, -0.05, 0.001, 0.04, "inconclusive"),
+        (0.1, 0.01, 0.05, 0.06, "not worse by 3 points"),
+        (0.2, -0.02, 0.04, 0.7, "not worse by 3 points"),
+        (0.2, -0.04, 0.06, 0.7, "inconclusive"),
+        (0.5, -0.02, 0.02, 0.9, "inconclusive"),
     ],
 )
-def test_verdicts_by_hand(sparsity: float, difference: float, low: float, p_holm: float, expected: str) -> None:
-    assert verdict(sparsity, difference, low, p_holm) == expected
+def test_verdicts_by_hand(sparsity: float, low: float, high: float, p_holm: float, expected: str) -> None:
+    result = replace(
+        compare_paired(np.array([True]), np.array([False])), difference=(low + high) / 2, ci=Interval(low, high)
+    )
+    level = Level(0.5, Interval(0.4, 0.6))
+    assert verdict(Answer(sparsity, ACC, "task", ("task",), level, level, result, p_holm)) == expected
 
 
 def test_markdown_by_hand() -> None:

@@ -17,15 +17,15 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from cap_viz.dashboard.compare.command import USUAL_N, USUAL_REFERENCE, next_command
+from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
+from cap_viz.dashboard.compare.reported import ReportedPoint, reported_accuracy
 from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.cli.compare import compare
-from cap_viz.dashboard.compare.command import USUAL_N, USUAL_REFERENCE, next_command
 from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Stored, compared, stored_comparison
-from cap_viz.dashboard.compare.figure import CurvePoint, Curves, curves, dodges, readable_ticks, spread_labels
 from cap_viz.dashboard.compare.page import curves_of, facts_of
-from cap_viz.dashboard.compare.reported import ReportedPoint, reported_accuracy
 from cap_viz.dashboard.compare.table import figure_html, shown_table, table_csv, table_json
 from cap_viz.dashboard.compare.words import NO_SIGN, clause, evidence_words, loss_level_note, subject_of, verdicts
 from cap_viz.dashboard.components.panels import escaped, p_words
