@@ -25,7 +25,7 @@ from cap_viz.settings import ASSETS
 from cap_viz.stats import HeadEstimate
 
 Head = tuple[int, int]
-TALLEST, TALLEST_SMALL = 480, 214
+TALLEST, TALLEST_SMALL = 452, 214
 # Heights of what surrounds the cells in assets/head_map.css: colour bar with its words, head numbers, axis titles.
 BAR, NUMBERS, TITLES, PADDING = 42, 15, 15, 4
 LABELS, BLOCKS = 22, 110

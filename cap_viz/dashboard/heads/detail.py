@@ -12,7 +12,7 @@ import streamlit as st
 
 from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.data import HeadView, agreement
+from cap_viz.dashboard.heads.data import HeadView, agreement, shared_top
 from cap_viz.dashboard.heads.example import clicked_example, shown_example, strip_hover
 from cap_viz.dashboard.heads.source import Source, shape_of
 from cap_viz.dashboard.names import METRIC_UNITS, run_title
@@ -22,7 +22,7 @@ from cap_viz.figures.ranked_bars import example_strip
 from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.runs.run_labels import AblationWords, ablation_words
 from cap_viz.runs.run_queries import score_runs
-from cap_viz.stats import HeadEstimate, RankIntervals, Specificity
+from cap_viz.stats import HeadEstimate, RankIntervals, Specificity, rank_stability
 
 # Wording of a positive and a negative effect: on running text, and per metric on questions.
 TEXT_MEANING = ("makes the given text less likely", "makes the given text more likely")
