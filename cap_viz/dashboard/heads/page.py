@@ -201,7 +201,7 @@ def facts_of(view: View) -> list[str]:
     ]
     if view.name != TASK_EFFECT and view.control is not None:
         control = view.control.spec.examples
-        said.append(f"control {task_name(control.task)}, {examples_fact(control)} ({view.control.origin})")
+        said.append(f"control {task_name(control.task)}, {count(len(control.ids))}")
     return said if source.run is None else [*said, age(source.run.provenance["created"])]
 
 
