@@ -61,10 +61,11 @@ def test_the_map_is_walked_and_chosen_from_by_keyboard(server: str, open_tab: Op
     expect(grid.locator('[tabindex="0"]')).to_have_count(1)
     grid.locator('[tabindex="0"]').focus()
     assert focused(tab.page).startswith("Layer 7, head 2:")
-    places = {"ArrowDown": "8, head 2", "ArrowRight": "8, head 3", "End": "8, head 8", "Home": "8, head 0"}
-    for key, place in {**places, "ArrowLeft": "8, head 0", "Control+End": "29, head 8", "ArrowUp": "28, head 8"}.items():
+    keys = ("ArrowDown", "ArrowRight", "End", "Home", "ArrowLeft", "Control+End", "ArrowUp")
+    places = ((8, 2), (8, 3), (8, 8), (8, 0), (8, 0), (29, 8), (28, 8))
+    for key, (layer, head) in zip(keys, places, strict=True):
         tab.page.keyboard.press(key)
-        assert focused(tab.page).startswith(f"Layer {place}:")
+        assert focused(tab.page).startswith(f"Layer {layer}, head {head}:")
     tab.page.keyboard.press("Enter")
     expect(tab.page.get_by_text("head 8 of layer 28")).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page).to_have_url(re.compile("layer=28&head=8|head=8&layer=28"))
@@ -261,7 +262,7 @@ def test_a_wrong_link_gets_a_note_that_stays_until_the_choice_changes(server: st
 
 
 def test_overview_links_carry_the_task_and_the_head(server: str, open_tab: OpenTab) -> None:
-        tab = open_tab(f"{server}/")
+    tab = open_tab(f"{server}/")
     tab.settle()
     tab.page.get_by_role("button", name="Inspect its heads").nth(1).click()
     expect(tab.page.get_by_role("heading", name="Heads", exact=True)).to_be_visible(timeout=PATIENCE_MS)
