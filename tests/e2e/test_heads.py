@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import pairwise
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -110,7 +111,7 @@ def test_the_words_of_the_colour_bar_do_not_overlap_on_a_phone(server: str, open
     tab.settle()
     boxes = tab.page.locator(".ends span").evaluate_all("all => all.map(one => one.getBoundingClientRect().toJSON())")
     assert len(boxes) == 3
-    for left, right in zip(boxes, boxes[1:], strict=False):
+    for left, right in pairwise(boxes):
         assert left["right"] <= right["left"]
     assert boxes[-1]["right"] <= 390
 

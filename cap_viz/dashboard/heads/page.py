@@ -104,9 +104,9 @@ class HeadMap:
 def page(frame: Frame) -> None:
     heading("Heads", "Which attention heads does the model need on this task, and how sure are we?")
     facts, new_place, share_place = st.columns([6, 1, 1], vertical_alignment="center")
-    view = controls(frame)
     with new_place:
         new_run(frame)
+    view = controls(frame)
     if view is None:
         return
     with facts:
