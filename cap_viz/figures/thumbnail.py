@@ -1,0 +1,50 @@
+"""Head maps of a few hundred bytes: one pixel per head, enlarged by the browser without smoothing."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from base64 import b64encode
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from cap_viz.figures.head_grid import FADED_OPACITY
+from cap_viz.figures.theme import HELPS, HURTS
+from cap_viz.stats import HeadEstimate
+
+# Pixels on the screen, of which a map takes the next lower whole multiple of its heads and layers.
+WIDTH, HEIGHT = 81, 60
+# Opacity of a head without effect, so that the map's extent can be seen.
+EMPTY = 0.09
+
+
+def thumbnail(estimate: HeadEstimate, limit: float, title: str) -> str:
+    """Return an HTML image of the mean effects, in the colours and on the scale of a `head_grid` with this limit."""
+    n_layers, n_heads = estimate.mean.shape
+    data = b64encode(png(pixels(estimate, limit))).decode()
+    width, height = n_heads * max(1, WIDTH // n_heads), n_layers * max(1, HEIGHT // n_layers)
+    return (
+        f'<img alt="{title}" width="{width}" height="{height}" style="image-rendering:pixelated" '
+        f'src="data:image/png;base64,{data}">'
+    )
+
+
+def pixels(estimate: HeadEstimate, limit: float) -> UInt8[np.ndarray, "layer head 4"]:
+    """Colour each head by the sign of its effect, more opaque the larger it is, and fade it where it is unclear."""
+    mean = np.nan_to_num(estimate.mean)
+    opacity = np.clip(np.abs(mean) / limit, 0, 1) * np.where(estimate.unclear, FADED_OPACITY, 1)
+    hurts, helps = ([int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in (HURTS, HELPS))
+    colours = np.where(mean[..., None] >= 0, hurts, helps)
+    return np.dstack([colours, 255 * np.maximum(opacity, EMPTY)]).round().astype(np.uint8)
+
+
+def png(image: UInt8[np.ndarray, "row column 4"]) -> bytes:
+    """Encode an RGBA image as PNG, with lines unfiltered."""
+    lines = b"".join(b"\0" + line.tobytes() for line in image)
+    head = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
