@@ -7,7 +7,7 @@ import zlib
 from base64 import b64encode
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from cap_viz.figures.head_grid import FADED_OPACITY
 from cap_viz.figures.theme import HELPS, HURTS

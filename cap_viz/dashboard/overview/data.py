@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.frame import Frame, measured_size
 from cap_viz.dashboard.heads.sample_plan import seconds_each, timed_run
-from cap_viz.dashboard.stored import HeadStatistics, paired_p_in, report_of, scores_of, statistics_of
+from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.defaults import SPARSITIES
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing
@@ -21,9 +20,8 @@ from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.run_queries import dense_run, runs_of, score_runs
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import ChanceTest, HeadEstimate, mean_with_ci
-from cap_viz.stats.multiple import holm
-from cap_viz.stats.paired import ALPHA
+from cap_viz.runs.verdict import grade_of
+from cap_viz.stats import ChanceTest, HeadEstimate, family_p, mean_with_ci
 from cap_viz.tasks import Task, all_tasks
 
 METRIC = "nll"
@@ -185,13 +183,13 @@ def pruning_table(view: Frame, task: Task, dense: StoredRun) -> PruningTable | N
     return PruningTable(tuple(sparsities), rows, tuple(problems))
 
 
-def pruned_column(view: Frame, task: Task, runs: dict[str, StoredRun], problems: list[str]) -> dict[str, PrunedCell]:
+def pruned_column(view: Frame, task: Task, runs: Mapping[str, StoredRun], problems: list[str]) -> dict[str, PrunedCell]:
     """Return the readable cells of one sparsity. At or below chance none of them is best."""
     found = {name: readable(view, run, problems) for name, run in runs.items()}
     reports = {name: report for name, report in found.items() if report is not None}
     first = max(reports, key=lambda name: reports[name].acc, default="")
-    others = [paired_p_in(view.store, runs[first], runs[name], ACC) for name in reports if name != first]
-    is_clear = bool(others) and bool((holm(np.array(others)) < ALPHA).all())
+    others = [paired_in(view.store, runs[first], runs[name], ACC) for name in reports if name != first]
+    is_clear = {grade_of(one, p) for one, p in zip(others, family_p(others), strict=True)} == {"clear"}
     above = {name: against_guessing(task, report).clearly_above for name, report in reports.items()}
     return {
         name: PrunedCell(report.acc, above[name], best=is_clear and name == first and above[name])
