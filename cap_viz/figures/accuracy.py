@@ -7,18 +7,29 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from cap_viz.figures.theme import ACCENT, criterion_colour, criterion_symbol
+from cap_viz.figures.theme import ACCENT, FAINT, NEUTRAL, criterion_colour, criterion_symbol
 
 
 def accuracy_strip(accuracy: float, interval: tuple[float, float], chance: float) -> str:
-    """Return an SVG of accuracy from 0 to 100 %: the interval as a bar, the accuracy on it, guessing as a line."""
-    x, low, high, guess = (160 * share for share in (accuracy, *interval, chance))
-    return f"""<svg width="100%" viewBox="-4 0 168 34" role="img" aria-label="Accuracy {accuracy:.1%}, guessing {chance:.1%}"
-fill="currentColor" font-size="10"><rect x="0" y="9" width="160" height="2" opacity="0.3"/>
-<rect x="{guess:.1f}" y="7" width="{max(0.0, x - guess):.1f}" height="6" fill="{ACCENT}" opacity="0.35"/>
-<rect x="{low:.1f}" y="6" width="{high - low:.1f}" height="8" fill="{ACCENT}"/>
-<rect x="{guess - 0.75:.1f}" y="3" width="1.5" height="14"/><circle cx="{x:.1f}" cy="10" r="3.5"/>
-<text x="{guess:.1f}" y="29" text-anchor="middle">guessing</text></svg>"""
+    """Return HTML of accuracy from 0 to 100 %: the interval as a bar, the accuracy as a line in it, guessing below."""
+    low, high = interval
+    parts = (
+        (0, 1, 9, 2, NEUTRAL),
+        (chance, max(0.0, accuracy - chance), 7, 6, FAINT),
+        (low, high - low, 5, 10, ACCENT),
+        (accuracy, 0, 2, 16, "currentColor"),
+        (chance, 0, 2, 16, NEUTRAL),
+    )
+    bars = "".join(
+        f'<i style="position:absolute;left:{left:.1%};width:max(2px,{width:.1%});top:{top}px;height:{height}px;'
+        f'background:{colour}"></i>'
+        for left, width, top, height, colour in parts
+    )
+    return (
+        f'<div role="img" aria-label="Accuracy {accuracy:.1%}, guessing {chance:.1%}" style="position:relative;'
+        f'height:34px;font-size:11px">{bars}<span style="position:absolute;top:18px;left:{chance:.1%};'
+        'transform:translateX(-50%)">guessing</span></div>'
+    )
 
 
 @dataclass(frozen=True)

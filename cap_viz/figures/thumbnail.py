@@ -5,13 +5,13 @@ from __future__ import annotations
 import struct
 import zlib
 from base64 import b64encode
+from html import escape
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from cap_viz.figures.head_grid import FADED_OPACITY
+from cap_viz.figures.head_grid import FADED_OPACITY, colour_limit
 from cap_viz.figures.theme import HELPS, HURTS
-from cap_viz.stats import HeadEstimate
 
 # Pixels on the screen, of which a map takes the next lower whole multiple of its heads and layers.
 WIDTH, HEIGHT = 81, 60
@@ -19,21 +19,27 @@ WIDTH, HEIGHT = 81, 60
 EMPTY = 0.09
 
 
-def thumbnail(estimate: HeadEstimate, limit: float, title: str) -> str:
-    """Return an HTML image of the mean effects, in the colours and on the scale of a `head_grid` with this limit."""
-    n_layers, n_heads = estimate.mean.shape
-    data = b64encode(png(pixels(estimate, limit))).decode()
+def thumbnail(
+    mean: Float[np.ndarray, "layer head"],
+    faded: Bool[np.ndarray, "layer head"],
+    title: str,
+    limit: float | None = None,
+) -> str:
+    """Return an HTML image of signed values, coloured as in a head map; `limit` is that of a shared scale."""
+    n_layers, n_heads = mean.shape
+    data = b64encode(png(pixels(mean, faded, limit or colour_limit(mean)))).decode()
     width, height = n_heads * max(1, WIDTH // n_heads), n_layers * max(1, HEIGHT // n_layers)
     return (
-        f'<img alt="{title}" width="{width}" height="{height}" style="image-rendering:pixelated" '
+        f'<img alt="{escape(title)}" width="{width}" height="{height}" style="image-rendering:pixelated" '
         f'src="data:image/png;base64,{data}">'
     )
 
 
-def pixels(estimate: HeadEstimate, limit: float) -> UInt8[np.ndarray, "layer head 4"]:
+def pixels(
+    mean: Float[np.ndarray, "layer head"], faded: Bool[np.ndarray, "layer head"], limit: float
+) -> UInt8[np.ndarray, "layer head 4"]:
     """Colour each head by the sign of its effect, more opaque the larger it is, and fade it where it is unclear."""
-    mean = np.nan_to_num(estimate.mean)
-    opacity = np.clip(np.abs(mean) / limit, 0, 1) * np.where(estimate.unclear, FADED_OPACITY, 1)
+    opacity = np.clip(np.abs(np.nan_to_num(mean)) / limit, 0, 1) * np.where(faded, FADED_OPACITY, 1)
     hurts, helps = ([int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in (HURTS, HELPS))
     colours = np.where(mean[..., None] >= 0, hurts, helps)
     return np.dstack([colours, 255 * np.maximum(opacity, EMPTY)]).round().astype(np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from cap_viz.dashboard.components.head_map import head_map
 from cap_viz.dashboard.components.panels import (
     age,
     caution,
@@ -22,7 +23,6 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import METRIC_NAMES, METRIC_UNITS, model_name
 from cap_viz.dashboard.overview.data import (
     METRIC,
-    PrunedCell,
     PruningTable,
     TaskSummary,
     dense_seconds,
@@ -30,13 +30,14 @@ from cap_viz.dashboard.overview.data import (
     score_seconds,
     summaries,
 )
-from cap_viz.dashboard.overview.table import task_table
+from cap_viz.dashboard.overview.tables import pruning_html, task_table
 from cap_viz.dashboard.selection import choose, go, go_button
+from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.accuracy import accuracy_strip
-from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
-from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, signed
+from cap_viz.figures.head_grid import Grid
+from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import TOY_MODEL
 from cap_viz.progress import duration
 from cap_viz.pruning import criterion_title
@@ -44,11 +45,12 @@ from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.stats import ChanceTest
 from cap_viz.tasks import Task
 
 TALLEST = 372
 # In pixels: the three parts fit side by side from a width of 1,280 on; the last takes the rest.
-NUMBERS_WIDTH, MAP_WIDTH = 184, 404
+NUMBERS_WIDTH, MAP_WIDTH = 176, 372
 # Calibration examples of the first run offered, as preset on Heads.
 FIRST_EXAMPLES = 16
 TOP_HEADS = 3
@@ -73,11 +75,10 @@ def overview(view: Frame) -> None:
         nothing_stored(view)
         return
     provenance(facts(view, found), origin=origins(view, found))
-    limit = colour_limit(*(summary.heads.estimate.mean for summary in found if summary.heads is not None))
-    task_row(view, lead, costs, limit)
+    task_row(view, lead, costs)
     others = [summary for summary in found if summary is not lead]
     if others:
-        task_table(others, limit)
+        task_table(others)
 
 
 def top_of_page(view: Frame) -> None:
@@ -124,15 +125,15 @@ def nothing_stored(view: Frame) -> None:
     go_button("Start on the Heads page", "pages/heads.py", key="overview_start", icon=":material/arrow_forward:")
 
 
-def task_row(view: Frame, summary: TaskSummary, costs: PruningTable | None, limit: float) -> None:
+def task_row(view: Frame, summary: TaskSummary, costs: PruningTable | None) -> None:
     """Draw one task's parts side by side; on a narrow screen they stack instead of shrinking."""
     with st.container(border=True, horizontal=True, gap="medium"):
         with st.container(width=NUMBERS_WIDTH):
             st.markdown("#### What it can do", help=f"{summary.task.title}: {summary.task.summary}")
             accuracy(view, summary)
-        with st.container(width=MAP_WIDTH):
+        with st.container(width=MAP_WIDTH, gap="xsmall"):
             st.markdown("#### Which heads it needs", help=GLOSSARY["effect"])
-            needed_heads(view, summary, limit)
+            needed_heads(view, summary)
         with st.container(width="stretch"):
             st.markdown("#### What pruning costs", help=GLOSSARY["sparsity"])
             pruning(summary, costs)
@@ -140,18 +141,19 @@ def task_row(view: Frame, summary: TaskSummary, costs: PruningTable | None, limi
 
 def accuracy(view: Frame, summary: TaskSummary) -> None:
     test, task = summary.dense, summary.task
+    label = f"Accuracy, {task.title}"
     if task.kind == "text":
         if summary.loss is not None:
             mean, low, high = (float(value) for value in (summary.loss.mean, summary.loss.low, summary.loss.high))
-            tile("Loss (dense)", f"{mean:.2f}", f"{low:.2f} – {high:.2f} nats per token", term="loss")
+            tile(f"Loss, {task.title}", f"{mean:.2f}", f"{low:.2f} – {high:.2f} nats per token", term="loss")
         st.caption("A text has no options, so there is no accuracy.")
         return
     if test is None:
-        tile("Accuracy (dense)", "–", "not evaluated yet", term="dense")
+        tile(label, "–", "not evaluated yet", term="dense")
         seconds = dense_seconds(view, task, view.n)
         first_step(view, task, "Ask the dense model", f"{view.n} questions", seconds, "pages/prune.py")
         return
-    tile("Accuracy (dense)", percent(test.accuracy), percent_interval(test.ci), term="dense")
+    tile(label, percent(test.accuracy), percent_interval(test.ci), term="dense")
     st.html(accuracy_strip(test.accuracy, (test.ci.low, test.ci.high), test.chance))
     if test.clearly_above:
         st.caption(f"{test.n} questions; guessing: {percent(test.chance)}.", help=GLOSSARY["chance"])
@@ -181,7 +183,7 @@ def first_examples(task: Task) -> int:
         return FIRST_EXAMPLES
 
 
-def needed_heads(view: Frame, summary: TaskSummary, limit: float) -> None:
+def needed_heads(view: Frame, summary: TaskSummary) -> None:
     task, heads, run = summary.task, summary.heads, summary.score_run
     if heads is None or run is None:
         empty("No head scores yet", "They show which heads the task needs.")
@@ -189,15 +191,13 @@ def needed_heads(view: Frame, summary: TaskSummary, limit: float) -> None:
         first_step(view, task, "Score its heads", f"{n} examples", score_seconds(view, task, n), "pages/heads.py")
         return
     words, unit, estimate = ablation_words(run.spec), METRIC_UNITS[METRIC], heads.estimate
-    grid = Grid.of(
-        estimate, ends=words.ends, limit=limit, hover=[[""] * estimate.mean.shape[1]] * estimate.mean.shape[0]
-    )
-    st.plotly_chart(
-        head_grid(grid, unit=unit, tallest=TALLEST),
-        key=f"overview_grid_{task.name}",
-        width=grid_width(*grid.shape, TALLEST),
-        config=CONFIG,
-        alt=f"Effect of {words.doing} each head{words.by} on {task.title}",
+    head_map(
+        Grid.of(estimate, ends=words.ends),
+        key="overview_map",
+        unit=unit,
+        label=f"Effect of {words.doing} each head{words.by} on {task.title}; Enter opens a head",
+        on_pick=pick,
+        tallest=TALLEST,
     )
     beyond = int(estimate.survives.sum())
     approximate = " By gradient, an approximation." if run.spec.estimator == "gradient" else ""
@@ -205,26 +205,28 @@ def needed_heads(view: Frame, summary: TaskSummary, limit: float) -> None:
         f"**{beyond} of {estimate.survives.size}** heads have an effect beyond chance.{approximate}",
         help=GLOSSARY["fdr"],
     )
-    st.caption(reliability_words(summary), help=GLOSSARY["reliability"])
-    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        st.caption("Top heads", width="content")
+    st.caption(reliability_words(heads), help=GLOSSARY["reliability"])
+    with st.container(horizontal=True, gap="small"):
         for layer, head in estimate.top_heads(TOP_HEADS):
             go_button(
-                f"L{layer}H{head} {signed(float(estimate.mean[layer, head]), 2)}",
+                f"L{layer}H{head} ({signed(float(estimate.mean[layer, head]), 2)})",
                 "pages/heads.py",
                 key=f"overview_head_{layer}_{head}",
                 params={"layer": layer, "head": head},
+                icon=":material/grid_on:",
             )
 
 
-def reliability_words(summary: TaskSummary) -> str:
+def pick(layer: int, head: int) -> None:
+    st.session_state[PICKED] = (layer, head)
+
+
+def reliability_words(heads: HeadStatistics) -> str:
     """Say in words how far the ranking of the heads depends on the examples."""
-    assert summary.heads is not None
-    found, n = summary.heads.reliability, summary.heads.estimate.n
-    if found is None:
-        return f"{n} examples are too few to tell how stable the ranking is."
-    outlook = "other examples would give nearly" if found.full >= STABLE else "other examples would change"
-    return f"Ranking reliability {found.full:.2f} on {n} examples: {outlook} the same order."
+    if heads.reliability is None:
+        return f"{heads.estimate.n} examples are too few to tell how stable the ranking is."
+    found = heads.reliability.full
+    return f"Ranking reliability {found:.2f}: {'' if found >= STABLE else 'not yet '}stable under other examples."
 
 
 def pruning(summary: TaskSummary, costs: PruningTable | None) -> None:
@@ -235,32 +237,18 @@ def pruning(summary: TaskSummary, costs: PruningTable | None) -> None:
             empty("No pruned accuracies yet", "Compare CAP with Wanda on the Prune page.")
         go_button("Prune it", "pages/prune.py", key="overview_prune", icon=":material/content_cut:")
         return
-    st.markdown(costs_in_markdown(costs, summary.dense.accuracy))
-    half_width = (summary.dense.ci.high - summary.dense.ci.low) / 2
-    missing = [criterion_title(name) for name, cells in costs.rows.items() if None in cells]
-    said = [f"% right of {summary.dense.n} questions, each ± {100 * half_width:.0f} or so. Bold: clearly the best."]
-    if not summary.dense.clearly_above:
-        said.append("The dense model is near guessing, so nothing is best.")
-    if missing:
-        said.append(f"–: not measured ({listed(missing)}).")
-    st.caption(" ".join(said), help=GLOSSARY["best"])
+    st.html(pruning_html(costs, summary.dense.accuracy))
+    st.caption(pruning_words(costs, summary.dense), help=GLOSSARY["best"])
     with st.container(gap=None):
         go_button("Prune it", "pages/prune.py", key="overview_prune", icon=":material/content_cut:")
         go_button("Compare all criteria", "pages/compare.py", key="overview_compare", icon=":material/show_chart:")
 
 
-def costs_in_markdown(costs: PruningTable, dense: float) -> str:
-    heads = "".join(f" {percent(sparsity, 0)} |" for sparsity in costs.sparsities)
-    lines = [f"| zeros |{heads}", f"|:--|{'--:|' * len(costs.sparsities)}"]
-    for name, cells in costs.rows.items():
-        mark = f':color[{criterion_glyph(name)}]{{foreground="{criterion_colour(name)}"}}'
-        lines.append(f"| {mark} {criterion_title(name)} |{''.join(f' {cell_words(cell)} |' for cell in cells)}")
-    lines.append(f"| Dense |{f' {100 * dense:.1f} |' * len(costs.sparsities)}")
-    return "\n".join(lines)
-
-
-def cell_words(cell: PrunedCell | None) -> str:
-    if cell is None:
-        return "–"
-    value = f"{100 * cell.accuracy:.1f}"
-    return f"**{value}**" if cell.best else value
+def pruning_words(costs: PruningTable, dense: ChanceTest) -> str:
+    half_width = 100 * (dense.ci.high - dense.ci.low) / 2
+    said = [f"% right of {dense.n} questions, each ± {half_width:.0f}. Bold: clearly the best."]
+    if not dense.clearly_above:
+        said = [f"% right of {dense.n} questions. The dense model is near guessing, so none is best."]
+    if missing := [criterion_title(name) for name, cells in costs.rows.items() if None in cells]:
+        said.append(f"–: not measured ({listed(missing)}).")
+    return " ".join(said)
