@@ -9,7 +9,6 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from cap_viz.figures.accuracy import AccuracyPoint, accuracy_by_sparsity
 from cap_viz.figures.head_grid import (
     DIVERGING,
     GRID_MARGINS,
@@ -145,21 +144,6 @@ def test_spread_is_the_same_every_time_and_stays_in_its_band() -> None:
     values = np.random.default_rng(0).normal(size=50)
     np.testing.assert_array_equal(spread(values), spread(values))
     assert np.abs(spread(values)).max() <= 1
-
-
-def test_hollow_marks_mean_within_noise_of_dense() -> None:
-    points = [
-        AccuracyPoint("cap", "cap", 0.1, 0.6, 0.55, 0.65, differs=False, hover="a"),
-        AccuracyPoint("cap", "cap", 0.5, 0.3, 0.25, 0.35, differs=True, hover="b"),
-        AccuracyPoint("wanda", "wanda", 0.5, 0.4, 0.35, 0.45, differs=True, hover="c"),
-    ]
-    figure = accuracy_by_sparsity(points, dense=(0.62, 0.57, 0.67), chance=0.25)
-    cap, wanda = scatters(figure)
-    assert list(cap.marker.symbol) == ["circle-open", "circle"]
-    assert cap.marker.color == "#0072B2"
-    assert wanda.marker.color == "#C98600"
-    np.testing.assert_allclose(np.asarray(cap.y), [60, 30])
-    np.testing.assert_allclose(np.asarray(cap.error_y.array), [5, 5])
 
 
 def test_the_ends_of_the_scale_say_what_they_mean() -> None:
