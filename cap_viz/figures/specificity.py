@@ -1,4 +1,4 @@
-"""Scatter of head effects on a task against effects on a control text."""
+"""Scatters of all heads: effects on a task against effects on a control text, or against an attention measure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 
-from cap_viz.figures.theme import ACCENT, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank, signed
 
 
 def effect_scatter(
     task: Float[np.ndarray, "layer head"],
     control: Float[np.ndarray, "layer head"],
     survives: Bool[np.ndarray, "layer head"],
-    hover: Sequence[Sequence[str]],
+    hover: Sequence[Sequence[str]] | None = None,
     *,
     names: tuple[str, str],
     selected: tuple[int, int] | None,
@@ -33,6 +33,11 @@ def effect_scatter(
     figure.add_trace(
         go.Scatter(x=ends, y=ends, mode="lines", line={"color": NEUTRAL, "width": 1, "dash": "dot"}, hoverinfo="skip")
     )
+    if hover is None:
+        hover = [
+            [point_text(names, layer, head, task[layer, head], control[layer, head]) for head in range(task.shape[1])]
+            for layer in range(task.shape[0])
+        ]
     for chosen, colour, opacity in (
         (~survives, NEUTRAL, 0.55),
         (survives & (task > control), HURTS, 0.95),
@@ -77,3 +82,50 @@ def head_points(
         selected=always,
         unselected=always,
     )
+
+
+def point_text(names: tuple[str, str], layer: int, head: int, task: float, control: float) -> str:
+    return f"Layer {layer}, head {head}: {names[0]} {signed(task, 2)}, {names[1]} {signed(control, 2)} SD over heads"
+
+
+def role_scatter(
+    effect: Float[np.ndarray, "layer head"],
+    values: Float[np.ndarray, "layer head"],
+    unclear: Bool[np.ndarray, "layer head"],
+    *,
+    title: str,
+    unit: str,
+    selected: tuple[int, int],
+) -> go.Figure:
+    """Plot every head's effect against an attention measure, faint where the effect is unclear.
+
+    A click on a point reports its layer and head.
+    """
+    figure = blank(height=300, left=56, top=8, bottom=42)
+    layers, heads = (axis.ravel() for axis in np.indices(effect.shape))
+    chosen = (layers == selected[0]) & (heads == selected[1])
+    always = {"marker": {"opacity": 1}}
+    figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
+    figure.add_trace(
+        go.Scatter(
+            x=np.round(values.ravel(), 4),
+            y=np.round(effect.ravel(), 4),
+            mode="markers",
+            marker={
+                "size": np.where(chosen, 11, 6).tolist(),
+                "color": np.where(unclear.ravel(), FAINT, np.where(effect.ravel() > 0, HURTS, HELPS)).tolist(),
+                "line": {
+                    "width": np.where(chosen, 2, 0.5).tolist(),
+                    "color": np.where(chosen, ACCENT, CLEAR).tolist(),
+                },
+            },
+            customdata=np.stack([layers, heads], axis=1),
+            hovertemplate=f"Layer %{{customdata[0]}}, head %{{customdata[1]}}: {title} %{{x:.2f}}, effect %{{y:+.3f}}"
+            "<extra></extra>",
+            selected=always,
+            unselected=always,
+        )
+    )
+    figure.update_xaxes(title=title, showgrid=True, gridcolor=FAINT, zeroline=False)
+    figure.update_yaxes(title=f"effect, {unit}", showgrid=True, gridcolor=FAINT, zeroline=False)
+    return figure

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.components.v2 import component
 
-from cap_viz.dashboard.state import choose, clicked, keep_in_range
+from cap_viz.dashboard.selection import Selection, choose
+from cap_viz.dashboard.state import choose as former_choose
+from cap_viz.dashboard.state import clicked, keep_in_range
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG
@@ -22,12 +25,13 @@ from cap_viz.settings import ASSETS
 from cap_viz.stats import HeadEstimate
 
 Head = tuple[int, int]
-TALLEST, TALLEST_SMALL = 480, 214
+TALLEST, TALLEST_SMALL = 452, 214
 # Heights of what surrounds the cells in assets/head_map.css: colour bar with its words, head numbers, axis titles.
 BAR, NUMBERS, TITLES, PADDING = 42, 15, 15, 4
 LABELS, BLOCKS = 22, 110
 # Cells are at most four times as wide as high.
 WIDEST_CELL = 4
+BOX_WIDTH = 96
 
 
 def minified(name: str) -> str:
@@ -36,7 +40,7 @@ def minified(name: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
-MAP = st.components.v2.component(
+MAP = component(
     "cap_viz_head_map",
     html='<div class="map"></div><div class="tip" popover="manual"></div>',
     css=minified("head_map.css"),
@@ -148,6 +152,37 @@ def map_height(data: dict[str, Any]) -> int:
     return round(rows) + NUMBERS + (0 if data["small"] else BAR + TITLES) + 2 * PADDING
 
 
+def pick_head(layer: int, head: int) -> None:
+    """Choose a head for the address; call it in a callback."""
+    choose({"layer": layer, "head": head})
+
+
+def pick_point(key: str) -> None:
+    """Choose the head of a clicked point of a figure, in its callback; a cleared selection changes nothing."""
+    points = st.session_state[key]["selection"]["points"]
+    if points and "customdata" in points[0]:
+        head = points[0]["customdata"]
+        pick_head(int(head["0"]), int(head["1"]))
+
+
+def head_boxes(selection: Selection, n_layers: int, n_heads: int, *, default: Head) -> Head:
+    """Draw the number boxes of layer and head side by side; return the chosen head."""
+    with st.container(width=BOX_WIDTH):
+        layer = selection.number_input("Layer", "layer", 0, n_layers - 1, default=default[0], what="layer")
+    with st.container(width=BOX_WIDTH):
+        head = selection.number_input("Head", "head", 0, n_heads - 1, default=default[1], what="head")
+    return layer, head
+
+
+def head_name(layer: int, head: int) -> str:
+    return f"L{layer}H{head}"
+
+
+def named_heads(n_layers: int, n_heads: int) -> dict[str, Head]:
+    """Map each head's name to (layer, head), in layer order, as options for selecting heads."""
+    return {head_name(layer, head): (layer, head) for layer in range(n_layers) for head in range(n_heads)}
+
+
 # Below: the former map and its inputs, until every page uses `head_map`.
 # Session key of the head at which the inputs begin.
 START = "start_head"
@@ -196,15 +231,6 @@ def last_start(n_layers: int, n_heads: int) -> tuple[int, int]:
     return min(layer, n_layers - 1), min(head, n_heads - 1)
 
 
-def head_name(layer: int, head: int) -> str:
-    return f"L{layer}H{head}"
-
-
-def named_heads(n_layers: int, n_heads: int) -> dict[str, tuple[int, int]]:
-    """Map each head's name to (layer, head), in layer order, as options for selecting heads."""
-    return {head_name(layer, head): (layer, head) for layer in range(n_layers) for head in range(n_heads)}
-
-
 def head_inputs(n_layers: int, n_heads: int, start: tuple[int, int] = (0, 0)) -> tuple[int, int]:
     """Draw the layer and head inputs, the keyboard's way to select a head.
 
@@ -241,10 +267,10 @@ def follow(start: tuple[int, int]) -> None:
         return
     held = (st.session_state["layer"], st.session_state["head"])
     if None in held:
-        choose({"layer": start[0], "head": start[1]})
+        former_choose({"layer": start[0], "head": start[1]})
     elif start != former:
         layer, head = start if held == former else held
-        choose({"layer": layer, "head": head})
+        former_choose({"layer": layer, "head": head})
 
 
 def next_turn() -> None:

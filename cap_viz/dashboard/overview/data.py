@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.frame import Frame, measured_size
-from cap_viz.dashboard.heads.sample_plan import seconds_each, timed_run
+from cap_viz.dashboard.heads.new_run import seconds_each, timed_run
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.defaults import SPARSITIES
 from cap_viz.errors import CapVizError

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.specificity import agreement, shared_top
+from cap_viz.dashboard.heads.data import agreement, shared_top
 from cap_viz.dashboard.overview.data import default_scores
 from cap_viz.dashboard.stored import HeadStatistics, statistics_of
 from cap_viz.errors import CapVizError

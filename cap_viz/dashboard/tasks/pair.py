@@ -7,8 +7,9 @@ from math import isnan
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import take_click, turned
+from cap_viz.dashboard.heads.data import SPECIFICITY_UNIT as UNIT
+from cap_viz.dashboard.heads.data import agreement, shared_top
 from cap_viz.dashboard.heads.detail import interval
-from cap_viz.dashboard.heads.specificity import UNIT, agreement, shared_top
 from cap_viz.dashboard.stored import specificity_of
 from cap_viz.dashboard.tasks.controls import TaskPair
 from cap_viz.dashboard.terms import GLOSSARY
