@@ -163,13 +163,11 @@ def test_a_small_map_holds_the_same_cells_as_the_grid() -> None:
 def test_the_scatter_puts_every_head_once_and_colours_what_survives() -> None:
     task, control = np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[1.0, 0.0], [4.0, -1.0]])
     survives = np.array([[False, True], [True, False]])
-    hover = [["a", "b"], ["c", "d"]]
-    figure = effect_scatter(task, control, survives, hover, names=("Task", "Text"), selected=(1, 0))
+    figure = effect_scatter(task, control, survives, names=("Task", "Text"), selected=(1, 0))
     _, noise, above, below, ring = scatters(figure)
-    assert list(zip(above.x, above.y, above.text, strict=True)) == [(0.0, 2.0, "b")]
-    assert list(zip(below.x, below.y, below.text, strict=True)) == [(4.0, 3.0, "c")]
-    assert sorted(noise.text) == ["a", "d"]
-    assert above.customdata.tolist() == [[0, 1]]
+    assert list(zip(above.x, above.y, above.customdata.tolist(), strict=True)) == [(0.0, 2.0, [0, 1])]
+    assert list(zip(below.x, below.y, below.customdata.tolist(), strict=True)) == [(4.0, 3.0, [1, 0])]
+    assert sorted(noise.customdata.tolist()) == [[0, 0], [1, 1]]
     assert (above.marker.color, below.marker.color) == (HURTS, HELPS)
     assert (ring.x[0], ring.y[0]) == (4.0, 3.0)
 
