@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from cap_viz.figures.head_grid import FADED_OPACITY, colour_limit
-from cap_viz.figures.theme import HELPS, HURTS
+from cap_viz.figures.theme import ACCENT, HELPS, HURTS
 
-# Pixels on the screen, of which a map takes the next lower whole multiple of its heads and layers.
+# Usual size in pixels on the screen: a map takes the next lower whole multiples of its heads and layers.
 WIDTH, HEIGHT = 81, 60
 # Opacity of a head without effect, so that the map's extent can be seen.
 EMPTY = 0.09
@@ -24,14 +24,25 @@ def thumbnail(
     faded: Bool[np.ndarray, "layer head"],
     title: str,
     limit: float | None = None,
+    *,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    selected: tuple[int, int] | None = None,
 ) -> str:
     """Return an HTML image of signed values, coloured as in a head map; `limit` is that of a shared scale."""
     n_layers, n_heads = mean.shape
     data = b64encode(png(pixels(mean, faded, limit or colour_limit(mean)))).decode()
-    width, height = n_heads * max(1, WIDTH // n_heads), n_layers * max(1, HEIGHT // n_layers)
+    across, down = max(1, size[0] // n_heads), max(1, size[1] // n_layers)
+    frame = ""
+    if selected is not None:
+        top, left = selected[0] * down - 2, selected[1] * across - 2
+        frame = (
+            f'<i style="position:absolute;top:{top}px;left:{left}px;width:{across + 4}px;height:{down + 4}px;'
+            f'box-sizing:border-box;border:2px solid {ACCENT}"></i>'
+        )
     return (
-        f'<img alt="{escape(title)}" width="{width}" height="{height}" style="image-rendering:pixelated" '
-        f'src="data:image/png;base64,{data}">'
+        f'<span style="position:relative;display:inline-block"><img alt="{escape(title)}" width="{n_heads * across}" '
+        f'height="{n_layers * down}" style="image-rendering:pixelated;display:block" '
+        f'src="data:image/png;base64,{data}">{frame}</span>'
     )
 
 
