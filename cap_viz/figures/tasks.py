@@ -29,10 +29,10 @@ class AgreementMatrix:
     selected: tuple[int, int]
 
 
-def agreement_matrix(matrix: AgreementMatrix, *, height: int) -> go.Figure:
+def agreement_matrix(matrix: AgreementMatrix) -> go.Figure:
     """Plot tasks against tasks; a click on a cell reports the pair (x, y)."""
     n = len(matrix.names)
-    figure = blank(height=height, left=96, right=36, top=78, bottom=6)
+    figure = blank(height=84 + 36 * n, left=96, right=58, top=78, bottom=6)
     figure.add_trace(
         go.Heatmap(
             z=np.clip(matrix.values, 0, 1).astype(np.float32),
@@ -92,7 +92,7 @@ class HeadOnTasks:
 def head_on_tasks(head: HeadOnTasks, *, unit: str) -> go.Figure:
     """Plot a row per task: the effect with whiskers, and a note (the head's rank) at the right edge."""
     n = len(head.names)
-    figure = blank(height=head_on_tasks_height(n), left=104, right=66, top=6, bottom=40)
+    figure = blank(height=56 + 24 * n, left=104, right=66, top=6, bottom=40)
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
     figure.add_trace(
         go.Scatter(
@@ -127,7 +127,3 @@ def head_on_tasks(head: HeadOnTasks, *, unit: str) -> go.Figure:
     )
     figure.update_xaxes(title=f"effect, {unit}", showgrid=True, gridcolor=FAINT)
     return figure
-
-
-def head_on_tasks_height(n_tasks: int) -> int:
-    return 56 + 24 * n_tasks

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
+import plotly.graph_objects as go
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.dashboard.components.head_map import Head, head_boxes
 from cap_viz.dashboard.components.panels import age, empty, note, problem, provenance
@@ -41,7 +42,6 @@ from cap_viz.figures.tasks import (
     agreement_matrix,
     correlation_words,
     head_on_tasks,
-    head_on_tasks_height,
 )
 from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.figures.thumbnail import thumbnail
@@ -52,7 +52,7 @@ from cap_viz.tasks.readable import CONTROL_TEXTS
 
 # Pixels for three maps; the matrix takes the rest of a laptop's width.
 LEFT_WIDTH = 552
-MATRIX_HEIGHT, THUMBNAIL = 410, (117, 120)
+THUMBNAIL = (117, 120)
 MATRIX = "tasks_matrix"
 
 
@@ -68,10 +68,15 @@ def tasks_page(view: Frame) -> None:
     top_of_page(view, collection)
     choice = task_pair(view.selection, collection, view.task.name)
     found = pairs(collection.measured, choice.k)
-    answer, (maps, matrix), (one_head, table) = st.container(), beside(), beside()
-    # First, since its boxes select the head that the other figures frame.
-    with one_head:
+    answer = st.container()
+    # On a narrow screen the right one wraps below the left one, instead of both shrinking.
+    with st.container(horizontal=True, gap="medium"):
+        left, right = st.container(width=LEFT_WIDTH), st.container(width="stretch")
+    with left:
+        maps = st.container()
+        # Before the maps, since its boxes select the head that they frame.
         selected = head_section(view.selection, collection.measured)
+        all_maps(collection.measured, choice, selected)
     try:
         difference = specificity_of(view.store, choice.first.run, choice.second.run)
         answer.markdown(pair_sentence(choice, difference), help=GLOSSARY["fdr"])
@@ -81,23 +86,12 @@ def tasks_page(view: Frame) -> None:
             problem(str(error))
     with maps:
         pair_maps(choice, difference, selected)
-    with matrix:
+    with right:
         matrix_section(collection.measured, choice, found)
-    with table:
         shared_section(collection.measured, choice, found)
-    thumbnails, scatter = beside()
-    with thumbnails:
-        all_maps(collection.measured, choice, selected)
-    if difference is not None:
-        with scatter:
+        if difference is not None:
             st.markdown(f"#### {choice.first.title} against {choice.second.title}", help=GLOSSARY["difference"])
             pair_scatter(choice, difference, selected)
-
-
-def beside() -> tuple[DeltaGenerator, DeltaGenerator]:
-    """Return two containers side by side; on a narrow screen the right one wraps below instead of both shrinking."""
-    with st.container(horizontal=True, gap="medium"):
-        return st.container(width=LEFT_WIDTH), st.container(width="stretch")
 
 
 def nothing_to_compare(view: Frame, collection: Collection) -> None:
@@ -174,9 +168,10 @@ def matrix_section(measured: Sequence[Measured], choice: TaskPair, found: dict[t
     names = [one.name for one in measured]
     # A key per pair: the cell of the pair shown can be clicked again later.
     key = f"{MATRIX}_{choice.first.name}_{choice.second.name}"
-    with reserved(MATRIX_HEIGHT):
+    figure = agreement_matrix(matrix_of(measured, choice, found))
+    with reserved(figure):
         st.plotly_chart(
-            agreement_matrix(matrix_of(measured, choice, found), height=MATRIX_HEIGHT),
+            figure,
             key=key,
             config=CONFIG,
             on_select=lambda: take_pair(key, names),
@@ -189,9 +184,9 @@ def matrix_section(measured: Sequence[Measured], choice: TaskPair, found: dict[t
 
 
 @contextmanager
-def reserved(height: int) -> Iterator[None]:
+def reserved(figure: go.Figure) -> Iterator[None]:
     """Keep room for a figure, so that what follows does not move when it is painted."""
-    with st.container(height=height + 2, border=False):
+    with st.container(height=cast(int, figure.layout["height"]) + 2, border=False):
         yield
 
 
@@ -246,9 +241,10 @@ def head_section(selection: Selection, measured: Sequence[Measured]) -> Head:
     )
     ranks = [f"rank {one.stats.estimate.rank[layer, head]}" for one in measured]
     titles, unit = [one.title for one in measured], SCALE_UNITS[STANDARDISED]
-    with reserved(head_on_tasks_height(len(measured))):
+    figure = head_on_tasks(HeadOnTasks(titles, value, low, high, ranks), unit=unit)
+    with reserved(figure):
         st.plotly_chart(
-            head_on_tasks(HeadOnTasks(titles, value, low, high, ranks), unit=unit),
+            figure,
             key="tasks_head",
             config=CONFIG,
             alt="; ".join(
@@ -266,7 +262,7 @@ def shared_section(measured: Sequence[Measured], choice: TaskPair, found: dict[t
     everywhere, once = int((in_top == len(reasoning)).sum()), int((in_top == 1).sum())
     st.markdown(f"#### Heads among the top {choice.k}")
     st.markdown(
-        f"**{everywhere}** of {len(table)} are in the top of all {len(reasoning)} reasoning tasks, **{once}** of one only.",
+        f"**{everywhere}** of {len(table)} are in the top of all {len(reasoning)} reasoning tasks, **{once}** of one.",
         help="Ranks by effect, 1 the largest; the median is over reasoning tasks. A head of high rank on generic text, "
         "too, is no sign of reasoning.",
     )
