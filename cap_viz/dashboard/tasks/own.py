@@ -48,12 +48,18 @@ def own_tasks_popover() -> None:
             right.button("Remove task", key=key, on_click=forget, args=(task.name,), width="stretch")
 
 
-def unscored(task: Task, *, instead: str) -> None:
-    """Say in one banner that the chosen task has no head scores, and that it was added just now, with what is next."""
+def unscored(task: Task, instead: str) -> None:
+    """Say in one banner that the chosen task has no head scores, whether it was added just now, and what is next.
+
+    `instead` is the task compared in its place; where there is none, only a task just added gets a banner.
+    """
     name, added = st.session_state.get(ADDED, ("", ""))
-    sentence = f"{added if name == task.name else ''} No head scores of {task.title} yet; comparing {instead} instead."
+    said = [added] if name == task.name else []
+    if not said and not instead:
+        return
+    said.append(f"No head scores of {task.title} yet{f'; comparing {instead} instead' if instead else ''}.")
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.markdown(f":material/info: {escaped(sentence.strip())}", width="content")
+        st.markdown(f":material/info: {escaped(' '.join(said))}", width="content")
         go_button("Score its heads", "pages/heads.py", key="tasks_score", icon=":material/arrow_forward:")
 
 

@@ -60,11 +60,12 @@ def tasks_page(view: Frame) -> None:
     collection = collect(view)
     for sentence in collection.problems:
         note(sentence)
-    if len(collection.measured) < 2:
+    is_comparable = len(collection.measured) >= 2
+    if view.task.name not in collection.names:
+        unscored(view.task, collection.measured[0].title if is_comparable else "")
+    if not is_comparable:
         nothing_to_compare(view, collection)
         return
-    if view.task.name not in collection.names:
-        unscored(view.task, instead=collection.measured[0].title)
     top_of_page(view, collection)
     choice = task_pair(view.selection, collection, view.task.name)
     found = pairs(collection.measured, choice.k)
