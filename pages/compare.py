@@ -5,5 +5,5 @@ from cap_viz.dashboard.components.panels import heading
 from cap_viz.dashboard.frame import frame
 
 view = frame("Compare")
-heading("Compare", "At the same sparsity, which criterion costs least, and is the difference more than noise?")
+heading("Compare", "Which criterion costs least at the same sparsity?")
 body(view)

@@ -1,7 +1,8 @@
 """Tables of the study's stored runs, one for each of its questions. Needs no torch.
 
 All comparisons are paired, on the same questions. The tests of one table are one family and are adjusted together
-(Holm); the families were fixed with the questions. "Against Wanda" means against the better of Wanda calibrated on the
+(Holm), except that CAP against Wanda and CAP against global magnitude are families of one task: its three sparsities,
+as on the pages (`cap_viz/runs/fixed_question.py`). "Against Wanda" means against the better of Wanda calibrated on the
 task and on text by the table's measure; this choice favours Wanda.
 """
 
@@ -18,18 +19,28 @@ import pandas as pd
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, TOKEN_LOSS, Measure, against_guessing, level_of, paired
+from cap_viz.evaluation.eval_metrics import (
+    ACC,
+    CHOICE_LOSS,
+    TOKEN_LOSS,
+    Level,
+    Measure,
+    against_guessing,
+    level_of,
+    paired,
+)
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
+from cap_viz.runs.comparison import CONTROL
+from cap_viz.runs.fixed_question import ON_NOTHING, ON_TASK, ON_TEXT, Answer, answers, better_of
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.profile import load_head_zeros
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.protocols import perplexity_spec, solution_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import family_p
-from cap_viz.stats.paired import ALPHA
+from cap_viz.stats import PairedComparison, family_p
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
@@ -89,15 +100,12 @@ class Study:
     def examples(self, task: str) -> ExampleSet:
         return evaluation_set(task, {**self.asked.main, **self.asked.weak}[task])
 
-    def wanda(self, task: str, sparsity: float, measure: Measure = ACC) -> tuple[str, EvalReport]:
-        """Return the better of the two Wandas by this measure, after its calibration source ("task" or "text")."""
-        found = {
-            "task": self.pruned(task, "wanda", sparsity),
-            "text": self.pruned(task, "wanda", sparsity, calibration_task=self.asked.text),
+    def wandas(self, task: str, sparsity: float) -> dict[str, EvalReport]:
+        """Return the two Wandas by their calibration source."""
+        return {
+            ON_TASK: self.pruned(task, "wanda", sparsity),
+            ON_TEXT: self.pruned(task, "wanda", sparsity, calibration_task=self.asked.text),
         }
-        better = max if measure.is_share else min
-        best = better(found, key=lambda name: level_of(found[name], measure).value)
-        return best, found[best]
 
 
 @dataclass(frozen=True)
@@ -112,62 +120,74 @@ class ComparedRow:
 def compared(rows: Sequence[ComparedRow], measure: Measure = ACC) -> pd.DataFrame:
     """Tabulate a family of comparisons: both levels, paired difference, p, Holm's p over the rows, detectable size."""
     results = [paired(row.first, row.second, measure) for row in rows]
-    table = []
-    for row, result, p_holm in zip(rows, results, family_p(results), strict=True):
-        first, second = level_of(row.first, measure), level_of(row.second, measure)
-        table.append(
-            {
-                **row.labels,
-                "value": first.value,
-                "low": first.ci.low,
-                "high": first.ci.high,
-                "other": second.value,
-                "difference": result.difference,
-                "difference_low": result.ci.low,
-                "difference_high": result.ci.high,
-                "p": result.p_value,
-                "p_holm": p_holm,
-                "detectable": result.minimum_detectable,
-                "n": result.n,
-            }
-        )
-    return pd.DataFrame(table)
+    return pd.DataFrame(
+        [
+            row.labels | facts(level_of(row.first, measure), level_of(row.second, measure), result, p_holm)
+            for row, result, p_holm in zip(rows, results, family_p(results), strict=True)
+        ]
+    )
+
+
+def facts(first: Level, second: Level, result: PairedComparison, p_holm: float) -> dict[str, Any]:
+    return {
+        "value": first.value,
+        "low": first.ci.low,
+        "high": first.ci.high,
+        "other": second.value,
+        "difference": result.difference,
+        "difference_low": result.ci.low,
+        "difference_high": result.ci.high,
+        "p": result.p_value,
+        "p_holm": p_holm,
+        "detectable": result.minimum_detectable,
+        "n": result.n,
+    }
 
 
 def ordering(study: Study, measure: Measure) -> pd.DataFrame:
-    """Tabulate CAP minus Wanda, the primary question; by accuracy also a verdict (margin 3 points at 10 and 20 %)."""
-    table = compared(list(against_wanda(study, ("cap",), measure)), measure)
-    if measure != ACC:
-        return table
-    table["verdict"] = [
-        verdict(*one)
-        for one in zip(table["sparsity"], table["difference"], table["difference_low"], table["p_holm"], strict=True)
-    ]
-    return table
+    """Tabulate CAP minus Wanda, the fixed question; by accuracy also a verdict (margin 3 points at 10 and 20 %)."""
+    rows = []
+    for task in study.asked.main:
+        for answer in against(study, task, study.wandas, measure):
+            row = answer_row(task, answer, criterion="cap", wanda=answer.chosen)
+            rows.append(row | {"verdict": verdict(answer)} if measure == ACC else row)
+    return pd.DataFrame(rows)
 
 
-def verdict(sparsity: float, difference: float, low: float, p_holm: float) -> str:
-    """Judge CAP minus Wanda by Holm's test over the table and, below 50 %, by the interval's lower end."""
-    if p_holm < ALPHA:
-        return "better" if difference > 0 else "worse"
-    if sparsity in GENTLE and low > MARGIN:
+def against(
+    study: Study, task: str, opponents: Callable[[str, float], dict[str, EvalReport]], measure: Measure
+) -> tuple[Answer, ...]:
+    """Compare CAP with the better of its opponents on one task; its sparsities are a family."""
+    found = {sparsity: (study.pruned(task, "cap", sparsity), opponents(task, sparsity)) for sparsity in SPARSITIES}
+    return answers(measure, found, load_task(task))
+
+
+def answer_row(task: str, answer: Answer, **labels: str) -> dict[str, Any]:
+    return {"task": task, "sparsity": answer.sparsity, **labels} | facts(
+        answer.first, answer.second, answer.result, answer.p
+    )
+
+
+def verdict(answer: Answer) -> str:
+    """Judge CAP minus Wanda by accuracy: by its grade and, below 50 %, by the interval's lower end."""
+    if answer.grade == "clear":
+        return "better" if answer.result.difference > 0 else "worse"
+    if answer.sparsity in GENTLE and answer.result.ci.low > MARGIN:
         return "not worse by 3 points"
     return "inconclusive"
 
 
 def rest(study: Study, measure: Measure) -> pd.DataFrame:
-    """Tabulate every other criterion minus Wanda, as a family of its own."""
-    others = [name for name in COMPETING if name not in ("cap", "wanda")]
-    return compared(list(against_wanda(study, others, measure)), measure)
-
-
-def against_wanda(study: Study, criteria: Sequence[str], measure: Measure) -> Iterator[ComparedRow]:
+    """Tabulate every other criterion minus the better Wanda, as a family of its own."""
+    rows = []
     for task in study.asked.main:
         for sparsity in SPARSITIES:
-            calibration, wanda = study.wanda(task, sparsity, measure)
-            for criterion in criteria:
-                labels = {"task": task, "sparsity": sparsity, "criterion": criterion, "wanda": calibration}
-                yield ComparedRow(labels, study.pruned(task, criterion, sparsity), wanda)
+            calibration, wanda = better_of(study.wandas(task, sparsity), measure)
+            for criterion in COMPETING:
+                if criterion not in ("cap", "wanda"):
+                    labels = {"task": task, "sparsity": sparsity, "criterion": criterion, "wanda": calibration}
+                    rows.append(ComparedRow(labels, study.pruned(task, criterion, sparsity), wanda))
+    return compared(rows, measure)
 
 
 def levels(study: Study) -> pd.DataFrame:
@@ -221,17 +241,12 @@ def calibration(study: Study, measure: Measure) -> pd.DataFrame:
 
 def causality(study: Study, measure: Measure) -> pd.DataFrame:
     """Tabulate CAP minus global magnitude, the same ranking with every head equally important."""
-    return compared(
-        [
-            ComparedRow(
-                {"task": task, "sparsity": sparsity},
-                study.pruned(task, "cap", sparsity),
-                study.pruned(task, "global_magnitude", sparsity),
-            )
-            for task in study.asked.main
-            for sparsity in SPARSITIES
-        ],
-        measure,
+
+    def control(task: str, sparsity: float) -> dict[str, EvalReport]:
+        return {ON_NOTHING: study.pruned(task, CONTROL, sparsity)}
+
+    return pd.DataFrame(
+        [answer_row(task, answer) for task in study.asked.main for answer in against(study, task, control, measure)]
     )
 
 

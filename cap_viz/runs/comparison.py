@@ -1,15 +1,14 @@
 """Comparison of several criteria at several sparsities on the same items: specs to evaluate, and the paired table.
 
-A cell is a criterion at a sparsity. A contrast is one cell minus another on the same items. All contrasts of a table
-are one family: their p-values are adjusted together (Holm), so that a table does not show differences merely because
-it has many rows.
+A cell is a criterion at a sparsity. The comparisons of the table `comparison_rows` makes are one family: their p-values
+are adjusted together (Holm), so that it does not show differences merely because it has many rows. Whether CAP is
+better than Wanda is a question with a family of its own (`fixed_question.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.evaluation.eval_metrics import ACC, Measure, against_guessing, level_of, paired
@@ -18,7 +17,6 @@ from cap_viz.pruning import CRITERIA
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.stats import PairedComparison, family_p
-from cap_viz.stats.paired import ALPHA
 from cap_viz.tasks import Task, check_has_options, load_task
 from cap_viz.tasks.example_sets import evaluation_set
 
@@ -28,31 +26,6 @@ DENSE: Cell = ("dense", 0.0)
 # over them is what causal scores add.
 SUBJECT, CONTROL, PLACEBO = "cap", "global_magnitude", "shuffled_cap"
 CONTROLS = (CONTROL, PLACEBO)
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Paired difference `first` minus `second`; `p_holm` is adjusted over the contrasts computed together."""
-
-    first: Cell
-    second: Cell
-    result: PairedComparison
-    p_holm: float
-
-    def is_causal(self, sparsity: float) -> bool:
-        """Whether this is CAP against one of its controls at the given sparsity."""
-        return self.first == (SUBJECT, sparsity) and self.second[0] in CONTROLS
-
-    @property
-    def evidence(self) -> Literal["clear", "alone", "noise"]:
-        """How far the interval and the tests tell the two apart.
-
-        "clear": the interval excludes 0 and the test rejects after adjustment. "alone": the interval excludes 0 or the
-        test rejects, but not both after adjustment. "noise": neither.
-        """
-        if self.result.excludes_zero and self.p_holm < ALPHA:
-            return "clear"
-        return "alone" if self.result.excludes_zero or self.result.is_clear else "noise"
 
 
 def comparison_specs(
@@ -122,28 +95,21 @@ def control_pairs(cells: Collection[Cell], against: str) -> list[tuple[Cell, Cel
     ]
 
 
-def contrasts(
-    pairs: Sequence[tuple[Cell, Cell]], compare: Callable[[Cell, Cell], PairedComparison]
-) -> tuple[Contrast, ...]:
-    """Compute the contrasts of one table, in the order of `pairs`; all pairs are one family for the adjustment."""
-    results = [compare(first, second) for first, second in pairs]
-    return tuple(
-        Contrast(first, second, result, p)
-        for (first, second), result, p in zip(pairs, results, family_p(results), strict=True)
-    )
-
-
 def comparison_rows(
     task: Task, reports: Mapping[Cell, EvalReport], against: str, measure: Measure = ACC
 ) -> list[dict[str, Any]]:
     """Make one row per report: accuracy, the measure with its interval, and the paired difference to `against`."""
-    found = contrasts(reference_pairs(reports, against), lambda a, b: paired(reports[a], reports[b], measure))
-    by_cell = {contrast.first: contrast for contrast in found}
-    return [comparison_row(task, cell, report, by_cell.get(cell), measure) for cell, report in reports.items()]
+    pairs = reference_pairs(reports, against)
+    results = [paired(reports[first], reports[second], measure) for first, second in pairs]
+    found = {
+        first: {**result_facts(result), "p_holm": p}
+        for (first, _), result, p in zip(pairs, results, family_p(results), strict=True)
+    }
+    return [comparison_row(task, cell, report, found.get(cell), measure) for cell, report in reports.items()]
 
 
 def comparison_row(
-    task: Task, cell: Cell, report: EvalReport, contrast: Contrast | None, measure: Measure
+    task: Task, cell: Cell, report: EvalReport, against: dict[str, Any] | None, measure: Measure
 ) -> dict[str, Any]:
     criterion, sparsity = cell
     test, level = against_guessing(task, report), level_of(report, measure)
@@ -157,18 +123,16 @@ def comparison_row(
         "value_ci": [level.ci.low, level.ci.high],
         "chance": test.chance,
         "p_above_chance": test.p_value,
-        "against": None if contrast is None else contrast_facts(contrast),
+        "against": against,
     }
 
 
-def contrast_facts(contrast: Contrast) -> dict[str, Any]:
-    """Convert a contrast to plain JSON types, differences in shares or nats; flips only for right-or-wrong answers."""
-    result = contrast.result
+def result_facts(result: PairedComparison) -> dict[str, Any]:
+    """Convert a comparison to plain JSON types, in shares or nats; flips only for right-or-wrong answers."""
     facts = {
         "difference": result.difference,
         "ci": [result.ci.low, result.ci.high],
         "p": result.p_value,
-        "p_holm": contrast.p_holm,
         "minimum_detectable": result.minimum_detectable,
     }
     if result.only_a is not None:

@@ -9,9 +9,11 @@ magnitude joins every group of its scope. A `ProvenanceGroup` holds all evaluati
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning.options import USUAL
 from cap_viz.runs.comparison import Cell
 from cap_viz.runs.run_queries import runs_of
@@ -108,6 +110,24 @@ def groups_of(runs: Sequence[StoredRun], dense: StoredRun) -> tuple[ProvenanceGr
         groups.append(ProvenanceGroup(name, basis, dict(by_sparsity)))
     # `fullest` is ordered by newest run, and sorting is stable.
     return tuple(sorted(groups, key=lambda group: len(group.runs), reverse=True))
+
+
+def largest_group(
+    runs: Sequence[StoredRun], model: ModelRef, task: str, wanted: Callable[[EvalSpec], bool]
+) -> list[StoredRun[EvalSpec]]:
+    """Return the largest group of wanted evaluations with the same examples and protocol.
+
+    It may hold the dense model and masks calibrated on the task or on nothing.
+    """
+    groups: dict[tuple[ExampleSet, str | None], list[StoredRun[EvalSpec]]] = defaultdict(list)
+    for run in runs_of(runs, EvalSpec):
+        spec = run.spec
+        if spec.model != model or not wanted(spec):
+            continue
+        made_from = None if spec.mask is None else provenance_of(spec.mask).examples
+        if made_from is None or made_from.task == task:
+            groups[spec.examples, spec.protocol].append(run)
+    return max(groups.values(), key=len, default=[])
 
 
 def unique_names(bases: Sequence[MaskProvenance]) -> list[str]:

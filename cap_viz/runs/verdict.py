@@ -2,7 +2,8 @@
 
 `grade_of` takes the 95 % interval and the test, adjusted over its family, together: a difference is clear when the
 interval excludes 0 and the test rejects at 0.05, a hint when only one of them does, else there is none. The words
-follow from the grade, so that an interval and the words beside it never disagree.
+follow from the grade, so that an interval and the words beside it never disagree. Which comparisons are a family is
+fixed by the question asked (`fixed_question.py`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def difference_words(result: PairedComparison, measure: Measure) -> str:
     if measure == TOKEN_LOSS:
         factor, low, high = (f"{exp(value):.3f}" for value in values)
         return f"× {factor} [{low}, {high}]"
-    digits = 1 if measure.is_share else 3
+    digits = digits_of(result, measure)
     value, low, high = (f"{measure.scale * one:+.{digits}f}".replace("-", "−") for one in values)
     return f"{value} {measure.steps} [{low}, {high}]"
 
@@ -57,7 +58,15 @@ def amount_words(result: PairedComparison, measure: Measure) -> str:
     size = abs(result.difference)
     if measure == TOKEN_LOSS:
         return f"a factor of {exp(size):.3f}"
-    return f"{measure.scale * size:.{1 if measure.is_share else 3}f} {measure.steps}"
+    return f"{measure.scale * size:.{digits_of(result, measure)}f} {measure.steps}"
+
+
+def digits_of(result: PairedComparison, measure: Measure) -> int:
+    """Return the decimals of a difference: tenths of points, thousandths of nats, more for tiny clear differences."""
+    if measure.is_share:
+        return 1
+    size = abs(result.difference)
+    return 3 if size >= 5e-4 or size < 5e-7 else 6
 
 
 def hint_reason(result: PairedComparison, p: float | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The Compare page's controls, all bound to the URL."""
+"""The Compare page's controls: measure, criteria, reference, and behind More what the masks are built on."""
 
 from __future__ import annotations
 
@@ -6,125 +6,97 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from cap_viz.dashboard.compare.command import USUAL_REFERENCE
 from cap_viz.dashboard.compare.data import ComparisonChoice, Stored
-from cap_viz.dashboard.compare.reported import MODEL, reported_accuracy
-from cap_viz.dashboard.components.panels import note
-from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid, keep_valid_ones
-from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.evaluation.eval_metrics import ACC, MEASURES, Measure, measure_named
-from cap_viz.figures.theme import display_order
-from cap_viz.runs.comparison import DENSE, counts_weights
+from cap_viz.dashboard.compare.words import basis_words
+from cap_viz.dashboard.names import criteria_help, criteria_in_groups, criterion_group
+from cap_viz.dashboard.selection import Selection
+from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, MEASURES, Measure, measure_named
+from cap_viz.figures.reported import MODEL, reported_accuracy
+from cap_viz.pruning import criterion_title
+from cap_viz.runs.comparison import DENSE, SUBJECT, counts_weights
+from cap_viz.runs.fixed_question import RIVAL
 from cap_viz.runs.mask_provenance import ProvenanceGroup
 from cap_viz.tasks import Task
 
-KEYS = ("model", "task", "n", "measure", "criteria", "reference", "basis", "paper")
+# Shown at first, beside dense; everything else is a tick away.
+FIRST_SHOWN = (SUBJECT, RIVAL, "cap_fine")
 
 
-def controls(task: Task, stored: Stored) -> ComparisonChoice:
-    """Draw the controls and report invalid values of the link."""
-    notes = [bad_choice("measure", list(MEASURES), ACC.name, "the measure")]
-    several = len(stored.groups) > 1
-    with st.container():
-        widths = [3.6, 4.0, 2.2, 2.9] if several else [3.1, 4.9, 2.4]
-        places = st.columns(widths, vertical_alignment="bottom")
+def controls(selection: Selection, task: Task, stored: Stored) -> ComparisonChoice:
+    places = st.columns([3.6, 4.0, 2.0, 1.1], vertical_alignment="bottom")
     with places[0]:
-        measure = measure_control()
-    group = next(iter(stored.groups), None)
-    if several:
-        with places[3]:
-            group, said = group_control(stored.groups)
-            notes.append(said)
-    criteria: tuple[str, ...] = ()
-    reference = DENSE[0]
-    if group is not None:
-        with places[1]:
-            criteria, said = criteria_control(group)
-            notes.append(said)
-        with places[2]:
-            reference, said = reference_control(group)
-            notes.append(said)
-    paper = paper_control(task, measure)
-    for sentence in filter(None, notes):
-        note(sentence)
+        measure = measure_named(
+            selection.segmented(
+                "Measure",
+                "measure",
+                list(MEASURES),
+                default=ACC.name,
+                names=lambda name: "Normalised" if name == ACC_NORM.name else MEASURES[name].title,
+                what="the measure",
+                width="stretch",
+                help="\n".join(f"- {one.title} (`{one.name}`): {one.summary}" for one in MEASURES.values()),
+            )
+        )
+    with places[3], st.popover("More", width="stretch", key="compare_more"):
+        group = group_control(selection, stored.groups)
+        paper = paper_control(selection, task, measure)
+    if group is None:
+        return ComparisonChoice(measure, (), DENSE[0], None, paper)
+    options = criteria_in_groups(group.criteria)
+    with places[1]:
+        criteria = selection.multiselect(
+            "Criteria",
+            "criteria",
+            options,
+            default=[name for name in FIRST_SHOWN if name in options] or options[: len(FIRST_SHOWN)],
+            names=chip,
+            what="the criterion",
+            placeholder="Choose at least one criterion",
+            help=criteria_help(options),
+        )
+    with places[2]:
+        rivals = [*(name for name in options if counts_weights(name)), DENSE[0]]
+        reference = selection.selectbox(
+            "Compared with",
+            "reference",
+            rivals,
+            default=RIVAL if RIVAL in rivals else DENSE[0],
+            names=lambda name: "Dense model" if name == DENSE[0] else criterion_title(name),
+            what="the reference",
+            help="Differences are against this criterion at the same sparsity, or against the dense model.",
+        )
     return ComparisonChoice(measure, criteria, reference, group, paper)
 
 
-def measure_control() -> Measure:
-    keep_valid("measure", list(MEASURES))
-    chosen = st.segmented_control(
-        "Measure",
-        list(MEASURES),
-        default=ACC.name,
-        required=True,
-        key="measure",
-        bind="query-params",
-        persist_state="session",
-        width="stretch",
-        help="\n".join(f"- `{one.name}` {one.title}: {one.summary}" for one in MEASURES.values()),
+def chip(name: str) -> str:
+    """Name a criterion, and a control as one; the groups stand in the order and in the help."""
+    return f"{criterion_title(name)}{' (control)' if criterion_group(name) == 'control' else ''}"
+
+
+def group_control(selection: Selection, groups: Sequence[ProvenanceGroup]) -> ProvenanceGroup | None:
+    """Draw the choice of what masks are built on; the fullest comparison comes first."""
+    if not groups:
+        st.caption("Nothing pruned is stored on these questions.")
+        return None
+    by_name, said = {group.name: group for group in groups}, [basis_words(group.basis) for group in groups]
+    chosen = selection.selectbox(
+        "Masks built on",
+        "basis",
+        list(by_name),
+        names=lambda name: words if said.count(words := basis_words(by_name[name].basis)) == 1 else f"{words} ({name})",
+        what="masks built on",
+        help="Calibration examples and unusual options behind the masks. Only criteria built on the same things are "
+        "shown together.",
     )
-    return measure_named(str(chosen))
+    return by_name[chosen]
 
 
-def criteria_control(group: ProvenanceGroup) -> tuple[tuple[str, ...], str]:
-    options = display_order(group.criteria)
-    said = bad_choices("criteria", options, "the criterion")
-    keep_valid_ones("criteria", options)
-    chosen = st.multiselect(
-        "Criteria",
-        options,
-        options,
-        key="criteria",
-        bind="query-params",
-        persist_state="session",
-        placeholder="Choose at least one criterion",
-        help=GLOSSARY["criterion"],
-    )
-    return tuple(chosen), said
-
-
-def reference_control(group: ProvenanceGroup) -> tuple[str, str]:
-    options = [*(name for name in display_order(group.criteria) if counts_weights(name)), DENSE[0]]
-    usual = USUAL_REFERENCE if USUAL_REFERENCE in options else DENSE[0]
-    said = bad_choice("reference", options, usual, "the reference")
-    keep_valid("reference", options)
-    chosen = st.selectbox(
-        "Compared with",
-        options,
-        options.index(usual),
-        key="reference",
-        bind="query-params",
-        persist_state="session",
-        help="Differences are against this criterion at the same sparsity, or against the dense model.",
-    )
-    return chosen, said
-
-
-def group_control(groups: Sequence[ProvenanceGroup]) -> tuple[ProvenanceGroup, str]:
-    names = [group.name for group in groups]
-    said = bad_choice("basis", names, names[0], "masks built on")
-    keep_valid("basis", names)
-    chosen = st.selectbox(
-        "Built on",
-        names,
-        key="basis",
-        bind="query-params",
-        persist_state="session",
-        help="Calibration examples (task, number, seed of the draw) and unusual options behind the masks. Only "
-        "criteria built on the same things are shown together; the fullest comparison comes first.",
-    )
-    return groups[names.index(chosen)], said
-
-
-def paper_control(task: Task, measure: Measure) -> bool:
+def paper_control(selection: Selection, task: Task, measure: Measure) -> bool:
     """Draw the toggle for the paper's points; only for accuracy, and for tasks the paper reports."""
     if measure != ACC or not reported_accuracy(task.name):
         return False
-    return st.toggle(
+    return selection.toggle(
         "Show the paper’s points",
-        value=False,
-        key="paper",
-        bind="query-params",
-        persist_state="session",
-        help=f"Hollow diamonds: what the paper reports for {MODEL}, second-hand. See “The paper’s numbers” below.",
+        "paper",
+        help=f"Hollow diamonds: what the paper reports for {MODEL}, second-hand.",
     )

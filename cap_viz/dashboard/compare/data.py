@@ -1,32 +1,20 @@
-"""Data of the Compare page, from stored runs alone: levels, paired contrasts and unreadable runs."""
+"""Data of the page's own comparison, from stored runs alone: levels, paired differences and unreadable runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from cap_viz.dashboard.stored import cached_by_run, level_in, paired_in, paired_p_in, report_of
-from cap_viz.evaluation.eval_metrics import Level, Measure, against_guessing, companion, guessing
+from cap_viz.dashboard.stored import cached_by_run, level_in, paired_in, report_of
+from cap_viz.evaluation.eval_metrics import Level, Measure, against_guessing, guessing
 from cap_viz.figures.theme import display_order
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.comparison import (
-    CONTROLS,
-    DENSE,
-    SUBJECT,
-    Cell,
-    Contrast,
-    contrasts,
-    control_pairs,
-    counts_weights,
-    reference_pairs,
-)
+from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, control_pairs, counts_weights, reference_pairs
 from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.mask_provenance import ProvenanceGroup, groups_of
-from cap_viz.runs.run_queries import dense_run, eval_runs
+from cap_viz.runs.run_queries import dense_run
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
-from cap_viz.stats import ChanceTest, holm
+from cap_viz.stats import ChanceTest, PairedComparison
 from cap_viz.tasks import Task
 
 
@@ -42,18 +30,16 @@ class Damage:
 class Stored:
     """Stored runs of a model and task: the dense run and the groups of pruned runs on exactly its items.
 
-    `damage` names the dense runs that could not be read; `n_pruned` counts pruned evaluations of any size.
+    `damage` names the dense runs that could not be read.
     """
 
     dense: StoredRun | None
     groups: tuple[ProvenanceGroup, ...]
     damage: tuple[Damage, ...]
-    n_pruned: int
 
 
 def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, task: Task, n: int) -> Stored:
     """Return the dense run chosen for `n` items (see `dense_run`) and the groups of runs comparable to it."""
-    pruned = sum(run.spec.mask is not None for run in eval_runs(runs, model, task.name))
     damage: tuple[Damage, ...] = ()
     readable = list(runs)
     while (found := dense_run(readable, model, task.name, n)) is not None:
@@ -63,8 +49,8 @@ def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, 
             damage += (Damage(DENSE, str(error)),)
             readable.remove(found)
         else:
-            return Stored(found, groups_of(runs, found), damage, pruned)
-    return Stored(None, (), damage, pruned)
+            return Stored(found, groups_of(runs, found), damage)
+    return Stored(None, (), damage)
 
 
 @dataclass(frozen=True)
@@ -79,10 +65,18 @@ class ComparisonChoice:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Levels of the cells compared and the contrasts of the table, which form one family of tests.
+class Difference:
+    """Paired difference `first` minus `second`: one comparison by itself, outside the fixed question."""
 
-    `companions` are the contrasts of CAP with its controls by the companion measure, adjusted over the same pairs.
+    first: Cell
+    second: Cell
+    result: PairedComparison
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Levels of the cells compared, and the paired differences of the table.
+
     `removed` holds the share of weights that are zero in the cells of criteria that count heads; `at_chance` holds the
     cells with an accuracy not clearly above guessing.
     """
@@ -94,8 +88,7 @@ class Comparison:
     levels: dict[Cell, Level]
     removed: dict[Cell, float]
     at_chance: frozenset[Cell]
-    contrasts: tuple[Contrast, ...]
-    companions: tuple[Contrast, ...]
+    differences: tuple[Difference, ...]
     test: ChanceTest
     guess: float
     damage: tuple[Damage, ...]
@@ -115,33 +108,16 @@ class Comparison:
         shown = [cell for cell in self.levels if cell[0] in order]
         return sorted(shown, key=lambda cell: (self.share(cell), order.index(cell[0])))
 
-    @property
-    def sparsities(self) -> list[float]:
-        return sorted({sparsity for _, sparsity in self.cells})
-
     def share(self, cell: Cell) -> float:
         """Return the share of weights removed: the sparsity asked, or what a criterion that counts heads reaches."""
         return self.removed.get(cell, cell[1])
 
-    def contrast(self, first: Cell, second: Cell) -> Contrast | None:
-        return next((one for one in self.contrasts if (one.first, one.second) == (first, second)), None)
+    def of(self, cell: Cell) -> list[Difference]:
+        return [one for one in self.differences if one.first == cell]
 
-    def causal_evidence(self, sparsity: float) -> list[tuple[Measure, Contrast]]:
-        """Contrasts of CAP with its controls by both measures, the shown one first: do causal scores help?"""
-        by_measure = ((self.measure, self.contrasts), (companion(self.measure), self.companions))
-        return [
-            (measure, one)
-            for measure, found in by_measure
-            for one in found
-            if one.is_causal(sparsity) and (one.evidence == "noise" or not self.guesses(one, measure))
-        ]
-
-    def guesses(self, contrast: Contrast, measure: Measure) -> bool:
+    def guesses(self, one: Difference) -> bool:
         """Whether neither accuracy compared is clearly above guessing, so that neither may be called better."""
-        return measure.is_share and {contrast.first, contrast.second} <= self.at_chance
-
-    def reference_cell(self, sparsity: float) -> Cell:
-        return DENSE if self.choice.reference == DENSE[0] else (self.choice.reference, sparsity)
+        return self.measure.is_share and {one.first, one.second} <= self.at_chance
 
     @property
     def on_floor(self) -> bool:
@@ -166,7 +142,7 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
             runs[cell] = run
         except DamagedRun as error:
             damage.append(Damage(cell, str(error)))
-    report, pairs = report_of(store, dense), table_pairs(choice, levels)
+    report = report_of(store, dense)
     return Comparison(
         task=task,
         choice=choice,
@@ -177,8 +153,10 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
         at_chance=frozenset(
             cell for cell, run in runs.items() if not against_guessing(task, report_of(store, run)).clearly_above
         ),
-        contrasts=contrasts(pairs, lambda first, second: paired_in(store, runs[first], runs[second], measure)),
-        companions=companions(store, runs, pairs, companion(measure)),
+        differences=tuple(
+            Difference(first, second, paired_in(store, runs[first], runs[second], measure))
+            for first, second in table_pairs(choice, levels)
+        ),
         test=against_guessing(task, report),
         guess=guessing(task, report, measure),
         damage=tuple(damage),
@@ -189,19 +167,6 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
 def weights_removed(store: Store, run: StoredRun) -> float:
     """Return the share of weights that are zero under a run's mask. Raises `DamagedRun`."""
     return float(load_zeros(store, run).reached[0])
-
-
-def companions(
-    store: Store, runs: Mapping[Cell, StoredRun], pairs: Sequence[tuple[Cell, Cell]], measure: Measure
-) -> tuple[Contrast, ...]:
-    """Contrasts of CAP with its controls by another measure, adjusted over all pairs of the table."""
-    p_values = [paired_p_in(store, runs[first], runs[second], measure) for first, second in pairs]
-    adjusted = holm(np.array(p_values, dtype=np.float64))
-    return tuple(
-        Contrast(first, second, paired_in(store, runs[first], runs[second], measure), float(p))
-        for (first, second), p in zip(pairs, adjusted, strict=True)
-        if first[0] == SUBJECT and second[0] in CONTROLS
-    )
 
 
 def table_pairs(choice: ComparisonChoice, levels: dict[Cell, Level]) -> list[tuple[Cell, Cell]]:

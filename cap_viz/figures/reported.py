@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import pandas as pd
+
 from cap_viz.settings import ASSETS
 
 
@@ -39,3 +41,15 @@ PERPLEXITY = tuple(point for point in POINTS if point.measure == "perplexity")
 def reported_accuracy(task: str) -> tuple[ReportedPoint, ...]:
     """The reported accuracies on a task; empty where the paper reports none."""
     return tuple(point for point in ACCURACY if point.task == task)
+
+
+def reported_table() -> pd.DataFrame:
+    """Tabulate all reported numbers, CAP beside Wanda."""
+    rows = []
+    for name, points, form in (("accuracy", ACCURACY, "{:.1%}"), ("perplexity", PERPLEXITY, "{:g}")):
+        values = {(point.task, point.sparsity, point.criterion): point.value for point in points}
+        for task, sparsity in dict.fromkeys((point.task, point.sparsity) for point in points):
+            cap, wanda = (form.format(values[task, sparsity, one]).replace("%", " %") for one in ("cap", "wanda"))
+            said = {"Task": task, "Number": name, "Sparsity": f"{100 * sparsity:.0f} %", "CAP": cap, "Wanda": wanda}
+            rows.append(said)
+    return pd.DataFrame(rows)

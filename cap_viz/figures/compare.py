@@ -1,4 +1,4 @@
-"""The Compare page's figure: a measure against sparsity, one line per criterion. Data in, Plotly figure out."""
+"""A measure against sparsity, one line per criterion, with 95 % whiskers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
-from cap_viz.dashboard.compare.reported import MODEL, ReportedPoint
-from cap_viz.evaluation.eval_metrics import Level, Measure
 from cap_viz.figures.accuracy import Marks, whisker_marks
 from cap_viz.figures.theme import FAINT, NEUTRAL, blank, criterion_colour, criterion_glyph, display_order
-from cap_viz.pruning import criterion_title
 
 HEIGHT = 392
 TOP, BOTTOM, RIGHT = 14, 44, 172
@@ -29,28 +26,48 @@ LEADER = 0.97
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A criterion at a sparsity (a share of weights); `level` is not yet scaled by the measure.
+    """A criterion at a sparsity (a share of weights); value and limits are in the unit of the axis.
 
     `between`: the sparsity is not one that other criteria share, so the mark needs no room beside theirs and no tick.
     """
 
     criterion: str
+    title: str
     sparsity: float
-    level: Level
+    value: float
+    low: float
+    high: float
     hover: str
     between: bool = False
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Content of the figure. `guess` is the level of guessing; `paper` may be empty."""
+    """Content of the figure: `dense` is a value with its limits, `guess` the level of guessing and its name.
 
-    measure: Measure
-    dense: Level
-    guess: float
+    Values are in `unit`: "%", or "nats" where less is better. `paper` are points that a paper reports, which have no
+    interval.
+    """
+
+    measure: str
+    unit: str
+    dense: tuple[float, float, float]
+    guess: tuple[str, float]
     points: Sequence[CurvePoint]
-    paper: Sequence[ReportedPoint] = ()
+    paper: Sequence[CurvePoint] = ()
     greyed: bool = False
+
+    def number(self, value: float) -> str:
+        return f"{value:.1f} %" if self.unit == "%" else f"{value:.3f}"
+
+    def in_words(self) -> str:
+        """Describe the figure, for those who do not see it."""
+        value, low, high = map(self.number, self.dense)
+        said = [f"dense: {value} ({low} to {high})", f"{self.guess[0]}: {self.number(self.guess[1])}"]
+        for point in self.points:
+            value, low, high = map(self.number, (point.value, point.low, point.high))
+            said.append(f"{point.title} at {100 * point.sparsity:.3g} %: {value} ({low} to {high})")
+        return f"{self.measure} against sparsity. {'; '.join(said)}"
 
 
 @dataclass(frozen=True)
@@ -71,31 +88,27 @@ def curves(shown: Curves, *, height: int = HEIGHT) -> go.Figure:
     up or down where labels would collide.
     """
     figure = blank(height=height, left=52, right=RIGHT, top=TOP, bottom=BOTTOM)
-    scale, dense = shown.measure.scale, shown.dense
+    dense, low, high = shown.dense
+    word, guess = shown.guess
     y_range = value_range(shown)
     x_end = 100 * max([0.1, *(point.sparsity for point in (*shown.points, *shown.paper))]) * 1.05
-    figure.add_hrect(y0=scale * dense.ci.low, y1=scale * dense.ci.high, fillcolor=NEUTRAL, opacity=0.13, line_width=0)
-    for y, dash in ((scale * dense.value, "dash"), (scale * shown.guess, "dot")):
+    figure.add_hrect(y0=low, y1=high, fillcolor=NEUTRAL, opacity=0.13, line_width=0)
+    for y, dash in ((dense, "dash"), (guess, "dot")):
         figure.add_hline(y=y, line={"color": NEUTRAL, "width": 1.5, "dash": dash})
     labels = [
-        Label(f"dense {number(dense.value, shown.measure)}", LEADER * x_end, scale * dense.value, NEUTRAL),
-        Label(
-            f"{guess_word(shown.measure)} {number(shown.guess, shown.measure)}",
-            LEADER * x_end,
-            scale * shown.guess,
-            NEUTRAL,
-        ),
+        Label(f"{name} {shown.number(value)}", LEADER * x_end, value, NEUTRAL)
+        for name, value in (("dense", dense), (word, guess))
     ]
     criteria = display_order({point.criterion for point in shown.points})
     common = [point for point in shown.points if not point.between] or shown.points
     offsets = dodges(len(criteria), [100 * point.sparsity for point in common])
     for name, offset in zip(criteria, offsets, strict=True):
         marks = marks_of(name, shown, offset)
-        figure.add_trace(line(marks, scale * dense.value))
+        figure.add_trace(line(marks, dense))
         figure.add_trace(whisker_marks(marks))
         labels.append(end_label(marks, shown))
     for name in display_order({point.criterion for point in shown.paper}):
-        figure.add_trace(diamonds(name, [point for point in shown.paper if point.criterion == name], scale))
+        figure.add_trace(diamonds([point for point in shown.paper if point.criterion == name]))
     if shown.greyed:
         figure.update_traces(opacity=GREYED)
     name_lines(figure, labels, x_end, y_range, height - TOP - BOTTOM)
@@ -110,8 +123,8 @@ def curves(shown: Curves, *, height: int = HEIGHT) -> go.Figure:
         tickcolor=FAINT,
     )
     figure.update_yaxes(
-        title=f"{shown.measure.title.lower()}{'' if shown.measure.is_share else f', {shown.measure.unit}'}",
-        ticksuffix=" %" if shown.measure.is_share else "",
+        title=f"{shown.measure.lower()}{'' if shown.unit == '%' else f', {shown.unit}'}",
+        ticksuffix=" %" if shown.unit == "%" else "",
         showgrid=True,
         gridcolor=FAINT,
         nticks=7,
@@ -120,19 +133,11 @@ def curves(shown: Curves, *, height: int = HEIGHT) -> go.Figure:
     return figure
 
 
-def number(value: float, measure: Measure) -> str:
-    return f"{100 * value:.1f} %" if measure.is_share else f"{value:.3f}"
-
-
-def guess_word(measure: Measure) -> str:
-    return "chance" if measure.is_share else "even guess"
-
-
 def value_range(shown: Curves) -> tuple[float, float]:
     """Range of the y axis over all whiskers, guessing, dense and the paper's points, with padding."""
-    levels = [shown.dense, *(point.level for point in shown.points)]
-    limits = [value for level in levels for value in (level.ci.low, level.ci.high, level.value) if np.isfinite(value)]
-    values = [shown.measure.scale * value for value in (*limits, shown.guess, *(point.value for point in shown.paper))]
+    limits = [*shown.dense, *(limit for point in shown.points for limit in (point.value, point.low, point.high))]
+    values = [value for value in limits if np.isfinite(value)]
+    values += [shown.guess[1], *(point.value for point in shown.paper)]
     room = 0.06 * (max(values) - min(values)) or 1.0
     return min(values) - room, max(values) + room
 
@@ -156,14 +161,13 @@ def readable_ticks(measured: Sequence[float], x_end: float) -> list[float]:
 
 def marks_of(name: str, shown: Curves, offset: float) -> Marks:
     points = sorted((point for point in shown.points if point.criterion == name), key=lambda point: point.sparsity)
-    scale = shown.measure.scale
     return Marks(
         criterion=name,
-        title=criterion_title(name),
+        title=points[0].title,
         x=[100 * point.sparsity + (0.0 if point.between else offset) for point in points],
-        value=[scale * point.level.value for point in points],
-        low=[scale * point.level.ci.low for point in points],
-        high=[scale * point.level.ci.high for point in points],
+        value=[point.value for point in points],
+        low=[point.low for point in points],
+        high=[point.high for point in points],
         hover=[point.hover for point in points],
     )
 
@@ -181,25 +185,25 @@ def line(marks: Marks, dense: float) -> go.Scatter:
 
 def end_label(marks: Marks, shown: Curves) -> Label:
     colour = criterion_colour(marks.criterion)
-    value = number(marks.value[-1] / shown.measure.scale, shown.measure)
     glyph = criterion_glyph(marks.criterion)
-    text = f'<span style="color:{colour}">{glyph}</span> {marks.title} {value}'
+    text = f'<span style="color:{colour}">{glyph}</span> {marks.title} {shown.number(marks.value[-1])}'
     return Label(text, marks.x[-1], marks.value[-1], colour)
 
 
-def diamonds(name: str, points: Sequence[ReportedPoint], scale: float) -> go.Scatter:
-    """Draw the paper's points as hollow diamonds, without whiskers because it reports no intervals."""
+def diamonds(points: Sequence[CurvePoint]) -> go.Scatter:
+    """Draw the paper's points of one criterion as hollow diamonds, without whiskers because it reports none."""
     return go.Scatter(
-        name=f"paper: {criterion_title(name)}",
+        name=f"paper: {points[0].title}",
         x=[100 * point.sparsity for point in points],
-        y=[scale * point.value for point in points],
+        y=[point.value for point in points],
         mode="markers",
-        marker={"symbol": "diamond-open", "size": 11, "color": criterion_colour(name), "line": {"width": 1.5}},
-        text=[
-            f"<b>{criterion_title(name)} at {100 * point.sparsity:.0f} %</b><br>{scale * point.value:.1f} % "
-            f"in the paper, second-hand ({MODEL})"
-            for point in points
-        ],
+        marker={
+            "symbol": "diamond-open",
+            "size": 11,
+            "color": criterion_colour(points[0].criterion),
+            "line": {"width": 1.5},
+        },
+        text=[point.hover for point in points],
         hovertemplate="%{text}<extra></extra>",
     )
 
@@ -250,3 +254,19 @@ def spread_labels(
     places = np.empty(count)
     places[order] = np.clip(packed, low, high - gap * (count - 1)) + steps
     return places
+
+
+def figure_html(figure: go.Figure, title: str) -> bytes:
+    """Standalone page that needs no network: the figure on white, with its title and Plotly inside."""
+    page = go.Figure(figure)
+    margin = page.to_dict()["layout"]["margin"]
+    page.update_layout(
+        template="plotly_white",
+        title={"text": title, "font": {"size": 15}, "x": 0, "xref": "paper"},
+        paper_bgcolor="#ffffff",
+        plot_bgcolor="#ffffff",
+        # The browser's own font is wider than the dashboard's.
+        margin={**margin, "t": margin["t"] + 40, "r": margin["r"] + 40},
+        height=560,
+    )
+    return page.to_html(include_plotlyjs=True, full_html=True).encode()
