@@ -5,7 +5,6 @@ Until now resample ablation was called "its mean", and estimates and files alway
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 
@@ -21,6 +20,7 @@ from cap_viz.runs.run_queries import block_spec
 from cap_viz.runs.spec import JointSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import evaluation_set
+from tests.maps import head_maps
 from tests.shell import Shell
 from tests.test_ui_pages import opened, opened_heads, text
 from tests.test_ui_text import computed, score_spec, store
@@ -33,7 +33,8 @@ BY_ZERO = re.compile(r"\bremov(ed|ing)\b", re.IGNORECASE)
 
 def said(at: AppTest) -> str:
     """Everything readable on the page, in its figures and in place of them."""
-    charts = [chart.proto for kind in ("plotly_chart", "bidi_component") for chart in at.get(kind)]
+    charts = [chart.proto for chart in (*at.get("plotly_chart"), *at.get("html"))]
+    charts += [head_map["ends"] + [head_map["label"]] for head_map in head_maps(at)]
     return "\n".join([text(at), *(table.proto.columns for table in at.dataframe), *map(str, charts)])
 
 
@@ -73,8 +74,7 @@ def test_the_heads_page_says_what_was_done(
     words = ablation_words(run.spec)
     assert [one for one in saying(at, words.doing.capitalize(), "head 2", "layer 1") if words.by in one]
     assert belongs(said(at), ablation)
-    grid = json.loads(at.get("plotly_chart")[0].proto.spec)
-    assert next(note["text"] for note in grid["layout"]["annotations"]).startswith(words.ends[0])
+    assert tuple(head_maps(at)[0]["ends"]) == words.ends
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

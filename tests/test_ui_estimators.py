@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.hybrid import hybrid_scores
-from cap_viz.dashboard.names import METRIC_UNITS
+from cap_viz.dashboard.names import METRIC_NAMES, METRIC_UNITS
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.kinds.scores import load_blocks, load_gradient, load_scores
 from cap_viz.runs.run_queries import block_spec
@@ -18,8 +16,9 @@ from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import rank_agreement, split_half
 from cap_viz.tasks.example_sets import calibration_set
-from tests.test_ui_pages import matrix, opened, text
-from tests.test_ui_text import computed, drawn, score_spec, store, wait_for_jobs
+from tests.maps import SEEN, drawn, head_maps
+from tests.test_ui_pages import opened, text
+from tests.test_ui_text import computed, score_spec, store, wait_for_jobs
 from tests.words import saying
 
 __all__ = ["store"]
@@ -49,21 +48,22 @@ def heads_page(shown: StoredRun, **parameters: str) -> AppTest:
 def test_exact_runs_come_first_then_hybrids_and_gradients(exact: StoredRun, gradient: StoredRun) -> None:
     at = heads_page(exact)
     assert at.selectbox(key="run").options == [
-        "n16-seed0-zero",
-        "n16of40-seed0-zero-hybrid-nll",
-        "n40-seed0-zero-gradient-nll",
+        "16 examples, zeroed",
+        "16 + 40 examples, zeroed, hybrid, answer loss",
+        "40 examples, zeroed, gradient, answer loss",
     ]
 
 
 def test_the_gradient_grid_holds_the_mean_gradient_effects(store: Store, exact: StoredRun, gradient: StoredRun) -> None:
     at = heads_page(exact, run="n40-seed0-zero-gradient-nll")
-    np.testing.assert_allclose(drawn(at), load_gradient(store, gradient).mean_effect("nll"), atol=1e-6)
+    np.testing.assert_allclose(drawn(at), load_gradient(store, gradient).mean_effect("nll"), atol=SEEN)
     effects = [load_scores(store, exact).effects("nll"), load_gradient(store, gradient).effects("nll")]
     means, (first, second) = [one.mean(axis=-1) for one in effects], [split_half(one).full for one in effects]
     ranks = rank_agreement(means[0], means[1], first, second)
-    assert saying(at, "n16-seed0-zero", f"{ranks.correlation:.2f}", f"{ranks.ceiling:.2f}")
+    assert saying(at, "16 examples, zeroed", f"{ranks.correlation:.2f}", f"{ranks.ceiling:.2f}")
     assert saying(at, f"{second:.2f}", "40")
-    assert saying(at, "nll", "gradient")
+    assert saying(at, METRIC_NAMES["nll"], "gradient")
+    assert saying(at, "interval does not cover its error")
     assert "metric" not in [control.key for control in at.segmented_control], "the run is about one"
 
 
@@ -71,14 +71,14 @@ def test_an_unknown_noise_ceiling_is_not_mentioned(store: Store, exact: StoredRu
     """Three examples have no reliability; the page said "noise ceiling nan"."""
     computed(store, tiny_model, gradient_spec(tiny_model, 3))
     shown = text(heads_page(exact, run="n3-seed0-zero-gradient-nll"))
-    assert "Rank correlation with the exact run n16-seed0-zero" in shown
+    assert "Rank correlation with the exact run of 16 examples, zeroed" in shown
     assert "ceiling" not in shown
 
 
 def test_the_hybrid_grid_holds_the_combination(store: Store, exact: StoredRun, gradient: StoredRun) -> None:
     at = heads_page(exact, run="n16of40-seed0-zero-hybrid-nll", layer="2", head="3")
     found = hybrid_scores(load_scores(store, exact), load_gradient(store, gradient))
-    np.testing.assert_allclose(drawn(at), found.estimate.mean, atol=1e-6)
+    np.testing.assert_allclose(drawn(at), found.estimate.mean, atol=SEEN)
     assert saying(at, "narrower", "16", "40")
     assert at.number_input(key="layer").value == 2
 
@@ -117,7 +117,7 @@ def test_sizes_are_planned_from_a_pilot(store: Store, exact: StoredRun) -> None:
 
 def test_whole_layers_stand_beside_the_heads(store: Store, exact: StoredRun) -> None:
     at = heads_page(exact)
-    assert len(at.get("plotly_chart")) == 3
+    assert head_maps(at)[0]["blocks"] is None
     at.button(key="heads_blocks_start").click().run()
     wait_for_jobs()
     at.run()
@@ -127,10 +127,8 @@ def test_whole_layers_stand_beside_the_heads(store: Store, exact: StoredRun) -> 
     run = store.get(block_spec(exact.spec))
     assert run is not None
     effects = load_blocks(store, run).mean_effect("nll")
-    figure = json.loads(at.get("plotly_chart")[0].proto.spec)
-    beside = [trace for trace in figure["data"] if trace["type"] == "heatmap" and trace.get("xaxis") == "x2"]
-    shown = sum((np.nan_to_num(matrix(trace["z"])) for trace in beside), start=np.zeros(1))
-    np.testing.assert_allclose(shown, effects, atol=1e-6)
+    beside = head_maps(at)[0]["blocks"]
+    np.testing.assert_allclose(np.reshape(beside["mean"], (-1, 2)), effects, atol=SEEN)
 
 
 def test_the_ranking_is_compared_with_other_ablations_of_the_same_examples(

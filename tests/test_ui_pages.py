@@ -5,7 +5,6 @@ The runs are computed by the real library on the tiny model. What needs a browse
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from cap_viz.settings import PROJECT
 from cap_viz.stats import mean_with_ci
 from cap_viz.tasks import TASKS, Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set, examples_of
+from tests.maps import SEEN, drawn, head_maps
 from tests.words import bold_titles, numbers, saying
 
 TIMEOUT = 60
@@ -112,26 +112,14 @@ def test_heads_says_in_a_sentence_what_was_measured(store: Store, scores: Stored
     estimate = mean_with_ci(load_scores(store, scores).effects("nll"))
     assert not at.exception
     assert saying(at, "head 2", "layer 1", signed(float(estimate.mean[1, 2])))
-    assert at.metric[0].value == signed(float(estimate.mean[1, 2]))
-    assert f"n{8}-seed0-zero" in at.selectbox(key="run").options
+    assert saying(at, f"Rank **{estimate.rank[1, 2]}**", str(estimate.rank.size))
+    assert at.selectbox(key="run").value == "n8-seed0-zero"
+    assert at.selectbox(key="run").options == ["8 examples, zeroed"]
 
 
 def test_the_grid_holds_the_mean_effects(store: Store, scores: StoredRun) -> None:
     at = opened_heads(scores, metric="choice_nll")
-    figure = json.loads(at.get("plotly_chart")[0].proto.spec)
-    cells = [trace for trace in figure["data"] if trace["type"] == "heatmap"][1:]
-    drawn = sum(np.nan_to_num(matrix(trace["z"])) for trace in cells)
-    np.testing.assert_allclose(drawn, load_scores(store, scores).mean_effect("choice_nll"), rtol=1e-6)
-
-
-def matrix(encoded: object) -> np.ndarray:
-    """A Plotly array, plain or as base64 with type and shape."""
-    if isinstance(encoded, dict):
-        import base64
-
-        raw = np.frombuffer(base64.b64decode(encoded["bdata"]), dtype=encoded["dtype"])
-        return raw.reshape([int(size) for size in encoded["shape"].split(",")])
-    return np.array(encoded, dtype=float)
+    np.testing.assert_allclose(drawn(at), load_scores(store, scores).mean_effect("choice_nll"), atol=SEEN)
 
 
 def test_unknown_names_in_the_url_get_a_note_and_a_fallback(store: Store, scores: StoredRun) -> None:
@@ -161,14 +149,15 @@ def test_heads_opens_with_the_head_of_rank_one(store: Store, scores: StoredRun) 
 
 
 def test_accuracy_is_shown_but_ranks_nothing(store: Store, scores: StoredRun) -> None:
-    ranks: dict[str, str] = {}
+    ranked: dict[str, bool] = {}
     charts: dict[str, int] = {}
     for metric in ("nll", "accuracy"):
         at = opened_heads(scores, metric=metric)
         assert not at.exception
-        (ranks[metric],) = [tile.value for tile in at.metric if tile.label == "Rank"]
+        ranked[metric] = bool(saying(at, "Rank **1**"))
+        assert (head_maps(at)[0]["rank"] is not None) == ranked[metric]
         charts[metric] = len(at.get("plotly_chart"))
-    assert ranks == {"nll": "1", "accuracy": "–"}
+    assert ranked == {"nll": True, "accuracy": False}
     assert charts["accuracy"] == charts["nll"] - 1, "the bars of the highest ranks"
 
 
@@ -195,7 +184,8 @@ def test_without_the_texts_ids_are_shown(
     at = opened_heads(scores)
     assert not at.exception
     assert saying(at, "CAP_VIZ_DATA", "Tiny")
-    assert set(at.dataframe[0].value["question"]) <= set(scores.spec.examples.ids)
+    shown = at.selectbox(key="example").options
+    assert all(any(name in one for one in shown) for name in scores.spec.examples.ids)
     assert "heads_start" not in [button.key for button in at.button]
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cap_viz.dashboard.heads.control_task import View
-from cap_viz.dashboard.heads.export import shown_json, shown_table
-from streamlit.testing.v1 import AppTest
 
+from cap_viz.dashboard.heads.data import View, head_json, head_table
+from cap_viz.dashboard.heads.source import Source
 from cap_viz.dashboard.names import TEXT_LOSS
 from cap_viz.figures.theme import signed
 from cap_viz.models.loading import ReasoningModel
@@ -30,7 +29,8 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import rank_agreement, specificity, split_half, top_overlap
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
-from tests.test_ui_pages import matrix, opened, opened_heads, text
+from tests.maps import SEEN, drawn
+from tests.test_ui_pages import opened, opened_heads, text
 from tests.words import bold_titles, numbers, saying
 
 TIMEOUT = 60
@@ -65,14 +65,6 @@ def control(store: Store, tiny_model: ReasoningModel) -> StoredRun[ScoreSpec]:
     return finish(run_steps(score_spec(tiny_model, "mini_text", 6), tiny_model, store))
 
 
-def drawn(at: AppTest, place: int = 0) -> np.ndarray:
-    """The values in the page's grid, or in a later heatmap."""
-    charts = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
-    figure = [chart for chart in charts if any(trace["type"] == "heatmap" for trace in chart["data"])][place]
-    cells = [trace for trace in figure["data"] if trace["type"] == "heatmap"][1:]
-    return sum((np.nan_to_num(matrix(trace["z"])) for trace in cells), start=np.zeros(1))
-
-
 def wait_for_jobs() -> None:
     end = time.monotonic() + TIMEOUT
     while any(job.active for job in shared_queue().listing()) and time.monotonic() < end:
@@ -84,13 +76,13 @@ def test_heads_shows_a_text_task_with_the_one_metric_it_has(store: Store, contro
     at = opened_heads(control, metric="choice_nll", layer="1", head="2", example=chosen.id)
     assert not at.exception
     shown = text(at)
-    assert saying(at, "choice_nll", "logit_diff", "accuracy", "Mini text")
+    assert saying(at, TEXT_LOSS, "Mini text")
     assert TEXT_LOSS in shown
     assert saying(at, "head 2", "layer 1")
     assert not at.warning, "guessing is for questions"
     assert "view" not in [control.key for control in at.segmented_control], "it is a control itself"
     scores = load_scores(store, control)
-    np.testing.assert_allclose(drawn(at), scores.mean_effect("nll"), rtol=1e-6)
+    np.testing.assert_allclose(drawn(at), scores.mean_effect("nll"), atol=SEEN)
     # The example: what is given, what is scored, and its loss.
     intact = -float(scores.dense[2, 0]) / int(scores.questions.tokens[2, 0])
     assert chosen.prompt in shown
@@ -119,14 +111,14 @@ def test_specificity_is_what_the_library_computes(
     shared = top_overlap(means[0], means[1], 1)
     at = opened_heads(scores, view="specificity")
     assert not at.exception
-    np.testing.assert_allclose(drawn(at), found.mean, rtol=1e-6)
+    np.testing.assert_allclose(drawn(at), found.mean, atol=10 * SEEN)
     ranks = rank_agreement(means[0], means[1], *(split_half(one).full for one in effects))
     agreement = [f"{one:.2f}".replace("-", "−") for one in (ranks.correlation, ranks.ceiling)]
     assert saying(at, str(shared.shared), "top 1", "mini text", f"{shared.expected:.1f}", *agreement)
     layer, head = np.argwhere(found.rank == 1)[0]
     assert saying(at, f"head {head}", f"layer {layer}")
-    assert at.selectbox(key="control").options == ["mini_text"]
-    assert [one for one in at.caption if "control mini\\_text" in one.value]
+    assert at.selectbox(key="control").options == ["Mini text"]
+    assert [one for one in at.caption if "control Mini text" in one.value]
 
 
 def test_only_a_difference_that_survives_is_a_verdict_in_bold(
@@ -146,7 +138,7 @@ def test_the_generic_text_view_shows_the_control(
 ) -> None:
     at = opened_heads(scores, view="generic text")
     assert not at.exception
-    np.testing.assert_allclose(drawn(at), load_scores(store, control).mean_effect("nll"), rtol=1e-6)
+    np.testing.assert_allclose(drawn(at), load_scores(store, control).mean_effect("nll"), atol=SEEN)
     mean = load_scores(store, control).mean_effect("nll")
     layer, head = np.unravel_index(int(np.argmax(mean)), mean.shape)
     assert saying(at, f"head {head}", f"layer {layer}", signed(float(mean[layer, head])))
@@ -171,22 +163,24 @@ def test_exports_hold_what_the_view_shows(
     store: Store, scores: StoredRun[ScoreSpec], control: StoredRun[ScoreSpec]
 ) -> None:
     found = specificity(*(load_scores(store, run).effects("nll") for run in (scores, control)))
-    content = json.loads(shown_json(store, scores, "nll", View("specificity", control)))
-    assert content["control"]["task"] == "mini_text"
+    source = Source("any", scores.spec, run=scores)
+    content = json.loads(head_json(store, View(source, "nll", "specificity", control)))
+    assert (content["task"]["task"], content["control"]["task"]) == ("mini_science", "mini_text")
     for row in content["heads"]:
         assert row["specificity"] == pytest.approx(found.mean[row["layer"], row["head"]])
     assert [row["rank"] for row in content["heads"]] == list(range(1, 13))
-    table = shown_table(store, scores, "nll", View("generic text", control))
-    np.testing.assert_allclose(table["mean_effect"].iloc[0], load_scores(store, control).mean_effect("nll").max())
-    table = shown_table(store, scores, "nll", View("task effect", control))
-    np.testing.assert_allclose(table["mean_effect"].iloc[0], load_scores(store, scores).mean_effect("nll").max())
+    for name, run in (("generic text", control), ("task effect", scores)):
+        view, wanted = View(source, "nll", name, control), load_scores(store, run)
+        assert head_table(store, view)["mean_effect"].iloc[0] == pytest.approx(wanted.mean_effect("nll").max())
+        held = json.loads(head_json(store, view))["run"]
+        assert held["example_ids"] == list(run.spec.examples.ids)
+        np.testing.assert_allclose(held["effects"], wanted.effects("nll"), atol=1e-6)
 
 
 def test_without_a_control_the_view_offers_to_measure_one(store: Store, scores: StoredRun[ScoreSpec]) -> None:
     at = opened_heads(scores, view="specificity")
     assert not at.exception
     assert "exact, zero ablation" in bold_titles(at)[-1]
-    assert "--task mini_text --n 16" in at.code[-1].value
     assert not at.get("plotly_chart")
     at.button(key="heads_control_start").click().run()
     wait_for_jobs()
@@ -195,7 +189,7 @@ def test_without_a_control_the_view_offers_to_measure_one(store: Store, scores: 
     assert isinstance(scores.spec, ScoreSpec)
     (control,) = control_runs(store.runs(), scores.spec).values()
     found = specificity(*(load_scores(store, run).effects("nll") for run in (scores, control)))
-    np.testing.assert_allclose(drawn(at), found.mean, rtol=1e-6)
+    np.testing.assert_allclose(drawn(at), found.mean, atol=10 * SEEN)
 
 
 def test_a_control_takes_its_values_from_the_same_reference_examples(store: Store, tiny_model: ReasoningModel) -> None:
@@ -281,5 +275,7 @@ def test_prune_says_that_text_has_no_accuracy_and_still_counts_zeros(
 
 def test_every_task_can_be_chosen(store: Store) -> None:
     at = opened("app.py")
-    assert {"gsm8k", "generic_text", "mini_text"} <= set(at.selectbox(key="task").options)
+    assert {load_task(name).title for name in ("gsm8k", "generic_text", "mini_text")} <= set(
+        at.selectbox(key="task").options
+    )
     assert at.selectbox(key="n").value == "600"

@@ -69,7 +69,7 @@ function legend(d) {
 function drawn(d) {
   const layers = d.mean.length / d.heads, range = n => [...Array(n).keys()];
   const every = (n, room) => Math.max(1, Math.ceil(n / Math.max(1, room)));
-  const down = every(layers, Math.floor(layers * d.row / 13)), across = every(d.heads, d.small ? 9 : 16);
+  const down = every(layers, Math.floor(layers * d.row / 12)), across = every(d.heads, d.small ? 9 : 16);
   const rows = range(layers).map(layer => `<div role="row" class="row"><span class="tick" aria-hidden="true">`
     + `${layer % down ? "" : layer}</span>${range(d.heads).map(h => cell(d, layer * d.heads + h)).join("")}`
     + `${blockCells(d, layer)}</div>`);

@@ -6,8 +6,16 @@ import re
 import time
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
+from cap_viz.figures.head_grid import Grid
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.runs.kinds.scores import load_scores
+from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_queries import model_ref, score_runs
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.stats import mean_with_ci
 from tests.e2e.conftest import PATIENCE_MS, OpenTab
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -30,10 +38,93 @@ def test_heads_opens_by_deep_link_on_a_fresh_server(start_server: str, open_tab:
 def test_a_click_on_a_cell_shows_that_head_and_goes_into_the_url(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/heads?task=mini_science")
     tab.settle()
-    click_cell(tab.page, tab.cell(24, 6))
+    cell(tab.page, 24, 6).click()
     expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page).to_have_url(re.compile("layer=24&head=6|head=6&layer=24"))
     expect(tab.page.get_by_role("spinbutton", name="Layer")).to_have_value("24")
+
+
+def test_the_frame_moves_at_the_click_before_the_server_answers(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science")
+    tab.settle()
+    # No message leaves the page any more.
+    tab.page.evaluate("WebSocket.prototype.send = () => {}")
+    cell(tab.page, 24, 6).click()
+    expect(cell(tab.page, 24, 6)).to_have_attribute("aria-selected", "true")
+    expect(cell(tab.page, 1, 3)).not_to_have_attribute("aria-selected", "true")
+
+
+def test_the_map_is_walked_and_chosen_from_by_keyboard(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science&layer=7&head=2")
+    tab.settle()
+    grid = tab.page.get_by_role("grid", name=re.compile("Effect of removing each head"))
+    expect(grid.locator('[tabindex="0"]')).to_have_count(1)
+    grid.locator('[tabindex="0"]').focus()
+    assert focused(tab.page).startswith("Layer 7, head 2:")
+    places = {"ArrowDown": "8, head 2", "ArrowRight": "8, head 3", "End": "8, head 8", "Home": "8, head 0"}
+    for key, place in {**places, "ArrowLeft": "8, head 0", "Control+End": "29, head 8", "ArrowUp": "28, head 8"}.items():
+        tab.page.keyboard.press(key)
+        assert focused(tab.page).startswith(f"Layer {place}:")
+    tab.page.keyboard.press("Enter")
+    expect(tab.page.get_by_text("head 8 of layer 28")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page).to_have_url(re.compile("layer=28&head=8|head=8&layer=28"))
+    # The focus stays for the next step.
+    assert focused(tab.page).startswith("Layer 28, head 8:")
+
+
+def test_a_cell_says_the_same_to_eyes_and_ears_as_the_library(server: str, open_tab: OpenTab) -> None:
+    """The sentence is composed twice: in the browser for the map, in Python for exported figures."""
+    store = Store()
+    (run,) = [run for run in score_runs(store.runs(), model_ref(store, DEFAULT_MODEL), "mini_science") if is_usual(run)]
+    estimate = mean_with_ci(load_scores(store, run).effects("nll"))
+    grid = Grid.of(estimate, ends=ablation_words(run.spec).ends)
+    tab = open_tab(f"{server}/heads?task=mini_science")
+    tab.settle()
+    for layer, head in ((1, 3), (7, 0), (24, 6), (29, 8)):
+        said = grid.says(layer, head, "nats per token")
+        expect(cell(tab.page, layer, head)).to_have_attribute("aria-label", said)
+        cell(tab.page, layer, head).hover()
+        tip = tab.page.locator(".tip")
+        expect(tip).to_be_visible()
+        for part in said.replace(": ", ", ").split(", "):
+            expect(tip).to_contain_text(part)
+
+
+def is_usual(run: StoredRun[ScoreSpec]) -> bool:
+    return run.spec.ablation == "zero" and len(run.spec.examples.ids) == 48
+
+
+def test_the_colours_follow_the_theme_without_a_rerun(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science")
+    tab.settle()
+    colour = "element => getComputedStyle(element).color"
+    light = cell(tab.page, 2, 2).evaluate(colour)
+    tab.page.emulate_media(color_scheme="dark")
+    expect(tab.page.locator("body")).not_to_have_css("background-color", "rgb(255, 255, 255)")
+    assert cell(tab.page, 2, 2).evaluate(colour) != light
+
+
+def test_the_words_of_the_colour_bar_do_not_overlap_on_a_phone(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science", size=(390, 844))
+    tab.settle()
+    boxes = tab.page.locator(".ends span").evaluate_all("all => all.map(one => one.getBoundingClientRect().toJSON())")
+    assert len(boxes) == 3
+    for left, right in zip(boxes, boxes[1:], strict=False):
+        assert left["right"] <= right["left"]
+    assert boxes[-1]["right"] <= 390
+
+
+def test_back_returns_to_the_head_before(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/heads?task=mini_science")
+    tab.settle()
+    cell(tab.page, 24, 6).click()
+    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
+    cell(tab.page, 7, 2).click()
+    expect(tab.page.get_by_text("head 2 of layer 7")).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    tab.page.go_back()
+    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
+    expect(cell(tab.page, 24, 6)).to_have_attribute("aria-selected", "true")
 
 
 def test_the_shared_link_is_that_of_the_head_shown(server: str, open_tab: OpenTab) -> None:
@@ -41,7 +132,7 @@ def test_the_shared_link_is_that_of_the_head_shown(server: str, open_tab: OpenTa
     tab = open_tab(f"{server}/heads?task=mini_science&n=200")
     tab.settle()
     for layer, head in ((24, 6), (7, 2)):
-        click_cell(tab.page, tab.cell(layer, head))
+        cell(tab.page, layer, head).click()
         expect(tab.page.get_by_text(f"head {head} of layer {layer}")).to_be_visible(timeout=PATIENCE_MS)
         share = tab.page.get_by_role("button", name="Share")
         share.click()
@@ -69,14 +160,14 @@ def test_another_model_starts_with_its_own_top_head(server: str, open_tab: OpenT
 def test_number_inputs_select_a_head_and_the_same_cell_can_be_clicked_again(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/heads?task=mini_science")
     tab.settle()
-    click_cell(tab.page, tab.cell(24, 6))
+    cell(tab.page, 24, 6).click()
     expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
     layer = tab.page.get_by_role("spinbutton", name="Layer")
     layer.fill("3")
     layer.press("Enter")
     expect(tab.page.get_by_text("head 6 of layer 3")).to_be_visible(timeout=PATIENCE_MS)
     tab.settle()
-    click_cell(tab.page, tab.cell(24, 6))
+    cell(tab.page, 24, 6).click()
     expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
 
 
@@ -95,7 +186,7 @@ def test_a_live_run_shows_progress_and_stops_soon_after_cancel(server: str, open
     assert time.monotonic() - asked < 30
     expect(tab.page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
     # Back at the stored run, in the box and in the address; nobody followed a link.
-    expect(tab.page.get_by_role("combobox", name="Run")).to_have_value("n48-seed0-zero")
+    expect(tab.page.get_by_role("combobox", name="Run")).to_have_value("48 examples, zeroed")
     expect(tab.page).not_to_have_url(re.compile("run=n2"))
     expect(tab.page.get_by_text("The link asks")).to_have_count(0)
 
@@ -131,8 +222,10 @@ def test_pages_paint_without_errors(
 def test_the_main_figure_is_in_the_first_screen(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/heads?task=mini_science")
     tab.settle()
-    _, bottom_row = tab.cell(29, 0)
-    assert bottom_row < 800
+    expect(cell(tab.page, 29, 0)).to_be_in_viewport()
+    # The example and the switch of its reading stand beside the map.
+    expect(tab.page.get_by_text("Read with the model")).to_be_in_viewport()
+    expect(tab.page.get_by_role("table").last).to_be_in_viewport(ratio=0.9)
 
 
 def test_the_view_is_in_the_link_and_can_be_switched(server: str, open_tab: OpenTab) -> None:
@@ -144,7 +237,7 @@ def test_the_view_is_in_the_link_and_can_be_switched(server: str, open_tab: Open
     expect(page.get_by_text("Ranking reliability")).to_have_count(0)
     tab.settle()
     assert "view=specificity" in page.url
-    page.get_by_role("radio", name="task effect").or_(page.get_by_role("button", name="task effect")).first.click()
+    page.get_by_role("radio", name="This task").or_(page.get_by_role("button", name="This task")).first.click()
     expect(page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
     expect(page).not_to_have_url(re.compile("view=specificity"))
     assert tab.errors == []
@@ -152,7 +245,7 @@ def test_the_view_is_in_the_link_and_can_be_switched(server: str, open_tab: Open
 
 def test_a_text_task_opens_by_link_with_its_only_metric(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/heads?task=mini_text&metric=choice_nll")
-    expect(tab.page.get_by_text(re.compile(r"choice_nll\b.*\bMini text\b"))).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text(re.compile(r"Token loss\b.*\bMini text\b"))).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page.get_by_role("button", name="New run")).to_be_visible()
     assert tab.errors == []
 
@@ -162,14 +255,13 @@ def test_a_wrong_link_gets_a_note_that_stays_until_the_choice_changes(server: st
     tab.settle()
     expect(tab.page.get_by_text("no_such_task")).to_be_visible()
     expect(tab.page.get_by_text("layer “99”")).to_be_visible()
-    click_cell(tab.page, tab.cell(24, 6))
+    cell(tab.page, 24, 6).click()
     expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page.get_by_text("no_such_task")).to_be_visible()
 
 
 def test_overview_links_carry_the_task_and_the_head(server: str, open_tab: OpenTab) -> None:
-    """From the second task, since the URL leaves out what is the default."""
-    tab = open_tab(f"{server}/")
+        tab = open_tab(f"{server}/")
     tab.settle()
     tab.page.get_by_role("button", name="Inspect its heads").nth(1).click()
     expect(tab.page.get_by_role("heading", name="Heads", exact=True)).to_be_visible(timeout=PATIENCE_MS)
@@ -178,19 +270,21 @@ def test_overview_links_carry_the_task_and_the_head(server: str, open_tab: OpenT
     expect(tab.page.get_by_text(re.compile(r"head \d of layer \d+")).first).to_be_visible()
 
 
-def click_cell(page: Page, place: tuple[float, float]) -> None:
-    """Click once Plotly shows what the pointer is over: it reports a click on what it knows to be hovered."""
-    hover = page.locator(".js-plotly-plot .hoverlayer .hovertext").first
-    end = time.monotonic() + PATIENCE_MS / 1000
-    arrived = False
-    while not arrived:
-        assert time.monotonic() < end, f"nothing is hovered at {place}"
-        # The pointer moves before it is asked: what an earlier click hovered over may still be shown.
-        page.mouse.move(place[0] + 3, place[1] + 1)
-        page.mouse.move(*place)
-        page.wait_for_timeout(300)
-        arrived = hover.is_visible()
-    page.mouse.click(*place)
+def cell(page: Page, layer: int, head: int) -> Locator:
+    """A cell of the head map by what a screen reader says of it first."""
+    return page.get_by_role("gridcell", name=re.compile(rf"^Layer {layer}, head {head}:"))
+
+
+def focused(page: Page) -> str:
+    """What a screen reader says of the focused element, inside components, too."""
+    return str(page.evaluate(FOCUSED))
+
+
+FOCUSED = """() => {
+  let one = document.activeElement;
+  while (one.shadowRoot?.activeElement) one = one.shadowRoot.activeElement;
+  return one.getAttribute('aria-label');
+}"""
 
 
 def start_run(page: Page, n: int, seed: int) -> None:

@@ -103,24 +103,32 @@ class HeadMap:
 
 def page(frame: Frame) -> None:
     heading("Heads", "Which attention heads does the model need on this task, and how sure are we?")
+    facts, new_place, share_place = st.columns([6, 1, 1], vertical_alignment="center")
     view = controls(frame)
-    if view is not None:
-        live = view.source.job is not None or (view.needs_control and bool(control_jobs(view.source)))
-        ticking(lambda: body(frame, view), live=live)
+    with new_place:
+        new_run(frame)
+    if view is None:
+        return
+    with facts:
+        provenance(facts_of(view), origin="running" if view.source.run is None else view.source.run.origin)
+    live = view.source.job is not None or (view.needs_control and bool(control_jobs(view.source)))
+    ticking(lambda: body(frame, view), live=live)
+    # Last, since its link holds the head that the body shows.
+    with share_place:
+        downloads = downloads_of(frame.store, view)
+        made = making_of(view.run) if view.run and downloads else "Files follow when everything is measured."
+        share("heads", downloads, said=[escaped(made)])
 
 
 def controls(frame: Frame) -> View | None:
-    """Draw everything above the map. Returns what to show, or None if there is no run yet."""
+    """Draw the selectors. Returns what to show, or None if there is no run yet."""
     available = sources(frame)
     ended = watched_end({source.name for source in available})
-    facts, new_place, share_place = st.columns([6, 1, 1], vertical_alignment="center")
     # Containers that wrap on a narrow screen; columns would cut the segmented controls.
     with st.container(horizontal=True, gap="small"):
         view_place, metric_place = st.container(width=VIEW_WIDTH), st.container(width=METRIC_WIDTH)
         with st.container(width="stretch"):
             source = pick_source(frame, available)
-    with new_place:
-        new_run(frame)
     submit_problem()
     if ended is not None:
         ended_view(ended)
@@ -134,17 +142,7 @@ def controls(frame: Frame) -> View | None:
     with view_place:
         name = pick_view(frame, source.estimator)
     with metric_place:
-        view = pick_metric(frame, source, name)
-    with facts:
-        provenance(facts_shown(view), origin="running" if source.run is None else source.run.origin)
-    with share_place:
-        downloads = downloads_of(frame.store, view)
-        share(
-            "heads",
-            downloads,
-            said=[escaped(making_of(source.run)) if source.run and downloads else "Files follow the measurement."],
-        )
-    return view
+        return pick_metric(frame, source, name)
 
 
 def pick_view(frame: Frame, estimator: str) -> str:
@@ -190,7 +188,7 @@ def pick_metric(frame: Frame, source: Source, view: str) -> View:
     return View(source, metric, view, next(iter(controls.values()), None))
 
 
-def facts_shown(view: View) -> list[str]:
+def facts_of(view: View) -> list[str]:
     source, examples = view.source, view.source.spec.examples
     method = f"{source.estimator}, {source.spec.ablation} ablation"
     if source.gradient is not None:
@@ -203,7 +201,7 @@ def facts_shown(view: View) -> list[str]:
     ]
     if view.name != TASK_EFFECT and view.control is not None:
         control = view.control.spec.examples
-        said.append(f"control {task_name(control.task)}, {examples_fact(control)} ({view.control.origin})")
+        said.append(f"control {task_name(control.task)}, {count(len(control.ids))}")
     return said if source.run is None else [*said, age(source.run.provenance["created"])]
 
 
