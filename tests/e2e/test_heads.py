@@ -62,7 +62,12 @@ def test_the_map_is_walked_and_chosen_from_by_keyboard(server: str, open_tab: Op
     grid.locator('[tabindex="0"]').focus()
     assert focused(tab.page).startswith("Layer 7, head 2:")
     places = {"ArrowDown": "8, head 2", "ArrowRight": "8, head 3", "End": "8, head 8", "Home": "8, head 0"}
-    for key, place in {**places, "ArrowLeft": "8, head 0", "Control+End": "29, head 8", "ArrowUp": "28, head 8"}.items():
+    for key, place in {
+        **places,
+        "ArrowLeft": "8, head 0",
+        "Control+End": "29, head 8",
+        "ArrowUp": "28, head 8",
+    }.items():
         tab.page.keyboard.press(key)
         assert focused(tab.page).startswith(f"Layer {place}:")
     tab.page.keyboard.press("Enter")
@@ -258,16 +263,6 @@ def test_a_wrong_link_gets_a_note_that_stays_until_the_choice_changes(server: st
     cell(tab.page, 24, 6).click()
     expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page.get_by_text("no_such_task")).to_be_visible()
-
-
-def test_overview_links_carry_the_task_and_the_head(server: str, open_tab: OpenTab) -> None:
-        tab = open_tab(f"{server}/")
-    tab.settle()
-    tab.page.get_by_role("button", name="Inspect its heads").nth(1).click()
-    expect(tab.page.get_by_role("heading", name="Heads", exact=True)).to_be_visible(timeout=PATIENCE_MS)
-    expect(tab.page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
-    expect(tab.page).to_have_url(re.compile("task=arc_easy"))
-    expect(tab.page.get_by_text(re.compile(r"head \d of layer \d+")).first).to_be_visible()
 
 
 def cell(page: Page, layer: int, head: int) -> Locator:

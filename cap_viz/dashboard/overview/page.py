@@ -19,6 +19,7 @@ from cap_viz.dashboard.components.panels import (
     provenance,
     tile,
 )
+from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import METRIC_NAMES, METRIC_UNITS, model_name
 from cap_viz.dashboard.overview.data import (
@@ -136,7 +137,7 @@ def task_row(view: Frame, summary: TaskSummary, costs: PruningTable | None) -> N
             needed_heads(view, summary)
         with st.container(width="stretch"):
             st.markdown("#### What pruning costs", help=GLOSSARY["sparsity"])
-            pruning(summary, costs)
+            pruning(view, summary, costs)
 
 
 def accuracy(view: Frame, summary: TaskSummary) -> None:
@@ -229,7 +230,7 @@ def reliability_words(heads: HeadStatistics) -> str:
     return f"Ranking reliability {found:.2f}: {'' if found >= STABLE else 'not yet '}stable under other examples."
 
 
-def pruning(summary: TaskSummary, costs: PruningTable | None) -> None:
+def pruning(view: Frame, summary: TaskSummary, costs: PruningTable | None) -> None:
     if summary.dense is None or costs is None:
         if summary.task.kind == "text":
             st.caption("Compare shows what it costs on running text.")
@@ -239,6 +240,8 @@ def pruning(summary: TaskSummary, costs: PruningTable | None) -> None:
         return
     st.html(pruning_html(costs, summary.dense.accuracy))
     st.caption(pruning_words(costs, summary.dense), help=GLOSSARY["best"])
+    if (verdict := verdict_of(view)) is not None:
+        verdict_line(verdict)
     with st.container(gap=None):
         go_button("Prune it", "pages/prune.py", key="overview_prune", icon=":material/content_cut:")
         go_button("Compare all criteria", "pages/compare.py", key="overview_compare", icon=":material/show_chart:")
