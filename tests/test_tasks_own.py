@@ -21,6 +21,7 @@ from cap_viz.tasks.example_sets import evaluation_set
 from cap_viz.tasks.own import add_task, own_tasks, remove_task
 from tests.moves import look_after_every_move
 from tests.shell import Shell
+from tests.words import saying
 
 CHOICES = [
     {"question": f"what is {word} ?", "options": ["sun", "moon"], "gold": number % 2}
@@ -48,6 +49,28 @@ def described_as(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "riddles.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"), [("moon", 1), (" Sun ", 0), ("B", 1), ("a", 0), ("C", None), ("star", None), (1, None)]
+)
+def test_an_answer_beside_options_names_the_right_one(tmp_path: Path, answer: object, gold: int | None) -> None:
+    """By its text or its letter; a number could be counted from 0 or from 1."""
+    rows = [{**row, "answer": answer} for row in CHOICES]
+    for row in rows:
+        del row["gold"]
+    file = write_rows(tmp_path / "answers.jsonl", rows)
+    if gold is None:
+        with pytest.raises(UsageError, match=r"line 1: .*(answer|gold)"):
+            add_task(file, tuple(TASKS))
+        return
+    assert {example.gold for example in add_task(file, tuple(TASKS)).splits.evaluation} == {gold}
+
+
+def test_an_option_that_is_a_letter_is_taken_by_its_text(tmp_path: Path) -> None:
+    rows = [{"question": f"{number} ?", "options": ["B", "A"], "answer": "A"} for number in range(4)]
+    task = add_task(write_rows(tmp_path / "letters.jsonl", rows), tuple(TASKS))
+    assert {example.gold for example in task.splits.evaluation} == {1}
 
 
 def test_json_lines_alone_make_a_task(jsonl: Path) -> None:
@@ -288,11 +311,29 @@ def test_the_tasks_page_adds_an_upload_and_forgets_it(jsonl: Path) -> None:
     assert not page.exception
     page.button(key="own_add").click().run()
     assert not page.exception
-    assert page.success[0].value.startswith("Added riddles: 3 calibration and 7 evaluation")
+    # One banner with what was added and what is next.
+    (banner,) = saying(page, "Added Riddles", "3 calibration", "7 evaluation")
+    assert "No head scores" in banner
     assert load_task("riddles").splits.evaluation
+    page.button(key="tasks_score").click().run()
+    assert (page.title[0].value, page.selectbox(key="task").value) == ("Heads", "riddles")
+    page = tasks_page()
     page.button(key="own_remove_riddles").click().run()
     assert not page.exception
     assert own_tasks() == {}
+
+
+def test_what_is_wrong_in_a_row_is_said_before_it_is_added() -> None:
+    """Guards: a wrong field was found when the button was pressed."""
+    rows = [{**CHOICES[0]}, {**CHOICES[1], "gold": 5}]
+    page = tasks_page()
+    content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    page.file_uploader(key="own_upload").set_value(("mine.jsonl", content, "application/json")).run()
+    (error,) = page.error
+    assert error.value.startswith("mine.jsonl, line 2: ")
+    assert page.button(key="own_add").disabled
+    preview = next(table.value for table in page.dataframe if "line" in table.value)
+    assert list(preview["line"]) == ["1", "2"]
 
 
 def test_a_bad_upload_is_one_sentence_with_its_own_name() -> None:

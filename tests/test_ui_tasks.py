@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -11,15 +11,17 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.dashboard.stored import HeadStatistics
-from cap_viz.dashboard.tasks.data import Measured, pairs, shared_heads
-from cap_viz.dashboard.tasks.page import short
-from cap_viz.figures.tasks import Mosaic, TaskMap, task_maps
+from cap_viz.dashboard.tasks.data import RAW, STANDARDISED, Measured, TaskPair, pair_table, pairs, shared_heads
+from cap_viz.dashboard.tasks.page import matrix_of
+from cap_viz.figures.tasks import agreement_matrix, correlation_words
+from cap_viz.figures.thumbnail import thumbnail
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
 from cap_viz.stats import rank_agreement, rank_heads, true_spread
 from cap_viz.tasks import TASKS
+from cap_viz.tasks.own import add_task
 from tests.words import bold_titles, saying
 
 pytestmark = pytest.mark.usefixtures("all_shipped")
@@ -50,33 +52,28 @@ def three() -> list[Measured]:
     ]
 
 
-def test_a_click_finds_its_head_in_every_map_and_nothing_between_them() -> None:
-    place = Mosaic(n_maps=5, n_layers=3, n_heads=4, columns=3)
-    assert place.rows == 2
-    for i in range(5):
-        row, column = place.corner(i)
-        assert place.head_at(row, column) == (0, 0)
-        assert place.head_at(row + 2, column + 3) == (2, 3)
-        assert place.head_at(row - 1, column) is None
-    assert place.head_at(place.corner(0)[0], 4) is None
+def test_the_matrix_is_symmetric_with_reliabilities_on_its_diagonal(three: list[Measured]) -> None:
+    choice = TaskPair(three[0], three[2], STANDARDISED, 2)
+    matrix = matrix_of(three, choice, pairs(three, k=2))
+    np.testing.assert_array_equal(matrix.values, matrix.values.T)
+    assert matrix.values[0, 1] == pytest.approx(0.8)
+    reliabilities = [one.stats.reliability for one in three]
+    assert [matrix.values[i, i] for i in range(3)] == [one.full for one in reliabilities if one is not None]
+    figure = agreement_matrix(matrix)
+    clicked = cast(Any, figure.data[1])
+    assert [clicked.text[3 * row + column] for row, column in ((0, 1), (1, 0), (0, 2))] == [".80", ".80", "−1.00"]
+    assert (clicked.x[2], clicked.y[2]) == (2, 0)
+    framed = {(shape.x0 + 0.5, shape.y0 + 0.5) for shape in cast(Any, figure.layout).shapes}
+    assert framed == {(2, 0), (0, 2)}
 
 
-def test_maps_lie_in_the_common_grid_where_the_clicks_are_looked_up(three: list[Measured]) -> None:
-    values = [one.stats.estimate.mean for one in three]
-    none, rank = np.zeros((2, 2), dtype=bool), np.array([[1, 2], [3, 4]])
-    maps = [TaskMap(f"task {i}", f"task {i}", mean, rank, none, none) for i, mean in enumerate(values)]
-    figure = task_maps(maps, limit=1.0, unit="nats", ends=("", ""), columns=2, selected=(1, 0))
-    cells, place = cast(Any, figure.data[1]).z, Mosaic(3, 2, 2, 2)
-    for i, targets in enumerate(cast(Any, figure.data[-3:])):
-        assert targets.hovertemplate.startswith(f"task {i}, layer %{{customdata[0]}}")
-        for x, y, (layer, head, value, place_in_order) in zip(targets.x, targets.y, targets.customdata, strict=True):
-            assert place.head_at(int(y), int(x)) == (layer, head)
-            assert cells[y, x] == value == pytest.approx(values[i][int(layer), int(head)])
-            assert place_in_order == rank[int(layer), int(head)]
-        assert len(targets.x) == 4
-    assert np.isfinite(cells).sum() == 12
-    framed = [(shape.x0 + 0.5, shape.y0 + 0.5) for shape in cast(Any, figure.layout).shapes]
-    assert framed == [(column, row + 1) for row, column in (place.corner(i) for i in range(3))]
+def test_a_thumbnail_frames_the_selected_head() -> None:
+    mean, none = np.array([[1.0, -1.0], [0.5, 0.0]]), np.zeros((2, 2), dtype=bool)
+    assert "position:absolute" not in thumbnail(mean, none, "Map", size=(20, 10))
+    framed = thumbnail(mean, none, "Map", size=(20, 10), selected=(1, 0))
+    # Cells are 10 × 5 pixels, the frame is 2 pixels wider all round.
+    assert "top:3px;left:-2px;width:14px;height:9px" in framed
+    assert 'width="20" height="10"' in framed
 
 
 def test_pairs_count_shared_heads_and_correlate_all(three: list[Measured]) -> None:
@@ -102,17 +99,23 @@ def test_shared_heads_count_reasoning_tasks_only(three: list[Measured]) -> None:
     assert rows[0, 1]["rank_mini_math"] == 3
 
 
+def test_pairs_of_tasks_are_in_the_table(three: list[Measured]) -> None:
+    table = pair_table(pairs(three, k=2))
+    assert list(table["shared"]) == [1, 0, 1]
+    assert list(table["correlation"].round(2)) == [0.8, -1.0, -0.8]
+    assert list(table["first"]) == [TASKS[name].title for name in ("mini_science", "mini_science", "mini_math")]
+
+
 def test_standardised_effects_share_a_scale(three: list[Measured]) -> None:
     """Means 8 4 6 2 are twice 4 2 3 1: after division by their spread they are the same numbers."""
-    first, second, _ = three
-    np.testing.assert_allclose(
-        np.sort(first.standardised, axis=None), np.sort(second.standardised, axis=None), rtol=0.02
-    )
+    first, second = (np.sort(one.scaled(one.stats.estimate.mean, STANDARDISED), axis=None) for one in three[:2])
+    np.testing.assert_allclose(first, second, rtol=0.02)
+    np.testing.assert_array_equal(three[1].scaled(three[1].stats.estimate.mean, RAW), three[1].stats.estimate.mean)
 
 
 @pytest.mark.parametrize(("value", "words"), [(0.873, ".87"), (-0.104, "−.10"), (1.0, "1.00"), (float("nan"), "–")])
 def test_correlations_are_printed_as_in_papers(value: float, words: str) -> None:
-    assert short(value) == words
+    assert correlation_words(value) == words
 
 
 def opened(**params: str) -> AppTest:
@@ -127,8 +130,9 @@ def test_the_page_shows_the_shipped_tasks_and_the_pair_of_the_link() -> None:
     at = opened(task="mini_science", against="arc_easy", k="10")
     assert not at.exception
     assert saying(at, "Mini science", "ARC-Easy", "top 10")
-    matrix = json.loads(at.get("plotly_chart")[1].proto.spec)
-    assert "Generic text" in json.dumps(matrix["layout"], ensure_ascii=False)
+    assert any("Generic text" in chart.proto.spec for chart in at.get("plotly_chart"))
+    # Both tasks and their difference.
+    assert len(at.get("bidi_component")) == 3
 
 
 def test_the_sentence_about_a_pair_is_what_the_statistics_say() -> None:
@@ -142,7 +146,28 @@ def test_the_sentence_about_a_pair_is_what_the_statistics_say() -> None:
     correlation = rank_agreement(means["mini_science"], means["arc_easy"], 1.0, 1.0).correlation
     k = round(0.1 * means["arc_easy"].size)
     both = (rank_heads(means["mini_science"]) <= k) & (rank_heads(means["arc_easy"]) <= k)
-    assert saying(at, f"**{correlation:.2f}**", f"**{int(both.sum())}**", f"top {k}")
+    (said,) = saying(at, f"**{correlation:.2f}**", f"**{int(both.sum())}**", f"top {k}")
+    # p as everywhere else, never "5.1e-05".
+    assert "p < 0.001" in said
+
+
+def test_a_name_below_the_maps_compares_its_task() -> None:
+    at = opened(task="mini_science")
+    at.button(key="tasks_compare_arc_easy").click().run()
+    assert at.selectbox(key="against").value == "arc_easy"
+    assert at.query_params["against"] in ("arc_easy", ["arc_easy"])
+    assert at.button(key="tasks_compare_arc_easy").disabled
+
+
+def test_a_task_without_scores_is_said_once_with_the_way_to_score_it(tmp_path: Path) -> None:
+    rows = tmp_path / "riddles.jsonl"
+    rows.write_text("".join(f'{{"question": "{n} ?", "answer": true}}\n' for n in range(8)), encoding="utf-8")
+    add_task(rows, tuple(TASKS))
+    at = opened(task="riddles")
+    assert len(saying(at, "Riddles", "No head scores")) == 1
+    assert not at.info
+    at.button(key="tasks_score").click().run()
+    assert (at.title[0].value, at.selectbox(key="task").value) == ("Heads", "riddles")
 
 
 def test_bad_values_in_a_link_fall_back_with_a_note() -> None:

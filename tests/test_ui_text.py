@@ -240,13 +240,11 @@ def test_overview_shows_loss_instead_of_accuracy_and_marks_chance(
     held = load_scores(store, control)
     loss = float((-held.dense[:, 0] / held.questions.tokens[:, 0]).mean())
     assert not at.exception
-    shown = text(at)
-    assert saying(at, "Loss", f"{loss:.2f}")
+    (other,) = [str(one.proto.body) for one in at.get("html") if "nats per token" in str(one.proto.body)]
+    assert f"{loss:.2f}" in other
     (warning,) = at.warning
     assert numbers(warning.value) == {"25.0"}
-    assert len(at.get("plotly_chart")) == 2
-    # Accuracy first, loss after it.
-    assert shown.index("#### Tiny") < shown.index("**Mini text**")
+    assert "overview_heads_mini_text" in [button.key for button in at.button]
 
 
 def test_all_questions_are_used_where_there_are_fewer_than_asked(

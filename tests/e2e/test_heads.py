@@ -262,16 +262,6 @@ def test_a_wrong_link_gets_a_note_that_stays_until_the_choice_changes(server: st
     expect(tab.page.get_by_text("no_such_task")).to_be_visible()
 
 
-def test_overview_links_carry_the_task_and_the_head(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/")
-    tab.settle()
-    tab.page.get_by_role("button", name="Inspect its heads").nth(1).click()
-    expect(tab.page.get_by_role("heading", name="Heads", exact=True)).to_be_visible(timeout=PATIENCE_MS)
-    expect(tab.page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
-    expect(tab.page).to_have_url(re.compile("task=arc_easy"))
-    expect(tab.page.get_by_text(re.compile(r"head \d of layer \d+")).first).to_be_visible()
-
-
 def cell(page: Page, layer: int, head: int) -> Locator:
     """A cell of the head map by what a screen reader says of it first."""
     return page.get_by_role("gridcell", name=re.compile(rf"^Layer {layer}, head {head}:"))

@@ -57,13 +57,15 @@ def head_map(
     on_pick: Callable[[int, int], None] | None = None,
     off: Collection[Head] | None = None,
     small: bool = False,
+    tallest: int | None = None,
     blocks: HeadEstimate | None = None,
 ) -> None:
     """Draw a head map; `grid.selected` is framed, and `on_pick(layer, head)` called as a callback on click or Enter.
 
     Without `on_pick` cells are read only. `label` is what a screen reader calls the map. Heads in `off` get a cross.
-    `small` leaves out the colour bar, for pages that explain one scale for several maps. `blocks` adds two columns
-    that cannot be picked: whole attention layers and MLPs, on a scale of their own.
+    `small` leaves out the colour bar, for pages that explain one scale for several maps; `tallest` is the height in
+    pixels that is not exceeded. `blocks` adds two columns that cannot be picked: whole attention layers and MLPs, on a
+    scale of their own.
     """
 
     def picked() -> None:
@@ -71,7 +73,7 @@ def head_map(
         if on_pick is not None:
             on_pick(int(layer), int(head))
 
-    data = map_data(grid, unit, label, off=off or (), small=small, blocks=blocks)
+    data = map_data(grid, unit, label, off=off or (), small=small, tallest=tallest, blocks=blocks)
     MAP(key=key, data={**data, "clickable": on_pick is not None}, height=map_height(data), on_pick_change=picked)
 
 
@@ -82,13 +84,14 @@ def map_data(
     *,
     off: Collection[Head] = (),
     small: bool = False,
+    tallest: int | None = None,
     blocks: HeadEstimate | None = None,
 ) -> dict[str, Any]:
     """Return what the browser needs to draw a map: numbers in layer order, rounded to what can be seen."""
     n_layers, n_heads = grid.shape
     # Colours of a small scale need more decimals than its numbers show.
     digits = grid.digits if grid.limit >= 10 ** (2 - grid.digits) else grid.digits + 3
-    row = row_height(n_layers, small)
+    row = row_height(n_layers, small, tallest or (TALLEST_SMALL if small else TALLEST))
     return {
         "label": label,
         "unit": unit,
@@ -138,9 +141,8 @@ def flags(values: np.ndarray | None) -> str:
     return "" if values is None else "".join("01"[int(value)] for value in values.ravel())
 
 
-def row_height(n_layers: int, small: bool) -> float:
-    room = TALLEST_SMALL - NUMBERS if small else TALLEST - BAR - NUMBERS - TITLES
-    room -= 2 * PADDING
+def row_height(n_layers: int, small: bool, tallest: int) -> float:
+    room = tallest - NUMBERS - 2 * PADDING - (0 if small else BAR + TITLES)
     return round(min(34.0, room / n_layers), 2)
 
 
