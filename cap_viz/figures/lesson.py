@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import plotly.graph_objects as go
@@ -202,13 +203,17 @@ def zeros_by_layer(
 
 @dataclass(frozen=True)
 class Bar:
-    """A value with its interval; that of an accuracy is in percent."""
+    """A value with its interval."""
 
     title: str
     value: float
     low: float
     high: float
     colour: str = NEUTRAL
+
+    @classmethod
+    def percent(cls, title: str, value: float, low: float, high: float, colour: str) -> Self:
+        return cls(title, 100 * value, 100 * low, 100 * high, colour)
 
 
 def accuracy_bars(bars: Sequence[Bar], chance: float, canvas: Canvas, *, revealed: bool) -> go.Figure:

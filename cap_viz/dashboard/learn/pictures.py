@@ -163,11 +163,7 @@ def accuracies(stage: Stage) -> None:
     evidence, store = stage.evidence, stage.evidence.view.store
     runs = {"dense": evidence.dense(), **{name: evidence.pruned(name) for name in ("cap", "wanda")}}
     bars = [
-        figures.Bar(
-            criterion_title(name),
-            *(100 * x for x in (level.value, level.ci.low, level.ci.high)),
-            criterion_colour(name),
-        )
+        figures.Bar.percent(criterion_title(name), level.value, level.ci.low, level.ci.high, criterion_colour(name))
         for name, level in ((name, level_in(store, run, ACC)) for name, run in runs.items())
     ]
     chance = 100 * against_guessing(evidence.view.task, report_of(store, runs["dense"])).chance
