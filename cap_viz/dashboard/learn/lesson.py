@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from cap_viz.dashboard.components.panels import escaped
-from cap_viz.dashboard.frame import PAGES
+from cap_viz.dashboard.frame import PAGE_FILES
 from cap_viz.dashboard.learn.data import FACTS, Evidence
 from cap_viz.dashboard.learn.pictures import PICTURES
 from cap_viz.errors import CapVizError, UsageError, choose
@@ -27,7 +27,6 @@ from cap_viz.validation import Text, from_json, mistake
 
 USUAL = "heads"
 LETTERS = "abcd"
-PAGE_FILES = {Path(page.file).stem: page.file for page in PAGES}
 
 
 class Filling(Formatter):

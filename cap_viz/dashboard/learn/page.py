@@ -13,9 +13,9 @@ from html import escape
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import empty, heading, problem
-from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.frame import PAGE_FILES, Frame
 from cap_viz.dashboard.learn.data import Evidence, NotStored
-from cap_viz.dashboard.learn.lesson import LETTERS, PAGE_FILES, Lesson, LessonStep, lesson_files, read_lesson
+from cap_viz.dashboard.learn.lesson import LETTERS, Lesson, LessonStep, lesson_files, read_lesson
 from cap_viz.dashboard.learn.pictures import PICTURES, Stage
 from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.selection import choose, go_button
@@ -162,7 +162,7 @@ def not_stored(evidence: Evidence, step: LessonStep, missing: NotStored) -> None
         if missing.page and view.installed:
             go_button(
                 f"Measure it on {missing.page}",
-                f"pages/{missing.page.lower()}.py",
+                PAGE_FILES[missing.page.lower()],
                 key="learn_measure",
                 params=missing.params,
                 icon=":material/arrow_outward:",
