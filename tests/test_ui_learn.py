@@ -14,7 +14,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.learn.data import FACTS, TOGETHER, Evidence
+from cap_viz.dashboard.learn.data import FACTS, TOGETHER, Evidence, NotStored, nearest
 from cap_viz.dashboard.learn.lesson import USUAL, lesson_files, read_lesson
 from cap_viz.dashboard.learn.page import guesses_in, in_address
 from cap_viz.errors import UsageError
@@ -226,8 +226,9 @@ def test_the_size_with_all_runs_is_offered(measured: ReasoningModel, store: Stor
     more = EvalSpec(measured.ref, evaluation_set("tiny", 12))
     finish(run_steps(more, measured, store))
     evidence = about(measured.ref.id, "tiny", 12)
-    assert not evidence.holds(STEPS[6].told)
-    other = evidence.nearest(STEPS[6].told)
+    with pytest.raises(NotStored):
+        STEPS[6].told(evidence)
+    other = nearest(evidence.view, STEPS[6].told)
     assert other is not None
     assert (other.view.task.name, other.view.n) == ("tiny", 10)
 
@@ -237,7 +238,7 @@ def test_links_lead_to_the_run_and_heads_of_the_lesson(measured: ReasoningModel,
     assert run is not None
     mean = load_scores(store, run).effects("nll").mean(axis=2)
     top = [divmod(int(place), mean.shape[1]) for place in mean.ravel().argsort()[::-1][:TOGETHER]]
-    params = STEPS[-1].told(about(measured.ref.id, "tiny")).params
+    params = STEPS[-1].told(about(measured.ref.id, "tiny")).link.params
     assert params["together"] == [f"L{layer}H{head}" for layer, head in top]
     assert (params["layer"], params["head"]) == top[0]
     at = opened(measured, step=str(len(STEPS)), guesses=f"{len(STEPS)}a")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from cap_viz.runs.run_queries import control_runs, dense_sizes, runs_of
 from cap_viz.runs.spec import EvalSpec, JointSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import HeadEstimate, PairedComparison, mean_with_ci
-from cap_viz.stats.specificity import TopOverlap, top_overlap
+from cap_viz.stats.specificity import top_overlap
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import tasks_for
 
@@ -102,10 +103,6 @@ class Evidence:
             raise NotStored("head effects on at least four examples", "Heads")
         return mean_with_ci(effects[:, :, :half]), mean_with_ci(effects[:, :, half:])
 
-    def shared_by_halves(self) -> TopOverlap:
-        first, second = self.halves()
-        return top_overlap(first.mean, second.mean, TOP)
-
     def control(self) -> tuple[str, HeadEstimate]:
         """Return the title of a control text, and the effects of all heads on it."""
         self.check_options()
@@ -130,8 +127,8 @@ class Evidence:
             raise NotStored(what, "Prune", criterion=criterion, sparsity="50")
         return run
 
-    def accuracy(self, run: StoredRun[EvalSpec]) -> float:
-        return 100 * report_of(self.view.store, run).acc
+    def accuracy(self, criterion: str) -> float:
+        return 100 * report_of(self.view.store, self.pruned(criterion)).acc
 
     def zeros(self) -> ZeroCounts:
         """Return the zeros of CAP at 50 % sparsity."""
@@ -157,31 +154,26 @@ class Evidence:
                 return mean_with_ci(effects[2 : 2 + len(heads)]), mean_with_ci(effects[1])
         return None
 
-    def nearest(self, needed: Callable[[Evidence], object]) -> Evidence | None:
-        """Find the nearest evidence that holds what is needed: other evaluation sizes, other tasks, the usual model."""
-        return next((one for one in map(Evidence, views_beside(self.view)) if one.holds(needed)), None)
 
-    def holds(self, needed: Callable[[Evidence], object]) -> bool:
-        try:
-            needed(self)
-        except CapVizError:
-            return False
-        return True
+def shared_top(first: HeadEstimate, second: HeadEstimate) -> int:
+    return top_overlap(first.mean, second.mean, TOP).shared
 
 
-def views_beside(view: Frame) -> Iterator[Frame]:
-    """Yield the view with other evaluation sizes, then with other tasks, then with the usual model's tasks."""
+def nearest(view: Frame, needed: Callable[[Evidence], object]) -> Evidence | None:
+    """Find evidence that holds what is needed: other evaluation sizes first, other tasks, then the usual model's."""
     usual = [run.spec.model for run in view.runs if run.spec.model.id == DEFAULT_MODEL and run.spec.model != view.model]
     for model in (view.model, *usual[:1]):
-        names = tasks_for(model.id)
-        for name in sorted(names, key=lambda name: name != view.task.name):
+        for name in sorted(tasks_for(model.id), key=lambda name: name != view.task.name):
             for size in sorted(dense_sizes(view.runs, model, name), reverse=True) or [view.n]:
-                yield replace(view, model=model, task=load_task(name), n=size)
+                evidence = Evidence(replace(view, model=model, task=load_task(name), n=size))
+                with suppress(CapVizError):
+                    needed(evidence)
+                    return evidence
+    return None
 
 
-Fact = float | str | list[str]
 # What a lesson may name in braces or take as the answer; docs/own_lesson.md explains each.
-FACTS: dict[str, Callable[[Evidence], Fact]] = {
+FACTS: dict[str, Callable[[Evidence], float | str | list[str]]] = {
     "task": lambda of: of.view.task.title,
     "run": lambda of: shown_name(of.view.runs, of.score_run),
     "heads": lambda of: of.heads.estimate.mean.size,
@@ -200,17 +192,16 @@ FACTS: dict[str, Callable[[Evidence], Fact]] = {
     "changed": lambda of: int(of.changed().sum()),
     "changed_share": lambda of: 100 * float(of.changed().mean()),
     "half": lambda of: of.halves()[0].n,
-    "shared_by_halves": lambda of: of.shared_by_halves().shared,
-    "shared_by_chance": lambda of: of.shared_by_halves().expected,
+    "shared_by_halves": lambda of: shared_top(*of.halves()),
+    "shared_by_chance": lambda of: TOP**2 / of.heads.estimate.mean.size,
     "control": lambda of: of.control()[0],
-    "shared_with_control": lambda of: top_overlap(of.heads.estimate.mean, of.control()[1].mean, TOP).shared,
+    "shared_with_control": lambda of: shared_top(of.heads.estimate, of.control()[1]),
     "attention_removed": lambda of: of.removed("attention"),
     "mlp_removed": lambda of: of.removed("mlp"),
     "attention_minus_mlp": lambda of: of.removed("attention") - of.removed("mlp"),
     "asked": lambda of: len(report_of(of.view.store, of.dense())),
-    "dense_accuracy": lambda of: of.accuracy(of.dense()),
-    "cap_accuracy": lambda of: of.accuracy(of.pruned("cap")),
-    "wanda_accuracy": lambda of: of.accuracy(of.pruned("wanda")),
+    "cap_accuracy": lambda of: of.accuracy("cap"),
+    "wanda_accuracy": lambda of: of.accuracy("wanda"),
     "cap_minus_wanda": lambda of: 100 * of.cap_minus_wanda().difference,
     "clear_difference": lambda of: 100 * of.cap_minus_wanda().difference * of.cap_minus_wanda().is_clear,
     "p_value": lambda of: p_words(of.cap_minus_wanda().p_value),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -54,31 +54,15 @@ Template = Annotated[Text, AfterValidator(named_facts)]
 
 @dataclass(frozen=True)
 class Link:
-    """Button to a page, in the state of `params`, at the heading `anchor`."""
+    """Button to a page, at the heading `anchor`, in the state of `params`: texts, or facts in braces."""
 
     label: Text
     page: Text
     anchor: str = ""
-    params: dict[str, Template] = field(default_factory=dict)
+    params: Mapping[str, Template] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         choose("page", self.page, PAGE_FILES)
-
-    def values(self, evidence: Evidence) -> dict[str, Any]:
-        """Return the values of the address: texts as they are, and facts in braces, which may be lists."""
-        facts = {f"{{{name}}}": fact for name, fact in FACTS.items()}
-        return {key: facts[text](evidence) if text in facts else text for key, text in self.params.items()}
-
-
-@dataclass(frozen=True)
-class Told:
-    """A step about some evidence: its texts, the place of the right choice, the values of its link."""
-
-    text: str
-    question: str
-    because: str
-    right: int
-    params: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,19 +95,21 @@ class LessonStep:
             if len(self.limits) != len(self.choices) - 1 or any(low >= high for low, high in pairwise(self.limits)):
                 raise ValueError(f"needs {len(self.choices) - 1} limits in rising order, one fewer than choices")
 
-    def told(self, evidence: Evidence) -> Told:
-        """Fill the step in. Raises `CapVizError`, such as `NotStored` where a run is missing."""
+    def told(self, evidence: Evidence) -> LessonStep:
+        """Return the step with its facts filled in and the number of the right choice.
+
+        Raises `CapVizError`, such as `NotStored` where a run is missing.
+        """
+        texts = {name: getattr(self, name) for name in ("text", "question", "because")}
         try:
-            text, question, because = (
-                Filling().format(one, evidence=evidence) for one in (self.text, self.question, self.because)
-            )
-            right = (self.right or 1) - 1 if self.fact is None else self.place(FACTS[self.fact](evidence))
+            filled = {name: Filling().format(text, evidence=evidence) for name, text in texts.items()}
+            value: Any = 0 if self.fact is None else FACTS[self.fact](evidence)
+            right = self.right or 1 + sum(value >= limit for limit in self.limits)
         except (ValueError, TypeError) as error:
             raise UsageError(f"The step “{self.title}” does not fit its facts: {error}.") from error
-        return Told(text, question, because, right, self.link.values(evidence))
-
-    def place(self, value: Any) -> int:
-        return sum(value >= limit for limit in self.limits)
+        facts = {f"{{{name}}}": fact for name, fact in FACTS.items()}
+        params = {key: facts[text](evidence) if text in facts else text for key, text in self.link.params.items()}
+        return replace(self, **filled, right=right, fact=None, link=replace(self.link, params=params))
 
 
 @dataclass(frozen=True)

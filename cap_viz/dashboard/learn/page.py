@@ -14,7 +14,7 @@ import streamlit as st
 
 from cap_viz.dashboard.components.panels import empty, heading, problem
 from cap_viz.dashboard.frame import PAGE_FILES, Frame
-from cap_viz.dashboard.learn.data import Evidence, NotStored
+from cap_viz.dashboard.learn.data import Evidence, NotStored, nearest
 from cap_viz.dashboard.learn.lesson import LETTERS, Lesson, LessonStep, lesson_files, read_lesson
 from cap_viz.dashboard.learn.pictures import PICTURES, Stage
 from cap_viz.dashboard.names import model_name
@@ -30,9 +30,8 @@ PLACE, SETTING = ("lesson", "step", "guesses", "projector"), ("model", "task", "
 def body(view: Frame) -> None:
     selection, files = view.selection, lesson_files()
     projector = selection.flag("projector")
-    st.html(ASSETS / "lesson.css")
-    if projector:
-        st.html(ASSETS / "projector.css")
+    for style in ("lesson.css", "projector.css")[: 1 + projector]:
+        st.html(ASSETS / style)
     try:
         lesson = read_lesson(files[selection.choice("lesson", list(files), what="lesson")])
     except CapVizError as error:
@@ -47,9 +46,16 @@ def body(view: Frame) -> None:
     step, evidence = lesson.steps[number - 1], Evidence(view)
     st.subheader(f"{number}. {step.title}", anchor=False)
     try:
-        draw_step(step, number, evidence, guesses, projector)
+        told = step.told(evidence)
+        st.markdown(told.text)
+        left, right = st.columns(PICTURE_AND_QUESTION, gap="large")
+        with left:
+            PICTURES[step.picture](Stage(evidence, f"learn_{number}", number in guesses, projector))
+        with right, st.container(key="lesson_question"):
+            st.markdown(f"#### {told.question}")
+            answer(told, number, guesses) if number in guesses else ask(told, number, guesses)
     except NotStored as missing:
-        not_stored(evidence, step, missing)
+        not_stored(view, step, missing)
     except CapVizError as error:
         problem(str(error))
 
@@ -67,24 +73,16 @@ def in_address(guesses: Mapping[int, int]) -> str:
 
 def navigation(view: Frame, lesson: Lesson, guesses: Mapping[int, int], projector: bool) -> int:
     """Draw steps, arrows and the switch of the projector mode; return the number of the step."""
-    numbers = [str(number) for number in range(1, len(lesson.steps) + 1)]
-    with st.container(horizontal=True, vertical_alignment="center", key="lesson_navigation"):
-        number = int(
-            view.selection.segmented(
-                "Step", "step", numbers, what="step", also={"pick": None}, label_visibility="collapsed"
-            )
-        )
-        for label, key, icon, shortcut, to in (
-            ("Back", "learn_back", ":material/arrow_back:", "Left", number - 1),
-            ("Next", "learn_next", ":material/arrow_forward:", "Right", number + 1),
-        ):
+    numbers, hidden = [str(1 + place) for place in range(len(lesson.steps))], "collapsed"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        number = int(view.selection.segmented("Step", "step", numbers, also={"pick": None}, label_visibility=hidden))
+        for label, to, shortcut in (("Back", number - 1, "Left"), ("Next", number + 1, "Right")):
             st.button(
                 label,
-                key=key,
-                icon=icon,
+                key=f"learn_{label.lower()}",
                 shortcut=shortcut,
-                type="primary" if to > number else "secondary",
-                disabled=not 1 <= to <= len(numbers),
+                type="primary" if label == "Next" else "secondary",
+                disabled=str(to) not in numbers,
                 on_click=choose,
                 args=({"step": to, "pick": None},),
             )
@@ -102,75 +100,39 @@ def navigation(view: Frame, lesson: Lesson, guesses: Mapping[int, int], projecto
     return number
 
 
-def draw_step(step: LessonStep, number: int, evidence: Evidence, guesses: Mapping[int, int], projector: bool) -> None:
-    """Draw text, picture and question; once guessed, the answer and a link to see it. Raises `CapVizError`."""
-    told, guess = step.told(evidence), guesses.get(number)
-    st.markdown(told.text)
-    left, right = st.columns(PICTURE_AND_QUESTION, gap="large")
-    with left:
-        PICTURES[step.picture](Stage(evidence, f"learn_{number}", guess is not None, projector))
-    with right, st.container(key="lesson_question"):
-        st.markdown(f"#### {told.question}")
-        if guess is None:
-            for place, choice in enumerate(step.choices):
-                st.button(
-                    choice,
-                    key=f"learn_{number}_{place}",
-                    width="stretch",
-                    shortcut=str(place + 1),
-                    on_click=choose,
-                    args=({"guesses": in_address({**guesses, number: place})},),
-                )
-            return
-        st.html(choices_after(step.choices, told.right, guess))
-        st.markdown(told.because)
-        go_button(
-            step.link.label,
-            PAGE_FILES[step.link.page],
-            key=f"learn_go_{number}",
-            params=told.params,
-            anchor=step.link.anchor,
-            icon=":material/arrow_outward:",
-        )
+def ask(step: LessonStep, number: int, guesses: Mapping[int, int]) -> None:
+    for place, choice in enumerate(step.choices):
+        guessed = {"guesses": in_address({**guesses, number: place})}
+        key, shortcut = f"learn_{number}_{place}", str(place + 1)
+        st.button(choice, key=key, width="stretch", shortcut=shortcut, on_click=choose, args=(guessed,))
 
 
-def choices_after(choices: tuple[str, ...], right: int, guess: int) -> str:
-    """Format the choices after the guess: the right one by colour, sign and word, the guess by sign and word."""
+def answer(step: LessonStep, number: int, guesses: Mapping[int, int]) -> None:
+    """Draw the choices, the right one told by colour, sign and word; then why, and a link to see it."""
     lines = []
-    for place, choice in enumerate(choices):
-        kind = "right" if place == right else "wrong" if place == guess else "other"
-        said = {"right": "✓ Right answer", "wrong": "✗ Your guess", "other": ""}[kind]
-        too = " (your guess)" * (place == guess == right)
-        lines.append(f'<li class="{kind}"><b>{said}</b> {escape(choice)}{too}</li>')
-    return f'<ol class="lesson-choices">{"".join(lines)}</ol>'
+    for place, choice in enumerate(step.choices):
+        right, guess = place + 1 == step.right, place == guesses[number]
+        kind = "right" if right else "wrong" if guess else "other"
+        said = "✓ Right answer" if right else "✗ Your guess" if guess else ""
+        lines.append(f'<li class="{kind}"><b>{said}</b> {escape(choice)}{" (your guess)" * (right and guess)}</li>')
+    st.html(f'<ol class="lesson-choices">{"".join(lines)}</ol>')
+    st.markdown(step.because)
+    link, key = step.link, f"learn_go_{number}"
+    icon = ":material/arrow_outward:"
+    go_button(link.label, PAGE_FILES[link.page], key=key, params=link.params, anchor=link.anchor, icon=icon)
 
 
-def not_stored(evidence: Evidence, step: LessonStep, missing: NotStored) -> None:
-    """Say which run is missing; offer where to measure it, and the nearest lesson for which it is stored."""
-    view = evidence.view
+def not_stored(view: Frame, step: LessonStep, missing: NotStored) -> None:
+    """Say which run is missing; offer the nearest lesson for which it is stored, and where to measure it."""
     empty("This step has nothing to show for the chosen model and task yet", f"It needs {missing}.")
     with st.container(horizontal=True):
-        if (other := evidence.nearest(step.told)) is not None:
-            st.button(
-                beside(view, other.view),
-                key="learn_usual",
-                type="primary",
-                on_click=choose,
-                args=({"model": other.view.model.id, "task": other.view.task.name, "n": other.view.n},),
-                kwargs={"keep": PLACE},
-            )
+        if (evidence := nearest(view, step.told)) is not None:
+            other = evidence.view
+            size, on = f"Use {other.n} questions", f" on {model_name(other.model.id)}" * (other.model != view.model)
+            label = size if (other.model, other.task) == (view.model, view.task) else f"Take {other.task.title}{on}"
+            there = ({"model": other.model.id, "task": other.task.name, "n": other.n},)
+            keep = {"keep": PLACE}
+            st.button(label, key="learn_usual", type="primary", on_click=choose, args=there, kwargs=keep)
         if missing.page and view.installed:
-            go_button(
-                f"Measure it on {missing.page}",
-                PAGE_FILES[missing.page.lower()],
-                key="learn_measure",
-                params=missing.params,
-                icon=":material/arrow_outward:",
-            )
-
-
-def beside(view: Frame, other: Frame) -> str:
-    """Name what changes with another view: the model, else the task, else the number of questions."""
-    if other.model != view.model:
-        return f"Take {other.task.title} on {model_name(other.model.id)}"
-    return f"Take {other.task.title}" if other.task != view.task else f"Use {other.n} questions"
+            label, file = f"Measure it on {missing.page}", PAGE_FILES[missing.page.lower()]
+            go_button(label, file, key="learn_measure", params=missing.params, icon=":material/arrow_outward:")
