@@ -80,8 +80,8 @@ def test_every_name_and_id_in_use_finds_its_entry_by_name(asked: str) -> None:
 
 
 @pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
-def test_a_criterion_is_found_by_id_title_and_option(criterion: Criterion) -> None:
-    for asked in (criterion.name, criterion.title, names.criterion_option(criterion.name)):
+def test_a_criterion_is_found_by_id_and_title(criterion: Criterion) -> None:
+    for asked in (criterion.name, criterion.title):
         (found,) = [term for term in search(asked) if term.name == criterion.title]
         assert criterion.summary == found.line
         assert criterion.source in found.more

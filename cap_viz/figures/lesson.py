@@ -176,7 +176,10 @@ def zeros_by_layer(
     figure = canvas.figure(left=4, right=6.5, top=1.8)
     figure.add_hline(y=100 * overall, line={"color": NEUTRAL, "width": 2, "dash": "dot"})
     n_layers = len(next(iter(shares.values())))
-    for (part, share), colour, unknown in zip(shares.items(), (ACCENT, NEUTRAL), (1.15, 0.85), strict=True):
+    last = [float(share[-1]) if revealed else overall for share in shares.values()]
+    # The labels stand apart, the larger share above.
+    anchors = ("bottom", "top") if last[0] >= last[1] else ("top", "bottom")
+    for (part, share), colour, end, anchor in zip(shares.items(), (ACCENT, NEUTRAL), last, anchors, strict=True):
         line = go.Scatter(
             x=list(range(n_layers)),
             y=100 * share if revealed else [None] * n_layers,
@@ -189,9 +192,10 @@ def zeros_by_layer(
         figure.add_trace(line)
         figure.add_annotation(
             x=n_layers - 0.7,
-            y=100 * (float(share[-1]) if revealed else overall * unknown),
+            y=100 * end,
             text=f"<span style='color:{colour}'><b>{part}{'' if revealed else ' ?'}</b></span>",
             xanchor="left",
+            yanchor=anchor,
             showarrow=False,
         )
     highest = 100 * max(float(np.nanmax(share)) for share in shares.values())

@@ -27,8 +27,8 @@ def all_groups() -> tuple[Group, ...]:
 def criterion_term(criterion: Criterion) -> Term:
     group = {"ours": "One of ours", "published": "Published", "control": "A control"}[criterion_group(criterion.name)]
     detail = f"{group}. Source: {criterion.source}. {criterion.counting}".strip()
-    names = (criterion.name, f"{criterion.title} ({criterion_group(criterion.name)})")
-    return Term(criterion.title, criterion.summary, detail, names, "prune", {"criterion": criterion.name})
+    place = {"criterion": criterion.name}
+    return Term(criterion.title, criterion.summary, detail, (criterion.name,), "prune", place)
 
 
 def task_term(task: Task) -> Term:
