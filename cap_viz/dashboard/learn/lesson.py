@@ -6,6 +6,7 @@ Texts may hold facts in braces, `{hurting} of {heads} heads`, with a format wher
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,16 +30,15 @@ USUAL = "heads"
 LETTERS = "abcd"
 
 
-class Filling(Formatter):
-    """Format texts with the facts of some evidence; only those named are computed."""
+@dataclass(frozen=True)
+class FactsOf:
+    """Facts of some evidence by name, for `str.format_map`: only those that a text names are computed."""
 
-    def get_value(self, key: int | str, args: Any, kwargs: Mapping[str, Any]) -> Any:
-        return FACTS[str(key)](kwargs["evidence"])
+    evidence: Evidence
 
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, int | float):
-            return format(value, format_spec).replace("-", "−")
-        return escaped(format(value, format_spec))
+    def __getitem__(self, name: str) -> float | str | list[str]:
+        fact = FACTS[name](self.evidence)
+        return escaped(fact) if isinstance(fact, str) else fact
 
 
 def named_facts(text: str) -> str:
@@ -102,13 +102,15 @@ class LessonStep:
         """
         texts = {name: getattr(self, name) for name in ("text", "question", "because")}
         try:
-            filled = {name: Filling().format(text, evidence=evidence) for name, text in texts.items()}
+            filled = {name: text.format_map(FactsOf(evidence)) for name, text in texts.items()}
             value: Any = 0 if self.fact is None else FACTS[self.fact](evidence)
             right = self.right or 1 + sum(value >= limit for limit in self.limits)
         except (ValueError, TypeError) as error:
             raise UsageError(f"The step “{self.title}” does not fit its facts: {error}.") from error
         facts = {f"{{{name}}}": fact for name, fact in FACTS.items()}
         params = {key: facts[text](evidence) if text in facts else text for key, text in self.link.params.items()}
+        # A true minus before numbers.
+        filled = {name: re.sub(r"(?<!\w)-(?=\d)", "−", text) for name, text in filled.items()}
         return replace(self, **filled, right=right, fact=None, link=replace(self.link, params=params))
 
 

@@ -32,15 +32,18 @@ def body(view: Frame) -> None:
     projector = selection.flag("projector")
     for style in ("lesson.css", "projector.css")[: 1 + projector]:
         st.html(ASSETS / style)
+    if len(files) == 1:
+        name = selection.choice("lesson", list(files), what="lesson")
+    else:
+        with st.sidebar:
+            name = selection.selectbox("Lesson", "lesson", list(files), what="lesson", keep=SETTING)
     try:
-        lesson = read_lesson(files[selection.choice("lesson", list(files), what="lesson")])
+        lesson = read_lesson(files[name])
     except CapVizError as error:
         problem(str(error))
         return
     if not projector:
         heading("Learn", lesson.summary)
-    if len(files) > 1:
-        selection.selectbox("Lesson", "lesson", list(files), keep=SETTING)
     guesses = guesses_in(selection.text("guesses"), lesson)
     number = navigation(view, lesson, guesses, projector)
     step, evidence = lesson.steps[number - 1], Evidence(view)
