@@ -159,6 +159,11 @@ def shared_top(first: HeadEstimate, second: HeadEstimate) -> int:
     return top_overlap(first.mean, second.mean, TOP).shared
 
 
+def clear_difference(pair: PairedComparison) -> float:
+    """Return a difference in points; 0 unless the interval excludes 0 and the test rejects, too."""
+    return 100 * pair.difference if pair.is_clear and pair.excludes_zero else 0.0
+
+
 def nearest(view: Frame, needed: Callable[[Evidence], object]) -> Evidence | None:
     """Find evidence that holds what is needed: other evaluation sizes first, other tasks, then the usual model's."""
     usual = [run.spec.model for run in view.runs if run.spec.model.id == DEFAULT_MODEL and run.spec.model != view.model]
@@ -203,6 +208,6 @@ FACTS: dict[str, Callable[[Evidence], float | str | list[str]]] = {
     "cap_accuracy": lambda of: of.accuracy("cap"),
     "wanda_accuracy": lambda of: of.accuracy("wanda"),
     "cap_minus_wanda": lambda of: 100 * of.cap_minus_wanda().difference,
-    "clear_difference": lambda of: 100 * of.cap_minus_wanda().difference * of.cap_minus_wanda().is_clear,
+    "clear_difference": lambda of: clear_difference(of.cap_minus_wanda()),
     "p_value": lambda of: p_words(of.cap_minus_wanda().p_value),
 }
