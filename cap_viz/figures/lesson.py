@@ -19,7 +19,7 @@ Head = tuple[int, int]
 NATS = "nats per token"
 ENDS = ("removing it helps", "removing it hurts")
 UNKNOWN = "<span style='font-size: 2em'>?</span>"
-OPTION_CHARACTERS = 32
+OPTION_CHARACTERS = 44
 SQUARES_PER_ROW = 24
 
 
@@ -101,6 +101,7 @@ def lesson_map(
         above(figure, title)
     else:
         label_scale(figure, grid.limit, grid.ends, "")
+        figure.update_annotations(yshift=12 + 0.6 * canvas.text)
     return canvas.finished(figure)
 
 
@@ -121,8 +122,8 @@ def answers_before_after(
     A square is filled where the answer changes.
     """
     names = [f"{cut(option)} ✓" if place == right else cut(option) for place, option in enumerate(options)]
-    empty = canvas.figure(left=0.47 * max(map(len, names)) + 1, top=2, bottom=1)
-    figure = make_subplots(rows=2, cols=1, row_heights=[0.8, 0.2], vertical_spacing=0.14, figure=empty)
+    empty = canvas.figure(left=0.2, top=2, bottom=0.5)
+    figure = make_subplots(rows=2, cols=1, row_heights=[0.86, 0.14], vertical_spacing=0.08, figure=empty)
     kinds = [("intact", NEUTRAL), ("without the head", ACCENT)][: 1 + revealed]
     for (name, colour), share in zip(kinds, shares, strict=False):
         bars = go.Bar(
@@ -139,9 +140,11 @@ def answers_before_after(
             hovertemplate=f"{name}: %{{x:.1f}} %<extra></extra>",
         )
         figure.add_trace(bars, row=1, col=1)
-    figure.update_layout(barmode="group", bargap=0.3, bargroupgap=0.1)
-    figure.update_xaxes(range=[0, 115], showticklabels=False, row=1, col=1)
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed", row=1, col=1)
+    figure.update_layout(barmode="group", bargap=0.44, bargroupgap=0.08)
+    figure.update_xaxes(range=[0, 116], showticklabels=False, row=1, col=1)
+    figure.update_yaxes(range=[len(names) - 0.65, -0.75], visible=False, row=1, col=1)
+    for place, name in enumerate(names):
+        figure.add_annotation(x=0, y=place - 0.28, text=name, xanchor="left", yanchor="bottom", showarrow=False)
     above(figure, " · ".join(f"<span style='color:{colour}'><b>{name}</b></span>" for name, colour in kinds))
     filled = np.full(-(-len(changed) // SQUARES_PER_ROW) * SQUARES_PER_ROW, np.nan)
     filled[: len(changed)] = changed & revealed
