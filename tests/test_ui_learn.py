@@ -91,7 +91,7 @@ def test_every_step_has_a_picture_a_question_and_an_answer(measured: ReasoningMo
     for number, step in enumerate(STEPS, start=1):
         at = opened(measured, step=str(number))
         assert not at.exception
-        assert f"{number}. {step.title}" in [one.value for one in at.subheader]
+        assert f"{number}. {step.title}" in [one.value for one in at.header]
         assert [at.button(key=f"learn_{number}_{place}").label for place in range(len(step.choices))] == list(
             step.choices
         )
@@ -155,14 +155,14 @@ def test_a_hidden_map_shows_the_picked_head_only(measured: ReasoningModel, store
 
 def test_the_address_keeps_step_and_guesses(measured: ReasoningModel) -> None:
     at = opened(measured, step="2", guesses="1a2c")
-    assert f"2. {STEPS[1].title}" in [one.value for one in at.subheader]
+    assert f"2. {STEPS[1].title}" in [one.value for one in at.header]
     assert answered(at)
     at.button(key="learn_next").click().run()
-    assert f"3. {STEPS[2].title}" in [one.value for one in at.subheader]
+    assert f"3. {STEPS[2].title}" in [one.value for one in at.header]
     assert not answered(at)
     assert [at.query_params[key] for key in ("step", "guesses")] == ["3", "1a2c"]
     at.button(key="learn_over").click().run()
-    assert f"1. {STEPS[0].title}" in [one.value for one in at.subheader]
+    assert f"1. {STEPS[0].title}" in [one.value for one in at.header]
     assert not {"guesses", "step"} & set(at.query_params)
     assert at.query_params["task"] == "tiny"
 
@@ -292,7 +292,7 @@ def test_own_lessons_are_offered_and_mistakes_are_sentences(
     at = opened(measured, lesson="mine")
     assert not at.exception
     assert at.selectbox(key="lesson").options == [USUAL, "mine"]
-    assert f"1. {lesson.steps[0].title}" in [one.value for one in at.subheader]
+    assert f"1. {lesson.steps[0].title}" in [one.value for one in at.header]
     at.button(key="learn_1_0").click().run()
     assert answered(at)
     own.write_text("steps = 3", "utf-8")

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from cap_viz.dashboard.learn.lesson import read_lesson
 from cap_viz.settings import ASSETS
-from tests.e2e.conftest import PATIENCE_MS, OpenTab
+from tests.e2e.conftest import PATIENCE_MS, OpenTab, Tab
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -26,6 +26,12 @@ SMALL_TEXTS = """() => {
 }"""
 
 
+def ready(tab: Tab) -> None:
+    """Wait until the page stands still and the buttons, which have the keys, are loaded."""
+    tab.settle()
+    expect(tab.page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=PATIENCE_MS)
+
+
 def title(number: int) -> str:
     return f"{number}. {STEPS[number - 1].title}"
 
@@ -33,7 +39,7 @@ def title(number: int) -> str:
 def test_the_lesson_can_be_taken_by_keyboard_and_link(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/learn?model=toy-reasoner")
     expect(tab.page.get_by_text(title(1))).to_be_visible(timeout=PATIENCE_MS)
-    tab.settle()
+    ready(tab)
     tab.page.keyboard.press("2")
     expect(tab.page.locator(".lesson-choices .right")).to_be_visible(timeout=PATIENCE_MS)
     tab.page.keyboard.press("ArrowRight")
@@ -43,7 +49,7 @@ def test_the_lesson_can_be_taken_by_keyboard_and_link(server: str, open_tab: Ope
     expect(tab.page).to_have_url(re.compile("step=2"))
     other = open_tab(tab.page.url)
     expect(other.page.get_by_text(title(2))).to_be_visible(timeout=PATIENCE_MS)
-    other.settle()
+    ready(other)
     other.page.keyboard.press("ArrowLeft")
     expect(other.page.locator(".lesson-choices .right")).to_be_visible(timeout=PATIENCE_MS)
     assert tab.errors == []
@@ -52,12 +58,12 @@ def test_the_lesson_can_be_taken_by_keyboard_and_link(server: str, open_tab: Ope
 
 def test_keys_do_not_guess_while_a_box_is_focused(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/learn?model=toy-reasoner")
-    tab.settle()
+    ready(tab)
     tab.page.get_by_role("combobox").first.focus()
     tab.page.keyboard.press("2")
     tab.page.keyboard.press("Escape")
     tab.page.locator("h1").click()
-    tab.settle()
+    ready(tab)
     assert "guesses" not in tab.page.url
     tab.page.keyboard.press("3")
     expect(tab.page).to_have_url(re.compile("guesses=1c"), timeout=PATIENCE_MS)
@@ -80,7 +86,7 @@ def test_back_from_another_page_finds_step_and_guesses(server: str, open_tab: Op
 @pytest.mark.parametrize("step", [1, 2, 4, 7])
 def test_projector_mode_has_large_type_and_no_sidebar(server: str, open_tab: OpenTab, step: int) -> None:
     tab = open_tab(f"{server}/learn?model=toy-reasoner&step={step}&guesses={step}b")
-    tab.settle()
+    ready(tab)
     sidebar = tab.page.get_by_test_id("stSidebar")
     expect(sidebar).to_be_visible()
     tab.page.keyboard.press("p")

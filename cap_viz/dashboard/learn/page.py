@@ -47,7 +47,7 @@ def body(view: Frame) -> None:
     guesses = guesses_in(selection.text("guesses"), lesson)
     number = navigation(view, lesson, guesses, projector)
     step, evidence = lesson.steps[number - 1], Evidence(view)
-    st.subheader(f"{number}. {step.title}", anchor=False)
+    st.header(f"{number}. {step.title}", anchor=False)
     try:
         told = step.told(evidence)
         st.markdown(told.text)
@@ -55,7 +55,7 @@ def body(view: Frame) -> None:
         with left:
             PICTURES[step.picture](Stage(evidence, f"learn_{number}", number in guesses, projector))
         with right, st.container(key="lesson_question"):
-            st.markdown(f"#### {told.question}")
+            st.subheader(told.question, anchor=False)
             answer(told, number, guesses) if number in guesses else ask(told, number, guesses)
     except NotStored as missing:
         not_stored(view, step, missing)
