@@ -1,4 +1,4 @@
-"""The Glossary page: every term once, a search that is in the address."""
+"""The Glossary page: every name and id in use finds its entry, and a search is in the address."""
 
 from __future__ import annotations
 
@@ -6,62 +6,134 @@ import re
 
 import pytest
 
+from cap_viz.attribution.attention_patterns import MEASURES as ROLES
 from cap_viz.attribution.effect_metrics import METRICS
-from cap_viz.dashboard.glossary.data import entries, search
-from cap_viz.dashboard.terms import ALIASES, GLOSSARY, SECTIONS
-from cap_viz.evaluation.eval_metrics import MEASURES
-from cap_viz.pruning import CRITERIA
+from cap_viz.attribution.estimators import ESTIMATORS
+from cap_viz.attribution.results import ABLATIONS
+from cap_viz.dashboard import names
+from cap_viz.dashboard.frame import PAGE_FILES
+from cap_viz.dashboard.glossary.data import all_groups, folded, search
+from cap_viz.dashboard.glossary.page import LIMITS
+from cap_viz.dashboard.terms import GLOSSARY, Term, groups
+from cap_viz.evaluation.eval_metrics import MEASURES, TOKEN_LOSS
+from cap_viz.evaluation.generation import FORMATS
+from cap_viz.pruning import CRITERIA, Criterion
+from cap_viz.pruning.options import ALLOCATIONS, PATTERNS
+from cap_viz.runs.kinds import KINDS
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.tasks import TASKS
+from cap_viz.tasks.example_sets import calibration_set
 from tests.test_ui_pages import opened
 
+EVERY = [term for group in all_groups() for term in group.terms.values()]
+TERMS = {key: term for group in all_groups() for key, term in group.terms.items() if group.title != "Criteria"}
 
-def test_every_term_has_one_place() -> None:
-    placed = [key for terms in SECTIONS.values() for key in terms]
-    assert sorted(placed) == sorted(GLOSSARY)
+
+def test_a_term_has_one_place() -> None:
+    assert len({term.name for term in EVERY}) == len(EVERY)
+    assert set(GLOSSARY) <= set(TERMS)
 
 
 def test_a_search_finds_names_and_texts_whatever_the_case() -> None:
-    assert search("") == entries()
-    assert set(search("benjamini")) == {"How sure we are"}
-    assert "fdr" in search("  False-Discovery ")["How sure we are"]
-    assert search("no such word") == {}
+    assert search("") == EVERY
+    assert search("benjamini") == [TERMS["fdr"]]
+    assert search("  False-Discovery ")[0] == TERMS["fdr"]
+    assert search("no such word") == []
+
+
+def test_a_name_comes_before_a_mention() -> None:
+    found = search("wanda")
+    assert [term.name for term in found[:2]] == ["Wanda", "Wanda, one-shot"]
+    assert len(found) > 2
+    assert search("perplexity")[0] == TERMS["perplexity"]
 
 
 NAMES = {
-    **{name: "fdr" for name in ("q-value", "survive", "survives", "FDR")},
+    **{name: "fdr" for name in ("q-value", "survive", "survives", "beyond chance", "FDR")},
     **{name: "holm" for name in ("Holm", "adjusted p")},
-    **{name: "toy" for name in ("toy", "toy-reasoner", "toy_math")},
-    **{name: name for name in ("mask", "perplexity", *METRICS, *MEASURES, *CRITERIA)},
-    **{criterion.title: name for name, criterion in CRITERIA.items()},
+    **{name: "toy" for name in ("toy", "toy-reasoner")},
+    **{name: "verdict" for name in ("hint", "clear")},
+    **{name: "fast_path" for name in ("direct", "llama_fast_path")},
+    **{name: "ablation" for name in (*ABLATIONS, *names.ABLATION_NAMES.values())},
+    **{name: "estimator" for name in ESTIMATORS},
+    **{name: "roles" for name in ROLES},
+    **{name: "written" for name in ("generate", *FORMATS)},
+    **{name: "allocation" for name in ALLOCATIONS},
+    **{name: "pattern" for name in PATTERNS},
+    **{name: "nll" for name in (names.TEXT_LOSS, TOKEN_LOSS.title)},
+    **{name: name for name in ("mask", "perplexity", "solution", "profile", *METRICS, *MEASURES, *TASKS)},
+    **{name: key for key, name in names.METRIC_NAMES.items()},
     **{measure.title: name for name, measure in MEASURES.items()},
+    **{task.title: name for name, task in TASKS.items()},
+    **{unit: "nats" for unit in ("nats", "nats per token")},
+    **dict(zip(KINDS, ("run", "run", "profile", "roles", "together"), strict=True)),
+    "n48-seed0-zero": "run",
+    names.run_title(ScoreSpec(model=None, examples=calibration_set("mini_science", 48))): "run",  # pyright: ignore
 }
 
 
 @pytest.mark.parametrize("asked", NAMES)
-def test_every_name_and_id_in_use_finds_its_entry(asked: str) -> None:
-    assert NAMES[asked] in {key for terms in search(asked).values() for key in terms}
+def test_every_name_and_id_in_use_finds_its_entry_by_name(asked: str) -> None:
+    term = TERMS[NAMES[asked]]
+    assert term in search(asked)
+    assert any(folded(asked) in folded(name) for name in term.names)
 
 
-def test_aliases_and_ids_belong_to_a_term() -> None:
-    assert set(ALIASES) <= set(GLOSSARY)
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+def test_a_criterion_is_found_by_id_and_title(criterion: Criterion) -> None:
+    for asked in (criterion.name, criterion.title):
+        (found,) = [term for term in search(asked) if term.name == criterion.title]
+        assert criterion.summary == found.line
+        assert criterion.source in found.more
 
 
-def test_no_term_is_defined_by_itself() -> None:
-    for terms in entries().values():
-        for entry in terms.values():
-            assert not re.match(rf"(an?|one|the) {entry.name}\b", entry.text, re.IGNORECASE)
+def test_names_of_metrics_are_those_of_the_pages() -> None:
+    assert {key: TERMS[key].name for key in METRICS} == names.METRIC_NAMES
 
 
-def test_the_page_shows_all_terms_limits_and_the_citation() -> None:
-    at = opened("pages/glossary.py")
-    assert not at.exception
+@pytest.mark.parametrize("term", EVERY, ids=lambda term: term.name)
+def test_no_term_is_defined_by_itself_and_its_link_exists(term: Term) -> None:
+    assert not re.match(rf"(an?|one|the) {re.escape(term.name)}\b", term.line, re.IGNORECASE)
+    assert term.page in ("", *PAGE_FILES)
+
+
+def test_each_group_is_shown_with_all_its_terms() -> None:
+    offered = [*(group.title for group in all_groups()), LIMITS]
+    for group in all_groups():
+        at = opened("pages/glossary.py", group=group.title)
+        assert not at.exception
+        assert at.segmented_control(key="group").options == offered
+        shown = "\n".join(str(one.value) for one in at.markdown)
+        assert all(f"**{term.name}**" in shown and term.line in shown for term in group.terms.values())
+
+
+def test_limits_and_the_citation_are_a_group() -> None:
+    at = opened("pages/glossary.py", group=LIMITS)
     shown = "\n".join(str(one.value) for one in at.markdown)
-    assert all(f"**{entry.name}**" in shown for terms in entries().values() for entry in terms.values())
-    assert "What this cannot say" in [one.value for one in at.subheader]
-    assert "2606.19350" in at.code[0].value
+    assert "### What this cannot say" in shown
+    assert "2606.19350" in shown
 
 
 def test_a_link_carries_the_search() -> None:
     at = opened("pages/glossary.py", term="Wilson")
     assert not at.exception
-    assert [one.value for one in at.subheader] == ["How sure we are", "Pruning"]
-    assert not at.code
+    shown = [str(one.value) for one in at.markdown]
+    assert [term.name for term in EVERY if any(f"**{term.name}**" in one for one in shown)] == [
+        TERMS[key].name for key in ("ci", "dense")
+    ]
+    assert not [one for one in at.segmented_control if one.key == "group"]
+    at = opened("pages/glossary.py", term="no such word")
+    assert not at.exception
+
+
+def test_a_term_links_to_where_it_can_be_seen() -> None:
+    at = opened("pages/glossary.py", term="task-specific", model="toy-reasoner")
+    (link,) = [one.proto for one in at.get("page_link") if "view=specificity" in one.proto.query_string]
+    assert "model=toy-reasoner" in link.query_string
+    at = opened("pages/glossary.py", term="mini_science", model="toy-reasoner", task="toy_math")
+    (link,) = [one.proto for one in at.get("page_link") if "task=mini_science" in one.proto.query_string]
+    assert "toy-reasoner" not in link.query_string
+
+
+def test_the_file_is_read_once() -> None:
+    assert groups() is groups()

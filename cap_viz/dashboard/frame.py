@@ -67,6 +67,8 @@ PAGES = (
     PageEntry("Learn", "pages/learn.py", ":material/school:", EVERY_KIND),
     PageEntry("Glossary", "pages/glossary.py", ":material/menu_book:"),
 )
+# As lessons and the glossary name pages.
+PAGE_FILES = {page.label.lower(): page.file for page in PAGES}
 # Offered beside the stored sizes and the whole task.
 SIZES = (100, 200, 300, 400, 500, 600, 1000, 1500)
 # Chosen where nothing is stored.

@@ -1,4 +1,4 @@
-"""The lesson in a real browser: by keyboard, by its address, and on to the page it talks about."""
+"""The lesson in a real browser: by keyboard, by mouse, by its address, and on to the page it talks about."""
 
 from __future__ import annotations
 
@@ -7,39 +7,123 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from cap_viz.dashboard.learn.steps import STEPS
-from tests.e2e.conftest import PATIENCE_MS, OpenTab
+from cap_viz.dashboard.learn.lesson import read_lesson
+from cap_viz.settings import ASSETS
+from tests.e2e.conftest import PATIENCE_MS, OpenTab, Tab
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
+STEPS = read_lesson(ASSETS / "lessons" / "heads.toml").steps
+SMALL_TEXTS = """() => {
+  const small = [], main = document.querySelector('[data-testid="stMain"]');
+  const texts = document.createTreeWalker(main, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const text = texts.currentNode.textContent.trim(), parent = texts.currentNode.parentElement;
+    const shown = parent.checkVisibility() && !["STYLE", "SCRIPT"].includes(parent.tagName);
+    if (text && shown && parseFloat(getComputedStyle(parent).fontSize) < 22) small.push(text);
+  }
+  return small;
+}"""
+
+
+def ready(tab: Tab) -> None:
+    """Wait until the page stands still and the buttons, which have the keys, are loaded."""
+    tab.settle()
+    expect(tab.page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=PATIENCE_MS)
+
+
+def title(number: int) -> str:
+    return f"{number}. {STEPS[number - 1].title}"
+
 
 def test_the_lesson_can_be_taken_by_keyboard_and_link(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/learn")
-    expect(tab.page.get_by_text(f"1. {STEPS[0].title}")).to_be_visible(timeout=PATIENCE_MS)
-    tab.settle()
+    tab = open_tab(f"{server}/learn?model=toy-reasoner")
+    expect(tab.page.get_by_text(title(1))).to_be_visible(timeout=PATIENCE_MS)
+    ready(tab)
     tab.page.keyboard.press("2")
-    expect(tab.page.get_by_text("(your guess)")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.locator(".lesson-choices .right")).to_be_visible(timeout=PATIENCE_MS)
     tab.page.keyboard.press("ArrowRight")
-    expect(tab.page.get_by_text(f"2. {STEPS[1].title}")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text(title(2))).to_be_visible(timeout=PATIENCE_MS)
     tab.settle()
     expect(tab.page).to_have_url(re.compile("guesses=1b"))
     expect(tab.page).to_have_url(re.compile("step=2"))
     other = open_tab(tab.page.url)
-    expect(other.page.get_by_text(f"2. {STEPS[1].title}")).to_be_visible(timeout=PATIENCE_MS)
-    other.settle()
+    expect(other.page.get_by_text(title(2))).to_be_visible(timeout=PATIENCE_MS)
+    ready(other)
     other.page.keyboard.press("ArrowLeft")
-    expect(other.page.get_by_text("(your guess)")).to_be_visible(timeout=PATIENCE_MS)
+    expect(other.page.locator(".lesson-choices .right")).to_be_visible(timeout=PATIENCE_MS)
     assert tab.errors == []
     assert other.errors == []
 
 
+def test_keys_do_not_guess_while_a_box_is_focused(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/learn?model=toy-reasoner")
+    ready(tab)
+    tab.page.get_by_role("combobox").first.focus()
+    tab.page.keyboard.press("2")
+    tab.page.keyboard.press("Escape")
+    tab.page.locator("h1").click()
+    ready(tab)
+    assert "guesses" not in tab.page.url
+    tab.page.keyboard.press("3")
+    expect(tab.page).to_have_url(re.compile("guesses=1c"), timeout=PATIENCE_MS)
+
+
+def test_back_from_another_page_finds_step_and_guesses(server: str, open_tab: OpenTab) -> None:
+    """A step back landed on step 1 with all guesses gone."""
+    tab = open_tab(f"{server}/learn?model=toy-reasoner&step=6&guesses=1c6a")
+    tab.settle()
+    tab.page.get_by_role("link", name="Glossary").click()
+    expect(tab.page.get_by_role("heading", name="Glossary")).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    tab.page.go_back()
+    expect(tab.page.get_by_text(title(6))).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page.locator(".lesson-choices .right")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page).to_have_url(re.compile("guesses=1c6a"))
+    assert tab.errors == []
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 7])
+def test_projector_mode_has_large_type_and_no_sidebar(server: str, open_tab: OpenTab, step: int) -> None:
+    tab = open_tab(f"{server}/learn?model=toy-reasoner&step={step}&guesses={step}b")
+    ready(tab)
+    sidebar = tab.page.get_by_test_id("stSidebar")
+    expect(sidebar).to_be_visible()
+    tab.page.keyboard.press("p")
+    expect(sidebar).to_be_hidden(timeout=PATIENCE_MS)
+    expect(tab.page).to_have_url(re.compile("projector=true"))
+    tab.settle()
+    assert tab.page.evaluate(SMALL_TEXTS) == []
+    assert tab.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    tab.page.keyboard.press("p")
+    expect(sidebar).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page).not_to_have_url(re.compile("projector"))
+    assert tab.errors == []
+
+
+def test_a_click_removes_a_head_and_lights_up_its_cell(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/learn?model=toy-reasoner")
+    tab.settle()
+    tab.page.mouse.move(*tab.cell(2, 1))
+    tab.page.mouse.click(*tab.cell(2, 1))
+    expect(tab.page).to_have_url(re.compile("pick=L2H1"), timeout=PATIENCE_MS)
+    expect(tab.page.get_by_text(re.compile(r"^L2H1 removed: [+−]\d"))).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    lit = tab.page.evaluate(
+        "document.querySelector('.js-plotly-plot')._fullData.filter(trace => trace.type === 'heatmap')"
+        ".flatMap(trace => trace.z.flatMap((row, y) => [...row].flatMap((z, x) => z ? [[y, x]] : [])))"
+    )
+    assert lit == [[2, 1]]
+    assert tab.errors == []
+
+
 def test_a_step_leads_to_the_page_and_head_it_talks_about(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/learn?step=3&guesses=3a", size=(390, 844))
-    told = tab.page.get_by_text(re.compile(r"Head \d+ of layer \d+ \(of 30"))
+    told = tab.page.get_by_text(re.compile(r"Head \d+ of layer \d+.* 30 layers"))
     expect(told).to_be_visible(timeout=PATIENCE_MS)
     head, layer = re.findall(r"\d+", told.inner_text())[:2]
     tab.settle()
-    tab.page.get_by_role("button", name="Look at the map").click()
+    tab.page.get_by_role("button", name=STEPS[2].link.label).click()
     expect(tab.page.get_by_text(f"head {head} of layer {layer}").first).to_be_visible(timeout=PATIENCE_MS)
     assert tab.errors == []
 

@@ -6,8 +6,8 @@ import json
 
 import streamlit as st
 
-# Session key of the anchor to land at, for the `selection` of a `go_button`: Streamlit's links carry no #anchor.
-LANDING = "landing"
+from cap_viz.dashboard.selection import LANDING
+
 # What is drawn above the heading may still grow: follow it for a moment, until the reader moves.
 SCROLL = """<script>
 (() => {

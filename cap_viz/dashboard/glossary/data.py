@@ -1,54 +1,60 @@
-"""Entries of the glossary: the terms of the pages, the criteria and the measures of an evaluation, and a search."""
+"""Entries of the glossary: terms of the pages, and the criteria, metrics and tasks of the registries; a search."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 
-from cap_viz.dashboard.terms import ALIASES, GLOSSARY, SECTIONS
-from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM
-from cap_viz.pruning import CRITERIA
+from cap_viz.dashboard.names import criterion_group
+from cap_viz.dashboard.terms import Group, Term, groups
+from cap_viz.evaluation.eval_metrics import MEASURES, TOKEN_LOSS
+from cap_viz.models.catalogue import TOY_MODEL
+from cap_viz.pruning import CRITERIA, Criterion
+from cap_viz.tasks import TASKS, Task
+from cap_viz.tasks.readable import tasks_for
 
-Sections = dict[str, dict[str, "Entry"]]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A term, its definition, and the other names and ids it goes by."""
-
-    name: str
-    text: str
-    aliases: tuple[str, ...] = ()
-
-    def has(self, wanted: str) -> bool:
-        """Return whether a folded search stands in the name, an alias or the definition."""
-        return any(wanted in folded(text) for text in (self.name, *self.aliases, self.text))
+METRICS_GROUP = "Metrics"
 
 
 @cache
-def entries() -> Sections:
-    """Return all entries by section and key; those of criteria and measures are taken from their registries."""
-    found = {
-        section: {key: Entry(name, GLOSSARY[key], ALIASES.get(key, ())) for key, name in terms.items()}
-        for section, terms in SECTIONS.items()
-    }
-    found["Losses"] |= {one.name: Entry(one.title, sentence(one.summary), (one.name,)) for one in (ACC, ACC_NORM)}
-    found["Criteria"] = {one.name: Entry(one.title, one.summary, (one.name,)) for one in CRITERIA.values()}
-    return found
+def all_groups() -> tuple[Group, ...]:
+    """Return all entries; criteria, tasks and metrics of evaluations are described by their registries."""
+    terms = [with_metrics(group) if group.title == METRICS_GROUP else group for group in groups()]
+    criteria = Group("Criteria", {name: criterion_term(criterion) for name, criterion in CRITERIA.items()})
+    return (*terms, criteria, Group("Tasks", {name: task_term(task) for name, task in TASKS.items()}))
 
 
-def sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}."
+def criterion_term(criterion: Criterion) -> Term:
+    group = {"ours": "One of ours", "published": "Published", "control": "A control"}[criterion_group(criterion.name)]
+    detail = f"{group}. Source: {criterion.source}. {criterion.counting}".strip()
+    place = {"criterion": criterion.name}
+    return Term(criterion.title, criterion.summary, detail, (criterion.name,), "prune", place)
 
 
-def search(asked: str) -> Sections:
-    """Return the entries that hold the search in a name, an id or the definition; all for an empty search."""
-    wanted = folded(asked)
-    matching = {
-        section: {key: entry for key, entry in terms.items() if entry.has(wanted)}
-        for section, terms in entries().items()
-    }
-    return {section: terms for section, terms in matching.items() if terms}
+def task_term(task: Task) -> Term:
+    place = {"task": task.name, **({"model": TOY_MODEL} if task.name in tasks_for(TOY_MODEL) else {})}
+    return Term(
+        task.title, task.summary, f"Source: {task.source}. Licence: {task.licence}.", (task.name,), "heads", place
+    )
+
+
+def with_metrics(group: Group) -> Group:
+    """Add the metrics of evaluations; one that heads have, too, becomes another name of that entry."""
+    terms = dict(group.terms)
+    for one in (*MEASURES.values(), TOKEN_LOSS):
+        if one.name in terms:
+            terms[one.name] = replace(terms[one.name], aliases=(*terms[one.name].aliases, one.title))
+        else:
+            line = f"{one.summary[0].upper()}{one.summary[1:]}."
+            terms[one.name] = Term(one.title, line, "", (one.name,), "compare", {"measure": one.name})
+    return replace(group, terms=terms)
+
+
+def search(asked: str) -> list[Term]:
+    """Return the terms that hold the search: first those that have it in a name or id, then those in their text."""
+    wanted, every = folded(asked), [term for group in all_groups() for term in group.terms.values()]
+    named = [term for term in every if any(wanted in folded(name) for name in term.names)]
+    return named + [term for term in every if term not in named and wanted in folded(f"{term.line} {term.more}")]
 
 
 def folded(text: str) -> str:

@@ -1,31 +1,41 @@
-"""Numbers for the lesson about the chosen model and task, all from stored runs."""
+"""Numbers of the lesson about the chosen model and task, all from stored runs; none is made up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import numpy as np
+from jaxtyping import Bool, Float
+
 from cap_viz.attribution.results import EvalReport, HeadScores
+from cap_viz.dashboard.components.panels import p_words
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.example import answers
 from cap_viz.dashboard.heads.source import shown_name
 from cap_viz.dashboard.overview.data import default_scores, dense_evaluation, usual_group
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.models.catalogue import DEFAULT_MODEL
-from cap_viz.pruning import criterion_title
+from cap_viz.pruning import ZeroCounts, criterion_title
+from cap_viz.runs.kinds.joint import load_joint
 from cap_viz.runs.kinds.profile import load_zeros
-from cap_viz.runs.run_queries import control_runs, dense_sizes
-from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.run_queries import control_runs, dense_sizes, runs_of
+from cap_viz.runs.spec import EvalSpec, JointSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import PairedComparison
-from cap_viz.stats.specificity import TopOverlap, top_overlap
+from cap_viz.stats import HeadEstimate, PairedComparison, mean_with_ci
+from cap_viz.stats.specificity import top_overlap
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import tasks_for
 
-TOP = 10
+Head = tuple[int, int]
+TOP, TOGETHER = 10, 4
 HALF_PRUNED = 0.5
+
+
+def head_name(head: Head) -> str:
+    return "L{}H{}".format(*head)
 
 
 class NotStored(CapVizError):
@@ -37,8 +47,8 @@ class NotStored(CapVizError):
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """Numbers of the lesson, read from stored runs on demand. Raises `NotStored` if a run is missing."""
+class Evidence:
+    """Stored runs of the chosen model and task, read on demand. Raises `NotStored` if one is missing."""
 
     view: Frame
 
@@ -46,13 +56,8 @@ class Lesson:
     def score_run(self) -> StoredRun[ScoreSpec]:
         run = default_scores(self.view, self.view.task)
         if run is None or run.spec.ablation != "zero":
-            raise NotStored(f"the effects of all heads on {self.view.task.name}", "Heads")
+            raise NotStored(f"the effects of all heads on {self.view.task.title}", "Heads")
         return run
-
-    @property
-    def run_name(self) -> str:
-        """Name of the head scores on the Heads page."""
-        return shown_name(self.view.runs, self.score_run)
 
     @property
     def scores(self) -> HeadScores:
@@ -63,97 +68,146 @@ class Lesson:
         return statistics_of(self.view.store, self.score_run, "nll")
 
     @property
-    def top_head(self) -> tuple[int, int]:
+    def top_head(self) -> Head:
         return self.heads.estimate.top_head
 
     @property
-    def clearly_needed(self) -> int:
-        """Number of heads that hurt when ablated and survive the false-discovery control."""
-        return int((self.heads.estimate.survives & (self.heads.estimate.mean > 0)).sum())
+    def top_heads(self) -> list[Head]:
+        return self.heads.estimate.top_heads(TOGETHER)
 
-    @property
-    def clearly_in_the_way(self) -> int:
-        """Number of heads that help when ablated and survive the false-discovery control."""
-        return int((self.heads.estimate.survives & (self.heads.estimate.mean < 0)).sum())
+    def beyond_chance(self, *signs: int) -> int:
+        """Count heads with an effect beyond chance that hurt (1) or help (−1) when removed."""
+        found = self.heads.estimate
+        return int((found.survives & np.isin(np.sign(found.mean), signs)).sum())
 
     def check_options(self) -> None:
         """Raise `NotStored` for running text, which has no options to choose from and is itself a control."""
         if self.view.task.kind == "text":
             raise NotStored("a task with options to choose from (this one is running text)")
 
-    def changed_answers(self) -> tuple[int, int]:
-        """Return the number of questions answered differently without the top head, and the number of questions."""
+    def logliks(self) -> list[Float[np.ndarray, "example option"]]:
+        """Return the log-likelihood of every option, intact and without the top head."""
         self.check_options()
-        before, after = answers(self.scores, *self.top_head)
-        return int((before != after).sum()), len(before)
+        return [self.scores.dense, self.scores.ablated[self.top_head]]
 
-    def halves(self) -> TopOverlap:
-        """Return the overlap of the top heads between the first and the second half of the examples."""
+    def changed(self) -> Bool[np.ndarray, " example"]:
+        """Say for every question whether the model chooses another option without the top head."""
+        before, after = (EvalReport(self.scores.questions, one).chosen for one in self.logliks())
+        return before != after
+
+    def halves(self) -> tuple[HeadEstimate, HeadEstimate]:
+        """Estimate the effects on the first and on the second half of the examples."""
         effects = self.heads.effects
         half = effects.shape[2] // 2
         if half < 2:
-            raise NotStored("a run of at least four examples")
-        return top_overlap(effects[:, :, :half].mean(axis=-1), effects[:, :, half:].mean(axis=-1), TOP)
+            raise NotStored("head effects on at least four examples", "Heads")
+        return mean_with_ci(effects[:, :, :half]), mean_with_ci(effects[:, :, half:])
 
-    def control(self) -> tuple[str, TopOverlap]:
-        """Return the name of a control text, and the overlap of its top heads with those of this task."""
+    def control(self) -> tuple[str, HeadEstimate]:
+        """Return the title of a control text, and the effects of all heads on it."""
         self.check_options()
-        found = control_runs(self.view.runs, self.score_run.spec)
-        others = {name: one for name, one in found.items() if name != self.view.task.name}
-        if not others:
-            raise NotStored("the effects of all heads on generic text", "Heads", view="generic text")
-        name, control = next(iter(others.items()))
-        other = statistics_of(self.view.store, control, "nll").estimate.mean
-        return name, top_overlap(self.heads.estimate.mean, other, TOP)
+        for name, run in control_runs(self.view.runs, self.score_run.spec).items():
+            if name != self.view.task.name:
+                return load_task(name).title, statistics_of(self.view.store, run, "nll").estimate
+        raise NotStored("the effects of all heads on generic text", "Heads", view="generic text")
 
-    def with_answer(self, answer: Callable[[Lesson], object]) -> Lesson | None:
-        """Find the nearest lesson for which runs are stored: other evaluation sizes, other tasks, the usual model."""
-        return next((lesson for lesson in map(Lesson, views_beside(self.view)) if has_answer(lesson, answer)), None)
-
-    def pruned(self, criterion: str) -> StoredRun:
-        """Return the stored accuracy at 50 % sparsity, on the dense run's questions and built like the others."""
+    def dense(self) -> StoredRun[EvalSpec]:
         self.check_options()
-        task = self.view.task
-        dense = dense_evaluation(self.view, task)
-        if dense is None:
-            raise NotStored(f"the accuracy of the dense model on {task.name}", "Prune")
-        run = usual_group(self.view, dense).get((criterion, HALF_PRUNED))
+        run = dense_evaluation(self.view, self.view.task)
         if run is None:
-            what = f"the accuracy of {task.name} with half of the weights removed by {criterion_title(criterion)}"
+            raise NotStored(f"the accuracy of the dense model on {self.view.task.title}", "Prune")
+        return run
+
+    def pruned(self, criterion: str) -> StoredRun[EvalSpec]:
+        """Return the stored accuracy at 50 % sparsity, on the dense run's questions and built like the others."""
+        run = usual_group(self.view, self.dense()).get((criterion, HALF_PRUNED))
+        if run is None:
+            by = f"half of the weights removed by {criterion_title(criterion)}"
+            what = f"the accuracy on {self.view.task.title} with {by}"
             raise NotStored(what, "Prune", criterion=criterion, sparsity="50")
         return run
 
-    def removed_shares(self) -> tuple[float, float]:
-        """Return the shares of the attention and of the MLP weights that CAP removes at 50 % sparsity."""
-        zeros = load_zeros(self.view.store, self.pruned("cap"))
-        shares = []
-        for part in ("attention", "mlp"):
-            own = [place for place, matrix in enumerate(zeros.matrices) if matrix.part == part]
-            shares.append(float(zeros.zeros[0, own].sum() / zeros.sizes[own].sum()))
-        return shares[0], shares[1]
+    def accuracy(self, criterion: str) -> float:
+        return 100 * report_of(self.view.store, self.pruned(criterion)).acc
 
-    def cap_against_wanda(self) -> tuple[EvalReport, EvalReport, PairedComparison]:
-        cap, wanda = self.pruned("cap"), self.pruned("wanda")
-        return (
-            report_of(self.view.store, cap),
-            report_of(self.view.store, wanda),
-            paired_in(self.view.store, cap, wanda, ACC),
-        )
+    def zeros(self) -> ZeroCounts:
+        """Return the zeros of CAP at 50 % sparsity."""
+        return load_zeros(self.view.store, self.pruned("cap"))
+
+    def removed(self, part: str) -> float:
+        """Return the percentage of the weights of a part that CAP removes at 50 % sparsity."""
+        zeros = self.zeros()
+        own = [place for place, matrix in enumerate(zeros.matrices) if matrix.part == part]
+        return 100 * float(zeros.zeros[0, own].sum() / zeros.sizes[own].sum())
+
+    def cap_minus_wanda(self) -> PairedComparison:
+        return paired_in(self.view.store, self.pruned("cap"), self.pruned("wanda"), ACC)
+
+    def joint(self) -> tuple[HeadEstimate, HeadEstimate] | None:
+        """Estimate the effects of the top heads, one by one and all at once; None if they were not measured."""
+        heads, spec = tuple(sorted(self.top_heads)), self.score_run.spec
+        for run in runs_of(self.view.runs, JointSpec):
+            same = (run.spec.model, run.spec.examples.task) == (spec.model, spec.examples.task)
+            if same and (run.spec.heads, run.spec.ablation) == (heads, spec.ablation):
+                # The first set is empty, the second the whole one.
+                effects = load_joint(self.view.store, run).effects("nll")
+                return mean_with_ci(effects[2 : 2 + len(heads)]), mean_with_ci(effects[1])
+        return None
 
 
-def has_answer(lesson: Lesson, answer: Callable[[Lesson], object]) -> bool:
-    try:
-        answer(lesson)
-    except CapVizError:
-        return False
-    return True
+def shared_top(first: HeadEstimate, second: HeadEstimate) -> int:
+    return top_overlap(first.mean, second.mean, TOP).shared
 
 
-def views_beside(view: Frame) -> Iterator[Frame]:
-    """Yield the view with other evaluation sizes, then with other tasks, then with the usual model's tasks."""
+def clear_difference(pair: PairedComparison) -> float:
+    """Return a difference in points; 0 unless the interval excludes 0 and the test rejects, too."""
+    return 100 * pair.difference if pair.is_clear and pair.excludes_zero else 0.0
+
+
+def nearest(view: Frame, needed: Callable[[Evidence], object]) -> Evidence | None:
+    """Find evidence that holds what is needed: other evaluation sizes first, other tasks, then the usual model's."""
     usual = [run.spec.model for run in view.runs if run.spec.model.id == DEFAULT_MODEL and run.spec.model != view.model]
     for model in (view.model, *usual[:1]):
-        names = tasks_for(model.id)
-        for name in sorted(names, key=lambda name: name != view.task.name):
+        for name in sorted(tasks_for(model.id), key=lambda name: name != view.task.name):
             for size in sorted(dense_sizes(view.runs, model, name), reverse=True) or [view.n]:
-                yield replace(view, model=model, task=load_task(name), n=size)
+                evidence = Evidence(replace(view, model=model, task=load_task(name), n=size))
+                with suppress(CapVizError):
+                    needed(evidence)
+                    return evidence
+    return None
+
+
+# What a lesson may name in braces or take as the answer; docs/own_lesson.md explains each.
+FACTS: dict[str, Callable[[Evidence], float | str | list[str]]] = {
+    "task": lambda of: of.view.task.title,
+    "run": lambda of: shown_name(of.view.runs, of.score_run),
+    "heads": lambda of: of.heads.estimate.mean.size,
+    "layers": lambda of: of.scores.n_layers,
+    "examples": lambda of: of.heads.estimate.n,
+    "top": lambda of: TOP,
+    "hurting": lambda of: of.beyond_chance(1),
+    "hurting_share": lambda of: 100 * of.beyond_chance(1) / of.heads.estimate.mean.size,
+    "helping": lambda of: of.beyond_chance(-1),
+    "beyond_chance": lambda of: of.beyond_chance(1, -1),
+    "layer": lambda of: of.top_head[0],
+    "head": lambda of: of.top_head[1],
+    "effect": lambda of: float(of.heads.estimate.mean[of.top_head]),
+    "depth": lambda of: 100 * of.top_head[0] / of.scores.n_layers,
+    "together": lambda of: [head_name(head) for head in of.top_heads],
+    "changed": lambda of: int(of.changed().sum()),
+    "changed_share": lambda of: 100 * float(of.changed().mean()),
+    "half": lambda of: of.halves()[0].n,
+    "shared_by_halves": lambda of: shared_top(*of.halves()),
+    "shared_by_chance": lambda of: TOP**2 / of.heads.estimate.mean.size,
+    "control": lambda of: of.control()[0],
+    "shared_with_control": lambda of: shared_top(of.heads.estimate, of.control()[1]),
+    "attention_removed": lambda of: of.removed("attention"),
+    "mlp_removed": lambda of: of.removed("mlp"),
+    "attention_minus_mlp": lambda of: of.removed("attention") - of.removed("mlp"),
+    "asked": lambda of: len(report_of(of.view.store, of.dense())),
+    "cap_accuracy": lambda of: of.accuracy("cap"),
+    "wanda_accuracy": lambda of: of.accuracy("wanda"),
+    "cap_minus_wanda": lambda of: 100 * of.cap_minus_wanda().difference,
+    "clear_difference": lambda of: clear_difference(of.cap_minus_wanda()),
+    "p_value": lambda of: p_words(of.cap_minus_wanda().p_value),
+}

@@ -1,177 +1,141 @@
-"""Lesson page: one step at a time, a guess before each answer; step and guesses are kept in the URL.
+"""Lesson page: one step at a time, a picture beside a question, a guess before each answer.
 
-Large type and few words, for a projector; the keys 1 to 3 guess, the arrow keys go back and forward.
+Lesson, step, guesses and projector mode are kept in the address. The keys 1 to 4 guess, the arrow keys go back and
+forward, P switches to large type on the whole screen and back.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from html import escape
 
 import streamlit as st
 
-from cap_viz.dashboard.components.landing import LANDING
-from cap_viz.dashboard.components.panels import empty, escaped, note, problem
-from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.learn.data import Lesson, NotStored
-from cap_viz.dashboard.learn.steps import STEPS, Answer, LessonStep, Link
-from cap_viz.dashboard.state import bad_choice, choose, go_button
+from cap_viz.dashboard.components.panels import empty, heading, problem
+from cap_viz.dashboard.frame import PAGE_FILES, Frame
+from cap_viz.dashboard.learn.data import Evidence, NotStored, nearest
+from cap_viz.dashboard.learn.lesson import LETTERS, Lesson, LessonStep, lesson_files, read_lesson
+from cap_viz.dashboard.learn.pictures import PICTURES, Stage
+from cap_viz.dashboard.names import model_name
+from cap_viz.dashboard.selection import choose, go_button
 from cap_viz.errors import CapVizError
+from cap_viz.settings import ASSETS
 
-GUESSES = "guesses"
-NUMBERS = [str(number) for number in range(1, len(STEPS) + 1)]
-LETTERS = "abc"
-WIDTH = 860
+PICTURE_AND_QUESTION = (3, 2)
+# Keys that stay where the step needs another model, task or size, and where the lesson begins anew.
+PLACE, SETTING = ("lesson", "step", "guesses", "projector"), ("model", "task", "n", "projector", "lesson")
 
 
 def body(view: Frame) -> None:
-    guesses = remembered()
-    if sentence := bad_choice("step", NUMBERS, "1", "step"):
-        note(sentence)
-    with st.container(width=WIDTH):
-        number = int(
-            st.segmented_control(
-                "Step",
-                NUMBERS,
-                default="1",
-                required=True,
-                key="step",
-                bind="query-params",
-                label_visibility="collapsed",
-            )
-            or 1
-        )
-        step = STEPS[number - 1]
-        with st.container(border=True, gap="medium"):
-            st.subheader(f"{number}. {step.title}", anchor=False)
-            st.markdown(step.text)
-            lesson = Lesson(view)
-            try:
-                guess_and_reveal(lesson, step, number, guesses.get(number))
-            except NotStored as missing:
-                not_stored(lesson, step, missing)
-            except CapVizError as error:
-                problem(str(error))
-        navigation(number, bool(guesses))
-
-
-def remembered() -> dict[int, int]:
-    """Return guesses (counted from 0) by step (counted from 1); a new session reads them from the URL."""
-    if GUESSES not in st.session_state:
-        st.session_state[GUESSES] = guesses_in(st.query_params.get(GUESSES, ""))
-    return st.session_state[GUESSES]
-
-
-def guesses_in(text: str) -> dict[int, int]:
-    """Parse guesses: `1a3c` is the first choice at step 1 and the third at step 3. Ignore anything else."""
-    found = {int(number): LETTERS.index(letter) for number, letter in re.findall(r"(\d{1,2})([abc])", text)}
-    return {number: choice for number, choice in found.items() if 1 <= number <= len(STEPS)}
-
-
-def in_address(guesses: dict[int, int]) -> str:
-    return "".join(f"{number}{LETTERS[choice]}" for number, choice in sorted(guesses.items()))
-
-
-def guess_and_reveal(lesson: Lesson, step: LessonStep, number: int, guess: int | None) -> None:
-    """Draw the question with its choices as buttons; once guessed, the answer and a link to see it."""
-    st.markdown(f"#### {escaped(step.question(lesson))}")
-    answer = step.answer(lesson)
-    if guess is None:
-        st.caption("Take a guess first. There is no score.")
-        for place, choice in enumerate(step.choices):
-            st.button(
-                choice,
-                key=f"learn_{number}_{place}",
-                width="stretch",
-                shortcut=str(place + 1),
-                on_click=take_guess,
-                args=(number, place),
-            )
+    selection, files = view.selection, lesson_files()
+    projector = selection.flag("projector")
+    for style in ("lesson.css", "projector.css")[: 1 + projector]:
+        st.html(ASSETS / style)
+    if len(files) == 1:
+        name = selection.choice("lesson", list(files), what="lesson")
+    else:
+        with st.sidebar:
+            name = selection.selectbox("Lesson", "lesson", list(files), what="lesson", keep=SETTING)
+    try:
+        lesson = read_lesson(files[name])
+    except CapVizError as error:
+        problem(str(error))
         return
-    st.markdown("  \n".join(choice_line(step, answer, guess, place) for place in range(len(step.choices))))
-    st.success(answer.because, icon=":material/lightbulb:")
-    go(lesson, step.link, number)
+    if not projector:
+        heading("Learn", lesson.summary)
+    guesses = guesses_in(selection.text("guesses"), lesson)
+    number = navigation(view, lesson, guesses, projector)
+    step, evidence = lesson.steps[number - 1], Evidence(view)
+    st.header(f"{number}. {step.title}", anchor=False)
+    try:
+        told = step.told(evidence)
+        st.markdown(told.text)
+        left, right = st.columns(PICTURE_AND_QUESTION, gap="large")
+        with left:
+            PICTURES[step.picture](Stage(evidence, f"learn_{number}", number in guesses, projector))
+        with right, st.container(key="lesson_question"):
+            st.subheader(told.question, anchor=False)
+            answer(told, number, guesses) if number in guesses else ask(told, number, guesses)
+    except NotStored as missing:
+        not_stored(view, step, missing)
+    except CapVizError as error:
+        problem(str(error))
 
 
-def choice_line(step: LessonStep, answer: Answer, guess: int, place: int) -> str:
-    """Format a choice, marked as right or not and as the guess or not."""
-    mark = ":material/check_circle:" if place == answer.right else ":material/radio_button_unchecked:"
-    words = f"**{step.choices[place]}**" if place == answer.right else step.choices[place]
-    return f"{mark} {words}{' (your guess)' if place == guess else ''}"
+def guesses_in(text: str, lesson: Lesson) -> dict[int, int]:
+    """Parse guesses: `1a3c` is the first choice at step 1 and the third at step 3. Ignore anything else."""
+    found = {int(number): LETTERS.index(letter) for number, letter in re.findall(rf"(\d{{1,2}})([{LETTERS}])", text)}
+    choices = {number: len(step.choices) for number, step in enumerate(lesson.steps, start=1)}
+    return {number: place for number, place in found.items() if place < choices.get(number, 0)}
 
 
-def take_guess(number: int, place: int) -> None:
-    st.session_state[GUESSES][number] = place
-    st.query_params[GUESSES] = in_address(st.session_state[GUESSES])
+def in_address(guesses: Mapping[int, int]) -> str:
+    return "".join(f"{number}{LETTERS[place]}" for number, place in sorted(guesses.items()))
 
 
-def forget() -> None:
-    st.session_state[GUESSES] = {}
-    st.query_params.pop(GUESSES, None)
-    st.session_state["step"] = "1"
-
-
-def turn_to(number: int) -> None:
-    st.session_state["step"] = str(number)
-
-
-def go(lesson: Lesson, link: Link, number: int) -> None:
-    go_button(
-        link.label,
-        link.page,
-        key=f"learn_go_{number}",
-        selection={"model": lesson.view.model.id, "task": lesson.view.task.name, LANDING: link.anchor},
-        params=link.params(lesson),
-        icon=":material/arrow_outward:",
-    )
-
-
-def navigation(number: int, any_guess: bool) -> None:
-    with st.container(horizontal=True, horizontal_alignment="distribute"):
+def navigation(view: Frame, lesson: Lesson, guesses: Mapping[int, int], projector: bool) -> int:
+    """Draw steps, arrows and the switch of the projector mode; return the number of the step."""
+    numbers, hidden = [str(1 + place) for place in range(len(lesson.steps))], "collapsed"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        number = int(view.selection.segmented("Step", "step", numbers, also={"pick": None}, label_visibility=hidden))
+        for label, to, shortcut in (("Back", number - 1, "Left"), ("Next", number + 1, "Right")):
+            st.button(
+                label,
+                key=f"learn_{label.lower()}",
+                shortcut=shortcut,
+                type="primary" if label == "Next" else "secondary",
+                disabled=str(to) not in numbers,
+                on_click=choose,
+                args=({"step": to, "pick": None},),
+            )
+        if guesses:
+            st.button("Start over", key="learn_over", on_click=choose, args=({},), kwargs={"keep": SETTING})
         st.button(
-            "Back",
-            key="learn_back",
-            icon=":material/arrow_back:",
-            disabled=number == 1,
-            shortcut="Left",
-            on_click=turn_to,
-            args=(number - 1,),
+            "Leave projector" if projector else "Projector",
+            key="learn_projector",
+            icon=":material/close_fullscreen:" if projector else ":material/open_in_full:",
+            shortcut="P",
+            help="Large type, the whole screen, no sidebar",
+            on_click=choose,
+            args=({"projector": None if projector else True},),
         )
-        if any_guess:
-            st.button("Start over", key="learn_over", type="tertiary", on_click=forget)
-        st.button(
-            "Next",
-            key="learn_next",
-            icon=":material/arrow_forward:",
-            icon_position="right",
-            type="primary",
-            disabled=number == len(STEPS),
-            shortcut="Right",
-            on_click=turn_to,
-            args=(number + 1,),
-        )
+    return number
 
 
-def not_stored(lesson: Lesson, step: LessonStep, missing: NotStored) -> None:
-    """Say which run is missing; offer where to measure it, and the nearest lesson for which it is stored."""
-    view = lesson.view
+def ask(step: LessonStep, number: int, guesses: Mapping[int, int]) -> None:
+    for place, choice in enumerate(step.choices):
+        guessed = {"guesses": in_address({**guesses, number: place})}
+        key, shortcut = f"learn_{number}_{place}", str(place + 1)
+        st.button(choice, key=key, width="stretch", shortcut=shortcut, on_click=choose, args=(guessed,))
+
+
+def answer(step: LessonStep, number: int, guesses: Mapping[int, int]) -> None:
+    """Draw the choices, the right one told by colour, sign and word; then why, and a link to see it."""
+    lines = []
+    for place, choice in enumerate(step.choices):
+        right, guess = place + 1 == step.right, place == guesses[number]
+        kind = "right" if right else "wrong" if guess else "other"
+        said = "✓ Right answer" if right else "✗ Your guess" if guess else ""
+        lines.append(f'<li class="{kind}"><b>{said}</b> {escape(choice)}{" (your guess)" * (right and guess)}</li>')
+    st.html(f'<ol class="lesson-choices">{"".join(lines)}</ol>')
+    st.markdown(step.because)
+    link, key = step.link, f"learn_go_{number}"
+    icon = ":material/arrow_outward:"
+    go_button(link.label, PAGE_FILES[link.page], key=key, params=link.params, anchor=link.anchor, icon=icon)
+
+
+def not_stored(view: Frame, step: LessonStep, missing: NotStored) -> None:
+    """Say which run is missing; offer the nearest lesson for which it is stored, and where to measure it."""
     empty("This step has nothing to show for the chosen model and task yet", f"It needs {missing}.")
     with st.container(horizontal=True):
-        if (other := lesson.with_answer(step.answer)) is not None:
-            chosen = {"model": other.view.model.id, "task": other.view.task.name, "n": str(other.view.n)}
-            st.button(beside(view, other.view), key="learn_usual", type="primary", on_click=choose, args=(chosen,))
+        if (evidence := nearest(view, step.told)) is not None:
+            other = evidence.view
+            size, on = f"Use {other.n} questions", f" on {model_name(other.model.id)}" * (other.model != view.model)
+            label = size if (other.model, other.task) == (view.model, view.task) else f"Take {other.task.title}{on}"
+            there = ({"model": other.model.id, "task": other.task.name, "n": other.n},)
+            keep = {"keep": PLACE}
+            st.button(label, key="learn_usual", type="primary", on_click=choose, args=there, kwargs=keep)
         if missing.page and view.installed:
-            go_button(
-                f"Measure it on {missing.page}",
-                f"pages/{missing.page.lower()}.py",
-                key="learn_measure",
-                selection={"model": view.model.id, "task": view.task.name},
-                params=missing.params,
-                icon=":material/arrow_outward:",
-            )
-
-
-def beside(view: Frame, other: Frame) -> str:
-    """Name what changes with another view: the model, else the task, else the number of questions."""
-    if other.model != view.model:
-        return f"Take {other.task.title} on {other.model.id}"
-    return f"Take {other.task.title}" if other.task != view.task else f"Use {other.n} questions"
+            label, file = f"Measure it on {missing.page}", PAGE_FILES[missing.page.lower()]
+            go_button(label, file, key="learn_measure", params=missing.params, icon=":material/arrow_outward:")

@@ -1,0 +1,187 @@
+"""Pictures of the lesson, by the name under which a lesson file asks for them.
+
+Each shows the numbers of its step, and keeps back what would give the answer away until the guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import streamlit as st
+from scipy.special import softmax
+
+from cap_viz.dashboard.components.panels import escaped
+from cap_viz.dashboard.learn.data import HALF_PRUNED, TOP, Evidence, Head, head_name
+from cap_viz.dashboard.selection import choose
+from cap_viz.dashboard.stored import level_in, report_of, texts_of
+from cap_viz.evaluation.eval_metrics import ACC, against_guessing
+from cap_viz.figures import lesson as figures
+from cap_viz.figures.head_grid import colour_limit
+from cap_viz.figures.theme import CONFIG, criterion_colour, signed
+from cap_viz.pruning import criterion_title
+from cap_viz.stats import HeadEstimate
+
+QUESTION_CHARACTERS = 320
+# On a laptop, and on a projector with its larger text.
+SCREEN, PROJECTOR = figures.Canvas(440, 14), figures.Canvas(430, 22)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a picture is about and how it is shown; `key` is that of the step's widgets."""
+
+    evidence: Evidence
+    key: str
+    revealed: bool
+    projector: bool
+
+    @property
+    def canvas(self) -> figures.Canvas:
+        return PROJECTOR if self.projector else SCREEN
+
+    def chart(self, figure: go.Figure, name: str, alt: str, **more: Any) -> None:
+        st.plotly_chart(figure, key=f"{self.key}_{name}", config=CONFIG, alt=alt, **more)
+
+
+def lesson_map(
+    stage: Stage,
+    estimates: Mapping[str, HeadEstimate],
+    said: str,
+    *,
+    hidden: str | None = None,
+    framed: Collection[Head] = (),
+    off: Collection[Head] = (),
+) -> None:
+    """Draw maps of heads side by side on one scale, whose cells can be picked; below, the effect of the picked head.
+
+    The map of the name `hidden` shows the picked cell only. `said` stands below until there is one.
+    """
+    heads = {head_name(head): head for head in np.ndindex(next(iter(estimates.values())).mean.shape)}
+    name = stage.evidence.view.selection.choice("pick", ["", *heads], what="head")
+    picked, limit = heads.get(name), colour_limit(*(one.mean for one in estimates.values()))
+    for column, (title, one) in zip(st.columns(len(estimates), gap="small"), estimates.items(), strict=True):
+        # A new key for each picked head: under an old one a second click on a cell counts as a deselection.
+        key = f"map_{title}_{name}"
+        grid = figures.lesson_grid(one, hidden=title == hidden, picked=picked, off=off, limit=limit)
+        frames = () if title == hidden else framed
+        with column:
+            stage.chart(
+                figures.lesson_map(grid, stage.canvas, title=title, framed=frames, off=off),
+                key,
+                f"Effect of every head {title}: {grid.shape[0]} layers by {grid.shape[1]} heads. The link of the step "
+                "opens a page with number boxes.",
+                on_select=partial(pick, f"{stage.key}_{key}"),
+                selection_mode="points",
+            )
+    effects = [
+        f"{signed(float(one.mean[picked]))} nats{f' on {escaped(title)}' * bool(title)}, rank {one.rank[picked]} of "
+        f"{one.rank.size}{', beyond chance' * bool(one.survives[picked])}"
+        for title, one in estimates.items()
+        if picked is not None
+    ]
+    st.caption(f"**{name}** removed: {'; '.join(effects)}." if effects else said)
+
+
+def pick(key: str) -> None:
+    """Take a clicked head into the address; a cleared selection changes nothing."""
+    points = (st.session_state.get(key) or {}).get("selection", {}).get("points", [])
+    if points:
+        place = points[0]["customdata"]
+        choose({"pick": head_name((int(place["0"]), int(place["1"])))})
+
+
+def hidden_map(stage: Stage) -> None:
+    """All heads neutral until the guess: a click removes one and lights it up."""
+    heads = {"": stage.evidence.heads.estimate}
+    lesson_map(stage, heads, "Click a cell to remove that head.", hidden=None if stage.revealed else "")
+
+
+def effect_map(stage: Stage) -> None:
+    """The map of all heads; the head with the largest effect is framed after the guess."""
+    framed = [stage.evidence.top_head] if stage.revealed else []
+    heads = {"": stage.evidence.heads.estimate}
+    lesson_map(stage, heads, "Click a cell for the effect of that head.", framed=framed)
+
+
+def two_maps(stage: Stage, estimates: Mapping[str, HeadEstimate]) -> None:
+    """Two maps, the second hidden until the guess; then the heads at the top of both are framed."""
+    first, both = (set(one.top_heads(min(TOP, one.rank.size))) for one in estimates.values())
+    both &= first
+    if stage.revealed:
+        lesson_map(stage, estimates, f"Framed: {len(both)} heads are among the {TOP} largest of both.", framed=both)
+    else:
+        lesson_map(stage, estimates, f"Framed: the {TOP} largest effects.", framed=first, hidden=list(estimates)[1])
+
+
+def half_maps(stage: Stage) -> None:
+    first, second = stage.evidence.halves()
+    two_maps(stage, {f"first {first.n} questions": first, f"other {second.n} questions": second})
+
+
+def control_maps(stage: Stage) -> None:
+    name, control = stage.evidence.control()
+    two_maps(stage, {stage.evidence.view.task.title: stage.evidence.heads.estimate, name: control})
+
+
+def answers(stage: Stage) -> None:
+    """A question whose answer changes without the top head, and a square for every question."""
+    evidence, changed = stage.evidence, stage.evidence.changed()
+    questions, effects = evidence.scores.questions, evidence.scores.effects("choice_nll")[evidence.top_head]
+    shown = int(np.argmax(np.where(changed, effects + np.ptp(effects) + 1, effects)))
+    n_options = int(questions.n_options[shown])
+    example = (texts_of(evidence.view.task.name, questions.ids) or {}).get(questions.ids[shown])
+    options = [f"option {place + 1}" for place in range(n_options)] if example is None else example.options
+    if example is not None:
+        st.caption(escaped(" ".join(example.question.split())[:QUESTION_CHARACTERS]))
+    shares = [softmax(one[shown, :n_options]) for one in evidence.logliks()]
+    gold = int(questions.gold[shown])
+    figure = figures.answers_before_after(options, gold, shares, changed, stage.canvas, revealed=stage.revealed)
+    stage.chart(figure, "answers", "Probability of each option, intact and without the head, and a square per question")
+    st.caption(f"Below: {len(changed)} questions{', filled where the answer changes' * stage.revealed}.")
+
+
+def zeros(stage: Stage) -> None:
+    found = stage.evidence.zeros()
+    shares = {"attention": found.by_layer("attention")[0], "MLPs": found.by_layer("mlp")[0]}
+    figure = figures.zeros_by_layer(shares, HALF_PRUNED, stage.canvas, revealed=stage.revealed)
+    stage.chart(figure, "zeros", "Share of the attention and of the MLP weights that CAP removes in each layer")
+
+
+def accuracies(stage: Stage) -> None:
+    evidence, store, bars = stage.evidence, stage.evidence.view.store, []
+    runs = {"dense": evidence.dense(), "cap": evidence.pruned("cap"), "wanda": evidence.pruned("wanda")}
+    for name, run in runs.items():
+        level, colour = level_in(store, run, ACC), criterion_colour(name)
+        bars.append(figures.Bar.percent(criterion_title(name), level.value, level.ci.low, level.ci.high, colour))
+    chance = 100 * against_guessing(evidence.view.task, report_of(store, runs["dense"])).chance
+    figure = figures.accuracy_bars(bars, chance, stage.canvas, revealed=stage.revealed)
+    stage.chart(figure, "accuracies", "Accuracy of the dense model, and with half of the weights removed")
+
+
+def together(stage: Stage) -> None:
+    """The heads with the largest effects; after the guess their joint effect where it is stored, else crossed out."""
+    heads, top = {"": stage.evidence.heads.estimate}, sorted(stage.evidence.top_heads)
+    if not stage.revealed:
+        lesson_map(stage, heads, f"Framed: the {len(top)} largest effects.", framed=top)
+    elif (joint := stage.evidence.joint()) is None:
+        lesson_map(stage, heads, f"Crossed out: the {len(top)} largest effects.", off=top)
+    else:
+        figure = figures.joint_bars([head_name(head) for head in top], *joint, stage.canvas)
+        stage.chart(figure, "together", "Effects of the heads one by one, their sum, and all of them together")
+
+
+PICTURES: dict[str, Callable[[Stage], None]] = {
+    "hidden map": hidden_map,
+    "map": effect_map,
+    "answers": answers,
+    "half maps": half_maps,
+    "control maps": control_maps,
+    "zeros": zeros,
+    "accuracies": accuracies,
+    "together": together,
+}
