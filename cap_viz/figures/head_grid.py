@@ -1,17 +1,17 @@
-"""Heatmap of signed head values, layer × head, with marks and a clickable cell per head."""
+"""Signed values of all heads: the data of a head map, and the map as a Plotly figure for exported files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Self
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from cap_viz.figures.theme import ACCENT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, HELPS, HURTS, NEUTRAL, blank, signed
 from cap_viz.stats import HeadEstimate
 
 GHOST = "rgba(128,134,148,0.09)"
@@ -40,32 +40,80 @@ def colour_limit(*means: Float[np.ndarray, "layer head"]) -> float:
 
 @dataclass(frozen=True)
 class Grid:
-    """Signed effects of all heads, layer × head. NaN cells are empty; `faded` and `marked` may be left out.
+    """Signed effects of all heads, layer × head, with what is said of each; all but the effects may be left out.
 
-    `ends` names the meanings of the negative and the positive end of the colour scale.
+    NaN effects are cells not measured yet. `ends` names the meanings of the negative and the positive end of the
+    colour scale, `also` further values of every head by their title, `digits` the decimals of all of them.
     """
 
     mean: Float[np.ndarray, "layer head"]
     limit: float
-    hover: Sequence[Sequence[str]]
     ends: tuple[str, str]
+    hover: Sequence[Sequence[str]] | None = None
     faded: Bool[np.ndarray, "layer head"] | None = None
     marked: Bool[np.ndarray, "layer head"] | None = None
     selected: tuple[int, int] | None = None
+    low: Float[np.ndarray, "layer head"] | None = None
+    high: Float[np.ndarray, "layer head"] | None = None
+    rank: Int[np.ndarray, "layer head"] | None = None
+    also: Mapping[str, np.ndarray] = field(default_factory=dict)
+    digits: int = 3
 
     @classmethod
     def of(
         cls,
         estimate: HeadEstimate,
         *,
-        hover: Sequence[Sequence[str]],
         ends: tuple[str, str],
+        hover: Sequence[Sequence[str]] | None = None,
         limit: float | None = None,
         selected: tuple[int, int] | None = None,
+        ranked: bool = True,
+        also: Mapping[str, np.ndarray] | None = None,
+        digits: int = 3,
     ) -> Self:
         """Fade heads whose interval includes zero, mark those that survive; the scale's end is that of the effects."""
-        limit = colour_limit(estimate.mean) if limit is None else limit
-        return cls(estimate.mean, limit, hover, ends, estimate.unclear, estimate.survives, selected)
+        return cls(
+            estimate.mean,
+            colour_limit(estimate.mean) if limit is None else limit,
+            ends,
+            hover,
+            estimate.unclear,
+            estimate.survives,
+            selected,
+            estimate.low,
+            estimate.high,
+            estimate.rank if ranked else None,
+            also or {},
+            digits,
+        )
+
+    def says(self, layer: int, head: int, unit: str) -> str:
+        """Describe a head in a sentence: effect, interval, meaning, rank, whether it is beyond chance.
+
+        The head map composes the same sentence in the browser (assets/head_map.js).
+        """
+        place = layer, head
+        name, mean = f"Layer {layer}, head {head}", float(self.mean[place])
+        if not np.isfinite(mean):
+            return f"{name}: not measured yet"
+        unclear = self.faded is not None and bool(self.faded[place])
+        said = [f"{name}: {signed(mean, self.digits)} {unit}{self.interval(place)}"]
+        if self.faded is not None:
+            said.append("no clear effect" if unclear else self.ends[int(mean > 0)])
+        if self.rank is not None:
+            said.append(f"rank {self.rank[place]} of {self.rank.size}")
+        if self.marked is not None and not unclear:
+            said.append("beyond chance" if self.marked[place] else "not beyond chance")
+        return ", ".join([*said, *(f"{title} {self.number(values[place])}" for title, values in self.also.items())])
+
+    def number(self, value: np.generic) -> str:
+        return str(value) if isinstance(value, np.integer) else signed(float(value), self.digits)
+
+    def interval(self, place: tuple[int, int]) -> str:
+        if self.low is None or self.high is None or not np.isfinite(self.low[place]):
+            return ""
+        return f" [{signed(float(self.low[place]), self.digits)}, {signed(float(self.high[place]), self.digits)}]"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,7 +134,7 @@ def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
     """Plot the signed heatmap. An invisible scatter takes clicks: heatmaps report no selection (plotly.py #5026)."""
     n_layers, n_heads = grid.shape
     figure = blank(height=grid_height(n_layers, tallest), left=44, right=10, top=32, bottom=40)
-    figure.add_traces([*cells(grid.mean, grid.faded, grid.limit, unit=unit), *marks(grid), click_targets(grid)])
+    figure.add_traces([*cells(grid.mean, grid.faded, grid.limit, unit=unit), *marks(grid), click_targets(grid, unit)])
     if grid.selected is not None:
         frame_cell(figure, *grid.selected)
     figure.update_xaxes(
@@ -108,7 +156,7 @@ def small_map(grid: Grid) -> go.Figure:
     """Plot the grid small and without a colour bar, for a page that shares and explains one scale."""
     n_layers, n_heads = grid.shape
     figure = blank(height=SMALL_HEIGHT, left=26, right=4, top=SMALL_TOP, bottom=SMALL_BOTTOM)
-    figure.add_traces([*cells(grid.mean, grid.faded, grid.limit), *marks(grid, scale=0.7), click_targets(grid)])
+    figure.add_traces([*cells(grid.mean, grid.faded, grid.limit), *marks(grid, scale=0.7), click_targets(grid, "")])
     figure.update_xaxes(tickvals=ticks(n_heads, 12), range=[-0.5, n_heads - 0.5], ticks="", tickfont={"size": 10})
     rows = (SMALL_HEIGHT - SMALL_TOP - SMALL_BOTTOM) // 22
     figure.update_yaxes(tickvals=ticks(n_layers, rows), range=[n_layers - 0.5, -0.5], ticks="", tickfont={"size": 10})
@@ -235,7 +283,7 @@ def mark_cells(cells: Bool[np.ndarray, "layer head"], symbol: str, size: float, 
     )
 
 
-def click_targets(grid: Grid) -> go.Scatter:
+def click_targets(grid: Grid, unit: str) -> go.Scatter:
     n_layers, n_heads = grid.mean.shape
     layers, heads = np.indices((n_layers, n_heads))
     invisible = {"marker": {"opacity": 0}}
@@ -245,7 +293,11 @@ def click_targets(grid: Grid) -> go.Scatter:
         mode="markers",
         marker={"symbol": "square", "size": 8, "opacity": 0, "color": NEUTRAL},
         customdata=np.stack([layers.ravel(), heads.ravel()], axis=1),
-        text=[grid.hover[layer][head] for layer in range(n_layers) for head in range(n_heads)],
+        text=[
+            grid.says(layer, head, unit) if grid.hover is None else grid.hover[layer][head]
+            for layer in range(n_layers)
+            for head in range(n_heads)
+        ],
         hovertemplate="%{text}<extra></extra>",
         selected=invisible,
         unselected=invisible,

@@ -1,17 +1,152 @@
-"""Clickable head map with number inputs beside it; a click on the map sets the inputs."""
+"""Head map: a cell per head, drawn in the browser from numbers, with pointer, keyboard and screen reader.
+
+    head_map(grid, key="heads_map", unit="nats", label="Effect of removing each head", on_pick=select)
+
+A Streamlit component v2 (assets/head_map.js): the frame moves at the click, before the server has answered.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
 from cap_viz.dashboard.state import choose, clicked, keep_in_range
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.figures.head_grid import Grid, grid_width, head_grid
+from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG
+from cap_viz.settings import ASSETS
+from cap_viz.stats import HeadEstimate
 
+Head = tuple[int, int]
+TALLEST, TALLEST_SMALL = 480, 214
+# Heights of what surrounds the cells in assets/head_map.css: colour bar with its words, head numbers, axis titles.
+BAR, NUMBERS, TITLES, PADDING = 42, 15, 15, 4
+LABELS, BLOCKS = 22, 110
+# Cells are at most four times as wide as high.
+WIDEST_CELL = 4
+
+
+def minified(name: str) -> str:
+    """Read a script or style without comments and indentation: every map of a page carries its own copy."""
+    lines = (line.strip() for line in (ASSETS / name).read_text(encoding="utf-8").splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
+
+
+MAP = st.components.v2.component(
+    "cap_viz_head_map",
+    html='<div class="map"></div><div class="tip" popover="manual"></div>',
+    css=minified("head_map.css"),
+    js=minified("head_map.js"),
+)
+
+
+def head_map(
+    grid: Grid,
+    *,
+    key: str,
+    unit: str,
+    label: str,
+    on_pick: Callable[[int, int], None] | None = None,
+    off: Collection[Head] | None = None,
+    small: bool = False,
+    blocks: HeadEstimate | None = None,
+) -> None:
+    """Draw a head map; `grid.selected` is framed, and `on_pick(layer, head)` called as a callback on click or Enter.
+
+    Without `on_pick` cells are read only. `label` is what a screen reader calls the map. Heads in `off` get a cross.
+    `small` leaves out the colour bar, for pages that explain one scale for several maps. `blocks` adds two columns
+    that cannot be picked: whole attention layers and MLPs, on a scale of their own.
+    """
+
+    def picked() -> None:
+        layer, head = st.session_state[key]["pick"]
+        if on_pick is not None:
+            on_pick(int(layer), int(head))
+
+    data = map_data(grid, unit, label, off=off or (), small=small, blocks=blocks)
+    MAP(key=key, data={**data, "clickable": on_pick is not None}, height=map_height(data), on_pick_change=picked)
+
+
+def map_data(
+    grid: Grid,
+    unit: str,
+    label: str,
+    *,
+    off: Collection[Head] = (),
+    small: bool = False,
+    blocks: HeadEstimate | None = None,
+) -> dict[str, Any]:
+    """Return what the browser needs to draw a map: numbers in layer order, rounded to what can be seen."""
+    n_layers, n_heads = grid.shape
+    # Colours of a small scale need more decimals than its numbers show.
+    digits = grid.digits if grid.limit >= 10 ** (2 - grid.digits) else grid.digits + 3
+    row = row_height(n_layers, small)
+    return {
+        "label": label,
+        "unit": unit,
+        "ends": list(grid.ends),
+        "heads": n_heads,
+        "row": row,
+        "width": int(WIDEST_CELL * row * n_heads) + LABELS + (BLOCKS if blocks is not None else 0),
+        "small": small,
+        "limit": grid.limit,
+        "top": f"{grid.limit:.2g}",
+        "digits": grid.digits,
+        "mean": rounded(grid.mean, digits),
+        "low": None if grid.low is None else rounded(grid.low, digits),
+        "high": None if grid.high is None else rounded(grid.high, digits),
+        "rank": None if grid.rank is None else grid.rank.ravel().tolist(),
+        "faded": flags(grid.faded),
+        "marked": flags(grid.marked),
+        "also": [[title, rounded(values, grid.digits)] for title, values in grid.also.items()],
+        "whole": [title for title, values in grid.also.items() if np.issubdtype(values.dtype, np.integer)],
+        "off": [layer * n_heads + head for layer, head in off],
+        "selected": None if grid.selected is None else grid.selected[0] * n_heads + grid.selected[1],
+        "blocks": None if blocks is None else block_data(blocks),
+    }
+
+
+def block_data(blocks: HeadEstimate) -> dict[str, Any]:
+    limit = colour_limit(blocks.mean)
+    return {
+        "limit": limit,
+        "top": f"{limit:.2g}",
+        "mean": rounded(blocks.mean, 3),
+        "low": rounded(blocks.low, 3),
+        "high": rounded(blocks.high, 3),
+        "faded": flags(blocks.unclear),
+    }
+
+
+def rounded(values: np.ndarray, digits: int) -> list[float | int | None]:
+    """Return rounded values in layer order; None for NaN, which JSON lacks."""
+    if np.issubdtype(values.dtype, np.integer):
+        return values.ravel().tolist()
+    return [None if np.isnan(value) else round(value, digits) for value in values.ravel().tolist()]
+
+
+def flags(values: np.ndarray | None) -> str:
+    """Return a digit for each head; "" where nothing is known of any."""
+    return "" if values is None else "".join("01"[int(value)] for value in values.ravel())
+
+
+def row_height(n_layers: int, small: bool) -> float:
+    room = TALLEST_SMALL - NUMBERS if small else TALLEST - BAR - NUMBERS - TITLES
+    room -= 2 * PADDING
+    return round(min(34.0, room / n_layers), 2)
+
+
+def map_height(data: dict[str, Any]) -> int:
+    """Return the height in pixels, which is set before anything is drawn, so that nothing below moves."""
+    rows = len(data["mean"]) // data["heads"] * data["row"]
+    return round(rows) + NUMBERS + (0 if data["small"] else BAR + TITLES) + 2 * PADDING
+
+
+# Below: the former map and its inputs, until every page uses `head_map`.
 # Session key of the head at which the inputs begin.
 START = "start_head"
 
