@@ -1,31 +1,48 @@
-"""The Playground page: next tokens, the prompt token by token, both continuations, attention of a head."""
+"""The Playground page: both continuations, next tokens, the prompt token by token, attention of a head."""
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from cap_viz.dashboard.components.head_map import head_inputs
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
-from cap_viz.dashboard.components.panels import empty, escaped, note, problem, provenance
+from cap_viz.dashboard.components.panels import caution, empty, escaped, problem, provenance, stale
+from cap_viz.dashboard.components.share import share
 from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.playground.controls import LINK_KEYS, head_control, prompt_and_mask
-from cap_viz.dashboard.playground.data import Change, Outcome, ask, continuation, outcome, pattern
+from cap_viz.dashboard.names import model_name
+from cap_viz.dashboard.playground.controls import head_control, mask_control, prompt_control
+from cap_viz.dashboard.playground.data import (
+    LEAST,
+    Change,
+    Outcome,
+    ask,
+    continuation,
+    mask_hindrance,
+    mask_name,
+    mask_seconds,
+    outcome,
+    pattern,
+)
 from cap_viz.dashboard.serving import check_prompt
-from cap_viz.dashboard.state import link_here
 from cap_viz.errors import CapVizError
 from cap_viz.figures.next_tokens import attention_map, coloured_prompt, next_token_bars, visible
 from cap_viz.figures.theme import CONFIG
 from cap_viz.models.loading import ModelShape
-from cap_viz.pruning import CRITERIA
+from cap_viz.progress import duration
 from cap_viz.runs.jobs import PrunedWeights
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import MaskSpec
 
 MOST_ATTENTION_TOKENS = 120
 KEPT_TEXTS = 20
-REFUSED = "play_refused"
+# Room for a title and 24 tokens at half the width.
+CARD_HEIGHT = 170
+# Session keys: the mask last shown, why its job was refused, and continuations written before.
+SHOWN_MASK, REFUSED, TEXTS = "play_mask", "play_refused", "play_texts"
 
 
 def body(view: Frame) -> None:
@@ -40,49 +57,60 @@ def body(view: Frame) -> None:
     except CapVizError as error:
         problem(str(error))
         return
-    facts, share = st.columns([6, 1], vertical_alignment="center")
+    facts, menu = st.columns([6, 1], vertical_alignment="center")
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        prompt, asked, notes = prompt_and_mask(view)
+        prompt = prompt_control(view)
+        wrong = st.container()
+        asked = mask_control(view)
         mask = applied(view, asked)
         answers = st.container()
     with right:
-        heads, head_notes = head_control(view, shape)
-    change = Change(heads, mask)
+        off, top_head = head_control(view, shape)
+    change = Change(off, mask)
     with facts:
-        provenance([view.model.id, changes_in_words(change)], origin="live")
-    with share, st.popover("Share", icon=":material/ios_share:", width="stretch"), st.container(width=360):
-        st.caption("Link to this view, prompt included")
-        st.code(link_here(LINK_KEYS), language=None, wrap_lines=True)
-    for sentence in [*head_notes, *notes]:
-        note(sentence)
+        provenance([model_name(view.model.id), str(change)], origin="live" if mask == asked else "stale")
+    with menu:
+        share("playground")
     try:
         check_prompt(prompt)
-        with answers:
-            with st.spinner("Reading the prompt …", show_time=True):
-                found = outcome(view.model, prompt, change)
-            next_token(found, change)
-        with right:
-            prompt_change(found, change)
-        continuations(view, prompt, change)
-        attention(view, shape, prompt, change, found)
+        found = outcome(view.model, prompt, change)
+    except CapVizError as error:
+        with wrong:
+            problem(str(error))
+        return
+    with answers:
+        texts = continuation_cards(change)
+        next_token(found, change)
+    with right:
+        prompt_tokens(found, change)
+    try:
+        attention(view, shape, prompt, change, found, top_head)
+        for one, place in texts.items():
+            write(view, prompt, one, place)
     except CapVizError as error:
         problem(str(error))
 
 
 def applied(view: Frame, asked: MaskSpec | None) -> MaskSpec | None:
-    """Return the mask if its pruned weights are in memory; else draw the job or button for them, return None."""
-    if asked is None or shared_queue().models.has_pruned(view.model, asked):
+    """Return the mask if its pruned weights are in memory; else draw the job for them, and return the one before."""
+    models = shared_queue().models
+    if asked is None or models.has_pruned(view.model, asked):
+        st.session_state[SHOWN_MASK] = asked
         return asked
     spec = PrunedWeights(view.model, asked)
     job = shared_queue().find(spec)
     live = job is not None and job.active
-    ticking(lambda: pruning(spec, live), live=live)
-    return None
+    ticking(lambda: pruning(view, spec, live), live=live)
+    former: MaskSpec | None = st.session_state.get(SHOWN_MASK)
+    if former is None or not models.has_pruned(view.model, former):
+        return None
+    stale(f"Below is {mask_name(former)}, until {mask_name(asked)} is applied.")
+    return former
 
 
-def pruning(spec: PrunedWeights, live: bool) -> None:
-    """Draw the pruning job, or the button that starts it, since some criteria take minutes."""
+def pruning(view: Frame, spec: PrunedWeights, live: bool) -> None:
+    """Draw the pruning job, or the button that starts it where it can run: some criteria take minutes."""
     job = shared_queue().find(spec)
     if live != (job is not None and job.active):
         st.rerun()
@@ -93,15 +121,16 @@ def pruning(spec: PrunedWeights, live: bool) -> None:
         ended_view(job)
     if refused := st.session_state.pop(REFUSED, ""):
         problem(refused)
-    name = f"{CRITERIA[spec.mask.criterion].title} at {100 * spec.mask.sparsity:.0f} %"
-    st.button(
-        f"Apply {name}",
-        key="play_apply",
-        icon=":material/content_cut:",
-        on_click=start_pruning,
-        args=(spec, f"Pruning by {name}"),
-    )
-    st.caption("Below is the model without it. The pruned weights stay in memory; nothing is stored.")
+    if hindrance := mask_hindrance(view.model, spec.mask):
+        caution(hindrance)
+        return
+    seconds = mask_seconds(view.runs, spec.mask, view.model)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        name = mask_name(spec.mask)
+        arguments = (spec, f"Pruning by {name}")
+        st.button(f"Apply {name}", key="play_apply", type="primary", on_click=start_pruning, args=arguments)
+        took = "" if seconds is None else f"About {duration(seconds)}. "
+        st.caption(f"{took}Kept in memory, not stored.", width="stretch")
 
 
 def start_pruning(spec: PrunedWeights, title: str) -> None:
@@ -111,13 +140,32 @@ def start_pruning(spec: PrunedWeights, title: str) -> None:
         st.session_state[REFUSED] = str(error)
 
 
-def changes_in_words(change: Change) -> str:
-    parts = []
-    if change.heads:
-        parts.append(f"{len(change.heads)} {'head' if len(change.heads) == 1 else 'heads'} off")
-    if change.mask is not None:
-        parts.append(f"{CRITERIA[change.mask.criterion].title} at {100 * change.mask.sparsity:.0f} %")
-    return " and ".join(parts) or "nothing changed yet"
+def continuation_cards(change: Change) -> dict[Change, DeltaGenerator]:
+    """Draw an empty card for each continuation; return where to write each."""
+    sides = {Change(): "Dense"} | ({} if change.is_none else {change: f"Changed: {change}"})
+    texts = {}
+    for place, (one, title) in zip(st.columns(len(sides)), sides.items(), strict=True):
+        with place.container(border=True, height=CARD_HEIGHT):
+            st.caption(title, help="Greedy: always the likeliest next token, up to 24 of them. ⏎: a line break.")
+            texts[one] = st.empty()
+    return texts
+
+
+def write(view: Frame, prompt: str, change: Change, place: DeltaGenerator) -> None:
+    """Write a continuation: from the session if it was shown before, else token by token."""
+    known: dict[tuple[str, str, Change], str] = st.session_state.setdefault(TEXTS, {})
+    key, text = (view.model.fingerprint, prompt, change), ""
+    if key not in known:
+        for text in continuation(view.model, prompt, change):
+            place.text(in_one_line(text))
+        known[key] = text
+        for old in list(known)[:-KEPT_TEXTS]:
+            del known[old]
+    place.text(in_one_line(known[key]) or "(writes nothing)")
+
+
+def in_one_line(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ⏎ ", text).strip()
 
 
 def next_token(found: Outcome, change: Change) -> None:
@@ -126,20 +174,10 @@ def next_token(found: Outcome, change: Change) -> None:
         next_token_bars(found.candidates, both=not change.is_none),
         key="play_next",
         config=CONFIG,
-        alt="Probabilities of the likeliest next tokens, dense and changed; the table on the right holds the numbers.",
+        alt="Probabilities of the likeliest next tokens, dense and changed; the table of numbers holds them.",
     )
     legend = "" if change.is_none else "Grey: dense. Indigo: changed. "
-    st.caption(f"{legend}␣ stands for a space, ⏎ for a line break.")
-
-
-def prompt_change(found: Outcome, change: Change) -> None:
-    if not change.is_none:
-        st.markdown("#### How expected the prompt's own tokens are")
-        st.html(coloured_prompt(found.tokens, found.token_change))
-        st.caption("Teal: less than to the dense model. Brown: more. Full colour from 2 nats on; hover for the value.")
-    with st.expander("The numbers"):
-        st.dataframe(token_table(found), hide_index=True, key="play_tokens")
-        st.dataframe(candidate_table(found), hide_index=True, key="play_candidates")
+    st.caption(f"{legend}Tokens below {LEAST:.0%} are left out. ␣: a space.")
 
 
 def verdict(found: Outcome, change: Change) -> str:
@@ -149,73 +187,53 @@ def verdict(found: Outcome, change: Change) -> str:
             f"The likeliest next token is **{quoted(before.text)}** ({before.dense:.1%}). Switch heads off or prune "
             "weights to see what changes."
         )
-    same = before.text == after.text
-    change_words = (
-        f"stays **{quoted(before.text)}** ({before.dense:.1%} → {before.changed:.1%})"
-        if same
-        else f"changes from **{quoted(before.text)}** ({before.dense:.1%} → {before.changed:.1%}) to "
-        f"**{quoted(after.text)}** ({after.dense:.1%} → {after.changed:.1%})"
-    )
-    return (
-        f"With {changes_in_words(change)}, the likeliest next token {change_words}. The whole distribution moves by "
-        f"{found.divergence:.3f} nats (KL divergence)."
-    )
+    moves = f"({before.dense:.1%} → {before.changed:.1%})"
+    said = f"stays **{quoted(before.text)}** {moves}"
+    if before.text != after.text:
+        said = (
+            f"changes from **{quoted(before.text)}** {moves} to **{quoted(after.text)}** "
+            f"({after.dense:.1%} → {after.changed:.1%})"
+        )
+    return f"With {change} the likeliest next token {said}. KL divergence: {found.divergence:.3f} nats."
 
 
 def quoted(token: str) -> str:
     return f"“{escaped(visible(token))}”"
 
 
-def token_table(found: Outcome) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
+def prompt_tokens(found: Outcome, change: Change) -> None:
+    if not change.is_none:
+        st.markdown("#### How expected the prompt's own tokens are")
+        st.html(coloured_prompt(found.tokens, found.token_change))
+        st.caption("Teal: less than to the dense model. Brown: more. Full colour from 2 nats on; hover for the value.")
+    with st.expander("The numbers"):
+        tokens = {
             "token": [visible(token) for token in found.tokens],
             "dense, nats": found.dense.token_logprobs.round(3),
             "changed, nats": found.changed.token_logprobs.round(3),
             "change": found.token_change.round(3),
         }
-    )
-
-
-def candidate_table(found: Outcome) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
+        st.dataframe(pd.DataFrame(tokens), hide_index=True, key="play_tokens")
+        following = {
             "next token": [visible(one.text) for one in found.candidates],
             "dense": [one.dense for one in found.candidates],
             "changed": [one.changed for one in found.candidates],
         }
-    )
+        st.dataframe(pd.DataFrame(following), hide_index=True, key="play_candidates")
 
 
-def continuations(view: Frame, prompt: str, change: Change) -> None:
-    st.markdown("#### How it goes on", help="Greedy: always the likeliest next token, up to 24 of them.")
-    sides = [("Dense", Change())]
-    if not change.is_none:
-        sides.append(("Changed", change))
-    for place, (name, one) in zip(st.columns(2), sides, strict=False):
-        with place, st.container(border=True):
-            st.caption(name)
-            written(view, prompt, one)
-
-
-def written(view: Frame, prompt: str, change: Change) -> None:
-    """Draw a continuation: from the session if it was shown before, else token by token."""
-    known: dict[tuple[str, str, Change], str] = st.session_state.setdefault("play_texts", {})
-    key, text, place = (view.model.fingerprint, prompt, change), "", st.empty()
-    if key not in known:
-        for text in continuation(view.model, prompt, change):
-            place.text(text)
-        known[key] = text
-        for old in list(known)[:-KEPT_TEXTS]:
-            del known[old]
-    place.text(known[key] or "The text ends here.")
-
-
-def attention(view: Frame, shape: ModelShape, prompt: str, change: Change, found: Outcome) -> None:
+def attention(
+    view: Frame, shape: ModelShape, prompt: str, change: Change, found: Outcome, start: tuple[int, int]
+) -> None:
+    """Draw the attention of a head, of `start` unless the address names one."""
     st.markdown("#### What one head looks at", help="Attention is where a head reads, not what it does with it.")
     inputs, figure = st.columns([2, 5], gap="medium")
     with inputs:
-        layer, head = head_inputs(shape.n_layers, shape.n_heads)
+        first, second = st.columns(2)
+        with first:
+            layer = view.selection.number_input("Layer", "layer", 0, shape.n_layers - 1, default=start[0], what="layer")
+        with second:
+            head = view.selection.number_input("Head", "head", 0, shape.n_heads - 1, default=start[1], what="head")
         st.caption("Each row is a token that looks back at the columns; rows sum to 1. Pruned weights are not applied.")
     with figure:
         if len(found.tokens) > MOST_ATTENTION_TOKENS:
