@@ -22,7 +22,6 @@ from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import HeadEstimate
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import own_tasks_of
@@ -120,7 +119,6 @@ def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, tuple[int, in
         placeholder="None: type a name such as L3H8, or click the map",
         help="Their output (hook_z) is set to zero at every token. L3H8 is head 8 of layer 3, both counted from 0.",
     )
-    off = tuple(sorted(names[name] for name in chosen))
     run, estimate = task_scores(view), None
     if run is not None:
         try:
@@ -130,38 +128,32 @@ def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, tuple[int, in
     number, take, clear = st.columns([3, 4, 3], vertical_alignment="bottom")
     with number:
         k = view.selection.number_input("How many", "top", 1, min(MOST_TOP, len(names)), default=3)
+    top = [] if estimate is None else [list(names)[place] for place in estimate.rank.ravel().argsort()[:k]]
     take.button(
         f"Switch off top {k}",
-        disabled=estimate is None,
-        help=f"The heads with the largest effects on {view.task.title}."
-        if estimate is not None
-        else f"No head scores of {view.task.title} are stored; measure them on Heads.",
+        disabled=not top,
+        help=f"The heads with the largest effects on {view.task.title}, once these are measured on Heads.",
         key="play_top",
-        on_click=switch_off_top,
-        args=(estimate, k),
+        on_click=choose,
+        args=({"off": top},),
         width="stretch",
     )
     clear.button("All on", key="play_clear", on_click=choose, args=({"off": None},), width="stretch")
+    off = tuple(sorted(names[name] for name in chosen))
     if run is None or estimate is None:
         return off, (0, 0)
+
+    def switch(layer: int, head: int) -> None:
+        switched = {*chosen} ^ {head_name(layer, head)}
+        choose({"off": [name for name in names if name in switched] or None})
+
     head_map(
         Grid.of(estimate, ends=ablation_words(run.spec).ends),
         key="play_map",
         unit="nats per token",
         label=f"Effect of each head on {view.task.title}; picking one switches it off or on",
-        on_pick=lambda layer, head: switch(off, layer, head),
+        on_pick=switch,
         off=off,
     )
-    st.caption(f"Effect of each head on {view.task.title}. ✕: switched off. Click one to switch it.")
+    st.caption(f"Effect of each head on {view.task.title}. ✕: switched off; a click switches.")
     return off, estimate.top_head
-
-
-def switch_off_top(estimate: HeadEstimate, k: int) -> None:
-    order = estimate.rank.ravel().argsort()[:k]
-    choose({"off": [head_name(*map(int, divmod(int(place), estimate.rank.shape[1]))) for place in order]})
-
-
-def switch(off: HeadSet, layer: int, head: int) -> None:
-    """Switch a head off, or on again."""
-    heads = sorted(set(off) ^ {(layer, head)})
-    choose({"off": [head_name(*one) for one in heads] or None})

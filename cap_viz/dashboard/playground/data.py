@@ -170,22 +170,19 @@ def mask_hindrance(model: ModelRef, mask: MaskSpec) -> str:
     return ""
 
 
-def mask_seconds(runs: Iterable[StoredRun], mask: MaskSpec, model: ModelRef) -> float | None:
+def mask_seconds(runs: Iterable[StoredRun], model: ModelRef, criterion: str) -> float | None:
     """Estimate the time to build a mask; None if no evaluation under its criterion was timed.
 
     It is what stored evaluations under the criterion took beyond the dense one of as many questions (median).
     """
-    timed: dict[tuple[str, int], dict[str | None, list[float]]] = {}
-    for run in runs_of(runs, EvalSpec):
-        spec, seconds = run.spec, computing_seconds(run)
-        if spec.model == model and spec.protocol is None and seconds is not None:
-            criterion = None if spec.mask is None else spec.mask.criterion
-            same = timed.setdefault((spec.examples.task, len(spec.examples.ids)), {})
-            same.setdefault(criterion, []).append(seconds)
+    timed = [(run.spec, computing_seconds(run)) for run in runs_of(runs, EvalSpec) if run.spec.model == model]
+    choices = [(spec, seconds) for spec, seconds in timed if spec.protocol is None and seconds is not None]
+    dense = {(spec.examples.task, len(spec.examples.ids)): each for spec, each in choices if spec.mask is None}
     beyond = [
-        seconds - float(np.median(same[None]))
-        for same in timed.values()
-        if None in same
-        for seconds in same.get(mask.criterion, ())
+        seconds - dense[spec.examples.task, len(spec.examples.ids)]
+        for spec, seconds in choices
+        if spec.mask is not None
+        and spec.mask.criterion == criterion
+        and (spec.examples.task, len(spec.examples.ids)) in dense
     ]
     return max(0.0, float(np.median(beyond))) if beyond else None

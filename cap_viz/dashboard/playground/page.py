@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
-from cap_viz.dashboard.components.panels import caution, empty, escaped, problem, provenance, stale
+from cap_viz.dashboard.components.panels import caution, empty, escaped, percent, problem, provenance, stale
 from cap_viz.dashboard.components.share import share
 from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
@@ -41,8 +41,8 @@ MOST_ATTENTION_TOKENS = 120
 KEPT_TEXTS = 20
 # Room for a title and 24 tokens at half the width.
 CARD_HEIGHT = 170
-# Session keys: the mask last shown, why its job was refused, and continuations written before.
-SHOWN_MASK, REFUSED, TEXTS = "play_mask", "play_refused", "play_texts"
+# Session keys: the mask last shown, and continuations written before.
+SHOWN_MASK, TEXTS = "play_mask", "play_texts"
 
 
 def body(view: Frame) -> None:
@@ -69,7 +69,7 @@ def body(view: Frame) -> None:
         off, top_head = head_control(view, shape)
     change = Change(off, mask)
     with facts:
-        provenance([model_name(view.model.id), str(change)], origin="live" if mask == asked else "stale")
+        provenance([model_name(view.model.id), str(change)], origin="live" if mask in (None, asked) else "stale")
     with menu:
         share("playground")
     try:
@@ -119,25 +119,21 @@ def pruning(view: Frame, spec: PrunedWeights, live: bool) -> None:
         return
     if job is not None:
         ended_view(job)
-    if refused := st.session_state.pop(REFUSED, ""):
-        problem(refused)
     if hindrance := mask_hindrance(view.model, spec.mask):
         caution(hindrance)
         return
-    seconds = mask_seconds(view.runs, spec.mask, view.model)
+    name, seconds = mask_name(spec.mask), mask_seconds(view.runs, view.model, spec.mask.criterion)
     with st.container(horizontal=True, vertical_alignment="center"):
-        name = mask_name(spec.mask)
-        arguments = (spec, f"Pruning by {name}")
-        st.button(f"Apply {name}", key="play_apply", type="primary", on_click=start_pruning, args=arguments)
+        started = st.button(f"Apply {name}", key="play_apply", type="primary")
         took = "" if seconds is None else f"About {duration(seconds)}. "
         st.caption(f"{took}Kept in memory, not stored.", width="stretch")
-
-
-def start_pruning(spec: PrunedWeights, title: str) -> None:
-    try:
-        submit_run(spec, title)
-    except CapVizError as error:
-        st.session_state[REFUSED] = str(error)
+    if started:
+        try:
+            submit_run(spec, f"Pruning by {name}")
+        except CapVizError as error:
+            problem(str(error))
+        else:
+            st.rerun()
 
 
 def continuation_cards(change: Change) -> dict[Change, DeltaGenerator]:
@@ -158,10 +154,8 @@ def write(view: Frame, prompt: str, change: Change, place: DeltaGenerator) -> No
     if key not in known:
         for text in continuation(view.model, prompt, change):
             place.text(in_one_line(text))
-        known[key] = text
-        for old in list(known)[:-KEPT_TEXTS]:
-            del known[old]
-    place.text(in_one_line(known[key]) or "(writes nothing)")
+        st.session_state[TEXTS] = dict([*known.items(), (key, text)][-KEPT_TEXTS:])
+    place.text(in_one_line(known.get(key, text)) or "(writes nothing)")
 
 
 def in_one_line(text: str) -> str:
@@ -177,22 +171,22 @@ def next_token(found: Outcome, change: Change) -> None:
         alt="Probabilities of the likeliest next tokens, dense and changed; the table of numbers holds them.",
     )
     legend = "" if change.is_none else "Grey: dense. Indigo: changed. "
-    st.caption(f"{legend}Tokens below {LEAST:.0%} are left out. ␣: a space.")
+    st.caption(f"{legend}Tokens below {percent(LEAST, 0)} are left out. ␣: a space.")
 
 
 def verdict(found: Outcome, change: Change) -> str:
     before, after = found.favourite(False), found.favourite(True)
     if change.is_none:
         return (
-            f"The likeliest next token is **{quoted(before.text)}** ({before.dense:.1%}). Switch heads off or prune "
-            "weights to see what changes."
+            f"The likeliest next token is **{quoted(before.text)}** ({percent(before.dense)}). Switch heads off or "
+            "prune weights to see what changes."
         )
-    moves = f"({before.dense:.1%} → {before.changed:.1%})"
+    moves = f"({percent(before.dense)} → {percent(before.changed)})"
     said = f"stays **{quoted(before.text)}** {moves}"
     if before.text != after.text:
         said = (
             f"changes from **{quoted(before.text)}** {moves} to **{quoted(after.text)}** "
-            f"({after.dense:.1%} → {after.changed:.1%})"
+            f"({percent(after.dense)} → {percent(after.changed)})"
         )
     return f"With {change} the likeliest next token {said}. KL divergence: {found.divergence:.3f} nats."
 
