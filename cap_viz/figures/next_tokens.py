@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -31,6 +32,11 @@ class Candidate:
 def visible(token: str) -> str:
     """Return a token with its spaces and line breaks made visible."""
     return token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "∅"
+
+
+def in_one_line(text: str) -> str:
+    """Return a text with a sign in place of its line breaks and the blank lines between them."""
+    return re.sub(r"\s*\n\s*", " ⏎ ", text).strip()
 
 
 def next_token_bars(candidates: Sequence[Candidate], *, both: bool) -> go.Figure:

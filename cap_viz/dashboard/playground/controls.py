@@ -19,7 +19,6 @@ from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats.joint import HeadSet
@@ -34,11 +33,6 @@ EXAMPLES = {
     "arithmetic": "Question: Tom has 3 apples and buys 4 more. How many apples does he have?\nAnswer:",
     "facts": "The capital of France is",
 }
-
-
-def task_scores(view: Frame) -> StoredRun[ScoreSpec] | None:
-    """Return the exact head scores of the sidebar's task with the most examples, if any are stored."""
-    return next(iter(score_runs(view.runs, view.model, view.task.name)), None)
 
 
 def prompt_control(view: Frame) -> str:
@@ -69,8 +63,8 @@ def prompt_control(view: Frame) -> str:
     return prompt
 
 
-def mask_control(view: Frame) -> MaskSpec | None:
-    """Draw criterion and sparsity; return the mask, calibrated on the sidebar's task, or None."""
+def mask_control(view: Frame, run: StoredRun[ScoreSpec] | None) -> MaskSpec | None:
+    """Draw criterion and sparsity; return the mask, calibrated on the sidebar's task and its head scores, or None."""
     left, right = st.columns(2)
     with left:
         criterion = view.selection.selectbox(
@@ -95,7 +89,6 @@ def mask_control(view: Frame) -> MaskSpec | None:
         )
     if chosen is None:
         return None
-    run = task_scores(view)
     scores = None if run is None else run.spec
     if chosen.needs_scores and scores is None:
         caution(f"{chosen.title} needs exact head scores of {view.task.title}, and none are stored.")
@@ -108,7 +101,7 @@ def mask_control(view: Frame) -> MaskSpec | None:
         return None
 
 
-def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, tuple[int, int]]:
+def head_control(view: Frame, shape: ModelShape, run: StoredRun[ScoreSpec] | None) -> tuple[HeadSet, tuple[int, int]]:
     """Draw list, buttons and map of the task's head effects; return the heads switched off, and the top head."""
     names = named_heads(shape.n_layers, shape.n_heads)
     chosen = view.selection.multiselect(
@@ -119,7 +112,7 @@ def head_control(view: Frame, shape: ModelShape) -> tuple[HeadSet, tuple[int, in
         placeholder="None: type a name such as L3H8, or click the map",
         help="Their output (hook_z) is set to zero at every token. L3H8 is head 8 of layer 3, both counted from 0.",
     )
-    run, estimate = task_scores(view), None
+    estimate = None
     if run is not None:
         try:
             estimate = statistics_of(view.store, run, "nll").estimate

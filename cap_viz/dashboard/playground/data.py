@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,14 +21,15 @@ from cap_viz.attribution.prompt_intervention import (
     read_prompt,
     token_texts,
 )
+from cap_viz.dashboard.components.panels import listed
+from cap_viz.dashboard.frame import Frame
 from cap_viz.figures.next_tokens import Candidate
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import criterion_title
-from cap_viz.runs.prefix_reuse import computing_seconds
+from cap_viz.runs.prefix_reuse import expected_seconds
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_queries import runs_of
-from cap_viz.runs.spec import EvalSpec, MaskSpec
-from cap_viz.runs.store import StoredRun
+from cap_viz.runs.run_queries import eval_runs
+from cap_viz.runs.spec import MaskSpec
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import load_task
 
@@ -75,9 +76,6 @@ class Outcome:
     def token_change(self) -> Float[np.ndarray, " position"]:
         """Change of every prompt token's log-probability in nats; negative: less expected than before."""
         return self.changed.token_logprobs - self.dense.token_logprobs
-
-    def favourite(self, changed: bool) -> Candidate:
-        return max(self.candidates, key=lambda one: one.changed if changed else one.dense)
 
 
 def ask(
@@ -162,27 +160,17 @@ def mask_name(mask: MaskSpec) -> str:
 
 def mask_hindrance(model: ModelRef, mask: MaskSpec) -> str:
     """Say why the pruned weights cannot be made on this machine; "" if they can."""
-    read = {one.task for one in (mask.calibration, mask.text) if one is not None}
-    if missing := [task.title for task in map(load_task, sorted(read)) if not task.is_local()]:
-        return f"{criterion_title(mask.criterion)} reads {' and '.join(missing)}, which is not on this machine."
+    read = sorted({one.task for one in (mask.calibration, mask.text) if one is not None})
+    if missing := [task.title for task in map(load_task, read) if not task.is_local()]:
+        return f"{criterion_title(mask.criterion)} reads {listed(missing)}, which is not on this machine."
     if not shared_queue().models.has_room(model.id, 1):
         return "Pruned weights take as much memory as the model once more, and less than that is free."
     return ""
 
 
-def mask_seconds(runs: Iterable[StoredRun], model: ModelRef, criterion: str) -> float | None:
-    """Estimate the time to build a mask; None if no evaluation under its criterion was timed.
-
-    It is what stored evaluations under the criterion took beyond the dense one of as many questions (median).
-    """
-    timed = [(run.spec, computing_seconds(run)) for run in runs_of(runs, EvalSpec) if run.spec.model == model]
-    choices = [(spec, seconds) for spec, seconds in timed if spec.protocol is None and seconds is not None]
-    dense = {(spec.examples.task, len(spec.examples.ids)): each for spec, each in choices if spec.mask is None}
-    beyond = [
-        seconds - dense[spec.examples.task, len(spec.examples.ids)]
-        for spec, seconds in choices
-        if spec.mask is not None
-        and spec.mask.criterion == criterion
-        and (spec.examples.task, len(spec.examples.ids)) in dense
-    ]
-    return max(0.0, float(np.median(beyond))) if beyond else None
+def mask_seconds(view: Frame, mask: MaskSpec) -> float:
+    """Estimate the time to build a mask from the evaluations stored for the task; 0 where there are none."""
+    for run in eval_runs(view.runs, view.model, view.task.name):
+        with_mask, dense = (expected_seconds(view.runs, replace(run.spec, mask=one)) or 0 for one in (mask, None))
+        return with_mask - dense
+    return 0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
+from operator import attrgetter
 
-import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -29,13 +28,23 @@ from cap_viz.dashboard.playground.data import (
 )
 from cap_viz.dashboard.serving import check_prompt
 from cap_viz.errors import CapVizError
-from cap_viz.figures.next_tokens import attention_map, coloured_prompt, next_token_bars, visible
+from cap_viz.figures.next_tokens import (
+    CHANGED,
+    DENSE,
+    attention_map,
+    coloured_prompt,
+    in_one_line,
+    next_token_bars,
+    visible,
+)
 from cap_viz.figures.theme import CONFIG
 from cap_viz.models.loading import ModelShape
 from cap_viz.progress import duration
 from cap_viz.runs.jobs import PrunedWeights
 from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import MaskSpec
+from cap_viz.stats.joint import HeadSet
 
 MOST_ATTENTION_TOKENS = 120
 KEPT_TEXTS = 20
@@ -57,16 +66,18 @@ def body(view: Frame) -> None:
     except CapVizError as error:
         problem(str(error))
         return
+    # The exact head scores of the task with the most examples.
+    run = next(iter(score_runs(view.runs, view.model, view.task.name)), None)
     facts, menu = st.columns([6, 1], vertical_alignment="center")
     left, right = st.columns([5, 4], gap="medium")
     with left:
         prompt = prompt_control(view)
         wrong = st.container()
-        asked = mask_control(view)
+        asked = mask_control(view, run)
         mask = applied(view, asked)
         answers = st.container()
     with right:
-        off, top_head = head_control(view, shape)
+        off, top_head = head_control(view, shape, run)
     change = Change(off, mask)
     with facts:
         provenance([model_name(view.model.id), str(change)], origin="live" if mask in (None, asked) else "stale")
@@ -80,14 +91,15 @@ def body(view: Frame) -> None:
             problem(str(error))
         return
     with answers:
-        texts = continuation_cards(change)
+        cards = continuation_cards(change)
         next_token(found, change)
     with right:
         prompt_tokens(found, change)
     try:
-        attention(view, shape, prompt, change, found, top_head)
-        for one, place in texts.items():
-            write(view, prompt, one, place)
+        attention(view, shape, prompt, off, found, top_head)
+        for one, card in cards.items():
+            with card:
+                written(view, prompt, one)
     except CapVizError as error:
         problem(str(error))
 
@@ -122,10 +134,10 @@ def pruning(view: Frame, spec: PrunedWeights, live: bool) -> None:
     if hindrance := mask_hindrance(view.model, spec.mask):
         caution(hindrance)
         return
-    name, seconds = mask_name(spec.mask), mask_seconds(view.runs, view.model, spec.mask.criterion)
+    name, seconds = mask_name(spec.mask), mask_seconds(view, spec.mask)
     with st.container(horizontal=True, vertical_alignment="center"):
         started = st.button(f"Apply {name}", key="play_apply", type="primary")
-        took = "" if seconds is None else f"About {duration(seconds)}. "
+        took = "" if seconds <= 0 else f"About {duration(seconds)}. "
         st.caption(f"{took}Kept in memory, not stored.", width="stretch")
     if started:
         try:
@@ -139,27 +151,23 @@ def pruning(view: Frame, spec: PrunedWeights, live: bool) -> None:
 def continuation_cards(change: Change) -> dict[Change, DeltaGenerator]:
     """Draw an empty card for each continuation; return where to write each."""
     sides = {Change(): "Dense"} | ({} if change.is_none else {change: f"Changed: {change}"})
-    texts = {}
+    cards = {}
     for place, (one, title) in zip(st.columns(len(sides)), sides.items(), strict=True):
-        with place.container(border=True, height=CARD_HEIGHT):
-            st.caption(title, help="Greedy: always the likeliest next token, up to 24 of them. ⏎: a line break.")
-            texts[one] = st.empty()
-    return texts
+        cards[one] = place.container(border=True, height=CARD_HEIGHT)
+        cards[one].caption(title, help="Greedy: always the likeliest next token, up to 24 of them. ⏎: a line break.")
+    return cards
 
 
-def write(view: Frame, prompt: str, change: Change, place: DeltaGenerator) -> None:
-    """Write a continuation: from the session if it was shown before, else token by token."""
+def written(view: Frame, prompt: str, change: Change) -> None:
+    """Draw a continuation: from the session if it was shown before, else token by token."""
     known: dict[tuple[str, str, Change], str] = st.session_state.setdefault(TEXTS, {})
-    key, text = (view.model.fingerprint, prompt, change), ""
+    key, place = (view.model.fingerprint, prompt, change), st.empty()
+    text = known.get(key, "")
     if key not in known:
         for text in continuation(view.model, prompt, change):
             place.text(in_one_line(text))
         st.session_state[TEXTS] = dict([*known.items(), (key, text)][-KEPT_TEXTS:])
-    place.text(in_one_line(known.get(key, text)) or "(writes nothing)")
-
-
-def in_one_line(text: str) -> str:
-    return re.sub(r"\s*\n\s*", " ⏎ ", text).strip()
+    place.text(in_one_line(text) or "(writes nothing)")
 
 
 def next_token(found: Outcome, change: Change) -> None:
@@ -175,20 +183,12 @@ def next_token(found: Outcome, change: Change) -> None:
 
 
 def verdict(found: Outcome, change: Change) -> str:
-    before, after = found.favourite(False), found.favourite(True)
+    before, after = (max(found.candidates, key=attrgetter(side)) for side in (DENSE, CHANGED))
+    said = f"The likeliest next token is **{quoted(before.text)}** ({percent(before.dense)})"
     if change.is_none:
-        return (
-            f"The likeliest next token is **{quoted(before.text)}** ({percent(before.dense)}). Switch heads off or "
-            "prune weights to see what changes."
-        )
-    moves = f"({percent(before.dense)} → {percent(before.changed)})"
-    said = f"stays **{quoted(before.text)}** {moves}"
-    if before.text != after.text:
-        said = (
-            f"changes from **{quoted(before.text)}** {moves} to **{quoted(after.text)}** "
-            f"({percent(after.dense)} → {percent(after.changed)})"
-        )
-    return f"With {change} the likeliest next token {said}. KL divergence: {found.divergence:.3f} nats."
+        return f"{said}. Switch heads off or prune weights to see what changes."
+    now = f"**{quoted(after.text)}** ({percent(after.changed)})"
+    return f"{said}; with {change} it is {now}. KL divergence: {found.divergence:.3f} nats."
 
 
 def quoted(token: str) -> str:
@@ -207,34 +207,28 @@ def prompt_tokens(found: Outcome, change: Change) -> None:
             "changed, nats": found.changed.token_logprobs.round(3),
             "change": found.token_change.round(3),
         }
-        st.dataframe(pd.DataFrame(tokens), hide_index=True, key="play_tokens")
-        following = {
-            "next token": [visible(one.text) for one in found.candidates],
-            "dense": [one.dense for one in found.candidates],
-            "changed": [one.changed for one in found.candidates],
-        }
-        st.dataframe(pd.DataFrame(following), hide_index=True, key="play_candidates")
+        st.dataframe(tokens, hide_index=True, key="play_tokens")
+        following = [(visible(one.text), one.dense, one.changed) for one in found.candidates]
+        named = dict(zip(("next token", DENSE, CHANGED), zip(*following, strict=True), strict=True))
+        st.dataframe(named, hide_index=True, key="play_candidates")
 
 
 def attention(
-    view: Frame, shape: ModelShape, prompt: str, change: Change, found: Outcome, start: tuple[int, int]
+    view: Frame, shape: ModelShape, prompt: str, off: HeadSet, found: Outcome, start: tuple[int, int]
 ) -> None:
     """Draw the attention of a head, of `start` unless the address names one."""
     st.markdown("#### What one head looks at", help="Attention is where a head reads, not what it does with it.")
     inputs, figure = st.columns([2, 5], gap="medium")
     with inputs:
-        first, second = st.columns(2)
-        with first:
-            layer = view.selection.number_input("Layer", "layer", 0, shape.n_layers - 1, default=start[0], what="layer")
-        with second:
-            head = view.selection.number_input("Head", "head", 0, shape.n_heads - 1, default=start[1], what="head")
+        layer = view.selection.number_input("Layer", "layer", 0, shape.n_layers - 1, default=start[0], what="layer")
+        head = view.selection.number_input("Head", "head", 0, shape.n_heads - 1, default=start[1], what="head")
         st.caption("Each row is a token that looks back at the columns; rows sum to 1. Pruned weights are not applied.")
     with figure:
         if len(found.tokens) > MOST_ATTENTION_TOKENS:
             st.caption(f"Shown for prompts of up to {MOST_ATTENTION_TOKENS} tokens; this one has {len(found.tokens)}.")
             return
         st.plotly_chart(
-            attention_map(found.tokens, pattern(view.model, prompt, layer, head, change.heads)),
+            attention_map(found.tokens, pattern(view.model, prompt, layer, head, off)),
             key="play_attention",
             config=CONFIG,
             alt=f"Attention pattern of head {head} of layer {layer} on the prompt",
