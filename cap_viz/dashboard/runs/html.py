@@ -8,7 +8,6 @@ from html import escape
 import plotly.graph_objects as go
 
 from cap_viz.dashboard.components.panels import making_of
-from cap_viz.dashboard.overview.cards import effect_grid
 from cap_viz.dashboard.stored import statistics_of
 from cap_viz.figures.head_grid import Grid, head_grid
 from cap_viz.runs.kinds import describe, numbers_of
@@ -65,4 +64,4 @@ def figure_html(store: Store, run: StoredRun) -> str:
 
 def run_grid(store: Store, run: StoredRun[ScoreSpec]) -> Grid:
     """Grid of head effects on the answer loss, for the Runs page and the HTML file."""
-    return effect_grid(statistics_of(store, run, "nll").estimate, ablation_words(run.spec))
+    return Grid.of(statistics_of(store, run, "nll").estimate, ends=ablation_words(run.spec).ends)
