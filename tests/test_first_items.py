@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cap_viz.dashboard.components.panels import making_of
 from cap_viz.dashboard.prune.accuracy import seconds_of
 from cap_viz.dashboard.runs.table import table_of
 from cap_viz.models.loading import ReasoningModel
@@ -21,6 +20,7 @@ from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.repair import repair
+from cap_viz.runs.run_labels import making_of
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task

@@ -20,7 +20,7 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import options_table
 from cap_viz.dashboard.runs.detail import json_rows, parquet
-from cap_viz.dashboard.runs.html import html_of
+from cap_viz.runs.html_page import html_of
 from cap_viz.dashboard.runs.result import result_of
 from cap_viz.dashboard.runs.table import table_of
 from cap_viz.errors import UsageError

@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import escaped, making_of
+from cap_viz.dashboard.components.panels import escaped
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.control_task import GENERIC_TEXT, SPECIFICITY, View
 from cap_viz.dashboard.heads.source import Source
 from cap_viz.dashboard.heads.specificity import agreement, shared_top, specificity_table
 from cap_viz.dashboard.names import METRIC_UNITS
-from cap_viz.dashboard.runs.html import html_of
 from cap_viz.dashboard.state import link_here
 from cap_viz.dashboard.stored import HeadStatistics, specificity_of, statistics_of
+from cap_viz.runs.html_page import html_of
+from cap_viz.runs.run_labels import making_of
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 

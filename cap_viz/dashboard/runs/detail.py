@@ -13,7 +13,6 @@ from cap_viz.dashboard.components.panels import (
     caution,
     cut_words,
     escaped,
-    making_of,
     problem,
     provenance,
     tile,
@@ -21,15 +20,18 @@ from cap_viz.dashboard.components.panels import (
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import shown_name
 from cap_viz.dashboard.names import METRIC_UNITS, model_name, task_name
-from cap_viz.dashboard.runs.html import html_of, run_grid
 from cap_viz.dashboard.runs.result import facts_of
 from cap_viz.dashboard.runs.table import plain
 from cap_viz.dashboard.selection import choose, go_button
 from cap_viz.dashboard.serving import REFUSAL, is_shared
+from cap_viz.dashboard.stored import statistics_of
 from cap_viz.errors import CapVizError
+from cap_viz.figures.head_grid import Grid
 from cap_viz.runs.archive import archive_bytes
+from cap_viz.runs.html_page import html_of
 from cap_viz.runs.kinds import numbers_of
 from cap_viz.runs.notebook import notebook_of
+from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
 from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
@@ -73,7 +75,8 @@ def headline(store: Store, run: StoredRun) -> None:
     """Draw the main result of a run: tiles, map or table. Raises `CapVizError` for a damaged one."""
     if is_head_scores(run):
         unit = METRIC_UNITS["nll"]
-        head_map(run_grid(store, run), key="runs_map", unit=unit, label="Effect of each head, answer loss", small=True)
+        grid = Grid.of(statistics_of(store, run, "nll").estimate, ends=ablation_words(run.spec).ends)
+        head_map(grid, key="runs_map", unit=unit, label="Effect of each head, answer loss", small=True)
         st.caption(f"Effect of each head on the answer loss, {unit}.")
     elif (facts := facts_of(store, run)) is not None:
         for place, (label, value, interval) in zip(st.columns(len(facts.tiles)), facts.tiles, strict=True):

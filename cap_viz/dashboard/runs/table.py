@@ -15,8 +15,9 @@ from cap_viz.dashboard.runs.result import result_of
 from cap_viz.dashboard.selection import choose, controlled
 from cap_viz.pruning import CRITERIA, criterion_title
 from cap_viz.runs.kinds import KINDS, describe
+from cap_viz.runs.mask_provenance import provenance_of
 from cap_viz.runs.prefix_reuse import computing_seconds
-from cap_viz.runs.spec import RunSpec, ScoreSpec
+from cap_viz.runs.spec import MaskSpec, RunSpec, ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 
@@ -62,9 +63,7 @@ def filtered(view: Frame) -> list[StoredRun]:
         and all(word in searched(run) for word in words)
     ]
     with places[4]:
-        download = Download(
-            "Table as CSV, with ids", lambda: csv_text(exported(view.store, runs)), "runs.csv", "text/csv"
-        )
+        download = Download("Table as CSV, with ids", lambda: csv_of(view.store, runs), "runs.csv", "text/csv")
         share("runs", [download])
     return runs
 
@@ -85,27 +84,19 @@ def plain(spec: RunSpec) -> str:
     """Describe a run in plain names, without its model and task."""
     if isinstance(spec, ScoreSpec):
         return f"{'Heads' if spec.parts is None else spec.parts.capitalize()}: {run_title(spec)}"
-    said, mask = describe(spec), getattr(spec, "mask", None)
+    mask: MaskSpec | None = getattr(spec, "mask", None)
     if mask is None:
-        return said[:1].upper() + said[1:]
-    unit = " of heads" if mask.criterion in CRITERIA and CRITERIA[mask.criterion].structured else ""
-    return said.replace(mask.criterion, criterion_title(mask.criterion), 1) + unit
+        return describe(spec)[:1].upper() + describe(spec)[1:]
+    said, made = describe(spec).replace(mask.criterion, criterion_title(mask.criterion), 1), provenance_of(mask)
+    of = " of heads" if mask.criterion in CRITERIA and CRITERIA[mask.criterion].structured else ""
+    elsewhere = made.examples is not None and made.examples.task != spec.examples.task
+    source = [f"from {task_name(made.examples.task)}"] if made.examples is not None and elsewhere else []
+    return ", ".join([said.replace("%", " %") + of, *source, *made.unusual.values()])
 
 
 def draw_table(store: Store, runs: Sequence[StoredRun], picked: Sequence[str]) -> None:
     """Draw the runs, with the picked ones ticked."""
-    results = [result_of(store, run) for run in runs[:MOST_RESULTS]]
-    table = pd.DataFrame(
-        {
-            "task": [task_name(run.spec.examples.task) for run in runs],
-            "what": [plain(run.spec) for run in runs],
-            "result": pd.Series(results, dtype=str).reindex(range(len(runs)), fill_value=""),
-            "n": [len(run.spec.examples.ids) for run in runs],
-            "age": [age(run.created) for run in runs],
-            "origin": [run.origin for run in runs],
-            "model": [model_name(run.spec.model.id) for run in runs],
-        }
-    )
+    table = table_of(runs, [result_of(store, run) for run in runs[:MOST_RESULTS]])
     st.session_state[TABLE] = {"selection": {"rows": [row for row, run in enumerate(runs) if run.key in picked]}}
     column = st.column_config.Column
     st.dataframe(
@@ -116,16 +107,16 @@ def draw_table(store: Store, runs: Sequence[StoredRun], picked: Sequence[str]) -
         on_select=lambda: take_rows(runs, picked),
         selection_mode="multi-row",
         column_config={
-            "task": column(width=115),
-            "what": column(width=165),
+            "task": column(width=105),
+            "what": column(width=140),
             "result": column(
-                width=115,
+                width=108,
                 help=f"Accuracy, perplexity, loss or the head of largest effect, for the first {MOST_RESULTS} rows: "
                 "filter to see those of others",
             ),
-            "n": st.column_config.NumberColumn(format="%d", width=50, help="Examples, questions or windows of text"),
-            "age": column(width=65),
-            "origin": column(width=90),
+            "n": st.column_config.NumberColumn(format="%d", width=48, help="Examples, questions or windows of text"),
+            "age": column(width=62),
+            "origin": column(width=98),
         },
         alt="Stored runs; the list of picked runs beside the table picks by keyboard.",
     )
@@ -159,19 +150,30 @@ def label(run: StoredRun) -> str:
     return f"{task_name(spec.examples.task)} · {plain(spec)} · {len(spec.examples.ids)} · {run.key[:6]}"
 
 
-def exported(store: Store, runs: Sequence[StoredRun]) -> pd.DataFrame:
-    """Tabulate runs with their ids, for the CSV file."""
+def table_of(runs: Sequence[StoredRun], results: Sequence[str]) -> pd.DataFrame:
+    """Tabulate runs in plain names; `results` are those of the first runs."""
     return pd.DataFrame(
         {
-            "key": [run.key for run in runs],
-            "kind": [run.kind for run in runs],
-            "model": [run.spec.model.id for run in runs],
-            "task": [run.spec.examples.task for run in runs],
-            "what": [describe(run.spec) for run in runs],
-            "examples": [len(run.spec.examples.ids) for run in runs],
-            "result": [result_of(store, run) for run in runs],
-            "created": [run.created for run in runs],
-            "seconds": [computing_seconds(run) for run in runs],
+            "task": [task_name(run.spec.examples.task) for run in runs],
+            "what": [plain(run.spec) for run in runs],
+            "result": [*results, *[""] * (len(runs) - len(results))],
+            "n": [len(run.spec.examples.ids) for run in runs],
+            "age": [age(run.created) for run in runs],
             "origin": [run.origin for run in runs],
+            "model": [model_name(run.spec.model.id) for run in runs],
         }
     )
+
+
+def csv_of(store: Store, runs: Sequence[StoredRun]) -> str:
+    """Return the table with ids, times and every result as CSV."""
+    ids = {
+        "kind": [run.kind for run in runs],
+        "task_id": [run.spec.examples.task for run in runs],
+        "model_id": [run.spec.model.id for run in runs],
+        "described": [describe(run.spec) for run in runs],
+        "created": [run.created for run in runs],
+        "seconds": [computing_seconds(run) for run in runs],
+        "key": [run.key for run in runs],
+    }
+    return csv_text(table_of(runs, [result_of(store, run) for run in runs]).drop(columns="age").assign(**ids))
