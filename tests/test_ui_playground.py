@@ -167,7 +167,8 @@ def test_the_mask_before_stays_readable_and_is_marked_stale(scores: StoredRun) -
     at.slider(key="zeros").set_value(50).run()
     assert not at.exception
     facts, note = badges(at)
-    assert "-badge[stale]" in facts and "-badge[stale]" in note
+    assert "-badge[stale]" in facts
+    assert "-badge[stale]" in note
     assert saying(at, "Global magnitude at 90 %", "Global magnitude at 50 %")
     assert saying(at, "Global magnitude at 90 %", "KL")
     at.selectbox(key="mask").set_value("none").run()
