@@ -10,7 +10,7 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import age
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import model_name, run_title, task_name
+from cap_viz.dashboard.names import METRIC_NAMES, model_name, run_title, task_name
 from cap_viz.dashboard.runs.result import result_of
 from cap_viz.dashboard.selection import choose, controlled
 from cap_viz.pruning import CRITERIA, criterion_title
@@ -91,12 +91,18 @@ def plain(spec: RunSpec) -> str:
     of = " of heads" if mask.criterion in CRITERIA and CRITERIA[mask.criterion].structured else ""
     elsewhere = made.examples is not None and made.examples.task != spec.examples.task
     source = [f"from {task_name(made.examples.task)}"] if made.examples is not None and elsewhere else []
-    return ", ".join([said.replace("%", " %") + of, *source, *made.unusual.values()])
+    options = [
+        f"draw {value}" if name == "control_seed" else METRIC_NAMES.get(value, value).lower()
+        for name, value in made.unusual.items()
+    ]
+    return ", ".join([said.replace("%", " %") + of, *source, *options])
 
 
 def draw_table(store: Store, runs: Sequence[StoredRun], picked: Sequence[str]) -> None:
     """Draw the runs, with the picked ones ticked."""
     table = table_of(runs, [result_of(store, run) for run in runs[:MOST_RESULTS]])
+    # Each text travels once, not in every row.
+    table = table.astype(dict.fromkeys(["task", "what", "age", "origin", "model"], "category"))
     st.session_state[TABLE] = {"selection": {"rows": [row for row, run in enumerate(runs) if run.key in picked]}}
     column = st.column_config.Column
     st.dataframe(
