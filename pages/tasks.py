@@ -2,8 +2,8 @@
 
 from cap_viz.dashboard.components.panels import heading
 from cap_viz.dashboard.frame import frame
-from cap_viz.dashboard.tasks.page import body
+from cap_viz.dashboard.tasks.page import tasks_page
 
 view = frame("Tasks")
 heading("Tasks", "Which heads do tasks share, which does one task need, and which does any text need?")
-body(view)
+tasks_page(view)

@@ -50,6 +50,28 @@ def described_as(tmp_path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold"), [("moon", 1), (" Sun ", 0), ("B", 1), ("a", 0), ("C", None), ("star", None), (1, None)]
+)
+def test_an_answer_beside_options_names_the_right_one(tmp_path: Path, answer: object, gold: int | None) -> None:
+    """By its text or its letter; a number could be counted from 0 or from 1."""
+    rows = [{**row, "answer": answer} for row in CHOICES]
+    for row in rows:
+        del row["gold"]
+    file = write_rows(tmp_path / "answers.jsonl", rows)
+    if gold is None:
+        with pytest.raises(UsageError, match=r"line 1: .*(answer|gold)"):
+            add_task(file, tuple(TASKS))
+        return
+    assert {example.gold for example in add_task(file, tuple(TASKS)).splits.evaluation} == {gold}
+
+
+def test_an_option_that_is_a_letter_is_taken_by_its_text(tmp_path: Path) -> None:
+    rows = [{"question": f"{number} ?", "options": ["B", "A"], "answer": "A"} for number in range(4)]
+    task = add_task(write_rows(tmp_path / "letters.jsonl", rows), tuple(TASKS))
+    assert {example.gold for example in task.splits.evaluation} == {1}
+
+
 def test_json_lines_alone_make_a_task(jsonl: Path) -> None:
     task = add_task(jsonl, tuple(TASKS))
     assert (task.name, task.kind) == ("riddles", "choice")

@@ -33,7 +33,7 @@ BY_ZERO = re.compile(r"\bremov(ed|ing)\b", re.IGNORECASE)
 
 def said(at: AppTest) -> str:
     """Everything readable on the page, in its figures and in place of them."""
-    charts = [chart.proto for chart in at.get("plotly_chart")]
+    charts = [chart.proto for kind in ("plotly_chart", "bidi_component") for chart in at.get(kind)]
     return "\n".join([text(at), *(table.proto.columns for table in at.dataframe), *map(str, charts)])
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from cap_viz.figures.accuracy import AccuracyPoint, accuracy_by_sparsity
 from cap_viz.figures.head_grid import (
     DIVERGING,
     GRID_MARGINS,
@@ -147,21 +146,6 @@ def test_spread_is_the_same_every_time_and_stays_in_its_band() -> None:
     assert np.abs(spread(values)).max() <= 1
 
 
-def test_hollow_marks_mean_within_noise_of_dense() -> None:
-    points = [
-        AccuracyPoint("cap", "cap", 0.1, 0.6, 0.55, 0.65, differs=False, hover="a"),
-        AccuracyPoint("cap", "cap", 0.5, 0.3, 0.25, 0.35, differs=True, hover="b"),
-        AccuracyPoint("wanda", "wanda", 0.5, 0.4, 0.35, 0.45, differs=True, hover="c"),
-    ]
-    figure = accuracy_by_sparsity(points, dense=(0.62, 0.57, 0.67), chance=0.25)
-    cap, wanda = scatters(figure)
-    assert list(cap.marker.symbol) == ["circle-open", "circle"]
-    assert cap.marker.color == "#0072B2"
-    assert wanda.marker.color == "#C98600"
-    np.testing.assert_allclose(np.asarray(cap.y), [60, 30])
-    np.testing.assert_allclose(np.asarray(cap.error_y.array), [5, 5])
-
-
 def test_the_ends_of_the_scale_say_what_they_mean() -> None:
     texts = [note.text for note in head_grid(grid(ends=("more there", "more here")), unit="SD").layout.annotations]
     assert [texts[0], texts[-1]] == ["more there  −1", "+1  more here"]
@@ -179,13 +163,11 @@ def test_a_small_map_holds_the_same_cells_as_the_grid() -> None:
 def test_the_scatter_puts_every_head_once_and_colours_what_survives() -> None:
     task, control = np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[1.0, 0.0], [4.0, -1.0]])
     survives = np.array([[False, True], [True, False]])
-    hover = [["a", "b"], ["c", "d"]]
-    figure = effect_scatter(task, control, survives, hover, names=("Task", "Text"), selected=(1, 0))
+    figure = effect_scatter(task, control, survives, names=("Task", "Text"), selected=(1, 0))
     _, noise, above, below, ring = scatters(figure)
-    assert list(zip(above.x, above.y, above.text, strict=True)) == [(0.0, 2.0, "b")]
-    assert list(zip(below.x, below.y, below.text, strict=True)) == [(4.0, 3.0, "c")]
-    assert sorted(noise.text) == ["a", "d"]
-    assert above.customdata.tolist() == [[0, 1]]
+    assert list(zip(above.x, above.y, above.customdata.tolist(), strict=True)) == [(0.0, 2.0, [0, 1])]
+    assert list(zip(below.x, below.y, below.customdata.tolist(), strict=True)) == [(4.0, 3.0, [1, 0])]
+    assert sorted(noise.customdata.tolist()) == [[0, 0], [1, 1]]
     assert (above.marker.color, below.marker.color) == (HURTS, HELPS)
     assert (ring.x[0], ring.y[0]) == (4.0, 3.0)
 

@@ -1,16 +1,27 @@
-"""Overview: the chosen task leads, the best criterion is the best of all stored ones, and none where all is chance."""
+"""Overview: the chosen task leads, its map opens Heads, and only what is clearly best is marked as best."""
 
 from __future__ import annotations
 
+import io
 import re
+from base64 import b64decode
 from dataclasses import replace
+from typing import Any, cast
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cap_viz.dashboard.components.panels import origin_words
 from cap_viz.dashboard.frame import Frame, measured_size
-from cap_viz.dashboard.overview.data import TaskSummary, accuracy_points, best_sentence, summarise, usual_group
-from cap_viz.dashboard.stored import report_of, stored_runs
+from cap_viz.dashboard.overview.data import PruningTable, pruning_table, summarise, usual_group
+from cap_viz.dashboard.overview.page import PICKED
+from cap_viz.dashboard.overview.tables import pruning_html
+from cap_viz.dashboard.selection import Selection
+from cap_viz.dashboard.stored import paired_in, report_of, stored_runs
+from cap_viz.evaluation.eval_metrics import ACC
+from cap_viz.figures.theme import HELPS, HURTS
+from cap_viz.figures.thumbnail import thumbnail
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.run_queries import model_ref
@@ -24,67 +35,89 @@ from tests.words import numbers, saying
 
 __all__ = ["scores", "store"]
 
-# A hover box may use less than half of a figure that is 300 pixels wide.
-LONGEST_HOVER_LINE = 22
 
-
-def summary_of(model_id: str, task_name: str) -> tuple[Frame, TaskSummary]:
-    """The shipped results of a task on its usual size."""
+def shipped_table(model_id: str, task_name: str) -> tuple[Frame, StoredRun[EvalSpec], PruningTable]:
+    """The pruning table of a task on its usual size, from the shipped results."""
     shipped, task = Store(), load_task(task_name)
     runs, model = stored_runs(shipped), model_ref(shipped, model_id)
     n = measured_size(runs, model, task_name)
     assert n is not None
-    view = Frame(shipped, runs, model, task, n, installed=False, install_hint="")
-    return view, summarise(view, task, "nll")
+    view = Frame(shipped, runs, Selection(cast(Any, None)), model, task, n, installed=False, install_hint="")
+    dense = summarise(view, task).dense_run
+    assert dense is not None
+    found = pruning_table(view, task, dense)
+    assert found is not None
+    return view, dense, found
 
 
 @pytest.mark.usefixtures("all_shipped")
-def test_the_best_criterion_is_the_best_of_all_at_that_sparsity() -> None:
-    """Guards: it was the best of the four in the figure; whole heads, with few of the weights removed, are left out."""
-    view, summary = summary_of(TOY_MODEL, "toy_math")
-    assert summary.dense_run is not None
-    group = usual_group(view, summary.dense_run)
-    for best in summary.best:
-        stored = {
-            criterion: report_of(view.store, run).acc
-            for (criterion, sparsity), run in group.items()
-            if sparsity == best.sparsity and criterion != "head"
-        }
-        assert best.accuracy == max(stored.values())
-        assert best.n_criteria == len(stored) > len({item.mask.criterion for item in summary.pruned})
-        assert {str(best.n_criteria), f"{100 * best.accuracy:.1f}"} <= numbers(best_sentence(best))
-    assert [best.sparsity for best in summary.best] == sorted({item.mask.sparsity for item in summary.pruned})
+def test_the_pruning_table_marks_only_what_is_clearly_above_all_others() -> None:
+    """Guards: "best" was the best of a few, however small its lead (50 % on the toy model: Magnitude)."""
+    view, dense, table = shipped_table(TOY_MODEL, "toy_math")
+    group = usual_group(view, dense)
+    assert table.sparsities == (0.1, 0.2, 0.5)
+    assert list(table.rows) == ["cap", "wanda", "cap_fine"]
+    marked = 0
+    for place, sparsity in enumerate(table.sparsities):
+        for name, cells in table.rows.items():
+            cell = cells[place]
+            assert cell is not None
+            assert cell.accuracy == report_of(view.store, group[name, sparsity]).acc
+            if cell.best:
+                marked += 1
+                others = [other for other in table.rows if other != name]
+                for other in others:
+                    lead = paired_in(view.store, group[name, sparsity], group[other, sparsity], ACC)
+                    assert lead.ci.low > 0
+                    assert lead.p_value * len(others) < 0.05
+    assert marked == 1
+    assert pruning_html(table, 0.995).count("<b>") == marked
 
 
 @pytest.mark.usefixtures("all_shipped")
 @pytest.mark.parametrize("task", ["strategyqa", "arc_challenge"])
-def test_nothing_is_best_where_the_dense_model_guesses(task: str) -> None:
-    _, summary = summary_of(DEFAULT_MODEL, task)
-    assert summary.dense is not None
-    assert not summary.dense.clearly_above
-    assert summary.pruned
-    assert not summary.best
+def test_nothing_is_best_where_the_model_guesses(task: str) -> None:
+    _, _, table = shipped_table(DEFAULT_MODEL, task)
+    assert any(cell is not None for cells in table.rows.values() for cell in cells)
+    assert not any(cell.best for cells in table.rows.values() for cell in cells if cell is not None)
 
 
-@pytest.mark.usefixtures("all_shipped")
-def test_hover_boxes_are_narrow() -> None:
-    _, summary = summary_of(DEFAULT_MODEL, "mini_science")
-    points = accuracy_points(summary.pruned)
-    lines = [line for point in points for line in re.sub("</?b>", "", point.hover).split("<br>")]
-    assert max(map(len, lines)) <= LONGEST_HOVER_LINE
+def test_a_thumbnail_has_a_pixel_for_each_head_in_the_colours_of_the_maps() -> None:
+    mean = np.array([[2.0, -1.0, 0.0], [0.5, -4.0, 1.0]])
+    faded = np.array([[False, False, True], [False, False, True]])
+    shown = re.search(r"base64,([^\"]+)", thumbnail(mean, faded, "A <map>", limit=2.0))
+    assert shown is not None
+    image = np.asarray(Image.open(io.BytesIO(b64decode(shown[1]))))
+    teal, brown = ([int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in (HURTS, HELPS))
+    assert image.shape == (2, 3, 4)
+    np.testing.assert_array_equal(image[..., :3], np.where((mean >= 0)[..., None], teal, brown))
+    assert image[0, 0, 3] == image[1, 1, 3] == 255
+    # Weaker, clear; unclear; none.
+    assert image[0, 0, 3] > image[0, 1, 3] > image[1, 0, 3] > image[0, 2, 3] > 0
+    assert image[1, 2, 3] < image[0, 1, 3]
+    assert 'alt="A &lt;map&gt;"' in thumbnail(mean, faded, "A <map>")
 
 
 def test_the_chosen_task_leads_though_nothing_is_stored_for_it(store: Store, scores: StoredRun) -> None:
     """Guards: results of another task were shown, and the chosen one nowhere."""
     at = opened("app.py", model=scores.spec.model.id, task="mini_strategy")
     assert not at.exception
-    shown = text(at)
-    assert shown.index(f"#### {load_task('mini_strategy').title}") < shown.index("**Tiny**")
-    first = {str(button.key) for button in at.button if str(button.key).startswith("overview_first_")}
-    assert first == {"overview_first_prune_mini_strategy", "overview_first_heads_mini_strategy"}
+    (tile,) = at.metric
+    assert load_task("mini_strategy").title in tile.label
+    keys = {str(button.key) for button in at.button}
+    assert {"overview_first_prune_mini_strategy", "overview_first_heads_mini_strategy", "overview_heads_tiny"} <= keys
     assert saying(at, f"{len(load_task('mini_strategy').evaluation(None))} questions")
     # Timed by the run of the other task.
     assert [one for one in saying(at, "16 examples") if re.search(r"\d+ (s|min)$", one)]
+
+
+def test_a_picked_head_is_opened_on_heads(store: Store, scores: StoredRun) -> None:
+    at = opened("app.py", model=scores.spec.model.id, task="tiny")
+    assert at.get("bidi_component")
+    at.session_state[PICKED] = (1, 2)
+    at.run()
+    assert at.title[0].value == "Heads"
+    assert (at.query_params["task"], at.query_params["layer"]) == ("tiny", "1")
 
 
 def test_a_run_taken_from_a_longer_one_has_its_origin() -> None:
@@ -104,7 +137,15 @@ def test_head_scores_by_gradient_are_shown(store: Store, tiny_model: ReasoningMo
     computed(store, tiny_model, spec)
     at = opened("app.py", model=tiny_model.ref.id, task="tiny")
     assert not at.exception
-    assert len(at.get("plotly_chart")) == 1
+    assert len(at.get("bidi_component")) == 1
     assert "gradient" in text(at)
     assert "overview_first_prune_tiny" in [button.key for button in at.button]
     assert "overview_first_heads_tiny" not in [button.key for button in at.button]
+
+
+@pytest.mark.usefixtures("all_shipped")
+def test_the_toy_model_is_one_click_away() -> None:
+    at = opened("app.py")
+    at.button(key="overview_toy").click().run()
+    assert at.selectbox(key="model").value == TOY_MODEL
+    assert "overview_toy" not in [button.key for button in at.button]

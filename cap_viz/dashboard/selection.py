@@ -141,18 +141,23 @@ def go_button(
     anchor: str = "",
     icon: str | None = None,
 ) -> None:
-    """Draw a button to another page, where model, task and size stay unless `params` changes them.
+    """Draw a button to another page (see `go`)."""
+    if st.button(label, key=key, icon=icon, type="tertiary"):
+        go(page, params=params, anchor=anchor)
+
+
+def go(page: str, *, params: Mapping[str, object] | None = None, anchor: str = "") -> None:
+    """Switch to another page, where model, task and size stay unless `params` changes them; not from a callback.
 
     The page lands at the heading named by `anchor`.
     """
-    if st.button(label, key=key, icon=icon, type="tertiary"):
-        held: Address = st.session_state.get(ADDRESS, {})
-        stays = {name: held[name] for name in SHARED_KEYS if name in held}
-        if params and {"model", "task"} & set(params):
-            stays.pop("n", None)
-        chosen = {name: texts(value) for name, value in (params or {}).items() if value is not None}
-        st.session_state[LANDING] = anchor
-        st.switch_page(page, query_params={name: list(values) for name, values in {**stays, **chosen}.items()})
+    held: Address = st.session_state.get(ADDRESS, {})
+    stays = {name: held[name] for name in SHARED_KEYS if name in held}
+    if params and {"model", "task"} & set(params):
+        stays.pop("n", None)
+    chosen = {name: texts(value) for name, value in (params or {}).items() if value is not None}
+    st.session_state[LANDING] = anchor
+    st.switch_page(page, query_params={name: list(values) for name, values in {**stays, **chosen}.items()})
 
 
 # Session key of the anchor to land at: Streamlit's links carry no #anchor.

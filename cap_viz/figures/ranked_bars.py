@@ -1,4 +1,4 @@
-"""Bars of ranked head estimates, and one head's effect on each example."""
+"""Bars of ranked head estimates, one head's effect on each example, and the joint effect of several heads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
-from cap_viz.stats import HeadEstimate
+from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank, signed
+from cap_viz.stats import HeadEstimate, JointEffect
 
 
 def ranked_bars(
@@ -83,7 +83,7 @@ def example_strip(
     selected: int | None = None,
 ) -> go.Figure:
     """Plot one head's effect on every example, mean and interval beneath; a click reports the example's index."""
-    figure = blank(height=168, left=12, top=6, bottom=38)
+    figure = blank(height=116, left=12, top=2, bottom=36)
     always = {"marker": {"opacity": 1}}
     colours = [HURTS if value >= 0 else HELPS for value in effects]
     widths = [2.5 if i == selected else 0.5 for i in range(len(ids))]
@@ -130,3 +130,34 @@ def spread(values: Float[np.ndarray, " example"]) -> Float[np.ndarray, " example
     places = np.empty(len(values))
     places[np.argsort(values, kind="stable")] = (np.arange(len(values)) * 0.618034) % 1
     return 2 * places - 1
+
+
+def joint_effect(found: JointEffect, unit: str) -> go.Figure:
+    """Plot three rows: the joint effect, the sum of the single effects, and the range of random sets."""
+    figure = blank(height=170, left=110, top=8, bottom=42)
+    for name, estimate, colour in (("together", found.joint, ACCENT), ("sum of singles", found.singles, NEUTRAL)):
+        mean, low, high = (float(value) for value in (estimate.mean, estimate.low, estimate.high))
+        figure.add_trace(
+            go.Scatter(
+                x=[mean],
+                y=[name],
+                mode="markers",
+                marker={"size": 11, "color": colour},
+                error_x={"type": "data", "array": [high - mean], "arrayminus": [mean - low], "color": colour},
+                hovertemplate=f"{name}: {signed(mean)} {unit} [{signed(low)}, {signed(high)}]<extra></extra>",
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=[found.random_low, found.random_high],
+            y=["random sets"] * 2,
+            mode="lines+markers",
+            line={"color": NEUTRAL, "width": 6},
+            marker={"size": 6, "color": NEUTRAL},
+            hovertemplate="95 % of random sets: %{x:.3f}<extra></extra>",
+        )
+    )
+    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
+    figure.update_xaxes(title=f"effect, {unit}", showgrid=True, gridcolor=FAINT, zeroline=False)
+    figure.update_yaxes(autorange="reversed", ticks="")
+    return figure

@@ -1,21 +1,18 @@
-"""Scatter of head effects on a task against effects on a control text."""
+"""Scatters of all heads: effects on a task against effects on a control text, or against an attention measure."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 
-from cap_viz.figures.theme import ACCENT, FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
 
 
 def effect_scatter(
     task: Float[np.ndarray, "layer head"],
     control: Float[np.ndarray, "layer head"],
     survives: Bool[np.ndarray, "layer head"],
-    hover: Sequence[Sequence[str]],
     *,
     names: tuple[str, str],
     selected: tuple[int, int] | None,
@@ -38,7 +35,7 @@ def effect_scatter(
         (survives & (task > control), HURTS, 0.95),
         (survives & (task <= control), HELPS, 0.95),
     ):
-        figure.add_trace(head_points(task, control, chosen, hover, colour, opacity))
+        figure.add_trace(head_points(task, control, chosen, names, colour, opacity))
     if selected is not None:
         figure.add_trace(
             go.Scatter(
@@ -60,20 +57,65 @@ def head_points(
     task: Float[np.ndarray, "layer head"],
     control: Float[np.ndarray, "layer head"],
     chosen: Bool[np.ndarray, "layer head"],
-    hover: Sequence[Sequence[str]],
+    names: tuple[str, str],
     colour: str,
     opacity: float,
 ) -> go.Scatter:
     layers, heads = np.nonzero(chosen)
     always = {"marker": {"opacity": opacity}}
     return go.Scatter(
-        x=control[chosen],
-        y=task[chosen],
+        x=control[chosen].astype(np.float32),
+        y=task[chosen].astype(np.float32),
         mode="markers",
         marker={"size": 7, "color": colour, "opacity": opacity},
-        customdata=np.stack([layers, heads], axis=1),
-        text=[hover[layer][head] for layer, head in zip(layers.tolist(), heads.tolist(), strict=True)],
-        hovertemplate="%{text}<extra></extra>",
+        customdata=np.stack([layers, heads], axis=1).astype(np.int16),
+        hovertemplate=(
+            f"Layer %{{customdata[0]}}, head %{{customdata[1]}}: {names[0]} %{{y:+.2f}}, {names[1]} %{{x:+.2f}} "
+            "SD over heads<extra></extra>"
+        ),
         selected=always,
         unselected=always,
     )
+
+
+def role_scatter(
+    effect: Float[np.ndarray, "layer head"],
+    values: Float[np.ndarray, "layer head"],
+    unclear: Bool[np.ndarray, "layer head"],
+    *,
+    title: str,
+    unit: str,
+    selected: tuple[int, int],
+) -> go.Figure:
+    """Plot every head's effect against an attention measure, faint where the effect is unclear.
+
+    A click on a point reports its layer and head.
+    """
+    figure = blank(height=300, left=56, top=8, bottom=42)
+    layers, heads = (axis.ravel() for axis in np.indices(effect.shape))
+    chosen = (layers == selected[0]) & (heads == selected[1])
+    always = {"marker": {"opacity": 1}}
+    figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
+    figure.add_trace(
+        go.Scatter(
+            x=np.round(values.ravel(), 4),
+            y=np.round(effect.ravel(), 4),
+            mode="markers",
+            marker={
+                "size": np.where(chosen, 11, 6).tolist(),
+                "color": np.where(unclear.ravel(), FAINT, np.where(effect.ravel() > 0, HURTS, HELPS)).tolist(),
+                "line": {
+                    "width": np.where(chosen, 2, 0.5).tolist(),
+                    "color": np.where(chosen, ACCENT, CLEAR).tolist(),
+                },
+            },
+            customdata=np.stack([layers, heads], axis=1),
+            hovertemplate=f"Layer %{{customdata[0]}}, head %{{customdata[1]}}: {title} %{{x:.2f}}, effect %{{y:+.3f}}"
+            "<extra></extra>",
+            selected=always,
+            unselected=always,
+        )
+    )
+    figure.update_xaxes(title=title, showgrid=True, gridcolor=FAINT, zeroline=False)
+    figure.update_yaxes(title=f"effect, {unit}", showgrid=True, gridcolor=FAINT, zeroline=False)
+    return figure

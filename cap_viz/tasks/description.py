@@ -60,7 +60,10 @@ class RowKind:
 
 
 KINDS = {
-    "choice": RowKind("question, options (a list of texts) and gold (the right one's number, from 0)", ChoiceRow),
+    "choice": RowKind(
+        "question, options (a list of texts) and gold (the right one's number, from 0) or answer (its text or letter)",
+        ChoiceRow,
+    ),
     "yes_no": RowKind("question and answer (true or false)", YesNoRow),
     "text": RowKind("question and answer (the text whose loss is measured)", AnswerRow),
     "written": RowKind("question and solution (a worked answer)", SolutionRow),

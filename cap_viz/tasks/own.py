@@ -85,8 +85,23 @@ def python_task(file: Path) -> Task:
 def add_task(file: Path, taken: Sequence[str], *, name: str | None = None, kind: str | None = None) -> Task:
     """Check a .jsonl, .yaml or .py file and store a copy, replacing an earlier task of the same name.
 
+    The arguments and errors are those of `checked_task`; with an error nothing is stored.
+    """
+    task, contents = checked_task(file, taken, name=name, kind=kind)
+    own_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(own_folder() / f".{task.name}.lock"):
+        keep(own_folder() / task.name, contents)
+    log.info("Added task %s: %d + %d examples", task.name, len(task.splits.calibration), len(task.splits.evaluation))
+    return own_task(task.name)
+
+
+def checked_task(
+    file: Path, taken: Sequence[str], *, name: str | None = None, kind: str | None = None
+) -> tuple[Task, dict[str, bytes]]:
+    """Return the task of a file, with every row checked, and the files to store.
+
     `taken` lists forbidden names; `name` and `kind` override those read from the file, except from a .py file. Raises
-    `UsageError` with file and line, storing nothing.
+    `UsageError` with file and line.
     """
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{file} should end in one of {', '.join(SUFFIXES)}.")
@@ -101,12 +116,8 @@ def add_task(file: Path, taken: Sequence[str], *, name: str | None = None, kind:
         raise UsageError(f"The name {task.name!r} should be {NAME_RULE}.")
     if task.name in taken:
         raise UsageError(f"{task.name} is the name of a task that comes with CAP Viz; choose another.")
-    check = task.splits  # Every row is checked before anything is stored.
-    own_folder().mkdir(parents=True, exist_ok=True)
-    with FileLock(own_folder() / f".{task.name}.lock"):
-        keep(own_folder() / task.name, contents)
-    log.info("Added task %s: %d + %d examples", task.name, len(check.calibration), len(check.evaluation))
-    return own_task(task.name)
+    _ = task.splits  # Reads and checks every row.
+    return task, contents
 
 
 def kept_files(found: Description) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from cap_viz.errors import UsageError
 from cap_viz.tasks.base import Example, Splits, example_id, first_repeat
@@ -89,13 +89,33 @@ class QuestionRow(ExampleRow):
 
 
 class ChoiceRow(QuestionRow):
-    """A question with options; `gold` is the right one's number, from 0."""
+    """A question with options; `gold` is the right one's number, from 0. In its place `answer` may name the option."""
 
     options: list[Text]
     gold: int
 
+    @model_validator(mode="before")
+    @classmethod
+    def take_answer(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or "gold" in fields:
+            return fields
+        answer, options = fields.get("answer"), fields.get("options")
+        if not isinstance(answer, str) or not isinstance(options, list):
+            return fields
+        return {**fields, "gold": option_named(answer, [str(option) for option in options])}
+
     def example(self) -> Example:
         return self.with_choices(self.options, self.gold)
+
+
+def option_named(answer: str, options: Sequence[str]) -> int:
+    """Return the number, from 0, of the option that an answer names by its text, else by its letter (A the first)."""
+    wanted, texts = answer.strip().casefold(), [option.strip().casefold() for option in options]
+    letters = list("abcdefghijklmnopqrstuvwxyz"[: len(options)])
+    for names in (texts, letters):
+        if wanted in names:
+            return names.index(wanted)
+    raise ValueError(f"the answer {answer!r} is none of the options, nor the letter of one")
 
 
 class YesNoRow(QuestionRow):

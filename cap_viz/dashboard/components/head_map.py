@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.components.v2 import component
 
-from cap_viz.dashboard.state import choose, clicked, keep_in_range
+from cap_viz.dashboard.selection import Selection, choose
+from cap_viz.dashboard.state import choose as former_choose
+from cap_viz.dashboard.state import clicked, keep_in_range
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid, colour_limit, grid_width, head_grid
 from cap_viz.figures.theme import CONFIG
@@ -22,12 +25,13 @@ from cap_viz.settings import ASSETS
 from cap_viz.stats import HeadEstimate
 
 Head = tuple[int, int]
-TALLEST, TALLEST_SMALL = 480, 214
+TALLEST, TALLEST_SMALL = 452, 214
 # Heights of what surrounds the cells in assets/head_map.css: colour bar with its words, head numbers, axis titles.
 BAR, NUMBERS, TITLES, PADDING = 42, 15, 15, 4
 LABELS, BLOCKS = 22, 110
 # Cells are at most four times as wide as high.
 WIDEST_CELL = 4
+BOX_WIDTH = 96
 
 
 def minified(name: str) -> str:
@@ -36,7 +40,7 @@ def minified(name: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
-MAP = st.components.v2.component(
+MAP = component(
     "cap_viz_head_map",
     html='<div class="map"></div><div class="tip" popover="manual"></div>',
     css=minified("head_map.css"),
@@ -53,13 +57,15 @@ def head_map(
     on_pick: Callable[[int, int], None] | None = None,
     off: Collection[Head] | None = None,
     small: bool = False,
+    tallest: int | None = None,
     blocks: HeadEstimate | None = None,
 ) -> None:
     """Draw a head map; `grid.selected` is framed, and `on_pick(layer, head)` called as a callback on click or Enter.
 
     Without `on_pick` cells are read only. `label` is what a screen reader calls the map. Heads in `off` get a cross.
-    `small` leaves out the colour bar, for pages that explain one scale for several maps. `blocks` adds two columns
-    that cannot be picked: whole attention layers and MLPs, on a scale of their own.
+    `small` leaves out the colour bar, for pages that explain one scale for several maps; `tallest` is the height in
+    pixels that is not exceeded. `blocks` adds two columns that cannot be picked: whole attention layers and MLPs, on a
+    scale of their own.
     """
 
     def picked() -> None:
@@ -67,7 +73,7 @@ def head_map(
         if on_pick is not None:
             on_pick(int(layer), int(head))
 
-    data = map_data(grid, unit, label, off=off or (), small=small, blocks=blocks)
+    data = map_data(grid, unit, label, off=off or (), small=small, tallest=tallest, blocks=blocks)
     MAP(key=key, data={**data, "clickable": on_pick is not None}, height=map_height(data), on_pick_change=picked)
 
 
@@ -78,13 +84,14 @@ def map_data(
     *,
     off: Collection[Head] = (),
     small: bool = False,
+    tallest: int | None = None,
     blocks: HeadEstimate | None = None,
 ) -> dict[str, Any]:
     """Return what the browser needs to draw a map: numbers in layer order, rounded to what can be seen."""
     n_layers, n_heads = grid.shape
     # Colours of a small scale need more decimals than its numbers show.
     digits = grid.digits if grid.limit >= 10 ** (2 - grid.digits) else grid.digits + 3
-    row = row_height(n_layers, small)
+    row = row_height(n_layers, small, tallest or (TALLEST_SMALL if small else TALLEST))
     return {
         "label": label,
         "unit": unit,
@@ -134,9 +141,8 @@ def flags(values: np.ndarray | None) -> str:
     return "" if values is None else "".join("01"[int(value)] for value in values.ravel())
 
 
-def row_height(n_layers: int, small: bool) -> float:
-    room = TALLEST_SMALL - NUMBERS if small else TALLEST - BAR - NUMBERS - TITLES
-    room -= 2 * PADDING
+def row_height(n_layers: int, small: bool, tallest: int) -> float:
+    room = tallest - NUMBERS - 2 * PADDING - (0 if small else BAR + TITLES)
     return round(min(34.0, room / n_layers), 2)
 
 
@@ -144,6 +150,37 @@ def map_height(data: dict[str, Any]) -> int:
     """Return the height in pixels, which is set before anything is drawn, so that nothing below moves."""
     rows = len(data["mean"]) // data["heads"] * data["row"]
     return round(rows) + NUMBERS + (0 if data["small"] else BAR + TITLES) + 2 * PADDING
+
+
+def pick_head(layer: int, head: int) -> None:
+    """Choose a head for the address; call it in a callback."""
+    choose({"layer": layer, "head": head})
+
+
+def pick_point(key: str) -> None:
+    """Choose the head of a clicked point of a figure, in its callback; a cleared selection changes nothing."""
+    points = st.session_state[key]["selection"]["points"]
+    if points and "customdata" in points[0]:
+        head = points[0]["customdata"]
+        pick_head(int(head["0"]), int(head["1"]))
+
+
+def head_boxes(selection: Selection, n_layers: int, n_heads: int, *, default: Head) -> Head:
+    """Draw the number boxes of layer and head side by side; return the chosen head."""
+    with st.container(width=BOX_WIDTH):
+        layer = selection.number_input("Layer", "layer", 0, n_layers - 1, default=default[0], what="layer")
+    with st.container(width=BOX_WIDTH):
+        head = selection.number_input("Head", "head", 0, n_heads - 1, default=default[1], what="head")
+    return layer, head
+
+
+def head_name(layer: int, head: int) -> str:
+    return f"L{layer}H{head}"
+
+
+def named_heads(n_layers: int, n_heads: int) -> dict[str, Head]:
+    """Map each head's name to (layer, head), in layer order, as options for selecting heads."""
+    return {head_name(layer, head): (layer, head) for layer in range(n_layers) for head in range(n_heads)}
 
 
 # Below: the former map and its inputs, until every page uses `head_map`.
@@ -194,15 +231,6 @@ def last_start(n_layers: int, n_heads: int) -> tuple[int, int]:
     return min(layer, n_layers - 1), min(head, n_heads - 1)
 
 
-def head_name(layer: int, head: int) -> str:
-    return f"L{layer}H{head}"
-
-
-def named_heads(n_layers: int, n_heads: int) -> dict[str, tuple[int, int]]:
-    """Map each head's name to (layer, head), in layer order, as options for selecting heads."""
-    return {head_name(layer, head): (layer, head) for layer in range(n_layers) for head in range(n_heads)}
-
-
 def head_inputs(n_layers: int, n_heads: int, start: tuple[int, int] = (0, 0)) -> tuple[int, int]:
     """Draw the layer and head inputs, the keyboard's way to select a head.
 
@@ -239,10 +267,10 @@ def follow(start: tuple[int, int]) -> None:
         return
     held = (st.session_state["layer"], st.session_state["head"])
     if None in held:
-        choose({"layer": start[0], "head": start[1]})
+        former_choose({"layer": start[0], "head": start[1]})
     elif start != former:
         layer, head = start if held == former else held
-        choose({"layer": layer, "head": head})
+        former_choose({"layer": layer, "head": head})
 
 
 def next_turn() -> None:

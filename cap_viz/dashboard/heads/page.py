@@ -1,92 +1,235 @@
-"""Body of the Heads page: the grid, the selected head beside it, ranked heads and examples below."""
+"""Heads page: the map on the left, the selected head with its examples on the right, groups and ranks below."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import streamlit as st
+from jaxtyping import Float, Int
 
-from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.components.head_map import head_inputs, selected_head
-from cap_viz.dashboard.components.job_card import ticking
-from cap_viz.dashboard.components.panels import caution, problem
+from cap_viz.attribution.effect_metrics import applicable_metrics
+from cap_viz.attribution.results import EvalReport, HeadScores
+from cap_viz.dashboard.components.head_map import head_boxes, head_map, pick_head, pick_point
+from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
+from cap_viz.dashboard.components.panels import (
+    age,
+    caution,
+    empty,
+    escaped,
+    examples_fact,
+    heading,
+    problem,
+    provenance,
+)
+from cap_viz.dashboard.components.share import share
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.attention_patterns import role_line, roles_of, roles_section
-from cap_viz.dashboard.heads.blocks import add_blocks, block_effects, offer_blocks
-from cap_viz.dashboard.heads.control_task import GENERIC_TEXT, SPECIFICITY, View, control_jobs, no_control
-from cap_viz.dashboard.heads.detail import HeadView, count, detail
-from cap_viz.dashboard.heads.estimates import estimate_body
-from cap_viz.dashboard.heads.examples import example_panel
-from cap_viz.dashboard.heads.interpretation import reading_section
-from cap_viz.dashboard.heads.joint_ablation import together_section
-from cap_viz.dashboard.heads.live import live_body
-from cap_viz.dashboard.heads.map import draw_bars, draw_grid, effect_map
-from cap_viz.dashboard.heads.source import Source, run_name
-from cap_viz.dashboard.heads.specificity import overlap_sentence, specificity_body
-from cap_viz.dashboard.heads.widgets import Chosen
+from cap_viz.dashboard.heads.data import (
+    GENERIC_TEXT,
+    SPECIFICITY,
+    SPECIFICITY_UNIT,
+    TASK_EFFECT,
+    HeadView,
+    View,
+    block_effects,
+    controls_of,
+    downloads_of,
+    estimated,
+    roles_of,
+    views_of,
+)
+from cap_viz.dashboard.heads.detail import (
+    count,
+    estimate_detail,
+    exact_detail,
+    explanations,
+    group_sentence,
+    overlap_sentence,
+    reliability_sentence,
+    role_sentence,
+    specificity_sentence,
+    standing,
+)
+from cap_viz.dashboard.heads.example import example_panel, example_selector
+from cap_viz.dashboard.heads.new_run import control_jobs, new_run, no_control, offer_blocks
+from cap_viz.dashboard.heads.read import reading_section, reading_toggle, roles_section
+from cap_viz.dashboard.heads.source import Source, pick_source, sources, submit_problem, watched_end
+from cap_viz.dashboard.heads.together import together_section
+from cap_viz.dashboard.names import METRIC_UNITS, metric_name, model_name, task_name
 from cap_viz.dashboard.overview.data import dense_evaluation
-from cap_viz.dashboard.stored import report_of, scores_of, statistics_of
+from cap_viz.dashboard.stored import arrived_effects, report_of, specificity_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
-from cap_viz.figures.head_grid import colour_limit
+from cap_viz.figures.head_grid import Grid, colour_limit
+from cap_viz.figures.ranked_bars import ranked_bars
+from cap_viz.figures.specificity import effect_scatter
+from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.models.rounding_noise import noise_floor
-from cap_viz.runs.run_queries import score_runs
-from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import rank_stability
+from cap_viz.stats import HeadEstimate, Specificity
+from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.readable import CONTROL_TEXTS
 
-TARGET_RELIABILITY = 0.8
 FEWEST_FOR_BANNER = 8
+MOST_BARS = 60
+VIEW_NAMES = {TASK_EFFECT: "This task", GENERIC_TEXT: "Generic text", SPECIFICITY: "Specificity"}
+VIEW_WIDTH, METRIC_WIDTH = 276, 352
+Head = tuple[int, int]
 
 
-def is_live(source: Source, view: View) -> bool:
-    """Return whether the body must follow a job: the run's own, or one that measures a missing control."""
-    waiting = view.needs_control and view.control is None
-    return source.job is not None or (waiting and bool(control_jobs(source)))
+@dataclass(frozen=True)
+class HeadMap:
+    """Estimate of a view with its labels.
+
+    `ends`: meaning of the two ends of the colour scale, negative first. `limit`: end of the scale, by default that of
+    the estimate. `ranked` is False if values are too coarse to rank, `also` further values said of each head.
+    """
+
+    estimate: HeadEstimate
+    unit: str
+    title: str
+    ends: tuple[str, str]
+    limit: float | None = None
+    quantity: str = "effect"
+    ranked: bool = True
+    also: Mapping[str, Float[np.ndarray, "layer head"]] = field(default_factory=dict)
+    digits: int = 3
 
 
-def body(frame: Frame, chosen: Chosen) -> None:
-    """Draw grid and detail of a stored run, or the filling grid of a running one; refresh while jobs run."""
-    ticking(lambda: content(frame, chosen.source, chosen.metric, chosen.view), live=is_live(chosen.source, chosen.view))
+def page(frame: Frame) -> None:
+    heading("Heads", "Which attention heads does the model need on this task, and how sure are we?")
+    view = controls(frame)
+    if view is not None:
+        live = view.source.job is not None or (view.needs_control and bool(control_jobs(view.source)))
+        ticking(lambda: body(frame, view), live=live)
 
 
-def content(frame: Frame, source: Source, metric: str, view: View) -> None:
-    if source.job is not None:
-        live_body(frame, source, metric)
+def controls(frame: Frame) -> View | None:
+    """Draw everything above the map. Returns what to show, or None if there is no run yet."""
+    available = sources(frame)
+    ended = watched_end({source.name for source in available})
+    facts, new_place, share_place = st.columns([6, 1, 1], vertical_alignment="center")
+    # Containers that wrap on a narrow screen; columns would cut the segmented controls.
+    with st.container(horizontal=True, gap="small"):
+        view_place, metric_place = st.container(width=VIEW_WIDTH), st.container(width=METRIC_WIDTH)
+        with st.container(width="stretch"):
+            source = pick_source(frame, available)
+    with new_place:
+        new_run(frame)
+    submit_problem()
+    if ended is not None:
+        ended_view(ended)
+    if source is None:
+        empty(
+            f"No head scores of {model_name(frame.model.id)} on {frame.task.title} yet",
+            "Start one with “New run” above, or from the shell: python -m cap_viz score "
+            f"--model {frame.model.id} --task {frame.task.name} --n 16",
+        )
+        return None
+    with view_place:
+        name = pick_view(frame, source.estimator)
+    with metric_place:
+        view = pick_metric(frame, source, name)
+    with facts:
+        provenance(facts_shown(view), origin="running" if source.run is None else source.run.origin)
+    with share_place:
+        downloads = downloads_of(frame.store, view)
+        share(
+            "heads",
+            downloads,
+            said=[escaped(making_of(source.run)) if source.run and downloads else "Files follow the measurement."],
+        )
+    return view
+
+
+def pick_view(frame: Frame, estimator: str) -> str:
+    views = views_of(frame.task.name, estimator)
+    if len(views) > 1:
+        return frame.selection.segmented(
+            "View", "view", views, names=lambda name: VIEW_NAMES[name], what="the view", help=GLOSSARY["view"]
+        )
+    frame.selection.choice("view", views, what="the view")
+    st.caption(
+        "This text is itself a control: other tasks are compared with it."
+        if frame.task.name in CONTROL_TEXTS
+        else f"Estimator: {estimator}. Generic text is compared by exact runs."
+    )
+    return TASK_EFFECT
+
+
+def pick_metric(frame: Frame, source: Source, view: str) -> View:
+    """Draw the selector of the metric, or of the text to compare with, which has one metric only."""
+    controls, names = controls_of(frame, source), partial(metric_name, frame.task)
+    if view != TASK_EFFECT:
+        if not controls:
+            return View(source, "nll", view)
+        text = frame.selection.selectbox(
+            "Control text",
+            "control",
+            list(controls),
+            names=task_name,
+            what="the control text",
+            help="Text that asks for no reasoning, measured with the same estimator and ablation.",
+        )
+        return View(source, "nll", view, controls[text])
+    offered = applicable_metrics(frame.task)
+    if source.metric is not None:
+        metric = source.metric
+        st.caption(f"Metric: {names(metric)}, the one this {source.estimator} run is about.")
+    elif len(offered) == 1:
+        metric = frame.selection.choice("metric", offered, what="the metric")
+        st.caption(f"Metric: {names(metric)}. The others compare options; {frame.task.title} has none.")
+    else:
+        said = "\n".join(f"- **{names(name)}** `{name}`: {GLOSSARY[name]}" for name in offered)
+        metric = frame.selection.segmented("Metric", "metric", offered, names=names, what="the metric", help=said)
+    return View(source, metric, view, next(iter(controls.values()), None))
+
+
+def facts_shown(view: View) -> list[str]:
+    source, examples = view.source, view.source.spec.examples
+    method = f"{source.estimator}, {source.spec.ablation} ablation"
+    if source.gradient is not None:
+        method += f", gradients of {len(source.gradient.spec.examples.ids)}"
+    said = [
+        task_name(examples.task),
+        examples_fact(examples),
+        method,
+        metric_name(load_task(examples.task), view.metric),
+    ]
+    if view.name != TASK_EFFECT and view.control is not None:
+        control = view.control.spec.examples
+        said.append(f"control {task_name(control.task)}, {examples_fact(control)} ({view.control.origin})")
+    return said if source.run is None else [*said, age(source.run.provenance["created"])]
+
+
+def body(frame: Frame, view: View) -> None:
+    """Draw map and detail of a stored run, or the filling map of a running one."""
+    source = view.source
+    if source.run is None:
+        live_body(frame, source, view.metric)
         return
-    assert source.run is not None
-    if view.needs_control and view.control is None:
+    if view.needs_control:
         no_control(frame, source)
         return
     try:
         if source.estimator != "exact":
             estimate_body(frame, source, source.run)
+            return
+        shown = HeadView.of(frame, source, source.run, view.metric)
+        control = None if view.control is None else HeadView.of_control(frame, view.control)
+        baseline_banner(shown)
+        if view.name == SPECIFICITY and control is not None:
+            specificity_body(shown, control)
+        elif view.name == GENERIC_TEXT and control is not None:
+            effect_body(control, shown, above=overlap_sentence(shown, control))
         else:
-            draw(frame, source, source.run, metric, view)
+            effect_body(shown, control)
     except CapVizError as error:
         problem(str(error))
-
-
-def draw(frame: Frame, source: Source, run: StoredRun, metric: str, view: View) -> None:
-    """Draw the chosen view. Raises `CapVizError` if a run cannot be read or compared."""
-    shown = head_view(frame, source, run, metric)
-    control = None if view.control is None else control_view(frame, view.control)
-    baseline_banner(shown)
-    if view.name == SPECIFICITY and control is not None:
-        specificity_body(shown, control)
-    elif view.name == GENERIC_TEXT and control is not None:
-        effect_body(control, shown, above=overlap_sentence(shown, control))
-    else:
-        effect_body(shown, control)
-
-
-def head_view(frame: Frame, source: Source, run: StoredRun, metric: str) -> HeadView:
-    return HeadView(frame, source, metric, scores_of(frame.store, run), statistics_of(frame.store, run, metric))
-
-
-def control_view(frame: Frame, control: StoredRun[ScoreSpec]) -> HeadView:
-    return head_view(frame, Source(run_name(control.spec), control.spec, run=control), control, "nll")
 
 
 def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> None:
@@ -95,39 +238,100 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
     # The wider of the two scales, so that neither text has more heads beyond the scale than on its own.
     limit = max(colour_limit(one.stats.estimate.mean) for one in alike)
     estimate, spec = view.stats.estimate, view.source.spec
-    shown = effect_map(estimate, view.words, view.task, view.metric, limit=limit, ranks=view.ranks_heads)
+    shown = effect_map(estimate, view.source, view.task, view.metric, limit=limit, ranked=view.ranks_heads)
+    blocks, roles = block_effects(view.frame.store, spec, view.metric), roles_of(view.frame.store, spec)
     left, right = st.columns([11, 10], gap="medium")
-    # The inputs come first: the grid frames the head they select.
-    with right:
-        layer, head = head_inputs(view.scores.n_layers, view.scores.n_heads, estimate.top_head)
-        detail(view, layer, head)
-        roles = roles_of(view)
+    with right, st.container(gap="small"):
+        ranks, ranked = view.stats.ranks, view.ranks_heads
+        head = chosen_head(view.frame, estimate, lambda head: standing(estimate, head, ranks, ranked=ranked))
+        exact_detail(view, head)
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            example_selector(view, head)
+            reads = reading_toggle(view)
+        example_panel(view, head)
+        st.caption(group_sentence(view, *head))
         if roles is not None:
-            role_line(roles, layer, head)
-    with left:
-        if above:
-            st.markdown(above, help=GLOSSARY["ceiling"])
-        st.markdown(reliability_sentence(view), help=GLOSSARY["reliability"])
+            st.caption(role_sentence(roles, *head))
+    with left, st.container(gap="small"):
+        st.markdown(above or reliability_sentence(view))
         rounding = noise_floor(spec.model.dtype, view.metric, estimate.mean, view.n)
         if rounding is not None and rounding.below:
             caution(str(rounding))
-        blocks = block_effects(view.frame.store, spec, view.metric)
-        draw_grid(
-            shown, (layer, head), None if blocks is None else partial(add_blocks, estimate=blocks, unit=view.unit)
-        )
-        offer_blocks(view.frame, spec)
-        if view.ranks_heads:
-            st.caption(stability_sentence(view), help=GLOSSARY["ablation"])
-        if not above and other is not None and other.metric == view.metric:
-            st.caption(overlap_sentence(view, other), help=GLOSSARY["ceiling"])
+        draw_map(shown, head, blocks)
+        with st.container(horizontal=True, gap="small"):
+            with st.popover("How to read this map", icon=":material/help:"):
+                explanations(view, overlap_sentence(view, other) if not above and len(alike) > 1 and other else "")
+            offer_blocks(view.frame, spec)
+    if reads:
+        reading_section(view, head)
     lower_left, lower_right = st.columns([11, 10], gap="medium")
     with lower_left:
-        draw_bars(shown)
+        draw_bars(view.frame, shown, head)
     with lower_right:
-        example_panel(view.task, view.scores, view.words, view.stats.effects, view.unit, *selected_head())
-    reading_section(view, layer, head)
-    together_section(view, (layer, head))
-    roles_section(view, roles, (layer, head))
+        together_section(view, head)
+    roles_section(view, roles, head)
+
+
+def effect_map(
+    estimate: HeadEstimate,
+    source: Source,
+    task: Task,
+    metric: str,
+    *,
+    limit: float | None = None,
+    ranked: bool = True,
+) -> HeadMap:
+    """Label the effects of an ablation on a task or text."""
+    words, estimator = ablation_words(source.spec), "" if source.estimator == "exact" else f", {source.estimator}"
+    title = f"Effect of {words.doing} each head{words.by} on {task.title}, {metric_name(task, metric)}{estimator}"
+    return HeadMap(estimate, METRIC_UNITS[metric], title, words.ends, limit, ranked=ranked)
+
+
+def chosen_head(frame: Frame, estimate: HeadEstimate, said: Callable[[Head], str]) -> Head:
+    """Draw the boxes of layer and head, and what is said of it beside them; unchosen, it is the first by rank."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        head = head_boxes(frame.selection, *estimate.mean.shape, default=estimate.top_head)
+        st.markdown(said(head))
+    return head
+
+
+def draw_map(shown: HeadMap, selected: Head, blocks: HeadEstimate | None = None) -> None:
+    """Draw the map with its legend."""
+    grid = Grid.of(
+        shown.estimate,
+        ends=shown.ends,
+        limit=shown.limit,
+        selected=selected,
+        ranked=shown.ranked,
+        also=shown.also,
+        digits=shown.digits,
+    )
+    head_map(grid, key="heads_map", unit=shown.unit, label=shown.title, on_pick=pick_head, blocks=blocks)
+    survives = shown.estimate.survives
+    st.caption(
+        f"● {int(survives.sum())} of {survives.size} heads have an effect beyond chance · ▲ △ beyond the colours · "
+        "faded: the interval includes zero"
+    )
+
+
+def draw_bars(frame: Frame, shown: HeadMap, selected: Head) -> None:
+    """Draw the heads of highest rank as bars with whiskers."""
+    title, slider = st.columns([1, 1], vertical_alignment="center")
+    title.markdown("#### Ranked heads")
+    if not shown.ranked:
+        st.caption("Choose another metric to rank heads: errors are too coarse for it.")
+        return
+    most = min(MOST_BARS, shown.estimate.mean.size)
+    with slider:
+        top = most if most <= 5 else frame.selection.slider("Heads shown", "top", 5, most, default=min(25, most))
+    st.plotly_chart(
+        ranked_bars(shown.estimate, top=top, selected=selected, unit=shown.unit, quantity=shown.quantity),
+        key="heads_ranked",
+        config=CONFIG,
+        on_select=lambda: pick_point("heads_ranked"),
+        selection_mode="points",
+        alt=f"{shown.title}: the largest, with 95 % confidence intervals",
+    )
 
 
 def baseline_banner(view: HeadView) -> None:
@@ -146,40 +350,113 @@ def baseline_banner(view: HeadView) -> None:
         )
 
 
-def reliability_sentence(view: HeadView) -> str:
-    found = view.stats.reliability
-    if not view.ranks_heads:
-        return "Errors change on few questions: this view shows where, and is not used to rank heads."
-    if found is None:
-        return f"{count(view.n)}: too few to tell how stable this ranking is (at least 4 are needed)."
-    needed = found.n_for(TARGET_RELIABILITY)
-    if found.full >= TARGET_RELIABILITY:
-        outlook = "stable under other examples"
-    elif needed is None:
-        outlook = "other examples would give another ranking"
-    else:
-        outlook = f"about {needed} examples would reach {TARGET_RELIABILITY}"
-    return f"Ranking reliability **{found.full:.2f}** at n = {view.n}: {outlook}."
-
-
-def stability_sentence(view: HeadView) -> str:
-    """Report the rank correlation with other ablations on the same examples, or how to measure one."""
-    this = view.source.spec
-    others = {
-        run.spec.ablation: run
-        for run in score_runs(view.frame.runs, view.frame.model, this.examples.task)
-        if set(run.spec.examples.ids) == set(this.examples.ids) and run.spec.ablation != this.ablation
-    }
-    if not others:
-        return (
-            f"Measured with {this.ablation} ablation only: start a new run on the same examples with another to see "
-            "whether the ranking depends on it."
-        )
-    means = {name: statistics_of(view.frame.store, run, view.metric).estimate.mean for name, run in others.items()}
-    found = rank_stability({this.ablation: view.stats.estimate.mean, **means})
-    said = ", ".join(
-        f"{name} ρ = {found.spearman[0, i]:.2f}, {round(found.overlap[0, i] * found.top)} of the top {found.top} shared"
-        for i, name in enumerate(found.names)
-        if i > 0
+def specificity_body(task: HeadView, control: HeadView) -> None:
+    """Draw map and ranking of the differences. Raises `CapVizError` when the runs are too small to compare."""
+    assert task.source.run is not None
+    assert control.source.run is not None
+    found = specificity_of(task.frame.store, task.source.run, control.source.run)
+    here, text = task.task.title, control.task.title.lower()
+    shown = HeadMap(
+        found,
+        SPECIFICITY_UNIT,
+        f"Specificity of each head, {here} against {text}",
+        (f"more on {text}", "more on this task"),
+        quantity="specificity",
+        also={here: found.task, text: found.control},
+        digits=2,
     )
-    return f"Rank stability, {this.ablation} against other ablations of the same examples: {said}."
+    left, right = st.columns([11, 10], gap="medium")
+    with right, st.container(gap="small"):
+        head = chosen_head(task.frame, found, lambda head: standing(found, head))
+        st.markdown(specificity_sentence(task, control, found, *head))
+        st.plotly_chart(
+            effect_scatter(found.task, found.control, found.survives, names=(here, control.task.title), selected=head),
+            key="heads_scatter",
+            config=CONFIG,
+            on_select=lambda: pick_point("heads_scatter"),
+            selection_mode="points",
+            alt=f"Standardised effect of every head on {here} against {text}",
+        )
+        st.caption(
+            "Dotted: the same effect on both. Coloured: a difference beyond chance, above the line more on this task, "
+            "below it more on the text."
+        )
+    with left, st.container(gap="small"):
+        st.markdown(overlap_sentence(task, control))
+        draw_map(shown, head)
+    lower_left, lower_right = st.columns([11, 10], gap="medium")
+    with lower_left:
+        draw_bars(task.frame, shown, head)
+    with lower_right:
+        specificity_notes(task, control, found)
+
+
+def specificity_notes(task: HeadView, control: HeadView, found: Specificity) -> None:
+    st.markdown("#### Reading specificity")
+    text = control.task.title.lower()
+    said = (
+        f"Each effect is divided by how much heads truly differ in its run: {found.task_scale:.3f} nats per token on "
+        f"{task.task.title} ({found.n_task} examples), {found.control_scale:.3f} on {text} ({found.n_control}). The "
+        "spread that few examples add by chance is taken out first, so runs of different size can be compared.",
+        "Intervals resample the examples of both runs (2,000 bootstrap resamples, 95 %).",
+        f"A head near 0 matters as much to {text} as to this task: its effect is no sign of reasoning.",
+        f"A head far from 0 differs between these two texts. That can have reasons other than reasoning: {text} also "
+        "differs in subject, format and length.",
+    )
+    st.markdown("\n".join(f"- {one}" for one in said))
+
+
+def estimate_body(frame: Frame, source: Source, run: StoredRun) -> None:
+    """Draw a gradient or hybrid estimate: no head was ablated on most examples, so there are no answers to show."""
+    found, metric = estimated(frame, source, run), source.metric or "nll"
+    estimate = found.estimate
+    shown = effect_map(estimate, source, load_task(source.spec.examples.task), metric)
+    left, right = st.columns([11, 10], gap="medium")
+    with right, st.container(gap="small"):
+        head = chosen_head(frame, estimate, lambda head: standing(estimate, head))
+        estimate_detail(frame, source, estimate, found.effects, metric, head)
+        draw_bars(frame, shown, head)
+    with left, st.container(gap="small"):
+        st.markdown(found.above)
+        draw_map(shown, head)
+
+
+def live_body(frame: Frame, source: Source, metric: str) -> None:
+    """Draw progress and the filling map; rerun the whole page when the job ends, to show the stored run."""
+    job = source.job
+    assert job is not None
+    if not job.active:
+        st.rerun()
+    job_view(job, key="heads")
+    partial = job.progress.partial
+    if isinstance(partial, HeadScores):
+        live_map(frame, source, partial, metric)
+    else:
+        empty("The first numbers appear soon", "The map fills layer by layer once the model is loaded.")
+
+
+def live_map(frame: Frame, source: Source, partial: HeadScores, metric: str) -> None:
+    effects, unit = arrived_effects(partial, metric), METRIC_UNITS[metric]
+    counts = np.isfinite(effects).sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(counts > 0, np.nansum(effects, axis=-1) / counts, np.nan)
+    left, right = st.columns([11, 10], gap="medium")
+    with right:
+        first = np.unravel_index(int(np.nan_to_num(mean, nan=-np.inf).argmax()), mean.shape)
+        with st.container(horizontal=True, gap="small"):
+            layer, head = head_boxes(frame.selection, *mean.shape, default=(int(first[0]), int(first[1])))
+        st.markdown(live_sentence(mean, counts, layer, head, unit))
+        st.caption("Intervals, ranks and examples follow when the run is complete.")
+    with left:
+        ends, seen = ablation_words(source.spec).ends, {"examples so far": counts}
+        grid = Grid(mean, colour_limit(mean), ends, selected=(layer, head), also=seen)
+        head_map(grid, key="heads_map", unit=unit, label="Effects so far", on_pick=pick_head)
+
+
+def live_sentence(
+    mean: Float[np.ndarray, "layer head"], counts: Int[np.ndarray, "layer head"], layer: int, head: int, unit: str
+) -> str:
+    n = int(counts[layer, head])
+    if n == 0:
+        return f"**Head {head} of layer {layer}** has not been measured yet."
+    return f"**Head {head} of layer {layer}**: {signed(mean[layer, head])} {unit} after {count(n)}."

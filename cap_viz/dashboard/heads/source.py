@@ -1,13 +1,12 @@
 """Source of the Heads page: a stored run or one being computed, selected by a name common to both.
 
-The name (`n48-seed0-zero`) says how the run was made, appears in the URL, and stays when a job becomes a run. Runs of
-the same name (with different reference examples, for instance) get their keys appended.
+The name (`n48-seed0-zero`) stands in links and stays when a job becomes a run; pages show the title (`48 examples,
+zeroed`). Runs of the same name (with different reference examples, for instance) get their keys appended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import streamlit as st
@@ -16,7 +15,8 @@ from cap_viz.dashboard.components.job_card import active_jobs
 from cap_viz.dashboard.components.panels import problem
 from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.state import bad_choice, keep_valid
+from cap_viz.dashboard.names import run_title
+from cap_viz.dashboard.selection import asked_for, choose
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ModelShape
@@ -57,6 +57,12 @@ class Source:
         stored = max((run.created for run in runs), default="")
         number = 0 if self.job is None else self.job.number
         return not runs, any(run.origin != "precomputed" for run in runs), stored, number, self.keys
+
+    @property
+    def title(self) -> str:
+        if self.gradient is None:
+            return run_title(self.spec)
+        return f"{len(self.spec.examples.ids)} + {run_title(replace(self.gradient.spec, estimator='hybrid'))}"
 
     @property
     def estimator(self) -> str:
@@ -168,47 +174,60 @@ def concerns(view: Frame, spec: object) -> bool:
     )
 
 
-def pick_source(available: list[Source]) -> tuple[Source | None, str]:
-    """Draw the run selector; return the source, and a note if the link named an unknown run."""
-    names = [source.name for source in available]
-    if not names:
-        return None, ""
+def pick_source(view: Frame, available: list[Source]) -> Source | None:
+    """Draw the run selector, first of all with a run that was waited for; return its source, None without any."""
+    if not available:
+        return None
     wanted = next((source for source in available if source.keys == st.session_state.get(WANTED_RUN)), None)
     if wanted is not None:
-        st.session_state["run"] = wanted.name
         del st.session_state[WANTED_RUN]
-    sentence = bad_choice("run", names, names[0], "the run")
-    keep_valid("run", names, names[0])
-    chosen = st.selectbox(
+        choose({"run": wanted.name})
+    by_name = {source.name: source for source in available}
+    titles = titles_of(available)
+    chosen = view.selection.selectbox(
         "Run",
-        names,
-        key="run",
-        bind="query-params",
-        help="Stored and running measurements: number of examples, seed of their draw, what replaces a head's output, "
-        "and the estimator where it is not exact. n16of128: 16 exactly, corrected by the gradients of 128.",
+        "run",
+        list(by_name),
+        names=lambda name: titles.get(name, name),
+        what="the run",
+        help="Stored and running measurements. 16 + 128 examples: 16 exactly, corrected by the gradients of 128.",
     )
-    return available[names.index(chosen)], sentence
+    return by_name[chosen]
 
 
-def watched_end() -> Job | None:
-    """Return the job this session started last, if it failed or was cancelled."""
+def titles_of(available: Sequence[Source]) -> dict[str, str]:
+    """Return a plain title for each name; sources of the same title are told apart by their keys."""
+    titles = {source.name: source.title for source in available}
+    return {
+        source.name: f"{source.title} ({'+'.join(key[:6] for key in source.keys)})"
+        if list(titles.values()).count(source.title) > 1
+        else source.title
+        for source in available
+    }
+
+
+def watched_end(available: Collection[str]) -> Job | None:
+    """Return the job this session started last, if it failed or was cancelled.
+
+    Its run leaves the address, so that the page is back at a stored one and no link is blamed.
+    """
     number = st.session_state.get(WATCHED_JOB)
     job = next((job for job in shared_queue().listing() if job.number == number), None)
-    return job if job is not None and job.state in ("failed", "cancelled") else None
+    if job is None or job.state not in ("failed", "cancelled"):
+        return None
+    (asked,) = (asked_for("run") or ("",))[-1:]
+    if isinstance(job.spec, ScoreSpec) and asked.startswith(run_name(job.spec)) and asked not in available:
+        choose({"run": None})
+    return job
 
 
-@contextmanager
-def submitting() -> Iterator[None]:
-    """Catch errors while a button's callback queues runs; the page shows them when drawn."""
+def start(wanted: Mapping[str, RunSpec]) -> None:
+    """Queue runs by their titles and follow the last, in a callback; the page then reports what the queue refused."""
     try:
-        yield
+        for title, spec in wanted.items():
+            st.session_state[WATCHED_JOB] = submit_run(spec, title).number
     except CapVizError as error:
         st.session_state[SUBMIT_PROBLEM] = str(error)
-
-
-def watch(spec: RunSpec, title: str) -> None:
-    """Queue a run and follow it. Raises `CapVizError` when the queue does not take it."""
-    st.session_state[WATCHED_JOB] = submit_run(spec, title).number
 
 
 def submit_problem() -> None:
@@ -219,8 +238,3 @@ def submit_problem() -> None:
 
 def shape_of(run: StoredRun) -> ModelShape:
     return ModelShape(**run.provenance["shape"])
-
-
-def known_shape(view: Frame) -> ModelShape | None:
-    """Return the model's dimensions as recorded in any of its stored runs."""
-    return next((shape_of(run) for run in view.runs if run.spec.model == view.model), None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.examples import answers
+from cap_viz.dashboard.heads.example import answers
 from cap_viz.dashboard.heads.source import shown_name
 from cap_viz.dashboard.overview.data import default_scores, dense_evaluation, usual_group
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of

@@ -1,14 +1,17 @@
-"""Overview page: the chosen task on one screen, the others as cards below, all maps on one colour scale."""
+"""Body of the Overview: one task in a row (accuracy, head map, cost of pruning), the others as one table."""
 
 from __future__ import annotations
 
 import streamlit as st
 
+from cap_viz.dashboard.components.head_map import head_map
 from cap_viz.dashboard.components.panels import (
     age,
     caution,
     empty,
     escaped,
+    heading,
+    listed,
     origin_words,
     percent,
     percent_interval,
@@ -17,72 +20,100 @@ from cap_viz.dashboard.components.panels import (
     tile,
 )
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import METRIC_UNITS
-from cap_viz.dashboard.overview.cards import coloured, effect_grid, task_cards
+from cap_viz.dashboard.names import METRIC_NAMES, METRIC_UNITS, model_name
 from cap_viz.dashboard.overview.data import (
+    METRIC,
+    PruningTable,
     TaskSummary,
-    accuracy_points,
-    best_sentence,
     dense_seconds,
+    pruning_table,
     score_seconds,
+    summaries,
 )
-from cap_viz.dashboard.state import go_button
+from cap_viz.dashboard.overview.tables import pruning_html, task_table
+from cap_viz.dashboard.selection import choose, go, go_button
+from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
-from cap_viz.figures.accuracy import accuracy_by_sparsity
-from cap_viz.figures.head_grid import colour_limit, grid_width, head_grid
-from cap_viz.figures.theme import CONFIG, criterion_colour, criterion_glyph, display_order, signed
+from cap_viz.figures.accuracy import accuracy_strip
+from cap_viz.figures.head_grid import Grid
+from cap_viz.figures.theme import signed
+from cap_viz.models.catalogue import TOY_MODEL
 from cap_viz.progress import duration
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.stats import ChanceTest
 from cap_viz.tasks import Task
 
 TALLEST = 372
-FIGURE_HEIGHT = 224
 # In pixels: the three parts fit side by side from a width of 1,280 on; the last takes the rest.
-NUMBERS_WIDTH, MAP_WIDTH = 220, 336
+NUMBERS_WIDTH, MAP_WIDTH = 176, 372
 # Calibration examples of the first run offered, as preset on Heads.
 FIRST_EXAMPLES = 16
+TOP_HEADS = 3
+# A ranking this reliable keeps its order under other examples.
+STABLE = 0.8
+# Session key of the head picked on the map: pages are switched in a script run, not in a callback.
+PICKED = "overview_picked"
 
 
-def overview(view: Frame, summaries: list[TaskSummary], metric: str) -> None:
-    for sentence in dict.fromkeys(sentence for summary in summaries for sentence in summary.problems):
+def overview(view: Frame) -> None:
+    if PICKED in st.session_state:
+        layer, head = st.session_state.pop(PICKED)
+        go("pages/heads.py", params={"layer": layer, "head": head})
+    top_of_page(view)
+    found = summaries(view)
+    lead = next(summary for summary in found if summary.task == view.task)
+    costs = None if lead.dense_run is None or lead.dense is None else pruning_table(view, lead.task, lead.dense_run)
+    problems = [sentence for summary in found for sentence in summary.problems]
+    for sentence in dict.fromkeys([*problems, *(costs.problems if costs else ())]):
         problem(sentence)
-    if all(summary.is_empty for summary in summaries):
+    if all(summary.is_empty for summary in found):
         nothing_stored(view)
         return
-    provenance(facts(view, summaries, metric), origin=origins(view, summaries))
-    limit = colour_limit(*(summary.heads.estimate.mean for summary in summaries if summary.heads is not None))
-    lead = next(summary for summary in summaries if summary.task == view.task)
-    task_row(view, lead, metric, limit)
-    others = [summary for summary in summaries if summary is not lead]
+    provenance(facts(view, found), origin=origins(view, found))
+    task_row(view, lead, costs)
+    others = [summary for summary in found if summary is not lead]
     if others:
-        task_cards(others, limit, heading="Other tasks")
-    st.caption(
-        "● survives the false-discovery control · ▲ △ beyond the shared colour scale (filled: survives) · "
-        "faded: interval includes zero · hollow marks: within noise of dense (paired McNemar p ≥ 0.05) · "
-        "whiskers: 95 % intervals"
-    )
+        task_table(others)
 
 
-def facts(view: Frame, summaries: list[TaskSummary], metric: str) -> list[str]:
-    runs = shown_runs(summaries)
+def top_of_page(view: Frame) -> None:
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        with st.container(width="content"):
+            heading("Overview", "What the model can do, which heads it needs, and what pruning costs.")
+        with st.container(horizontal=True, width="content"):
+            go_button("New here? 8-step lesson", "pages/learn.py", key="overview_learn", icon=":material/school:")
+            if view.model.id != TOY_MODEL and any(run.spec.model.id == TOY_MODEL for run in view.runs):
+                st.button(
+                    "Try the toy model",
+                    key="overview_toy",
+                    icon=":material/toys:",
+                    type="tertiary",
+                    on_click=choose,
+                    args=({"model": TOY_MODEL},),
+                    kwargs={"keep": ()},
+                )
+
+
+def facts(view: Frame, found: list[TaskSummary]) -> list[str]:
+    runs = shown_runs(found)
     newest = max((run.created for run in runs), default="")
     scored = runs_of(runs, ScoreSpec)
     estimators, ablations = (sorted({getattr(run.spec, name) for run in scored}) for name in ("estimator", "ablation"))
     measured = [" and ".join(estimators), f"{' and '.join(ablations)} ablation"] if scored else []
-    return [view.model.id, *measured, f"{metric}, {METRIC_UNITS[metric]}", f"newest {age(newest)}"]
+    return [model_name(view.model.id), *measured, METRIC_NAMES[METRIC].lower(), f"newest {age(newest)}"]
 
 
-def origins(view: Frame, summaries: list[TaskSummary]) -> str:
-    return " and ".join(sorted({origin_words(run, view.runs) for run in shown_runs(summaries)}, reverse=True))
+def origins(view: Frame, found: list[TaskSummary]) -> str:
+    return " and ".join(sorted({origin_words(run, view.runs) for run in shown_runs(found)}, reverse=True))
 
 
-def shown_runs(summaries: list[TaskSummary]) -> list[StoredRun]:
-    return [run for one in summaries for run in (one.dense_run, one.score_run) if run is not None]
+def shown_runs(found: list[TaskSummary]) -> list[StoredRun]:
+    return [run for one in found for run in (one.dense_run, one.score_run) if run is not None]
 
 
 def nothing_stored(view: Frame) -> None:
@@ -94,85 +125,40 @@ def nothing_stored(view: Frame) -> None:
     go_button("Start on the Heads page", "pages/heads.py", key="overview_start", icon=":material/arrow_forward:")
 
 
-def task_row(view: Frame, summary: TaskSummary, metric: str, limit: float) -> None:
+def task_row(view: Frame, summary: TaskSummary, costs: PruningTable | None) -> None:
     """Draw one task's parts side by side; on a narrow screen they stack instead of shrinking."""
     with st.container(border=True, horizontal=True, gap="medium"):
         with st.container(width=NUMBERS_WIDTH):
-            st.markdown(f"#### {summary.task.title}", help=summary.task.summary)
-            dense_tile(view, summary)
-            reliability_tile(summary)
-            with st.container(gap=None):
-                links(summary)
-        with st.container(width=MAP_WIDTH):
-            head_map(view, summary, metric, limit)
+            st.markdown("#### What it can do", help=f"{summary.task.title}: {summary.task.summary}")
+            accuracy(view, summary)
+        with st.container(width=MAP_WIDTH, gap="xsmall"):
+            st.markdown("#### Which heads it needs", help=GLOSSARY["effect"])
+            needed_heads(view, summary)
         with st.container(width="stretch"):
-            pruning_figure(summary)
+            st.markdown("#### What pruning costs", help=GLOSSARY["sparsity"])
+            pruning(summary, costs)
 
 
-def dense_tile(view: Frame, summary: TaskSummary) -> None:
+def accuracy(view: Frame, summary: TaskSummary) -> None:
     test, task = summary.dense, summary.task
+    label = f"Accuracy, {task.title}"
     if task.kind == "text":
         if summary.loss is not None:
             mean, low, high = (float(value) for value in (summary.loss.mean, summary.loss.low, summary.loss.high))
-            tile("Loss (dense)", f"{mean:.2f}", f"{low:.2f} – {high:.2f} nats per token", term="loss")
+            tile(f"Loss, {task.title}", f"{mean:.2f}", f"{low:.2f} – {high:.2f} nats per token", term="loss")
+        st.caption("A text has no options, so there is no accuracy.")
         return
     if test is None:
-        tile("Accuracy (dense)", "–", "not evaluated yet", term="dense")
+        tile(label, "–", "not evaluated yet", term="dense")
         seconds = dense_seconds(view, task, view.n)
         first_step(view, task, "Ask the dense model", f"{view.n} questions", seconds, "pages/prune.py")
         return
-    tile("Accuracy (dense)", percent(test.accuracy), percent_interval(test.ci), term="dense")
+    tile(label, percent(test.accuracy), percent_interval(test.ci), term="dense")
+    st.html(accuracy_strip(test.accuracy, (test.ci.low, test.ci.high), test.chance))
     if test.clearly_above:
-        st.caption(f"{test.n} questions; clearly above chance ({percent(test.chance)}).")
+        st.caption(f"{test.n} questions; guessing: {percent(test.chance)}.", help=GLOSSARY["chance"])
     else:
-        caution(f"Not clearly above chance ({percent(test.chance)}): pruning results say little here.")
-
-
-def reliability_tile(summary: TaskSummary) -> None:
-    heads = summary.heads
-    if heads is None or summary.score_run is None:
-        return
-    found, n = heads.reliability, heads.estimate.n
-    if found is None:
-        tile("Ranking reliability", "–", f"n = {n} is too few", term="reliability")
-        return
-    tile("Ranking reliability", f"{found.full:.2f}", f"n = {n}", term="reliability")
-    layer, head = heads.estimate.top_head
-    approximate = " By gradient, an approximation." if summary.score_run.spec.estimator == "gradient" else ""
-    st.caption(
-        f"{int(heads.estimate.survives.sum())} of {heads.estimate.survives.size} heads survive; largest effect: "
-        f"layer {layer}, head {head} ({signed(float(heads.estimate.mean[layer, head]), 2)}).{approximate}"
-    )
-
-
-def links(summary: TaskSummary) -> None:
-    task = summary.task.name
-    chosen = {"task": task}
-    if summary.heads is not None:
-        layer, head = summary.heads.estimate.top_head
-        go_button(
-            "Inspect its heads",
-            "pages/heads.py",
-            key=f"overview_heads_{task}",
-            selection=chosen,
-            params={"layer": str(layer), "head": str(head)},
-            icon=":material/grid_on:",
-        )
-        go_button(
-            "Prune by them",
-            "pages/prune.py",
-            key=f"overview_prune_{task}",
-            selection=chosen,
-            icon=":material/content_cut:",
-        )
-    if summary.pruned:
-        go_button(
-            "Compare all criteria",
-            "pages/compare.py",
-            key=f"overview_compare_{task}",
-            selection=chosen,
-            icon=":material/show_chart:",
-        )
+        caution(f"Not clearly above guessing ({percent(test.chance)}).")
 
 
 def first_step(view: Frame, task: Task, label: str, amount: str, seconds: float | None, page: str) -> None:
@@ -184,13 +170,7 @@ def first_step(view: Frame, task: Task, label: str, amount: str, seconds: float 
         st.caption(escaped(hint))
         return
     name = page.removeprefix("pages/").removesuffix(".py")
-    go_button(
-        label,
-        page,
-        key=f"overview_first_{name}_{task.name}",
-        selection={"task": task.name},
-        icon=":material/arrow_forward:",
-    )
+    go_button(label, page, key=f"overview_first_{name}_{task.name}", icon=":material/arrow_forward:")
     st.caption(amount if seconds is None else f"{amount}, about {duration(seconds)}")
 
 
@@ -203,52 +183,72 @@ def first_examples(task: Task) -> int:
         return FIRST_EXAMPLES
 
 
-def head_map(view: Frame, summary: TaskSummary, metric: str, limit: float) -> None:
-    task = summary.task
-    if summary.heads is None or summary.score_run is None:
+def needed_heads(view: Frame, summary: TaskSummary) -> None:
+    task, heads, run = summary.task, summary.heads, summary.score_run
+    if heads is None or run is None:
         empty("No head scores yet", "They show which heads the task needs.")
         n = first_examples(task)
         first_step(view, task, "Score its heads", f"{n} examples", score_seconds(view, task, n), "pages/heads.py")
         return
-    words, unit = ablation_words(summary.score_run.spec), METRIC_UNITS[metric]
-    grid = effect_grid(summary.heads.estimate, words, limit, unit)
-    st.plotly_chart(
-        head_grid(grid, unit=unit, tallest=TALLEST),
-        key=f"overview_grid_{task.name}",
-        width=grid_width(*grid.shape, TALLEST),
-        config=CONFIG,
-        alt=f"Effect of {words.doing} each head{words.by} on {task.title}",
+    words, unit, estimate = ablation_words(run.spec), METRIC_UNITS[METRIC], heads.estimate
+    head_map(
+        Grid.of(estimate, ends=words.ends),
+        key="overview_map",
+        unit=unit,
+        label=f"Effect of {words.doing} each head{words.by} on {task.title}; Enter opens a head",
+        on_pick=pick,
+        tallest=TALLEST,
     )
+    beyond = int(estimate.survives.sum())
+    approximate = " By gradient, an approximation." if run.spec.estimator == "gradient" else ""
+    st.markdown(
+        f"**{beyond} of {estimate.survives.size}** heads have an effect beyond chance.{approximate}",
+        help=GLOSSARY["fdr"],
+    )
+    st.caption(reliability_words(heads), help=GLOSSARY["reliability"])
+    with st.container(horizontal=True, gap="small"):
+        for layer, head in estimate.top_heads(TOP_HEADS):
+            go_button(
+                f"L{layer}H{head} ({signed(float(estimate.mean[layer, head]), 2)})",
+                "pages/heads.py",
+                key=f"overview_head_{layer}_{head}",
+                params={"layer": layer, "head": head},
+                icon=":material/grid_on:",
+            )
 
 
-def pruning_figure(summary: TaskSummary) -> None:
-    if summary.dense is None or not summary.pruned:
+def pick(layer: int, head: int) -> None:
+    st.session_state[PICKED] = (layer, head)
+
+
+def reliability_words(heads: HeadStatistics) -> str:
+    """Say in words how far the ranking of the heads depends on the examples."""
+    if heads.reliability is None:
+        return f"{heads.estimate.n} examples are too few to tell how stable the ranking is."
+    found = heads.reliability.full
+    return f"Ranking reliability {found:.2f}: {'' if found >= STABLE else 'not yet '}stable under other examples."
+
+
+def pruning(summary: TaskSummary, costs: PruningTable | None) -> None:
+    if summary.dense is None or costs is None:
         if summary.task.kind == "text":
-            return
-        empty("No pruned accuracies yet", "Compare CAP with Wanda on the Prune page; finished evaluations appear here.")
+            st.caption("Compare shows what it costs on running text.")
+        else:
+            empty("No pruned accuracies yet", "Compare CAP with Wanda on the Prune page.")
+        go_button("Prune it", "pages/prune.py", key="overview_prune", icon=":material/content_cut:")
         return
-    test, points = summary.dense, accuracy_points(summary.pruned)
-    st.caption(legend({point.criterion for point in points}))
-    figure = accuracy_by_sparsity(
-        points,
-        dense=(test.accuracy, test.ci.low, test.ci.high),
-        chance=test.chance,
-        height=FIGURE_HEIGHT,
-    )
-    st.plotly_chart(
-        figure,
-        key=f"overview_pruned_{summary.task.name}",
-        config=CONFIG,
-        alt=f"Accuracy after pruning on {summary.task.title}, by criterion and sparsity",
-    )
-    if summary.best:
-        st.caption("Best criterion at each sparsity", help=GLOSSARY["best"])
-        st.caption("  \n".join(best_sentence(best) for best in summary.best))
+    st.html(pruning_html(costs, summary.dense.accuracy))
+    st.caption(pruning_words(costs, summary.dense), help=GLOSSARY["best"])
+    with st.container(gap=None):
+        go_button("Prune it", "pages/prune.py", key="overview_prune", icon=":material/content_cut:")
+        go_button("Compare all criteria", "pages/compare.py", key="overview_compare", icon=":material/show_chart:")
 
 
-def legend(criteria: set[str]) -> str:
-    """Return a legend to show above the figure: Plotly's own cuts long names on a narrow page."""
-    return " · ".join(
-        f"{coloured(criterion_colour(name), criterion_glyph(name))} {criterion_title(name)}"
-        for name in display_order(criteria)
-    )
+def pruning_words(costs: PruningTable, dense: ChanceTest) -> str:
+    half_width = 100 * (dense.ci.high - dense.ci.low) / 2
+    said = [f"% right of {dense.n} questions, each ± {half_width:.0f}. Bold: clearly the best."]
+    if not dense.clearly_above:
+        said = [f"% right of {dense.n} questions. The dense model is near guessing, so none is best."]
+    if missing := [criterion_title(name) for name, cells in costs.rows.items() if None in cells]:
+        said.append(f"–: not measured ({listed(missing)}).")
+    return " ".join(said)

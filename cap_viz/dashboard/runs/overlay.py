@@ -7,8 +7,7 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import caution, empty, escaped, p_words, problem, tile
 from cap_viz.dashboard.runs.table import plain
 from cap_viz.dashboard.stored import paired_in, statistics_of
-from cap_viz.dashboard.tasks.controls import STANDARDISED, TaskPair
-from cap_viz.dashboard.tasks.data import METRIC, Measured
+from cap_viz.dashboard.tasks.data import METRIC, STANDARDISED, Measured, TaskPair
 from cap_viz.dashboard.tasks.pair import pair_section
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.eval_metrics import ACC, TOKEN_LOSS

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from cap_viz.dashboard.components.panels import p_words
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.specificity import agreement, shared_top
+from cap_viz.dashboard.heads.data import agreement, shared_top
 from cap_viz.dashboard.overview.data import default_scores
 from cap_viz.dashboard.stored import HeadStatistics, statistics_of
 from cap_viz.errors import CapVizError
@@ -23,6 +24,8 @@ from cap_viz.tasks.readable import CONTROL_TEXTS
 
 # The only metric that running text has as well.
 METRIC = "nll"
+STANDARDISED, RAW = "standardised", "nats"
+SCALE_UNITS = {STANDARDISED: "SD over heads", RAW: "nats per token"}
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,22 @@ class Measured:
     def is_control(self) -> bool:
         return self.name in CONTROL_TEXTS
 
-    @property
-    def standardised(self) -> Float[np.ndarray, "layer head"]:
-        """Effects in standard deviations over heads, so that tasks of different difficulty share a scale."""
-        return self.stats.estimate.mean / self.spread
+    def scaled(self, values: Float[np.ndarray, "layer head"], scale: str) -> Float[np.ndarray, "layer head"]:
+        """Bring effects to a scale: as they are, or in standard deviations over heads, which tasks can share."""
+        return values / self.spread if scale == STANDARDISED else values
 
     def top(self, k: int) -> Bool[np.ndarray, "layer head"]:
         return self.stats.estimate.rank <= k
+
+
+@dataclass(frozen=True)
+class TaskPair:
+    """Tasks to compare, scale of their maps, and number of heads counted as the top."""
+
+    first: Measured
+    second: Measured
+    scale: str
+    k: int
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,22 @@ def pairs(measured: Sequence[Measured], k: int) -> dict[tuple[str, str], Pair]:
         for i, first in enumerate(measured)
         for second in measured[i + 1 :]
     }
+
+
+def pair_table(found: dict[tuple[str, str], Pair]) -> pd.DataFrame:
+    """Return one row per pair of tasks: rank correlation with its noise ceiling, and shared top heads with p."""
+    return pd.DataFrame(
+        {
+            "first": load_task(first).title,
+            "second": load_task(second).title,
+            "correlation": pair.ranks.correlation,
+            "ceiling": pair.ranks.ceiling,
+            "shared": pair.shared.shared,
+            "by_chance": pair.shared.expected,
+            "p": p_words(pair.shared.p_value),
+        }
+        for (first, second), pair in found.items()
+    )
 
 
 def shared_heads(measured: Sequence[Measured], k: int) -> pd.DataFrame:

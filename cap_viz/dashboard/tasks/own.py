@@ -1,4 +1,4 @@
-"""The user's own tasks on the Tasks page: upload JSON lines, preview how they are parsed, add or remove tasks.
+"""The user's own tasks on the Tasks page: upload JSON lines, see what is wrong before adding them, remove tasks.
 
 An upload is data: it is checked row by row and never executed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,11 +15,12 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from cap_viz.dashboard.components.panels import escaped, problem
+from cap_viz.dashboard.selection import KEPT_WITH_TASK, choose, go_button
 from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.errors import CapVizError
 from cap_viz.tasks import TASKS, Task
 from cap_viz.tasks.description import KINDS, described, rows_of
-from cap_viz.tasks.own import add_task, own_tasks, remove_task
+from cap_viz.tasks.own import add_task, checked_task, own_tasks, remove_task
 
 UPLOAD, NAME, KIND, ADDED, REFUSED = "own_upload", "own_name", "own_kind", "own_added", "own_refused"
 SHOWN_ROWS = 3
@@ -33,57 +35,80 @@ def own_tasks_popover() -> None:
         if refused := st.session_state.pop(REFUSED, ""):
             problem(refused)
         st.caption(
-            "Upload JSON lines, one question a line: `question`, `options` and `gold` (choice); `question` and "
-            "`answer` (yes/no, or a text to score); `question` and `solution` (written answers)."
+            "Upload JSON lines, one question a line: `question`, `options` and `gold` or `answer` (choice); `question` "
+            "and `answer` (yes/no, or a text to score); `question` and `solution` (written answers)."
         )
         file = st.file_uploader("JSON lines", type=["jsonl"], key=UPLOAD, label_visibility="collapsed")
         if file is not None:
             uploaded(file)
-        listed()
+        for task in own_tasks().values():
+            left, right = st.columns([3, 2], vertical_alignment="center")
+            left.caption(escaped(task.title), help=f"`{task.name}` · {task.kind} · version {task.version}")
+            key = f"own_remove_{task.name}"
+            right.button("Remove task", key=key, on_click=forget, args=(task.name,), width="stretch")
 
 
-def added_note(task: str) -> None:
-    """Confirm the added task while it is selected, outside the popover, which closes when the page is redrawn."""
-    name, sentence = st.session_state.get(ADDED, ("", ""))
-    if name == task:
-        st.success(escaped(sentence), icon=":material/check:")
+def unscored(task: Task, *, instead: str) -> None:
+    """Say in one banner that the chosen task has no head scores, and that it was added just now, with what is next."""
+    name, added = st.session_state.get(ADDED, ("", ""))
+    sentence = f"{added if name == task.name else ''} No head scores of {task.title} yet; comparing {instead} instead."
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f":material/info: {escaped(sentence.strip())}", width="content")
+        go_button("Score its heads", "pages/heads.py", key="tasks_score", icon=":material/arrow_forward:")
 
 
 def uploaded(file: UploadedFile) -> None:
-    """Preview the parsed file, and draw the button that adds it."""
-    with put_aside(file.name, file.getvalue()) as path:
+    """Preview the parsed file with what is wrong in it, and draw the button that adds it."""
+    content = file.getvalue()
+    with put_aside(file.name, content) as path:
         try:
             found, first = described(path), rows_of(path)[:SHOWN_ROWS]
         except CapVizError as error:
             problem(plain(error, path))
             return
-    st.dataframe([row.fields for row in first], hide_index=True)
-    name_key, kind_key = f"{NAME}_{file.file_id}", f"{KIND}_{file.file_id}"
+    st.dataframe([{"line": row.place.rpartition(" ")[2], **row.fields} for row in first], hide_index=True)
     left, right = st.columns(2)
-    left.text_input("Name", found.name, key=name_key, max_chars=40)
-    kind = right.selectbox("Kind", list(KINDS), list(KINDS).index(found.kind), key=kind_key)
+    name = left.text_input("Name", found.name, key=f"{NAME}_{file.file_id}", max_chars=40)
+    kinds = list(KINDS)
+    kind = right.selectbox("Kind", kinds, kinds.index(found.kind), key=f"{KIND}_{file.file_id}")
+    wrong = mistake_in(file.name, content, name, kind)
+    if wrong:
+        problem(wrong)
     st.caption(f"{kind} rows hold {KINDS[kind].fields}. Three tenths of the rows are for calibration.")
     st.button(
         "Add this task",
         type="primary",
         key="own_add",
         width="stretch",
+        disabled=bool(wrong),
         on_click=take,
-        args=(file.name, file.getvalue(), name_key, kind_key),
+        args=(file.name, content, name, kind),
     )
 
 
-def take(file_name: str, content: bytes, name_key: str, kind_key: str) -> None:
-    """Add the upload and select it, as a callback: the sidebar's selection may only change before the page is drawn."""
-    name, kind = st.session_state[name_key], st.session_state[kind_key]
+@lru_cache(maxsize=4)
+def mistake_in(file_name: str, content: bytes, name: str, kind: str) -> str:
+    """Return what keeps an upload from becoming a task, with its line and field; "" if nothing does."""
+    with put_aside(file_name, content) as path:
+        try:
+            checked_task(path, tuple(TASKS), name=name, kind=kind)
+        except CapVizError as error:
+            return plain(error, path)
+    return ""
+
+
+def take(file_name: str, content: bytes, name: str, kind: str) -> None:
+    """Add the upload and choose it, as a callback."""
     with put_aside(file_name, content) as path:
         try:
             task = add_task(path, tuple(TASKS), name=name, kind=kind)
         except CapVizError as error:
             st.session_state[REFUSED] = plain(error, path)
             return
-    st.session_state[ADDED] = (task.name, added_words(task))
-    st.session_state["task"] = task.name
+    splits = task.splits
+    amounts = f"{len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation examples"
+    st.session_state[ADDED] = (task.name, f"Added {task.title}: {amounts}.")
+    choose({"task": task.name}, keep=KEPT_WITH_TASK)
 
 
 @contextmanager
@@ -95,32 +120,17 @@ def put_aside(file_name: str, content: bytes) -> Iterator[Path]:
         yield path
 
 
-def added_words(task: Task) -> str:
-    splits = task.splits
-    return (
-        f"Added {task.name}: {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation examples. "
-        "Score its heads on the Heads page."
-    )
-
-
 def plain(error: CapVizError, path: Path) -> str:
     """Return the error message with the file's own name instead of its temporary path."""
     return str(error).replace(str(path), path.name)
 
 
-def listed() -> None:
-    for task in own_tasks().values():
-        left, right = st.columns([3, 2], vertical_alignment="center")
-        left.caption(f"`{task.name}` · {task.kind} · version {task.version}")
-        right.button("Remove task", key=f"own_remove_{task.name}", on_click=forget, args=(task.name,), width="stretch")
-
-
 def forget(name: str) -> None:
-    """Remove a task; if it was selected, the sidebar falls back to the first one."""
+    """Remove a task, as a callback; if it was chosen, the first task is."""
     try:
         remove_task(name)
     except CapVizError as error:
         st.session_state[REFUSED] = str(error)
         return
     if st.session_state.get("task") == name:
-        st.session_state["task"] = next(iter(TASKS))
+        choose({"task": None}, keep=KEPT_WITH_TASK)

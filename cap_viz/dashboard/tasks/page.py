@@ -1,71 +1,97 @@
-"""Body of the Tasks page: all maps and their agreement, then shared heads, one head on every task, one pair."""
+"""Body of the Tasks page: two tasks and all agreements first, then one head on every task, shared heads, all maps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import streamlit as st
-from jaxtyping import Float
 from streamlit.delta_generator import DeltaGenerator
 
-from cap_viz.dashboard.components.head_map import head_inputs, turned
-from cap_viz.dashboard.components.panels import age, empty, escaped, note, problem, provenance
+from cap_viz.dashboard.components.head_map import Head, head_boxes
+from cap_viz.dashboard.components.panels import age, empty, note, problem, provenance
+from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.detail import interval
-from cap_viz.dashboard.state import clicked, go_button, link_here
-from cap_viz.dashboard.tasks.controls import KEYS, RAW, SCALE_UNITS, STANDARDISED, TaskPair, controls
-from cap_viz.dashboard.tasks.data import Collection, Measured, Pair, collect, pairs, shared_heads
-from cap_viz.dashboard.tasks.own import added_note, own_tasks_popover
-from cap_viz.dashboard.tasks.pair import pair_section
+from cap_viz.dashboard.names import METRIC_NAMES, model_name, task_name
+from cap_viz.dashboard.selection import Selection, choose, go_button
+from cap_viz.dashboard.stored import specificity_of
+from cap_viz.dashboard.tasks.data import (
+    METRIC,
+    SCALE_UNITS,
+    STANDARDISED,
+    Collection,
+    Measured,
+    Pair,
+    TaskPair,
+    collect,
+    pair_table,
+    pairs,
+    shared_heads,
+)
+from cap_viz.dashboard.tasks.own import own_tasks_popover, unscored
+from cap_viz.dashboard.tasks.pair import pair_maps, pair_scatter, pair_sentence
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import colour_limit
 from cap_viz.figures.tasks import (
     AgreementMatrix,
     HeadOnTasks,
-    Mosaic,
-    TaskMap,
     agreement_matrix,
+    correlation_words,
     head_on_tasks,
-    mosaic_of,
-    task_maps,
+    head_on_tasks_height,
 )
 from cap_viz.figures.theme import CONFIG, signed
+from cap_viz.figures.thumbnail import thumbnail
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spreadsheet import csv_text
+from cap_viz.stats import usual_top
+from cap_viz.tasks.readable import CONTROL_TEXTS
 
-COLUMNS = 3
 # Pixels for three maps; the matrix takes the rest of a laptop's width.
-LEFT_WIDTH = 510
-MAPS, MATRIX = "tasks_maps", "tasks_matrix"
+LEFT_WIDTH = 552
+MATRIX_HEIGHT, THUMBNAIL = 410, (117, 120)
+MATRIX = "tasks_matrix"
 
 
-def body(view: Frame) -> None:
-    added_note(view.task.name)
+def tasks_page(view: Frame) -> None:
     collection = collect(view)
     for sentence in collection.problems:
         note(sentence)
     if len(collection.measured) < 2:
         nothing_to_compare(view, collection)
         return
-    choice = controls(collection, view.task.name)
-    head_of_page(view, collection)
+    if view.task.name not in collection.names:
+        unscored(view.task, instead=collection.measured[0].title)
+    top_of_page(view, collection)
+    choice = task_pair(view.selection, collection, view.task.name)
     found = pairs(collection.measured, choice.k)
-    (maps, matrix), (table, one_head) = beside(), beside()
-    # First, since its inputs select the head that the other figures frame.
+    answer, (maps, matrix), (one_head, table) = st.container(), beside(), beside()
+    # First, since its boxes select the head that the other figures frame.
     with one_head:
-        selected = head_section(collection.measured)
+        selected = head_section(view.selection, collection.measured)
+    try:
+        difference = specificity_of(view.store, choice.first.run, choice.second.run)
+        answer.markdown(pair_sentence(choice, difference), help=GLOSSARY["fdr"])
+    except CapVizError as error:
+        difference = None
+        with answer:
+            problem(str(error))
     with maps:
-        maps_section(collection.measured, choice, selected)
+        pair_maps(choice, difference, selected)
     with matrix:
         matrix_section(collection.measured, choice, found)
     with table:
-        shared_section(collection.measured, choice)
-    try:
-        pair_section(view.store, choice, selected)
-    except CapVizError as error:
-        problem(str(error))
+        shared_section(collection.measured, choice, found)
+    thumbnails, scatter = beside()
+    with thumbnails:
+        all_maps(collection.measured, choice, selected)
+    if difference is not None:
+        with scatter:
+            st.markdown(f"#### {choice.first.title} against {choice.second.title}", help=GLOSSARY["difference"])
+            pair_scatter(choice, difference, selected)
 
 
 def beside() -> tuple[DeltaGenerator, DeltaGenerator]:
@@ -86,26 +112,119 @@ def nothing_to_compare(view: Frame, collection: Collection) -> None:
         own_tasks_popover()
 
 
-def head_of_page(view: Frame, collection: Collection) -> None:
+def top_of_page(view: Frame, collection: Collection) -> None:
     runs = [one.run for one in collection.measured]
-    origins = sorted({run.origin for run in runs}, reverse=True)
-    spec = runs[0].spec
     facts = [
-        view.model.id,
+        model_name(view.model.id),
         f"{len(runs)} tasks",
-        f"exact, {spec.ablation} ablation",
-        "answer loss (nll)",
-        f"newest {age(max(run.provenance['created'] for run in runs))}",
+        f"exact, {runs[0].spec.ablation} ablation",
+        METRIC_NAMES[METRIC].lower(),
+        f"newest {age(max(run.created for run in runs))}",
     ]
-    with st.container(horizontal=True, vertical_alignment="center"):
-        provenance(facts, origin=" and ".join(origins))
+    provenance(facts, origin=" and ".join(sorted({run.origin for run in runs}, reverse=True)))
+
+
+def task_pair(selection: Selection, collection: Collection, task: str) -> TaskPair:
+    """Draw the controls, with the page's menus beside them. The first task of the pair is the sidebar's."""
+    n_heads = collection.measured[0].stats.estimate.rank.size
+    first = collection.named(task) if task in collection.names else collection.measured[0]
+    others = [name for name in collection.names if name != first.name]
+    usual = next((name for name in CONTROL_TEXTS if name in others), others[0])
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        with st.container(width=216):
+            second = selection.selectbox(
+                f"Compare {first.title} with",
+                "against",
+                others,
+                default=usual,
+                names=task_name,
+                what="the comparison with",
+                help="The first task of the comparison is the one in the sidebar. A click on the matrix sets both.",
+            )
+        with st.container(width=196):
+            scale = selection.segmented(
+                "Scale of the maps",
+                "scale",
+                list(SCALE_UNITS),
+                what="the scale",
+                width="stretch",
+                help=GLOSSARY["scale"],
+            )
+        with st.container(width="stretch"):
+            k = selection.slider(
+                "Heads in the top",
+                "k",
+                1,
+                n_heads // 2,
+                default=usual_top(n_heads),
+                what="a top of",
+                help="How many heads with the largest effects are compared; a tenth of all unless you say otherwise.",
+            )
         own_tasks_popover()
-        with st.popover("Share", icon=":material/ios_share:"), st.container(width=360):
-            st.caption("Link to this view")
-            st.code(link_here(KEYS), language=None, wrap_lines=True)
+        with st.container(width=104):
+            table = shared_heads(collection.measured, k)
+            share(
+                "tasks", [Download("Heads as CSV", lambda: csv_text(table), f"heads-of-tasks-top{k}.csv", "text/csv")]
+            )
+    return TaskPair(first, collection.named(second), scale, k)
 
 
-def usual_head(measured: Sequence[Measured]) -> tuple[int, int]:
+def matrix_section(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> None:
+    st.markdown("**Agreement of the rankings**", help=GLOSSARY["ceiling"])
+    names = [one.name for one in measured]
+    # A key per pair: the cell of the pair shown can be clicked again later.
+    key = f"{MATRIX}_{choice.first.name}_{choice.second.name}"
+    with reserved(MATRIX_HEIGHT):
+        st.plotly_chart(
+            agreement_matrix(matrix_of(measured, choice, found), height=MATRIX_HEIGHT),
+            key=key,
+            config=CONFIG,
+            on_select=lambda: take_pair(key, names),
+            selection_mode="points",
+            alt="Rank correlation of every two tasks, with the reliability of each; below it the table of pairs.",
+        )
+    st.caption(
+        "Rank correlation of all heads; on the diagonal the reliability of a ranking. A click compares two tasks."
+    )
+
+
+@contextmanager
+def reserved(height: int) -> Iterator[None]:
+    """Keep room for a figure, so that what follows does not move when it is painted."""
+    with st.container(height=height + 2, border=False):
+        yield
+
+
+def matrix_of(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> AgreementMatrix:
+    n = len(measured)
+    values, hover = np.full((n, n), np.nan), [[""] * n for _ in range(n)]
+    for i, first in enumerate(measured):
+        if first.stats.reliability is not None:
+            values[i, i] = first.stats.reliability.full
+        hover[i][i] = f"{first.title}: ranking reliability {correlation_words(values[i, i])} at n = {first.n}"
+        for j in range(i + 1, n):
+            second, pair = measured[j], found[first.name, measured[j].name]
+            values[i, j] = values[j, i] = pair.ranks.correlation
+            hover[i][j] = hover[j][i] = (
+                f"{first.title} and {second.title}: {correlation_words(pair.ranks.correlation)}, "
+                f"noise ceiling {correlation_words(pair.ranks.ceiling)}"
+            )
+    names = [one.name for one in measured]
+    selected = names.index(choice.first.name), names.index(choice.second.name)
+    return AgreementMatrix([one.title for one in measured], values, hover, selected)
+
+
+def take_pair(key: str, names: Sequence[str]) -> None:
+    """Select the two tasks of the clicked cell for comparison; a cell on the diagonal changes nothing."""
+    points = st.session_state[key]["selection"]["points"]
+    if not points:
+        return
+    first, second = names[int(points[0]["y"])], names[int(points[0]["x"])]
+    if first != second:
+        choose({"task": first, "against": second, "n": None})
+
+
+def usual_head(measured: Sequence[Measured]) -> Head:
     """Return the head with the best median rank on reasoning tasks, selected when the page opens."""
     reasoning = [one for one in measured if not one.is_control] or list(measured)
     ranks = np.median([one.stats.estimate.rank for one in reasoning], axis=0)
@@ -113,198 +232,89 @@ def usual_head(measured: Sequence[Measured]) -> tuple[int, int]:
     return layer, head
 
 
-def maps_section(measured: Sequence[Measured], choice: TaskPair, selected: tuple[int, int]) -> None:
-    words = ablation_words(*(one.run.spec for one in measured))
-    st.markdown(f"#### Effect of {words.doing} each head", help=GLOSSARY["effect"])
-    values = [shown_values(one, choice.scale) for one in measured]
-    maps = [task_map(one, shown) for one, shown in zip(measured, values, strict=True)]
-    place, key = mosaic_of(maps, COLUMNS), turned(MAPS)
-    st.plotly_chart(
-        task_maps(
-            maps,
-            limit=colour_limit(*values),
-            unit=choice.unit,
-            ends=words.ends,
-            columns=COLUMNS,
-            selected=selected,
-        ),
-        key=key,
-        config=CONFIG,
-        on_select=lambda: take_head(key, place),
-        selection_mode="points",
-        alt=f"Effect of {words.doing} each head{words.by} on {len(maps)} tasks, on one scale; the table below "
-        "names the largest.",
-    )
-    st.caption(
-        "Layers from top to bottom, heads from left to right; behind each name the reliability of its ranking. "
-        "● survives the false-discovery control · ▲ △ beyond the scale · faded: the interval includes zero"
-    )
-
-
-def shown_values(one: Measured, scale: str) -> Float[np.ndarray, "layer head"]:
-    return one.stats.estimate.mean if scale == RAW else one.standardised
-
-
-def task_map(one: Measured, values: Float[np.ndarray, "layer head"]) -> TaskMap:
-    return TaskMap(
-        name=one.task.title,
-        heading=f"{one.task.title} <span style='opacity:0.65'>{reliability(one)}</span>",
-        values=values,
-        rank=one.stats.estimate.rank,
-        faded=one.stats.estimate.unclear,
-        marked=one.stats.estimate.survives,
-    )
-
-
-def reliability(one: Measured) -> str:
-    found = one.stats.reliability
-    return f"n = {one.n}" if found is None else f"{found.full:.2f}".replace("0.", ".", 1)
-
-
-def take_head(key: str, place: Mosaic) -> None:
-    """Select the clicked head on this page; every map frames it."""
-    point = clicked(key)
-    found = None if point is None else place.head_at(int(point["y"]), int(point["x"]))
-    if found is not None:
-        st.session_state["layer"], st.session_state["head"] = found
-
-
-def matrix_section(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> None:
-    st.markdown("#### Agreement of the rankings", help=GLOSSARY["ceiling"])
-    names = [one.name for one in measured]
-    matrix = matrix_of(measured, choice, found)
-    # A key per pair: the cell of the pair shown can be clicked again later.
-    key = f"{MATRIX}_{choice.first.name}_{choice.second.name}"
-    st.plotly_chart(
-        agreement_matrix(matrix, height=470, dark=st.context.theme.type == "dark"),
-        key=key,
-        config=CONFIG,
-        on_select=lambda: take_pair(key, names),
-        selection_mode="points",
-        alt="Rank correlation of every two tasks, with the reliability of each and the overlap of their top heads.",
-    )
-    st.caption(
-        f"Below the diagonal: rank correlation of all heads. On it: reliability, the most a correlation could show. "
-        f"Above: heads shared among the top {choice.k} "
-        f"({choice.k**2 / measured[0].stats.estimate.rank.size:.1f} by chance). A click compares two tasks."
-    )
-
-
-def matrix_of(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> AgreementMatrix:
-    n = len(measured)
-    values = np.zeros((n, n))
-    text = [["" for _ in range(n)] for _ in range(n)]
-    hover = [["" for _ in range(n)] for _ in range(n)]
-    for i, first in enumerate(measured):
-        full = np.nan if first.stats.reliability is None else first.stats.reliability.full
-        values[i, i], text[i][i] = full, short(full)
-        hover[i][i] = f"{first.task.title}: ranking reliability {short(full)} at n = {first.n}"
-        for j in range(i + 1, n):
-            second = measured[j]
-            pair = found[first.name, second.name]
-            names = f"{first.task.title} and {second.task.title}"
-            values[j, i], text[j][i] = pair.ranks.correlation, short(pair.ranks.correlation)
-            hover[j][i] = (
-                f"{names}: rank correlation {short(pair.ranks.correlation)}, noise ceiling {short(pair.ranks.ceiling)}"
-            )
-            values[i, j], text[i][j] = pair.shared.shared / pair.shared.k, str(pair.shared.shared)
-            hover[i][j] = (
-                f"{names}: {pair.shared.shared} of the top {pair.shared.k} shared, {pair.shared.expected:.1f} by chance"
-            )
-    order = [one.name for one in measured]
-    selected = tuple(sorted((order.index(choice.first.name), order.index(choice.second.name))))
-    return AgreementMatrix([one.task.title for one in measured], values, text, hover, (selected[0], selected[1]))
-
-
-def short(value: float) -> str:
-    """Format a correlation without its leading zero, as papers print it."""
-    if not np.isfinite(value):
-        return "–"
-    return f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")
-
-
-def take_pair(key: str, names: Sequence[str]) -> None:
-    """Select the two tasks of the clicked cell for comparison; a cell on the diagonal changes nothing."""
-    point = clicked(key)
-    if point is None:
-        return
-    first, second = names[int(point["y"])], names[int(point["x"])]
-    if first != second:
-        st.session_state["task"], st.session_state["against"] = first, second
-
-
-def head_section(measured: Sequence[Measured]) -> tuple[int, int]:
-    """Draw the inputs that select a head, and its effect on each task. Returns the selected head."""
-    st.markdown("#### One head on every task")
+def head_section(selection: Selection, measured: Sequence[Measured]) -> Head:
+    """Draw the boxes that select a head, and its effect on each task. Returns the selected head."""
     n_layers, n_heads = measured[0].stats.estimate.rank.shape
-    layer, head = head_inputs(n_layers, n_heads, usual_head(measured))
-    bounds = [
-        (one.standardised[layer, head], *(limit[layer, head] / one.spread for limit in limits(one))) for one in measured
-    ]
-    value, low, high = (np.array(column) for column in zip(*bounds, strict=True))
-    ranks = [int(one.stats.estimate.rank[layer, head]) for one in measured]
-    unit = SCALE_UNITS[STANDARDISED]
-    st.plotly_chart(
-        head_on_tasks(
-            HeadOnTasks([one.task.title for one in measured], value, low, high, [f"rank {rank}" for rank in ranks]),
-            unit=unit,
-        ),
-        key="tasks_head",
-        config=CONFIG,
-        alt="; ".join(
-            f"{one.task.title} {signed(x, 2)} {interval(lower, upper, 2)}, rank {rank}"
-            for one, x, lower, upper, rank in zip(measured, value, low, high, ranks, strict=True)
-        ),
+    st.markdown("#### One head on every task")
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        layer, head = head_boxes(selection, n_layers, n_heads, default=usual_head(measured))
+        params = {"layer": layer, "head": head}
+        go_button("Open it on Heads", "pages/heads.py", key="tasks_inspect", params=params, icon=":material/grid_on:")
+    value, low, high = (
+        np.array([one.scaled(getattr(one.stats.estimate, bound), STANDARDISED)[layer, head] for one in measured])
+        for bound in ("mean", "low", "high")
     )
-    go_button(
-        "Inspect this head",
-        "pages/heads.py",
-        key="tasks_inspect",
-        params={"layer": str(layer), "head": str(head)},
-        icon=":material/grid_on:",
-    )
+    ranks = [f"rank {one.stats.estimate.rank[layer, head]}" for one in measured]
+    titles, unit = [one.title for one in measured], SCALE_UNITS[STANDARDISED]
+    with reserved(head_on_tasks_height(len(measured))):
+        st.plotly_chart(
+            head_on_tasks(HeadOnTasks(titles, value, low, high, ranks), unit=unit),
+            key="tasks_head",
+            config=CONFIG,
+            alt="; ".join(
+                f"{title} {signed(x, 2)} {interval(lower, upper, 2)}, {rank}"
+                for title, x, lower, upper, rank in zip(titles, value, low, high, ranks, strict=True)
+            ),
+        )
     return layer, head
 
 
-def limits(one: Measured) -> tuple[Float[np.ndarray, "layer head"], Float[np.ndarray, "layer head"]]:
-    return one.stats.estimate.low, one.stats.estimate.high
-
-
-def shared_section(measured: Sequence[Measured], choice: TaskPair) -> None:
+def shared_section(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> None:
     reasoning = [one for one in measured if not one.is_control]
     table = shared_heads(measured, choice.k)
     in_top = table["tasks"].to_numpy()
     everywhere, once = int((in_top == len(reasoning)).sum()), int((in_top == 1).sum())
-    title, download = st.columns([3, 1], vertical_alignment="bottom")
-    title.markdown(f"#### Heads among the top {choice.k}")
-    download.download_button(
-        "CSV",
-        lambda: csv_text(table),
-        f"heads-of-tasks-top{choice.k}.csv",
-        "text/csv",
-        icon=":material/download:",
-        key="tasks_csv",
-        on_click="ignore",
-        width="stretch",
-    )
+    st.markdown(f"#### Heads among the top {choice.k}")
     st.markdown(
-        f"{len(table)} heads are among the top {choice.k} of some task; **{everywhere}** of all {len(reasoning)} "
-        f"reasoning tasks, **{once}** of one only."
+        f"**{everywhere}** of {len(table)} are in the top of all {len(reasoning)} reasoning tasks, **{once}** of one only.",
+        help="Ranks by effect, 1 the largest; the median is over reasoning tasks. A head of high rank on generic text, "
+        "too, is no sign of reasoning.",
     )
-    st.dataframe(
+    heads, counts = st.tabs(["Heads", "Pairs of tasks"])
+    heads.dataframe(
         table,
-        height=282,
+        height=226,
         hide_index=True,
         column_config={
             "tasks": st.column_config.ProgressColumn(
                 "in the top of", format="%d", min_value=0, max_value=len(reasoning), color="#12887B"
             ),
             "median_rank": st.column_config.NumberColumn("median rank", format="%.1f"),
-            **{f"rank_{one.name}": st.column_config.NumberColumn(one.task.title) for one in measured},
+            **{f"rank_{one.name}": st.column_config.NumberColumn(one.title) for one in measured},
         },
     )
-    n_heads = measured[0].stats.estimate.rank.size
-    st.caption(
-        f"Ranks by effect, 1 the largest of {n_heads}; the median is over reasoning tasks. "
-        + escaped("A head of high rank on generic text, too, is no sign of reasoning.")
+    counts.dataframe(
+        pair_table(found),
+        height=226,
+        hide_index=True,
+        column_config={
+            "correlation": st.column_config.NumberColumn("rank correlation", format="%.2f"),
+            "ceiling": st.column_config.NumberColumn("noise ceiling", format="%.2f"),
+            "shared": f"shared of {choice.k}",
+            "by_chance": st.column_config.NumberColumn("by chance", format="%.1f"),
+        },
     )
+
+
+def all_maps(measured: Sequence[Measured], choice: TaskPair, selected: Head) -> None:
+    """Draw every task's map small, on one scale, the selected head framed; its name compares the task."""
+    values = [one.scaled(one.stats.estimate.mean, choice.scale) for one in measured]
+    limit = colour_limit(*values)
+    words = ablation_words(*(one.run.spec for one in measured))
+    st.markdown(f"#### Effect of {words.doing} each head{words.by}", help=GLOSSARY["effect"])
+    st.caption(f"All on one scale of ± {limit:.2g} {SCALE_UNITS[choice.scale]}. A name compares the task.")
+    with st.container(horizontal=True, gap="small"):
+        for one, mean in zip(measured, values, strict=True):
+            with st.container(width=THUMBNAIL[0] + 8, gap=None):
+                st.button(
+                    one.title,
+                    key=f"tasks_compare_{one.name}",
+                    type="tertiary",
+                    disabled=one.name in (choice.first.name, choice.second.name),
+                    on_click=choose,
+                    args=({"against": one.name},),
+                )
+                title = f"Head map of {one.title}"
+                st.html(thumbnail(mean, one.stats.estimate.unclear, title, limit, size=THUMBNAIL, selected=selected))
+                found = one.stats.reliability
+                st.caption(f"n = {one.n}" if found is None else f"reliability {found.full:.2f}")

@@ -2,96 +2,118 @@
 
 from __future__ import annotations
 
-from math import isnan
-
+import numpy as np
 import streamlit as st
 
-from cap_viz.dashboard.components.head_map import take_click, turned
-from cap_viz.dashboard.heads.detail import interval
-from cap_viz.dashboard.heads.specificity import UNIT, agreement, shared_top
+from cap_viz.dashboard.components.head_map import Head, head_map, pick_head, pick_point
+from cap_viz.dashboard.components.panels import p_words
+from cap_viz.dashboard.heads.data import SPECIFICITY_UNIT, agreement, shared_top
 from cap_viz.dashboard.stored import specificity_of
-from cap_viz.dashboard.tasks.controls import TaskPair
+from cap_viz.dashboard.tasks.data import SCALE_UNITS, Measured, TaskPair
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.figures.head_grid import Grid, grid_width, head_grid
+from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.figures.specificity import effect_scatter
-from cap_viz.figures.theme import CONFIG, signed
+from cap_viz.figures.theme import CONFIG
+from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.store import Store
 from cap_viz.stats import Specificity
 
-DIFFERENCE, SCATTER = "tasks_difference", "tasks_scatter"
+MAP_WIDTH, MAP_HEIGHT = 172, 392
+SCATTER = "tasks_scatter"
 
 
-def pair_section(store: Store, choice: TaskPair, selected: tuple[int, int] | None) -> None:
-    """Draw the comparison of two tasks. Raises `CapVizError` if the two runs are too small to compare."""
-    first, second = choice.first, choice.second
-    found = specificity_of(store, first.run, second.run)
-    st.markdown(f"#### {first.title} against {second.title}", help=GLOSSARY["difference"])
-    st.markdown(pair_sentence(choice, found))
-    hover = hover_of(choice, found)
-    difference, scatter = turned(DIFFERENCE), turned(SCATTER)
-    left, right = st.columns([11, 9], gap="medium")
-    with left:
-        ends = f"more on {second.title}", f"more on {first.title}"
-        grid = Grid.of(found, hover=hover, ends=ends, selected=selected)
-        st.plotly_chart(
-            head_grid(grid, unit="SD", tallest=420),
-            key=difference,
-            width=grid_width(*grid.shape, 420),
-            config=CONFIG,
-            on_select=lambda: take_click(difference),
-            selection_mode="points",
-            alt=f"Difference of the standardised effects, {first.title} minus {second.title}",
-        )
-    with right:
-        st.plotly_chart(
-            effect_scatter(
-                found.task,
-                found.control,
-                found.survives,
-                hover,
-                names=(first.title, second.title),
-                selected=selected,
-                height=420,
-            ),
-            key=scatter,
-            config=CONFIG,
-            on_select=lambda: take_click(scatter),
-            selection_mode="points",
-            alt=f"Standardised effect of every head on {first.title} against {second.title}",
-        )
-    st.caption(
-        f"Each effect is divided by how much heads truly differ in its run: {found.task_scale:.3f} nats per token on "
-        f"{first.title} (n = {found.n_task}), {found.control_scale:.3f} on {second.title} "
-        f"(n = {found.n_control}). Intervals resample the examples of both. A head that matters more to one of two "
-        "texts can do so for reasons other than reasoning: subject, format and length differ, too."
-    )
+def pair_section(store: Store, choice: TaskPair, selected: Head | None) -> None:
+    """Draw the whole comparison of two tasks. Raises `CapVizError` if the two runs are too small to compare."""
+    found = specificity_of(store, choice.first.run, choice.second.run)
+    st.markdown(pair_sentence(choice, found), help=GLOSSARY["difference"])
+    maps, scatter = st.columns([11, 9], gap="medium")
+    with maps:
+        pair_maps(choice, found, selected)
+    with scatter:
+        pair_scatter(choice, found, selected)
 
 
 def pair_sentence(choice: TaskPair, found: Specificity) -> str:
     first, second = choice.first, choice.second
     ranks = agreement(first.stats, second.stats)
     shared = shared_top(first.stats, second.stats, choice.k)
-    ceiling = "unknown" if isnan(ranks.ceiling) else f"{ranks.ceiling:.2f}"
-    chance = f"{shared.expected:.1f} by chance, p = {shared.p_value:.2g}"
-    correlation = signed(ranks.correlation, 2).lstrip("+")
-    more = int((found.survives & (found.mean > 0)).sum())
-    less = int((found.survives & (found.mean < 0)).sum())
+    more, less = (int((found.survives & side).sum()) for side in (found.mean > 0, found.mean < 0))
+    ceiling = f" of at most {ranks.ceiling:.2f}" if np.isfinite(ranks.ceiling) else ""
+    correlation = f"{ranks.correlation:.2f}".replace("-", "−")
     return (
-        f"Rank correlation **{correlation}**, noise ceiling {ceiling}; "
-        f"**{shared.shared}** of the top {shared.k} are shared ({chance}). After the false-discovery control "
-        f"**{more}** heads matter more to {first.title}, **{less}** more to {second.title}."
+        f"**{shared.shared}** of the top {shared.k} heads are shared ({shared.expected:.1f} by chance, "
+        f"p {with_sign(p_words(shared.p_value))}); **{more}** matter more to {first.title}, **{less}** more to "
+        f"{second.title}. Rank correlation **{correlation}**{ceiling}."
     )
 
 
-def hover_of(choice: TaskPair, found: Specificity) -> list[list[str]]:
-    first, second = choice.first.title, choice.second.title
-    n_layers, n_heads = found.mean.shape
-    return [
-        [
-            f"<b>Layer {layer}, head {head}</b>: difference {signed(found.mean[layer, head], 2)} "
-            f"{interval(found.low[layer, head], found.high[layer, head], 2)}<br>{first} "
-            f"{signed(found.task[layer, head], 2)}, {second} {signed(found.control[layer, head], 2)} {UNIT}"
-            for head in range(n_heads)
-        ]
-        for layer in range(n_layers)
-    ]
+def with_sign(p: str) -> str:
+    return p if p.startswith("<") else f"= {p}"
+
+
+def pair_maps(choice: TaskPair, found: Specificity | None, selected: Head | None) -> None:
+    """Draw both tasks on one scale, and their difference where there is one; a click selects a head."""
+    both, unit = (choice.first, choice.second), SCALE_UNITS[choice.scale]
+    ends = ablation_words(*(one.run.spec for one in both)).ends
+    limit = colour_limit(*(one.scaled(one.stats.estimate.mean, choice.scale) for one in both))
+    with st.container(horizontal=True, gap="small"):
+        for place, one in zip(("first", "second"), both, strict=True):
+            task_map(one, choice.scale, limit, ends, selected, key=f"tasks_map_{place}")
+        if found is not None:
+            with st.container(width=MAP_WIDTH, gap="xsmall"):
+                st.markdown("**Difference**", help=GLOSSARY["difference"])
+                also = {choice.first.title: found.task, choice.second.title: found.control}
+                sides = f"more on {choice.second.title}", f"more on {choice.first.title}"
+                head_map(
+                    Grid.of(found, ends=sides, selected=selected, also=also, digits=2),
+                    key="tasks_difference",
+                    unit=SPECIFICITY_UNIT,
+                    label=f"Difference of the standardised effects, {choice.first.title} minus {choice.second.title}",
+                    on_pick=pick_head,
+                    small=True,
+                    tallest=MAP_HEIGHT,
+                )
+    st.caption(
+        f"Teal: {ends[1]}, brown: {ends[0]}, up to ± {limit:.2g} {unit}; in the difference, teal: more on "
+        f"{choice.first.title}. ● beyond chance, ▲ beyond the scale, faded: the interval includes zero."
+    )
+
+
+def task_map(
+    one: Measured, scale: str, limit: float, ends: tuple[str, str], selected: Head | None, *, key: str
+) -> None:
+    estimate = one.stats.estimate
+    mean, low, high = (one.scaled(values, scale) for values in (estimate.mean, estimate.low, estimate.high))
+    grid = Grid(
+        mean,
+        limit,
+        ends,
+        faded=estimate.unclear,
+        marked=estimate.survives,
+        selected=selected,
+        low=low,
+        high=high,
+        rank=estimate.rank,
+        digits=2,
+    )
+    with st.container(width=MAP_WIDTH, gap="xsmall"):
+        st.markdown(f"**{one.title}**")
+        label = f"Effect of each head on {one.title}"
+        head_map(grid, key=key, unit=SCALE_UNITS[scale], label=label, on_pick=pick_head, small=True, tallest=MAP_HEIGHT)
+
+
+def pair_scatter(choice: TaskPair, found: Specificity, selected: Head | None) -> None:
+    names = (choice.first.title, choice.second.title)
+    st.plotly_chart(
+        effect_scatter(found.task, found.control, found.survives, names=names, selected=selected, height=MAP_HEIGHT),
+        key=SCATTER,
+        config=CONFIG,
+        on_select=lambda: pick_point(SCATTER),
+        selection_mode="points",
+        alt=f"Standardised effect of every head on {names[0]} against {names[1]}",
+    )
+    st.caption(
+        f"Effects divided by how much heads truly differ: {found.task_scale:.3f} nats per token on {names[0]} "
+        f"(n = {found.n_task}), {found.control_scale:.3f} on {names[1]} (n = {found.n_control}). A head can matter "
+        "more to one of two texts for other reasons than reasoning: subject, format and length differ, too."
+    )

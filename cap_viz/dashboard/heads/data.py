@@ -1,0 +1,267 @@
+"""Data of the Heads page: a run at one metric, its estimates, its comparison with generic text, and its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cap_viz.attribution.attention_patterns import HeadRoles
+from cap_viz.attribution.results import HeadScores
+from cap_viz.dashboard.components.share import Download
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.heads.source import Source, run_name
+from cap_viz.dashboard.names import METRIC_UNITS
+from cap_viz.dashboard.stored import HeadStatistics, cached_by_run, scores_of, specificity_of, statistics_of
+from cap_viz.runs.html_page import html_of
+from cap_viz.runs.kinds.patterns import load_patterns
+from cap_viz.runs.kinds.scores import load_blocks, load_gradient
+from cap_viz.runs.run_labels import AblationWords, ablation_words
+from cap_viz.runs.run_queries import block_run, control_runs, role_spec
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.spreadsheet import csv_text
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.stats import (
+    HeadEstimate,
+    RankAgreement,
+    TopOverlap,
+    mean_with_ci,
+    rank_agreement,
+    top_overlap,
+    usual_top,
+)
+from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.readable import CONTROL_TEXTS
+
+TASK_EFFECT, GENERIC_TEXT, SPECIFICITY = "task effect", "generic text", "specificity"
+VIEWS = (TASK_EFFECT, GENERIC_TEXT, SPECIFICITY)
+# Errors change on few questions: too coarse to rank heads.
+NOT_FOR_RANKING = ("accuracy",)
+SPECIFICITY_UNIT = "SD over heads"
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page shows: effects of a run by a metric, those on generic text, or the difference of the two.
+
+    `control`: the stored run on generic text, None if there is none.
+    """
+
+    source: Source
+    metric: str
+    name: str = TASK_EFFECT
+    control: StoredRun[ScoreSpec] | None = None
+
+    @property
+    def needs_control(self) -> bool:
+        return self.name != TASK_EFFECT and self.control is None
+
+    @property
+    def run(self) -> StoredRun | None:
+        """The run whose effects are shown; None while it is being computed or has not been measured."""
+        return self.control if self.name == GENERIC_TEXT else self.source.run
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """A finished run at one metric, ready to draw."""
+
+    frame: Frame
+    source: Source
+    metric: str
+    scores: HeadScores
+    stats: HeadStatistics
+
+    @classmethod
+    def of(cls, frame: Frame, source: Source, run: StoredRun, metric: str) -> HeadView:
+        """Read a run. Raises `CapVizError` if it cannot be read."""
+        return cls(frame, source, metric, scores_of(frame.store, run), statistics_of(frame.store, run, metric))
+
+    @classmethod
+    def of_control(cls, frame: Frame, run: StoredRun[ScoreSpec]) -> HeadView:
+        """Read a run on generic text, which has no options and so one metric. Raises `CapVizError`."""
+        return cls.of(frame, Source(run_name(run.spec), run.spec, run=run), run, "nll")
+
+    @property
+    def task(self) -> Task:
+        """Task of the run; the control text in the generic-text view."""
+        return load_task(self.source.spec.examples.task)
+
+    @property
+    def words(self) -> AblationWords:
+        """Wording of the run's ablation."""
+        return ablation_words(self.source.spec)
+
+    @property
+    def unit(self) -> str:
+        return METRIC_UNITS[self.metric]
+
+    @property
+    def n(self) -> int:
+        return len(self.scores.questions)
+
+    @property
+    def ranks_heads(self) -> bool:
+        return self.metric not in NOT_FOR_RANKING
+
+
+def views_of(task: str, estimator: str) -> tuple[str, ...]:
+    """Return the views on offer; only the task effect for a control text or an estimator other than exact.
+
+    A control text has nothing to be compared with, and specificity is defined for exact effects.
+    """
+    return VIEWS[:1] if task in CONTROL_TEXTS or estimator != "exact" else VIEWS
+
+
+def controls_of(frame: Frame, source: Source) -> dict[str, StoredRun[ScoreSpec]]:
+    """Return the stored runs on generic text that a source can be compared with, by text."""
+    has_views = len(views_of(frame.task.name, source.estimator)) > 1
+    return control_runs(frame.runs, source.spec) if has_views else {}
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """What to show of a gradient or hybrid source: the estimate, and a sentence on its uncertainty.
+
+    `effects`: those of every example, gradient runs only.
+    """
+
+    estimate: HeadEstimate
+    above: str
+    effects: HeadStatistics | None = None
+
+
+def estimated(frame: Frame, source: Source, run: StoredRun) -> Estimated:
+    """Return the estimate of a gradient or hybrid source. Raises `CapVizError` if a run cannot be used."""
+    if source.gradient is not None:
+        return hybrid_estimated(frame.store, run, source.gradient)
+    effects = statistics_of(frame.store, run, source.metric or "nll")
+    reliability = effects.reliability
+    stable = (
+        "" if reliability is None else f"Ranking reliability **{reliability.full:.2f}** at n = {effects.estimate.n}. "
+    )
+    return Estimated(
+        effects.estimate, f"{stable}Approximation: the interval does not cover its error.", effects=effects
+    )
+
+
+@cached_by_run(16)
+def hybrid_estimated(store: Store, exact: StoredRun, gradient: StoredRun) -> Estimated:
+    from cap_viz.attribution.hybrid import hybrid_scores
+
+    many, few = load_gradient(store, gradient), scores_of(store, exact)
+    estimate = hybrid_scores(few, many).estimate
+    alone = mean_with_ci(few.effects(many.metric))
+    narrower = float(np.median((alone.high - alone.low) / (estimate.high - estimate.low)))
+    return Estimated(
+        estimate,
+        f"Intervals are **{narrower:.1f} times** narrower (median head) than those of the {alone.n} exact examples "
+        f"alone, thanks to the gradients of {estimate.n_gradient}.",
+    )
+
+
+def shared_top(task: HeadStatistics, control: HeadStatistics, k: int | None = None) -> TopOverlap:
+    """Return the overlap of the k heads with the largest effects, by default a tenth of all."""
+    return top_overlap(task.estimate.mean, control.estimate.mean, k or usual_top(task.estimate.mean.size))
+
+
+def agreement(task: HeadStatistics, control: HeadStatistics) -> RankAgreement:
+    known = [np.nan if stats.reliability is None else stats.reliability.full for stats in (task, control)]
+    return rank_agreement(task.estimate.mean, control.estimate.mean, *known)
+
+
+def block_effects(store: Store, spec: ScoreSpec, metric: str) -> HeadEstimate | None:
+    """Return the effects of whole layers on the examples of these head scores, None if not stored.
+
+    Raises `CapVizError` if they cannot be read.
+    """
+    run = block_run(store, spec)
+    return None if run is None else mean_with_ci(load_blocks(store, run).effects(metric))
+
+
+def roles_of(store: Store, spec: ScoreSpec) -> HeadRoles | None:
+    """Read the attention measures on the examples of these head scores, None if not stored. Raises `DamagedRun`."""
+    run = store.get(role_spec(spec))
+    return None if run is None else load_patterns(store, run)
+
+
+def downloads_of(store: Store, view: View) -> list[Download]:
+    """Return the files of the Share menu, none while there is nothing to export.
+
+    They are read on click, not before: a damaged run is reported in place of the map.
+    """
+    run = view.run
+    if run is None or view.needs_control:
+        return []
+    name = "-".join([view.name.replace(" ", "-"), run.spec.examples.task, view.metric, view.source.name])
+    return [
+        Download("Heads as CSV", lambda: csv_text(head_table(store, view)), f"{name}.csv", "text/csv"),
+        Download("Everything as JSON", lambda: head_json(store, view), f"{name}.json", "application/json"),
+        Download("The run as a web page", lambda: html_of(store, run), f"{run.title}.html", "text/html"),
+    ]
+
+
+def head_table(store: Store, view: View) -> pd.DataFrame:
+    """Return one row per head, in rank order.
+
+    Of specificities, effects are in nats per token, the rest in standard deviations over heads.
+    """
+    assert view.run is not None
+    stats = statistics_of(store, view.run, view.metric)
+    if view.name != SPECIFICITY:
+        columns = {**stats.estimate.columns(), "rank_low": stats.ranks.low, "rank_high": stats.ranks.high}
+    else:
+        assert view.control is not None
+        found = specificity_of(store, view.run, view.control)
+        columns = {
+            **found.columns("specificity"),
+            "task_standardised": found.task,
+            "control_standardised": found.control,
+            "task_effect": stats.estimate.mean,
+            "control_effect": statistics_of(store, view.control, "nll").estimate.mean,
+        }
+    return pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}).sort_values("rank")
+
+
+def head_json(store: Store, view: View) -> str:
+    """Return the table with its provenance, and the effect of every head on every example of each run."""
+    assert view.run is not None
+    runs = {"run": view.run}
+    if view.name == SPECIFICITY and view.control is not None:
+        runs = {"task": view.run, "control": view.control}
+    stats = {name: statistics_of(store, run, view.metric) for name, run in runs.items()}
+    content: dict[str, Any] = {
+        name: {**facts_of(run), "effects": np.round(stats[name].effects, 6).tolist()} for name, run in runs.items()
+    }
+    if "control" in stats:
+        both = stats["task"], stats["control"]
+        shared, ranks = shared_top(*both), agreement(*both)
+        content |= {
+            "top": {"k": shared.k, "shared": shared.shared, "expected": shared.expected, "p_value": shared.p_value},
+            "rank_correlation": none_for_nan(ranks.correlation),
+            "noise_ceiling": none_for_nan(ranks.ceiling),
+        }
+    heads = json.loads(head_table(store, view).to_json(None, orient="records") or "[]")
+    content |= {"metric": view.metric, "unit": METRIC_UNITS[view.metric], "heads": heads}
+    return json.dumps(content, allow_nan=False)
+
+
+def facts_of(run: StoredRun) -> dict[str, Any]:
+    spec = run.spec
+    return {
+        "title": run.title,
+        "key": run.key,
+        "model": spec.model.id,
+        "fingerprint": spec.model.fingerprint,
+        "task": spec.examples.task,
+        "example_ids": list(spec.examples.ids),
+        "estimator": getattr(spec, "estimator", None),
+        "ablation": getattr(spec, "ablation", None),
+    }
+
+
+def none_for_nan(value: float) -> float | None:
+    return value if np.isfinite(value) else None
