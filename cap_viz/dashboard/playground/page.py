@@ -7,6 +7,7 @@ from operator import attrgetter
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from cap_viz.dashboard.components.head_map import head_boxes
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
 from cap_viz.dashboard.components.panels import caution, empty, escaped, percent, problem, provenance, stale
 from cap_viz.dashboard.components.share import share
@@ -38,6 +39,7 @@ from cap_viz.figures.next_tokens import (
     visible,
 )
 from cap_viz.figures.theme import CONFIG
+from cap_viz.models.catalogue import DEFAULT_MODEL, ModelRef
 from cap_viz.models.loading import ModelShape
 from cap_viz.progress import duration
 from cap_viz.runs.jobs import PrunedWeights
@@ -48,6 +50,10 @@ from cap_viz.stats.joint import HeadSet
 
 MOST_ATTENTION_TOKENS = 120
 KEPT_TEXTS = 20
+ROUNDED = (
+    "These weights are 4-bit ones, dequantised: rounding alone can destroy induction heads, so a pattern that is "
+    "missing here may be there in the original model."
+)
 # Room for a title and 24 tokens at half the width.
 CARD_HEIGHT = 170
 # Session keys: the mask last shown, and continuations written before.
@@ -171,7 +177,14 @@ def written(view: Frame, prompt: str, change: Change) -> None:
 
 
 def next_token(found: Outcome, change: Change) -> None:
-    st.markdown(verdict(found, change))
+    before, after = (max(found.candidates, key=attrgetter(side)) for side in (DENSE, CHANGED))
+    said = f"The likeliest next token is **{quoted(before.text)}** ({percent(before.dense)})"
+    now = f"with {change} it is **{quoted(after.text)}** ({percent(after.changed)})"
+    st.markdown(
+        f"{said}. Switch heads off or prune weights to see what changes."
+        if change.is_none
+        else f"{said}; {now}. KL divergence: {found.divergence:.3f} nats."
+    )
     st.plotly_chart(
         next_token_bars(found.candidates, both=not change.is_none),
         key="play_next",
@@ -180,15 +193,6 @@ def next_token(found: Outcome, change: Change) -> None:
     )
     legend = "" if change.is_none else "Grey: dense. Indigo: changed. "
     st.caption(f"{legend}Tokens below {percent(LEAST, 0)} are left out. ␣: a space.")
-
-
-def verdict(found: Outcome, change: Change) -> str:
-    before, after = (max(found.candidates, key=attrgetter(side)) for side in (DENSE, CHANGED))
-    said = f"The likeliest next token is **{quoted(before.text)}** ({percent(before.dense)})"
-    if change.is_none:
-        return f"{said}. Switch heads off or prune weights to see what changes."
-    now = f"**{quoted(after.text)}** ({percent(after.changed)})"
-    return f"{said}; with {change} it is {now}. KL divergence: {found.divergence:.3f} nats."
 
 
 def quoted(token: str) -> str:
@@ -220,9 +224,10 @@ def attention(
     st.markdown("#### What one head looks at", help="Attention is where a head reads, not what it does with it.")
     inputs, figure = st.columns([2, 5], gap="medium")
     with inputs:
-        layer = view.selection.number_input("Layer", "layer", 0, shape.n_layers - 1, default=start[0], what="layer")
-        head = view.selection.number_input("Head", "head", 0, shape.n_heads - 1, default=start[1], what="head")
+        with st.container(horizontal=True, gap="small"):
+            layer, head = head_boxes(view.selection, shape.n_layers, shape.n_heads, default=start)
         st.caption("Each row is a token that looks back at the columns; rows sum to 1. Pruned weights are not applied.")
+        rounding_note(view.model)
     with figure:
         if len(found.tokens) > MOST_ATTENTION_TOKENS:
             st.caption(f"Shown for prompts of up to {MOST_ATTENTION_TOKENS} tokens; this one has {len(found.tokens)}.")
@@ -233,3 +238,9 @@ def attention(
             config=CONFIG,
             alt=f"Attention pattern of head {head} of layer {layer} on the prompt",
         )
+
+
+def rounding_note(model: ModelRef) -> None:
+    """Say where attention patterns are shown that the default model's weights are rounded ones."""
+    if model.id == DEFAULT_MODEL:
+        st.caption(ROUNDED)
