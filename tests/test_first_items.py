@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cap_viz.dashboard.components.panels import making_of
 from cap_viz.dashboard.prune.accuracy import seconds_of
-from cap_viz.dashboard.runs.table import table_of
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
+from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.repair import repair
+from cap_viz.runs.run_labels import making_of
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task
@@ -95,9 +95,8 @@ def test_the_pace_is_not_judged_by_first_items(
     wanted = spec_of(tiny_model, 10)
     assert seconds_of([short], wanted) is None
     assert seconds_of([short, uninterrupted], wanted) == pytest.approx(20.0)
-    seconds = dict(zip(("taken", "computed"), table_of([short, uninterrupted])["seconds"], strict=True))
-    assert np.isnan(seconds["taken"])
-    assert seconds["computed"] == 40.0
+    assert computing_seconds(short) is None
+    assert computing_seconds(uninterrupted) == 40.0
 
 
 def test_a_series_does_not_judge_what_is_left_by_first_items(

@@ -12,8 +12,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import ABLATIONS
-from cap_viz.dashboard.runs.html import html_of
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.runs.html_page import html_of
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.run_labels import ABLATION_WORDS, ablation_words
 from cap_viz.runs.run_queries import block_spec

@@ -20,9 +20,8 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import options_table
 from cap_viz.dashboard.runs.detail import json_rows, parquet
-from cap_viz.dashboard.runs.html import html_of
 from cap_viz.dashboard.runs.result import result_of
-from cap_viz.dashboard.runs.table import table_of
+from cap_viz.dashboard.runs.table import csv_of, plain, table_of
 from cap_viz.errors import UsageError
 from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import ModelRef
@@ -30,6 +29,7 @@ from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.archive import archive_bytes, import_run
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.html_page import html_of
 from cap_viz.runs.kinds import numbers_of
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_scores
@@ -214,14 +214,24 @@ def test_an_empty_store_says_how_to_start(store: Store) -> None:
 
 
 def test_filters_keep_what_they_say(store: Store, scores: StoredRun, dense: StoredRun) -> None:
-    at = opened(kind="accuracies")
+    at = opened(kind="eval")
     assert not at.exception
-    assert list(at.dataframe[0].value["key"]) == [dense.key]
-    at = opened(kind="scores")
-    assert list(at.dataframe[0].value["key"]) == [scores.key]
-    at = opened(kind="profiles")
+    assert listed(at, [dense, scores]) == {dense.key}
+    at = opened(kind="score")
+    assert listed(at, [dense, scores]) == {scores.key}
+    at.selectbox(key="kind").set_value("eval").run()
+    assert at.query_params["kind"] == "eval"
+    assert listed(at, [dense, scores]) == {dense.key}
+    at = opened(kind="profile")
     assert not at.exception
     assert not at.dataframe
+
+
+def listed(at: AppTest, runs: list[StoredRun]) -> set[str]:
+    """Keys of those of the runs that are rows of the table."""
+    rows = at.dataframe[0].value[["what", "n"]].itertuples(index=False, name=None)
+    keys = {(plain(run.spec), len(run.spec.examples.ids)): run.key for run in runs}
+    return {keys[row] for row in rows}
 
 
 def test_words_find_runs_by_task_criterion_model_and_key(
@@ -233,21 +243,22 @@ def test_words_find_runs_by_task_criterion_model_and_key(
         scores.key: {scores.key},
         "DENSE": {dense.key},
         f"{TASK} global magnitude 30": {pruned.key},
-        TASK: {scores.key, dense.key, pruned.key},
+        "global_magnitude": {pruned.key},
+        "mini science": {scores.key, dense.key, pruned.key},
     }
     for asked, keys in wanted.items():
         at = opened(find=asked)
         assert not at.exception
-        assert set(at.dataframe[0].value["key"]) == keys
+        assert listed(at, [scores, dense, pruned]) == keys
     assert not opened(find="no such run").dataframe
 
 
 def test_the_table_holds_the_main_result_of_a_run(store: Store, scores: StoredRun, dense: StoredRun) -> None:
-    table = opened().dataframe[0].value.set_index("key")
-    assert numbers(table.loc[dense.key, "result"]) == {f"{100 * load_report(store, dense).acc:.1f}"}
+    table = opened().dataframe[0].value.set_index("what")
+    assert numbers(table.loc[plain(dense.spec), "result"]) == {f"{100 * load_report(store, dense).acc:.1f}"}
     mean = load_scores(store, scores).mean_effect("nll")
     layer, head = np.unravel_index(mean.argmax(), mean.shape)
-    assert table.loc[scores.key, "result"].split()[:2] == [f"L{layer}H{head}", signed(float(mean.max()), 2)]
+    assert table.loc[plain(scores.spec), "result"].split()[:2] == [f"L{layer}H{head}", signed(float(mean.max()), 2)]
 
 
 def test_a_damaged_run_says_so_in_place_of_its_result(store: Store, dense: StoredRun) -> None:
@@ -358,8 +369,60 @@ def test_damaged_runs_are_listed_with_their_reason_until_somebody_sets_them_asid
     assert "runs_set_aside" not in {button.key for button in at.button}
 
 
-def test_the_table_names_every_run_once(store: Store, scores: StoredRun, dense: StoredRun) -> None:
-    table = table_of([scores, dense])
-    assert list(table["what"]) == ["exact, zero ablation", "dense"]
-    assert list(table["examples"]) == [4, 12]
-    assert np.all(table["seconds"] >= 0)
+def test_the_table_has_plain_names_and_the_file_the_ids_too(
+    store: Store, scores: StoredRun, dense: StoredRun, tiny_model: ReasoningModel
+) -> None:
+    mask = mask_spec_for(tiny_model.ref, "head", 0.3, task="mini_text", n=2)
+    pruned = computed(store, tiny_model, EvalSpec(tiny_model.ref, dense.spec.examples, mask))
+    runs = [scores, dense, pruned]
+    table = table_of(runs, ["a"])
+    assert list(table["task"]) == ["Mini science"] * 3
+    assert list(table["what"])[:2] == ["Heads: 4 examples, zeroed", "Dense"]
+    assert table["what"][2] == "Whole heads at 30 % of heads, from Mini text"
+    assert list(table["n"]) == [4, 12, 12]
+    assert list(table["result"]) == ["a", "", ""]
+    saved = pd.read_csv(io.StringIO(csv_of(store, runs))).set_index("key")
+    assert list(saved.index) == [run.key for run in runs]
+    assert saved.loc[pruned.key, "described"] == "head at 30%"
+    assert saved.loc[dense.key, "result"] == result_of(store, dense)
+    assert set(saved["task_id"]) == {TASK}
+    assert np.all(saved["seconds"] >= 0)
+
+
+def test_ticked_rows_and_picked_runs_are_one_choice_held_in_the_address(
+    store: Store, scores: StoredRun, dense: StoredRun
+) -> None:
+    at = opened(runs=[scores.key, dense.key])
+    rows = at.session_state["runs_table"]["selection"]["rows"]
+    assert sorted(rows) == [0, 1]
+    at.multiselect(key="runs").set_value([dense.key]).run()
+    assert not at.exception
+    assert at.query_params["runs"] == dense.key
+    (row,) = at.session_state["runs_table"]["selection"]["rows"]
+    assert at.dataframe[0].value["what"][row] == plain(dense.spec)
+    # A run that the filters hide stays picked.
+    at.selectbox(key="kind").set_value("score").run()
+    assert at.session_state["runs_table"]["selection"]["rows"] == []
+    assert at.multiselect(key="runs").value == [dense.key]
+
+
+def test_several_runs_are_deleted_after_one_confirmation(
+    store: Store, scores: StoredRun, dense: StoredRun, tiny_model: ReasoningModel, tmp_path: Path
+) -> None:
+    """Guards the bulk delete: only runs of this machine go, and what goes is named first."""
+    shutil.copytree(scores.folder, tmp_path / "shipped" / scores.folder.name)
+    shutil.rmtree(scores.folder)
+    (shipped,) = [run for run in Store().runs() if run.origin == "precomputed"]
+    other = computed(store, tiny_model, EvalSpec(tiny_model.ref, evaluation_set(TASK, 5)))
+    at = opened(runs=[shipped.key, dense.key, other.key])
+    assert not at.exception
+    named = words(at).replace("\\", "")
+    assert dense.title in named
+    assert other.title in named
+    assert saying(at, "2 runs", "1")
+    assert store.get(dense.spec) is not None, "nothing is deleted by being picked"
+    at.button(key="runs_delete").click().run()
+    assert not at.exception
+    assert {run.key for run in Store().runs()} == {shipped.key}
+    assert at.query_params["runs"] == shipped.key
+    assert saying(at, "2 runs")

@@ -122,11 +122,17 @@ def continuation_steps(
         yield int(chosen)
 
 
-def likeliest(dense: Reading, changed: Reading, k: int) -> tuple[NextToken, ...]:
-    """Union of the k most likely next tokens of each model, sorted by the dense model's probability."""
-    wanted = set(np.argsort(-dense.next_logprobs)[:k]) | set(np.argsort(-changed.next_logprobs)[:k])
+def likeliest(dense: Reading, changed: Reading, k: int, least: float = 0.0) -> tuple[NextToken, ...]:
+    """Union of the k most likely next tokens of each model, sorted by the dense model's probability.
+
+    Tokens below the probability `least` under both models are left out, but never a model's most likely one.
+    """
+    wanted: set[int] = set()
+    for reading in (dense, changed):
+        order = np.argsort(-reading.next_logprobs)[:k]
+        wanted |= {int(order[0]), *(int(token) for token in order if np.exp(reading.next_logprobs[token]) >= least)}
     found = [
-        NextToken(int(token), float(np.exp(dense.next_logprobs[token])), float(np.exp(changed.next_logprobs[token])))
+        NextToken(token, float(np.exp(dense.next_logprobs[token])), float(np.exp(changed.next_logprobs[token])))
         for token in wanted
     ]
     return tuple(sorted(found, key=lambda one: (-one.dense, -one.changed, one.token)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,8 @@ from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, b
 # Changes of this many nats and more get the full colour.
 STRONG_CHANGE = 2.0
 CHANGED, DENSE = "changed", "dense"
+# Tokens of an attention map that have room for a label.
+MOST_LABELS = 40
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class Candidate:
 def visible(token: str) -> str:
     """Return a token with its spaces and line breaks made visible."""
     return token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "∅"
+
+
+def in_one_line(text: str) -> str:
+    """Return a text with a sign in place of its line breaks and the blank lines between them."""
+    return re.sub(r"\s*\n\s*", " ⏎ ", text).strip()
 
 
 def next_token_bars(candidates: Sequence[Candidate], *, both: bool) -> go.Figure:
@@ -46,7 +54,7 @@ def next_token_bars(candidates: Sequence[Candidate], *, both: bool) -> go.Figure
                 y=labels,
                 orientation="h",
                 marker={"color": colour},
-                text=[f"{100 * value:.1f} %" for value in values],
+                text=["< 0.1 %" if value < 0.0005 else f"{100 * value:.1f} %" for value in values],
                 textposition="outside",
                 cliponaxis=False,
                 textfont={"size": 11},
@@ -111,8 +119,12 @@ def attention_map(tokens: Sequence[str], pattern: Float[np.ndarray, "query key"]
             hoverongaps=False,
         )
     )
-    every = list(range(0, n, max(1, -(-n // 40))))
+    step = -(-n // MOST_LABELS)
+    every = list(range(0, n, step))
     labels = [visible(tokens[i])[:12] for i in every]
     figure.update_xaxes(tickvals=every, ticktext=labels, tickangle=-60, ticks="", tickfont={"size": 10})
     figure.update_yaxes(tickvals=every, ticktext=labels, autorange="reversed", ticks="", tickfont={"size": 10})
+    if step > 1:
+        figure.update_xaxes(title=f"labels: one token in {step}; hovering names both")
+        figure.update_layout(margin_b=108, height=side + 24)
     return figure

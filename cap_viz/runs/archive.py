@@ -69,7 +69,7 @@ def import_run(store: Store, file: Path) -> StoredRun:
         # zipfile raises RuntimeError for encrypted and unsupported archives, UnicodeDecodeError for damaged names.
         reason = "encrypted, or packed in an unknown way" if isinstance(error, RuntimeError) else error
         raise UsageError(
-            f"{file} is not a readable zip archive ({reason}); export one with: runs export KEY."
+            f"{file} is not a readable zip archive ({reason}); use “Run as zip” on the Runs page, or: runs export KEY."
         ) from error
     building = store.local / f".{folder}.importing"
     shutil.rmtree(building, ignore_errors=True)

@@ -286,8 +286,8 @@ class JobQueue:
             job.look_again = time.monotonic() + LOOK_AGAIN_SECONDS
         if job.progress.waiting != (job.state == "waiting"):
             job.enter("waiting" if job.progress.waiting else "running")
-        if job.progress.partial is None:
-            # The pace counts from the first results.
+        if job.progress.partial is None and not isinstance(job.spec, PrunedWeights):
+            # The pace counts from the first results; pruned weights have none before they are done.
             job.start_share, job.started = job.progress.share, time.monotonic()
 
     def steps_of(self, spec: JobSpec, model: ReasoningModel) -> Generator[Progress, None, StoredRun | None]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cap_viz.runs.prefix_reuse import taken_words
 from cap_viz.runs.spec import JointSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import StoredRun
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,14 @@ def ablation_words(*specs: RunSpec) -> AblationWords:
 def percent(share: float) -> str:
     """Format a share as a percentage with up to six digits, so that similar sparsities stay apart: 50%, 50.1%."""
     return f"{100 * share:.6g}%"
+
+
+def making_of(run: StoredRun) -> str:
+    """Describe in one line how a run was computed: machine, time (or the run it was taken from), versions, key."""
+    made = run.provenance
+    time = taken_words(run) or f"{made.get('seconds', 0):,.0f} s"
+    versions = ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items())
+    return (
+        f"{made.get('machine', '?')}, {made.get('device', '?')}, {made.get('dtype', '?')}, "
+        f"{made.get('threads', '?')} threads, {time}; {versions}; key {run.key}."
+    )

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
+from cap_viz.runs.archive import archive_bytes
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
@@ -80,4 +81,69 @@ def test_two_runs_are_laid_over_each_other(server: str, open_tab: OpenTab) -> No
     tab.settle()
     expect(tab.page.get_by_text(re.compile("Rank correlation")).first).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page.locator(".js-plotly-plot")).to_have_count(2, timeout=PATIENCE_MS)
+    assert tab.errors == []
+
+
+def test_the_filters_stand_in_one_row_and_no_origin_is_cut(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/runs")
+    tab.settle()
+    boxes = [tab.page.get_by_label(name, exact=True).bounding_box() for name in ("Find", "Kind", "About", "Origin")]
+    share = tab.page.get_by_role("button", name="Share").bounding_box()
+    middles = [box["y"] + box["height"] / 2 for box in (*boxes, share) if box is not None]
+    assert len(middles) == 5
+    assert max(middles) - min(middles) < 4
+    table = tab.page.get_by_test_id("stDataFrame").bounding_box()
+    assert table is not None
+    # The last column in sight at this width, as it is painted: 98 px for the longest word.
+    assert table["width"] >= 605
+
+
+def test_a_row_ticked_by_key_is_picked_and_its_place_is_in_the_address(server: str, open_tab: OpenTab) -> None:
+    """Guards K2: the list of picked runs is the keyboard's way, and says how rows are ticked."""
+    tab = open_tab(f"{server}/runs?find=toy+math&kind=score")
+    tab.settle()
+    page = tab.page
+    picked = page.get_by_role("combobox", name="Picked runs")
+    picked.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"runs=[0-9a-f]{16}"), timeout=PATIENCE_MS)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Open on Heads")).to_be_visible(timeout=PATIENCE_MS)
+    address = page.url
+    page.get_by_role("link", name="Glossary").click()
+    expect(page.get_by_role("heading", name="Glossary", exact=True)).to_be_visible(timeout=PATIENCE_MS)
+    page.go_back()
+    expect(page.get_by_role("button", name="Open on Heads")).to_be_visible(timeout=PATIENCE_MS)
+    assert page.url == address
+    assert tab.errors == []
+
+
+def test_several_local_runs_are_ticked_and_deleted_together(
+    start_server: str, open_tab: OpenTab, tmp_path: Path
+) -> None:
+    runs = [shipped(EvalSpec, "mini_math"), shipped(EvalSpec, "mini_science", 500)]
+    tab = open_tab(f"{start_server}/runs")
+    tab.settle()
+    for run in runs:
+        file = tmp_path / f"{run.key}.zip"
+        file.write_bytes(archive_bytes(run))
+        tab.page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(file)
+        expect(tab.page.get_by_text(f"Imported {run.title}")).to_be_visible(timeout=PATIENCE_MS)
+        tab.settle()
+    tab.goto(f"{start_server}/runs?origin=live")
+    tab.settle()
+    table = tab.page.get_by_test_id("stDataFrame")
+    # Ticks of the canvas: the middle of the first column, in the rows below the header.
+    for row in range(2):
+        table.click(position={"x": 20, "y": 35 + 35 * row + 17})
+        expect(tab.page).to_have_url(re.compile(r"&".join([r"runs=[0-9a-f]{16}"] * (row + 1))), timeout=PATIENCE_MS)
+        tab.settle()
+    tab.page.get_by_role("button", name="Delete 2 runs").click()
+    for run in runs:
+        expect(tab.page.get_by_text(run.title, exact=True)).to_be_visible(timeout=PATIENCE_MS)
+    tab.page.get_by_role("button", name="Yes, delete 2 runs").click()
+    expect(tab.page.get_by_text("2 runs were deleted")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page).not_to_have_url(re.compile("runs=[0-9a-f]"))
+    expect(tab.page.get_by_text("No stored run passes these filters.")).to_be_visible(timeout=PATIENCE_MS)
     assert tab.errors == []

@@ -9,7 +9,6 @@ from math import isnan
 import streamlit as st
 
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.runs.prefix_reuse import taken_words
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import Interval
 from cap_viz.tasks.example_sets import ExampleSet
@@ -46,17 +45,6 @@ def run_facts(run: StoredRun) -> list[str]:
         examples_fact(run.spec.examples),
         age(made["created"]),
     ]
-
-
-def making_of(run: StoredRun) -> str:
-    """Describe in one line how a run was computed: machine, time (or the run it was taken from), versions, key."""
-    made = run.provenance
-    time = taken_words(run) or f"{made.get('seconds', 0):,.0f} s"
-    versions = ", ".join(f"{name} {number}" for name, number in made.get("versions", {}).items())
-    return (
-        f"{made.get('machine', '?')}, {made.get('device', '?')}, {made.get('dtype', '?')}, "
-        f"{made.get('threads', '?')} threads, {time}; {versions}; key {run.key}."
-    )
 
 
 def cut_words(run: StoredRun) -> str:

@@ -15,8 +15,8 @@ from cap_viz.dashboard.components.share import Download
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import Source, run_name
 from cap_viz.dashboard.names import METRIC_UNITS
-from cap_viz.dashboard.runs.html import html_of
 from cap_viz.dashboard.stored import HeadStatistics, cached_by_run, scores_of, specificity_of, statistics_of
+from cap_viz.runs.html_page import html_of
 from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.kinds.scores import load_blocks, load_gradient
 from cap_viz.runs.run_labels import AblationWords, ablation_words

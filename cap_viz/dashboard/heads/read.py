@@ -15,24 +15,19 @@ from cap_viz.dashboard.heads.data import HeadView
 from cap_viz.dashboard.heads.example import shown_example
 from cap_viz.dashboard.heads.new_run import measure_button
 from cap_viz.dashboard.playground.data import Change, outcome, pattern
-from cap_viz.dashboard.playground.page import MOST_ATTENTION_TOKENS, written
+from cap_viz.dashboard.playground.page import MOST_ATTENTION_TOKENS, rounding_note, written
 from cap_viz.dashboard.stored import texts_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.next_tokens import attention_map, coloured_prompt
 from cap_viz.figures.specificity import role_scatter
 from cap_viz.figures.theme import CONFIG, signed
-from cap_viz.models.catalogue import DEFAULT_MODEL, ModelRef
 from cap_viz.runs.run_queries import role_spec
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks import Example
 
 SCATTER = "heads_roles"
 HIGHEST = 7
-ROUNDED = (
-    "These weights are 4-bit ones, dequantised: rounding alone can destroy induction heads, so a pattern that is "
-    "missing here may be there in the original model."
-)
 
 
 def reading_toggle(view: HeadView) -> bool:
@@ -87,11 +82,6 @@ def attention(view: HeadView, tokens: tuple[str, ...], text: str, head: tuple[in
         alt=f"Attention pattern of head {head[1]} of layer {head[0]} on the shown example",
     )
     rounding_note(view.frame.model)
-
-
-def rounding_note(model: ModelRef) -> None:
-    if model.id == DEFAULT_MODEL:
-        st.caption(ROUNDED)
 
 
 def roles_section(view: HeadView, roles: HeadRoles | None, selected: tuple[int, int]) -> None:

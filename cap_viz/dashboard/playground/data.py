@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,18 +21,25 @@ from cap_viz.attribution.prompt_intervention import (
     read_prompt,
     token_texts,
 )
+from cap_viz.dashboard.components.panels import listed
+from cap_viz.dashboard.frame import Frame
 from cap_viz.figures.next_tokens import Candidate
 from cap_viz.models.catalogue import ModelRef
+from cap_viz.pruning import criterion_title
+from cap_viz.runs.prefix_reuse import expected_seconds
 from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_queries import eval_runs
 from cap_viz.runs.spec import MaskSpec
 from cap_viz.stats.joint import HeadSet
+from cap_viz.tasks import load_task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cap_viz.models.loading import ReasoningModel
 
-CANDIDATES = 8
+# Next tokens shown: of each model at most so many, and none below the least probability under both.
+CANDIDATES, LEAST = 8, 0.01
 CONTINUATION_TOKENS = 24
 Answer = TypeVar("Answer")
 
@@ -47,6 +54,12 @@ class Change:
     @property
     def is_none(self) -> bool:
         return not self.heads and self.mask is None
+
+    def __str__(self) -> str:
+        parts = [] if self.mask is None else [mask_name(self.mask)]
+        if self.heads:
+            parts.insert(0, f"{len(self.heads)} {'head' if len(self.heads) == 1 else 'heads'} off")
+        return " and ".join(parts) or "nothing changed"
 
 
 @dataclass(frozen=True)
@@ -63,9 +76,6 @@ class Outcome:
     def token_change(self) -> Float[np.ndarray, " position"]:
         """Change of every prompt token's log-probability in nats; negative: less expected than before."""
         return self.changed.token_logprobs - self.dense.token_logprobs
-
-    def favourite(self, changed: bool) -> Candidate:
-        return max(self.candidates, key=lambda one: one.changed if changed else one.dense)
 
 
 def ask(
@@ -100,7 +110,7 @@ def outcome(model: ModelRef, prompt: str, change: Change) -> Outcome:
         tokens = encode_prompt(loaded, prompt)
         dense = read_prompt(loaded, tokens)
         changed = dense if change.is_none else read_prompt(loaded, tokens, change.heads, weights_of(model, change))
-        found = likeliest(dense, changed, CANDIDATES)
+        found = likeliest(dense, changed, CANDIDATES, LEAST)
         texts = token_texts(loaded, [one.token for one in found])
         return Outcome(
             tokens=token_texts(loaded, tokens),
@@ -142,3 +152,25 @@ def continuation(model: ModelRef, prompt: str, change: Change) -> Iterator[str]:
 def weights_of(model: ModelRef, change: Change) -> Mapping[str, Tensor]:
     """Return the matrices a change replaces. Raises `CapVizError` if its pruned weights are no longer in memory."""
     return DENSE if change.mask is None else shared_queue().models.pruned_weights(model, change.mask)
+
+
+def mask_name(mask: MaskSpec) -> str:
+    return f"{criterion_title(mask.criterion)} at {100 * mask.sparsity:.0f} %"
+
+
+def mask_hindrance(model: ModelRef, mask: MaskSpec) -> str:
+    """Say why the pruned weights cannot be made on this machine; "" if they can."""
+    read = sorted({one.task for one in (mask.calibration, mask.text) if one is not None})
+    if missing := [task.title for task in map(load_task, read) if not task.is_local()]:
+        return f"{criterion_title(mask.criterion)} reads {listed(missing)}, which is not on this machine."
+    if not shared_queue().models.has_room(model.id, 1):
+        return "Pruned weights take as much memory as the model once more, and less than that is free."
+    return ""
+
+
+def mask_seconds(view: Frame, mask: MaskSpec) -> float:
+    """Estimate the time to build a mask from the evaluations stored for the task; 0 where there are none."""
+    for run in eval_runs(view.runs, view.model, view.task.name):
+        with_mask, dense = (expected_seconds(view.runs, replace(run.spec, mask=one)) or 0 for one in (mask, None))
+        return with_mask - dense
+    return 0

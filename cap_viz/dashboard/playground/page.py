@@ -1,31 +1,63 @@
-"""The Playground page: next tokens, the prompt token by token, both continuations, attention of a head."""
+"""The Playground page: both continuations, next tokens, the prompt token by token, attention of a head."""
 
 from __future__ import annotations
 
-import pandas as pd
-import streamlit as st
+from operator import attrgetter
 
-from cap_viz.dashboard.components.head_map import head_inputs
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from cap_viz.dashboard.components.head_map import head_boxes
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
-from cap_viz.dashboard.components.panels import empty, escaped, note, problem, provenance
+from cap_viz.dashboard.components.panels import caution, empty, escaped, percent, problem, provenance, stale
+from cap_viz.dashboard.components.share import share
 from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.playground.controls import LINK_KEYS, head_control, prompt_and_mask
-from cap_viz.dashboard.playground.data import Change, Outcome, ask, continuation, outcome, pattern
+from cap_viz.dashboard.names import model_name
+from cap_viz.dashboard.playground.controls import head_control, mask_control, prompt_control
+from cap_viz.dashboard.playground.data import (
+    LEAST,
+    Change,
+    Outcome,
+    ask,
+    continuation,
+    mask_hindrance,
+    mask_name,
+    mask_seconds,
+    outcome,
+    pattern,
+)
 from cap_viz.dashboard.serving import check_prompt
-from cap_viz.dashboard.state import link_here
 from cap_viz.errors import CapVizError
-from cap_viz.figures.next_tokens import attention_map, coloured_prompt, next_token_bars, visible
+from cap_viz.figures.next_tokens import (
+    CHANGED,
+    DENSE,
+    attention_map,
+    coloured_prompt,
+    in_one_line,
+    next_token_bars,
+    visible,
+)
 from cap_viz.figures.theme import CONFIG
+from cap_viz.models.catalogue import DEFAULT_MODEL, ModelRef
 from cap_viz.models.loading import ModelShape
-from cap_viz.pruning import CRITERIA
+from cap_viz.progress import duration
 from cap_viz.runs.jobs import PrunedWeights
 from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import MaskSpec
+from cap_viz.stats.joint import HeadSet
 
 MOST_ATTENTION_TOKENS = 120
 KEPT_TEXTS = 20
-REFUSED = "play_refused"
+ROUNDED = (
+    "These weights are 4-bit ones, dequantised: rounding alone can destroy induction heads, so a pattern that is "
+    "missing here may be there in the original model."
+)
+# Room for a title and 24 tokens at half the width.
+CARD_HEIGHT = 170
+# Session keys: the mask last shown, and continuations written before.
+SHOWN_MASK, TEXTS = "play_mask", "play_texts"
 
 
 def body(view: Frame) -> None:
@@ -40,49 +72,63 @@ def body(view: Frame) -> None:
     except CapVizError as error:
         problem(str(error))
         return
-    facts, share = st.columns([6, 1], vertical_alignment="center")
+    # The exact head scores of the task with the most examples.
+    run = next(iter(score_runs(view.runs, view.model, view.task.name)), None)
+    facts, menu = st.columns([6, 1], vertical_alignment="center")
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        prompt, asked, notes = prompt_and_mask(view)
+        prompt = prompt_control(view)
+        wrong = st.container()
+        asked = mask_control(view, run)
         mask = applied(view, asked)
         answers = st.container()
     with right:
-        heads, head_notes = head_control(view, shape)
-    change = Change(heads, mask)
+        off, top_head = head_control(view, shape, run)
+    change = Change(off, mask)
     with facts:
-        provenance([view.model.id, changes_in_words(change)], origin="live")
-    with share, st.popover("Share", icon=":material/ios_share:", width="stretch"), st.container(width=360):
-        st.caption("Link to this view, prompt included")
-        st.code(link_here(LINK_KEYS), language=None, wrap_lines=True)
-    for sentence in [*head_notes, *notes]:
-        note(sentence)
+        provenance([model_name(view.model.id), str(change)], origin="live" if mask in (None, asked) else "stale")
+    with menu:
+        share("playground")
     try:
         check_prompt(prompt)
-        with answers:
-            with st.spinner("Reading the prompt …", show_time=True):
-                found = outcome(view.model, prompt, change)
-            next_token(found, change)
-        with right:
-            prompt_change(found, change)
-        continuations(view, prompt, change)
-        attention(view, shape, prompt, change, found)
+        found = outcome(view.model, prompt, change)
+    except CapVizError as error:
+        with wrong:
+            problem(str(error))
+        return
+    with answers:
+        cards = continuation_cards(change)
+        next_token(found, change)
+    with right:
+        prompt_tokens(found, change)
+    try:
+        attention(view, shape, prompt, off, found, top_head)
+        for one, card in cards.items():
+            with card:
+                written(view, prompt, one)
     except CapVizError as error:
         problem(str(error))
 
 
 def applied(view: Frame, asked: MaskSpec | None) -> MaskSpec | None:
-    """Return the mask if its pruned weights are in memory; else draw the job or button for them, return None."""
-    if asked is None or shared_queue().models.has_pruned(view.model, asked):
+    """Return the mask if its pruned weights are in memory; else draw the job for them, and return the one before."""
+    models = shared_queue().models
+    if asked is None or models.has_pruned(view.model, asked):
+        st.session_state[SHOWN_MASK] = asked
         return asked
     spec = PrunedWeights(view.model, asked)
     job = shared_queue().find(spec)
     live = job is not None and job.active
-    ticking(lambda: pruning(spec, live), live=live)
-    return None
+    ticking(lambda: pruning(view, spec, live), live=live)
+    former: MaskSpec | None = st.session_state.get(SHOWN_MASK)
+    if former is None or not models.has_pruned(view.model, former):
+        return None
+    stale(f"Below is {mask_name(former)}, until {mask_name(asked)} is applied.")
+    return former
 
 
-def pruning(spec: PrunedWeights, live: bool) -> None:
-    """Draw the pruning job, or the button that starts it, since some criteria take minutes."""
+def pruning(view: Frame, spec: PrunedWeights, live: bool) -> None:
+    """Draw the pruning job, or the button that starts it where it can run: some criteria take minutes."""
     job = shared_queue().find(spec)
     if live != (job is not None and job.active):
         st.rerun()
@@ -91,139 +137,110 @@ def pruning(spec: PrunedWeights, live: bool) -> None:
         return
     if job is not None:
         ended_view(job)
-    if refused := st.session_state.pop(REFUSED, ""):
-        problem(refused)
-    name = f"{CRITERIA[spec.mask.criterion].title} at {100 * spec.mask.sparsity:.0f} %"
-    st.button(
-        f"Apply {name}",
-        key="play_apply",
-        icon=":material/content_cut:",
-        on_click=start_pruning,
-        args=(spec, f"Pruning by {name}"),
-    )
-    st.caption("Below is the model without it. The pruned weights stay in memory; nothing is stored.")
+    if hindrance := mask_hindrance(view.model, spec.mask):
+        caution(hindrance)
+        return
+    name, seconds = mask_name(spec.mask), mask_seconds(view, spec.mask)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        started = st.button(f"Apply {name}", key="play_apply", type="primary")
+        took = "" if seconds <= 0 else f"About {duration(seconds)}. "
+        st.caption(f"{took}Kept in memory, not stored.", width="stretch")
+    if started:
+        try:
+            submit_run(spec, f"Pruning by {name}")
+        except CapVizError as error:
+            problem(str(error))
+        else:
+            st.rerun()
 
 
-def start_pruning(spec: PrunedWeights, title: str) -> None:
-    try:
-        submit_run(spec, title)
-    except CapVizError as error:
-        st.session_state[REFUSED] = str(error)
+def continuation_cards(change: Change) -> dict[Change, DeltaGenerator]:
+    """Draw an empty card for each continuation; return where to write each."""
+    sides = {Change(): "Dense"} | ({} if change.is_none else {change: f"Changed: {change}"})
+    cards = {}
+    for place, (one, title) in zip(st.columns(len(sides)), sides.items(), strict=True):
+        cards[one] = place.container(border=True, height=CARD_HEIGHT)
+        cards[one].caption(title, help="Greedy: always the likeliest next token, up to 24 of them. ⏎: a line break.")
+    return cards
 
 
-def changes_in_words(change: Change) -> str:
-    parts = []
-    if change.heads:
-        parts.append(f"{len(change.heads)} {'head' if len(change.heads) == 1 else 'heads'} off")
-    if change.mask is not None:
-        parts.append(f"{CRITERIA[change.mask.criterion].title} at {100 * change.mask.sparsity:.0f} %")
-    return " and ".join(parts) or "nothing changed yet"
+def written(view: Frame, prompt: str, change: Change) -> None:
+    """Draw a continuation: from the session if it was shown before, else token by token."""
+    known: dict[tuple[str, str, Change], str] = st.session_state.setdefault(TEXTS, {})
+    key, place = (view.model.fingerprint, prompt, change), st.empty()
+    text = known.get(key, "")
+    if key not in known:
+        for text in continuation(view.model, prompt, change):
+            place.text(in_one_line(text))
+        st.session_state[TEXTS] = dict([*known.items(), (key, text)][-KEPT_TEXTS:])
+    place.text(in_one_line(text) or "(writes nothing)")
 
 
 def next_token(found: Outcome, change: Change) -> None:
-    st.markdown(verdict(found, change))
+    before, after = (max(found.candidates, key=attrgetter(side)) for side in (DENSE, CHANGED))
+    said = f"The likeliest next token is **{quoted(before.text)}** ({percent(before.dense)})"
+    now = f"with {change} it is **{quoted(after.text)}** ({percent(after.changed)})"
+    st.markdown(
+        f"{said}. Switch heads off or prune weights to see what changes."
+        if change.is_none
+        else f"{said}; {now}. KL divergence: {found.divergence:.3f} nats."
+    )
     st.plotly_chart(
         next_token_bars(found.candidates, both=not change.is_none),
         key="play_next",
         config=CONFIG,
-        alt="Probabilities of the likeliest next tokens, dense and changed; the table on the right holds the numbers.",
+        alt="Probabilities of the likeliest next tokens, dense and changed; the table of numbers holds them.",
     )
     legend = "" if change.is_none else "Grey: dense. Indigo: changed. "
-    st.caption(f"{legend}␣ stands for a space, ⏎ for a line break.")
-
-
-def prompt_change(found: Outcome, change: Change) -> None:
-    if not change.is_none:
-        st.markdown("#### How expected the prompt's own tokens are")
-        st.html(coloured_prompt(found.tokens, found.token_change))
-        st.caption("Teal: less than to the dense model. Brown: more. Full colour from 2 nats on; hover for the value.")
-    with st.expander("The numbers"):
-        st.dataframe(token_table(found), hide_index=True, key="play_tokens")
-        st.dataframe(candidate_table(found), hide_index=True, key="play_candidates")
-
-
-def verdict(found: Outcome, change: Change) -> str:
-    before, after = found.favourite(False), found.favourite(True)
-    if change.is_none:
-        return (
-            f"The likeliest next token is **{quoted(before.text)}** ({before.dense:.1%}). Switch heads off or prune "
-            "weights to see what changes."
-        )
-    same = before.text == after.text
-    change_words = (
-        f"stays **{quoted(before.text)}** ({before.dense:.1%} → {before.changed:.1%})"
-        if same
-        else f"changes from **{quoted(before.text)}** ({before.dense:.1%} → {before.changed:.1%}) to "
-        f"**{quoted(after.text)}** ({after.dense:.1%} → {after.changed:.1%})"
-    )
-    return (
-        f"With {changes_in_words(change)}, the likeliest next token {change_words}. The whole distribution moves by "
-        f"{found.divergence:.3f} nats (KL divergence)."
-    )
+    st.caption(f"{legend}Tokens below {percent(LEAST, 0)} are left out. ␣: a space.")
 
 
 def quoted(token: str) -> str:
     return f"“{escaped(visible(token))}”"
 
 
-def token_table(found: Outcome) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
+def prompt_tokens(found: Outcome, change: Change) -> None:
+    if not change.is_none:
+        st.markdown("#### How expected the prompt's own tokens are")
+        st.html(coloured_prompt(found.tokens, found.token_change))
+        st.caption("Teal: less than to the dense model. Brown: more. Full colour from 2 nats on; hover for the value.")
+    with st.expander("The numbers"):
+        tokens = {
             "token": [visible(token) for token in found.tokens],
             "dense, nats": found.dense.token_logprobs.round(3),
             "changed, nats": found.changed.token_logprobs.round(3),
             "change": found.token_change.round(3),
         }
-    )
+        st.dataframe(tokens, hide_index=True, key="play_tokens")
+        following = [(visible(one.text), one.dense, one.changed) for one in found.candidates]
+        named = dict(zip(("next token", DENSE, CHANGED), zip(*following, strict=True), strict=True))
+        st.dataframe(named, hide_index=True, key="play_candidates")
 
 
-def candidate_table(found: Outcome) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "next token": [visible(one.text) for one in found.candidates],
-            "dense": [one.dense for one in found.candidates],
-            "changed": [one.changed for one in found.candidates],
-        }
-    )
-
-
-def continuations(view: Frame, prompt: str, change: Change) -> None:
-    st.markdown("#### How it goes on", help="Greedy: always the likeliest next token, up to 24 of them.")
-    sides = [("Dense", Change())]
-    if not change.is_none:
-        sides.append(("Changed", change))
-    for place, (name, one) in zip(st.columns(2), sides, strict=False):
-        with place, st.container(border=True):
-            st.caption(name)
-            written(view, prompt, one)
-
-
-def written(view: Frame, prompt: str, change: Change) -> None:
-    """Draw a continuation: from the session if it was shown before, else token by token."""
-    known: dict[tuple[str, str, Change], str] = st.session_state.setdefault("play_texts", {})
-    key, text, place = (view.model.fingerprint, prompt, change), "", st.empty()
-    if key not in known:
-        for text in continuation(view.model, prompt, change):
-            place.text(text)
-        known[key] = text
-        for old in list(known)[:-KEPT_TEXTS]:
-            del known[old]
-    place.text(known[key] or "The text ends here.")
-
-
-def attention(view: Frame, shape: ModelShape, prompt: str, change: Change, found: Outcome) -> None:
+def attention(
+    view: Frame, shape: ModelShape, prompt: str, off: HeadSet, found: Outcome, start: tuple[int, int]
+) -> None:
+    """Draw the attention of a head, of `start` unless the address names one."""
     st.markdown("#### What one head looks at", help="Attention is where a head reads, not what it does with it.")
     inputs, figure = st.columns([2, 5], gap="medium")
     with inputs:
-        layer, head = head_inputs(shape.n_layers, shape.n_heads)
+        with st.container(horizontal=True, gap="small"):
+            layer, head = head_boxes(view.selection, shape.n_layers, shape.n_heads, default=start)
         st.caption("Each row is a token that looks back at the columns; rows sum to 1. Pruned weights are not applied.")
+        rounding_note(view.model)
     with figure:
         if len(found.tokens) > MOST_ATTENTION_TOKENS:
             st.caption(f"Shown for prompts of up to {MOST_ATTENTION_TOKENS} tokens; this one has {len(found.tokens)}.")
             return
         st.plotly_chart(
-            attention_map(found.tokens, pattern(view.model, prompt, layer, head, change.heads)),
+            attention_map(found.tokens, pattern(view.model, prompt, layer, head, off)),
             key="play_attention",
             config=CONFIG,
             alt=f"Attention pattern of head {head} of layer {layer} on the prompt",
         )
+
+
+def rounding_note(model: ModelRef) -> None:
+    """Say where attention patterns are shown that the default model's weights are rounded ones."""
+    if model.id == DEFAULT_MODEL:
+        st.caption(ROUNDED)

@@ -7,44 +7,35 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import streamlit as st
 
-from cap_viz.attribution.results import EvalReport
+from cap_viz.dashboard.components.head_map import head_map
 from cap_viz.dashboard.components.panels import (
     age,
     caution,
     cut_words,
     escaped,
-    making_of,
-    percent,
-    percent_interval,
     problem,
     provenance,
     tile,
 )
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import shown_name
-from cap_viz.dashboard.runs.html import html_of, run_grid
+from cap_viz.dashboard.names import METRIC_UNITS, model_name, task_name
+from cap_viz.dashboard.runs.result import facts_of
+from cap_viz.dashboard.runs.table import plain
+from cap_viz.dashboard.selection import choose, go_button
 from cap_viz.dashboard.serving import REFUSAL, is_shared
-from cap_viz.dashboard.state import go_button
-from cap_viz.dashboard.stored import level_in, report_of
+from cap_viz.dashboard.stored import statistics_of
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, against_guessing
-from cap_viz.evaluation.generation import LENGTH, GenerationProtocol, GenerationReport
-from cap_viz.evaluation.perplexity import perplexity_of
-from cap_viz.evaluation.solution_loss import solution_loss_of
-from cap_viz.figures.head_grid import grid_width, head_grid
-from cap_viz.figures.theme import CONFIG
+from cap_viz.figures.head_grid import Grid
 from cap_viz.runs.archive import archive_bytes
-from cap_viz.runs.kinds import describe, numbers_of
-from cap_viz.runs.kinds.evaluation import load_answers
+from cap_viz.runs.html_page import html_of
+from cap_viz.runs.kinds import numbers_of
 from cap_viz.runs.notebook import notebook_of
-from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, SolutionProtocol, protocol_in
-from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
 from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import wilson
-from cap_viz.tasks import load_task
 
 SAID = "runs_said"
 # The page that shows a run in full, by kind.
@@ -59,93 +50,41 @@ PAGE_OF_KIND = {
 
 def detail(view: Frame, run: StoredRun) -> None:
     spec = run.spec
-    st.markdown(f"#### {escaped(describe(spec))} · {spec.examples.task}")
-    provenance(
-        [spec.model.id, f"{len(spec.examples.ids)} {spec.examples.split} examples", age(run.created)],
-        origin=run.origin,
-    )
+    st.markdown(f"##### {escaped(task_name(spec.examples.task))} · {escaped(plain(spec))}")
+    examples = f"{len(spec.examples.ids)} {spec.examples.split} examples"
+    provenance([model_name(spec.model.id), examples, age(run.created)], origin=run.origin)
     if cut := cut_words(run):
         caution(cut)
-    with st.container(horizontal=True, gap="medium"):
-        with st.container(width=430):
-            headline(view.store, run)
-        with st.container(width="stretch"):
-            open_button(view.runs, run)
-            st.caption(escaped(making_of(run)))
-            files(view.store, run)
-            housekeeping(view.store, run)
-    with st.expander("Manifest", icon=":material/description:"):
+    try:
+        headline(view.store, run)
+    except CapVizError as error:
+        problem(str(error))
+    open_button(view.runs, run)
+    files(view.store, run)
+    with st.container(horizontal=True, gap="xsmall"):
+        st.button("Verify checksums", key="runs_verify", on_click=verify, args=(view.store, run))
+        delete_button(view.store, [run])
+    if run.key in (said := st.session_state.get(SAID, {})):
+        st.caption(said[run.key])
+    with st.expander("How it was made", icon=":material/description:"):
+        st.caption(escaped(making_of(run)))
         st.json(run.manifest)
 
 
 def headline(store: Store, run: StoredRun) -> None:
-    """Draw the main result of a run: tiles, head grid or table."""
-    try:
-        match protocol_in(run.spec):
-            case GenerationProtocol():
-                written_tiles(load_answers(store, run))
-            case SolutionProtocol():
-                solution_tile(report_of(store, run))
-            case PerplexityProtocol():
-                perplexity_tile(report_of(store, run))
-            case ChoiceProtocol():
-                accuracy_tiles(store, run)
-            case _ if is_head_scores(run):
-                small_grid(store, run)
-            case _:
-                st.dataframe(numbers_of(store, run), height=300, hide_index=True)
-    except CapVizError as error:
-        problem(str(error))
-
-
-def perplexity_tile(report: EvalReport) -> None:
-    found = perplexity_of(report)
-    tile("Perplexity", f"{found.value:.2f}", f"[{found.ci.low:.2f}, {found.ci.high:.2f}]")
-    st.caption(f"{found.n_windows} windows of text, {found.n_tokens:,} tokens scored; the interval resamples windows.")
-
-
-def solution_tile(report: EvalReport) -> None:
-    found = solution_loss_of(report)
-    tile("Loss on solutions", f"{found.value:.3f} nats per token", f"[{found.ci.low:.3f}, {found.ci.high:.3f}]")
-    st.caption(f"{found.n} worked solutions, {found.n_tokens:,} tokens scored; the interval resamples examples.")
-
-
-def written_tiles(report: GenerationReport) -> None:
-    """Draw strict and flexible exact match, and how often an answer was found at all."""
-    readings = (
-        ("Exact match, strict", report.correct, report.parse_rate),
-        ("Exact match, flexible", report.correct_flexible, report.parse_rate_flexible),
-    )
-    for place, (title, right, parsed) in zip(st.columns(2), readings, strict=True):
-        with place:
-            tile(title, percent(float(right.mean())), percent_interval(wilson(int(right.sum()), len(right))))
-            st.caption(f"an answer found in {percent(parsed, 0)}")
-    cut = float((report.ended == LENGTH).mean())
-    st.caption(f"{len(report)} answers, {int(report.tokens.sum()):,} tokens; {percent(cut, 0)} were cut off.")
-
-
-def accuracy_tiles(store: Store, run: StoredRun) -> None:
-    report = report_of(store, run)
-    test = against_guessing(load_task(run.spec.examples.task), report)
-    for place, measure in zip(st.columns(2), (ACC, ACC_NORM), strict=True):
-        level = level_in(store, run, measure)
-        with place:
-            tile(measure.title, percent(level.value), percent_interval(level.ci))
-    verdict = "clearly above" if test.clearly_above else "not clearly above"
-    st.caption(
-        f"{int(report.correct.sum())} of {len(report)} questions right; {verdict} chance ({percent(test.chance)})."
-    )
-
-
-def small_grid(store: Store, run: StoredRun[ScoreSpec]) -> None:
-    grid, words = run_grid(store, run), ablation_words(run.spec)
-    st.plotly_chart(
-        head_grid(grid, unit="nats", tallest=320),
-        key=f"runs_grid_{run.key}",
-        width=min(420, grid_width(*grid.shape, 320)),
-        config=CONFIG,
-        alt=f"Effect of {words.doing} each head{words.by}, answer loss, run {run.key}",
-    )
+    """Draw the main result of a run: tiles, map or table. Raises `CapVizError` for a damaged one."""
+    if is_head_scores(run):
+        unit = METRIC_UNITS["nll"]
+        grid = Grid.of(statistics_of(store, run, "nll").estimate, ends=ablation_words(run.spec).ends)
+        head_map(grid, key="runs_map", unit=unit, label="Effect of each head, answer loss", small=True)
+        st.caption(f"Effect of each head on the answer loss, {unit}.")
+    elif (facts := facts_of(store, run)) is not None:
+        for place, (label, value, interval) in zip(st.columns(len(facts.tiles)), facts.tiles, strict=True):
+            with place:
+                tile(label, value, interval)
+        st.caption(facts.sentence)
+    else:
+        st.dataframe(numbers_of(store, run), height=240, hide_index=True)
 
 
 def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
@@ -153,14 +92,10 @@ def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
     page, spec = PAGE_OF_KIND.get(run.kind), run.spec
     if page is None:
         return
-    names_heads = is_run_of(run, ScoreSpec) and run.spec.parts is None
-    go_button(
-        f"Open on {page}",
-        f"pages/{page.lower()}.py",
-        key="runs_open",
-        selection={"model": spec.model.id, "task": spec.examples.task},
-        params={"run": shown_name(runs, run)} if names_heads else {},
-    )
+    params: dict[str, object] = {"model": spec.model.id, "task": spec.examples.task}
+    if is_run_of(run, ScoreSpec) and run.spec.parts is None:
+        params["run"] = shown_name(runs, run)
+    go_button(f"Open on {page}", f"pages/{page.lower()}.py", key="runs_open", params=params)
 
 
 def files(store: Store, run: StoredRun) -> None:
@@ -194,19 +129,21 @@ def json_rows(table: pd.DataFrame) -> bytes:
     return (table.to_json(None, orient="records") or "[]").encode()
 
 
-def housekeeping(store: Store, run: StoredRun) -> None:
-    with st.container(horizontal=True, gap="xsmall"):
-        st.button("Verify checksums", key="runs_verify", on_click=verify, args=(store, run))
-        if is_shared():
-            st.caption(REFUSAL.format(what="deleting runs"))
-        elif run.origin == "live":
-            with st.popover("Delete", icon=":material/delete:"):
-                st.markdown(f"Delete **{escaped(run.title)}** from this machine? It can only be computed again.")
-                st.button("Delete this run", key="runs_delete", type="primary", on_click=delete, args=(store, run))
-        else:
-            st.caption("Came with CAP Viz: it is only read, and cannot be deleted here.")
-    if run.key in (said := st.session_state.get(SAID, {})):
-        st.caption(said[run.key])
+def delete_button(store: Store, runs: Sequence[StoredRun]) -> None:
+    """Draw the button that deletes the local ones of these runs, after one confirmation for all."""
+    local = [run for run in runs if run.origin == "live"]
+    if is_shared():
+        st.caption(REFUSAL.format(what="deleting runs"))
+        return
+    if not local:
+        st.caption("Came with CAP Viz: only read, not deleted here.")
+        return
+    whose = "this run" if len(local) == 1 else f"{len(local)} runs"
+    with st.popover(f"Delete {whose}", icon=":material/delete:"):
+        st.markdown("\n".join(f"- {escaped(run.title)}" for run in local))
+        kept = "" if len(local) == len(runs) else f" The other {len(runs) - len(local)} came with CAP Viz and stay."
+        st.markdown(f"Delete {whose} from this machine? What is deleted can only be computed again.{kept}")
+        st.button(f"Yes, delete {whose}", key="runs_delete", type="primary", on_click=delete, args=(store, runs, local))
 
 
 def verify(store: Store, run: StoredRun) -> None:
@@ -218,12 +155,15 @@ def verify(store: Store, run: StoredRun) -> None:
     st.session_state[SAID] = {run.key: sentence}
 
 
-def delete(store: Store, run: StoredRun) -> None:
-    """Delete the run; a callback, so that the page drawn next no longer lists it."""
+def delete(store: Store, picked: Sequence[StoredRun], local: Sequence[StoredRun]) -> None:
+    """Delete runs; a callback, so that the page drawn next no longer lists them."""
+    gone: list[StoredRun] = []
     try:
-        store.delete(run)
-        sentence = f"{run.title} was deleted."
+        for run in local:
+            store.delete(run)
+            gone.append(run)
+        sentence = f"{local[0].title} was deleted." if len(local) == 1 else f"{len(local)} runs were deleted."
     except CapVizError as error:
         sentence = str(error)
     st.session_state[SAID] = {"": sentence}
-    st.session_state["runs"] = [key for key in st.session_state.get("runs", []) if key != run.key]
+    choose({"runs": [run.key for run in picked if run not in gone] or None})

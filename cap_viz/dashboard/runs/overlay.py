@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import caution, empty, escaped, p_words, problem, tile
+from cap_viz.dashboard.runs.table import plain
 from cap_viz.dashboard.stored import paired_in, statistics_of
 from cap_viz.dashboard.tasks.data import METRIC, STANDARDISED, Measured, TaskPair
 from cap_viz.dashboard.tasks.pair import pair_section
@@ -12,7 +13,6 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.eval_metrics import ACC, TOKEN_LOSS
 from cap_viz.evaluation.generation import GenerationProtocol
 from cap_viz.figures.theme import signed
-from cap_viz.runs.kinds import describe
 from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protocol_in
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
@@ -71,7 +71,7 @@ def paired_evaluations(store: Store, first: StoredRun, second: StoredRun) -> Pai
 
 def overlay_evaluations(store: Store, first: StoredRun, second: StoredRun) -> None:
     found = paired_evaluations(store, first, second)
-    names = [f"{describe(run.spec)} ({run.key[:6]})" for run in (first, second)]
+    names = [f"{plain(run.spec)} ({run.key[:6]})" for run in (first, second)]
     st.markdown(f"#### {escaped(names[0])} against {escaped(names[1])}")
     if found.only_a is not None:
         items, unit, scale, digits = "questions", "points", 100, 1

@@ -1,8 +1,9 @@
-"""The body of the Runs page: queue, unfinished runs, history, picked runs, import and damaged runs."""
+"""The body of the Runs page: queue, unfinished runs, table, picked runs, import and damaged runs."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -10,22 +11,22 @@ import streamlit as st
 from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
 from cap_viz.dashboard.components.panels import empty, escaped, note, problem
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.runs.detail import SAID, detail
+from cap_viz.dashboard.runs.detail import SAID, delete_button, detail
 from cap_viz.dashboard.runs.overlay import overlay
-from cap_viz.dashboard.runs.table import Shown, history
+from cap_viz.dashboard.runs.table import draw_table, filtered, picked_list
 from cap_viz.dashboard.runs.unfinished import unfinished_section
+from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.serving import REFUSAL, is_shared
-from cap_viz.dashboard.state import link_here
 from cap_viz.errors import CapVizError
 from cap_viz.runs.archive import import_run
-from cap_viz.runs.store import Store
+from cap_viz.runs.store import Store, StoredRun
 
-KEYS = ("model", "task", "find", "kind", "where", "origin", "runs")
 UPLOAD, IMPORTED = "runs_upload", "runs_imported"
 
 
 def body(view: Frame) -> None:
-    queue_section()
+    if active_jobs(lambda spec: True):
+        ticking(queue, live=True)
     unfinished_section(view.store)
     if sentence := st.session_state.get(SAID, {}).get(""):
         note(sentence)
@@ -34,16 +35,10 @@ def body(view: Frame) -> None:
             "Nothing is stored yet",
             "Start a run on the Heads page, or bring one in below that `python -m cap_viz runs export` has written.",
         )
+        import_section(view.store)
     else:
-        shown = history(view)
-        picked_section(view, shown)
-    import_section(view.store)
+        stored(view)
     damaged_section(view.store)
-
-
-def queue_section() -> None:
-    if active_jobs(lambda spec: True):
-        ticking(queue, live=True)
 
 
 def queue() -> None:
@@ -53,26 +48,41 @@ def queue() -> None:
         job_view(job, key="runs")
 
 
-def picked_section(view: Frame, shown: Shown) -> None:
-    if not shown.picked:
-        st.caption(
-            f"{len(shown.runs)} of {len(view.runs)} runs shown. Pick one to see how it was made, or two to compare."
-        )
-        return
-    if len(shown.picked) == 1:
-        detail(view, shown.picked[0])
+def stored(view: Frame) -> None:
+    """Draw the table with the picked run beside it; two picked runs are compared below."""
+    by_key = {run.key: run for run in view.runs}
+    picked = view.selection.choices("runs", list(by_key), what="the run")
+    runs = filtered(view)
+    left, right = st.columns([2, 1], gap="small")
+    with left:
+        if runs:
+            draw_table(view.store, runs, picked)
+            st.caption(f"{len(runs):,} of {len(view.runs):,} runs.")
+        else:
+            st.caption("No stored run passes these filters.")
+    with right:
+        picked_list(view, runs, picked)
+        picked_section(view, [by_key[key] for key in picked])
+        import_section(view.store)
+    if len(picked) == 2:
+        overlay(view.store, by_key[picked[0]], by_key[picked[1]])
+
+
+def picked_section(view: Frame, runs: Sequence[StoredRun]) -> None:
+    if not runs:
+        st.caption("Pick a run to see its result and how it was made, two to compare them.")
+    elif len(runs) == 1:
+        detail(view, runs[0])
     else:
-        overlay(view.store, shown.picked[0], shown.picked[1])
-    with st.popover("Share", icon=":material/ios_share:"), st.container(width=360):
-        st.caption("Link to this view")
-        st.code(link_here(KEYS), language=None, wrap_lines=True)
+        st.caption("They are compared below." if len(runs) == 2 else "Two picked runs are compared, not more.")
+        delete_button(view.store, runs)
 
 
 def import_section(store: Store) -> None:
     if is_shared():
         st.caption(REFUSAL.format(what="bringing in runs"))
         return
-    st.markdown("#### Bring in a run", help="A zip file written by `runs export` or by the download above.")
+    st.markdown("#### Bring in a run", help="A zip file written by `runs export` or by “Run as zip” on this page.")
     st.file_uploader(
         "A run as zip",
         type="zip",
@@ -87,7 +97,7 @@ def import_section(store: Store) -> None:
 
 
 def take_upload(store: Store) -> None:
-    """Check the uploaded file and move it into the local store; in a callback, so that the history lists it at once."""
+    """Check the uploaded file and move it into the local store; in a callback, so that the table lists it at once."""
     upload = st.session_state.get(UPLOAD)
     if upload is None:
         st.session_state.pop(IMPORTED, None)
@@ -99,7 +109,7 @@ def take_upload(store: Store) -> None:
         try:
             run = import_run(store, file)
             st.session_state[IMPORTED] = True, f"Imported {run.title}."
-            st.session_state["runs"] = [run.key]
+            choose({"runs": [run.key]})
         except CapVizError as error:
             st.session_state[IMPORTED] = False, str(error).replace(str(file), upload.name)
 

@@ -1,11 +1,15 @@
-"""The main result of a stored run in a few words, for the table on the Runs page."""
+"""The main result of a stored run: a few words for the table, tiles and a sentence for the run itself."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cap_viz.dashboard.components.head_map import head_name
-from cap_viz.dashboard.components.panels import percent
-from cap_viz.dashboard.stored import cached_by_run, report_of, statistics_of
+from cap_viz.dashboard.components.panels import percent, percent_interval
+from cap_viz.dashboard.stored import cached_by_run, level_in, report_of, statistics_of
 from cap_viz.errors import CapVizError
+from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, against_guessing
+from cap_viz.evaluation.generation import LENGTH
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.figures.theme import signed
@@ -15,6 +19,8 @@ from cap_viz.runs.protocols import ChoiceProtocol, GenerationProtocol, Perplexit
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
 from cap_viz.runs.spec import JointSpec
 from cap_viz.runs.store import Store, StoredRun
+from cap_viz.stats import wilson
+from cap_viz.tasks import load_task
 
 
 @cached_by_run(2048)
@@ -42,3 +48,55 @@ def main_number(store: Store, run: StoredRun) -> str:
     if is_run_of(run, JointSpec):
         return f"{signed(float(judged(run.spec, load_joint(store, run), 'nll').joint.mean), 2)} nats"
     return ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Result of an evaluation: label, value and interval of each number, and a sentence on all."""
+
+    tiles: tuple[tuple[str, str, str], ...]
+    sentence: str
+
+
+def facts_of(store: Store, run: StoredRun) -> Facts | None:
+    """Return the result of an evaluation, None for other runs. Raises `CapVizError` for a damaged one."""
+    match protocol_in(run.spec):
+        case ChoiceProtocol():
+            report = report_of(store, run)
+            test = against_guessing(load_task(run.spec.examples.task), report)
+            levels = [(measure.title, level_in(store, run, measure)) for measure in (ACC, ACC_NORM)]
+            verdict = "clearly above" if test.clearly_above else "not clearly above"
+            return Facts(
+                tuple((title, percent(level.value), percent_interval(level.ci)) for title, level in levels),
+                f"{int(report.correct.sum())} of {len(report)} questions right; {verdict} chance "
+                f"({percent(test.chance)}).",
+            )
+        case GenerationProtocol():
+            answers = load_answers(store, run)
+            sides = {"strict": answers.correct, "flexible": answers.correct_flexible}
+            return Facts(
+                tuple(
+                    (
+                        f"Exact match, {side}",
+                        percent(float(right.mean())),
+                        percent_interval(wilson(int(right.sum()), len(right))),
+                    )
+                    for side, right in sides.items()
+                ),
+                f"{len(answers)} answers, {int(answers.tokens.sum()):,} tokens; an answer found in "
+                f"{percent(answers.parse_rate, 0)} (strict) and {percent(answers.parse_rate_flexible, 0)} (flexible), "
+                f"{percent(float((answers.ended == LENGTH).mean()), 0)} cut off.",
+            )
+        case PerplexityProtocol():
+            found = perplexity_of(report_of(store, run))
+            return Facts(
+                (("Perplexity", f"{found.value:.2f}", f"[{found.ci.low:.2f}, {found.ci.high:.2f}]"),),
+                f"{found.n_windows} windows of text, {found.n_tokens:,} tokens scored; the interval resamples windows.",
+            )
+        case SolutionProtocol():
+            loss = solution_loss_of(report_of(store, run))
+            return Facts(
+                (("Loss on solutions", f"{loss.value:.3f} nats", f"[{loss.ci.low:.3f}, {loss.ci.high:.3f}]"),),
+                f"Per token of {loss.n} worked solutions, {loss.n_tokens:,} tokens; the interval resamples examples.",
+            )
+    return None

@@ -1,159 +1,185 @@
-"""The history on the Runs page: filters, and one table row per stored run."""
+"""Table of stored runs on the Runs page: filters, one row per run, and the picked runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import age, note
+from cap_viz.dashboard.components.panels import age
+from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.names import METRIC_NAMES, model_name, run_title, task_name
 from cap_viz.dashboard.runs.result import result_of
-from cap_viz.dashboard.state import bad_choice, bad_choices, keep_valid_ones
+from cap_viz.dashboard.selection import choose, controlled
+from cap_viz.pruning import CRITERIA, criterion_title
 from cap_viz.runs.kinds import KINDS, describe
+from cap_viz.runs.mask_provenance import provenance_of
 from cap_viz.runs.prefix_reuse import computing_seconds
+from cap_viz.runs.spec import MaskSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 
 TABLE = "runs_table"
-# Reading a result takes 5 ms the first time; eight rows are in sight.
-MOST_RESULTS = 40
-# Two runs can be compared.
-MOST_PICKED = 2
-ANY = "all"
-TITLES = {ANY: "", **{kind.title: kind.name for kind in KINDS.values()}}
-EVERYWHERE, THIS_TASK = "all models and tasks", "this model and task"
-WHERE = (EVERYWHERE, "this model", THIS_TASK)
-ORIGINS = (ANY, "precomputed", "live")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Runs that pass the filters, newest first, and the picked ones."""
-
-    runs: list[StoredRun]
-    picked: list[StoredRun]
-
-
-def history(view: Frame) -> Shown:
-    """Draw filters, table and picked keys; filters and keys are bound to the URL."""
-    runs = filtered(view)
-    if runs:
-        draw_table(view.store, runs)
-    else:
-        st.caption("No stored run passes these filters.")
-    return Shown(runs, picked_runs(view.runs))
+# Reading a result takes 5 ms the first time; fourteen rows are in sight.
+MOST_RESULTS, ROWS_IN_SIGHT = 40, 14
+# The address holds the picked keys; the list below the filters offers so many more.
+MOST_PICKED, MOST_LISTED = 200, 50
+ALL = "all"
+WHERE = {ALL: "Everything", "model": "This model", "task": "This model and task"}
+ORIGINS = {ALL: "Any", "precomputed": "Precomputed", "live": "Live"}
 
 
 def filtered(view: Frame) -> list[StoredRun]:
-    notes = [
-        bad_choice("kind", list(TITLES), ANY, "runs of kind"),
-        bad_choice("where", WHERE, EVERYWHERE, "runs of"),
-        bad_choice("origin", ORIGINS, ANY, "runs that are"),
-    ]
-    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        with st.container(width="stretch"):
-            asked = st.text_input(
-                "Find", key="find", bind="query-params", placeholder="task, criterion, model, key", max_chars=80
-            )
-        with st.container(width=140):
-            kind = st.selectbox(
-                "Kind",
-                list(TITLES),
-                key="kind",
-                bind="query-params",
-                help="  \n".join(f"`{one.title}` {one.summary}" for one in KINDS.values()),
-            )
-        with st.container(width=220):
-            where = st.selectbox("About", WHERE, key="where", bind="query-params")
-        with st.container(width=150):
-            origin = st.selectbox(
-                "Origin",
-                ORIGINS,
-                key="origin",
-                bind="query-params",
-                help="precomputed: came with CAP Viz and is only read  \nlive: computed or imported on this machine",
-            )
-    for sentence in filter(None, notes):
-        note(sentence)
-    wanted, words = TITLES[kind], (asked or "").casefold().split()
-    return [
+    """Draw the filters and the Share menu; return the runs that pass, newest first."""
+    selection = view.selection
+    places = st.columns([26, 16, 19, 15, 11], gap="small", vertical_alignment="bottom")
+    with places[0]:
+        asked = selection.text_input("Find", "find", placeholder="task, criterion, model, key", max_chars=80)
+    with places[1]:
+        kinds = [ALL, *KINDS]
+        help_text = "  \n".join(f"`{one.title}` {one.summary}" for one in KINDS.values())
+        kind = selection.selectbox("Kind", "kind", kinds, names=kind_name, what="runs of kind", help=help_text)
+    with places[2]:
+        where = selection.selectbox("About", "where", list(WHERE), names=WHERE.__getitem__, what="runs of")
+    with places[3]:
+        origin = selection.selectbox(
+            "Origin",
+            "origin",
+            list(ORIGINS),
+            names=ORIGINS.__getitem__,
+            what="runs that are",
+            help="Precomputed: came with CAP Viz and is only read.  \nLive: computed or imported on this machine.",
+        )
+    words = asked.casefold().split()
+    runs = [
         run
         for run in view.runs
-        if wanted in ("", run.kind)
-        and origin in (ANY, run.origin)
-        and (where == EVERYWHERE or run.spec.model == view.model)
-        and (where != THIS_TASK or run.spec.examples.task == view.task.name)
-        and has_words(run, words)
+        if kind in (ALL, run.kind)
+        and origin in (ALL, run.origin)
+        and (where == ALL or run.spec.model == view.model)
+        and (where != "task" or run.spec.examples.task == view.task.name)
+        and all(word in searched(run) for word in words)
     ]
+    with places[4]:
+        download = Download("Table as CSV, with ids", lambda: csv_of(view.store, runs), "runs.csv", "text/csv")
+        share("runs", [download])
+    return runs
 
 
-def has_words(run: StoredRun, words: Sequence[str]) -> bool:
-    """Return whether every one of the folded words is in what the table says about the run."""
+def kind_name(kind: str) -> str:
+    return "All" if kind == ALL else KINDS[kind].title.capitalize()
+
+
+def searched(run: StoredRun) -> str:
+    """Return all names and ids of a run, folded, for the search."""
     spec = run.spec
-    said = " ".join((run.kind, spec.examples.task, describe(spec), spec.model.id, run.key)).casefold()
-    return all(word in said for word in words)
+    names = (task_name(spec.examples.task), plain(spec), model_name(spec.model.id))
+    ids = (run.kind, spec.examples.task, describe(spec), spec.model.id, run.key)
+    return " ".join((*names, *ids)).casefold()
 
 
-def draw_table(store: Store, runs: Sequence[StoredRun]) -> None:
-    table = table_of(runs)
-    results = [result_of(store, run) for run in runs[:MOST_RESULTS]]
-    table.insert(3, "result", pd.Series(results, dtype=str))
+def plain(spec: RunSpec) -> str:
+    """Describe a run in plain names, without its model and task."""
+    if isinstance(spec, ScoreSpec):
+        return f"{'Heads' if spec.parts is None else spec.parts.capitalize()}: {run_title(spec)}"
+    mask: MaskSpec | None = getattr(spec, "mask", None)
+    if mask is None:
+        return describe(spec)[:1].upper() + describe(spec)[1:]
+    said, made = describe(spec).replace(mask.criterion, criterion_title(mask.criterion), 1), provenance_of(mask)
+    of = " of heads" if mask.criterion in CRITERIA and CRITERIA[mask.criterion].structured else ""
+    elsewhere = made.examples is not None and made.examples.task != spec.examples.task
+    source = [f"from {task_name(made.examples.task)}"] if made.examples is not None and elsewhere else []
+    options = [
+        f"draw {value}" if name == "control_seed" else METRIC_NAMES.get(value, value).lower()
+        for name, value in made.unusual.items()
+    ]
+    return ", ".join([said.replace("%", " %") + of, *source, *options])
+
+
+def draw_table(store: Store, runs: Sequence[StoredRun], picked: Sequence[str]) -> None:
+    """Draw the runs, with the picked ones ticked."""
+    table = table_of(runs, [result_of(store, run) for run in runs[:MOST_RESULTS]])
+    # Each text travels once, not in every row.
+    table = table.astype(dict.fromkeys(["task", "what", "age", "origin", "model"], "category"))
+    st.session_state[TABLE] = {"selection": {"rows": [row for row, run in enumerate(runs) if run.key in picked]}}
+    column = st.column_config.Column
     st.dataframe(
         table,
         key=TABLE,
-        height=min(318, 38 + 35 * len(runs)),
+        height=38 + 35 * max(1, min(ROWS_IN_SIGHT, len(runs))),
         hide_index=True,
-        on_select=lambda: take_rows(runs),
+        on_select=lambda: take_rows(runs, picked),
         selection_mode="multi-row",
         column_config={
-            "result": st.column_config.TextColumn(
+            "task": column(width=105),
+            "what": column(width=140),
+            "result": column(
+                width=108,
                 help=f"Accuracy, perplexity, loss or the head of largest effect, for the first {MOST_RESULTS} rows: "
-                "filter to see those of others"
+                "filter to see those of others",
             ),
-            "seconds": st.column_config.NumberColumn(
-                format="%.0f", help="Computing time; empty for the first items of another run"
-            ),
-            "examples": st.column_config.NumberColumn(format="%d"),
+            "n": st.column_config.NumberColumn(format="%d", width=48, help="Examples, questions or windows of text"),
+            "age": column(width=62),
+            "origin": column(width=98),
         },
+        alt="Stored runs; the list of picked runs beside the table picks by keyboard.",
     )
 
 
-def table_of(runs: Sequence[StoredRun]) -> pd.DataFrame:
+def take_rows(runs: Sequence[StoredRun], picked: Sequence[str]) -> None:
+    """Pick the ticked rows; picked runs that the filters hide stay picked."""
+    rows = st.session_state[TABLE]["selection"]["rows"]
+    shown = {run.key for run in runs}
+    keys = [key for key in picked if key not in shown] + [runs[row].key for row in rows if row < len(runs)]
+    choose({"runs": keys[-MOST_PICKED:] or None})
+
+
+def picked_list(view: Frame, runs: Sequence[StoredRun], picked: Sequence[str]) -> None:
+    """Draw the list of picked runs, the keyboard's way to pick; it offers the first runs of the table."""
+    by_key = {run.key: run for run in view.runs}
+    offered = [*picked, *(run.key for run in runs[:MOST_LISTED] if run.key not in picked)]
+    st.multiselect(
+        "Picked runs",
+        offered,
+        format_func=lambda key: label(by_key[key]),
+        max_selections=MOST_PICKED,
+        placeholder="Tick rows, or choose here",
+        help="Rows are ticked with Shift + Space, too. One run is shown, two are compared, several can be deleted.",
+        **controlled("runs", list(picked), {}),
+    )
+
+
+def label(run: StoredRun) -> str:
+    spec = run.spec
+    return f"{task_name(spec.examples.task)} · {plain(spec)} · {len(spec.examples.ids)} · {run.key[:6]}"
+
+
+def table_of(runs: Sequence[StoredRun], results: Sequence[str]) -> pd.DataFrame:
+    """Tabulate runs in plain names; `results` are those of the first runs."""
     return pd.DataFrame(
         {
-            "kind": [run.kind for run in runs],
-            "task": [run.spec.examples.task for run in runs],
-            "what": [describe(run.spec) for run in runs],
-            "examples": [len(run.spec.examples.ids) for run in runs],
+            "task": [task_name(run.spec.examples.task) for run in runs],
+            "what": [plain(run.spec) for run in runs],
+            "result": [*results, *[""] * (len(runs) - len(results))],
+            "n": [len(run.spec.examples.ids) for run in runs],
             "age": [age(run.created) for run in runs],
-            "seconds": [computing_seconds(run) for run in runs],
             "origin": [run.origin for run in runs],
-            "model": [run.spec.model.id for run in runs],
-            "key": [run.key for run in runs],
+            "model": [model_name(run.spec.model.id) for run in runs],
         }
     )
 
 
-def take_rows(runs: Sequence[StoredRun]) -> None:
-    """Copy ticked rows into the URL-bound list of keys; of more than two, keep the last two."""
-    rows = (st.session_state.get(TABLE) or {}).get("selection", {}).get("rows", [])
-    st.session_state["runs"] = [runs[row].key for row in rows if row < len(runs)][-MOST_PICKED:]
-
-
-def picked_runs(runs: Sequence[StoredRun]) -> list[StoredRun]:
-    """Draw the URL-bound list of keys, also the keyboard's way to pick, and return its runs."""
-    by_key = {run.key: run for run in runs}
-    if sentence := bad_choices("runs", list(by_key), "the run"):
-        note(sentence)
-    keep_valid_ones("runs", list(by_key))
-    chosen = st.multiselect(
-        "Picked runs",
-        list(by_key),
-        key="runs",
-        bind="query-params",
-        max_selections=MOST_PICKED,
-        placeholder="Tick a row above, or type the beginning of a key; two runs can be compared",
-    )
-    return [by_key[key] for key in chosen]
+def csv_of(store: Store, runs: Sequence[StoredRun]) -> str:
+    """Return the table with ids, times and every result as CSV."""
+    ids = {
+        "kind": [run.kind for run in runs],
+        "task_id": [run.spec.examples.task for run in runs],
+        "model_id": [run.spec.model.id for run in runs],
+        "described": [describe(run.spec) for run in runs],
+        "created": [run.created for run in runs],
+        "seconds": [computing_seconds(run) for run in runs],
+        "key": [run.key for run in runs],
+    }
+    return csv_text(table_of(runs, [result_of(store, run) for run in runs]).drop(columns="age").assign(**ids))

@@ -9,10 +9,11 @@ import streamlit as st
 from cap_viz.dashboard.components.job_card import active_jobs
 from cap_viz.dashboard.components.panels import escaped, problem
 from cap_viz.dashboard.components.submission import OWN_JOBS, own_jobs, submit_run
+from cap_viz.dashboard.names import model_name, task_name
+from cap_viz.dashboard.runs.table import plain
 from cap_viz.dashboard.serving import is_shared
 from cap_viz.errors import CapVizError
 from cap_viz.runs.jobs import Job, PrunedWeights
-from cap_viz.runs.kinds import describe
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import RunSpec, spec_key
 from cap_viz.runs.store import Store
@@ -61,7 +62,10 @@ def row(store: Store, spec: RunSpec, title: str, ending: Ending, *, resumable: b
     key, reason = spec_key(spec), ending.reason or REASONS[ending.state]
     badge = f":{COLOURS[ending.state]}-badge[{ending.state}]"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"{badge} {escaped(title)}, {escaped(spec.model.id)}  \n:small[{escaped(reason)}]", width="stretch")
+        st.markdown(
+            f"{badge} {escaped(title)}, {escaped(model_name(spec.model.id))}  \n:small[{escaped(reason)}]",
+            width="stretch",
+        )
         if resumable:
             st.button("Resume", key=f"runs_resume_{key}", on_click=resume, args=(spec,))
         if not is_shared():
@@ -69,7 +73,7 @@ def row(store: Store, spec: RunSpec, title: str, ending: Ending, *, resumable: b
 
 
 def title_of(spec: RunSpec) -> str:
-    return f"{spec.kind} {spec.examples.task}, {describe(spec)}, n = {len(spec.examples.ids)}"
+    return f"{task_name(spec.examples.task)}, {plain(spec)}, n = {len(spec.examples.ids)}"
 
 
 def resume(spec: RunSpec) -> None:

@@ -7,14 +7,13 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from cap_viz.dashboard.components.panels import making_of
-from cap_viz.dashboard.stored import statistics_of
 from cap_viz.figures.head_grid import Grid, head_grid
 from cap_viz.runs.kinds import describe, numbers_of
-from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.kinds.scores import load_scores
+from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.run_queries import is_head_scores
-from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
+from cap_viz.stats import mean_with_ci
 
 MOST_ROWS = 2_000
 STYLE = """
@@ -53,15 +52,11 @@ def figure_html(store: Store, run: StoredRun) -> str:
     if not is_head_scores(run):
         return ""
     words = ablation_words(run.spec)
-    figure = go.Figure(head_grid(run_grid(store, run), unit="nats"))
+    grid = Grid.of(mean_with_ci(load_scores(store, run).effects("nll")), ends=words.ends)
+    figure = go.Figure(head_grid(grid, unit="nats"))
     figure.update_layout(template="plotly_white", paper_bgcolor="white", width=520)
     return (
         f"<h2>Effect of {words.doing} each head{words.by}</h2><p>Answer loss, nats per token. Faded: the interval "
         "includes zero. A dot: survives the false-discovery control.</p>"
         f"{figure.to_html(full_html=False, include_plotlyjs=True)}"
     )
-
-
-def run_grid(store: Store, run: StoredRun[ScoreSpec]) -> Grid:
-    """Grid of head effects on the answer loss, for the Runs page and the HTML file."""
-    return Grid.of(statistics_of(store, run, "nll").estimate, ends=ablation_words(run.spec).ends)
