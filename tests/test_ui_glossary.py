@@ -18,6 +18,7 @@ from cap_viz.dashboard.terms import GLOSSARY, Term, groups
 from cap_viz.evaluation.eval_metrics import MEASURES, TOKEN_LOSS
 from cap_viz.evaluation.generation import FORMATS
 from cap_viz.pruning import CRITERIA, Criterion
+from cap_viz.pruning.mask import SCOPES
 from cap_viz.pruning.options import ALLOCATIONS, PATTERNS
 from cap_viz.runs.kinds import KINDS
 from cap_viz.runs.spec import ScoreSpec
@@ -65,7 +66,10 @@ NAMES = {
     **{name: key for key, name in names.METRIC_NAMES.items()},
     **{measure.title: name for name, measure in MEASURES.items()},
     **{task.title: name for name, task in TASKS.items()},
-    **{unit: "nats" for unit in ("nats", "nats per token")},
+    **{unit: "accuracy" if "errors" in unit else "nats" for unit in names.METRIC_UNITS.values()},
+    **{group: "criterion" for group in names.CRITERION_GROUPS},
+    **{scope: "scope" for scope in SCOPES},
+    **{"perplexity-1024": "perplexity", "generate-fewshot-256": "written"},
     **dict(zip(KINDS, ("run", "run", "profile", "roles", "together"), strict=True)),
     "n48-seed0-zero": "run",
     names.run_title(ScoreSpec(model=None, examples=calibration_set("mini_science", 48))): "run",  # pyright: ignore

@@ -304,7 +304,7 @@ def test_own_lessons_are_offered_and_mistakes_are_sentences(
 STEP = {
     "title": "a",
     "text": "b",
-    "picture": "map",
+    "picture": "effect map",
     "question": "{task}?",
     "choices": ["x", "y"],
     "because": "c",

@@ -56,14 +56,15 @@ def lesson_map(
     hidden: str | None = None,
     framed: Collection[Head] = (),
     off: Collection[Head] = (),
+    one_scale: bool = True,
 ) -> None:
-    """Draw maps of heads side by side on one scale, whose cells can be picked; below, the effect of the picked head.
+    """Draw maps of heads side by side, whose cells can be picked; below, the effect of the picked head.
 
     The map of the name `hidden` shows the picked cell only. `said` stands below until there is one.
     """
     heads = {head_name(head): head for head in np.ndindex(next(iter(estimates.values())).mean.shape)}
     name = stage.evidence.view.selection.choice("pick", ["", *heads], what="head")
-    picked, limit = heads.get(name), colour_limit(*(one.mean for one in estimates.values()))
+    picked, limit = heads.get(name), colour_limit(*(one.mean for one in estimates.values())) if one_scale else None
     for column, (title, one) in zip(st.columns(len(estimates), gap="small"), estimates.items(), strict=True):
         # A new key for each picked head: under an old one a second click on a cell counts as a deselection.
         key = f"map_{title}_{name}"
@@ -108,24 +109,30 @@ def effect_map(stage: Stage) -> None:
     lesson_map(stage, heads, "Click a cell for the effect of that head.", framed=framed)
 
 
-def two_maps(stage: Stage, estimates: Mapping[str, HeadEstimate]) -> None:
+def two_maps(stage: Stage, estimates: Mapping[str, HeadEstimate], *, one_scale: bool) -> None:
     """Two maps, the second hidden until the guess; then the heads at the top of both are framed."""
     first, both = (set(one.top_heads(min(TOP, one.rank.size))) for one in estimates.values())
     both &= first
-    if stage.revealed:
-        lesson_map(stage, estimates, f"Framed: {len(both)} heads are among the {TOP} largest of both.", framed=both)
-    else:
-        lesson_map(stage, estimates, f"Framed: the {TOP} largest effects.", framed=first, hidden=list(estimates)[1])
+    said = f"{len(both)} heads are among the {TOP} largest of both" if stage.revealed else f"the {TOP} largest effects"
+    lesson_map(
+        stage,
+        estimates,
+        f"Framed: {said}.{'' if one_scale else ' Each map has its own scale.'}",
+        framed=both if stage.revealed else first,
+        hidden=None if stage.revealed else list(estimates)[1],
+        one_scale=one_scale,
+    )
 
 
 def half_maps(stage: Stage) -> None:
     first, second = stage.evidence.halves()
-    two_maps(stage, {f"first {first.n} questions": first, f"other {second.n} questions": second})
+    two_maps(stage, {f"first {first.n} questions": first, f"other {second.n} questions": second}, one_scale=True)
 
 
 def control_maps(stage: Stage) -> None:
+    """Task and text beside each other, each on its own scale: a loss per token of an answer, and of any text."""
     name, control = stage.evidence.control()
-    two_maps(stage, {stage.evidence.view.task.title: stage.evidence.heads.estimate, name: control})
+    two_maps(stage, {stage.evidence.view.task.title: stage.evidence.heads.estimate, name: control}, one_scale=False)
 
 
 def answers(stage: Stage) -> None:
@@ -176,12 +183,6 @@ def together(stage: Stage) -> None:
 
 
 PICTURES: dict[str, Callable[[Stage], None]] = {
-    "hidden map": hidden_map,
-    "map": effect_map,
-    "answers": answers,
-    "half maps": half_maps,
-    "control maps": control_maps,
-    "zeros": zeros,
-    "accuracies": accuracies,
-    "together": together,
+    picture.__name__.replace("_", " "): picture
+    for picture in (hidden_map, effect_map, answers, half_maps, control_maps, zeros, accuracies, together)
 }
