@@ -207,7 +207,7 @@ def test_a_mask_is_not_offered_without_the_text_it_reads(scores: StoredRun, tiny
 
 @pytest.mark.usefixtures("all_shipped")
 def test_the_time_of_a_mask_is_told_before_its_button_is_clicked() -> None:
-    at = opened("pages/playground.py", mask="sparsegpt")
+    at = opened("pages/playground.py", model="toy-reasoner", task="toy_math", mask="cap_fine")
     assert not at.exception
     told = [one.value for one in at.caption if one.value.startswith("About")]
     assert told, text(at)
