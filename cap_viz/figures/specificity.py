@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 
-from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank, signed
+from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank
 
 
 def effect_scatter(
     task: Float[np.ndarray, "layer head"],
     control: Float[np.ndarray, "layer head"],
     survives: Bool[np.ndarray, "layer head"],
-    hover: Sequence[Sequence[str]] | None = None,
     *,
     names: tuple[str, str],
     selected: tuple[int, int] | None,
@@ -33,17 +30,12 @@ def effect_scatter(
     figure.add_trace(
         go.Scatter(x=ends, y=ends, mode="lines", line={"color": NEUTRAL, "width": 1, "dash": "dot"}, hoverinfo="skip")
     )
-    if hover is None:
-        hover = [
-            [point_text(names, layer, head, task[layer, head], control[layer, head]) for head in range(task.shape[1])]
-            for layer in range(task.shape[0])
-        ]
     for chosen, colour, opacity in (
         (~survives, NEUTRAL, 0.55),
         (survives & (task > control), HURTS, 0.95),
         (survives & (task <= control), HELPS, 0.95),
     ):
-        figure.add_trace(head_points(task, control, chosen, hover, colour, opacity))
+        figure.add_trace(head_points(task, control, chosen, names, colour, opacity))
     if selected is not None:
         figure.add_trace(
             go.Scatter(
@@ -65,27 +57,23 @@ def head_points(
     task: Float[np.ndarray, "layer head"],
     control: Float[np.ndarray, "layer head"],
     chosen: Bool[np.ndarray, "layer head"],
-    hover: Sequence[Sequence[str]],
+    names: tuple[str, str],
     colour: str,
     opacity: float,
 ) -> go.Scatter:
     layers, heads = np.nonzero(chosen)
     always = {"marker": {"opacity": opacity}}
     return go.Scatter(
-        x=control[chosen],
-        y=task[chosen],
+        x=np.round(control[chosen], 3),
+        y=np.round(task[chosen], 3),
         mode="markers",
         marker={"size": 7, "color": colour, "opacity": opacity},
         customdata=np.stack([layers, heads], axis=1),
-        text=[hover[layer][head] for layer, head in zip(layers.tolist(), heads.tolist(), strict=True)],
-        hovertemplate="%{text}<extra></extra>",
+        hovertemplate=f"Layer %{{customdata[0]}}, head %{{customdata[1]}}: {names[0]} %{{y:+.2f}}, {names[1]} %{{x:+.2f}} "
+        "SD over heads<extra></extra>",
         selected=always,
         unselected=always,
     )
-
-
-def point_text(names: tuple[str, str], layer: int, head: int, task: float, control: float) -> str:
-    return f"Layer {layer}, head {head}: {names[0]} {signed(task, 2)}, {names[1]} {signed(control, 2)} SD over heads"
 
 
 def role_scatter(
