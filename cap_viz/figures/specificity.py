@@ -69,7 +69,8 @@ def head_points(
         mode="markers",
         marker={"size": 7, "color": colour, "opacity": opacity},
         customdata=np.stack([layers, heads], axis=1),
-        hovertemplate=f"Layer %{{customdata[0]}}, head %{{customdata[1]}}: {names[0]} %{{y:+.2f}}, {names[1]} %{{x:+.2f}} "
+        hovertemplate="Layer %{customdata[0]}, head %{customdata[1]}: "
+        f"{names[0]} %{{y:+.2f}}, {names[1]} %{{x:+.2f}} "
         "SD over heads<extra></extra>",
         selected=always,
         unselected=always,
