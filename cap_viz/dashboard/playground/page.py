@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.components.head_map import head_inputs
+from cap_viz.dashboard.components.head_map import head_boxes
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
 from cap_viz.dashboard.components.panels import empty, escaped, note, problem, provenance
 from cap_viz.dashboard.components.submission import submit_run
@@ -215,7 +215,7 @@ def attention(view: Frame, shape: ModelShape, prompt: str, change: Change, found
     st.markdown("#### What one head looks at", help="Attention is where a head reads, not what it does with it.")
     inputs, figure = st.columns([2, 5], gap="medium")
     with inputs:
-        layer, head = head_inputs(shape.n_layers, shape.n_heads)
+        layer, head = head_boxes(view.selection, shape.n_layers, shape.n_heads, default=(0, 0))
         st.caption("Each row is a token that looks back at the columns; rows sum to 1. Pruned weights are not applied.")
     with figure:
         if len(found.tokens) > MOST_ATTENTION_TOKENS:
