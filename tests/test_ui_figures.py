@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from cap_viz.dashboard.components.head_map import map_data, map_height
 from cap_viz.figures.head_grid import (
     DIVERGING,
     GRID_MARGINS,
@@ -17,7 +19,6 @@ from cap_viz.figures.head_grid import (
     grid_height,
     grid_width,
     head_grid,
-    small_map,
     ticks,
 )
 from cap_viz.figures.ranked_bars import example_strip, ranked_bars, spread
@@ -151,15 +152,6 @@ def test_the_ends_of_the_scale_say_what_they_mean() -> None:
     assert [texts[0], texts[-1]] == ["more there  −1", "+1  more here"]
 
 
-def test_a_small_map_holds_the_same_cells_as_the_grid() -> None:
-    faded = MEAN > 0.2
-    small = heatmaps(small_map(grid(faded=faded)))
-    np.testing.assert_array_equal(small[1].z, np.where(faded, np.nan, MEAN))
-    np.testing.assert_array_equal(small[2].z, np.where(faded, MEAN, np.nan))
-    assert {cells.zmax for cells in small[1:]} == {1.0}
-    assert not any(cells.showscale for cells in small)
-
-
 def test_the_scatter_puts_every_head_once_and_colours_what_survives() -> None:
     task, control = np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[1.0, 0.0], [4.0, -1.0]])
     survives = np.array([[False, True], [True, False]])
@@ -184,3 +176,29 @@ def test_every_figure_says_what_it_shows_to_those_who_cannot_see_it() -> None:
     for name, call in calls:
         given = {keyword.arg for keyword in call.keywords}
         assert {"alt", "key"} <= given, f"{name}, line {call.lineno}"
+
+
+def test_a_map_sends_what_is_seen_of_every_head() -> None:
+    effects = np.random.default_rng(1).normal(0.1, 0.3, size=(3, 4, 12))
+    effects[1, 2] += 4
+    estimate = mean_with_ci(effects)
+    blocks = mean_with_ci(effects[:, :2])
+    shown = Grid.of(estimate, ends=("helps", "hurts"), selected=(1, 2), also={"seen": np.full((3, 4), 5)})
+    data = map_data(shown, "nats", "Effects", off=[(2, 3)], blocks=blocks)
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    for name, values in (("mean", estimate.mean), ("low", estimate.low), ("high", estimate.high)):
+        np.testing.assert_allclose(data[name], values.ravel(), atol=5e-4)
+    assert data["rank"][data["selected"]] == 1
+    assert [one == "1" for one in data["faded"]] == estimate.unclear.ravel().tolist()
+    assert [one == "1" for one in data["marked"]] == estimate.survives.ravel().tolist()
+    assert (data["off"], data["also"], data["whole"]) == ([11], [["seen", [5] * 12]], ["seen"])
+    np.testing.assert_allclose(data["blocks"]["mean"], blocks.mean.ravel(), atol=5e-4)
+    sparse = map_data(Grid(np.array([[0.1, np.nan]]), 1.0, ("helps", "hurts")), "nats", "Effects", small=True)
+    assert sparse["mean"] == [0.1, None]
+    assert map_height(sparse) < map_height({**sparse, "small": False})
+
+
+def test_small_scales_keep_their_colours() -> None:
+    """Rounded to three decimals, a map whose largest effect is 0.004 would show three colours."""
+    tiny = Grid(np.array([[0.00412, 0.00371]]), 0.005, ("helps", "hurts"))
+    assert map_data(tiny, "nats", "Effects")["mean"] == [0.00412, 0.00371]

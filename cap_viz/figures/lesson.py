@@ -86,7 +86,9 @@ def lesson_map(
     row = (canvas.height - 6 * canvas.text) / n_layers
     scale = min(3.0, max(1.0, row / 14))
     unit = None if title else NATS
-    figure.add_traces([*cells(grid.mean, grid.faded, grid.limit, unit=unit), *marks(grid, scale), click_targets(grid, NATS)])
+    figure.add_traces(
+        [*cells(grid.mean, grid.faded, grid.limit, unit=unit), *marks(grid, scale), click_targets(grid, NATS)]
+    )
     crossed = np.zeros(grid.shape, dtype=bool)
     for head in off:
         crossed[head] = True

@@ -23,6 +23,7 @@ from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.runs.run_labels import AblationWords, ablation_words
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.stats import HeadEstimate, RankIntervals, Specificity, rank_stability
+from cap_viz.tasks import load_task
 
 # Wording of a positive and a negative effect: on running text, and per metric on questions.
 TEXT_MEANING = ("makes the given text less likely", "makes the given text more likely")
@@ -43,7 +44,7 @@ Head = tuple[int, int]
 
 def exact_detail(view: HeadView, head: Head) -> None:
     """Draw the sentence about a head and its effect on every example."""
-    st.markdown(plain_sentence(view, *head))
+    st.markdown(plain_sentence(view, head))
     effects, ids, estimate = view.stats.effects[head], view.scores.questions.ids, view.stats.estimate
     figure = example_strip(
         effects,
@@ -83,20 +84,20 @@ def count(n: int) -> str:
     return f"{n} example" if n == 1 else f"{n} examples"
 
 
-def plain_sentence(view: HeadView, layer: int, head: int) -> str:
-    """Describe the measured effect in one sentence, without claiming what the head is for."""
-    estimate = view.stats.estimate
-    mean = float(estimate.mean[layer, head])
-    subject = head_subject(view.words, layer, head)
-    number = f"**{signed(mean)} {view.unit}** {interval_at(estimate, layer, head)}"
-    if estimate.unclear[layer, head]:
-        return f"{subject} has no clear effect on {count(view.n)}: {number}."
-    meaning = meaning_of(view.task.kind, view.metric, mean)
-    return f"{subject} {meaning}: {number}{odds(view.metric, mean)}, mean of {count(view.n)}."
+def plain_sentence(view: HeadView, head: Head) -> str:
+    estimate, tail = view.stats.estimate, f", mean of {count(view.n)}"
+    return effect_sentence(view.source, view.metric, estimate, head, f"on {count(view.n)}", tail)
 
 
-def meaning_of(kind: str, metric: str, mean: float) -> str:
-    return (TEXT_MEANING if kind == "text" else MEANINGS[metric])[0 if mean > 0 else 1]
+def effect_sentence(source: Source, metric: str, estimate: HeadEstimate, head: Head, where: str, tail: str) -> str:
+    """Describe a measured effect in one sentence, without claiming what the head is for."""
+    mean, kind = float(estimate.mean[head]), load_task(source.spec.examples.task).kind
+    subject = head_subject(ablation_words(source.spec), *head)
+    number = f"**{signed(mean)} {METRIC_UNITS[metric]}** {interval_at(estimate, *head)}"
+    if estimate.unclear[head]:
+        return f"{subject} has no clear effect {where}: {number}."
+    meaning = (TEXT_MEANING if kind == "text" else MEANINGS[metric])[0 if mean > 0 else 1]
+    return f"{subject} {meaning}: {number}{odds(metric, mean)}{tail}."
 
 
 def head_subject(words: AblationWords, layer: int, head: int) -> str:
@@ -142,15 +143,9 @@ def estimate_detail(
     head: Head,
 ) -> None:
     """Draw the sentence about a head by the gradient or hybrid estimator, and the agreement with exact effects."""
-    mean, number = float(estimate.mean[head]), interval_at(estimate, *head)
-    subject = head_subject(ablation_words(source.spec), *head)
-    said = f"**{signed(mean)} {METRIC_UNITS[metric]}** {number}"
-    if estimate.unclear[head]:
-        st.markdown(f"{subject} has no clear effect by the {source.estimator} estimator: {said}.")
-    else:
-        meaning = meaning_of(frame.task.kind, metric, mean)
-        st.markdown(f"{subject} {meaning}: {said}, {source.estimator} estimator.")
-    st.caption(agreement_sentence(frame, source, effects, metric), help=GLOSSARY["ceiling"])
+    estimator = f"{source.estimator} estimator"
+    st.markdown(effect_sentence(source, metric, estimate, head, f"by the {estimator}", f", {estimator}"))
+    st.caption(agreement_sentence(frame, source, effects, metric))
 
 
 def agreement_sentence(frame: Frame, source: Source, effects: HeadStatistics | None, metric: str) -> str:

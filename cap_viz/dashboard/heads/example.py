@@ -105,7 +105,7 @@ def option_table(scores: HeadScores, words: AblationWords, head: Head, row: int,
     options = [f"Option {i + 1}" for i in range(count)] if example is None else [o.strip() for o in example.options]
     st.markdown(f"**{escaped(scores.questions.ids[row] if example is None else example.question)}**")
     st.html(option_shares(options, dense, ablated, int(scores.questions.gold[row]), words.done))
-    st.caption(f"Share of each option, {words.done}{words.by}. Bold: chosen; ✓: right; change in points.")
+    st.caption(f"Bold: chosen; ✓: right{words.by and f'; {words.done}{words.by}'}.")
 
 
 def passage(scores: HeadScores, words: AblationWords, head: Head, row: int, example: Example | None) -> None:

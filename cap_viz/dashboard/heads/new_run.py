@@ -45,8 +45,8 @@ ESTIMATORS = {
 SIZES = ("by hand", "time budget", "precision")
 CONTROL_EXAMPLES = 16
 UNKNOWN = {
-    "exact": "Every head is ablated in turn on every example. No run has been timed here yet, so the time is unknown.",
-    "gradient": "One backward pass per example judges all heads, about a hundredth of the exact estimator's time.",
+    "exact": "Every head is ablated in turn on every example; no run has been timed here yet.",
+    "gradient": "A backward pass per example: about a hundredth of the exact time.",
 }
 
 
@@ -61,7 +61,14 @@ def new_run(view: Frame) -> None:
             st.markdown(missing_texts(view.task))
             return
         estimator = str(
-            st.segmented_control("Estimator", list(ESTIMATORS), default="exact", required=True, key="heads_estimator")
+            st.segmented_control(
+                "Estimator",
+                list(ESTIMATORS),
+                default="exact",
+                required=True,
+                key="heads_estimator",
+                label_visibility="collapsed",
+            )
         )
         st.caption(ESTIMATORS[estimator])
         ablation = str(
@@ -147,7 +154,9 @@ def both_ways(
 
 
 def hybrid_sizes(view: Frame, seed: int, ablation: str, metric: str, most: int) -> tuple[int, int]:
-    how = st.segmented_control("Examples", SIZES, default=SIZES[0], required=True, key="heads_sizes")
+    how = st.segmented_control(
+        "Examples", SIZES, default=SIZES[0], required=True, key="heads_sizes", label_visibility="collapsed"
+    )
     if how != SIZES[0]:
         return planned_sizes(view, seed, ablation, metric, most, by_time=how == SIZES[1])
     first, second = st.columns(2)

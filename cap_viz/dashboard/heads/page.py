@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -71,7 +70,7 @@ from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import HeadEstimate, Specificity
-from cap_viz.tasks import Task, load_task
+from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
 FEWEST_FOR_BANNER = 8
@@ -79,25 +78,6 @@ MOST_BARS = 60
 VIEW_NAMES = {TASK_EFFECT: "This task", GENERIC_TEXT: "Generic text", SPECIFICITY: "Specificity"}
 VIEW_WIDTH, METRIC_WIDTH = 276, 352
 Head = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class HeadMap:
-    """Estimate of a view with its labels.
-
-    `ends`: meaning of the two ends of the colour scale, negative first. `limit`: end of the scale, by default that of
-    the estimate. `ranked` is False if values are too coarse to rank, `also` further values said of each head.
-    """
-
-    estimate: HeadEstimate
-    unit: str
-    title: str
-    ends: tuple[str, str]
-    limit: float | None = None
-    quantity: str = "effect"
-    ranked: bool = True
-    also: Mapping[str, Float[np.ndarray, "layer head"]] = field(default_factory=dict)
-    digits: int = 3
 
 
 def page(frame: Frame) -> None:
@@ -236,7 +216,6 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
     # The wider of the two scales, so that neither text has more heads beyond the scale than on its own.
     limit = max(colour_limit(one.stats.estimate.mean) for one in alike)
     estimate, spec = view.stats.estimate, view.source.spec
-    shown = effect_map(estimate, view.source, view.task, view.metric, limit=limit, ranked=view.ranks_heads)
     blocks, roles = block_effects(view.frame.store, spec, view.metric), roles_of(view.frame.store, spec)
     left, right = st.columns([11, 10], gap="medium")
     with right, st.container(gap="small"):
@@ -255,7 +234,9 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
         rounding = noise_floor(spec.model.dtype, view.metric, estimate.mean, view.n)
         if rounding is not None and rounding.below:
             caution(str(rounding))
-        draw_map(shown, head, blocks)
+        ends, ranked = view.words.ends, view.ranks_heads
+        grid = Grid.of(estimate, ends=ends, limit=limit, selected=head, ranked=ranked)
+        draw_map(grid, view.unit, effect_title(view.source, view.metric), blocks)
         with st.container(horizontal=True, gap="small"):
             with st.popover("How to read this map", icon=":material/help:"):
                 explanations(view, overlap_sentence(view, other) if not above and len(alike) > 1 and other else "")
@@ -264,25 +245,20 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
         reading_section(view, head)
     lower_left, lower_right = st.columns([11, 10], gap="medium")
     with lower_left:
-        draw_bars(view.frame, shown, head)
+        if view.ranks_heads:
+            draw_bars(view.frame, estimate, head, view.unit)
+        else:
+            st.caption("Choose another metric to rank heads: errors are too coarse for it.")
     with lower_right:
         together_section(view, head)
     roles_section(view, roles, head)
 
 
-def effect_map(
-    estimate: HeadEstimate,
-    source: Source,
-    task: Task,
-    metric: str,
-    *,
-    limit: float | None = None,
-    ranked: bool = True,
-) -> HeadMap:
-    """Label the effects of an ablation on a task or text."""
-    words, estimator = ablation_words(source.spec), "" if source.estimator == "exact" else f", {source.estimator}"
-    title = f"Effect of {words.doing} each head{words.by} on {task.title}, {metric_name(task, metric)}{estimator}"
-    return HeadMap(estimate, METRIC_UNITS[metric], title, words.ends, limit, ranked=ranked)
+def effect_title(source: Source, metric: str) -> str:
+    """Name a map of effects: `Effect of removing each head on Mini science, Answer loss`."""
+    words, task = ablation_words(source.spec), load_task(source.spec.examples.task)
+    estimator = "" if source.estimator == "exact" else f", {source.estimator}"
+    return f"Effect of {words.doing} each head{words.by} on {task.title}, {metric_name(task, metric)}{estimator}"
 
 
 def chosen_head(frame: Frame, estimate: HeadEstimate, said: Callable[[Head], str]) -> Head:
@@ -293,42 +269,30 @@ def chosen_head(frame: Frame, estimate: HeadEstimate, said: Callable[[Head], str
     return head
 
 
-def draw_map(shown: HeadMap, selected: Head, blocks: HeadEstimate | None = None) -> None:
+def draw_map(grid: Grid, unit: str, title: str, blocks: HeadEstimate | None = None) -> None:
     """Draw the map with its legend."""
-    grid = Grid.of(
-        shown.estimate,
-        ends=shown.ends,
-        limit=shown.limit,
-        selected=selected,
-        ranked=shown.ranked,
-        also=shown.also,
-        digits=shown.digits,
-    )
-    head_map(grid, key="heads_map", unit=shown.unit, label=shown.title, on_pick=pick_head, blocks=blocks)
-    survives = shown.estimate.survives
-    st.caption(
-        f"● {int(survives.sum())} of {survives.size} heads have an effect beyond chance · ▲ △ beyond the colours · "
-        "faded: the interval includes zero"
-    )
+    head_map(grid, key="heads_map", unit=unit, label=title, on_pick=pick_head, blocks=blocks)
+    if grid.marked is not None:
+        st.caption(
+            f"● {int(grid.marked.sum())} of {grid.marked.size} heads have an effect beyond chance · ▲ △ off the scale · "
+            "faded: may be zero"
+        )
 
 
-def draw_bars(frame: Frame, shown: HeadMap, selected: Head) -> None:
+def draw_bars(frame: Frame, estimate: HeadEstimate, selected: Head, unit: str, quantity: str = "effect") -> None:
     """Draw the heads of highest rank as bars with whiskers."""
     title, slider = st.columns([1, 1], vertical_alignment="center")
     title.markdown("#### Ranked heads")
-    if not shown.ranked:
-        st.caption("Choose another metric to rank heads: errors are too coarse for it.")
-        return
-    most = min(MOST_BARS, shown.estimate.mean.size)
+    most = min(MOST_BARS, estimate.mean.size)
     with slider:
         top = most if most <= 5 else frame.selection.slider("Heads shown", "top", 5, most, default=min(25, most))
     st.plotly_chart(
-        ranked_bars(shown.estimate, top=top, selected=selected, unit=shown.unit, quantity=shown.quantity),
+        ranked_bars(estimate, top=top, selected=selected, unit=unit, quantity=quantity),
         key="heads_ranked",
         config=CONFIG,
         on_select=lambda: pick_point("heads_ranked"),
         selection_mode="points",
-        alt=f"{shown.title}: the largest, with 95 % confidence intervals",
+        alt=f"Heads of highest rank by {quantity}, with 95 % confidence intervals",
     )
 
 
@@ -354,15 +318,6 @@ def specificity_body(task: HeadView, control: HeadView) -> None:
     assert control.source.run is not None
     found = specificity_of(task.frame.store, task.source.run, control.source.run)
     here, text = task.task.title, control.task.title.lower()
-    shown = HeadMap(
-        found,
-        SPECIFICITY_UNIT,
-        f"Specificity of each head, {here} against {text}",
-        (f"more on {text}", "more on this task"),
-        quantity="specificity",
-        also={here: found.task, text: found.control},
-        digits=2,
-    )
     left, right = st.columns([11, 10], gap="medium")
     with right, st.container(gap="small"):
         head = chosen_head(task.frame, found, lambda head: standing(found, head))
@@ -381,42 +336,40 @@ def specificity_body(task: HeadView, control: HeadView) -> None:
         )
     with left, st.container(gap="small"):
         st.markdown(overlap_sentence(task, control))
-        draw_map(shown, head)
+        ends, also = (f"more on {text}", "more on this task"), {here: found.task, text: found.control}
+        grid = Grid.of(found, ends=ends, selected=head, also=also, digits=2)
+        draw_map(grid, SPECIFICITY_UNIT, f"Specificity of each head, {here} against {text}")
     lower_left, lower_right = st.columns([11, 10], gap="medium")
     with lower_left:
-        draw_bars(task.frame, shown, head)
+        draw_bars(task.frame, found, head, SPECIFICITY_UNIT, "specificity")
     with lower_right:
         specificity_notes(task, control, found)
 
 
 def specificity_notes(task: HeadView, control: HeadView, found: Specificity) -> None:
-    st.markdown("#### Reading specificity")
     text = control.task.title.lower()
-    said = (
-        f"Each effect is divided by how much heads truly differ in its run: {found.task_scale:.3f} nats per token on "
+    st.markdown("#### Reading specificity")
+    st.markdown(
+        f"- Each effect is divided by how much heads truly differ in its run: {found.task_scale:.3f} nats per token on "
         f"{task.task.title} ({found.n_task} examples), {found.control_scale:.3f} on {text} ({found.n_control}). The "
-        "spread that few examples add by chance is taken out first, so runs of different size can be compared.",
-        "Intervals resample the examples of both runs (2,000 bootstrap resamples, 95 %).",
-        f"A head near 0 matters as much to {text} as to this task: its effect is no sign of reasoning.",
-        f"A head far from 0 differs between these two texts. That can have reasons other than reasoning: {text} also "
-        "differs in subject, format and length.",
+        "noise of few examples is taken out first. Intervals resample the examples of both runs.\n"
+        f"- Near 0, a head matters as much to {text} as to this task. Far from 0, it differs between the two, maybe "
+        f"for reasons other than reasoning: {text} differs in subject, format and length, too."
     )
-    st.markdown("\n".join(f"- {one}" for one in said))
 
 
 def estimate_body(frame: Frame, source: Source, run: StoredRun) -> None:
     """Draw a gradient or hybrid estimate: no head was ablated on most examples, so there are no answers to show."""
     found, metric = estimated(frame, source, run), source.metric or "nll"
-    estimate = found.estimate
-    shown = effect_map(estimate, source, load_task(source.spec.examples.task), metric)
+    estimate, unit, ends = found.estimate, METRIC_UNITS[metric], ablation_words(source.spec).ends
     left, right = st.columns([11, 10], gap="medium")
     with right, st.container(gap="small"):
         head = chosen_head(frame, estimate, lambda head: standing(estimate, head))
         estimate_detail(frame, source, estimate, found.effects, metric, head)
-        draw_bars(frame, shown, head)
+        draw_bars(frame, estimate, head, unit)
     with left, st.container(gap="small"):
         st.markdown(found.above)
-        draw_map(shown, head)
+        draw_map(Grid.of(estimate, ends=ends, selected=head), unit, effect_title(source, metric))
 
 
 def live_body(frame: Frame, source: Source, metric: str) -> None:
@@ -447,8 +400,7 @@ def live_map(frame: Frame, source: Source, partial: HeadScores, metric: str) -> 
         st.caption("Intervals, ranks and examples follow when the run is complete.")
     with left:
         ends, seen = ablation_words(source.spec).ends, {"examples so far": counts}
-        grid = Grid(mean, colour_limit(mean), ends, selected=(layer, head), also=seen)
-        head_map(grid, key="heads_map", unit=unit, label="Effects so far", on_pick=pick_head)
+        draw_map(Grid(mean, colour_limit(mean), ends, selected=(layer, head), also=seen), unit, "Effects so far")
 
 
 def live_sentence(
