@@ -1,10 +1,14 @@
-"""Reuse of a longer stored evaluation for an evaluation of its first items."""
+"""Reuse of a longer stored evaluation for an evaluation of its first items, and the time that computing takes."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 
@@ -55,6 +59,33 @@ def computing_seconds(run: StoredRun) -> float | None:
     Such runs used to record a share of the longer run's seconds, including a share of building the mask.
     """
     return None if "taken_from" in run.provenance else run.provenance["seconds"]
+
+
+def expected_seconds(runs: Sequence[StoredRun], wanted: EvalSpec) -> float | None:
+    """Estimate seconds: items times the median per item (of dense if stored), plus the median for such a mask.
+
+    From evaluations of the same weights and task that were neither resumed nor taken from longer ones; None if there
+    are none.
+    """
+    like = [
+        (run.spec, seconds)
+        for run in runs_of(runs, EvalSpec)
+        if (seconds := computing_seconds(run)) is not None
+        and run.spec.model == wanted.model
+        and run.spec.examples.task == wanted.examples.task
+        and run.spec.protocol == wanted.protocol
+        and not run.provenance.get("resumed_batches")
+    ]
+    if not like:
+        return None
+    dense = [seconds / len(spec.examples.ids) for spec, seconds in like if spec.mask is None]
+    pace = float(np.median(dense or [seconds / len(spec.examples.ids) for spec, seconds in like]))
+    building = [
+        max(0.0, seconds - pace * len(spec.examples.ids))
+        for spec, seconds in like
+        if spec.mask is not None and wanted.mask is not None and spec.mask.criterion == wanted.mask.criterion
+    ]
+    return pace * len(wanted.examples.ids) + (float(np.median(building)) if building else 0.0)
 
 
 def taken_words(run: StoredRun) -> str:

@@ -1,4 +1,4 @@
-"""Zeros per matrix and per head at a sparsity, from stored runs or from the rule, and the outlier of importance I.
+"""Zeros per matrix and per head under a mask, from stored runs or from the rule, without computing anything.
 
 Zeros per matrix come from the first available source:
 
@@ -9,14 +9,13 @@ Zeros per matrix come from the first available source:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
 
-from cap_viz.dashboard.stored import cached_by_run
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import MatrixSize, ZeroCounts, criterion_named
@@ -54,6 +53,18 @@ class Zeros:
     def by_layer(self, part: str | None = None) -> Float[np.ndarray, " layer"]:
         return self.counts.by_layer(part)[0]
 
+    def by_kind(self, kinds: Sequence[str]) -> tuple[tuple[str, ...], Float[np.ndarray, "layer kind"]]:
+        """Return the kinds of matrices there are, in the order of `kinds`, and their shares of zeros by layer.
+
+        NaN stands where a layer lacks a kind.
+        """
+        matrices = self.counts.matrices
+        found = tuple(kind for kind in kinds if any(matrix.kind == kind for matrix in matrices))
+        share = np.full((1 + max(matrix.layer for matrix in matrices), len(found)), np.nan)
+        for matrix, value in zip(matrices, self.counts.share[0], strict=True):
+            share[matrix.layer, found.index(matrix.kind)] = value
+        return found, share
+
     def taken(self, part: str) -> list[int]:
         return [i for i, matrix in enumerate(self.counts.matrices) if matrix.part == part]
 
@@ -62,15 +73,21 @@ class Zeros:
         return float(self.counts.zeros[0, taken].sum() / self.counts.sizes[taken].sum())
 
 
-def zeros_of(store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> Zeros | None:
-    """Return the zeros under a mask from stored runs or from the rule; None when a job has to count them.
+def zeros_of(
+    store: Store,
+    runs: Sequence[StoredRun],
+    mask: MaskSpec,
+    model: ModelRef,
+    read: Callable[[Store, StoredRun], ZeroCounts] = load_zeros,
+) -> Zeros | None:
+    """Return the zeros under a mask from stored runs (as `read` reads them) or from the rule; None if a job has to count.
 
     Raises `DamagedRun` when the only source is a run that cannot be trusted.
     """
     damage: DamagedRun | None = None
     for run, source in zero_sources(runs, mask, model):
         try:
-            counts = at_sparsity(stored_zeros(store, run), mask.sparsity)
+            counts = at_sparsity(read(store, run), mask.sparsity)
         except DamagedRun as error:
             damage = error
             continue
@@ -83,12 +100,6 @@ def zeros_of(store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: Mod
     if damage is not None:
         raise damage
     return None
-
-
-@cached_by_run(64)
-def stored_zeros(store: Store, run: StoredRun) -> ZeroCounts:
-    """Read a run's zeros per matrix, cached. Raises `DamagedRun` with its message."""
-    return load_zeros(store, run)
 
 
 def zero_sources(runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef) -> list[tuple[StoredRun, str]]:
@@ -111,23 +122,22 @@ def under_mask(
 
 
 def head_zeros_of(
-    store: Store, runs: Sequence[StoredRun], mask: MaskSpec, model: ModelRef
+    store: Store,
+    runs: Sequence[StoredRun],
+    mask: MaskSpec,
+    model: ModelRef,
+    read: Callable[[Store, StoredRun], HeadZeros] = load_head_zeros,
 ) -> Float[np.ndarray, "layer head"] | None:
     """Return the share of zeros in each head's own weights under a mask; None when a job has to count them.
 
     It comes from a stored evaluation under the mask (exact), or from a stored profile of heads. Raises `DamagedRun`.
     """
     for run in (run for found in under_mask(runs, mask, model) for run in found if "heads" in run.digests):
-        counts = stored_head_zeros(store, run)
+        counts = read(store, run)
         found = np.flatnonzero(np.isclose(counts.sparsities, mask.sparsity, atol=1e-9))
         if len(found):
             return counts.share[found[0]]
     return None
-
-
-@cached_by_run(64)
-def stored_head_zeros(store: Store, run: StoredRun) -> HeadZeros:
-    return load_head_zeros(store, run)
 
 
 def at_sparsity(counts: ZeroCounts, sparsity: float) -> ZeroCounts | None:
@@ -178,26 +188,3 @@ def matrix_sizes(shape: ModelShape, scope: str) -> tuple[MatrixSize, ...]:
         if scope in ("both", part)
         for kind, (rows, columns) in kinds.items()
     )
-
-
-@dataclass(frozen=True)
-class Outlier:
-    """The head that stretches the scale of I most. `range_left` is the share of effects' range left without it."""
-
-    layer: int
-    head: int
-    importance: float
-    range_left: float
-
-
-def widest_outlier(importance: Float[np.ndarray, "layer head"]) -> Outlier:
-    """Find the head that, left out, would shrink the range of I (hence of the effects) most."""
-    flat = np.sort(importance.ravel())
-    spread = flat[-1] - flat[0]
-    if flat.size < 3 or spread == 0:
-        return Outlier(0, 0, float(flat[-1]), 1.0)
-    without_top, without_bottom = flat[-2] - flat[0], flat[-1] - flat[1]
-    extreme = np.argmax(importance) if without_top <= without_bottom else np.argmin(importance)
-    layer, head = np.unravel_index(int(extreme), importance.shape)
-    left = min(without_top, without_bottom) / spread
-    return Outlier(int(layer), int(head), float(importance[layer, head]), float(left))
