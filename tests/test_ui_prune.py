@@ -15,6 +15,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from cap_viz.dashboard.prune.accuracy_view import p_cell, reading
+from cap_viz.dashboard.prune.audit import audit_csv, option_table
+from cap_viz.dashboard.prune.figures import (
+    accuracy_whiskers,
+    importance_histogram,
+    zeros_by_head,
+    zeros_by_layer,
+    zeros_by_matrix,
+)
+from cap_viz.dashboard.prune.written_view import text_html
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import EvalReport, Questions
@@ -29,16 +39,7 @@ from cap_viz.dashboard.prune.accuracy import (
     differences,
     share_of,
 )
-from cap_viz.dashboard.prune.accuracy_view import p_cell, reading
-from cap_viz.dashboard.prune.audit import audit_csv, option_table
 from cap_viz.dashboard.prune.export import comparison_json, items_csv
-from cap_viz.dashboard.prune.figures import (
-    accuracy_whiskers,
-    importance_histogram,
-    zeros_by_head,
-    zeros_by_layer,
-    zeros_by_matrix,
-)
 from cap_viz.dashboard.prune.flips import filters_of, flip_table, flips_of
 from cap_viz.dashboard.prune.setting import (
     PruneSetting,
@@ -49,7 +50,6 @@ from cap_viz.dashboard.prune.setting import (
     missing_tasks,
 )
 from cap_viz.dashboard.prune.written import Written, answers_table, word_difference, written_difference
-from cap_viz.dashboard.prune.written_view import text_html
 from cap_viz.dashboard.prune.zeros import (
     head_zeros_of,
     matrix_sizes,

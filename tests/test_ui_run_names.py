@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from cap_viz.dashboard.prune.mask_controls import score_label
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import Source, run_name, sources
 from cap_viz.dashboard.prune.controls import usable_scores
-from cap_viz.dashboard.prune.mask_controls import score_label
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.jobs import Job

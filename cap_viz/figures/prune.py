@@ -87,7 +87,8 @@ def layer_line(shares: LayerShares, part: str) -> go.Scatter:
         line={"color": colour, "width": 1.5},
         marker={"color": colour, "size": 6, "symbol": symbol_of(shares.criterion)},
         hovertemplate=(
-            f"{shares.title} sets %{{x:.1f}} % of the {PART_TITLES[part]} weights of layer %{{y}} to zero<extra></extra>"
+            f"{shares.title} sets %{{x:.1f}} % of the {PART_TITLES[part]} weights of layer %{{y}} to zero"
+            "<extra></extra>"
         ),
     )
 
@@ -158,7 +159,9 @@ def matrix_cells(shares: MatrixShares) -> go.Heatmap:
         xgap=1,
         ygap=1,
         hoverongaps=False,
-        hovertemplate=f"{shares.title} sets %{{z:.1f}} % of layer %{{y}}’s %{{customdata}} matrix to zero<extra></extra>",
+        hovertemplate=(
+            f"{shares.title} sets %{{z:.1f}} % of layer %{{y}}’s %{{customdata}} matrix to zero<extra></extra>"
+        ),
     )
 
 

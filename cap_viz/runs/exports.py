@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 def export_folder(store: Store, spec: ExportedModel) -> Path:
     """Return the folder that a pruned model is written to; it exists once the export is complete."""
     name = spec.model.id.rstrip("/").rpartition("/")[2]
-    return store.local.parent / "exports" / f"{name}-{spec.mask.criterion}-{round(100 * spec.mask.sparsity)}-{spec.key[:8]}"
+    return (
+        store.local.parent
+        / "exports"
+        / f"{name}-{spec.mask.criterion}-{round(100 * spec.mask.sparsity)}-{spec.key[:8]}"
+    )
 
 
 def check_room(store: Store, spec: ExportedModel, weight_bytes: int) -> None:

@@ -21,7 +21,18 @@ from cap_viz.progress import Progress
 from cap_viz.runs.backends import LOCAL, backend_named, requested_backend
 from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.batched_runs import Backend
-from cap_viz.runs.jobs import Answer, ExportedModel, Job, JobSpec, PrunedWeights, Request, State, check_size, job_key, sentence
+from cap_viz.runs.jobs import (
+    Answer,
+    ExportedModel,
+    Job,
+    JobSpec,
+    PrunedWeights,
+    Request,
+    State,
+    check_size,
+    job_key,
+    sentence,
+)
 from cap_viz.runs.loaded_models import LoadedModels, ModelBusy
 from cap_viz.runs.store import Store, StoredRun
 

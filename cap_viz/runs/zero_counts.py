@@ -80,7 +80,7 @@ def zeros_of(
     model: ModelRef,
     read: Callable[[Store, StoredRun], ZeroCounts] = load_zeros,
 ) -> Zeros | None:
-    """Return the zeros under a mask from stored runs (as `read` reads them) or from the rule; None if a job has to count.
+    """Return the zeros under a mask from stored runs (see `read`) or from the rule; None when a job has to count them.
 
     Raises `DamagedRun` when the only source is a run that cannot be trusted.
     """

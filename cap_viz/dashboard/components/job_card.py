@@ -1,4 +1,4 @@
-"""Display of waiting, running and ended jobs, one or several at once. Draw it inside a repeating fragment (`ticking`)."""
+"""Display of waiting, running and ended jobs. Draw it inside a repeating fragment (`ticking`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def jobs_view(jobs: Sequence[Job], *, key: str) -> None:
         text, button = st.columns([5, 1], vertical_alignment="center")
         text.caption(together_sentence(active))
         own = [job for job in active if may_cancel(job) and not job.cancel_asked.is_set()]
-        button.button("Cancel all", key=f"{key}_cancel_all", disabled=not own, width="stretch", on_click=cancel, args=own)
+        with button:
+            st.button(
+                "Cancel all", key=f"{key}_cancel_all", disabled=not own, width="stretch", on_click=cancel, args=own
+            )
     for job in active:
         job_view(job, key=key, timed=len(active) == 1)
 
@@ -88,11 +91,16 @@ def job_sentence(job: Job, *, timed: bool = True) -> str:
     return f"{escaped(job.progress.note)}, {job.progress.share:.0%}{remaining}"
 
 
+def has_ended(job: Job) -> bool:
+    """Whether a job failed or was cancelled and is still shown, with buttons to go on and to discard it."""
+    return job.state in ("failed", "cancelled") and not is_discarded(job)
+
+
 def ended_view(*jobs: Job) -> None:
     """Report failed and cancelled jobs, those of one reason together, with buttons to go on and to discard."""
     reasons: dict[str, list[Job]] = {}
     for job in jobs:
-        if job.state in ("failed", "cancelled") and not is_discarded(job):
+        if has_ended(job):
             reasons.setdefault(job.error, []).append(job)
     for reason, ended in reasons.items():
         whose, key = "; ".join(job.title for job in ended), f"job_{ended[0].number}"

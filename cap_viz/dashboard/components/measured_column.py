@@ -13,13 +13,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import streamlit as st
 
-from cap_viz.dashboard.components.job_card import ended_view, jobs_view, ticking
+from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_view, ticking
 from cap_viz.dashboard.components.panels import cut_words, escaped, listed, note, origin_words, percent
-from cap_viz.dashboard.components.submission import is_discarded, refusal, submit_all
+from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Measure
-from cap_viz.figures.prune import colour_of
+from cap_viz.figures.prune import DENSE, colour_of
 from cap_viz.figures.theme import criterion_glyph
 from cap_viz.progress import duration
 from cap_viz.pruning import criterion_title
@@ -32,10 +32,10 @@ from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.pairing import Items
 
-DENSE = "dense"
-
 
 class ReportOfItems(Protocol):
+    """Results of items, some or all of those asked for."""
+
     @property
     def items(self) -> Items: ...
 
@@ -65,8 +65,8 @@ class Column(Generic[Report]):
 
     `report` belongs to `shown`, and `run` is where it was read: perhaps a run of more items. It is final unless
     `partial`; it is stale when `shown` is not `wanted`, and `stale` then says how they differ. `problem` is a message
-    when the column has no spec or its run cannot be read; `missing` are tasks and texts that measuring it needs and that
-    are not on this machine.
+    when the column has no spec or its run cannot be read; `missing` are tasks and texts that measuring it needs and
+    that are not on this machine.
     """
 
     name: str
@@ -285,7 +285,8 @@ def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> N
     refusal(offer.key)
     if sentence := missing_words(columns, offer.stored):
         note(sentence)
-    missing = [column for column in columns if column.measurable and not has_ended(column)]
+    # Those whose job failed or was cancelled are told by `under_way`, with a button to go on.
+    missing = [one for one in columns if one.measurable and not (one.job is not None and has_ended(one.job))]
     if not missing:
         return
     if offer.blocked or not view.installed:
@@ -298,11 +299,6 @@ def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> N
     known = [one for one in seconds if one is not None]
     time = f"about {duration(sum(known))}" if len(known) == len(seconds) else "no stored run tells how long"
     st.caption(f"{offer.work(missing)}: {time}", help="You can leave the page; it goes on.")
-
-
-def has_ended(column: Column[Any]) -> bool:
-    """Whether the column's job failed or was cancelled, which `under_way` shows, with buttons to go on."""
-    return column.job is not None and column.job.state in ("failed", "cancelled") and not is_discarded(column.job)
 
 
 def under_way(columns: Sequence[Column[Any]], key: str) -> None:
@@ -321,6 +317,6 @@ def missing_words(columns: Sequence[Column[Any]], stored: str) -> str:
     titles, texts = listed([column.title for column in lacking]), listed([task.title for task in tasks])
     folders = listed([f"{task.data_folder}/" for task in tasks])
     return (
-        f"Not on this machine: {texts}, which measuring {titles} needs. {stored}To measure others, set CAP_VIZ_DATA to a "
-        f"folder that holds {folders}."
+        f"Not on this machine: {texts}, which measuring {titles} needs. {stored}To measure others, set CAP_VIZ_DATA to "
+        f"a folder that holds {folders}."
     )

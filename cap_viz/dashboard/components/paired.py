@@ -72,13 +72,15 @@ def same_sparsity(first: Column[Any], second: Column[Any]) -> bool:
 
 
 def difference_table(found: Sequence[Difference], measures: Sequence[Measure]) -> pd.DataFrame:
-    """Table of paired differences; p, and the items only one gets right, are by the first measure. Cells are Markdown."""
+    """Table of paired differences; p and counts are by the first measure. Cells are Markdown."""
     rows = []
     for one in found:
         by = {measure.title: cell(one, measure) for measure in measures}
         lost, gained = (None, None) if one.main is None else (one.main.only_b, one.main.only_a)
         counts = {"Lost": lost, "Gained": gained}
-        rows.append({"Same items": pair_words(one), **by, "p": p_cell(one), **{k: str(v or 0) for k, v in counts.items()}})
+        rows.append(
+            {"Same items": pair_words(one), **by, "p": p_cell(one), **{k: str(v or 0) for k, v in counts.items()}}
+        )
     return pd.DataFrame(rows)
 
 

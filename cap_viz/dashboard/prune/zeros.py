@@ -1,104 +1,108 @@
-"""The zeros section of the Prune page: zeros per layer, matrix and head, shown before anything is measured."""
+"""Where the zeros are: per layer, matrix and head, shown before anything is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from jaxtyping import Float
 
-from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
-from cap_viz.dashboard.components.panels import (
-    empty,
-    note,
-    percent,
-    problem,
-)
-from cap_viz.dashboard.components.submission import submit_run
+from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_view, ticking
+from cap_viz.dashboard.components.measured_column import named, title_of
+from cap_viz.dashboard.components.panels import empty, note, percent, problem
+from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.prune.cost import cost_sentence
-from cap_viz.dashboard.prune.figures import (
-    zeros_by_head,
-    zeros_by_layer,
-    zeros_by_matrix,
-)
-from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, mask_spec, missing_tasks, title_of
-from cap_viz.dashboard.prune.words import named
-from cap_viz.dashboard.prune.zeros import Zeros, head_zeros_of, zeros_of
-from cap_viz.dashboard.state import go_button
+from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, mask_spec
+from cap_viz.dashboard.selection import go_button
+from cap_viz.dashboard.stored import cached_by_run
 from cap_viz.errors import CapVizError
+from cap_viz.figures.prune import KIND_TITLES, LayerShares, MatrixShares, zeros_by_head, zeros_by_layer, zeros_by_matrix
 from cap_viz.figures.theme import CONFIG
 from cap_viz.pruning import CRITERIA
+from cap_viz.runs.comparison import counts_weights
 from cap_viz.runs.jobs import Job
+from cap_viz.runs.kinds.profile import load_head_zeros, load_zeros
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.spec import ProfileSpec
+from cap_viz.runs.run_queries import missing_tasks
+from cap_viz.runs.spec import MaskSpec, ProfileSpec
+from cap_viz.runs.store import DamagedRun
+from cap_viz.runs.zero_counts import Zeros, head_zeros_of, zeros_of
 
-DETAIL, REFUSED = "prune_detail", "prune_count_refused"
+DETAILS = {"layers": "Layers", "matrices": "Matrices", "heads": "Heads"}
+COUNT = "prune_count"
+# A finished run never changes.
+read_zeros, read_head_zeros = cached_by_run(64)(load_zeros), cached_by_run(64)(load_head_zeros)
+
+
+def share_words(view: Frame, mask: MaskSpec) -> str:
+    """Say what share of the weights a share of heads is; empty for a criterion that counts weights."""
+    if counts_weights(mask.criterion):
+        return ""
+    try:
+        zeros = zeros_of(view.store, view.runs, mask, view.model, read_zeros)
+    except DamagedRun:
+        zeros = None
+    known = f"{percent(zeros.reached)} of the weights" if zeros else "a smaller share of the weights, not counted yet"
+    return f"{percent(mask.sparsity, 0)} of the heads: {known}"
 
 
 def zeros_section(view: Frame, setting: PruneSetting) -> None:
     """Draw the zeros section, with updates while counting jobs run."""
-    active = active_among(missing_counts(view, setting, st.session_state.get(DETAIL)))
+    active = active_among(missing_counts(view, setting, "heads"))
     ticking(lambda: draw_zeros(view, setting, len(active)), live=bool(active))
-
-
-def parts_of(detail: str | None) -> str | None:
-    """Return the unit counted by the profiles behind a detail: heads, or matrices (None)."""
-    return "heads" if detail == "heads" else None
 
 
 def draw_zeros(view: Frame, setting: PruneSetting, n_active: int) -> None:
     title, switch = st.columns([2, 3], vertical_alignment="center")
-    title.markdown(
-        "##### What is removed", help="Zeros are counted from stored tables or from the rule, without a run."
-    )
+    title.markdown("##### Where the zeros are", help="Counted from stored tables or from the rule, without a run.")
     with switch:
-        detail = st.segmented_control(
+        detail = view.selection.segmented(
             "Detail",
-            ["layers", "matrices", "heads"],
-            default="layers",
-            required=True,
-            key=DETAIL,
+            "detail",
+            tuple(DETAILS),
+            names=DETAILS.__getitem__,
+            what="a detail of",
             label_visibility="collapsed",
             width="stretch",
         )
-    missing = missing_counts(view, setting, detail)
-    active = active_among(missing)
+    active = active_among(missing_counts(view, setting, "heads"))
     if len(active) != n_active:
         st.rerun()
     found = [zeros for name in dict.fromkeys(setting.criteria) if (zeros := zeros_or_sentence(view, setting, name))]
-    for job in active:
-        job_view(job, key="prune_zeros")
-    offer_counting(view, missing)
+    jobs_view(active, key="prune_zeros")
+    offer_counting(view, missing_counts(view, setting, detail))
     if not found:
         return
     figure = zeros_figure(view, setting, found, detail)
     if figure is not None:
         st.plotly_chart(figure, config=CONFIG, key="prune_zeros_figure", alt=zeros_in_words(found, setting))
+    sources = "; ".join(f"{title_of(one.criterion)}: {one.source}" for one in found)
     st.table(zeros_table(found), border="horizontal", hide_index=True)
-    sources = ", ".join(f"{title_of(one.criterion)} {one.source}" for one in found)
-    dotted = "" if detail in ("matrices", "heads") else f"Dotted: {percent(setting.sparsity, 0)} asked. "
-    st.caption(f"{dotted}Counted from: {sources}.")
-    st.caption(cost_sentence(setting.criteria))
+    dotted = f"Dotted: {percent(setting.sparsity, 0)} asked." if detail == "layers" else "Shares of zeros."
+    st.caption(dotted, help=f"Counted from: {sources}.")
 
 
-def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], detail: str | None) -> go.Figure | None:
+def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], detail: str) -> go.Figure | None:
     """Make the figure of zeros in the chosen detail; None if zeros per head are asked for and there are none."""
+    if detail == "layers":
+        parts = [{part: one.by_layer(part) for part in one.parts} for one in found]
+        return zeros_by_layer(
+            [LayerShares(one.criterion, title_of(one.criterion), by) for one, by in zip(found, parts, strict=True)],
+            setting.sparsity,
+        )
     if detail == "matrices":
-        return zeros_by_matrix(found)
-    if detail != "heads":
-        return zeros_by_layer(found, setting.sparsity)
+        return zeros_by_matrix(
+            [MatrixShares(title_of(one.criterion), *one.by_kind(tuple(KIND_TITLES))) for one in found]
+        )
     if setting.options.scope == "mlp":
         st.caption("Only MLP weights are pruned, so heads keep all of theirs.")
         return None
-    shares: dict[str, Float[np.ndarray, "layer head"]] = {}
+    shares = {}
     for name in (one.criterion for one in found):
-        share = head_zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model)
+        share = head_zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model, read_head_zeros)
         if share is not None:
-            shares[name] = share
+            shares[title_of(name)] = share
         elif counting_spec(setting, name, "heads") is None:
             st.caption(
                 f"{named(name)} decides anew at every sparsity: its zeros per head are counted when its accuracy is "
@@ -110,11 +114,11 @@ def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], det
     return zeros_by_head(shares)
 
 
-def missing_counts(view: Frame, setting: PruneSetting, detail: str | None) -> dict[ProfileSpec, str]:
+def missing_counts(view: Frame, setting: PruneSetting, detail: str) -> dict[ProfileSpec, str]:
     """Runs that would count zeros not stored yet, with the titles of their jobs."""
     found: dict[ProfileSpec, str] = {}
     for name in dict.fromkeys(setting.criteria):
-        for parts in dict.fromkeys((None, parts_of(detail))):
+        for parts in (None, "heads") if detail == "heads" else (None,):
             spec = missing_count(view, setting, name, parts)
             if spec is not None:
                 found[spec] = f"Counting the zeros of {title_of(name)}{' per head' if parts else ''}"
@@ -126,67 +130,51 @@ def missing_count(view: Frame, setting: PruneSetting, name: str, parts: str | No
 
     They cannot be counted where the texts that the mask is measured on are not on this machine.
     """
-    count = zeros_of if parts is None else head_zeros_of
     try:
         if parts == "heads" and setting.options.scope == "mlp":
             return None
-        if count(view.store, view.runs, mask_spec(setting, name), setting.model) is not None:
-            return None
-        spec = counting_spec(setting, name, parts)
+        asked = (view.store, view.runs, mask_spec(setting, name), setting.model)
+        known = zeros_of(*asked, read_zeros) if parts is None else head_zeros_of(*asked, read_head_zeros)
+        spec = counting_spec(setting, name, parts) if known is None else None
     except CapVizError:
         return None  # `zeros_or_sentence` shows the error.
     return None if spec is None or view.store.get(spec) is not None or missing_tasks(spec) else spec
 
 
-def active_among(specs: Iterable[ProfileSpec]) -> list[Job]:
+def active_among(specs: dict[ProfileSpec, str]) -> list[Job]:
     jobs = (shared_queue().find(spec) for spec in specs)
     return [job for job in jobs if job is not None and job.active]
 
 
-def offer_counting(view: Frame, missing: Mapping[ProfileSpec, str]) -> None:
+def offer_counting(view: Frame, missing: dict[ProfileSpec, str]) -> None:
     """Draw the button that counts missing zeros, and the outcome of earlier attempts."""
-    idle = {}
-    for spec, title in missing.items():
-        job = shared_queue().find(spec)
-        if job is None or not job.active:
-            idle[spec] = title
-        if job is not None:
-            ended_view(job)
-    if refused := st.session_state.pop(REFUSED, ""):
-        problem(refused)
+    jobs = {spec: shared_queue().find(spec) for spec in missing}
+    ended_view(*(job for job in jobs.values() if job is not None))
+    refusal(COUNT)
+    idle = {spec: missing[spec] for spec, job in jobs.items() if job is None or not (job.active or has_ended(job))}
     if not idle:
         return
     if not view.installed:
         note(view.install_hint)
         return
-    st.button("Count the zeros", key="prune_count", on_click=count, args=(idle,))
+    st.button("Count the zeros", key=COUNT, on_click=submit_all, args=(idle, COUNT))
     counts = "1 count is" if len(idle) == 1 else f"{len(idle)} counts are"
-    st.caption(f"{counts} not stored yet. You can leave the page; it goes on.")
-
-
-def count(wanted: Mapping[ProfileSpec, str]) -> None:
-    try:
-        for spec, title in wanted.items():
-            submit_run(spec, title)
-    except CapVizError as error:
-        st.session_state[REFUSED] = str(error)
+    st.caption(f"{counts} not stored yet.", help="You can leave the page; it goes on.")
 
 
 def zeros_or_sentence(view: Frame, setting: PruneSetting, name: str) -> Zeros | None:
     """Return the zeros of a criterion, or show why there are none unless a job can count them."""
     try:
-        zeros = zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model)
+        zeros = zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model, read_zeros)
         spec = counting_spec(setting, name) if zeros is None else None
     except CapVizError as error:
         problem(str(error))
         if CRITERIA[name].needs_scores and setting.scores is None:
             go_button("Score the heads", "pages/heads.py", key=f"prune_to_heads_{name}", icon=":material/grid_on:")
         return None
-    if zeros is not None:
-        return zeros
-    if spec is None or missing_tasks(spec):
+    if zeros is None and (spec is None or missing_tasks(spec)):
         empty(f"Zeros of {title_of(name)}", "They appear with the first measurement of this model.")
-    return None
+    return zeros
 
 
 def zeros_in_words(found: Sequence[Zeros], setting: PruneSetting) -> str:
