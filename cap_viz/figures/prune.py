@@ -66,13 +66,9 @@ def zeros_by_layer(shares: Sequence[LayerShares], asked: float) -> go.Figure:
     upper = min(101.0, max(5.0, 108 * max(highest, asked)))
     # No number at the right end, where it would meet the zero of the next panel.
     step = next(step for step in (1, 2, 5, 10, 20, 25) if upper / step <= 6)
-    figure.update_xaxes(
-        range=[0, upper],
-        tickvals=[at for at in range(0, 101, step) if at < 0.9 * upper],
-        ticksuffix=" %",
-        showgrid=True,
-        gridcolor=FAINT,
-    )
+    marks = [at for at in range(0, 101, step) if at < 0.9 * upper]
+    labels = [f"{at} %" for at in marks]
+    figure.update_xaxes(range=[0, upper], tickvals=marks, ticktext=labels, showgrid=True, gridcolor=FAINT)
     layers_down(figure, max(len(share) for one in shares for share in one.parts.values()))
     return figure
 

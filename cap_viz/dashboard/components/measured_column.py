@@ -254,7 +254,8 @@ def badge(view: Frame, column: Column[Any]) -> str:
     if column.stale:
         return ":orange-badge[stale]"
     said = origin(view, column)
-    return f":{'violet' if said.startswith('live') else 'blue'}-badge[{said}]" if said else ""
+    # What came with CAP Viz is the usual case, named once for the whole page.
+    return "" if said in ("", "precomputed") else f":{'violet' if said.startswith('live') else 'blue'}-badge[{said}]"
 
 
 def origin(view: Frame, column: Column[Any]) -> str:

@@ -76,11 +76,8 @@ def difference_table(found: Sequence[Difference], measures: Sequence[Measure]) -
     rows = []
     for one in found:
         by = {measure.title: cell(one, measure) for measure in measures}
-        lost, gained = (None, None) if one.main is None else (one.main.only_b, one.main.only_a)
-        counts = {"Lost": lost, "Gained": gained}
-        rows.append(
-            {"Same items": pair_words(one), **by, "p": p_cell(one), **{k: str(v or 0) for k, v in counts.items()}}
-        )
+        counts = ("", "") if one.main is None else (str(one.main.only_b), str(one.main.only_a))
+        rows.append({"Same items": pair_words(one), **by, "p": p_cell(one), "Lost": counts[0], "Gained": counts[1]})
     return pd.DataFrame(rows)
 
 
@@ -112,7 +109,7 @@ def verdict_lines(one: Difference, measures: Sequence[Measure]) -> list[str]:
         reason = f" ({why})" if (why := hint_reason(result)) else ""
         said = f"interim, {result.n} items" if one.provisional else f"**{outcome}**{reason}"
         lines.append(f"{measure.title}: {difference_words(result, measure)}, {said}")
-    return lines or [one.reason]
+    return lines or [f"{one.reason.capitalize()}."]
 
 
 def unseen_words(found: Sequence[Difference], measure: Measure) -> str:

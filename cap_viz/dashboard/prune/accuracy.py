@@ -33,7 +33,7 @@ from cap_viz.dashboard.components.panels import caution, escaped, listed, percen
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.flips import ANCHOR, APART
 from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, eval_spec, measured_percents
-from cap_viz.dashboard.prune.zeros import share_words
+from cap_viz.dashboard.prune.zeros import weights_words
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.stored import report_of
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, Level, against_guessing, level_of, per_question
@@ -82,7 +82,7 @@ def draw_accuracy(view: Frame, setting: PruneSetting, columns: Columns) -> None:
         for column in columns:
             with st.container(width=TILE_PIXELS, gap="xxsmall"):
                 spec = column.shown or column.wanted
-                about = "" if spec is None or spec.mask is None else share_words(view, spec.mask)
+                about = "" if spec is None or spec.mask is None else weights_words(view, spec.mask)
                 draw_tile(view, column, accuracy_tile, "Accuracy (acc)", about)
         with st.container(width=OFFER_PIXELS, gap="xxsmall"):
             offer_button(view, columns, offer(view, setting))
@@ -169,6 +169,8 @@ def verdict(found: Sequence[Difference]) -> None:
             if st.button("See them", key="prune_see_flips", on_click=see_flips, args=(len(found) > 1,)):
                 # The questions are drawn outside this fragment.
                 st.rerun()
+    if not any(one.results for one in found):
+        return
     with st.expander("All differences, with tests"):
         st.table(difference_table(found, CHOICES.measures), border="horizontal", hide_index=True)
         st.caption(

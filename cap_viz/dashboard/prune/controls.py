@@ -7,7 +7,7 @@ from typing import cast
 
 import streamlit as st
 
-from cap_viz.dashboard.components.measured_column import title_of
+from cap_viz.dashboard.components.measured_column import swatch, title_of
 from cap_viz.dashboard.components.panels import listed, percent
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import (
@@ -19,7 +19,7 @@ from cap_viz.dashboard.names import (
     task_name,
 )
 from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec, measured_percents
-from cap_viz.dashboard.prune.zeros import share_words
+from cap_viz.dashboard.prune.zeros import weights_words
 from cap_viz.dashboard.selection import Selection, choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.defaults import N_CALIBRATION, SEED
@@ -53,6 +53,7 @@ SPREAD_RULES = {
 MARKS = """<style>
 .st-key-prune_marks { margin-top: -0.9rem; }
 .st-key-prune_marks button { min-height: 1.5rem; padding: 0 0.4rem; }
+.st-key-prune_slider { min-width: 260px; }
 </style>"""
 
 
@@ -62,7 +63,7 @@ def controls(view: Frame) -> PruneSetting:
     st.html(MARKS)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key="prune_controls"):
         first, second = st.container(width=CHOICE_PIXELS), st.container(width=CHOICE_PIXELS)
-        slider, more = st.container(width="stretch"), st.container(width=MORE_PIXELS)
+        slider, more = st.container(width="stretch", key="prune_slider"), st.container(width=MORE_PIXELS)
     names = criteria_in_groups(list(CRITERIA))
     listing = {"names": criterion_option, "what": "criterion"}
     with first:
@@ -71,7 +72,7 @@ def controls(view: Frame) -> PruneSetting:
     with second:
         help = "A second rule, at the same sparsity."
         against = selection.selectbox("Compare with", "against", names, default="wanda", help=help, **listing)
-    with more, st.container(key="prune_more_place"):
+    with more:
         st.space("small")
         with st.popover("More", width="stretch", help="What the criteria are built on, and how zeros are spread"):
             options, scores, text = more_controls(selection, runs, (criterion, against), controls_for(view.model.id))
@@ -126,9 +127,10 @@ def stored_marks(view: Frame, setting: PruneSetting, sparsity: int) -> None:
     nothing = f"Nothing stored on these {len(setting.evaluation.ids)} items."
     st.caption("Stored:" if measured else nothing, width="content")
     for value, criteria in measured.items():
-        only = "" if criteria == set(setting.criteria) else f" ({', '.join(map(title_of, sorted(criteria)))} only)"
+        only = "" if criteria == set(setting.criteria) else next(iter(criteria))
         st.button(
-            f"{value} %{only}",
+            f"{swatch(only)} {value} %" if only else f"{value} %",
+            help=f"{title_of(only)} only" if only else None,
             key=f"prune_mark_{value}",
             type="secondary" if value == sparsity else "tertiary",
             on_click=choose,
@@ -144,7 +146,8 @@ def heads_words(view: Frame, setting: PruneSetting) -> list[str]:
             continue
         others = [title_of(other) for other in setting.criteria if counts_weights(other)]
         beside = f" {listed(others)} removes {percent(setting.sparsity, 0)} of the weights." if others else ""
-        said.append(f"{title_of(name)} removes {share_words(view, mask_spec(setting, name))}.{beside}")
+        heads = f"{percent(setting.sparsity, 0)} of the heads: {weights_words(view, mask_spec(setting, name))}"
+        said.append(f"{title_of(name)} removes {heads}.{beside}")
     return said
 
 

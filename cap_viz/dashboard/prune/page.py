@@ -55,13 +55,13 @@ def prune_page() -> None:
     else:
         no_accuracy_section(view.task)
     export_section(view, setting)
-    if has_accuracy:
-        flips_section(view, columns)
     zeros, scale = st.columns([7, 6], gap="medium")
     with zeros:
         zeros_section(view, setting)
     with scale:
         importance_section(view, setting)
+    if has_accuracy:
+        flips_section(view, columns)
     if view.task.writing is not None:
         written_section(view, setting)
     notes_section(setting, has_accuracy=has_accuracy)

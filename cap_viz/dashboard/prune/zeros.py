@@ -35,16 +35,15 @@ COUNT = "prune_count"
 read_zeros, read_head_zeros = cached_by_run(64)(load_zeros), cached_by_run(64)(load_head_zeros)
 
 
-def share_words(view: Frame, mask: MaskSpec) -> str:
-    """Say what share of the weights a share of heads is; empty for a criterion that counts weights."""
+def weights_words(view: Frame, mask: MaskSpec) -> str:
+    """Say what share of the weights goes with whole heads; empty for a criterion that counts weights."""
     if counts_weights(mask.criterion):
         return ""
     try:
         zeros = zeros_of(view.store, view.runs, mask, view.model, read_zeros)
     except DamagedRun:
         zeros = None
-    known = f"{percent(zeros.reached)} of the weights" if zeros else "a smaller share of the weights, not counted yet"
-    return f"{percent(mask.sparsity, 0)} of the heads: {known}"
+    return f"{percent(zeros.reached)} of the weights" if zeros else "a smaller share of the weights, not counted yet"
 
 
 def zeros_section(view: Frame, setting: PruneSetting) -> None:
@@ -157,9 +156,10 @@ def offer_counting(view: Frame, missing: dict[ProfileSpec, str]) -> None:
     if not view.installed:
         note(view.install_hint)
         return
-    st.button("Count the zeros", key=COUNT, on_click=submit_all, args=(idle, COUNT))
-    counts = "1 count is" if len(idle) == 1 else f"{len(idle)} counts are"
-    st.caption(f"{counts} not stored yet.", help="You can leave the page; it goes on.")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.button("Count the zeros", key=COUNT, on_click=submit_all, args=(idle, COUNT))
+        counts = "1 count is" if len(idle) == 1 else f"{len(idle)} counts are"
+        st.caption(f"{counts} not stored yet.", help="You can leave the page; it goes on.")
 
 
 def zeros_or_sentence(view: Frame, setting: PruneSetting, name: str) -> Zeros | None:
