@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from cap_viz.dashboard.components.panels import making_of
-from cap_viz.dashboard.prune.accuracy import seconds_of
 from cap_viz.dashboard.runs.table import table_of
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -20,6 +19,7 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
+from cap_viz.runs.prefix_reuse import expected_seconds
 from cap_viz.runs.repair import repair
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -93,8 +93,8 @@ def test_the_pace_is_not_judged_by_first_items(
     short = as_once_written(store, short, longer) if once else short
     uninterrupted = listed_run(longer.spec, seconds=40.0, resumed_batches=0)
     wanted = spec_of(tiny_model, 10)
-    assert seconds_of([short], wanted) is None
-    assert seconds_of([short, uninterrupted], wanted) == pytest.approx(20.0)
+    assert expected_seconds([short], wanted) is None
+    assert expected_seconds([short, uninterrupted], wanted) == pytest.approx(20.0)
     seconds = dict(zip(("taken", "computed"), table_of([short, uninterrupted])["seconds"], strict=True))
     assert np.isnan(seconds["taken"])
     assert seconds["computed"] == 40.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import EvalReport, Questions
+from cap_viz.dashboard.components.job_card import together_sentence
 from cap_viz.dashboard.components.measured_column import Column, change_words, column_of
 from cap_viz.dashboard.components.paired import (
     Difference,
@@ -39,7 +41,8 @@ from cap_viz.dashboard.prune.setting import (
     measured_percents,
 )
 from cap_viz.dashboard.prune.written import WRITTEN, answers_table, text_html, word_difference
-from cap_viz.errors import CapVizError
+from cap_viz.dashboard.serving import check_job
+from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS
 from cap_viz.figures.prune import (
     KIND_TITLES,
@@ -60,7 +63,8 @@ from cap_viz.pruning.criterion import MaskRequest
 from cap_viz.pruning.mask import SCOPES, Scope
 from cap_viz.pruning.options import MaskOptions
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.jobs import Job
+from cap_viz.runs.exports import export_folder
+from cap_viz.runs.jobs import ExportedModel, Job
 from cap_viz.runs.kinds.evaluation import load_answers, load_report
 from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.masks import mask_spec_for
@@ -361,7 +365,7 @@ def test_columns_are_compared_on_the_items_both_have_answered() -> None:
     dense = report_of([True, True, False, True], ["a", "b", "c", "d"])
     arriving = report_of([False, True, True], ["d", "a", "c"])
     found = compare_columns(
-        CHOICES, column("cap", [], report=arriving, partial=True), column("dense", [], report=dense)
+        CHOICES, Column("cap", None, None, arriving, partial=True), Column("dense", None, None, dense)
     )
     assert found.results[ACC.name] == compare_paired(np.array([False, True, True]), np.array([True, True, False]))
     assert found.results[CHOICE_LOSS.name] == compare_means(
@@ -881,3 +885,137 @@ def test_the_flip_tables_item_shows_every_option(world: World) -> None:
     assert len(audit) == N_ITEMS
     assert audit["prompt"].iloc[2] == example.prompt
     assert set(audit["model"]) == {"Dense"}
+
+
+# The address, jobs and exports -------------------------------------------------------------------------------------
+
+
+def test_the_address_holds_tab_filter_and_picked_item(world: World, page: AppTest) -> None:
+    """They were in no link."""
+    columns = [found_column(world, idle_queue(world), world.setting, name) for name in world.setting.columns]
+    filters = filters_of(flips_of(columns), columns)
+    chosen = next(name for name, one in filters.items() if name != "all" and one.flips)
+    item = filters[chosen].flips[0]
+    opened(page, world, detail="matrices", flips=chosen, item=item.id)
+    assert page.segmented_control(key="detail").value == "matrices"
+    assert page.segmented_control(key="flips").value == chosen
+    example = next(one for one in load_task(TASK).evaluation(N_ITEMS) if one.id == item.id)
+    assert [code.value for code in page.code] == [example.prompt]
+    page.segmented_control(key="flips").set_value("all").run()
+    page.segmented_control(key="detail").set_value("layers").run()
+    page.selectbox(key="item").set_value("").run()
+    held = {key: page.query_params[key] for key in ("flips", "detail", "item")}
+    assert held == {"flips": "all", "detail": "layers", "item": ""}
+    assert not page.code
+
+
+def test_the_questions_only_one_gets_are_one_click_away(world: World, page: AppTest) -> None:
+    opened(page, world)
+    columns = [found_column(world, idle_queue(world), world.setting, name) for name in world.setting.columns]
+    found = differences(CHOICES, columns)[0].main
+    assert found is not None
+    assert saying(page, f"{found.only_b} questions only Wanda", f"{found.only_a} only CAP")
+    page.button(key="prune_see_flips").click().run()
+    assert not page.exception
+    assert page.segmented_control(key="flips").value == "apart"
+
+
+def test_all_jobs_of_a_measurement_are_cancelled_at_once_and_discarded(
+    world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dense, CAP and Wanda were three jobs with a button each, and a cancelled one stayed on the page."""
+    gate = threading.Event()
+    monkeypatch.setattr(shared_queue().models, "load", lambda model_id: gate.wait(30) and world.model)
+    opened(page, world, sparsity="35")
+    page.button(key="prune_measure").click().run()
+    page.button(key="prune_cancel_all").click().run()
+    gate.set()
+    wait_for_jobs()
+    page.run()
+    jobs = shared_queue().listing()
+    assert [job.state for job in jobs] == ["cancelled", "cancelled"]
+    (again,) = [button.key for button in page.button if str(button.key).endswith("_again")]
+    assert "prune_measure" not in [button.key for button in page.button], "one way to go on"
+    page.button(key=str(again).replace("_again", "_discard")).click().run()
+    assert "prune_measure" in [button.key for button in page.button]
+    assert not saying(page, "cancelled")
+
+
+def test_a_failed_measurement_says_why_and_can_be_tried_again(
+    world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = shared_queue().models.load
+
+    def fail(model_id: str) -> ReasoningModel:
+        raise CapVizError("The weights have gone.")
+
+    monkeypatch.setattr(shared_queue().models, "load", fail)
+    opened(page, world, sparsity="35")
+    page.button(key="prune_measure").click().run()
+    wait_for_jobs()
+    page.run()
+    (again,) = [str(button.key) for button in page.button if str(button.key).endswith("_again")]
+    assert len(saying(page, "The weights have gone.")) == 1
+    monkeypatch.setattr(shared_queue().models, "load", load)
+    page.button(key=again).click().run()
+    wait_for_jobs()
+    page.run()
+    assert [metric.value for metric in page.metric if metric.value == "–"] == []
+
+
+def test_time_left_of_several_jobs_adds_up_once_it_is_known() -> None:
+    """It jumped from 15 to 17 to 9 to 4 minutes: it means nothing before 5 %, and jobs that take turns add up."""
+    jobs = [Job(n, cast(Any, None), "", state="running", started=time.monotonic() - 40) for n in range(2)]
+    for job, share in zip(jobs, (0.5, 0.03), strict=True):
+        job.spent, job.progress = 20.0, Progress(share, 1)
+    assert jobs[1].seconds_left is None
+    assert numbers(together_sentence(jobs)) == {"2", "26"}
+    jobs[1].progress = Progress(0.25, 1)
+    assert "80" in numbers(together_sentence(jobs)), "20 s for its other half, 60 s for its other three quarters"
+
+
+def test_the_pruned_model_is_exported_and_has_its_zeros(world: World, page: AppTest) -> None:
+    from transformers import AutoModelForCausalLM
+
+    opened(page, world)
+    spec = ExportedModel(world.model.ref, mask_spec(world.setting, "cap"))
+    store = Store(shipped=world.shipped)
+    assert saying(page, "MiB") or "MiB" in page.button(key="prune_export_cap").label
+    before = {matrix.name: matrix.weight.clone() for matrix in world.model.matrices()}
+    page.button(key="prune_export_cap").click().run()
+    wait_for_jobs()
+    page.run()
+    folder = export_folder(store, spec)
+    assert str(folder) in [code.value for code in page.code]
+    assert "prune_export_cap" not in [button.key for button in page.button]
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    zeros = sum(int((weight == 0).sum()) for name, weight in network.named_parameters() if "_proj" in name)
+    zeros_wanted = zeros_of(store, store.runs(), spec.mask, world.model.ref)
+    assert zeros_wanted is not None
+    assert zeros == int(zeros_wanted.counts.zeros.sum())
+    assert "Wanda" not in (folder / "README.md").read_text()
+    assert all(bool((matrix.weight == before[matrix.name]).all()) for matrix in world.model.matrices())
+
+
+def test_an_export_that_cannot_be_is_not_offered(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(world.cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        opened(page, world)
+        assert len(saying(page, "exports", "MiB")) == 2
+        assert not [button for button in page.button if str(button.key).startswith("prune_export_")]
+    monkeypatch.setenv("CAP_VIZ_SERVER", "1")
+    monkeypatch.setenv("CAP_VIZ_MODELS", "tiny")
+    with pytest.raises(UsageError, match="shared"):
+        check_job(ExportedModel(world.model.ref, mask_spec(world.setting, "cap")), [])
+
+
+def test_a_failed_export_is_told(world: World, page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(page, world)
+    usage = shutil.disk_usage(world.cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    page.button(key="prune_export_wanda").click().run()
+    wait_for_jobs()
+    page.run()
+    assert saying(page, "Export of Wanda at 20 % stopped", "exports")
+    assert not list((Path(Store().local).parent / "exports").glob("*"))
