@@ -18,12 +18,12 @@ from cap_viz.dashboard.compare.text_loss import solution_cells
 from cap_viz.dashboard.components.measured_column import Column, with_last
 from cap_viz.dashboard.components.paired import compare_columns
 from cap_viz.dashboard.prune.accuracy import CHOICES
-from cap_viz.dashboard.prune.flips import flips_of
 from cap_viz.dashboard.prune.written import WRITTEN
 from cap_viz.dashboard.runs.overlay import paired_evaluations
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.choice import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
+from cap_viz.evaluation.flips import flips_of
 from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.evaluation.perplexity import perplexity_plan, text_task
 from cap_viz.models.loading import ReasoningModel
@@ -201,7 +201,7 @@ def test_the_prune_page_gives_no_difference_and_no_flips_between_tasks(tiny_mode
     assert "toy_math" in found.reason
     assert "toy_strategy" in found.reason
     with pytest.raises(UsageError, match=r"toy_math\b.*toy_strategy\b"):
-        flips_of(columns)
+        flips_of({one.name: one.report for one in columns})
 
 
 def test_a_result_of_another_version_is_not_shown_as_stale(tiny_model: ReasoningModel, store: Store) -> None:

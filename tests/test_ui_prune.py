@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.dashboard.components.job_card import together_sentence
-from cap_viz.dashboard.components.measured_column import Column, change_words, column_of
+from cap_viz.dashboard.components.measured_column import Column, column_of
 from cap_viz.dashboard.components.paired import (
     Difference,
     compare_columns,
@@ -32,7 +32,7 @@ from cap_viz.dashboard.components.paired import (
 )
 from cap_viz.dashboard.prune.accuracy import CHOICES, accuracy_row
 from cap_viz.dashboard.prune.downloads import audit_csv, comparison_json, items_csv
-from cap_viz.dashboard.prune.flips import filters_of, flip_table, flips_of, option_table
+from cap_viz.dashboard.prune.flips import flip_table, option_table
 from cap_viz.dashboard.prune.setting import (
     PruneSetting,
     counting_spec,
@@ -40,10 +40,11 @@ from cap_viz.dashboard.prune.setting import (
     mask_spec,
     measured_percents,
 )
-from cap_viz.dashboard.prune.written import WRITTEN, answers_table, text_html, word_difference
+from cap_viz.dashboard.prune.written import WRITTEN, answers_table
 from cap_viz.dashboard.serving import check_job
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS
+from cap_viz.evaluation.flips import flips_by_filter, flips_of
 from cap_viz.figures.prune import (
     KIND_TITLES,
     LayerShares,
@@ -54,6 +55,7 @@ from cap_viz.figures.prune import (
     zeros_by_layer,
     zeros_by_matrix,
 )
+from cap_viz.figures.text_difference import text_html, word_difference
 from cap_viz.figures.theme import criterion_colour, criterion_glyph, criterion_symbol
 from cap_viz.models.catalogue import ModelRef, resolve
 from cap_viz.models.loading import ReasoningModel, load
@@ -71,6 +73,7 @@ from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.prefix_reuse import expected_seconds
 from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.queue import JobQueue, shared_queue
+from cap_viz.runs.run_labels import change_words
 from cap_viz.runs.run_queries import missing_tasks
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
@@ -183,6 +186,10 @@ def report_of(correct: list[bool], ids: list[str] | None = None) -> EvalReport:
         chars=np.ones((n, 2), dtype=np.int64),
     )
     return EvalReport(questions=questions, logliks=logliks)
+
+
+def reports_of(columns: Iterable[Column[EvalReport]]) -> dict[str, EvalReport]:
+    return {one.name: one.report for one in columns if one.report is not None}
 
 
 MODEL = ModelRef(id="m", fingerprint="f")
@@ -485,17 +492,10 @@ def test_flips_are_the_items_answered_differently() -> None:
         column("cap", [True, False, True, False]),
         column("wanda", [True, True, True, False]),
     ]
-    flips = flips_of(columns)
+    flips = flips_of(reports_of(columns))
     assert [flip.id for flip in flips] == ["q1", "q2"]
-    sizes = {one.title: len(one.flips) for one in filters_of(flips, columns).values()}
-    assert sizes == {
-        "All that differ": 2,
-        "CAP: right → wrong": 1,
-        "CAP: wrong → right": 1,
-        "Wanda: right → wrong": 0,
-        "Wanda: wrong → right": 1,
-        "Only one of CAP and Wanda right": 1,
-    }
+    sizes = {name: len(found) for name, found in flips_by_filter(flips, list(reports_of(columns)), "dense").items()}
+    assert sizes == {"all": 2, "lost_cap": 1, "gained_cap": 1, "lost_wanda": 0, "gained_wanda": 1, "apart": 1}
     table = flip_table(flips, columns, {})
     assert table["CAP"].tolist() == ["✗ B", "✓ A"]
     examples = {flip.id: replace(tiny_examples(1)[0], id=flip.id, gold=0) for flip in flips}
@@ -893,9 +893,9 @@ def test_the_flip_tables_item_shows_every_option(world: World) -> None:
 def test_the_address_holds_tab_filter_and_picked_item(world: World, page: AppTest) -> None:
     """They were in no link."""
     columns = [found_column(world, idle_queue(world), world.setting, name) for name in world.setting.columns]
-    filters = filters_of(flips_of(columns), columns)
-    chosen = next(name for name, one in filters.items() if name != "all" and one.flips)
-    item = filters[chosen].flips[0]
+    filters = flips_by_filter(flips_of(reports_of(columns)), world.setting.columns, "dense")
+    chosen = next(name for name, found in filters.items() if name != "all" and found)
+    item = filters[chosen][0]
     opened(page, world, detail="matrices", flips=chosen, item=item.id)
     assert page.segmented_control(key="detail").value == "matrices"
     assert page.segmented_control(key="flips").value == chosen

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.dashboard.components.panels import TEXT_LOSS
 from cap_viz.dashboard.heads.control_task import View
 from cap_viz.dashboard.heads.export import shown_json, shown_table
+from cap_viz.dashboard.names import TEXT_LOSS
 from cap_viz.figures.theme import signed
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cap_viz.runs.spec import JointSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, JointSpec, MaskSpec, RunSpec, ScoreSpec
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,34 @@ def ablation_words(*specs: RunSpec) -> AblationWords:
 def percent(share: float) -> str:
     """Format a share as a percentage with up to six digits, so that similar sparsities stay apart: 50%, 50.1%."""
     return f"{100 * share:.6g}%"
+
+
+def change_words(shown: EvalSpec, wanted: EvalSpec) -> str:
+    """Describe in words how the evaluation shown differs from the one asked for."""
+    said: list[str] = []
+    old, new = shown.mask, wanted.mask
+    if old is not None and new is not None:
+        if old.sparsity != new.sparsity:
+            said.append(f"measured at {100 * old.sparsity:.0f} %, the slider is at {100 * new.sparsity:.0f} %")
+        if old.scope != new.scope:
+            said.append(f"scope was {old.scope}, now {new.scope}")
+        if old.metric != new.metric:
+            said.append(f"metric was {old.metric}, now {new.metric}")
+        if old.kv_combine != new.kv_combine:
+            said.append(f"KV groups were combined by {old.kv_combine}, now {new.kv_combine}")
+        if old.scores != new.scores:
+            said.append("built on other head scores")
+        elif old.calibration != new.calibration:
+            said.append("built on other calibration examples")
+        if (old.allocation, old.pattern) != (new.allocation, new.pattern):
+            said.append(f"zeros were spread {spread_words(old)}, now {spread_words(new)}")
+        if old.control_seed != new.control_seed:
+            said.append(f"draw {old.control_seed}, now {new.control_seed}")
+    if shown.examples != wanted.examples:
+        said.append(f"measured on {len(shown.examples.ids)} items, {len(wanted.examples.ids)} are asked for")
+    return "; ".join(said)
+
+
+def spread_words(mask: MaskSpec) -> str:
+    """Name the pattern or allocation of a mask, or "evenly"."""
+    return mask.pattern or (mask.allocation or "evenly").replace("owl", "by OWL")

@@ -14,7 +14,7 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_view, ticking
-from cap_viz.dashboard.components.panels import cut_words, escaped, listed, note, origin_words, percent
+from cap_viz.dashboard.components.panels import cut_words, escaped, listed, note, origin_words
 from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.errors import CapVizError
@@ -26,8 +26,9 @@ from cap_viz.pruning import criterion_title
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.prefix_reuse import expected_seconds, longer_run
 from cap_viz.runs.queue import JobQueue
+from cap_viz.runs.run_labels import change_words
 from cap_viz.runs.run_queries import missing_tasks
-from cap_viz.runs.spec import EvalSpec, MaskSpec
+from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.pairing import Items
@@ -170,37 +171,6 @@ def with_last(reading: Reading[Report], store: Store, column: Column[Report], la
 
 def same_task(spec: EvalSpec) -> tuple[str, int]:
     return spec.examples.task, spec.examples.version
-
-
-def change_words(shown: EvalSpec, wanted: EvalSpec) -> str:
-    """Describe in words how the evaluation shown differs from the one asked for."""
-    said: list[str] = []
-    old, new = shown.mask, wanted.mask
-    if old is not None and new is not None:
-        if old.sparsity != new.sparsity:
-            said.append(f"measured at {percent(old.sparsity, 0)}, the slider is at {percent(new.sparsity, 0)}")
-        if old.scope != new.scope:
-            said.append(f"scope was {old.scope}, now {new.scope}")
-        if old.metric != new.metric:
-            said.append(f"metric was {old.metric}, now {new.metric}")
-        if old.kv_combine != new.kv_combine:
-            said.append(f"KV groups were combined by {old.kv_combine}, now {new.kv_combine}")
-        if old.scores != new.scores:
-            said.append("built on other head scores")
-        elif old.calibration != new.calibration:
-            said.append("built on other calibration examples")
-        if (old.allocation, old.pattern) != (new.allocation, new.pattern):
-            said.append(f"zeros were spread {spread_words(old)}, now {spread_words(new)}")
-        if old.control_seed != new.control_seed:
-            said.append(f"draw {old.control_seed}, now {new.control_seed}")
-    if shown.examples != wanted.examples:
-        said.append(f"measured on {len(shown.examples.ids)} items, {len(wanted.examples.ids)} are asked for")
-    return "; ".join(said)
-
-
-def spread_words(mask: MaskSpec) -> str:
-    """Name the pattern or allocation of a mask, or "evenly"."""
-    return mask.pattern or (mask.allocation or "evenly").replace("owl", "by OWL")
 
 
 # Drawing ---------------------------------------------------------------------------------------------------------

@@ -31,12 +31,13 @@ from cap_viz.dashboard.components.paired import (
 )
 from cap_viz.dashboard.components.panels import caution, escaped, listed, percent
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.prune.flips import ANCHOR, APART
+from cap_viz.dashboard.prune.flips import ANCHOR
 from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, eval_spec, measured_percents
 from cap_viz.dashboard.prune.zeros import weights_words
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.stored import report_of
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, Level, against_guessing, level_of, per_question
+from cap_viz.evaluation.flips import APART
 from cap_viz.figures.prune import AccuracyRow, accuracy_whiskers
 from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.queue import shared_queue

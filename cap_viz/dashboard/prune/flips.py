@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.components.measured_column import Column
+from cap_viz.dashboard.components.measured_column import Column, title_of
 from cap_viz.dashboard.components.panels import escaped, problem
 from cap_viz.dashboard.components.row_picker import row_picker
 from cap_viz.dashboard.frame import Frame
@@ -18,73 +17,11 @@ from cap_viz.dashboard.prune.downloads import audit_csv
 from cap_viz.dashboard.prune.setting import DENSE
 from cap_viz.dashboard.stored import texts_of
 from cap_viz.errors import CapVizError
+from cap_viz.evaluation.flips import ALL, APART, Flip, flips_by_filter, flips_of
 from cap_viz.tasks import Example, Task
-from cap_viz.tasks.pairing import common_rows
 
 HEADING, ANCHOR = "Questions whose answer changes", "questions-whose-answer-changes"
-ALL, APART = "all", "apart"
 Columns = Sequence[Column[EvalReport]]
-
-
-@dataclass(frozen=True)
-class Flip:
-    """One item with differing answers: the right option (`gold`) and the one each column chose."""
-
-    id: str
-    number: int
-    gold: int
-    chosen: dict[str, int]
-
-    def right(self, column: str) -> bool:
-        return self.chosen[column] == self.gold
-
-
-@dataclass(frozen=True)
-class FlipFilter:
-    """A named subset of the flip table."""
-
-    title: str
-    flips: tuple[Flip, ...]
-
-
-def flips_of(columns: Columns) -> tuple[Flip, ...]:
-    """Return the items on which at least two columns differ, in item order, among those that all have answered.
-
-    Raises `UsageError` where an id stands for different items.
-    """
-    reports = {column.name: column.report for column in columns if column.report is not None}
-    if len(reports) < 2:
-        return ()
-    first, *others = reports.values()
-    for other in others:
-        common_rows(first.items, other.items)
-    chosen = {
-        name: dict(zip(report.questions.ids, report.chosen.tolist(), strict=True)) for name, report in reports.items()
-    }
-    gold = dict(zip(first.questions.ids, first.questions.gold.tolist(), strict=True))
-    flips: list[Flip] = []
-    for number, identity in enumerate(first.questions.ids, start=1):
-        answers = {name: of[identity] for name, of in chosen.items() if identity in of}
-        if len(answers) == len(reports) and len(set(answers.values())) > 1:
-            flips.append(Flip(id=identity, number=number, gold=gold[identity], chosen=answers))
-    return tuple(flips)
-
-
-def filters_of(flips: Sequence[Flip], columns: Columns) -> dict[str, FlipFilter]:
-    """All flips, those lost and gained against dense per criterion, and those only one criterion gets right."""
-    names = {column.name: column.title for column in columns if column.report is not None}
-    found = {ALL: FlipFilter("All that differ", tuple(flips))}
-    pruned = [name for name in names if name != DENSE]
-    for name in pruned if DENSE in names else ():
-        lost = tuple(flip for flip in flips if flip.right(DENSE) and not flip.right(name))
-        gained = tuple(flip for flip in flips if not flip.right(DENSE) and flip.right(name))
-        found[f"lost_{name}"] = FlipFilter(f"{names[name]}: right → wrong", lost)
-        found[f"gained_{name}"] = FlipFilter(f"{names[name]}: wrong → right", gained)
-    if len(pruned) == 2:
-        first, second = pruned
-        apart = tuple(flip for flip in flips if flip.right(first) != flip.right(second))
-        found[APART] = FlipFilter(f"Only one of {names[first]} and {names[second]} right", apart)
-    return found
 
 
 def flip_table(flips: Sequence[Flip], columns: Columns, texts: Mapping[str, Example]) -> pd.DataFrame:
@@ -120,20 +57,21 @@ def flips_section(view: Frame, columns: Columns) -> None:
         st.caption("Appears when dense and a pruned model are measured.")
         return
     try:
-        filters = filters_of(flips_of(ready), ready)
+        flips = flips_of({column.name: column.report for column in ready if column.report is not None})
     except CapVizError as error:
         problem(str(error))
         return
+    filters = flips_by_filter(flips, [column.name for column in ready], DENSE)
     chosen = view.selection.segmented(
         "Filter",
         "flips",
         list(filters),
-        names=lambda name: f"{filters[name].title} ({len(filters[name].flips)})",
+        names=lambda name: f"{filter_title(name)} ({len(filters[name])})",
         what="a filter of questions",
         label_visibility="collapsed",
         wrap=True,
     )
-    shown = filters[chosen].flips
+    shown = filters[chosen]
     stale = "; ".join(f"{column.title}: {column.stale}" for column in ready if column.stale)
     if stale:
         st.caption(f":orange-badge[stale] {escaped(stale)}")
@@ -171,6 +109,13 @@ def flips_section(view: Frame, columns: Columns) -> None:
             on_click="ignore",
             help="Prompt, right answer, answer and log-likelihood of every option, for each model and each item.",
         )
+
+
+def filter_title(name: str) -> str:
+    kind, _, criterion = name.partition("_")
+    title = title_of(criterion)
+    titles = {ALL: "All that differ", APART: "Only one of the two right"}
+    return titles.get(kind) or f"{title}: {'right → wrong' if kind == 'lost' else 'wrong → right'}"
 
 
 def missing_texts(task: Task) -> str:

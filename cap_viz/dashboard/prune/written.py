@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -36,7 +32,8 @@ from cap_viz.dashboard.stored import cached_by_run, texts_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Measure
 from cap_viz.evaluation.generation import FORMATS, GenerationReport, prompt_text, room_for_answer, writing_of
-from cap_viz.models.catalogue import resolve
+from cap_viz.figures.text_difference import text_html
+from cap_viz.models.catalogue import has_chat_template
 from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.queue import shared_queue
@@ -163,16 +160,6 @@ def offer(view: Frame, setting: PruneSetting, request: WritingRequest) -> Offer:
     return Offer("written_measure", "Let them write", title, work, blocked=blocked)
 
 
-def has_chat_template(model_id: str) -> bool:
-    """Whether the tokenizer has a chat template; True as well where its files do not tell."""
-    try:
-        folder = resolve(model_id).folder
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (CapVizError, OSError, ValueError):
-        return True
-    return "chat_template" in config or (folder / "chat_template.jinja").is_file()
-
-
 def parse_caution(columns: Columns) -> None:
     for column in columns:
         if column.report is not None and not column.partial and column.report.parse_rate < LOW_PARSE_RATE:
@@ -249,34 +236,3 @@ def marked(report: GenerationReport, row: int) -> str:
 def text_at(column: Column[GenerationReport], identity: str) -> str:
     assert column.report is not None
     return column.report.texts[column.report.ids.index(identity)]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a text: `kind` is "same", "gone" (only in the first text) or "new" (only in the second)."""
-
-    kind: str
-    text: str
-
-
-def word_difference(first: str, second: str) -> list[Piece]:
-    """Word-level difference from one text to the other; spaces belong to the word before them."""
-    a, b = (re.findall(r"\s+|\S+\s*", text) for text in (first, second))
-    pieces: list[Piece] = []
-    for operation, i1, i2, j1, j2 in difflib.SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes():
-        if operation == "equal":
-            pieces.append(Piece("same", "".join(a[i1:i2])))
-            continue
-        if i1 < i2:
-            pieces.append(Piece("gone", "".join(a[i1:i2])))
-        if j1 < j2:
-            pieces.append(Piece("new", "".join(b[j1:j2])))
-    return pieces
-
-
-def text_html(first: str, second: str) -> str:
-    """HTML of the differences from the first text to the second; both are untrusted and escaped."""
-    tags = {"same": ("", ""), "gone": ('<del style="opacity:0.6">', "</del>"), "new": ("<ins><b>", "</b></ins>")}
-    parts = [f"{tags[p.kind][0]}{escape(p.text)}{tags[p.kind][1]}" for p in word_difference(first, second)]
-    style = "white-space:pre-wrap;font-size:0.9rem;overflow-wrap:anywhere"
-    return f'<div style="{style}">{"".join(parts) or "(writes nothing)"}</div>'
