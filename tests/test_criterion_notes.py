@@ -14,7 +14,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import ABLATIONS
-from cap_viz.dashboard.prune.cost import cost_sentence
+from cap_viz.dashboard.prune.notes import cost_sentence
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning import CRITERIA, prune_mask
 from cap_viz.pruning.criterion import SCATTERED, STRUCTURED
@@ -72,9 +72,9 @@ def importance(at: AppTest) -> list[str]:
 
 
 def notes_of(at: AppTest) -> list[str]:
-    """The bullets under the heading, in the order of the page."""
-    found = [str(one.value) for one in at.markdown]
-    return [line.removeprefix("- ") for line in found[found.index("##### Reading these numbers") + 1].split("\n")]
+    """The bullets of the box on how to read the numbers, in the order of the page."""
+    (box,) = [box for box in at.expander if box.label == "Reading these numbers"]
+    return [line.removeprefix("- ") for line in str(box.markdown[0].value).split("\n")]
 
 
 def test_each_criterion_s_notes_stand_under_its_name(store: Store, tiny_model: ReasoningModel) -> None:
@@ -117,5 +117,5 @@ def test_costs_are_told_of_the_criteria_shown_only() -> None:
     both, heads, scattered = (cost_sentence(names) for names in (("head", "wanda"), ("head", "head"), ("cap", "gblm")))
     assert len({both, heads, scattered}) == 3
     for one in (heads, scattered):
-        first = one.partition(" Measured: ")[0]
+        first = one.partition(" Measured on ")[0]
         assert first in both

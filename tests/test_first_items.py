@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cap_viz.dashboard.prune.accuracy import seconds_of
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
-from cap_viz.runs.prefix_reuse import computing_seconds
+from cap_viz.runs.prefix_reuse import computing_seconds, expected_seconds
 from cap_viz.runs.repair import repair
 from cap_viz.runs.run_labels import making_of
 from cap_viz.runs.spec import EvalSpec
@@ -93,8 +92,8 @@ def test_the_pace_is_not_judged_by_first_items(
     short = as_once_written(store, short, longer) if once else short
     uninterrupted = listed_run(longer.spec, seconds=40.0, resumed_batches=0)
     wanted = spec_of(tiny_model, 10)
-    assert seconds_of([short], wanted) is None
-    assert seconds_of([short, uninterrupted], wanted) == pytest.approx(20.0)
+    assert expected_seconds([short], wanted) is None
+    assert expected_seconds([short, uninterrupted], wanted) == pytest.approx(20.0)
     assert computing_seconds(short) is None
     assert computing_seconds(uninterrupted) == 40.0
 

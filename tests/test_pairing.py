@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.attribution.results import EvalReport, questions_of
 from cap_viz.dashboard.compare.text_loss import solution_cells
-from cap_viz.dashboard.prune.accuracy import Column, aligned, compare_columns, with_last
-from cap_viz.dashboard.prune.flips import flips_of
-from cap_viz.dashboard.prune.written import Written, written_difference
+from cap_viz.dashboard.components.measured_column import Column, with_last
+from cap_viz.dashboard.components.paired import compare_columns
+from cap_viz.dashboard.prune.accuracy import CHOICES
+from cap_viz.dashboard.prune.written import WRITTEN
 from cap_viz.dashboard.runs.overlay import paired_evaluations
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.choice import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
+from cap_viz.evaluation.flips import flips_of
 from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.evaluation.perplexity import perplexity_plan, text_task
 from cap_viz.models.loading import ReasoningModel
@@ -181,11 +183,12 @@ def test_what_has_arrived_pairs_with_what_is_stored(tiny_model: ReasoningModel, 
     arrays.add(EvalBlock(len(plan.batches.batches) - 1, np.zeros((len(members), 2), dtype=np.float32)))
     partial = arrays.report()
     whole = load_report(store, computed(EvalSpec(tiny_model.ref, evaluation_set("toy_math", N)), tiny_model, store))
-    first, second = aligned(partial, whole)
-    assert first.questions.ids == second.questions.ids == tuple(plan.examples[i].id for i in sorted(members))
-    assert first.items == second.items
-    with pytest.raises(UsageError, match=r"toy_math\b.*toy_strategy\b"):
-        aligned(partial, report_of(load_task("toy_strategy").evaluation(N)))
+    arriving = Column("cap", None, None, partial, partial=True)
+    found = compare_columns(CHOICES, arriving, Column("dense", None, None, whole)).main
+    assert found is not None
+    assert found.n == len(members)
+    other = Column("dense", None, None, report_of(load_task("toy_strategy").evaluation(N)))
+    assert re.search(r"toy_math\b.*toy_strategy\b", compare_columns(CHOICES, arriving, other).reason)
 
 
 def test_the_prune_page_gives_no_difference_and_no_flips_between_tasks(tiny_model: ReasoningModel) -> None:
@@ -193,13 +196,12 @@ def test_the_prune_page_gives_no_difference_and_no_flips_between_tasks(tiny_mode
     for name, task in (("cap", "toy_math"), ("dense", "toy_strategy")):
         spec = EvalSpec(tiny_model.ref, evaluation_set(task, N))
         columns.append(Column(name, spec, spec, report_of(load_task(task).evaluation(N))))
-    found = compare_columns(*columns)
-    assert found.comparison is None
-    assert found.loss is None
+    found = compare_columns(CHOICES, *columns)
+    assert not found.results
     assert "toy_math" in found.reason
     assert "toy_strategy" in found.reason
     with pytest.raises(UsageError, match=r"toy_math\b.*toy_strategy\b"):
-        flips_of(columns)
+        flips_of({one.name: one.report for one in columns})
 
 
 def test_a_result_of_another_version_is_not_shown_as_stale(tiny_model: ReasoningModel, store: Store) -> None:
@@ -208,8 +210,8 @@ def test_a_result_of_another_version_is_not_shown_as_stale(tiny_model: Reasoning
     older = replace(wanted, examples=replace(wanted.examples, version=0))
     store.save(older, {"options": store.table(run, "options")}, run.provenance)
     fewer = replace(wanted, examples=evaluation_set("toy_math", N - 1))
-    assert with_last(store, Column("dense", fewer), wanted).report is not None
-    assert with_last(store, Column("dense", fewer), older).report is None
+    assert with_last(CHOICES, store, Column("dense", fewer), wanted).report is not None
+    assert with_last(CHOICES, store, Column("dense", fewer), older).report is None
 
 
 # Written answers, texts ---------------------------------------------------------------------------------------------
@@ -224,10 +226,11 @@ def test_written_answers_of_two_tasks_are_not_compared(
     with pytest.raises(UsageError) as refused:
         paired_evaluations(store, *runs)
     assert names_both(refused, *names)
-    columns = [Written(name, None, report) for name, report in zip(names, reports, strict=True)]
-    with pytest.raises(UsageError, match=refusal(*reports)):
-        written_difference(*columns)
-    found = written_difference(columns[0], columns[0])
+    columns = [Column(name, None, None, report) for name, report in zip(names, reports, strict=True)]
+    refused = compare_columns(WRITTEN, *columns)
+    assert not refused.results
+    assert re.search(refusal(*reports), refused.reason)
+    found = compare_columns(WRITTEN, columns[0], columns[0]).main
     assert found is not None
     assert found.n == N
 

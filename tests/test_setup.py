@@ -58,7 +58,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, Any]:
-    """What a fresh interpreter finds after importing the package, then all modules but the dashboard's and lm-eval's."""
+    """What a fresh interpreter finds after importing the package, then all modules but those of the dashboard."""
     modules = [
         module.name
         for module in pkgutil.walk_packages(cap_viz.__path__, "cap_viz.")

@@ -13,8 +13,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import EvalReport, Questions
-from cap_viz.dashboard.prune.accuracy import Column
-from cap_viz.dashboard.prune.accuracy_view import chance_of
+from cap_viz.dashboard.components.measured_column import Column
+from cap_viz.dashboard.prune.accuracy import chance_of
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing, guessing
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.comparison import DENSE as DENSE_CELL

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import Source, run_name, sources, stored_sources, told_apart
-from cap_viz.dashboard.prune.controls import usable_scores
-from cap_viz.dashboard.prune.mask_controls import score_label
+from cap_viz.dashboard.prune.controls import score_label, usable_scores
 from cap_viz.dashboard.selection import Selection
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel

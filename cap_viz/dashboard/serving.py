@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import CATALOGUE
-from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights
+from cap_viz.runs.jobs import ExportedModel, Job, JobSpec, PrunedWeights
 from cap_viz.runs.kinds import KINDS
 from cap_viz.settings import is_shared, listed_models
 
@@ -44,6 +44,8 @@ def check_job(spec: JobSpec, own: Iterable[Job]) -> None:
         return
     if not offered([spec.model.id]):
         raise UsageError(f"This server is shared and does not offer {spec.model.id}.")
+    if isinstance(spec, ExportedModel):
+        raise UsageError(REFUSAL.format(what="exporting models"))
     if not isinstance(spec, PrunedWeights):
         most, n = KINDS[spec.kind].most_examples_shared, len(spec.examples.ids)
         if n > most:

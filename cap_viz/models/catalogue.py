@@ -118,6 +118,16 @@ def resolve(model_id: str) -> ModelSource:
     )
 
 
+def has_chat_template(model_id: str) -> bool:
+    """Whether the tokenizer has a chat template; True as well where its files do not tell."""
+    try:
+        folder = resolve(model_id).folder
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (CapVizError, OSError, ValueError):
+        return True
+    return "chat_template" in config or (folder / "chat_template.jinja").is_file()
+
+
 def is_available(entry: CatalogueEntry) -> bool:
     return packaged_file(entry) is not None
 

@@ -33,6 +33,9 @@ NEXT_STATES: dict[State, tuple[State, ...]] = {
     "waiting": ("running", *ENDED),
 }
 
+# Share of the work after which the pace tells how long the rest takes; before, estimates jump.
+PACE_SHARE = 0.05
+
 Answer = TypeVar("Answer")
 
 
@@ -51,6 +54,13 @@ class PrunedWeights:
         return key_of(content, ENGINE_VERSION, SCHEMA_VERSION)
 
 
+@dataclass(frozen=True)
+class ExportedModel(PrunedWeights):
+    """Spec of a pruned model as a folder of files (see `runs/exports.py`)."""
+
+    kind = "export"
+
+
 JobSpec = RunSpec | PrunedWeights
 
 
@@ -59,7 +69,8 @@ class Job:
     """A submitted run and its state. Pages read it; only the worker writes it (except for `JobQueue.cancel`).
 
     `sessions` are those that submitted it. `waits_for` says in one sentence why a queued job cannot start yet, where
-    the order alone does not explain it. `spent` is the total seconds of its turns.
+    the order alone does not explain it. `spent` is the total seconds of its turns. The pace counts from the first
+    results: `started`, `start_share` and `start_spent` are moved there.
     """
 
     number: int
@@ -74,6 +85,7 @@ class Job:
     started: float | None = None
     ended: float | None = None
     start_share: float = 0.0
+    start_spent: float = 0.0
     spent: float = 0.0
     look_again: float = 0.0
     steps: Generator[Progress, None, StoredRun | None] | None = None
@@ -100,10 +112,18 @@ class Job:
     @property
     def seconds_left(self) -> float | None:
         """Remaining seconds at this process's pace so far; None before the pace is known."""
+        return self.left_after(self.seconds)
+
+    @property
+    def turns_left(self) -> float | None:
+        """Remaining seconds of the job's own turns, whatever runs beside it; None before the pace is known."""
+        return self.left_after(self.spent - self.start_spent)
+
+    def left_after(self, seconds: float) -> float | None:
         gained = self.progress.share - self.start_share
-        if self.state != "running" or gained <= 0 or self.seconds < 1:
+        if self.state != "running" or gained < PACE_SHARE or self.seconds < 1:
             return None
-        return self.seconds * (1 - self.progress.share) / gained
+        return seconds * (1 - self.progress.share) / gained
 
     @property
     def holds_weights(self) -> bool:

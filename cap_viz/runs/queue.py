@@ -21,7 +21,18 @@ from cap_viz.progress import Progress
 from cap_viz.runs.backends import LOCAL, backend_named, requested_backend
 from cap_viz.runs.backends.local import HERE
 from cap_viz.runs.batched_runs import Backend
-from cap_viz.runs.jobs import Answer, Job, JobSpec, PrunedWeights, Request, State, check_size, job_key, sentence
+from cap_viz.runs.jobs import (
+    Answer,
+    ExportedModel,
+    Job,
+    JobSpec,
+    PrunedWeights,
+    Request,
+    State,
+    check_size,
+    job_key,
+    sentence,
+)
 from cap_viz.runs.loaded_models import LoadedModels, ModelBusy
 from cap_viz.runs.store import Store, StoredRun
 
@@ -265,6 +276,9 @@ class JobQueue:
             self.end(job, "failed", sentence(error))
         seconds = time.monotonic() - began
         job.spent += seconds
+        if job.is_started and job.progress.partial is None:
+            # The pace counts from the first results.
+            job.start_share, job.start_spent, job.started = job.progress.share, job.spent, time.monotonic()
         with self.lock:
             self.share.charge(session, seconds)
 
@@ -286,13 +300,13 @@ class JobQueue:
             job.look_again = time.monotonic() + LOOK_AGAIN_SECONDS
         if job.progress.waiting != (job.state == "waiting"):
             job.enter("waiting" if job.progress.waiting else "running")
-        if job.progress.partial is None and not isinstance(job.spec, PrunedWeights):
-            # The pace counts from the first results; pruned weights have none before they are done.
-            job.start_share, job.started = job.progress.share, time.monotonic()
 
     def steps_of(self, spec: JobSpec, model: ReasoningModel) -> Generator[Progress, None, StoredRun | None]:
         from cap_viz.runs.execute import pruned_weights_steps, run_steps
+        from cap_viz.runs.exports import export_steps
 
+        if isinstance(spec, ExportedModel):
+            return (yield from export_steps(spec, model, self.store, self.backend()))
         if isinstance(spec, PrunedWeights):
             weights = yield from pruned_weights_steps(spec.mask, model, self.store, self.backend())
             self.models.keep_pruned(spec.model, spec.mask, weights)

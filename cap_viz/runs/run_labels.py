@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cap_viz.runs.prefix_reuse import taken_words
-from cap_viz.runs.spec import JointSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, JointSpec, MaskSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 
 
@@ -55,3 +55,34 @@ def making_of(run: StoredRun) -> str:
         f"{made.get('machine', '?')}, {made.get('device', '?')}, {made.get('dtype', '?')}, "
         f"{made.get('threads', '?')} threads, {time}; {versions}; key {run.key}."
     )
+
+
+def change_words(shown: EvalSpec, wanted: EvalSpec) -> str:
+    """Describe in words how the evaluation shown differs from the one asked for."""
+    said: list[str] = []
+    old, new = shown.mask, wanted.mask
+    if old is not None and new is not None:
+        if old.sparsity != new.sparsity:
+            said.append(f"measured at {100 * old.sparsity:.0f} %, the slider is at {100 * new.sparsity:.0f} %")
+        if old.scope != new.scope:
+            said.append(f"scope was {old.scope}, now {new.scope}")
+        if old.metric != new.metric:
+            said.append(f"metric was {old.metric}, now {new.metric}")
+        if old.kv_combine != new.kv_combine:
+            said.append(f"KV groups were combined by {old.kv_combine}, now {new.kv_combine}")
+        if old.scores != new.scores:
+            said.append("built on other head scores")
+        elif old.calibration != new.calibration:
+            said.append("built on other calibration examples")
+        if (old.allocation, old.pattern) != (new.allocation, new.pattern):
+            said.append(f"zeros were spread {spread_words(old)}, now {spread_words(new)}")
+        if old.control_seed != new.control_seed:
+            said.append(f"draw {old.control_seed}, now {new.control_seed}")
+    if shown.examples != wanted.examples:
+        said.append(f"measured on {len(shown.examples.ids)} items, {len(wanted.examples.ids)} are asked for")
+    return "; ".join(said)
+
+
+def spread_words(mask: MaskSpec) -> str:
+    """Name the pattern or allocation of a mask, or "evenly"."""
+    return mask.pattern or (mask.allocation or "evenly").replace("owl", "by OWL")

@@ -10,6 +10,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelRef, resolve
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, RoleSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
+from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
 Spec = TypeVar("Spec", bound=RunSpec)
@@ -133,3 +134,11 @@ def dense_run(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int) -> 
 def profile_spec(mask: MaskSpec, scores: ScoreSpec) -> ProfileSpec:
     """Make the spec of a mask's profile: the same recipe with sparsity 0, the convention for profiles."""
     return ProfileSpec(model=scores.model, examples=scores.examples, mask=replace(mask, sparsity=0.0))
+
+
+def missing_tasks(spec: EvalSpec | ProfileSpec) -> tuple[Task, ...]:
+    """Find the tasks and texts that a run reads and that are not on this machine; a profile reads those of its mask."""
+    questions = spec.examples if isinstance(spec, EvalSpec) else None
+    read = (questions, *(() if spec.mask is None else (spec.mask.calibration, spec.mask.text)))
+    tasks = [load_task(name) for name in dict.fromkeys(one.task for one in read if one is not None)]
+    return tuple(task for task in tasks if not task.is_local())

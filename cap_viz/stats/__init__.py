@@ -11,6 +11,7 @@ from cap_viz.stats.hybrid import HybridEstimate, hybrid_mean
 from cap_viz.stats.intervals import Interval, bootstrap_mean_ci, wilson
 from cap_viz.stats.joint import JointEffect, joint_effect, random_sets
 from cap_viz.stats.multiple import false_discovery, holm
+from cap_viz.stats.outlier import Outlier, widest_outlier
 from cap_viz.stats.paired import PairedComparison, compare_means, compare_paired, family_p
 from cap_viz.stats.ranking import RankIntervals, bootstrap_rank_intervals, rank_heads, usual_top
 from cap_viz.stats.reliability import Reliability, spearman_brown, split_half
@@ -32,6 +33,7 @@ __all__ = [
     "HybridEstimate",
     "Interval",
     "JointEffect",
+    "Outlier",
     "PairedComparison",
     "RankAgreement",
     "RankIntervals",
@@ -64,6 +66,7 @@ __all__ = [
     "top_overlap",
     "true_spread",
     "usual_top",
+    "widest_outlier",
     "wilson",
 ]
 

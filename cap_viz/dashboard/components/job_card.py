@@ -1,13 +1,19 @@
-"""Display of waiting, running and ended jobs. Call `job_view` inside a repeating fragment (`ticking`)."""
+"""Display of waiting, running and ended jobs. Draw it inside a repeating fragment (`ticking`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import escaped, problem
-from cap_viz.dashboard.components.submission import may_cancel
+from cap_viz.dashboard.components.submission import (
+    discard_jobs,
+    is_discarded,
+    may_cancel,
+    refusal,
+    submit_all,
+)
 from cap_viz.progress import duration
 from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights
 from cap_viz.runs.queue import shared_queue
@@ -25,11 +31,26 @@ def ticking(draw: Callable[[], None], *, live: bool) -> None:
     st.fragment(draw, run_every=TICK_SECONDS if live else None)()
 
 
-def job_view(job: Job, *, key: str) -> None:
-    """Draw the title, progress with remaining time or queue position, and the cancel button."""
+def jobs_view(jobs: Sequence[Job], *, key: str) -> None:
+    """Draw the active jobs of one measurement; of several also the time that is left, and one button to cancel all."""
+    active = [job for job in jobs if job.active]
+    if len(active) > 1:
+        text, button = st.columns([5, 1], vertical_alignment="center")
+        text.caption(together_sentence(active))
+        own = [job for job in active if may_cancel(job) and not job.cancel_asked.is_set()]
+        with button:
+            st.button(
+                "Cancel all", key=f"{key}_cancel_all", disabled=not own, width="stretch", on_click=cancel, args=own
+            )
+    for job in active:
+        job_view(job, key=key, timed=len(active) == 1)
+
+
+def job_view(job: Job, *, key: str, timed: bool = True) -> None:
+    """Draw the title, progress with remaining time (if `timed`) or queue position, and the cancel button."""
     text, button = st.columns([5, 1], vertical_alignment="center")
     with text:
-        st.progress(job.progress.share, text=f"**{escaped(job.title)}** · {job_sentence(job)}")
+        st.progress(job.progress.share, text=f"**{escaped(job.title)}** · {job_sentence(job, timed=timed)}")
     with button:
         asked = job.cancel_asked.is_set()
         if not may_cancel(job):
@@ -39,12 +60,25 @@ def job_view(job: Job, *, key: str) -> None:
             key=f"{key}_cancel_{job.number}",
             disabled=asked,
             width="stretch",
-            on_click=shared_queue().cancel,
+            on_click=cancel,
             args=(job,),
         )
 
 
-def job_sentence(job: Job) -> str:
+def cancel(*jobs: Job) -> None:
+    for job in jobs:
+        shared_queue().cancel(job)
+
+
+def together_sentence(jobs: Sequence[Job]) -> str:
+    """Say how many jobs are left and for how long; they take turns, so their times add up."""
+    turns = [job.turns_left for job in jobs]
+    known = [seconds for seconds in turns if seconds is not None]
+    left = f", about {duration(sum(known))} left" if len(known) == len(jobs) else ""
+    return f"{len(jobs)} jobs, {sum(job.progress.share for job in jobs) / len(jobs):.0%} done{left}"
+
+
+def job_sentence(job: Job, *, timed: bool = True) -> str:
     if job.cancel_asked.is_set() and job.active:
         return "stopping at the next step"
     if job.waits_for:
@@ -52,19 +86,37 @@ def job_sentence(job: Job) -> str:
     if job.state == "queued":
         ahead = shared_queue().position(job)
         return "starts next" if not ahead else f"{ahead} {'job goes' if ahead == 1 else 'jobs go'} first"
-    left = job.seconds_left
+    left = job.seconds_left if timed else None
     remaining = "" if left is None else f", about {duration(left)} left"
     return f"{escaped(job.progress.note)}, {job.progress.share:.0%}{remaining}"
 
 
-def ended_view(job: Job) -> None:
-    """Report a failed or cancelled job; draw nothing for a finished one."""
-    if job.state == "failed":
-        problem(f"{job.title} stopped: {job.error}")
-    elif job.state == "cancelled":
-        kept = (
-            ""
-            if isinstance(job.spec, PrunedWeights)
-            else " Finished batches are kept: starting it again goes on from there."
-        )
-        st.caption(f"{escaped(job.title)} was cancelled.{kept}")
+def has_ended(job: Job) -> bool:
+    """Whether a job failed or was cancelled and is still shown, with buttons to go on and to discard it."""
+    return job.state in ("failed", "cancelled") and not is_discarded(job)
+
+
+def ended_view(*jobs: Job) -> None:
+    """Report failed and cancelled jobs, those of one reason together, with buttons to go on and to discard."""
+    reasons: dict[str, list[Job]] = {}
+    for job in jobs:
+        if has_ended(job):
+            reasons.setdefault(job.error, []).append(job)
+    for reason, ended in reasons.items():
+        whose, key = "; ".join(job.title for job in ended), f"job_{ended[0].number}"
+        if reason:
+            problem(f"{whose} stopped: {reason}")
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            if not reason:
+                st.caption(f"{escaped(whose)} {'was' if len(ended) == 1 else 'were'} cancelled. {kept_words(ended)}")
+            again = {job.spec: job.title for job in ended}
+            label = "Try again" if reason else "Continue"
+            st.button(label, key=f"{key}_again", on_click=submit_all, args=(again, key))
+            st.button("Discard", key=f"{key}_discard", on_click=discard_jobs, args=(ended,))
+        refusal(key)
+
+
+def kept_words(jobs: Sequence[Job]) -> str:
+    """Say at what share cancelled jobs stopped, and whether their finished parts are kept."""
+    share = f"{max(job.progress.share for job in jobs):.0%} was done"
+    return f"{share}." if all(isinstance(job.spec, PrunedWeights) for job in jobs) else f"{share} and is kept."

@@ -274,8 +274,8 @@ def draw_map(grid: Grid, unit: str, title: str, blocks: HeadEstimate | None = No
     head_map(grid, key="heads_map", unit=unit, label=title, on_pick=pick_head, blocks=blocks)
     if grid.marked is not None:
         st.caption(
-            f"● {int(grid.marked.sum())} of {grid.marked.size} heads have an effect beyond chance · ▲ △ off the scale · "
-            "faded: may be zero"
+            f"● {int(grid.marked.sum())} of {grid.marked.size} heads have an effect beyond chance · "
+            "▲ △ off the scale · faded: may be zero"
         )
 
 

@@ -224,7 +224,8 @@ def attention(
     st.markdown("#### What one head looks at", help="Attention is where a head reads, not what it does with it.")
     inputs, figure = st.columns([2, 5], gap="medium")
     with inputs:
-        layer, head = head_boxes(view.selection, shape.n_layers, shape.n_heads, default=start)
+        with st.container(horizontal=True, gap="small"):
+            layer, head = head_boxes(view.selection, shape.n_layers, shape.n_heads, default=start)
         st.caption("Each row is a token that looks back at the columns; rows sum to 1. Pruned weights are not applied.")
         rounding_note(view.model)
     with figure:

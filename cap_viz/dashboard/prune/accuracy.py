@@ -1,261 +1,200 @@
-"""Accuracies side by side (stored, arriving or stale), their paired differences, and the cost of measuring."""
+"""What pruning costs in accuracy: dense and two criteria side by side, and their paired differences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 
-import numpy as np
+import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, missing_tasks, title_of
+from cap_viz.dashboard.components.landing import LANDING
+from cap_viz.dashboard.components.measured_column import (
+    Column,
+    Offer,
+    Reading,
+    Tile,
+    column_of,
+    draw_tile,
+    named,
+    offer_button,
+    title_of,
+    under_way,
+    watched,
+)
+from cap_viz.dashboard.components.paired import (
+    Difference,
+    difference_table,
+    differences,
+    unseen_words,
+    verdict_lines,
+)
+from cap_viz.dashboard.components.panels import caution, escaped, listed, percent
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.prune.flips import ANCHOR
+from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, eval_spec, measured_percents
+from cap_viz.dashboard.prune.zeros import weights_words
+from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.stored import report_of
-from cap_viz.errors import CapVizError, UsageError
-from cap_viz.runs.comparison import same_unit
-from cap_viz.runs.jobs import Job
-from cap_viz.runs.prefix_reuse import computing_seconds
-from cap_viz.runs.queue import JobQueue
-from cap_viz.runs.run_queries import runs_of
-from cap_viz.runs.spec import EvalSpec, MaskSpec
-from cap_viz.runs.store import DamagedRun, Store, StoredRun
-from cap_viz.stats import Interval, PairedComparison, compare_means, compare_paired, wilson
+from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, Level, against_guessing, level_of, per_question
+from cap_viz.evaluation.flips import APART
+from cap_viz.figures.prune import AccuracyRow, accuracy_whiskers
+from cap_viz.figures.theme import CONFIG
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import Task
-from cap_viz.tasks.pairing import common_rows
+
+LAST = "prune_last"
+TILE_PIXELS, OFFER_PIXELS = 170, 230
+HELP = (
+    "Accuracy (acc) on evaluation items that took no part in choosing weights: the option with the highest "
+    "log-likelihood is right. Intervals are 95 % (Wilson)."
+)
 
 
-@dataclass(frozen=True)
-class AccuracyShare:
-    """A share of right answers with its Wilson interval."""
-
-    right: int
-    n: int
-    value: float
-    ci: Interval
+def first_items(report: EvalReport, n: int) -> EvalReport:
+    return EvalReport(report.questions.take(range(n)), report.logliks[:n])
 
 
-def share_of(right: Sequence[bool] | np.ndarray) -> AccuracyShare:
-    right = np.asarray(right, dtype=bool)
-    hits = int(right.sum())
-    return AccuracyShare(right=hits, n=right.size, value=hits / right.size, ci=wilson(hits, right.size))
+CHOICES = Reading(EvalReport, report_of, (ACC, CHOICE_LOSS), per_question, first_items)
+Columns = list[Column[EvalReport]]
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of the comparison: the evaluation asked for (`wanted`) and the one that can be shown now (`shown`).
-
-    `report` belongs to `shown`. It is final unless `partial`; it is stale when `shown` is not `wanted`, and `stale`
-    then says how they differ. `problem` is a message when the column has no spec or its run cannot be read; `missing`
-    are tasks and texts that measuring it needs and that are not on this machine.
-    """
-
-    name: str
-    wanted: EvalSpec | None
-    shown: EvalSpec | None = None
-    report: EvalReport | None = None
-    run: StoredRun | None = None
-    job: Job | None = None
-    partial: bool = False
-    stale: str = ""
-    problem: str = ""
-    missing: tuple[Task, ...] = ()
-
-    @property
-    def title(self) -> str:
-        return title_of(self.name)
-
-    @property
-    def active(self) -> bool:
-        return self.job is not None and self.job.active
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the result is final and matches the controls exactly."""
-        return self.report is not None and not self.partial and not self.stale
-
-    @property
-    def measurable(self) -> bool:
-        return self.wanted is not None and not self.fresh and not self.active and not self.missing
+def current_columns(view: Frame, setting: PruneSetting) -> Columns:
+    """Return the columns as they stand now; remember fresh ones, to show them as stale once the controls change."""
+    last: dict[str, EvalSpec] = st.session_state.setdefault(LAST, {})
+    columns = [
+        column_of(CHOICES, view.store, shared_queue(), name, partial(eval_spec, setting, name), last.get(name))
+        for name in setting.columns
+    ]
+    for column in columns:
+        if column.fresh and column.wanted is not None:
+            last[column.name] = column.wanted
+    return columns
 
 
-def column_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, last: EvalSpec | None) -> Column:
-    """Return the stored result, else the partial one of a running job, else the last one shown, marked stale."""
-    try:
-        wanted = eval_spec(setting, name)
-    except CapVizError as error:
-        return Column(name=name, wanted=None, problem=str(error))
-    job, damage = queue.find(wanted), ""
-    try:
-        run = store.get(wanted)
-        if run is not None:
-            return Column(name=name, wanted=wanted, shown=wanted, report=report_of(store, run), run=run)
-    except DamagedRun as error:
-        damage = str(error)
-    if job is not None and job.active:
-        partial = job.progress.partial
-        if isinstance(partial, EvalReport) and len(partial):
-            return Column(name=name, wanted=wanted, shown=wanted, report=partial, job=job, partial=True)
-        return Column(name=name, wanted=wanted, job=job)
-    empty = Column(name=name, wanted=wanted, job=job, problem=damage, missing=missing_tasks(wanted))
-    return empty if last is None else with_last(store, empty, last)
+def accuracy_section(view: Frame, setting: PruneSetting) -> None:
+    """Draw stored and arriving accuracies, with updates while jobs run."""
+    watched(lambda: current_columns(view, setting), lambda columns: draw_accuracy(view, setting, columns))
 
 
-def with_last(store: Store, column: Column, last: EvalSpec) -> Column:
-    """Show an earlier result in the column if it is of the same weights and task and still readable."""
-    wanted = column.wanted
-    if wanted is None or last.model != wanted.model or not same_task(last, wanted):
-        return column
-    try:
-        run = store.get(last)
-        if run is None:
-            return column
-        report = report_of(store, run)
-    except DamagedRun:
-        return column
-    return replace(column, shown=last, report=report, run=run, stale=difference(last, wanted))
+def draw_accuracy(view: Frame, setting: PruneSetting, columns: Columns) -> None:
+    with st.container(horizontal=True, gap="medium", key="prune_tiles"):
+        for column in columns:
+            with st.container(width=TILE_PIXELS, gap="xxsmall"):
+                spec = column.shown or column.wanted
+                about = "" if spec is None or spec.mask is None else weights_words(view, spec.mask)
+                draw_tile(view, column, accuracy_tile, "Accuracy (acc)", about)
+        with st.container(width=OFFER_PIXELS, gap="xxsmall"):
+            offer_button(view, columns, offer(view, setting))
+    under_way(columns, "prune")
+    if not any(column.report is not None for column in columns):
+        return
+    figure, words = st.columns([5, 4], gap="medium")
+    found = differences(CHOICES, columns)
+    with figure:
+        st.plotly_chart(
+            accuracy_whiskers([accuracy_row(column) for column in columns], chance_of(view.task, columns)),
+            config=CONFIG,
+            key="prune_accuracy_figure",
+            alt="; ".join(accuracy_row(column).hover or f"{column.title} not measured" for column in columns),
+        )
+    with words:
+        verdict(found)
+    below_chance(view.task, columns)
 
 
-def same_task(first: EvalSpec, second: EvalSpec) -> bool:
-    a, b = first.examples, second.examples
-    return (a.task, a.version) == (b.task, b.version)
-
-
-def difference(shown: EvalSpec, wanted: EvalSpec) -> str:
-    """Describe in words how the evaluation shown differs from the one asked for."""
-    said: list[str] = []
-    old, new = shown.mask, wanted.mask
-    if old is not None and new is not None:
-        if old.sparsity != new.sparsity:
-            said.append(f"measured at {old.sparsity:.0%}, the slider is at {new.sparsity:.0%}".replace("%", " %"))
-        if old.scope != new.scope:
-            said.append(f"scope was {old.scope}, now {new.scope}")
-        if old.metric != new.metric:
-            said.append(f"metric was {old.metric}, now {new.metric}")
-        if old.kv_combine != new.kv_combine:
-            said.append(f"KV groups were combined by {old.kv_combine}, now {new.kv_combine}")
-        if old.scores != new.scores:
-            said.append("built on other head scores")
-        elif old.calibration != new.calibration:
-            said.append("built on other calibration examples")
-        if (old.allocation, old.pattern) != (new.allocation, new.pattern):
-            said.append(f"zeros were spread {spread_words(old)}, now {spread_words(new)}")
-        if old.control_seed != new.control_seed:
-            said.append(f"draw {old.control_seed}, now {new.control_seed}")
-    if shown.examples != wanted.examples:
-        said.append(f"measured on {len(shown.examples.ids)} items, {len(wanted.examples.ids)} are asked for")
-    return "; ".join(said)
-
-
-def spread_words(mask: MaskSpec) -> str:
-    """Name the pattern or allocation of a mask, or "evenly"."""
-    return mask.pattern or (mask.allocation or "evenly").replace("owl", "by OWL")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """First column minus second on their common items: accuracy, and choice loss in nats.
-
-    Both are None when the columns cannot be compared; `reason` then says why.
-    """
-
-    first: str
-    second: str
-    comparison: PairedComparison | None
-    loss: PairedComparison | None = None
-    reason: str = ""
-    provisional: bool = False
-
-
-def differences(columns: Sequence[Column]) -> list[Difference]:
-    """Compare each criterion with dense, then the two criteria with each other."""
-    dense, *others = columns
-    pairs = [(column, dense) for column in others]
-    if len(others) == 2:
-        pairs.append((others[0], others[1]))
-    return [compare_columns(first, second) for first, second in pairs]
-
-
-def compare_columns(first: Column, second: Column) -> Difference:
-    if first.report is None or second.report is None:
-        return Difference(first.name, second.name, None, reason="not measured yet")
-    if not same_sparsity(first, second):
-        return Difference(first.name, second.name, None, reason="measured at different settings")
-    if not same_unit(first.name, second.name):
-        return Difference(first.name, second.name, None, reason="not the same share of weights")
-    try:
-        a, b = aligned(first.report, second.report)
-    except UsageError as error:
-        return Difference(first.name, second.name, None, reason=str(error))
-    if not len(a):
-        return Difference(first.name, second.name, None, reason="no common items yet")
-    return Difference(
-        first.name,
-        second.name,
-        compare_paired(a.correct, b.correct),
-        compare_means(a.losses(), b.losses()),
-        provisional=first.partial or second.partial,
+def accuracy_tile(report: EvalReport) -> Tile:
+    acc, norm, n = level_of(report, ACC), level_of(report, ACC_NORM), len(report)
+    return Tile(
+        percent(acc.value),
+        f"{limits(acc)}, {round(acc.value * n)} of {n}",
+        f"{HELP} By log-likelihood per character, as in lm-evaluation-harness (acc_norm): {percent(norm.value)} "
+        f"({limits(norm)}).",
     )
 
 
-def same_sparsity(first: Column, second: Column) -> bool:
-    """Whether two columns share sparsity and scope, as two criteria must; dense compares with everything."""
-    masks = [column.shown.mask for column in (first, second) if column.shown is not None and column.shown.mask]
-    return len({(mask.sparsity, mask.scope) for mask in masks}) < 2
+def limits(level: Level) -> str:
+    return f"{100 * level.ci.low:.1f}–{percent(level.ci.high)}"
 
 
-def aligned(first: EvalReport, second: EvalReport) -> tuple[EvalReport, EvalReport]:
-    """Restrict two reports to their common items, in the first one's order.
+def offer(view: Frame, setting: PruneSetting) -> Offer:
+    items = setting.evaluation
+    kept = [f"{at} %" for at in measured_percents(view.runs, setting, highest=100)]
 
-    Raises `UsageError` where the same ids stand for different items.
-    """
-    rows, others = common_rows(first.items, second.items)
-    return taken(first, rows), taken(second, others)
+    def title(column: Column[EvalReport]) -> str:
+        return f"Accuracy of {pruned_words(column.name, setting.sparsity)}, {len(items.ids)} items of {items.task}"
 
+    def work(missing: Sequence[Column[EvalReport]]) -> str:
+        return f"{listed([column.title for column in missing])}, {len(items.ids)} questions"
 
-def taken(report: EvalReport, rows: Sequence[int]) -> EvalReport:
-    return EvalReport(report.questions.take(rows), report.logliks[np.array(rows, dtype=np.int64)])
-
-
-@dataclass(frozen=True)
-class MeasuringCost:
-    """Estimated cost of measuring; `seconds` is None when no stored run allows an estimate."""
-
-    runs: int
-    items: int
-    seconds: float | None
+    return Offer(
+        "prune_measure",
+        f"Measure at {percent(setting.sparsity, 0)}",
+        title,
+        work,
+        stored=f"Stored: {listed(kept)}. " if kept else "",
+    )
 
 
-def cost_of(runs: Sequence[StoredRun], columns: Sequence[Column]) -> MeasuringCost:
-    """Estimate the cost from stored evaluations of the same weights and task, the building of masks included."""
-    wanted = [column.wanted for column in columns if column.wanted is not None and column.measurable]
-    items = sum(len(spec.examples.ids) for spec in wanted)
-    seconds = [seconds_of(runs, spec) for spec in wanted]
-    known = [value for value in seconds if value is not None]
-    return MeasuringCost(runs=len(wanted), items=items, seconds=sum(known) if len(known) == len(wanted) else None)
+def pruned_words(name: str, sparsity: float) -> str:
+    """Name a column within a sentence: the dense model, or a criterion at its sparsity."""
+    return "the dense model" if name == DENSE else f"{title_of(name)} at {percent(sparsity, 0)}"
 
 
-def seconds_of(runs: Sequence[StoredRun], wanted: EvalSpec) -> float | None:
-    """Estimate seconds: items times the median per item (of dense if stored), plus the median for such a mask."""
-    like = [
-        (run.spec, seconds)
-        for run in runs_of(runs, EvalSpec)
-        if (seconds := computing_seconds(run)) is not None
-        and run.spec.model == wanted.model
-        and run.spec.examples.task == wanted.examples.task
-        and run.spec.protocol == wanted.protocol
-        and not run.provenance.get("resumed_batches")
-    ]
-    dense = [seconds / len(spec.examples.ids) for spec, seconds in like if spec.mask is None]
-    every = [seconds / len(spec.examples.ids) for spec, seconds in like]
-    if not every:
-        return None
-    pace = float(np.median(dense or every))
-    building = 0.0
-    if wanted.mask is not None:
-        criterion = wanted.mask.criterion
-        masks = [
-            max(0.0, seconds - pace * len(spec.examples.ids))
-            for spec, seconds in like
-            if spec.mask is not None and spec.mask.criterion == criterion
-        ]
-        building = float(np.median(masks)) if masks else 0.0
-    return pace * len(wanted.examples.ids) + building
+def accuracy_row(column: Column[EvalReport]) -> AccuracyRow:
+    if column.report is None:
+        return AccuracyRow(column.name, column.title, None)
+    acc, n = level_of(column.report, ACC), len(column.report)
+    state = "interim" if column.partial else "stale" if column.stale else ""
+    so_far = ", so far" if column.partial else f" ({column.stale})" if column.stale else ""
+    said = f"{column.title}: {round(acc.value * n)} of {n} right, {percent(acc.value)}, interval {limits(acc)}{so_far}"
+    return AccuracyRow(column.name, column.title, (acc.value, acc.ci.low, acc.ci.high), said, state)
+
+
+def chance_of(task: Task, columns: Columns) -> float | None:
+    """Accuracy of guessing on the largest report, since reports that are arriving may hold few answers."""
+    reports = [column.report for column in columns if column.report is not None]
+    return against_guessing(task, max(reports, key=len)).chance if reports else None
+
+
+def verdict(found: Sequence[Difference]) -> None:
+    """Say what the first of the differences says, by each measure; all of them with their tests on demand."""
+    first = found[0]
+    st.markdown(f"{named(first.first)} − {named(first.second)}")
+    st.markdown("  \n".join(verdict_lines(first, CHOICES.measures)))
+    if first.main is not None and not first.provisional:
+        only = f"{first.main.only_b} questions only {title_of(first.second)} gets, {first.main.only_a} only "
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.caption(f"{only}{title_of(first.first)}.", width="content")
+            if st.button("See them", key="prune_see_flips", on_click=see_flips, args=(len(found) > 1,)):
+                # The questions are drawn outside this fragment.
+                st.rerun()
+    if not any(one.results for one in found):
+        return
+    with st.expander("All differences, with tests"):
+        st.table(difference_table(found, CHOICES.measures), border="horizontal", hide_index=True)
+        st.caption(
+            f"{unseen_words(found, ACC)} p is McNemar's, exact. Lost: right → wrong; gained: wrong → right. Choice "
+            "loss: surprise at the right option among those offered; lower is better."
+        )
+
+
+def see_flips(two_criteria: bool) -> None:
+    choose({"flips": APART if two_criteria else None, "item": None})
+    st.session_state[LANDING] = ANCHOR
+
+
+def below_chance(task: Task, columns: Columns) -> None:
+    """Warn about columns not clearly above chance: such an accuracy says nothing about pruning."""
+    for column in columns:
+        if column.report is None or column.partial:
+            continue
+        test = against_guessing(task, column.report)
+        if not test.clearly_above:
+            whose = "The dense model" if column.name == DENSE else escaped(column.title)
+            caution(
+                f"{whose} is not clearly above chance here ({percent(test.accuracy)} against {percent(test.chance)}, "
+                f"p = {test.p_value:.2g}): "
+                + ("differences on this task mean little." if column.name == DENSE else "what is left may be guessing.")
+            )

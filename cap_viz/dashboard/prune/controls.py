@@ -1,155 +1,284 @@
-"""The Prune page's controls, all bound to the URL, and the setting they describe."""
+"""Controls of the Prune page, and the setting they describe."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import listed, note
+from cap_viz.dashboard.components.measured_column import swatch, title_of
+from cap_viz.dashboard.components.panels import listed, percent
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.prune.mask_controls import KEYS as BASIS_KEYS
-from cap_viz.dashboard.prune.mask_controls import basis_controls, calibration_items, spread_note, wrong_basis
-from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec, measured_percents, title_of
-from cap_viz.dashboard.prune.words import heads_words
-from cap_viz.dashboard.state import bad_choice, choose, keep_valid
+from cap_viz.dashboard.names import (
+    METRIC_NAMES,
+    criteria_help,
+    criteria_in_groups,
+    criterion_option,
+    run_title,
+    task_name,
+)
+from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec, measured_percents
+from cap_viz.dashboard.prune.zeros import weights_words
+from cap_viz.dashboard.selection import Selection, choose
 from cap_viz.dashboard.terms import GLOSSARY
+from cap_viz.defaults import N_CALIBRATION, SEED
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.mask import SCOPES, Scope
+from cap_viz.pruning.options import ALLOCATIONS, KV_COMBINES, PATTERNS, KvCombine, MaskOptions, pattern_sparsity
 from cap_viz.runs.comparison import counts_weights
 from cap_viz.runs.run_queries import eval_runs, score_runs
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.tasks import load_task
-from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
+from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
 from cap_viz.tasks.readable import controls_for
 
-KEYS = ("model", "task", "n", "criterion", "against", "sparsity", "scope", "format", "written", *BASIS_KEYS)
-DEFAULTS = {"criterion": "cap", "against": "wanda", "scope": "both"}
-ROW_PIXELS = (180, 180, 270, 270, 110)
-DEFAULT_PERCENT, HIGHEST_PERCENT = 20, 90
-PERCENTS = {str(percent) for percent in range(HIGHEST_PERCENT + 1)}
+DEFAULT_PERCENT, HIGHEST_PERCENT, MOST_SEED = 20, 90, 99
+# Widths of the controls; the slider takes what is left.
+CHOICE_PIXELS, MORE_PIXELS = 210, 110
+# Accuracy effects of single heads are too coarse to rank heads by.
+METRICS = ("nll", "choice_nll", "logit_diff")
+UNIFORM, OWN_TASK = "uniform", "task"
+SCOPE_NAMES = {"both": "Both", "attention": "Attention", "mlp": "MLP"}
+KV_NAMES = {"mean": "Mean", "max": "Maximum"}
+SPREAD_RULES = {
+    UNIFORM: "The criterion's own way.",
+    "owl": "OWL: layers with many outlying weight-times-input scores keep more, within 8 points of the sparsity.",
+    "2:4": "2 of every 4 neighbouring weights of a row go, as some GPUs compute faster with; always 50 %.",
+    "4:8": "4 of every 8 neighbouring weights of a row go; always 50 %.",
+}
+# Stored sparsities stand close below the slider they are marks of.
+MARKS = """<style>
+.st-key-prune_marks { margin-top: -0.9rem; }
+.st-key-prune_marks button { min-height: 1.5rem; padding: 0 0.4rem; }
+.st-key-prune_slider { min-width: 260px; }
+</style>"""
 
 
 def controls(view: Frame) -> PruneSetting:
     """Draw the controls, return their setting. Raises `CapVizError` when the evaluation items are unknown."""
-    texts = controls_for(view.model.id)
-    for sentence in wrong_in_link(texts):
-        note(sentence)
-    evaluation = evaluation_items(view)
-    runs = usable_scores(view)
-    # A row that wraps: in a narrow window with a sidebar it takes two or three lines.
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        first, second, slider, scope_place, more = (st.container(width=width) for width in ROW_PIXELS)
+    selection, evaluation, runs = view.selection, evaluation_items(view), usable_scores(view)
+    st.html(MARKS)
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", key="prune_controls"):
+        first, second = st.container(width=CHOICE_PIXELS), st.container(width=CHOICE_PIXELS)
+        slider, more = st.container(width="stretch", key="prune_slider"), st.container(width=MORE_PIXELS)
+    names = criteria_in_groups(list(CRITERIA))
+    listing = {"names": criterion_option, "what": "criterion"}
     with first:
-        criterion = pick("Criterion", "criterion", criterion_help())
+        help = f"{GLOSSARY['criterion']}\n\n{criteria_help(names)}"
+        criterion = selection.selectbox("Remove by", "criterion", names, default="cap", help=help, **listing)
     with second:
-        against = pick("Compared with", "against", "A second rule, at the same sparsity.")
-    with scope_place:
-        scope = scope_control()
-    with more, st.popover("More", width="stretch", help="What the criteria are built on, and how zeros are spread"):
-        options, scores, text = basis_controls(runs, (criterion, against), texts)
-    in_heads = [title_of(name) for name in dict.fromkeys((criterion, against)) if not counts_weights(name)]
+        help = "A second rule, at the same sparsity."
+        against = selection.selectbox("Compare with", "against", names, default="wanda", help=help, **listing)
+    with more:
+        st.space("small")
+        with st.popover("More", width="stretch", help="What the criteria are built on, and how zeros are spread"):
+            options, scores, text = more_controls(selection, runs, (criterion, against), controls_for(view.model.id))
     with slider:
-        percent = st.slider(
-            "Sparsity" if not in_heads else f"Sparsity ({listed(in_heads)}: share of heads)",
-            0,
-            HIGHEST_PERCENT,
-            DEFAULT_PERCENT,
-            format="%d %%",
-            key="sparsity",
-            bind="query-params",
-            persist_state="session",
-            help=" ".join([GLOSSARY["sparsity"], *(f"{title} counts heads instead." for title in in_heads)]),
-        )
+        sparsity = sparsity_slider(selection, (criterion, against), options.pattern)
+        marks = st.container(horizontal=True, vertical_alignment="center", gap="xxsmall", key="prune_marks")
     setting = PruneSetting(
         model=view.model,
         evaluation=evaluation,
         criteria=(criterion, against),
-        sparsity=round(percent / 100, 2),
-        options=replace(options, scope=scope),
+        sparsity=round(sparsity / 100, 2),
+        options=options,
         scores=scores,
         calibration=calibration_items(view.task, scores, text),
         only_gradient=not runs and bool(score_runs(view.runs, view.model, view.task.name, estimator="gradient")),
     )
-    spread_note(setting)
-    heads_note(view, setting)
-    measured_marks(view.runs, setting, percent)
+    with marks:
+        stored_marks(view, setting, sparsity)
+    for sentence in (*deaf_words(setting), *heads_words(view, setting)):
+        st.caption(sentence)
     return setting
 
 
-def heads_note(view: Frame, setting: PruneSetting) -> None:
+def sparsity_slider(selection: Selection, criteria: Sequence[str], pattern: str | None) -> int:
+    """Draw the slider; a pattern of zeros has one sparsity only."""
+    in_heads = [title_of(name) for name in dict.fromkeys(criteria) if not counts_weights(name)]
+    label = "Sparsity" if not in_heads else f"Sparsity ({listed(in_heads)}: share of heads)"
+    help = " ".join([GLOSSARY["sparsity"], *(f"{title} counts heads instead." for title in in_heads)])
+    if pattern is not None:
+        needed = round(100 * pattern_sparsity(pattern))
+        st.slider(f"{label}, always {needed} % in the pattern {pattern}", 0, HIGHEST_PERCENT, needed, disabled=True)
+        return needed
+    return selection.slider(
+        label,
+        "sparsity",
+        0,
+        HIGHEST_PERCENT,
+        default=DEFAULT_PERCENT,
+        what="a sparsity of",
+        format="%d %%",
+        help=help,
+    )
+
+
+def stored_marks(view: Frame, setting: PruneSetting, sparsity: int) -> None:
+    """Draw buttons that jump to the sparsities with stored accuracies."""
+    if view.task.kind == "text" or setting.options.pattern is not None:
+        return
+    measured = measured_percents(view.runs, setting, highest=HIGHEST_PERCENT)
+    if len(set(setting.criteria)) == 1:
+        st.caption("Both are the same criterion.", width="content")
+    nothing = f"Nothing stored on these {len(setting.evaluation.ids)} items."
+    st.caption("Stored:" if measured else nothing, width="content")
+    for value, criteria in measured.items():
+        only = "" if criteria == set(setting.criteria) else next(iter(criteria))
+        st.button(
+            f"{swatch(only)} {value} %" if only else f"{value} %",
+            help=f"{title_of(only)} only" if only else None,
+            key=f"prune_mark_{value}",
+            type="secondary" if value == sparsity else "tertiary",
+            on_click=choose,
+            args=({"sparsity": value},),
+        )
+
+
+def heads_words(view: Frame, setting: PruneSetting) -> list[str]:
     """Say what share of the weights goes with whole heads, and that the other criterion removes another."""
+    said = []
     for name in dict.fromkeys(setting.criteria):
         if counts_weights(name) or (setting.scores is None and CRITERIA[name].needs_scores):
             continue
         others = [title_of(other) for other in setting.criteria if counts_weights(other)]
-        beside = f" {listed(others)} removes {100 * setting.sparsity:.0f} % of the weights." if others else ""
-        st.caption(f"{title_of(name)} removes {heads_words(view, mask_spec(setting, name))}.{beside}")
+        beside = f" {listed(others)} removes {percent(setting.sparsity, 0)} of the weights." if others else ""
+        heads = f"{percent(setting.sparsity, 0)} of the heads: {weights_words(view, mask_spec(setting, name))}"
+        said.append(f"{title_of(name)} removes {heads}.{beside}")
+    return said
 
 
-def wrong_in_link(texts: Sequence[str]) -> list[str]:
-    """Messages about invalid values in the URL, which Streamlit would drop silently."""
-    said = [
-        bad_choice("criterion", list(CRITERIA), DEFAULTS["criterion"], "criterion"),
-        bad_choice("against", list(CRITERIA), DEFAULTS["against"], "criterion"),
-        wrong_sparsity(),
-        bad_choice("scope", SCOPES, DEFAULTS["scope"], "scope"),
-        *wrong_basis(texts),
+def deaf_words(setting: PruneSetting) -> list[str]:
+    """Name the criteria that ignore the chosen allocation or pattern."""
+    spread = setting.options.spread
+    deaf = [title_of(name) for name in dict.fromkeys(setting.criteria) if setting.options_of(name).spread != spread]
+    return [f"{listed(deaf)} decides itself where zeros go: {spread} does not apply to it."] if deaf else []
+
+
+# What the criteria are built on ----------------------------------------------------------------------------------
+
+
+def more_controls(
+    selection: Selection, runs: Sequence[StoredRun[ScoreSpec]], criteria: Sequence[str], texts: Sequence[str]
+) -> tuple[MaskOptions, ScoreSpec | None, str]:
+    """Draw the controls these criteria use; `runs` are the head scores to choose from, `texts` the generic texts.
+
+    Return the options, the head scores and the text to measure activations on. A control that is not shown has its
+    default.
+    """
+    needs = [CRITERIA[name] for name in criteria]
+    help = (
+        "Which weights take part: attention projections (q, k, v, o), MLP projections (gate, up, down), or both. The "
+        "sparsity is reached over these."
+    )
+    scope = selection.segmented("Scope", "scope", SCOPES, default="both", names=SCOPE_NAMES.__getitem__, help=help)
+    # Without a criterion on head scores, these still determine the calibration examples of the others.
+    metric, kv_combine, scores = None, None, runs[0].spec if runs else None
+    if any(one.needs_scores for one in needs):
+        metric, kv_combine, scores = head_controls(selection, runs)
+    spreads = [
+        UNIFORM,
+        *(ALLOCATIONS if any(one.allocations for one in needs) else ()),
+        *(PATTERNS if any(one.patterns for one in needs) else ()),
     ]
-    return [sentence for sentence in said if sentence]
-
-
-def wrong_sparsity() -> str:
-    asked = st.query_params.get("sparsity")
-    if asked is None or asked in PERCENTS:
-        return ""
-    return (
-        f"The link asks for a sparsity of “{asked[:20]}”; it is a whole number of percent from 0 to {HIGHEST_PERCENT}. "
-        f"Showing {DEFAULT_PERCENT} % instead."
+    spread = spread_control(selection, spreads) if len(spreads) > 1 else UNIFORM
+    measured = any(one.needs_calibration for one in needs) or spread in ALLOCATIONS
+    text = text_control(selection, (OWN_TASK, *texts)) if measured else OWN_TASK
+    options = MaskOptions(
+        scope=cast(Scope, scope),
+        metric=metric,
+        kv_combine=kv_combine,
+        control_seed=seed_control(selection) if any(one.needs_seed for one in needs) else None,
+        allocation=spread if spread in ALLOCATIONS else None,
+        pattern=spread if spread in PATTERNS else None,
     )
+    return options, scores, text
 
 
-def pick(label: str, key: str, help_text: str) -> str:
-    """Draw a select box of criteria by their plain names, bound to the URL."""
-    names = list(CRITERIA)
-    keep_valid(key, names)
-    return st.selectbox(
-        label,
-        names,
-        names.index(DEFAULTS[key]),
-        key=key,
-        bind="query-params",
-        persist_state="session",
-        help=help_text,
+def head_controls(
+    selection: Selection, runs: Sequence[StoredRun[ScoreSpec]]
+) -> tuple[str, KvCombine, ScoreSpec | None]:
+    metric = selection.selectbox(
+        "Metric of the head scores",
+        "metric",
+        METRICS,
+        names=METRIC_NAMES.__getitem__,
+        help="\n".join(f"- **{METRIC_NAMES[name]}** `{name}`: {GLOSSARY[name]}" for name in METRICS),
     )
-
-
-def criterion_help() -> str:
-    rules = "\n".join(f"- `{one.name}` {one.title}: {one.summary}" for one in CRITERIA.values())
-    return f"{GLOSSARY['criterion']}\n\n{rules}"
-
-
-def scope_control() -> Scope:
-    keep_valid("scope", SCOPES)
-    chosen = st.segmented_control(
-        "Scope",
-        SCOPES,
-        default=DEFAULTS["scope"],
-        required=True,
-        key="scope",
-        bind="query-params",
-        persist_state="session",
-        width="stretch",
-        help="Which weights take part: attention projections (q, k, v, o), MLP projections (gate, up, down), or both. "
-        "The sparsity is reached over these.",
+    kv_combine = selection.selectbox(
+        "Key-value groups combined by",
+        "kv",
+        KV_COMBINES,
+        names=KV_NAMES.__getitem__,
+        what="KV combination",
+        help="Several query heads share one set of key and value weights (grouped-query attention). Their importance "
+        "is the mean or the maximum of these heads' importances; the paper leaves it open.",
     )
-    return cast(Scope, chosen)
+    labels = {score_label(run): run.spec for run in runs}
+    if not labels:
+        return metric, cast(KvCombine, kv_combine), None
+    chosen = selection.selectbox(
+        "Head scores",
+        "scores",
+        list(labels),
+        names=lambda label: run_title(labels[label]),
+        what="head scores",
+        help="The stored run CAP is built on. Criteria that measure activations do so on the same examples.",
+    )
+    return metric, cast(KvCombine, kv_combine), labels[chosen]
 
 
-def usable_scores(view: Frame) -> list[StoredRun]:
+def score_label(run: StoredRun[ScoreSpec]) -> str:
+    return f"{len(run.spec.examples.ids)}-{run.spec.estimator}-{run.spec.ablation}-{run.key[:8]}"
+
+
+def spread_control(selection: Selection, spreads: Sequence[str]) -> str:
+    spread = selection.selectbox(
+        "Zeros spread",
+        "spread",
+        spreads,
+        names=lambda name: "As the criterion does" if name == UNIFORM else name.replace("owl", "OWL"),
+        what="spread of zeros",
+        help="Over layers or neighbours.",
+    )
+    st.caption(SPREAD_RULES[spread])
+    return spread
+
+
+def text_control(selection: Selection, texts: Sequence[str]) -> str:
+    text = selection.selectbox(
+        "Activations measured on",
+        "calibration",
+        texts,
+        names=lambda name: "This task's examples" if name == OWN_TASK else task_name(name),
+        what="text to measure",
+        help="Calibration examples of the task, or generic text.",
+    )
+    if text != OWN_TASK:
+        st.caption("Head scores stay on the task.")
+    return text
+
+
+def seed_control(selection: Selection) -> int:
+    seed = selection.number_input(
+        "Draw of the control",
+        "control_seed",
+        0,
+        MOST_SEED,
+        default=0,
+        help="Which random numbers (random) or which permutation of heads (shuffled CAP).",
+    )
+    st.caption("One draw shows little: 19 of them make the smallest p 0.05.")
+    return seed
+
+
+# What is stored --------------------------------------------------------------------------------------------------
+
+
+def usable_scores(view: Frame) -> list[StoredRun[ScoreSpec]]:
     """Return head scores from calibration examples only, because pruning must not have seen the evaluation items.
 
     Shipped ones come first, since shipped accuracies are built on them; then those with the most examples.
@@ -175,31 +304,15 @@ def evaluation_items(view: Frame) -> ExampleSet:
     )
 
 
-def measured_marks(runs: Sequence[StoredRun], setting: PruneSetting, percent: int) -> None:
-    """Draw buttons that jump to the sparsities with stored accuracies."""
-    measured = measured_percents(runs, setting, highest=HIGHEST_PERCENT)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.caption(marks_words(setting, bool(measured)), width="content")
-        for value, criteria in measured.items():
-            st.button(
-                mark_label(value, criteria, setting),
-                key=f"prune_mark_{value}",
-                type="secondary" if value == percent else "tertiary",
-                on_click=choose,
-                args=({"sparsity": value},),
-            )
+def calibration_items(task: Task, scores: ScoreSpec | None, text: str) -> ExampleSet | None:
+    """Calibration examples for activations and gradients: those of the head scores, or as many of another text.
 
-
-def marks_words(setting: PruneSetting, any_measured: bool) -> str:
-    same = " (both are the same criterion: choose another to compare)" if len(set(setting.criteria)) == 1 else ""
-    if load_task(setting.evaluation.task).kind == "text":
-        return "Text has no accuracy to store: only what is removed can be shown."
-    if any_measured:
-        return f"Stored accuracies{same} at"
-    return f"No stored accuracies on these {len(setting.evaluation.ids)} items yet{same}."
-
-
-def mark_label(percent: int, criteria: set[str], setting: PruneSetting) -> str:
-    every = set(setting.criteria)
-    only = "" if criteria == every else f" ({', '.join(title_of(name) for name in sorted(criteria))} only)"
-    return f"{percent} %{only}"
+    None if the data of the task or text is not on this machine.
+    """
+    if text == OWN_TASK and scores is not None:
+        return scores.examples
+    source = task if text == OWN_TASK else load_task(text)
+    if not source.is_local():
+        return None
+    wanted = N_CALIBRATION if scores is None else len(scores.examples.ids)
+    return calibration_set(source.name, min(wanted, len(source.splits.calibration)), SEED)

@@ -1,99 +1,158 @@
-"""Items on which dense and the pruned models differ: the flip table of the Prune page."""
+"""Items on which dense and the pruned models differ, and one of them in full."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.prune.accuracy import Column
+from cap_viz.dashboard.components.measured_column import Column, title_of
+from cap_viz.dashboard.components.panels import escaped, problem
+from cap_viz.dashboard.components.row_picker import row_picker
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.prune.downloads import audit_csv
 from cap_viz.dashboard.prune.setting import DENSE
-from cap_viz.tasks import Example
-from cap_viz.tasks.pairing import common_rows
+from cap_viz.dashboard.stored import texts_of
+from cap_viz.errors import CapVizError
+from cap_viz.evaluation.flips import ALL, APART, Flip, flips_by_filter, flips_of
+from cap_viz.tasks import Example, Task
+
+HEADING, ANCHOR = "Questions whose answer changes", "questions-whose-answer-changes"
+Columns = Sequence[Column[EvalReport]]
 
 
-@dataclass(frozen=True)
-class Flip:
-    """One item with differing answers: the right option (`gold`) and the one each column chose."""
-
-    id: str
-    number: int
-    gold: int
-    chosen: dict[str, int]
-
-    def right(self, column: str) -> bool:
-        return self.chosen[column] == self.gold
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A named subset of the flip table."""
-
-    title: str
-    flips: tuple[Flip, ...]
-
-
-def flips_of(columns: Sequence[Column]) -> tuple[Flip, ...]:
-    """Return the items on which at least two columns differ, in item order, among those that all have answered.
-
-    Raises `UsageError` where an id stands for different items.
-    """
-    reports = {column.name: column.report for column in columns if column.report is not None}
-    if len(reports) < 2:
-        return ()
-    first, *others = reports.values()
-    for other in others:
-        common_rows(first.items, other.items)
-    chosen = {name: choices(report) for name, report in reports.items()}
-    gold = dict(zip(first.questions.ids, first.questions.gold.tolist(), strict=True))
-    flips: list[Flip] = []
-    for number, identity in enumerate(first.questions.ids, start=1):
-        answers = {name: of[identity] for name, of in chosen.items() if identity in of}
-        if len(answers) == len(reports) and len(set(answers.values())) > 1:
-            flips.append(Flip(id=identity, number=number, gold=gold[identity], chosen=answers))
-    return tuple(flips)
-
-
-def choices(report: EvalReport) -> dict[str, int]:
-    return dict(zip(report.questions.ids, report.chosen.tolist(), strict=True))
-
-
-def filters_of(flips: Sequence[Flip], columns: Sequence[Column]) -> list[Filter]:
-    """List all flips, those lost and gained against dense per criterion, and those only one criterion gets right."""
-    names = {column.name: column.title for column in columns if column.report is not None}
-    found = [Filter("All that differ", tuple(flips))]
-    pruned = [name for name in names if name != DENSE]
-    if DENSE in names:
-        for name in pruned:
-            lost = tuple(flip for flip in flips if flip.right(DENSE) and not flip.right(name))
-            gained = tuple(flip for flip in flips if not flip.right(DENSE) and flip.right(name))
-            found += [Filter(f"{names[name]}: right → wrong", lost), Filter(f"{names[name]}: wrong → right", gained)]
-    if len(pruned) == 2:
-        first, second = pruned
-        apart = tuple(flip for flip in flips if flip.right(first) != flip.right(second))
-        found.append(Filter(f"Only one of {names[first]} and {names[second]} right", apart))
-    return found
-
-
-def flip_table(flips: Sequence[Flip], columns: Sequence[Column], texts: Mapping[str, Example]) -> pd.DataFrame:
+def flip_table(flips: Sequence[Flip], columns: Columns, texts: Mapping[str, Example]) -> pd.DataFrame:
     """One row per item; answers carry a check mark when right and a cross when wrong."""
-    shown = [column for column in columns if column.report is not None]
     rows = []
     for flip in flips:
         example = texts.get(flip.id)
-        row: dict[str, object] = {"Item": flip.number}
-        if example is not None:
-            row["Question"] = example.question
-        row["Right answer"] = option_text(example, flip.gold)
-        for column in shown:
-            mark = "✓" if flip.right(column.name) else "✗"
-            row[column.title] = f"{mark} {option_text(example, flip.chosen[column.name])}"
-        rows.append({**row, "Id": flip.id})
+        answers = {
+            column.title: f"{'✓' if flip.right(column.name) else '✗'} {option_text(example, flip.chosen[column.name])}"
+            for column in columns
+            if column.report is not None
+        }
+        question = {} if example is None else {"Question": example.question}
+        right = {"Right answer": option_text(example, flip.gold)}
+        rows.append({"Item": flip.number, **question, **right, **answers, "Id": flip.id})
     return pd.DataFrame(rows)
 
 
 def option_text(example: Example | None, option: int) -> str:
     letter = chr(ord("A") + option)
     return letter if example is None else f"{letter}. {example.options[option].strip()}"
+
+
+# Drawing ---------------------------------------------------------------------------------------------------------
+
+
+@st.fragment
+def flips_section(view: Frame, columns: Columns) -> None:
+    """Draw the table of items with changed answers, and the picked one in full."""
+    st.markdown(f"##### {HEADING}", help="✓ right, ✗ wrong: the option each model finds most likely.")
+    ready = [column for column in columns if column.report is not None and not column.partial]
+    if len(ready) < 2:
+        st.caption("Appears when dense and a pruned model are measured.")
+        return
+    try:
+        flips = flips_of({column.name: column.report for column in ready if column.report is not None})
+    except CapVizError as error:
+        problem(str(error))
+        return
+    filters = flips_by_filter(flips, [column.name for column in ready], DENSE)
+    chosen = view.selection.segmented(
+        "Filter",
+        "flips",
+        list(filters),
+        names=lambda name: f"{filter_title(name)} ({len(filters[name])})",
+        what="a filter of questions",
+        label_visibility="collapsed",
+        wrap=True,
+    )
+    shown = filters[chosen]
+    stale = "; ".join(f"{column.title}: {column.stale}" for column in ready if column.stale)
+    if stale:
+        st.caption(f":orange-badge[stale] {escaped(stale)}")
+    if not shown:
+        st.caption("No question answers this description.")
+        return
+    texts = texts_of(view.task.name, tuple(flip.id for flip in shown))
+    if texts is None:
+        st.caption(missing_texts(view.task))
+    table = flip_table(shown, ready, texts or {})
+    names = {flip.id: f"{flip.number}. {texts[flip.id].question if texts else flip.id}"[:120] for flip in shown}
+    picked = row_picker(
+        view.selection,
+        "item",
+        table,
+        names,
+        "Question in full",
+        height=min(420, 38 + 35 * len(table)),
+        column_config={
+            "Item": st.column_config.NumberColumn(width=52),
+            "Question": st.column_config.TextColumn(width=240),
+            **{name: st.column_config.TextColumn(width=150) for name in table.columns[2:-1]},
+        },
+    )
+    if picked is not None and texts is not None:
+        item_detail(texts[picked], ready)
+    if texts is not None:
+        st.download_button(
+            "Audit of all items (CSV)",
+            lambda: audit_csv(view.store, ready),
+            "audit.csv",
+            "text/csv",
+            icon=":material/download:",
+            key="prune_audit",
+            on_click="ignore",
+            help="Prompt, right answer, answer and log-likelihood of every option, for each model and each item.",
+        )
+
+
+def filter_title(name: str) -> str:
+    kind, _, criterion = name.partition("_")
+    title = title_of(criterion)
+    titles = {ALL: "All that differ", APART: "Only one of the two right"}
+    return titles.get(kind) or f"{title}: {'right → wrong' if kind == 'lost' else 'wrong → right'}"
+
+
+def missing_texts(task: Task) -> str:
+    return (
+        "The questions' texts are not on this machine, so ids stand here. Set CAP_VIZ_DATA to a folder with "
+        f"{task.data_folder}/train.jsonl and test.jsonl to see them."
+    )
+
+
+def item_detail(example: Example, columns: Columns) -> None:
+    """Draw the prompt as the models got it, and a table with a row per option."""
+    st.code(example.prompt, language=None, wrap_lines=True)
+    st.dataframe(
+        option_table(example, columns),
+        hide_index=True,
+        column_config={
+            "Option": st.column_config.TextColumn(width=260),
+            **{column.title: st.column_config.NumberColumn(format="%.2f") for column in columns},
+        },
+    )
+    chose = {column.title: example.options[int(logliks_of(example, column).argmax())].strip() for column in columns}
+    said = "; ".join(f"{title} chose {option}" for title, option in chose.items())
+    st.caption(f"Log-likelihoods in nats; the highest of a column is that model's answer (acc). {escaped(said)}.")
+
+
+def option_table(example: Example, columns: Columns) -> pd.DataFrame:
+    right = ["✓" if option == example.gold else "" for option in range(len(example.options))]
+    return pd.DataFrame(
+        {
+            "Right": right,
+            "Option": [option.strip() for option in example.options],
+            **{column.title: logliks_of(example, column) for column in columns},
+        }
+    )
+
+
+def logliks_of(example: Example, column: Column[EvalReport]) -> np.ndarray:
+    assert column.report is not None
+    row = column.report.questions.ids.index(example.id)
+    return column.report.logliks[row, : len(example.options)].astype(float)

@@ -1,25 +1,21 @@
-"""The setting of the Prune page's controls, and the specs that follow from it.
-
-Neither this module nor `dashboard/prune/zeros.py` and `dashboard/prune/accuracy.py` import torch or Streamlit.
-"""
+"""The setting of the Prune page's controls, and the specs that follow from it. Needs neither torch nor Streamlit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from cap_viz.errors import CapVizError
+from cap_viz.figures.prune import DENSE
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.options import MaskOptions
 from cap_viz.runs.masks import mask_spec_from
-from cap_viz.runs.run_queries import profile_spec, runs_of
+from cap_viz.runs.run_queries import eval_runs, profile_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet
-
-DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -51,10 +47,6 @@ class PruneSetting:
         return tuple(dict.fromkeys((DENSE, *self.criteria)))
 
 
-def title_of(column: str) -> str:
-    return "Dense" if column == DENSE else CRITERIA[column].title
-
-
 def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = None) -> MaskSpec:
     """Return the mask spec of a criterion, without the fields it does not need.
 
@@ -82,14 +74,6 @@ def eval_spec(setting: PruneSetting, column: str) -> EvalSpec:
     return EvalSpec(model=setting.model, examples=setting.evaluation, mask=mask)
 
 
-def missing_tasks(spec: EvalSpec | ProfileSpec) -> tuple[Task, ...]:
-    """Find the tasks and texts that a run reads and that are not on this machine; a profile reads those of its mask."""
-    questions = spec.examples if isinstance(spec, EvalSpec) else None
-    read = (questions, *(() if spec.mask is None else (spec.mask.calibration, spec.mask.text)))
-    tasks = [load_task(name) for name in dict.fromkeys(one.task for one in read if one is not None)]
-    return tuple(task for task in tasks if not task.is_local())
-
-
 def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = None) -> ProfileSpec | None:
     """Return the run that counts a criterion's zeros at every sparsity, per matrix or (`parts` "heads") per head.
 
@@ -105,23 +89,18 @@ def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = Non
     return ProfileSpec(model=setting.model, examples=examples, mask=mask, parts=parts)
 
 
-def measured_percents(
-    runs: Sequence[StoredRun], setting: PruneSetting, *, lowest: int = 0, highest: int = 90
-) -> dict[int, set[str]]:
+def measured_percents(runs: Sequence[StoredRun], setting: PruneSetting, *, highest: int) -> dict[int, set[str]]:
     """Map each whole-percent sparsity with a stored evaluation on these items to the criteria measured there."""
-    found: dict[int, set[str]] = {}
+    recipes: dict[MaskSpec, str] = {}
     for criterion in setting.criteria:
-        try:
-            wanted = mask_spec(setting, criterion, 0.0)
-        except CapVizError:
+        with suppress(CapVizError):
+            recipes[mask_spec(setting, criterion, 0.0)] = criterion
+    found: dict[int, set[str]] = {}
+    for run in eval_runs(runs, setting.model, setting.evaluation.task):
+        mask = run.spec.mask
+        if mask is None or run.spec.examples != setting.evaluation:
             continue
-        for spec in (run.spec for run in runs_of(runs, EvalSpec)):
-            if spec.mask is None or spec.protocol is not None or spec.mask.criterion != criterion:
-                continue
-            if (spec.model, spec.examples) == (setting.model, setting.evaluation) and replace(
-                spec.mask, sparsity=0.0
-            ) == wanted:
-                percent = round(100 * spec.mask.sparsity)
-                if lowest <= percent <= highest and abs(percent / 100 - spec.mask.sparsity) < 1e-9:
-                    found.setdefault(percent, set()).add(criterion)
+        criterion, percent = recipes.get(replace(mask, sparsity=0.0)), round(100 * mask.sparsity)
+        if criterion is not None and percent <= highest and abs(percent / 100 - mask.sparsity) < 1e-9:
+            found.setdefault(percent, set()).add(criterion)
     return dict(sorted(found.items()))

@@ -1,61 +1,64 @@
-"""Written answers of the dense and pruned models, stored or arriving, and their differences.
-
-This module imports neither torch nor Streamlit.
-"""
+"""Written answers of the dense and pruned models side by side, and how their texts differ."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
 import pandas as pd
+import streamlit as st
 
-from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec, title_of
-from cap_viz.dashboard.prune.zeros import shape_from
+from cap_viz.dashboard.components.measured_column import (
+    Column,
+    Offer,
+    Reading,
+    Tile,
+    column_of,
+    draw_tile,
+    named,
+    offer_button,
+    under_way,
+    watched,
+)
+from cap_viz.dashboard.components.paired import difference_table, differences, unseen_words
+from cap_viz.dashboard.components.panels import caution, listed, percent, problem
+from cap_viz.dashboard.components.row_picker import row_picker
+from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.prune.accuracy import OFFER_PIXELS, TILE_PIXELS, pruned_words
+from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec
+from cap_viz.dashboard.stored import cached_by_run, texts_of
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.generation import GenerationReport, room_for_answer, writing_of
-from cap_viz.models.catalogue import resolve
-from cap_viz.runs.jobs import Job
+from cap_viz.evaluation.eval_metrics import Measure
+from cap_viz.evaluation.generation import FORMATS, GenerationReport, prompt_text, room_for_answer, writing_of
+from cap_viz.figures.text_difference import text_html
+from cap_viz.models.catalogue import has_chat_template
 from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.protocols import generation_spec
-from cap_viz.runs.queue import JobQueue
+from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
-from cap_viz.runs.store import DamagedRun, Store, StoredRun
-from cap_viz.stats import PairedComparison, compare_paired
-from cap_viz.tasks import load_task
+from cap_viz.runs.zero_counts import shape_from
+from cap_viz.stats import wilson
 from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
-from cap_viz.tasks.pairing import common_rows
 
-
-@dataclass(frozen=True)
-class Written:
-    """Written answers of one model: stored for `wanted`, partial from its job, or none yet."""
-
-    name: str
-    wanted: EvalSpec | None
-    report: GenerationReport | None = None
-    run: StoredRun | None = None
-    job: Job | None = None
-    problem: str = ""
-
-    @property
-    def title(self) -> str:
-        return title_of(self.name)
-
-    @property
-    def active(self) -> bool:
-        return self.job is not None and self.job.active
-
-    @property
-    def final(self) -> bool:
-        return self.run is not None
-
-    @property
-    def measurable(self) -> bool:
-        return self.wanted is not None and not self.final and not self.active
+COUNTS = ("16", "32", "64", "128")
+USUAL_COUNT = "32"
+# Parse rate below which most wrong answers are answers that were not found.
+LOW_PARSE_RATE = 0.5
+EXACT_MATCH = Measure(
+    "exact_match",
+    "Exact match",
+    "share of questions whose answer, read from the text in the asked form, is the right one",
+    is_share=True,
+    scale=100,
+    unit="%",
+    steps="points",
+)
+WRITTEN = Reading(
+    GenerationReport, cached_by_run(32)(load_answers), (EXACT_MATCH,), lambda report, _: report.correct.astype(float)
+)
+Columns = Sequence[Column[GenerationReport]]
 
 
 @dataclass(frozen=True)
@@ -67,118 +70,169 @@ class WritingRequest:
     max_tokens: int
 
 
-def writing_request(runs: Sequence[StoredRun], setting: PruneSetting, format: str, n: int) -> WritingRequest:
-    """Limit the answers to what the model can read beside a prompt, by the context length its stored runs name."""
-    writing, shape = writing_of(load_task(setting.evaluation.task)), shape_from(runs, setting.model)
-    return WritingRequest(format, n, writing.max_tokens if shape is None else room_for_answer(writing, shape.n_ctx))
+def written_section(view: Frame, setting: PruneSetting) -> None:
+    """Draw the controls, a tile per model, the differences, and the texts side by side."""
+    st.markdown(
+        "##### Answers written out",
+        help="The model writes its answer word by word (always the likeliest next token), and the answer is read from "
+        "the text. Strict: the form the prompt asks for; flexible: the last thing that could be an answer.",
+    )
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        help = "fewshot: worked examples first; zeroshot: an instruction; chat: the model's own chat template."
+        format = view.selection.segmented("How to ask", "format", FORMATS, what="the prompt format", help=help)
+        with st.container(width=160):
+            what = "a number of written answers of"
+            count = view.selection.selectbox("Questions", "written", COUNTS, default=USUAL_COUNT, what=what)
+    n = min(int(count), len(view.task.splits.evaluation)) if view.task.is_local() else int(count)
+    writing, shape = writing_of(view.task), shape_from(view.runs, view.model)
+    # What the model can read beside a prompt limits the answer.
+    most = writing.max_tokens if shape is None else room_for_answer(writing, shape.n_ctx)
+    request = WritingRequest(format, n, most)
+    watched(lambda: columns_of(view, setting, request), lambda columns: draw_written(view, setting, request, columns))
 
 
-def has_chat_template(model_id: str) -> bool:
-    """Whether the tokenizer has a chat template; True as well where its files do not tell."""
-    try:
-        folder = resolve(model_id).folder
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (CapVizError, OSError, ValueError):
-        return True
-    return "chat_template" in config or (folder / "chat_template.jinja").is_file()
+def columns_of(view: Frame, setting: PruneSetting, request: WritingRequest) -> list[Column[GenerationReport]]:
+    return [
+        column_of(WRITTEN, view.store, shared_queue(), name, partial(writing_spec, setting, request, name))
+        for name in setting.columns
+    ]
 
 
-def written_of(store: Store, queue: JobQueue, setting: PruneSetting, name: str, request: WritingRequest) -> Written:
-    """Return the answers of dense or a criterion, as they stand now."""
-    try:
-        choices = eval_spec(replace(setting, evaluation=first_questions(setting.evaluation, request.n)), name)
-        wanted = generation_spec(
-            setting.model,
-            choices.examples,
-            format=request.format,
-            max_tokens=request.max_tokens,
-            mask=choices.mask,
-        )
-    except CapVizError as error:
-        return Written(name, None, problem=str(error))
-    job, damage = queue.find(wanted), ""
-    try:
-        run = store.get(wanted)
-        if run is not None:
-            return Written(name, wanted, report=load_answers(store, run), run=run)
-    except DamagedRun as error:
-        damage = str(error)
-    partial = job.progress.partial if job is not None and job.active else None
-    arrived = partial if isinstance(partial, GenerationReport) and len(partial) else None
-    return Written(name, wanted, report=arrived, job=job, problem=damage)
+def writing_spec(setting: PruneSetting, request: WritingRequest, name: str) -> EvalSpec:
+    choices = eval_spec(replace(setting, evaluation=first_questions(setting.evaluation, request.n)), name)
+    return generation_spec(
+        setting.model,
+        choices.examples,
+        format=request.format,
+        max_tokens=request.max_tokens,
+        mask=choices.mask,
+    )
 
 
 def first_questions(evaluation: ExampleSet, n: int) -> ExampleSet:
     """Return the first n questions of the task, or those known by their ids where its data is not on this machine."""
-    if load_task(evaluation.task).is_local():
+    try:
         return evaluation_set(evaluation.task, n)
-    return replace(evaluation, ids=evaluation.ids[:n])
+    except CapVizError:
+        return replace(evaluation, ids=evaluation.ids[:n])
 
 
-def written_difference(first: Written, second: Written) -> PairedComparison | None:
-    """Paired difference in strict exact match, first minus second, on the questions both have answered."""
-    if first.report is None or second.report is None:
-        return None
-    rows, others = common_rows(first.report.items, second.report.items)
-    return compare_paired(first.report.correct[rows], second.report.correct[others]) if rows else None
-
-
-def answers_table(columns: Sequence[Written]) -> pd.DataFrame:
-    """One row per question all columns have answered: gold, and each model's answer with a check mark or a cross."""
+def draw_written(view: Frame, setting: PruneSetting, request: WritingRequest, columns: Columns) -> None:
+    with st.container(horizontal=True, gap="medium"):
+        for column in columns:
+            with st.container(width=TILE_PIXELS, gap="xxsmall"):
+                draw_tile(view, column, written_tile, EXACT_MATCH.title)
+        with st.container(width=OFFER_PIXELS, gap="xxsmall"):
+            offer_button(view, columns, offer(view, setting, request))
+    under_way(columns, "written")
     ready = [column for column in columns if column.report is not None]
-    ids = [set(column.report.ids) for column in ready if column.report is not None]
-    first = ready[0].report
-    assert first is not None
-    shared = set.intersection(*ids)
+    if not ready:
+        return
+    found = differences(WRITTEN, columns)
+    st.table(difference_table(found, WRITTEN.measures), border="horizontal", hide_index=True)
+    st.caption(unseen_words(found, EXACT_MATCH))
+    parse_caution(ready)
+    texts_side_by_side(view, request.format, ready)
+
+
+def written_tile(report: GenerationReport) -> Tile:
+    hits, n = int(report.correct.sum()), len(report)
+    ci = wilson(hits, n)
+    return Tile(
+        percent(hits / n),
+        f"{100 * ci.low:.1f}–{percent(ci.high)}, {hits} of {n}; answer found in {percent(report.parse_rate, 0)}",
+        f"Strict reading. Flexible: {percent(float(np.mean(report.correct_flexible)))}, found in "
+        f"{percent(report.parse_rate_flexible, 0)}.",
+    )
+
+
+def offer(view: Frame, setting: PruneSetting, request: WritingRequest) -> Offer:
+    def title(column: Column[GenerationReport]) -> str:
+        whose = pruned_words(column.name, setting.sparsity)
+        return f"Answers of {whose}, {request.n} questions of {setting.evaluation.task}"
+
+    def work(missing: Columns) -> str:
+        whose = listed([column.title for column in missing])
+        return f"{whose}, {request.n} answers of at most {request.max_tokens} tokens"
+
+    no_template = request.format == "chat" and not has_chat_template(view.model.id)
+    blocked = f"{view.model.id} has no chat template; choose the format fewshot or zeroshot." if no_template else ""
+    return Offer("written_measure", "Let them write", title, work, blocked=blocked)
+
+
+def parse_caution(columns: Columns) -> None:
+    for column in columns:
+        if column.report is not None and not column.partial and column.report.parse_rate < LOW_PARSE_RATE:
+            caution(
+                f"{column.title}: in {percent(1 - column.report.parse_rate, 0)} of the texts no answer was found in "
+                "the asked form. They count as wrong, so this exact match says more about the form than about the task."
+            )
+
+
+# The texts -------------------------------------------------------------------------------------------------------
+
+
+def texts_side_by_side(view: Frame, format: str, ready: Columns) -> None:
+    """Draw the table of answers; the picked one shows the prompt, and each text with changes against the first."""
+    table = answers_table(ready)
+    if table.empty:
+        return
+    names = {
+        identity: f"{item}. right: {gold}" for identity, item, gold in table[["Id", "Item", "Right answer"]].values
+    }
+    picked = row_picker(
+        view.selection,
+        "answer",
+        table,
+        names,
+        "Texts of",
+        height=min(320, 38 + 35 * len(table)),
+        column_config={"Item": st.column_config.NumberColumn(width=52)},
+    )
+    if picked is None:
+        return
+    example = (texts_of(view.task.name, (picked,)) or {}).get(picked)
+    if example is not None:
+        with st.expander("Prompt"):
+            try:
+                st.code(prompt_text(view.task, example, format), language=None, wrap_lines=True)
+            except CapVizError as error:
+                problem(str(error))
+    first = text_at(ready[0], picked)
+    for place, column in zip(st.columns(len(ready), gap="small"), ready, strict=True):
+        with place:
+            st.markdown(named(column.name))
+            st.html(text_html(first, text_at(column, picked)))
+    st.caption(f"Against {ready[0].title}: struck through is gone, underlined is new.")
+
+
+def answers_table(columns: Columns) -> pd.DataFrame:
+    """One row per question all columns have answered: gold, and each model's answer with a check mark or a cross."""
+    reports = {column.title: column.report for column in columns if column.report is not None}
+    first = next(iter(reports.values()))
+    shared = set.intersection(*(set(report.ids) for report in reports.values()))
     rows = []
     for number, identity in enumerate(first.ids, start=1):
-        if identity not in shared:
-            continue
-        answers = {column.title: marked(column, identity) for column in ready}
-        texts = {text_at(column, identity) for column in ready}
-        rows.append(
-            {
-                "Item": number,
-                "Right answer": first.gold[number - 1],
-                **answers,
-                "Same text": len(texts) == 1,
-                "Id": identity,
-            }
-        )
+        if identity in shared:
+            at = {title: report.ids.index(identity) for title, report in reports.items()}
+            texts = {report.texts[at[title]] for title, report in reports.items()}
+            answers = {title: marked(report, at[title]) for title, report in reports.items()}
+            rows.append(
+                {
+                    "Item": number,
+                    "Right answer": first.gold[number - 1],
+                    **answers,
+                    "Same text": len(texts) == 1,
+                    "Id": identity,
+                }
+            )
     return pd.DataFrame(rows)
 
 
-def marked(column: Written, identity: str) -> str:
-    report = column.report
-    assert report is not None
-    row = report.ids.index(identity)
+def marked(report: GenerationReport, row: int) -> str:
     return f"{'✓' if report.correct[row] else '✗'} {report.strict[row] or 'no answer found'}"
 
 
-def text_at(column: Written, identity: str) -> str:
-    report = column.report
-    assert report is not None
-    return report.texts[report.ids.index(identity)]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a text: `kind` is "same", "gone" (only in the first text) or "new" (only in the second)."""
-
-    kind: str
-    text: str
-
-
-def word_difference(first: str, second: str) -> list[Piece]:
-    """Word-level difference from one text to the other; spaces belong to the word before them."""
-    a, b = (re.findall(r"\s+|\S+\s*", text) for text in (first, second))
-    pieces: list[Piece] = []
-    for operation, i1, i2, j1, j2 in difflib.SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes():
-        if operation == "equal":
-            pieces.append(Piece("same", "".join(a[i1:i2])))
-            continue
-        if i1 < i2:
-            pieces.append(Piece("gone", "".join(a[i1:i2])))
-        if j1 < j2:
-            pieces.append(Piece("new", "".join(b[j1:j2])))
-    return pieces
+def text_at(column: Column[GenerationReport], identity: str) -> str:
+    assert column.report is not None
+    return column.report.texts[column.report.ids.index(identity)]

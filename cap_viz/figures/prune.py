@@ -1,21 +1,22 @@
-"""Figures of the Prune page: data in, Plotly figure out."""
+"""Where zeros are, accuracies with their intervals, and the importance of heads behind CAP."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from cap_viz.dashboard.prune.accuracy import AccuracyShare, Column, share_of
-from cap_viz.dashboard.prune.setting import DENSE, title_of
-from cap_viz.dashboard.prune.zeros import Outlier, Zeros
 from cap_viz.figures.head_grid import ticks
 from cap_viz.figures.theme import FAINT, NEUTRAL, blank, criterion_colour, criterion_symbol
+from cap_viz.stats import Outlier
 
+# What the unpruned model is called among criteria.
+DENSE = "dense"
 PART_TITLES = {"attention": "attention", "mlp": "MLP"}
 KIND_TITLES = {
     "q": "query",
@@ -43,60 +44,81 @@ def colour_of(column: str) -> str:
 # Zeros -----------------------------------------------------------------------------------------------------------
 
 
-def zeros_by_layer(zeros: Sequence[Zeros], asked: float) -> go.Figure:
+@dataclass(frozen=True)
+class LayerShares:
+    """Share of zeros in every layer of each part (attention, mlp) that a criterion prunes."""
+
+    criterion: str
+    title: str
+    parts: Mapping[str, Float[np.ndarray, " layer"]]
+
+
+def zeros_by_layer(shares: Sequence[LayerShares], asked: float) -> go.Figure:
     """Share of zeros in every layer, attention beside MLP, one line per criterion; layers top to bottom."""
-    parts = [part for part in PART_TITLES if any(part in one.parts for one in zeros)]
+    parts = [part for part in PART_TITLES if any(part in one.parts for one in shares)]
     figure = panels(len(parts), [f"zeros in {PART_TITLES[part]}" for part in parts])
     for place, part in enumerate(parts, start=1):
-        for one in zeros:
+        for one in shares:
             if part in one.parts:
                 figure.add_trace(layer_line(one, part), row=1, col=place)
     figure.add_vline(x=100 * asked, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
-    highest = max((float(np.nanmax(one.by_layer(part))) for one in zeros for part in one.parts), default=asked)
+    highest = max((float(np.nanmax(share)) for one in shares for share in one.parts.values()), default=asked)
     upper = min(101.0, max(5.0, 108 * max(highest, asked)))
-    figure.update_xaxes(range=[0, upper], ticksuffix=" %", nticks=5, showgrid=True, gridcolor=FAINT)
-    layers_down(figure, max(len(one.by_layer()) for one in zeros))
+    # No number at the right end, where it would meet the zero of the next panel.
+    step = next(step for step in (1, 2, 5, 10, 20, 25) if upper / step <= 6)
+    marks = [at for at in range(0, 101, step) if at < 0.9 * upper]
+    labels = [f"{at} %" for at in marks]
+    figure.update_xaxes(range=[0, upper], tickvals=marks, ticktext=labels, showgrid=True, gridcolor=FAINT)
+    layers_down(figure, max(len(share) for one in shares for share in one.parts.values()))
     return figure
 
 
-def layer_line(zeros: Zeros, part: str) -> go.Scatter:
-    share = 100 * zeros.by_layer(part)
-    title, colour = title_of(zeros.criterion), colour_of(zeros.criterion)
+def layer_line(shares: LayerShares, part: str) -> go.Scatter:
+    share, colour = 100 * shares.parts[part], colour_of(shares.criterion)
     return go.Scatter(
         x=share,
         y=np.arange(len(share)),
         mode="lines+markers",
-        name=title,
+        name=shares.title,
         line={"color": colour, "width": 1.5},
-        marker={"color": colour, "size": 6, "symbol": symbol_of(zeros.criterion)},
+        marker={"color": colour, "size": 6, "symbol": symbol_of(shares.criterion)},
         hovertemplate=(
-            f"{title} sets %{{x:.1f}} % of the {PART_TITLES[part]} weights of layer %{{y}} to zero<extra></extra>"
+            f"{shares.title} sets %{{x:.1f}} % of the {PART_TITLES[part]} weights of layer %{{y}} to zero"
+            "<extra></extra>"
         ),
     )
 
 
-def zeros_by_matrix(zeros: Sequence[Zeros]) -> go.Figure:
+@dataclass(frozen=True)
+class MatrixShares:
+    """Share of zeros per layer and kind of matrix; NaN where a layer lacks the kind."""
+
+    title: str
+    kinds: tuple[str, ...]
+    share: Float[np.ndarray, "layer kind"]
+
+
+def zeros_by_matrix(shares: Sequence[MatrixShares]) -> go.Figure:
     """Share of zeros in every single matrix: layers top to bottom, one panel per criterion, one common scale."""
-    figure = panels(len(zeros), [title_of(one.criterion) for one in zeros], right=58)
-    grids = [matrix_grid(one) for one in zeros]
-    for place, (one, grid) in enumerate(zip(zeros, grids, strict=True), start=1):
-        figure.add_trace(matrix_cells(title_of(one.criterion), grid), row=1, col=place)
-    layers_down(figure, max(len(grid.share) for grid in grids))
+    figure = panels(len(shares), [one.title for one in shares], right=58)
+    for place, one in enumerate(shares, start=1):
+        figure.add_trace(matrix_cells(one), row=1, col=place)
+    layers_down(figure, max(len(one.share) for one in shares))
     figure.update_xaxes(ticks="", tickfont={"size": 11}, tickangle=-45)
-    common_scale(figure, max(float(np.nanmax(grid.share)) for grid in grids))
+    common_scale(figure, max(100 * float(np.nanmax(one.share)) for one in shares))
     return figure
 
 
-def zeros_by_head(zeros: Mapping[str, Float[np.ndarray, "layer head"]]) -> go.Figure:
-    """Share of zeros in the weights of every head: layers by heads, one panel per criterion, one common scale."""
-    figure = panels(len(zeros), [title_of(name) for name in zeros], right=58)
-    for place, (name, share) in enumerate(zeros.items(), start=1):
-        figure.add_trace(head_cells(title_of(name), 100 * share), row=1, col=place)
-    n_layers, n_heads = next(iter(zeros.values())).shape
+def zeros_by_head(shares: Mapping[str, Float[np.ndarray, "layer head"]]) -> go.Figure:
+    """Share of zeros in the weights of every head, by titles: layers by heads, a panel each, one common scale."""
+    figure = panels(len(shares), list(shares), right=58)
+    for place, (title, share) in enumerate(shares.items(), start=1):
+        figure.add_trace(head_cells(title, 100 * share), row=1, col=place)
+    n_layers, n_heads = next(iter(shares.values())).shape
     layers_down(figure, n_layers)
     figure.update_xaxes(title="head", title_standoff=2, tickvals=ticks(n_heads, 12), ticks="", tickfont={"size": 11})
     figure.update_layout(margin={"b": 48})
-    common_scale(figure, max(100 * float(share.max()) for share in zeros.values()))
+    common_scale(figure, max(100 * float(share.max()) for share in shares.values()))
     return figure
 
 
@@ -122,18 +144,20 @@ def common_scale(figure: go.Figure, highest: float) -> None:
     )
 
 
-def matrix_cells(title: str, grid: MatrixGrid) -> go.Heatmap:
-    names = np.array([KIND_TITLES[kind] for kind in grid.kinds], dtype=object)
+def matrix_cells(shares: MatrixShares) -> go.Heatmap:
+    names = np.array([KIND_TITLES[kind] for kind in shares.kinds], dtype=object)
     return go.Heatmap(
-        z=grid.share,
-        x=list(grid.kinds),
-        y=np.arange(len(grid.share)),
-        customdata=np.broadcast_to(names, grid.share.shape),
+        z=100 * shares.share,
+        x=list(shares.kinds),
+        y=np.arange(len(shares.share)),
+        customdata=np.broadcast_to(names, shares.share.shape),
         coloraxis="coloraxis",
         xgap=1,
         ygap=1,
         hoverongaps=False,
-        hovertemplate=f"{title} sets %{{z:.1f}} % of layer %{{y}}’s %{{customdata}} matrix to zero<extra></extra>",
+        hovertemplate=(
+            f"{shares.title} sets %{{z:.1f}} % of layer %{{y}}’s %{{customdata}} matrix to zero<extra></extra>"
+        ),
     )
 
 
@@ -163,44 +187,41 @@ def layers_down(figure: go.Figure, n_layers: int) -> None:
     figure.update_yaxes(title="layer", title_standoff=4, col=1)
 
 
-@dataclass(frozen=True)
-class MatrixGrid:
-    """Share of zeros in percent per layer and kind of matrix; NaN where a layer lacks the kind."""
-
-    kinds: tuple[str, ...]
-    share: Float[np.ndarray, "layer kind"]
-
-
-def matrix_grid(zeros: Zeros) -> MatrixGrid:
-    matrices = zeros.counts.matrices
-    kinds = tuple(kind for kind in KIND_TITLES if any(matrix.kind == kind for matrix in matrices))
-    share = np.full((1 + max(matrix.layer for matrix in matrices), len(kinds)), np.nan)
-    for matrix, value in zip(matrices, zeros.counts.share[0], strict=True):
-        share[matrix.layer, kinds.index(matrix.kind)] = 100 * value
-    return MatrixGrid(kinds=kinds, share=share)
-
-
 # Accuracy --------------------------------------------------------------------------------------------------------
 
 
-def accuracy_whiskers(columns: Sequence[Column], chance: float | None) -> go.Figure:
-    """Accuracy with its Wilson interval, one row per column; hollow if interim or stale, chance as a dotted line."""
-    measured = {column.name: share_of(column.report.correct) for column in columns if column.report is not None}
-    left = 20 + 6 * max(len(column.title) for column in columns)
-    figure = blank(height=44 + ROW_PIXELS * len(columns), left=left, right=16, top=18, bottom=26)
-    for row, column in enumerate(columns):
-        if column.name in measured:
-            figure.add_trace(whisker(column, measured[column.name], row))
-    if DENSE in measured:
-        vertical(figure, 100 * measured[DENSE].value, "dash", "dense")
-    limits = [limit for share in measured.values() for limit in (share.ci.low, share.ci.high)]
+@dataclass(frozen=True)
+class AccuracyRow:
+    """Accuracy of one column with its interval, None while nothing is known; `state` says if interim or stale."""
+
+    name: str
+    title: str
+    share: tuple[float, float, float] | None
+    hover: str = ""
+    state: Literal["", "interim", "stale"] = ""
+
+
+def accuracy_whiskers(rows: Sequence[AccuracyRow], chance: float | None) -> go.Figure:
+    """Accuracy with its interval, one row per column; hollow if interim or stale, chance as a dotted line."""
+    known = [(place, row, row.share) for place, row in enumerate(rows) if row.share is not None]
+    left = 20 + 6 * max(len(row.title) for row in rows)
+    figure = blank(height=44 + ROW_PIXELS * len(rows), left=left, right=16, top=18, bottom=26)
+    for place, row, share in known:
+        figure.add_trace(whisker(row, share, place))
+    for _, row, share in known:
+        if row.name == DENSE:
+            vertical(figure, 100 * share[0], "dash", "dense")
+    limits = [limit for _, _, share in known for limit in share[1:]]
     if chance is not None:
         vertical(figure, 100 * chance, "dot", "chance")
         limits.append(chance)
     figure.update_xaxes(range=padded(limits), ticksuffix=" %", showgrid=True, gridcolor=FAINT, nticks=8)
-    titles = [column.title for column in columns]
     figure.update_yaxes(
-        tickvals=list(range(len(titles))), ticktext=titles, range=[len(titles) - 0.5, -0.5], ticks="", zeroline=False
+        tickvals=list(range(len(rows))),
+        ticktext=[row.title for row in rows],
+        range=[len(rows) - 0.5, -0.5],
+        ticks="",
+        zeroline=False,
     )
     return figure
 
@@ -217,33 +238,30 @@ def vertical(figure: go.Figure, x: float, dash: str, label: str) -> None:
     figure.add_annotation(x=x, y=1, yref="paper", yanchor="bottom", text=label, showarrow=False, font=LABEL, yshift=-1)
 
 
-def whisker(column: Column, share: AccuracyShare, row: int) -> go.Scatter:
-    state = f", {share.n} items so far" if column.partial else f" ({column.stale})" if column.stale else ""
-    colour = colour_of(column.name)
+def whisker(row: AccuracyRow, share: tuple[float, float, float], place: int) -> go.Scatter:
+    colour, symbol = colour_of(row.name), symbol_of(row.name)
+    value, low, high = share
     return go.Scatter(
-        x=[100 * share.value],
-        y=[row],
+        x=[100 * value],
+        y=[place],
         mode="markers",
         marker={
             "color": colour,
             "size": 10,
-            "symbol": f"{symbol_of(column.name)}-open" if state else symbol_of(column.name),
+            "symbol": f"{symbol}-open" if row.state else symbol,
             "line": {"width": 2, "color": colour},
         },
-        opacity=0.6 if column.stale else 1.0,
+        opacity=0.6 if row.state == "stale" else 1.0,
         error_x={
             "type": "data",
             "symmetric": False,
-            "array": [100 * (share.ci.high - share.value)],
-            "arrayminus": [100 * (share.value - share.ci.low)],
+            "array": [100 * (high - value)],
+            "arrayminus": [100 * (value - low)],
             "color": colour,
             "thickness": 2,
             "width": 0,
         },
-        hovertemplate=(
-            f"{column.title}: {share.right} of {share.n} right, {100 * share.value:.1f} %, "
-            f"95 % interval {100 * share.ci.low:.1f} to {100 * share.ci.high:.1f} %{state}<extra></extra>"
-        ),
+        hovertemplate=f"{row.hover}<extra></extra>",
     )
 
 

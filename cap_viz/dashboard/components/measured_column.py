@@ -1,0 +1,293 @@
+"""Measured columns: evaluations of dense and pruned weights side by side, stored, arriving, stale, failed or missing.
+
+Whatever is measured (choices, written answers, losses of texts) is found, compared, shown and started in the same way;
+a `Reading` says how its reports are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import streamlit as st
+
+from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_view, ticking
+from cap_viz.dashboard.components.panels import cut_words, escaped, listed, note, origin_words
+from cap_viz.dashboard.components.submission import refusal, submit_all
+from cap_viz.dashboard.frame import Frame
+from cap_viz.errors import CapVizError
+from cap_viz.evaluation.eval_metrics import Measure
+from cap_viz.figures.prune import DENSE, colour_of
+from cap_viz.figures.theme import criterion_glyph
+from cap_viz.progress import duration
+from cap_viz.pruning import criterion_title
+from cap_viz.runs.jobs import Job
+from cap_viz.runs.prefix_reuse import expected_seconds, longer_run
+from cap_viz.runs.queue import JobQueue
+from cap_viz.runs.run_labels import change_words
+from cap_viz.runs.run_queries import missing_tasks
+from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.store import DamagedRun, Store, StoredRun
+from cap_viz.tasks import Task
+from cap_viz.tasks.pairing import Items
+
+
+class ReportOfItems(Protocol):
+    """Results of items, some or all of those asked for."""
+
+    @property
+    def items(self) -> Items: ...
+
+    def __len__(self) -> int: ...
+
+
+Report = TypeVar("Report", bound=ReportOfItems)
+
+
+@dataclass(frozen=True)
+class Reading(Generic[Report]):
+    """How reports of class `kind` are read from the store, and by which measures, first the main one.
+
+    `first` cuts a report of more items to the first n; None where that cannot be.
+    """
+
+    kind: type[Report]
+    read: Callable[[Store, StoredRun], Report]
+    measures: tuple[Measure, ...]
+    values: Callable[[Report, Measure], np.ndarray]
+    first: Callable[[Report, int], Report] | None = None
+
+
+@dataclass(frozen=True)
+class Column(Generic[Report]):
+    """One column of a comparison: the evaluation asked for (`wanted`) and the one that can be shown now (`shown`).
+
+    `report` belongs to `shown`, and `run` is where it was read: perhaps a run of more items. It is final unless
+    `partial`; it is stale when `shown` is not `wanted`, and `stale` then says how they differ. `problem` is a message
+    when the column has no spec or its run cannot be read; `missing` are tasks and texts that measuring it needs and
+    that are not on this machine.
+    """
+
+    name: str
+    wanted: EvalSpec | None
+    shown: EvalSpec | None = None
+    report: Report | None = None
+    run: StoredRun | None = None
+    job: Job | None = None
+    partial: bool = False
+    stale: str = ""
+    problem: str = ""
+    missing: tuple[Task, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return title_of(self.name)
+
+    @property
+    def active(self) -> bool:
+        return self.job is not None and self.job.active
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the result is final and matches the controls exactly."""
+        return self.report is not None and not self.partial and not self.stale
+
+    @property
+    def measurable(self) -> bool:
+        return self.wanted is not None and not self.fresh and not self.active and not self.missing
+
+
+def title_of(column: str) -> str:
+    return "Dense" if column == DENSE else criterion_title(column)
+
+
+def swatch(name: str) -> str:
+    """The criterion's colour and shape for Markdown; a dot for the dense model."""
+    glyph = "●" if name == DENSE else criterion_glyph(name)
+    return f':color[{glyph}]{{foreground="{colour_of(name)}"}}'
+
+
+def named(name: str) -> str:
+    return f"{swatch(name)} **{title_of(name)}**"
+
+
+# What is known ---------------------------------------------------------------------------------------------------
+
+
+def column_of(
+    reading: Reading[Report],
+    store: Store,
+    queue: JobQueue,
+    name: str,
+    spec: Callable[[], EvalSpec],
+    last: EvalSpec | None = None,
+) -> Column[Report]:
+    """Return the stored result, else the partial one of a running job, else the `last` one shown, marked stale."""
+    try:
+        wanted = spec()
+    except CapVizError as error:
+        return Column(name, None, problem=str(error))
+    job, damage = queue.find(wanted), ""
+    try:
+        if (found := stored(reading, store, wanted)) is not None:
+            return Column(name, wanted, wanted, *found)
+    except DamagedRun as error:
+        damage = str(error)
+    if job is not None and job.active:
+        partial = job.progress.partial
+        if isinstance(partial, reading.kind) and len(partial):
+            return Column(name, wanted, wanted, partial, job=job, partial=True)
+        return Column(name, wanted, job=job)
+    empty = Column[Report](name, wanted, job=job, problem=damage, missing=missing_tasks(wanted))
+    return empty if last is None else with_last(reading, store, empty, last)
+
+
+def stored(reading: Reading[Report], store: Store, spec: EvalSpec) -> tuple[Report, StoredRun] | None:
+    """Read the run of a spec, or of a longer one the items that are asked for. Raises `DamagedRun`."""
+    run = store.get(spec)
+    if run is not None:
+        return reading.read(store, run), run
+    longer = None if reading.first is None else longer_run(spec, store)
+    if longer is None or reading.first is None:
+        return None
+    return reading.first(reading.read(store, longer), len(spec.examples.ids)), longer
+
+
+def with_last(reading: Reading[Report], store: Store, column: Column[Report], last: EvalSpec) -> Column[Report]:
+    """Show an earlier result in the column if it is of the same weights and task and still readable."""
+    wanted = column.wanted
+    if wanted is None or last.model != wanted.model or same_task(last) != same_task(wanted):
+        return column
+    try:
+        found = stored(reading, store, last)
+    except DamagedRun:
+        return column
+    if found is None:
+        return column
+    return replace(column, shown=last, report=found[0], run=found[1], stale=change_words(last, wanted))
+
+
+def same_task(spec: EvalSpec) -> tuple[str, int]:
+    return spec.examples.task, spec.examples.version
+
+
+# Drawing ---------------------------------------------------------------------------------------------------------
+
+
+def watched(now: Callable[[], list[Column[Report]]], draw: Callable[[list[Column[Report]]], None]) -> None:
+    """Draw the columns as they are now: every second while some are measured, and the whole page once one has ended."""
+    active = [column.name for column in now() if column.active]
+
+    def tick() -> None:
+        columns = now()
+        if [column.name for column in columns if column.active] != active:
+            st.rerun()
+        draw(columns)
+
+    ticking(tick, live=bool(active))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The text of a tile: a number, its interval, and what else belongs to it."""
+
+    value: str
+    caption: str
+    help: str
+
+
+def draw_tile(view: Frame, column: Column[Report], tell: Callable[[Report], Tile], label: str, about: str = "") -> None:
+    """Draw the column's number with where it comes from; `about` is a caption on its weights, in Markdown."""
+    st.markdown(f"{named(column.name)} {badge(view, column)}")
+    if about:
+        st.caption(about)
+    if column.report is None:
+        st.metric(label, "–", label_visibility="collapsed")
+        st.caption(escaped(column.problem) or ("No answers yet." if column.active else "Not measured."))
+        return
+    told = tell(column.report)
+    st.metric(label, told.value, label_visibility="collapsed")
+    st.caption(told.caption, help=told.help)
+    if column.stale:
+        st.caption(f":orange[{escaped(column.stale)}]")
+    if column.run is not None and (cut := cut_words(column.run)):
+        st.caption(f":orange[{escaped(cut)}]")
+
+
+def badge(view: Frame, column: Column[Any]) -> str:
+    if column.partial and column.report is not None and column.wanted is not None:
+        return f":blue-badge[{len(column.report)} of {len(column.wanted.examples.ids)} so far]"
+    if column.job is not None and column.active:
+        return ":blue-badge[running]" if column.job.state == "running" else ":gray-badge[queued]"
+    if column.stale:
+        return ":orange-badge[stale]"
+    said = origin(view, column)
+    # What came with CAP Viz is the usual case, named once for the whole page.
+    return "" if said in ("", "precomputed") else f":{'violet' if said.startswith('live') else 'blue'}-badge[{said}]"
+
+
+def origin(view: Frame, column: Column[Any]) -> str:
+    """Say where the column's result comes from; empty without one."""
+    if column.run is None or column.shown is None:
+        return ""
+    n, of = len(column.shown.examples.ids), len(column.run.spec.examples.ids)
+    return f"{column.run.origin} (first {n} of {of})" if n < of else origin_words(column.run, view.runs)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """How missing columns are measured: the button's key and label, the titles of jobs and a sentence on the work.
+
+    `blocked` says why nothing can be measured; `stored` what is stored where data is missing.
+    """
+
+    key: str
+    label: str
+    title: Callable[[Column[Any]], str]
+    work: Callable[[Sequence[Column[Any]]], str]
+    blocked: str = ""
+    stored: str = ""
+
+
+def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> None:
+    """Draw the button that measures the missing columns with its cost, or why they cannot be measured."""
+    refusal(offer.key)
+    if sentence := missing_words(columns, offer.stored):
+        note(sentence)
+    # Those whose job failed or was cancelled are told by `under_way`, with a button to go on.
+    missing = [one for one in columns if one.measurable and not (one.job is not None and has_ended(one.job))]
+    if not missing:
+        return
+    if offer.blocked or not view.installed:
+        note(offer.blocked or view.install_hint)
+        return
+    specs = [column.wanted for column in missing if column.wanted is not None]
+    titles = {spec: offer.title(column) for spec, column in zip(specs, missing, strict=True)}
+    st.button(offer.label, type="primary", key=offer.key, on_click=submit_all, args=(titles, offer.key))
+    seconds = [expected_seconds(view.runs, spec) for spec in specs]
+    known = [one for one in seconds if one is not None]
+    time = f"about {duration(sum(known))}" if len(known) == len(seconds) else "no stored run tells how long"
+    st.caption(f"{offer.work(missing)}: {time}", help="You can leave the page; it goes on.")
+
+
+def under_way(columns: Sequence[Column[Any]], key: str) -> None:
+    """Draw the columns' jobs: those that run, and those that failed or were cancelled."""
+    jobs = [column.job for column in columns if column.job is not None and not column.fresh]
+    jobs_view(jobs, key=key)
+    ended_view(*jobs)
+
+
+def missing_words(columns: Sequence[Column[Any]], stored: str) -> str:
+    """Name the data that measuring needs and this machine lacks, what is stored, and the way out; else empty."""
+    lacking = [column for column in columns if column.missing]
+    if not lacking:
+        return ""
+    tasks = {task.name: task for column in lacking for task in column.missing}.values()
+    titles, texts = listed([column.title for column in lacking]), listed([task.title for task in tasks])
+    folders = listed([f"{task.data_folder}/" for task in tasks])
+    return (
+        f"Not on this machine: {texts}, which measuring {titles} needs. {stored}To measure others, set CAP_VIZ_DATA to "
+        f"a folder that holds {folders}."
+    )
