@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.errors import UsageError, choose
-from cap_viz.progress import finish
+from cap_viz.progress import Steps, finish
 from cap_viz.pruning.criteria.cap import CAP, RegionImportance, importance, region_importance
 from cap_viz.pruning.criteria.cap_fine import CAP_FINE
 from cap_viz.pruning.criteria.gblm import GBLM
@@ -26,7 +26,7 @@ from cap_viz.pruning.criteria.shuffled_cap import SHUFFLED_CAP
 from cap_viz.pruning.criteria.sparsegpt import SPARSEGPT
 from cap_viz.pruning.criteria.taylor import TAYLOR
 from cap_viz.pruning.criteria.wanda import WANDA, WANDA_ONESHOT
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Ranking, Steps, check_request
+from cap_viz.pruning.criterion import Criterion, MaskRequest, Ranking, check_request
 from cap_viz.pruning.mask import Mask, MatrixSize, ZeroCounts, check_sparsity
 from cap_viz.pruning.options import USUAL, MaskFields, MaskOptions
 
