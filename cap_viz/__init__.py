@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from cap_viz.attribution.joint_ablation import hooks
     from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores
     from cap_viz.evaluation.choice import evaluate
-    from cap_viz.evaluation.comparison import Comparison, compare
+    from cap_viz.evaluation.comparison import EvalComparison as Comparison
+    from cap_viz.evaluation.comparison import compare
     from cap_viz.evaluation.saved import load_result as load
     from cap_viz.evaluation.sweep import SweepResult, sweep
     from cap_viz.models.loading import ReasoningModel as Model
@@ -58,7 +59,7 @@ HOMES = {
     "BlockScores": "cap_viz.attribution.results.BlockScores",
     "Mask": "cap_viz.pruning.mask.Mask",
     "EvalReport": "cap_viz.attribution.results.EvalReport",
-    "Comparison": "cap_viz.evaluation.comparison.Comparison",
+    "Comparison": "cap_viz.evaluation.comparison.EvalComparison",
     "SweepResult": "cap_viz.evaluation.sweep.SweepResult",
     "Store": "cap_viz.runs.store.Store",
     "load_model": "cap_viz.models.loading.load_model",

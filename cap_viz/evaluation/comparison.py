@@ -21,7 +21,7 @@ COMPARED = {**MEASURES, TOKEN_LOSS.name: TOKEN_LOSS}
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison(Result, PairedComparison):
+class EvalComparison(Result, PairedComparison):
     """First evaluation (a) minus second (b) on the same items, by one measure (`COMPARED`)."""
 
     measure: str = "acc"
@@ -76,13 +76,10 @@ class Comparison(Result, PairedComparison):
         return cls(**{**row, **flips}, ci=ci)
 
 
-def compare(first: EvalReport, second: EvalReport, *, measure: MeasureName = "acc") -> Comparison:
+def compare(first: EvalReport, second: EvalReport, *, measure: MeasureName = "acc") -> EvalComparison:
     """Compare two reports in pairs, first minus second: difference, 95 % interval, exact McNemar or paired t p-value.
 
     Raises `UsageError` for an unknown measure, and when the two reports are on different items.
     """
-    return compared(first, second, choose("measure", measure, COMPARED))
-
-
-def compared(first: EvalReport, second: EvalReport, measure: Measure) -> Comparison:
-    return Comparison(**vars(paired(first, second, measure)), measure=measure.name)
+    chosen = choose("measure", measure, COMPARED)
+    return EvalComparison(**vars(paired(first, second, chosen)), measure=measure)

@@ -7,14 +7,14 @@ from pathlib import Path
 from cap_viz.attribution.hybrid import HybridScores
 from cap_viz.attribution.result_base import Result, read_result
 from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores
-from cap_viz.evaluation.comparison import Comparison
+from cap_viz.evaluation.comparison import EvalComparison
 from cap_viz.evaluation.sweep import SweepResult
 from cap_viz.pruning.mask import Mask
 
 # Results that are saved, by the name in their file.
 SAVED: dict[str, type[Result]] = {
     kind.__name__: kind
-    for kind in (HeadScores, BlockScores, GradientEffects, HybridScores, Mask, EvalReport, Comparison, SweepResult)
+    for kind in (HeadScores, BlockScores, GradientEffects, HybridScores, Mask, EvalReport, EvalComparison, SweepResult)
 }
 
 
