@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from cap_viz.figures.accuracy import Marks, horizontal, whisker_marks
-from cap_viz.figures.head_grid import Grid, head_grid
+from cap_viz.figures.head_grid import Grid, head_grid, ticks
 from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, criterion_colour, signed
 from cap_viz.stats import HeadEstimate
 
@@ -59,7 +59,9 @@ def share_levels(levels: Sequence[NamedLevel], *, guessing: float) -> go.Figure:
     horizontal(figure, 100 * guessing, "dot", "guessing")
     names = [level.name for level in levels]
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5], ticks="")
-    figure.update_yaxes(ticksuffix=" %", showgrid=True, gridcolor=FAINT, nticks=6)
+    lowest, highest = min([guessing, *(one.low for one in levels)]), max([guessing, *(one.high for one in levels)])
+    room = [100 * lowest - 3, 100 * highest + 2]
+    figure.update_yaxes(ticksuffix=" %", showgrid=True, gridcolor=FAINT, nticks=6, range=room)
     return figure
 
 
@@ -127,6 +129,7 @@ def zeros_per_layer(shares: Mapping[str, Float[np.ndarray, " layer"]], *, criter
         )
     horizontal(figure, 100 * asked, "dot", "asked")
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.1})
-    figure.update_xaxes(title="layer", ticks="")
-    figure.update_yaxes(title="zeros", ticksuffix=" %", rangemode="tozero", showgrid=True, gridcolor=FAINT)
+    n_layers = max(len(share) for share in shares.values())
+    figure.update_xaxes(title="layer", tickvals=ticks(n_layers, 16), ticks="")
+    figure.update_yaxes(ticksuffix=" %", rangemode="tozero", showgrid=True, gridcolor=FAINT)
     return figure
