@@ -22,7 +22,7 @@ def write_reference(folder: Path) -> Path:
         vars(cap_viz)[name] = getattr(cap_viz, name)
     # The package `runs` stands for the function that lists runs.
     vars(cap_viz)["runs"] = cap_viz.runs.list_runs
-    pdoc.render.configure(docformat="markdown", show_source=False)
+    pdoc.render.configure(docformat="markdown", show_source=False, search=False)
     pdoc.pdoc("cap_viz", "!cap_viz.", output_directory=folder)
     return folder / "cap_viz.html"
 

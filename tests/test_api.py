@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -28,10 +29,11 @@ from cap_viz.evaluation.contrasts import DENSE
 from cap_viz.evaluation.saved import SAVED
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning import CRITERIA, CriterionName
+from cap_viz.pruning.mask import SCOPES, Scope
 from cap_viz.pruning.options import KV_COMBINES, KvCombine
 from cap_viz.runs.store import Store
 from cap_viz.stats import compare_paired, holm, mean_with_ci
-from cap_viz.tasks import Task
+from cap_viz.tasks import Splits, Task
 from tests.tiny import tiny_examples
 
 SENTENCE = re.compile(r"[^\n]+[.)]$")
@@ -79,14 +81,8 @@ def task_of(examples: tuple[cv.Example, ...]) -> Task:
         source="tests",
         licence="",
         prompt_format="",
-        load=lambda: cv_splits(examples),
+        load=lambda: Splits(calibration=examples[:6], evaluation=examples[6:]),
     )
-
-
-def cv_splits(examples: tuple[cv.Example, ...]) -> Any:
-    from cap_viz.tasks import Splits
-
-    return Splits(calibration=examples[:6], evaluation=examples[6:])
 
 
 KINDS = [*SAVED, "texts", "losses"]
@@ -123,6 +119,7 @@ def test_every_public_name_is_there_and_stays() -> None:
         (Estimator, ESTIMATORS),
         (Ablation, ABLATIONS),
         (KvCombine, KV_COMBINES),
+        (Scope, SCOPES),
         (MeasureName, COMPARED),
     ],
 )
@@ -150,8 +147,6 @@ def test_a_result_is_short_and_shows_a_small_table(kind: str, results: dict[str,
 
 
 def test_a_long_headline_is_cut(results: dict[str, Result]) -> None:
-    report = results["EvalReport"]
-    assert isinstance(report, cv.SweepResult) is False
     swept = results["SweepResult"]
     assert isinstance(swept, cv.SweepResult)
     long = repr(type(swept)(**{**vars(swept), "model": "folder/" * 100}))
@@ -397,7 +392,7 @@ def test_a_sweep_refuses_what_it_cannot_do(
     """Before any forward, so that a slip does not cost an hour."""
     monkeypatch.setattr("cap_viz.evaluation.sweep.sweep_steps", None)
     with pytest.raises(UsageError) as error:
-        cv.sweep(model, tiny_task, criteria, sparsities, progress=False, **options)
+        cv.sweep(model, tiny_task, criteria, sparsities, **{"n_calibration": 4, "progress": False, **options})
     refused(error, *words)
 
 
@@ -518,8 +513,6 @@ def test_runs_are_a_frame(tmp_path: Path) -> None:
 
 def test_the_reference_names_everything(tmp_path: Path) -> None:
     """In a process of its own: it loads all names into the package."""
-    import subprocess
-
     done = subprocess.run(
         [sys.executable, "-m", "scripts.reference", str(tmp_path)], capture_output=True, text=True, timeout=120
     )

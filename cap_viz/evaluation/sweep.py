@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 import numpy as np
 import pandas as pd
 
-from cap_viz.attribution.estimators import Estimator, scoring_steps
+from cap_viz.attribution.estimators import ESTIMATORS, Estimator, scoring_steps
 from cap_viz.attribution.result_base import Result, drawing
 from cap_viz.attribution.results import EvalReport, Tables
 from cap_viz.defaults import N_CALIBRATION, SEED, SPARSITIES
@@ -36,7 +36,7 @@ from cap_viz.pruning import (
     criterion_title,
     request_for,
 )
-from cap_viz.pruning.options import USUAL, MaskFields, MaskOptions
+from cap_viz.pruning.options import USUAL, MaskFields, MaskOptions, check_pattern_sparsity
 from cap_viz.tasks.base import Example, Task, TaskVersion, check_has_options
 
 if TYPE_CHECKING:
@@ -206,16 +206,19 @@ def sweep(
     if not names or not shares:
         raise UsageError("There is nothing to sweep: name at least one criterion and one sparsity.")
     check_has_options(task)
+    choose("estimator", estimator, ESTIMATORS)
     for name in names:
         criterion_named(name).check(MaskOptions(**options))
     for share in shares:
         check_sparsity(share)
+        if pattern := options.get("pattern"):
+            check_pattern_sparsity(pattern, share)
     choose("reference", reference or names[0], names)
     steps = sweep_steps(
         model,
         task,
         [(name, share) for name in names for share in shares],
-        n,
+        task.evaluation(n),
         calibration=task.calibration(n_calibration, seed),
         reference=reference or names[0],
         estimator=estimator,
@@ -228,15 +231,15 @@ def sweep_steps(
     model: ReasoningModel,
     task: Task,
     cells: Sequence[Cell],
-    n: int | None,
+    examples: Sequence[Example],
     *,
     calibration: Sequence[Example],
     reference: str,
     estimator: str,
     options: MaskFields,
 ) -> Steps[SweepResult]:
-    """Score, prune and evaluate step by step, cells in the order given; names and numbers are checked before."""
-    examples, criteria = task.evaluation(n), {name: criterion_named(name) for name, _ in cells}
+    """Score, prune and evaluate on `examples` of the task, cells in the order given; names are checked before."""
+    criteria = {name: criterion_named(name) for name, _ in cells}
     scored = any(one.needs_scores for one in criteria.values())
     count, scores = int(scored) + 1 + 2 * len(cells), None
     if scored:
