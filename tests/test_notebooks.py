@@ -15,10 +15,12 @@ NOTEBOOKS = sorted((PROJECT / "examples").glob("*.ipynb"))
 
 def run_cell(source: str, names: dict[str, object], place: str) -> object:
     """Run a cell and return the value of its last line, if that is an expression."""
-    body = ast.parse(source).body
-    last = body.pop() if isinstance(body[-1], ast.Expr) else None
+    *body, last = ast.parse(source).body
     exec(compile(ast.Module(body=body, type_ignores=[]), place, "exec"), names)
-    return None if last is None else eval(compile(ast.Expression(last.value), place, "eval"), names)
+    if isinstance(last, ast.Expr):
+        return eval(compile(ast.Expression(last.value), place, "eval"), names)
+    exec(compile(ast.Module(body=[last], type_ignores=[]), place, "exec"), names)
+    return None
 
 
 def test_there_are_two() -> None:
