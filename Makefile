@@ -9,7 +9,7 @@ APP := .venv/.installed-app
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-model test-ray e2e long fuzz audit package lowest lint check fix runs clean
+.PHONY: help run test test-model test-ray e2e long fuzz audit package lowest docs lint check fix runs clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -45,6 +45,9 @@ package: $(DEV) ## build the wheel, and try it in an empty environment beside lm
 
 lowest: $(DEV) ## the default tests with the lowest versions that pyproject.toml allows
 	@$(PY) -m scripts.package --lowest
+
+docs: $(DEV) ## the reference of the Python interface, as build/reference/cap_viz.html
+	@$(PY) -m scripts.reference
 
 lint: $(DEV) ## format, lint, types, and the direction of imports
 	@$(PY) -m ruff format --check .

@@ -39,13 +39,13 @@ from benchmarks.replay_vs_naive import CLOCKS, Clock, naive_batches, naive_head,
 from cap_viz.attribution.exact import encode_all, make_score_plan, score_steps
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.cli.output import shown
-from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
+from cap_viz.settings import N_CALIBRATION
 from cap_viz.stats import hybrid_mean, mean_with_ci
 from cap_viz.stats.budget import ExampleCost, pilot_of
 from cap_viz.stats.reliability import shuffled_examples, spearman_rows, subset_means

@@ -36,7 +36,6 @@ from cap_viz.attribution import gradient as by_gradient
 from cap_viz.attribution.exact import exact_scores, make_score_plan, score_steps
 from cap_viz.attribution.results import EvalReport
 from cap_viz.cli.output import shown
-from cap_viz.defaults import N_CALIBRATION
 from cap_viz.evaluation.choice import EvalArrays, eval_steps, make_eval_plan
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
@@ -44,6 +43,7 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
+from cap_viz.settings import N_CALIBRATION
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import calibration_set
 

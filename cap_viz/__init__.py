@@ -1,6 +1,19 @@
 """CAP Viz: score attention heads for a task with uncertainty, prune models by these scores and evaluate the result.
 
-The public functions are loaded on first use, so that `import cap_viz` costs nothing and needs no torch.
+The public names are loaded on first use, so that `import cap_viz` costs nothing and needs no torch.
+
+```python
+import cap_viz as cv
+
+model = cv.load_model("toy-reasoner")
+task = cv.load_task("toy_math")
+scores = cv.score_heads(model, task.calibration(16))
+swept = cv.sweep(model, task, ["cap", "wanda"], [0.2, 0.5], n=200)
+swept.to_pandas(), swept.plot()
+```
+
+Every result has a short repr and a small table in notebooks, `to_pandas()`, `plot()`, and `save(path)`, which
+`cv.load(path)` reads.
 """
 
 from __future__ import annotations
@@ -15,28 +28,90 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cap_viz.attribution.estimators import score_heads
     from cap_viz.attribution.exact import score_blocks
-    from cap_viz.evaluation.choice import compare, evaluate
+    from cap_viz.attribution.hybrid import HybridScores
+    from cap_viz.attribution.joint_ablation import hooks
+    from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores
+    from cap_viz.evaluation.choice import evaluate
+    from cap_viz.evaluation.comparison import EvalComparison as Comparison
+    from cap_viz.evaluation.comparison import compare
+    from cap_viz.evaluation.saved import load_result as load
+    from cap_viz.evaluation.sweep import SweepResult, sweep
+    from cap_viz.models.loading import ReasoningModel as Model
     from cap_viz.models.loading import load_model
     from cap_viz.pruning import prune_mask
+    from cap_viz.pruning.mask import Mask
+    from cap_viz.runs import list_runs as runs
+    from cap_viz.runs.store import Store
     from cap_viz.tasks import load_task
+    from cap_viz.tasks.base import Example, Task
+    from cap_viz.tasks.rows import examples
 
 find_former_modules()
 
+# Public names and where they are defined. `runs` is the package itself, which can be called.
 HOMES = {
-    "load_task": "cap_viz.tasks",
-    "score_heads": "cap_viz.attribution.estimators",
-    "score_blocks": "cap_viz.attribution.exact",
-    "prune_mask": "cap_viz.pruning",
-    "evaluate": "cap_viz.evaluation.choice",
-    "compare": "cap_viz.evaluation.choice",
-    "load_model": "cap_viz.models.loading",
+    "Model": "cap_viz.models.loading.ReasoningModel",
+    "Task": "cap_viz.tasks.base.Task",
+    "Example": "cap_viz.tasks.base.Example",
+    "HeadScores": "cap_viz.attribution.results.HeadScores",
+    "GradientEffects": "cap_viz.attribution.results.GradientEffects",
+    "HybridScores": "cap_viz.attribution.hybrid.HybridScores",
+    "BlockScores": "cap_viz.attribution.results.BlockScores",
+    "Mask": "cap_viz.pruning.mask.Mask",
+    "EvalReport": "cap_viz.attribution.results.EvalReport",
+    "Comparison": "cap_viz.evaluation.comparison.EvalComparison",
+    "SweepResult": "cap_viz.evaluation.sweep.SweepResult",
+    "Store": "cap_viz.runs.store.Store",
+    "load_model": "cap_viz.models.loading.load_model",
+    "load_task": "cap_viz.tasks.load_task",
+    "examples": "cap_viz.tasks.rows.examples",
+    "score_heads": "cap_viz.attribution.estimators.score_heads",
+    "score_blocks": "cap_viz.attribution.exact.score_blocks",
+    "hooks": "cap_viz.attribution.joint_ablation.hooks",
+    "prune_mask": "cap_viz.pruning.prune_mask",
+    "evaluate": "cap_viz.evaluation.choice.evaluate",
+    "compare": "cap_viz.evaluation.comparison.compare",
+    "sweep": "cap_viz.evaluation.sweep.sweep",
+    "load": "cap_viz.evaluation.saved.load_result",
+    "runs": "cap_viz.runs",
 }
 
-__all__ = ["__version__", "compare", "evaluate", "load_model", "load_task", "prune_mask", "score_blocks", "score_heads"]
+__all__ = [
+    "BlockScores",
+    "Comparison",
+    "EvalReport",
+    "Example",
+    "GradientEffects",
+    "HeadScores",
+    "HybridScores",
+    "Mask",
+    "Model",
+    "Store",
+    "SweepResult",
+    "Task",
+    "__version__",
+    "compare",
+    "evaluate",
+    "examples",
+    "hooks",
+    "load",
+    "load_model",
+    "load_task",
+    "prune_mask",
+    "runs",
+    "score_blocks",
+    "score_heads",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module 'cap_viz' has no attribute {name!r}")
     import_module("cap_viz.integrations.plugins").load_plugins()
-    return getattr(import_module(HOMES[name]), name)
+    home, _, defined = HOMES[name].rpartition(".")
+    return import_module(HOMES[name]) if name == "runs" else getattr(import_module(home), defined)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Folders and environment variables; no other module of the package reads or sets a variable.
+"""Folders, defaults and environment variables; no other module of the package reads or sets a variable.
 
 Variables are read on every call, so that later changes count. A `CAP_VIZ_*` variable that is set but empty counts as
 unset.
@@ -37,6 +37,11 @@ BACKEND, ADDRESS, WORKERS = "CAP_VIZ_BACKEND", "CAP_VIZ_RAY", "CAP_VIZ_WORKERS"
 # Read until version 0.2.
 FORMER_BACKEND = "CAP_VIZ_ENGINE"
 SERVER, MODELS, MODEL, PLUGINS = "CAP_VIZ_SERVER", "CAP_VIZ_MODELS", "CAP_VIZ_MODEL", "CAP_VIZ_PLUGINS"
+
+# Defaults of the command line and the dashboard; shipped runs are made with the same values.
+N_CALIBRATION, SEED = 48, 0
+MAIN_CRITERIA = ("cap", "wanda", "magnitude", "global_magnitude")
+SPARSITIES = (0.1, 0.2, 0.5)
 
 FULL_PRECISION = "float32"
 PRECISIONS = (FULL_PRECISION, "bfloat16", "float16")

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cap_viz.defaults import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef, resolve
 from cap_viz.models.loading import load
@@ -25,7 +24,7 @@ from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.run_queries import block_spec, role_spec
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.settings import shipped_folder
+from cap_viz.settings import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES, shipped_folder
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from studies.run_many import computed_in_turn
 from studies.study import study_parts

@@ -21,7 +21,8 @@ from cap_viz.dashboard.prune.accuracy import CHOICES
 from cap_viz.dashboard.prune.written import WRITTEN
 from cap_viz.dashboard.runs.overlay import paired_evaluations
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.choice import EvalArrays, EvalBlock, compare, evaluate, make_eval_plan
+from cap_viz.evaluation.choice import EvalArrays, EvalBlock, evaluate, make_eval_plan
+from cap_viz.evaluation.comparison import compare
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
 from cap_viz.evaluation.flips import flips_of
 from cap_viz.evaluation.generation import GenerationReport

@@ -13,7 +13,8 @@ import pytest
 from cap_viz.attribution.estimators import score_heads
 from cap_viz.dashboard.components.panels import cut_words
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation.choice import compare, evaluate
+from cap_viz.evaluation.choice import evaluate
+from cap_viz.evaluation.comparison import compare
 from cap_viz.files import write_json
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish

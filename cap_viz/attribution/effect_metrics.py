@@ -8,6 +8,7 @@ Options an example does not have are NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -45,6 +46,8 @@ def accuracy(logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
 
 
 Metric = Callable[[Logliks, Gold, Tokens], PerExample]
+# The metrics that come with CAP Viz, for editors and type checkers; other names are looked up in `METRICS`.
+MetricName = Literal["nll", "choice_nll", "logit_diff", "accuracy"]
 
 METRICS: dict[str, Metric] = {
     "nll": nll,
@@ -55,6 +58,9 @@ METRICS: dict[str, Metric] = {
 
 # Package and version of the metrics that other packages add.
 METRIC_ORIGINS: dict[str, str] = {}
+
+# Units of effects.
+METRIC_UNITS = {"nll": "nats per token", "choice_nll": "nats", "logit_diff": "nats", "accuracy": "errors per question"}
 
 # Metrics with a gradient (on torch tensors: `attribution/forward/backward.py`), and metrics that need a second option.
 DIFFERENTIABLE = ("nll", "choice_nll", "logit_diff")

@@ -7,9 +7,12 @@ measures a few examples exactly and many by their gradient, and combines the two
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
+from cap_viz.attribution.effect_metrics import MetricName
+from cap_viz.attribution.results import Ablation
 from cap_viz.errors import choose
+from cap_viz.progress import Steps, finish_with_bar, portion
 
 if TYPE_CHECKING:
     from cap_viz.attribution.hybrid import HybridScores
@@ -17,7 +20,8 @@ if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
     from cap_viz.tasks.base import Example
 
-ESTIMATORS = ("exact", "gradient", "hybrid")
+Estimator = Literal["exact", "gradient", "hybrid"]
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 # Default number of exactly measured examples of the hybrid estimator.
 N_EXACT = 16
 
@@ -28,10 +32,11 @@ def score_heads(
     examples: Sequence[Example],
     *,
     estimator: Literal["exact"] = "exact",
-    metric: str = "nll",
-    ablation: str = "zero",
+    metric: MetricName | str = "nll",
+    ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> HeadScores: ...
 @overload
 def score_heads(
@@ -39,10 +44,11 @@ def score_heads(
     examples: Sequence[Example],
     *,
     estimator: Literal["gradient"],
-    metric: str = "nll",
-    ablation: str = "zero",
+    metric: MetricName | str = "nll",
+    ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> GradientEffects: ...
 @overload
 def score_heads(
@@ -50,15 +56,50 @@ def score_heads(
     examples: Sequence[Example],
     *,
     estimator: Literal["hybrid"],
-    metric: str = "nll",
-    ablation: str = "zero",
+    metric: MetricName | str = "nll",
+    ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
     n_exact: int = N_EXACT,
+    progress: bool = True,
 ) -> HybridScores: ...
 
 
 def score_heads(
+    model: ReasoningModel,
+    examples: Sequence[Example],
+    *,
+    estimator: Estimator = "exact",
+    metric: MetricName | str = "nll",
+    ablation: Ablation = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
+    n_exact: int = N_EXACT,
+    progress: bool = True,
+) -> HeadScores | GradientEffects | HybridScores:
+    """Estimate the effect of every head on the examples; all three result types have `mean_effect(metric)`.
+
+    Exact scores serve every metric, the others only `metric`. `hybrid` measures the first `n_exact` examples exactly,
+    so their order must be random, as in `task.calibration(n, seed)`.
+
+    Mean and resample ablation take their values from `reference`, by default from the examples (for hybrid, from those
+    measured exactly); `seed` draws the partners of resample. `progress` shows a bar. Raises `UsageError` for unknown
+    names, no examples, or a metric or number of examples that the estimator does not support.
+    """
+    steps = scoring_steps(
+        model,
+        examples,
+        estimator=estimator,
+        metric=metric,
+        ablation=ablation,
+        reference=reference,
+        seed=seed,
+        n_exact=n_exact,
+    )
+    return finish_with_bar(steps, progress)
+
+
+def scoring_steps(
     model: ReasoningModel,
     examples: Sequence[Example],
     *,
@@ -68,19 +109,11 @@ def score_heads(
     reference: Sequence[Example] | None = None,
     seed: int = 0,
     n_exact: int = N_EXACT,
-) -> HeadScores | GradientEffects | HybridScores:
-    """Estimate the effect of every head on the examples; all three result types have `mean_effect(metric)`.
-
-    Exact scores serve every metric, the others only `metric`. `hybrid` measures the first `n_exact` examples exactly,
-    so their order must be random, as in `task.calibration(n, seed)`.
-
-    Mean and resample ablation take their values from `reference`, by default from the examples (for hybrid, from those
-    measured exactly); `seed` draws the partners of resample. Raises `UsageError` for unknown names, no examples, or a
-    metric or number of examples that the estimator does not support.
-    """
+) -> Steps[HeadScores | GradientEffects | HybridScores]:
+    """Estimate the effect of every head step by step; arguments and errors are those of `score_heads`."""
     from cap_viz.attribution.effect_metrics import metric_named
-    from cap_viz.attribution.exact import exact_scores
-    from cap_viz.attribution.gradient import gradient_effects
+    from cap_viz.attribution.exact import exact_steps
+    from cap_viz.attribution.gradient import gradient_effect_steps
     from cap_viz.attribution.hybrid import hybrid_scores
     from cap_viz.stats.hybrid import check_combinable, check_sizes
 
@@ -91,12 +124,13 @@ def score_heads(
         check_combinable(metric)
         check_sizes(n_exact, len(examples))
         few = examples[:n_exact]
+    exact = exact_steps(model, few, ablation=ablation, reference=reference, seed=seed)
     if estimator == "exact":
-        return exact_scores(model, few, ablation=ablation, reference=reference, seed=seed)
+        return (yield from exact)
     # Both parts of hybrid take replacement values from the same examples.
-    gradient = gradient_effects(
-        model, examples, metric=metric, ablation=ablation, reference=few if reference is None else reference, seed=seed
-    )
+    others = few if reference is None else reference
+    gradient = gradient_effect_steps(model, examples, metric=metric, ablation=ablation, reference=others, seed=seed)
     if estimator == "gradient":
-        return gradient
-    return hybrid_scores(exact_scores(model, few, ablation=ablation, reference=reference, seed=seed), gradient)
+        return (yield from gradient)
+    by_gradient = yield from portion(gradient, 0, 2)
+    return hybrid_scores((yield from portion(exact, 1, 2)), by_gradient)

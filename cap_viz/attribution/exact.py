@@ -42,6 +42,7 @@ from cap_viz.attribution.results import (
     ABLATIONS,
     BLOCK_PARTS,
     PARTS,
+    Ablation,
     Ablations,
     BlockScores,
     HeadScores,
@@ -51,6 +52,7 @@ from cap_viz.attribution.results import (
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.progress import Progress, Steps, finish, finish_with_bar
 from cap_viz.tasks.base import Example
 
 Scores = TypeVar("Scores", bound=Ablations)
@@ -322,6 +324,22 @@ class ScoreArrays:
         return kind(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
 
 
+def exact_steps(
+    model: ReasoningModel,
+    examples: Sequence[Example],
+    *,
+    ablation: str = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
+) -> Steps[HeadScores]:
+    """Compute the log-likelihoods of all options with each head ablated in turn; every metric follows from them.
+
+    Arguments and errors are those of `make_score_plan`.
+    """
+    plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
+    return (yield from collected(model, plan, HeadScores))
+
+
 def exact_scores(
     model: ReasoningModel,
     examples: Sequence[Example],
@@ -330,33 +348,34 @@ def exact_scores(
     reference: Sequence[Example] | None = None,
     seed: int = 0,
 ) -> HeadScores:
-    """Compute the log-likelihoods of all options with each head ablated in turn; every metric follows from them.
-
-    Arguments and errors are those of `make_score_plan`.
-    """
-    plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
-    return collected(model, plan, HeadScores)
+    """Run `exact_steps` to their end."""
+    return finish(exact_steps(model, examples, ablation=ablation, reference=reference, seed=seed))
 
 
 def score_blocks(
     model: ReasoningModel,
     examples: Sequence[Example],
     *,
-    ablation: str = "zero",
+    ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> BlockScores:
     """Compute the log-likelihoods of all options with the attention, then the MLP of each layer ablated as a whole.
 
     The attention is ablated by replacing z of all its heads, the MLP by replacing its output. Arguments and errors are
-    those of `make_score_plan`.
+    those of `make_score_plan`; `progress` shows a bar.
     """
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="blocks")
-    return collected(model, plan, BlockScores)
+    return finish_with_bar(collected(model, plan, BlockScores), progress)
 
 
-def collected(model: ReasoningModel, plan: ScorePlan, kind: type[Scores]) -> Scores:
-    arrays = ScoreArrays(plan, model.shape.n_layers, model.shape.n_heads)
+def collected(model: ReasoningModel, plan: ScorePlan, kind: type[Scores]) -> Steps[Scores]:
+    n_layers, batches = model.shape.n_layers, range(len(plan.batches.batches))
+    arrays = ScoreArrays(plan, n_layers, model.shape.n_heads)
+    done, total = 0.0, float(sum(plan.batch_work(batch, n_layers) for batch in batches))
     for block in score_steps(model, plan):
         arrays.add(block)
+        done += block.work
+        yield Progress(done, total, f"ablating {plan.parts}")
     return kind(questions=plan.questions, dense=arrays.dense, ablated=arrays.ablated)

@@ -26,6 +26,7 @@ from cap_viz.attribution.results import GradientEffects
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.batch_size import backward_tokens_at_once
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.progress import Progress, Steps, finish
 from cap_viz.tasks.base import Example
 
 # Rows x positions of one forward and backward: about 2 MB of kept activations a token for SmolLM2-135M, and a step
@@ -165,6 +166,29 @@ class GradientArrays:
         )
 
 
+def gradient_effect_steps(
+    model: ReasoningModel,
+    examples: Sequence[Example],
+    *,
+    metric: str = "nll",
+    ablation: str = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
+    units: bool = False,
+) -> Steps[GradientEffects]:
+    """Compute first-order effects of every head (with `units`, of every MLP hidden unit, too) on a metric.
+
+    Raises `UsageError` for a metric without gradient, an unknown ablation or no examples.
+    """
+    plan = make_gradient_plan(model, examples, metric=metric, ablation=ablation, reference=reference, seed=seed)
+    arrays, done = GradientArrays(plan, metric, model.shape.n_layers, model.shape.n_heads), 0
+    for block in gradient_steps(model, plan, metric=metric, units=units):
+        arrays.add(block)
+        done += block.work
+        yield Progress(done, len(examples), "gradients of all heads")
+    return arrays.result()
+
+
 def gradient_effects(
     model: ReasoningModel,
     examples: Sequence[Example],
@@ -175,12 +199,9 @@ def gradient_effects(
     seed: int = 0,
     units: bool = False,
 ) -> GradientEffects:
-    """Compute first-order effects of every head (with `units`, of every MLP hidden unit, too) on a metric.
-
-    Raises `UsageError` for a metric without gradient, an unknown ablation or no examples.
-    """
-    plan = make_gradient_plan(model, examples, metric=metric, ablation=ablation, reference=reference, seed=seed)
-    arrays = GradientArrays(plan, metric, model.shape.n_layers, model.shape.n_heads)
-    for block in gradient_steps(model, plan, metric=metric, units=units):
-        arrays.add(block)
-    return arrays.result()
+    """Run `gradient_effect_steps` to their end."""
+    return finish(
+        gradient_effect_steps(
+            model, examples, metric=metric, ablation=ablation, reference=reference, seed=seed, units=units
+        )
+    )

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
 from cap_viz.attribution.exact import TOKENS_PER_FORWARD, ScorePlan, encode_all, make_score_plan, replacing
 from cap_viz.attribution.forward.dense_pass import option_logliks
-from cap_viz.attribution.forward.patching import heads_site, set_hooks
+from cap_viz.attribution.forward.patching import Hook, heads_site, set_hooks
 from cap_viz.attribution.forward.shortcut_checks import batch_of, checked, packing_is_valid
 from cap_viz.attribution.results import JointScores
 from cap_viz.errors import UsageError
@@ -104,3 +105,36 @@ def check_sets(sets: Sequence[HeadSet], shape: ModelShape) -> None:
                 )
         if len(set(heads)) < len(heads):
             raise UsageError(f"A set of heads lists one twice: {heads}.")
+
+
+def hooks(heads: Iterable[tuple[int, int]], model: ReasoningModel | None = None) -> list[Hook]:
+    """Hooks that zero heads, for any TransformerLens model: `model.run_with_hooks(tokens, fwd_hooks=hooks([(0, 3)]))`.
+
+    `heads` are pairs of layer and head. For a model of `cap_viz.load_model`, run them on `model.bridge` while holding
+    `model.lease`. With `model`, heads that it lacks are refused at once, else when the hooks run. Raises `UsageError`
+    for a head that the model lacks and for one listed twice.
+    """
+    chosen = tuple(heads)
+    if model is not None:
+        check_sets([chosen], model.shape)
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in chosen:
+        if head in by_layer.setdefault(layer, []) or min(layer, head) < 0:
+            raise UsageError(f"Head {head} of layer {layer} is listed twice or negative; list every head once, from 0.")
+        by_layer[layer].append(head)
+    n_heads = None if model is None else model.shape.n_heads
+    return [(f"blocks.{layer}.attn.hook_z", zeroing(layer, some, n_heads)) for layer, some in by_layer.items()]
+
+
+def zeroing(layer: int, heads: list[int], n_heads: int | None) -> Callable[[Tensor, object], Tensor]:
+    def zero(z: Tensor, hook: object) -> Tensor:
+        n = z.shape[2] if z.ndim == 4 else n_heads
+        if n is None:
+            raise UsageError("This model gives the outputs of all heads in one vector; name it: hooks(heads, model).")
+        if max(heads) >= n:
+            raise UsageError(f"There is no head {max(heads)} in layer {layer}: the model has heads 0 to {n - 1} there.")
+        by_head = z.reshape(*z.shape[:2], n, -1).clone()
+        by_head[:, :, heads] = 0
+        return by_head.reshape(z.shape)
+
+    return zero

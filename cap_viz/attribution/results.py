@@ -5,19 +5,25 @@ Reading them needs no torch, so that pages can show stored runs at once.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from cap_viz.attribution.effect_metrics import metric_named
+from cap_viz.attribution.effect_metrics import METRIC_UNITS, METRICS, metric_named
+from cap_viz.attribution.result_base import Result, drawing
 from cap_viz.errors import UsageError
+from cap_viz.stats import HeadEstimate, mean_with_ci, wilson
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks.base import Example, TaskVersion, tasks_of
 from cap_viz.tasks.pairing import Items
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -38,6 +44,10 @@ class Questions:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __str__(self) -> str:
+        """Such as "200 examples of arc_easy version 2"."""
+        return f"{len(self)} examples{' of ' if self.tasks else ''}{' and '.join(map(str, self.tasks))}"
 
     @property
     def items(self) -> Items:
@@ -87,7 +97,8 @@ def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[
 
 # Replacement values of an ablated output (`attribution/forward/patching.py`), kinds of parts that are ablated one after
 # the other, and the parts of one layer in the order of `BlockScores`.
-ABLATIONS = ("zero", "mean", "resample")
+Ablation = Literal["zero", "mean", "resample"]
+ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 PARTS = ("heads", "blocks")
 BLOCK_PARTS = ("attention", "mlp")
 # Types of the columns that index a table's values.
@@ -96,8 +107,90 @@ INDEX_TYPES = {name: np.int16 for name in ("layer", "head", "part", "set", "opti
 }
 
 
-@dataclass(frozen=True)
-class Ablations:
+class AboutQuestions:
+    """A result that holds the labels of its examples."""
+
+    questions: Questions
+
+    @property
+    def tasks(self) -> tuple[TaskVersion, ...]:
+        """The tasks of the examples; empty for examples made by hand."""
+        return self.questions.tasks
+
+    @property
+    def sample(self) -> str:
+        """The examples in words."""
+        return str(self.questions)
+
+
+class EffectResult(Result):
+    """Effects of every head, or of the attention and MLP of every layer."""
+
+    # Names of the parts of a layer where they are not heads.
+    parts: ClassVar[tuple[str, ...] | None] = None
+
+    @property
+    @abstractmethod
+    def sample(self) -> str:
+        """The examples in words."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics on which there are effects."""
+
+    @abstractmethod
+    def estimated(self, metric: str) -> HeadEstimate:
+        """Return the mean effects on a metric with their 95 % intervals and tests against zero."""
+
+    @property
+    def headline(self) -> str:
+        n_layers, n_parts = self.estimated(self.metrics[0]).mean.shape
+        what = f"{n_parts} heads" if self.parts is None else " and ".join(self.parts)
+        return f"{n_layers} layers × {what}, {self.sample}, {', '.join(self.metrics)}"
+
+    def overview(self) -> pd.DataFrame:
+        """Return the five parts with the largest effects on the first metric."""
+        table = self.to_pandas(self.metrics[0])
+        return table.nlargest(5, "mean_effect").drop(columns=["p_value", "n"])
+
+    def to_pandas(self, metric: str | None = None) -> pd.DataFrame:
+        """Tabulate the mean effects: one row per metric, layer and head (or part), in the metric's unit.
+
+        Columns: metric, layer, head or part, mean_effect (positive: the part helps), ci_low and ci_high (95 %),
+        p_value (two-sided, against zero), q_value (Benjamini-Hochberg over the parts), n examples.
+        """
+        chosen = self.metrics if metric is None else (metric,)
+        rows = [effect_rows(one, self.estimated(one), self.parts) for one in chosen]
+        return pd.concat(rows, ignore_index=True)
+
+    def plot(self, metric: str | None = None) -> go.Figure:
+        """Draw the map of effects on a metric: faded where the interval includes zero, a dot where it survives FDR."""
+        with drawing():
+            from cap_viz.figures.results import effect_map
+        chosen = metric or self.metrics[0]
+        return effect_map(self.estimated(chosen), unit=METRIC_UNITS.get(chosen, ""), parts=self.parts)
+
+
+def effect_rows(metric: str, estimate: HeadEstimate, parts: Sequence[str] | None) -> pd.DataFrame:
+    layers, places = (axis.ravel() for axis in np.indices(estimate.mean.shape))
+    return pd.DataFrame(
+        {
+            "metric": metric,
+            "layer": layers,
+            **({"head": places} if parts is None else {"part": [parts[place] for place in places.tolist()]}),
+            "mean_effect": estimate.mean.ravel(),
+            "ci_low": estimate.low.ravel(),
+            "ci_high": estimate.high.ravel(),
+            "p_value": estimate.p_value.ravel(),
+            "q_value": estimate.q_value.ravel(),
+            "n": estimate.n,
+        }
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class Ablations(AboutQuestions, EffectResult):
     """Log-likelihood of every option, dense and with each part ablated; NaN where an option does not exist."""
 
     questions: Questions
@@ -107,6 +200,14 @@ class Ablations:
     @property
     def n_layers(self) -> int:
         return self.ablated.shape[0]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics, or the token loss alone for texts without options."""
+        return tuple(METRICS) if (self.questions.n_options > 1).all() else ("nll",)
+
+    def estimated(self, metric: str = "nll") -> HeadEstimate:
+        return mean_with_ci(self.effects(metric))
 
     def effects(self, metric: str = "nll") -> Float[np.ndarray, "layer part example"]:
         """`metric(ablated) - metric(dense)` per example: positive means the part helps. In nats, or errors."""
@@ -118,7 +219,7 @@ class Ablations:
         return self.effects(metric).mean(axis=-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeadScores(Ablations):
     """Every attention head ablated in turn: `ablated[l, h, i, k]` belongs to head h of layer l."""
 
@@ -131,15 +232,17 @@ class HeadScores(Ablations):
         return {"options": options_table(self.questions, self.dense), "ablated": ablated}
 
     @classmethod
-    def from_tables(cls, tables: Tables) -> Self:
-        dense = EvalReport.from_tables(tables)
+    def from_tables(cls, tables: Tables, *, tasks: tuple[TaskVersion, ...] = ()) -> Self:
+        dense = EvalReport.from_tables(tables, tasks=tasks)
         ablated = values_from(tables["ablated"], "layer", "head", "example", "option", last=dense.logliks.shape)
         return cls(questions=dense.questions, dense=dense.logliks, ablated=ablated)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BlockScores(Ablations):
     """The whole attention and the whole MLP of every layer ablated in turn: the parts are those of `BLOCK_PARTS`."""
+
+    parts = BLOCK_PARTS
 
     def to_tables(self) -> dict[str, pd.DataFrame]:
         blocks = values_table(self.ablated, "layer", "part", "example", "option")
@@ -147,15 +250,15 @@ class BlockScores(Ablations):
         return {"options": options_table(self.questions, self.dense), "blocks": blocks}
 
     @classmethod
-    def from_tables(cls, tables: Tables) -> Self:
-        dense, blocks = EvalReport.from_tables(tables), tables["blocks"]
+    def from_tables(cls, tables: Tables, *, tasks: tuple[TaskVersion, ...] = ()) -> Self:
+        dense, blocks = EvalReport.from_tables(tables, tasks=tasks), tables["blocks"]
         blocks = blocks.assign(part=[BLOCK_PARTS.index(name) for name in blocks["part"]])
         ablated = values_from(blocks, "layer", "part", "example", "option", last=dense.logliks.shape)
         return cls(questions=dense.questions, dense=dense.logliks, ablated=ablated)
 
 
-@dataclass(frozen=True)
-class GradientEffects:
+@dataclass(frozen=True, repr=False)
+class GradientEffects(AboutQuestions, EffectResult):
     """First-order effects of every head on one metric, with the untouched model's log-likelihoods behind that metric.
 
     `known_logliks` is NaN for options that do not exist and, where the metric is nll, for all but the gold one:
@@ -177,6 +280,13 @@ class GradientEffects:
     @property
     def n_heads(self) -> int:
         return self.per_example.shape[1]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (self.metric,)
+
+    def estimated(self, metric: str) -> HeadEstimate:
+        return mean_with_ci(self.effects(metric))
 
     def effects(self, metric: str) -> Float[np.ndarray, "layer head example"]:
         """Estimated effect per example. Raises `UsageError` for another metric than the one differentiated."""
@@ -201,8 +311,8 @@ class GradientEffects:
         return tables
 
     @classmethod
-    def from_tables(cls, tables: Tables, metric: str) -> Self:
-        dense = EvalReport.from_tables(tables)
+    def from_tables(cls, tables: Tables, *, metric: str, tasks: tuple[TaskVersion, ...] = ()) -> Self:
+        dense = EvalReport.from_tables(tables, tasks=tasks)
         return cls(
             questions=dense.questions,
             known_logliks=dense.logliks,
@@ -212,8 +322,8 @@ class GradientEffects:
         )
 
 
-@dataclass(frozen=True)
-class EvalReport:
+@dataclass(frozen=True, repr=False)
+class EvalReport(AboutQuestions, Result):
     """Log-likelihood of every option of every evaluated example, and the accuracies that follow from them."""
 
     questions: Questions
@@ -225,6 +335,18 @@ class EvalReport:
     @property
     def items(self) -> Items:
         return self.questions.items
+
+    @property
+    def has_options(self) -> bool:
+        """Whether there are options to choose from, and not one given text each."""
+        return self.questions.tokens.shape[1] > 1
+
+    @property
+    def headline(self) -> str:
+        if not self.has_options:
+            return f"{self.sample}, mean loss {self.losses('nll').mean():.4g} nats per token"
+        ci = wilson(int(self.correct.sum()), len(self))
+        return f"{self.sample}, accuracy {self.acc:.1%} [{ci.low:.1%}, {ci.high:.1%}]"
 
     @property
     def chosen(self) -> Int[np.ndarray, " example"]:
@@ -258,11 +380,67 @@ class EvalReport:
     def losses(self, metric: str = "choice_nll") -> Float[np.ndarray, " example"]:
         return metric_named(metric)(self.logliks, self.questions.gold, self.questions.tokens)
 
+    def overview(self) -> pd.DataFrame:
+        """Return the levels of both accuracies and the mean loss, with 95 % intervals."""
+        if self.has_options:
+            return pd.DataFrame([{"measure": name, **level} for name, level in self.accuracies().items()])
+        loss = mean_with_ci(self.losses("nll"))
+        level = {"value": float(loss.mean), "ci_low": float(loss.low), "ci_high": float(loss.high)}
+        return pd.DataFrame([{"measure": "nll", **level}])
+
+    def accuracies(self) -> dict[str, dict[str, float]]:
+        levels = {}
+        for name, correct in (("acc", self.correct), ("acc_norm", self.correct_norm)):
+            ci = wilson(int(correct.sum()), len(self))
+            levels[name] = {"value": float(correct.mean()), "ci_low": ci.low, "ci_high": ci.high}
+        return levels
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Tabulate the items, one row each.
+
+        Columns for questions with options: id, gold (index of the right option), chosen and right (by summed
+        log-likelihood), chosen_norm and right_norm (per character), choice_nll (nats), and the log-likelihood of
+        every option (loglik_0 …; NaN where there is none). For texts: id, tokens, loglik, nll (nats per token).
+        """
+        questions = self.questions
+        if not self.has_options:
+            return pd.DataFrame(
+                {
+                    "id": questions.ids,
+                    "tokens": questions.tokens[:, 0],
+                    "loglik": self.logliks[:, 0],
+                    "nll": self.losses("nll"),
+                }
+            )
+        return pd.DataFrame(
+            {
+                "id": questions.ids,
+                "gold": questions.gold,
+                "chosen": self.chosen,
+                "right": self.correct,
+                "chosen_norm": self.chosen_norm,
+                "right_norm": self.correct_norm,
+                "choice_nll": self.losses("choice_nll"),
+                **{f"loglik_{k}": self.logliks[:, k] for k in range(self.logliks.shape[1])},
+            }
+        )
+
+    def plot(self) -> go.Figure:
+        """Draw both accuracies with their intervals over the level of uniform guessing, or the loss of every text."""
+        with drawing():
+            from cap_viz.figures.results import NamedLevel, loss_strip, share_levels
+        if not self.has_options:
+            return loss_strip(self.losses("nll"), self.questions.ids, unit=METRIC_UNITS["nll"])
+        levels = [
+            NamedLevel(name, one["value"], one["ci_low"], one["ci_high"]) for name, one in self.accuracies().items()
+        ]
+        return share_levels(levels, guessing=float((1 / self.questions.n_options).mean()))
+
     def to_tables(self) -> dict[str, pd.DataFrame]:
         return {"options": options_table(self.questions, self.logliks)}
 
     @classmethod
-    def from_tables(cls, tables: Tables) -> Self:
+    def from_tables(cls, tables: Tables, *, tasks: tuple[TaskVersion, ...] = ()) -> Self:
         table = tables["options"]
         first = table.drop_duplicates("example").sort_values("example")
         shape = (len(first), int(table["option"].to_numpy().max()) + 1)
@@ -271,7 +449,7 @@ class EvalReport:
         logliks = np.full(shape, np.nan, dtype=np.float32)
         tokens[place], chars[place], logliks[place] = table["tokens"], table["chars"], table["loglik"]
         questions = Questions(
-            ids=tuple(first["id"]), gold=first["gold"].to_numpy(dtype=np.int64), tokens=tokens, chars=chars
+            ids=tuple(first["id"]), gold=first["gold"].to_numpy(dtype=np.int64), tokens=tokens, chars=chars, tasks=tasks
         )
         return cls(questions=questions, logliks=logliks)
 
@@ -300,8 +478,8 @@ class JointScores:
         return {"options": options_table(self.questions, self.ablated[0]), "joint": joint}
 
     @classmethod
-    def from_tables(cls, tables: Tables, sets: tuple[HeadSet, ...]) -> Self:
-        dense = EvalReport.from_tables(tables)
+    def from_tables(cls, tables: Tables, *, sets: tuple[HeadSet, ...], tasks: tuple[TaskVersion, ...] = ()) -> Self:
+        dense = EvalReport.from_tables(tables, tasks=tasks)
         ablated = values_from(tables["joint"], "set", "example", "option", last=(len(sets), *dense.logliks.shape))
         return cls(questions=dense.questions, sets=sets, ablated=ablated)
 

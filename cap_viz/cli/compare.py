@@ -22,10 +22,10 @@ from cap_viz.cli.options import (
     split_list,
 )
 from cap_viz.cli.output import out, print_json
-from cap_viz.defaults import MAIN_CRITERIA, N_CALIBRATION, SPARSITIES
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.run_labels import percent
+from cap_viz.settings import MAIN_CRITERIA, N_CALIBRATION, SPARSITIES
 from cap_viz.tasks import load_task
 
 if TYPE_CHECKING:

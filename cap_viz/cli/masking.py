@@ -10,11 +10,11 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from cap_viz.cli.options import CalibrationTaskOption, ScoresTaskOption, SeedOption
-from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning.options import USUAL, MaskOptions
 from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import MaskSpec
+from cap_viz.settings import N_CALIBRATION
 
 
 @dataclass(frozen=True, kw_only=True)

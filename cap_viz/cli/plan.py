@@ -11,11 +11,10 @@ import typer
 
 from cap_viz.cli.options import JsonOption, TaskOption
 from cap_viz.cli.output import out, print_json
-from cap_viz.defaults import N_CALIBRATION
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.progress import duration
-from cap_viz.settings import requested_dtype
+from cap_viz.settings import N_CALIBRATION, requested_dtype
 
 if TYPE_CHECKING:
     from cap_viz.tasks import Example

@@ -18,9 +18,9 @@ from cap_viz.cli.options import (
     TaskOption,
 )
 from cap_viz.cli.output import out, print_json
-from cap_viz.defaults import N_CALIBRATION
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import percent
+from cap_viz.settings import N_CALIBRATION
 
 
 @takes_mask

@@ -11,7 +11,7 @@ from rich.table import Table
 from cap_viz.cli.options import JsonOption
 from cap_viz.cli.output import err, out, print_json, run_facts
 from cap_viz.errors import UsageError
-from cap_viz.runs.kinds import describe
+from cap_viz.runs.kinds import describe, runs_table
 from cap_viz.runs.spreadsheet import csv_text
 
 if TYPE_CHECKING:
@@ -42,13 +42,10 @@ def list_runs(as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"runs": [run_facts(run) | {"n": len(run.spec.examples.ids)} for run in found], "damaged": damaged})
         return
-    table = Table("key", "kind", "model", "task", "n", "what", "created", "origin")
-    for run in found:
-        what, created = describe(run.spec), run.created[:10]
-        examples = run.spec.examples
-        table.add_row(
-            run.key, run.kind, run.spec.model.id, examples.task, str(len(examples.ids)), what, created, run.origin
-        )
+    rows = runs_table(found)
+    table = Table(*rows.columns)
+    for row in rows.assign(created=rows["created"].str[:10]).astype(str).to_numpy().tolist():
+        table.add_row(*row)
     out.print(table)
     for sentence in damaged:
         err.print(f"damaged: {sentence}")

@@ -15,7 +15,6 @@ METRIC_NAMES = {
     "accuracy": "Errors",
 }
 TEXT_LOSS = "Token loss"
-METRIC_UNITS = {"nll": "nats per token", "choice_nll": "nats", "logit_diff": "nats", "accuracy": "errors per question"}
 ABLATION_NAMES = {"zero": "zeroed", "mean": "mean", "resample": "resampled"}
 
 # Groups of criteria in the order in which they are offered; one not named here comes last, as an addition.

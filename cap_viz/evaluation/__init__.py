@@ -2,4 +2,4 @@
 
 from cap_viz._moved import names_of
 
-__getattr__ = names_of("cap_viz.evaluation", "evaluation.choice")
+__getattr__ = names_of("cap_viz.evaluation", "evaluation.choice", "evaluation.comparison")

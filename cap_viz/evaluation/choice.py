@@ -18,11 +18,10 @@ from cap_viz.attribution.exact import encode_all
 from cap_viz.attribution.forward.packing import EncodedExample
 from cap_viz.attribution.forward.shortcut_checks import dense_logliks, direct_reading_is_valid, packing_is_valid
 from cap_viz.attribution.results import EvalReport, questions_of
-from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, paired
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.progress import Progress, Steps, finish_with_bar
 from cap_viz.pruning.mask import Mask
-from cap_viz.stats.paired import PairedComparison
 from cap_viz.tasks.base import Example
 
 # Token positions per forward: about half a second on two laptop cores, so that results stream in.
@@ -112,20 +111,23 @@ class EvalArrays:
         return EvalReport(questions=self.questions.take(rows), logliks=self.logliks[rows])
 
 
-def evaluate(model: ReasoningModel, examples: Sequence[Example], *, mask: Mask | None = None) -> EvalReport:
-    """Evaluate the model on `examples`, pruned by `mask` if one is given; the model's own weights do not change."""
+def evaluation_steps(model: ReasoningModel, examples: Sequence[Example], mask: Mask | None = None) -> Steps[EvalReport]:
+    """Evaluate the model on `examples`, pruned by `mask` if one is given, batch by batch."""
     plan = make_eval_plan(model, examples)
     with model.lease:
         weights = {} if mask is None else model.pruned_weights(mask.keep, mask.updated)
     arrays = EvalArrays(plan)
     for block in eval_steps(model, plan, weights):
         arrays.add(block)
+        yield Progress(len(arrays.arrived), len(examples), "answering questions")
     return arrays.report()
 
 
-def compare(first: EvalReport, second: EvalReport, *, norm: bool = False) -> PairedComparison:
-    """Compare two reports in pairs: difference of accuracy (first minus second), CI, exact McNemar p.
+def evaluate(
+    model: ReasoningModel, examples: Sequence[Example], *, mask: Mask | None = None, progress: bool = True
+) -> EvalReport:
+    """Evaluate the model on `examples`, pruned by `mask` if one is given; the model's own weights do not change.
 
-    Raises `UsageError` when the two reports are on different items.
+    `progress` shows a bar.
     """
-    return paired(first, second, ACC_NORM if norm else ACC)
+    return finish_with_bar(evaluation_steps(model, examples, mask), progress)

@@ -100,6 +100,10 @@ class ReasoningModel:
         self.device: torch.device = here[0] if here else torch.device(CPU)
         self.offloaded = here != list(places)
 
+    def __repr__(self) -> str:
+        shape, precision = self.shape, str(self.dtype).removeprefix("torch.")
+        return f"Model({self.ref.id}, {shape.n_layers} layers × {shape.n_heads} heads, {precision} on {self.device})"
+
     @property
     def blocks(self) -> Any:
         return self.bridge.blocks

@@ -7,13 +7,13 @@ Importing this package does not import torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, Unpack
+from typing import TYPE_CHECKING, Literal, Protocol, Unpack
 
 import numpy as np
 from jaxtyping import Float
 
 from cap_viz.errors import UsageError, choose
-from cap_viz.progress import finish
+from cap_viz.progress import Steps, finish, finish_with_bar
 from cap_viz.pruning.criteria.cap import CAP, RegionImportance, importance, region_importance
 from cap_viz.pruning.criteria.cap_fine import CAP_FINE
 from cap_viz.pruning.criteria.gblm import GBLM
@@ -26,7 +26,7 @@ from cap_viz.pruning.criteria.shuffled_cap import SHUFFLED_CAP
 from cap_viz.pruning.criteria.sparsegpt import SPARSEGPT
 from cap_viz.pruning.criteria.taylor import TAYLOR
 from cap_viz.pruning.criteria.wanda import WANDA, WANDA_ONESHOT
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Ranking, Steps, check_request
+from cap_viz.pruning.criterion import Criterion, MaskRequest, Ranking, check_request
 from cap_viz.pruning.mask import Mask, MatrixSize, ZeroCounts, check_sparsity
 from cap_viz.pruning.options import USUAL, MaskFields, MaskOptions
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CRITERIA",
     "Criterion",
+    "CriterionName",
     "Mask",
     "MaskOptions",
     "MaskRequest",
@@ -76,6 +77,24 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
+# The criteria that come with CAP Viz, for editors and type checkers; other names are looked up in `CRITERIA`.
+CriterionName = Literal[
+    "cap",
+    "cap_fine",
+    "global_magnitude",
+    "magnitude",
+    "wanda",
+    "wanda_oneshot",
+    "ria",
+    "sparsegpt",
+    "taylor",
+    "gblm",
+    "shuffled_cap",
+    "random",
+    "head",
+]
+
+
 class HeadScoresLike(Protocol):
     """Any result that has the mean effect of each head on a metric."""
 
@@ -106,14 +125,21 @@ class MaskInputs(MaskFields, total=False):
     text: Sequence[Example] | None
 
 
-def prune_mask(model: ReasoningModel, criterion_name: str, *, sparsity: float, **inputs: Unpack[MaskInputs]) -> Mask:
+def prune_mask(
+    model: ReasoningModel,
+    criterion_name: CriterionName | str,
+    *,
+    sparsity: float,
+    progress: bool = True,
+    **inputs: Unpack[MaskInputs],
+) -> Mask:
     """Return the mask of weights `criterion_name` keeps when it prunes the share `sparsity` of the weights in `scope`.
 
-    `inputs` are those of `MaskInputs`. Raises `UsageError` for an unknown criterion, a value out of range or a
-    missing input.
+    `inputs` are those of `MaskInputs`; `progress` shows a bar. Raises `UsageError` for an unknown criterion, a value
+    out of range or a missing input.
     """
     criterion = criterion_named(criterion_name)
-    return finish(criterion.steps(model, request_for(model, criterion, sparsity, **inputs)))
+    return finish_with_bar(criterion.steps(model, request_for(model, criterion, sparsity, **inputs)), progress)
 
 
 def rank_weights(model: ReasoningModel, criterion_name: str, **inputs: Unpack[MaskInputs]) -> Ranking:

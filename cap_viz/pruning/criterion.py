@@ -8,16 +8,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
-from cap_viz.progress import Progress
+from cap_viz.progress import Steps, portion
 from cap_viz.pruning.mask import Mask, ZeroCounts, check_sparsity
 from cap_viz.pruning.options import USUAL, MaskOptions, pattern_sparsity
 
@@ -39,11 +39,6 @@ STRUCTURED = (
     "Whole rows and columns are zero (structured): a model rebuilt without them is smaller and faster; an exported one "
     "keeps them as zeros."
 )
-
-Result = TypeVar("Result")
-
-
-Steps = Generator[Progress, None, Result]
 
 
 @dataclass(frozen=True)
@@ -204,19 +199,6 @@ def fixed_score_steps(
         return (yield from portion(ranking.mask_steps(model, request.sparsity), 1, 2))
 
     return steps
-
-
-def portion(steps: Steps[Result], index: int, count: int) -> Steps[Result]:
-    """Run the same steps, with their progress shown as portion `index` of `count` equal ones."""
-    try:
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as stop:
-                return stop.value
-            yield Progress(index + progress.share, count, progress.note, waiting=progress.waiting)
-    finally:
-        steps.close()
 
 
 def check_request(criterion: Criterion, request: MaskRequest, shape: ModelShape) -> None:

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
-from cap_viz.progress import Progress
-from cap_viz.pruning.criterion import Ranking, Steps
+from cap_viz.progress import Progress, Steps
+from cap_viz.pruning.criterion import Ranking
 from cap_viz.pruning.mask import Mask, Scope, layer_groups, scoped_matrices
 
 if TYPE_CHECKING:

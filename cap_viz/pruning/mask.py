@@ -12,22 +12,25 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from cap_viz.attribution.result_base import Result, drawing
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
 from cap_viz.progress import Progress
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from cap_viz.models.loading import Matrix, ReasoningModel
 
 Scope = Literal["both", "attention", "mlp"]
-SCOPES: tuple[Scope, ...] = ("both", "attention", "mlp")
-Result = TypeVar("Result")
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+Made = TypeVar("Made")
 Keep = Mapping[str, Bool[Tensor, "_output _input"]]
 Updated = Mapping[str, Float[Tensor, "_output _input"]]
 
@@ -118,8 +121,8 @@ class ZeroCounts:
         return cls(sparsities=sparsities, matrices=matrices, zeros=zeros)
 
 
-@dataclass(frozen=True)
-class Mask:
+@dataclass(frozen=True, repr=False)
+class Mask(Result):
     """The weights a criterion keeps at a sparsity. Matrices outside the scope are not in `keep`.
 
     `counts` has one row, at the sparsity asked for; its matrices are those of the scope. A pruned weight counts as
@@ -131,9 +134,9 @@ class Mask:
     criterion: str
     sparsity: float
     scope: Scope
-    keep: Keep = field(repr=False, compare=False)
-    counts: ZeroCounts = field(repr=False, compare=False)
-    updated: Updated = field(default_factory=dict, repr=False, compare=False)
+    keep: Keep = field(compare=False)
+    counts: ZeroCounts = field(compare=False)
+    updated: Updated = field(default_factory=dict, compare=False)
     structured: bool = False
 
     @property
@@ -152,10 +155,78 @@ class Mask:
         digest = hashlib.sha256()
         for name, kept in self.keep.items():
             digest.update(f"{name} {tuple(kept.shape)} ".encode())
-            digest.update(np.packbits(kept.cpu().numpy()).tobytes())
+            digest.update(packed_bits(kept))
             if name in self.updated:
                 digest.update(self.updated[name].cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def headline(self) -> str:
+        where = {"both": "attention and MLP", "attention": "attention", "mlp": "MLP"}[self.scope]
+        return f"{self.criterion} at sparsity {self.sparsity:g}, {self.reached:.2%} of the {where} weights are zero"
+
+    def overview(self) -> pd.DataFrame:
+        """Return the zeros and their share in each part of the model."""
+        counts, rows = self.counts, []
+        for part in self.parts:
+            of_part = np.array([matrix.part == part for matrix in counts.matrices])
+            weights, zeros = int(counts.sizes[of_part].sum()), int(counts.zeros[0, of_part].sum())
+            rows.append({"part": part, "weights": weights, "zeros": zeros, "share": zeros / weights})
+        return pd.DataFrame(rows)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the model in the scope: attention, mlp or both."""
+        return tuple(dict.fromkeys(matrix.part for matrix in self.counts.matrices))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Tabulate the zeros, one row per matrix.
+
+        Columns: layer, kind (q, k, v, o, gate, up, down), part (attention, mlp), rows and columns of the weight, zeros,
+        share of zeros.
+        """
+        table = self.counts.to_tables()["zeros"].drop(columns="sparsity")
+        return table.assign(share=table["zeros"] / (table["rows"] * table["columns"]))
+
+    def plot(self) -> go.Figure:
+        """Draw the share of zeros in every layer, attention and MLP apart."""
+        with drawing():
+            from cap_viz.figures.results import zeros_per_layer
+        shares = {part: self.counts.by_layer(part)[0] for part in self.parts}
+        return zeros_per_layer(shares, criterion=self.criterion, asked=self.sparsity)
+
+    def to_tables(self) -> dict[str, pd.DataFrame]:
+        """Tables `zeros` (as `ZeroCounts`), `keep` (a bit per weight, packed row by row) and, if any, `updated`."""
+        kept = [(name, *keep.shape, packed_bits(keep)) for name, keep in self.keep.items()]
+        tables = {**self.counts.to_tables(), "keep": pd.DataFrame(kept, columns=["matrix", "rows", "columns", "bits"])}
+        if self.updated:
+            # Float32 holds every value of the shorter types.
+            values = [
+                (name, str(new.dtype).removeprefix("torch."), new.cpu().float().contiguous().numpy().tobytes())
+                for name, new in self.updated.items()
+            ]
+            tables["updated"] = pd.DataFrame(values, columns=["matrix", "dtype", "values"])
+        return tables
+
+    @classmethod
+    def from_tables(
+        cls, tables: Mapping[str, pd.DataFrame], *, criterion: str, sparsity: float, scope: Scope, structured: bool
+    ) -> Self:
+        import torch
+
+        keep, updated = {}, {}
+        for name, rows, columns, bits in tables["keep"].to_numpy().tolist():
+            flat = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=rows * columns)
+            keep[name] = torch.from_numpy(flat.astype(bool).reshape(rows, columns))
+        for name, dtype, values in tables["updated"].to_numpy().tolist() if "updated" in tables else ():
+            flat = torch.from_numpy(np.frombuffer(values, dtype=np.float32).copy())
+            updated[name] = flat.reshape(keep[name].shape).to(getattr(torch, dtype))
+        counts = ZeroCounts.from_tables(tables)
+        return cls(criterion, sparsity, scope, keep, counts, updated, structured)
+
+
+def packed_bits(keep: Bool[Tensor, "output input"]) -> bytes:
+    return np.packbits(keep.cpu().numpy()).tobytes()
 
 
 def scoped_matrices(model: ReasoningModel, scope: Scope) -> tuple[Matrix, ...]:
@@ -179,10 +250,10 @@ def layer_groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
 
 
 def each_matrix(
-    model: ReasoningModel, scope: Scope, note: str, work: Callable[[Matrix], Result]
-) -> Generator[Progress, None, dict[str, Result]]:
+    model: ReasoningModel, scope: Scope, note: str, work: Callable[[Matrix], Made]
+) -> Generator[Progress, None, dict[str, Made]]:
     """Apply `work` to each matrix of the scope, a layer per step under the lease; return the results by name."""
-    found: dict[str, Result] = {}
+    found: dict[str, Made] = {}
     groups = layer_groups(scoped_matrices(model, scope))
     for index, group in enumerate(groups):
         with model.lease:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.errors import UsageError, choose
 from cap_viz.pruning.mask import SCOPES, Scope
 
 KvCombine = Literal["mean", "max"]
-KV_COMBINES: tuple[KvCombine, ...] = ("mean", "max")
+KV_COMBINES: tuple[KvCombine, ...] = get_args(KvCombine)
 ALLOCATIONS = ("owl",)
 PATTERNS = ("2:4", "4:8")
 # Defaults of the options, and the values of those that are names.

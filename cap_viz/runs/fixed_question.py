@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.defaults import N_CALIBRATION, SEED, SPARSITIES
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import (
     ACC,
@@ -41,6 +40,7 @@ from cap_viz.runs.run_queries import eval_runs, runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.runs.verdict import Grade, grade_of, is_ahead, outcome_words
+from cap_viz.settings import N_CALIBRATION, SEED, SPARSITIES
 from cap_viz.stats import ChanceTest, PairedComparison, holm
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet, companion_task

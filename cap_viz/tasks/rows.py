@@ -7,7 +7,7 @@ file and line.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -139,7 +139,7 @@ def splits_from(
     """Make one example per row. Raises `UsageError` with both places when two rows of any split have the same id."""
     places: dict[str, str] = {}
 
-    def examples(rows: Sequence[SourceRow]) -> tuple[Example, ...]:
+    def made_from(rows: Sequence[SourceRow]) -> tuple[Example, ...]:
         made = []
         for row in rows:
             example = row.read(to_example)
@@ -153,4 +153,18 @@ def splits_from(
             made.append(example)
         return tuple(made)
 
-    return Splits(calibration=examples(calibration), evaluation=examples(evaluation), origin=origin)
+    return Splits(calibration=made_from(calibration), evaluation=made_from(evaluation), origin=origin)
+
+
+def examples(rows: Sequence[Mapping[str, Any]]) -> tuple[Example, ...]:
+    """Make examples of one's own: each row has a question, its options, and gold, the right one's number from 0.
+
+    They are asked as the questions of ARC are. An id is made from the question where a row has none. Raises
+    `UsageError`, naming the row, for a field that is missing or wrong, and for no rows.
+    """
+    if not rows:
+        raise UsageError(
+            'There are no examples; give rows such as {"question": "…", "options": ["…", "…"], "gold": 0}.'
+        )
+    places = [SourceRow(dict(row), f"Example {number}") for number, row in enumerate(rows)]
+    return splits_from(places, (), ChoiceRow.to_example).calibration

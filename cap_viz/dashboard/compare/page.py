@@ -38,7 +38,6 @@ from cap_viz.dashboard.components.verdict import OUTSIDE, RULE, best_line, verdi
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.selection import go_button
-from cap_viz.defaults import MAIN_CRITERIA, SPARSITIES
 from cap_viz.figures.compare import CurvePoint, Curves, curves, figure_html
 from cap_viz.figures.reported import MODEL, SOURCE, ReportedPoint, reported_accuracy, reported_table
 from cap_viz.figures.theme import CONFIG
@@ -46,6 +45,7 @@ from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROL, CONTROLS, DENSE, SUBJECT, Cell
 from cap_viz.runs.run_queries import dense_sizes
+from cap_viz.settings import MAIN_CRITERIA, SPARSITIES
 from cap_viz.tasks import Task
 
 

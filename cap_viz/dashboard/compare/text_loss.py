@@ -15,7 +15,6 @@ from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import task_name
 from cap_viz.dashboard.stored import report_of
-from cap_viz.defaults import SPARSITIES
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, paired
 from cap_viz.evaluation.perplexity import perplexity_of
@@ -31,6 +30,7 @@ from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protoco
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.runs.verdict import difference_words
+from cap_viz.settings import SPARSITIES
 
 # From a report, and the dense one if there is one, to cells by their columns.
 Cells = Callable[[EvalReport, EvalReport | None], dict[str, str]]

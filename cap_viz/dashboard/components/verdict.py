@@ -12,7 +12,6 @@ from cap_viz.dashboard.components.panels import escaped, listed, p_words, percen
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name, task_name
 from cap_viz.dashboard.stored import cached_by_run
-from cap_viz.defaults import SPARSITIES
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.figures.theme import criterion_colour, criterion_glyph
@@ -21,6 +20,7 @@ from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.fixed_question import ON_TASK, ON_TEXT, RIVAL, Answer, QuestionRuns, Verdict, answered, question_runs
 from cap_viz.runs.store import Store
 from cap_viz.runs.verdict import NO_DIFFERENCE, difference_words, is_ahead
+from cap_viz.settings import SPARSITIES
 from cap_viz.tasks import load_task
 
 NOT_MEASURED = "not measured"

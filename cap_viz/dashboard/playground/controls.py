@@ -12,7 +12,6 @@ from cap_viz.dashboard.selection import choose, controlled, go_button
 from cap_viz.dashboard.serving import most_prompt_characters
 from cap_viz.dashboard.stored import statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.defaults import N_CALIBRATION
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import Grid
 from cap_viz.models.loading import ModelShape
@@ -21,6 +20,7 @@ from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.settings import N_CALIBRATION
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import own_tasks_of

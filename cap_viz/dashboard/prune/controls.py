@@ -22,7 +22,6 @@ from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec, measured_pe
 from cap_viz.dashboard.prune.zeros import weights_words
 from cap_viz.dashboard.selection import Selection, choose
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.defaults import N_CALIBRATION, SEED
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA
 from cap_viz.pruning.mask import SCOPES, Scope
@@ -31,6 +30,7 @@ from cap_viz.runs.comparison import counts_weights
 from cap_viz.runs.run_queries import eval_runs, score_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.settings import N_CALIBRATION, SEED
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
 from cap_viz.tasks.readable import controls_for

@@ -22,9 +22,8 @@ from jaxtyping import Float
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.tensors import Tensor
-from cap_viz.progress import Progress
+from cap_viz.progress import Progress, Steps
 from cap_viz.pruning.calibration.activations import MAX_ROW_TOKENS, gold_tokens, plain_batch
-from cap_viz.pruning.criterion import Steps
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Bool, Float
 
 from cap_viz.models.tensors import Tensor
-from cap_viz.progress import Progress
+from cap_viz.progress import Progress, Steps
 from cap_viz.pruning.calibration.activations import (
     InputSums,
     Measure,
@@ -28,7 +28,7 @@ from cap_viz.pruning.calibration.activations import (
     calibration_rows,
     plain_batch,
 )
-from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest, Steps
+from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest
 from cap_viz.pruning.mask import Mask, layer_groups, mask_from, matrix_size, scoped_matrices
 
 if TYPE_CHECKING:

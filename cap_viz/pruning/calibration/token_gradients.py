@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Steps
 from cap_viz.pruning.calibration.gradients import HalfMatrix, ScoredRow, Sums, root_sums, row_loss
-from cap_viz.pruning.criterion import Steps
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import Matrix, ReasoningModel

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.progress import Steps
+from cap_viz.pruning.criterion import Criterion, MaskRequest, check_request, fixed_score_steps
 from cap_viz.pruning.options import KvCombine
 from cap_viz.pruning.selection.global_threshold import GlobalRanking, rank_steps
 

@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Steps, portion
 from cap_viz.pruning.calibration.activations import products
 from cap_viz.pruning.calibration.gradients import answer_rows, whole_rows
 from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
 from cap_viz.pruning.calibration.token_gradients import root_token_squares
 from cap_viz.pruning.criteria.sparsegpt import repaired
 from cap_viz.pruning.criteria.taylor import taylor_score
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, fixed_score_steps, portion
+from cap_viz.pruning.criterion import Criterion, MaskRequest, check_request, fixed_score_steps
 from cap_viz.pruning.mask import Mask, ZeroCounts, scoped_matrices
 from cap_viz.pruning.selection.global_threshold import GlobalRanking, rank_steps
 

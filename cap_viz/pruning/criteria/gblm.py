@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Steps, portion
 from cap_viz.pruning.calibration.activations import squares
 from cap_viz.pruning.calibration.gradients import gradient_steps, whole_rows
 from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, portion
+from cap_viz.pruning.criterion import Criterion, MaskRequest, check_request
 from cap_viz.pruning.mask import Mask, scoped_matrices
 from cap_viz.pruning.selection.local_groups import PER_ROW, ROWS_ROUNDED
 from cap_viz.pruning.selection.owl import allocated

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int
 
 from cap_viz.errors import UsageError
 from cap_viz.models.tensors import Tensor
-from cap_viz.progress import Progress
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.progress import Progress, Steps
+from cap_viz.pruning.criterion import Criterion, MaskRequest, check_request, fixed_score_steps
 from cap_viz.pruning.mask import (
     Mask,
     MatrixSize,

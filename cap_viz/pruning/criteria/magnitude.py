@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
-from cap_viz.progress import Progress
-from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.progress import Progress, Steps
+from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, check_request, fixed_score_steps
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, LocalRanking, group_for, local_ranking
 from cap_viz.pruning.selection.owl import allocated
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Steps
 from cap_viz.pruning.calibration.activations import squares
 from cap_viz.pruning.calibration.sequential import sequential_steps
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request
+from cap_viz.pruning.criterion import Criterion, MaskRequest, check_request
 from cap_viz.pruning.mask import Mask
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, by_input_norm, group_for
 from cap_viz.pruning.selection.owl import allocated

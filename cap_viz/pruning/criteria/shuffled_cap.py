@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from cap_viz.progress import Steps
 from cap_viz.pruning.criteria.cap import importance, rank_regions, region_importance
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.pruning.criterion import Criterion, MaskRequest, check_request, fixed_score_steps
 from cap_viz.pruning.selection.global_threshold import GlobalRanking
 
 if TYPE_CHECKING:

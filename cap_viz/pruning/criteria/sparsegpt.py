@@ -25,9 +25,10 @@ from jaxtyping import Bool, Float
 
 from cap_viz.errors import CapVizError
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Steps
 from cap_viz.pruning.calibration.activations import products
 from cap_viz.pruning.calibration.sequential import PrunedMatrix, sequential_steps
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request
+from cap_viz.pruning.criterion import Criterion, MaskRequest, check_request
 from cap_viz.pruning.mask import Mask
 from cap_viz.pruning.selection.local_groups import PER_MATRIX, SPARSEGPT_COLUMNS, Pattern, group_for
 from cap_viz.pruning.selection.owl import allocated

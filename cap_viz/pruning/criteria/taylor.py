@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Steps, portion
 from cap_viz.pruning.calibration.gradients import answer_rows, gradient_steps
-from cap_viz.pruning.criterion import Criterion, MaskRequest, Steps, check_request, fixed_score_steps, portion
+from cap_viz.pruning.criterion import Criterion, MaskRequest, check_request, fixed_score_steps
 from cap_viz.pruning.mask import scoped_matrices
 from cap_viz.pruning.selection.global_threshold import GlobalRanking, rank_steps
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Steps
 from cap_viz.pruning.calibration.activations import input_norm, squares, wanda_score
 from cap_viz.pruning.calibration.sequential import dense_sums, sequential_steps
-from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, Steps, check_request, fixed_score_steps
+from cap_viz.pruning.criterion import Allocation, Criterion, MaskRequest, check_request, fixed_score_steps
 from cap_viz.pruning.mask import Mask
 from cap_viz.pruning.selection.local_groups import (
     PER_ROW,

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.models.tensors import Tensor
-from cap_viz.pruning.criterion import Steps, portion
+from cap_viz.progress import Steps, portion
 from cap_viz.pruning.mask import (
     Mask,
     MatrixSize,

@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import Matrix, ReasoningModel
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Steps
 from cap_viz.pruning.calibration.activations import input_norm
 from cap_viz.pruning.calibration.sequential import Prune, PrunedMatrix
-from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest, Steps
+from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest
 from cap_viz.pruning.mask import (
     Mask,
     MatrixSize,

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, TypeVar
 from jaxtyping import Float
 
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Steps, portion
 from cap_viz.pruning.calibration.activations import input_norm, squares, wanda_score
 from cap_viz.pruning.calibration.sequential import dense_sums
-from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest, Steps, portion
+from cap_viz.pruning.criterion import UNIFORM, Allocation, MaskRequest
 from cap_viz.pruning.mask import layer_groups, scoped_matrices
 
 if TYPE_CHECKING:

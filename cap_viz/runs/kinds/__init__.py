@@ -5,6 +5,7 @@ A new kind is a file here, its spec class in `runs/spec.py`, and a line in `KIND
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -30,6 +31,24 @@ KINDS: dict[str, RunKind[Any]] = {kind.name: kind for kind in (Scores(), Evaluat
 def describe(spec: RunSpec) -> str:
     """Describe a run in a few words, without its model and task."""
     return KINDS[spec.kind].describe(spec)
+
+
+def runs_table(runs: Iterable[StoredRun]) -> pd.DataFrame:
+    """Tabulate runs, one row each (`cap_viz.runs.list_runs` names the columns)."""
+    rows = [
+        (
+            run.key,
+            run.kind,
+            run.spec.model.id,
+            run.spec.examples.task,
+            len(run.spec.examples.ids),
+            describe(run.spec),
+            run.created,
+            run.origin,
+        )
+        for run in runs
+    ]
+    return pd.DataFrame(rows, columns=["key", "kind", "model", "task", "n", "what", "created", "origin"])
 
 
 def numbers_of(store: Store, run: StoredRun) -> pd.DataFrame:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import pandas as pd
 
-from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores, JointScores
 from cap_viz.progress import Progress
 from cap_viz.runs.spec import RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 Spec = TypeVar("Spec", bound=RunSpec)
 # From a spec of head scores to their run, looked up or computed.
 GetScores = Callable[[ScoreSpec], Generator[Progress, None, StoredRun[ScoreSpec]]]
-AboutQuestions = TypeVar("AboutQuestions", EvalReport, HeadScores, BlockScores, GradientEffects, JointScores)
 
 
 @dataclass(frozen=True)
@@ -100,10 +98,6 @@ def tables_of(store: Store, run: StoredRun, *names: str) -> dict[str, pd.DataFra
     return {name: store.table(run, name) for name in names}
 
 
-def of_task(run: StoredRun, result: AboutQuestions) -> AboutQuestions:
-    """Add the task to a result's questions: the run's spec names it, its tables do not."""
-    return replace(result, questions=replace(result.questions, tasks=(task_of(run),)))
-
-
 def task_of(run: StoredRun) -> TaskVersion:
+    """Return the task of a run's examples, which its spec names and its tables do not."""
     return TaskVersion(run.spec.examples.task, run.spec.examples.version)

@@ -26,7 +26,7 @@ from cap_viz.evaluation.solution_loss import check_has_solutions
 from cap_viz.progress import Progress
 from cap_viz.pruning.head_sparsity import mask_head_zeros
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
-from cap_viz.runs.kinds.base import Computation, Computed, RunKind, of_task, tables_of, task_of
+from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
 from cap_viz.runs.kinds.scores import effects_by
 from cap_viz.runs.masks import mask_steps
 from cap_viz.runs.prefix_reuse import first_of, longer_run
@@ -122,11 +122,9 @@ class Evaluation(RunKind[EvalSpec]):
 
     def numbers(self, store: Store, run: StoredRun[EvalSpec]) -> pd.DataFrame:
         """One row per question, window or solution."""
-        protocol = protocol_of(run.spec)
-        if isinstance(protocol, GenerationProtocol):
+        if isinstance(protocol_of(run.spec), GenerationProtocol):
             return answer_rows(load_answers(store, run))
-        report = load_report(store, run)
-        return choice_rows(report) if isinstance(protocol, ChoiceProtocol) else loss_rows(report)
+        return load_report(store, run).to_pandas()
 
 
 class EvaluationRun(BatchedRun):
@@ -225,7 +223,7 @@ def load_report(store: Store, run: StoredRun) -> EvalReport:
     """Load the log-likelihoods of options. Raises `UsageError` for a run of written answers: see `load_answers`."""
     if "options" not in run.digests:
         raise UsageError(f"Run {run.key} is of written answers; it holds no log-likelihoods of options.")
-    return of_task(run, EvalReport.from_tables(tables_of(store, run, "options")))
+    return EvalReport.from_tables(tables_of(store, run, "options"), tasks=(task_of(run),))
 
 
 def load_answers(store: Store, run: StoredRun) -> GenerationReport:
@@ -233,32 +231,6 @@ def load_answers(store: Store, run: StoredRun) -> GenerationReport:
     if "answers" not in run.digests:
         raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
     return replace(GenerationReport.from_tables(tables_of(store, run, "answers")), tasks=(task_of(run),))
-
-
-def loss_rows(report: EvalReport) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "id": report.questions.ids,
-            "tokens": report.questions.tokens[:, 0],
-            "loglik": report.logliks[:, 0],
-            "nll": report.losses("nll"),
-        }
-    )
-
-
-def choice_rows(report: EvalReport) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "id": report.questions.ids,
-            "gold": report.questions.gold,
-            "chosen": report.chosen,
-            "right": report.correct,
-            "chosen_norm": report.chosen_norm,
-            "right_norm": report.correct_norm,
-            "choice_nll": report.losses("choice_nll"),
-            **{f"loglik_{k}": report.logliks[:, k] for k in range(report.logliks.shape[1])},
-        }
-    )
 
 
 def answer_rows(report: GenerationReport) -> pd.DataFrame:

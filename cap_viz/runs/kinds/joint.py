@@ -10,7 +10,7 @@ import pandas as pd
 from cap_viz.attribution.effect_metrics import applicable_metrics
 from cap_viz.attribution.results import JointScores
 from cap_viz.progress import Progress
-from cap_viz.runs.kinds.base import Computation, Computed, RunKind, of_task, tables_of
+from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
 from cap_viz.runs.kinds.scores import ablation_options
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import JointSpec
@@ -90,7 +90,7 @@ def load_joint(store: Store, run: StoredRun) -> JointScores:
     """Load the log-likelihoods under joint ablation of sets of heads."""
     shape = run.provenance["shape"]
     sets = sets_of(as_run_of(run, JointSpec).spec, shape["n_layers"], shape["n_heads"])
-    return of_task(run, JointScores.from_tables(tables_of(store, run, "options", "joint"), sets))
+    return JointScores.from_tables(tables_of(store, run, "options", "joint"), sets=sets, tasks=(task_of(run),))
 
 
 def judged(spec: JointSpec, scores: JointScores, metric: str) -> JointEffect:

@@ -10,18 +10,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from cap_viz.attribution.effect_metrics import applicable_metrics
-from cap_viz.attribution.results import BLOCK_PARTS, BlockScores, GradientEffects, HeadScores
+from cap_viz.attribution.results import BlockScores, GradientEffects, HeadScores
 from cap_viz.errors import UsageError, choose
 from cap_viz.progress import Progress
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
-from cap_viz.runs.kinds.base import Computation, Computed, GetScores, RunKind, of_task, tables_of
+from cap_viz.runs.kinds.base import Computation, Computed, GetScores, RunKind, tables_of, task_of
 from cap_viz.runs.masks import GetEffect
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import JointSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import mean_with_ci
-from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
@@ -76,17 +73,9 @@ class Scores(RunKind[ScoreSpec]):
 
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
-        spec = run.spec
-        if spec.estimator == "gradient":
-            metric = spec.metric or "nll"
-            return effect_rows(metric, load_gradient(store, run).effects(metric))
-        if spec.parts == "blocks":
-            scores, parts = load_blocks(store, run), BLOCK_PARTS
-        else:
-            scores, parts = load_scores(store, run), None
-        metrics = applicable_metrics(load_task(spec.examples.task))
-        rows = [effect_rows(metric, scores.effects(metric), parts=parts) for metric in metrics]
-        return pd.concat(rows, ignore_index=True)
+        if run.spec.estimator == "gradient":
+            return load_gradient(store, run).to_pandas()
+        return (load_blocks if run.spec.parts == "blocks" else load_scores)(store, run).to_pandas()
 
 
 def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
@@ -168,21 +157,21 @@ def load_scores(store: Store, run: StoredRun) -> HeadScores:
     """
     if as_run_of(run, ScoreSpec).spec.parts == "blocks":
         raise UsageError(f"Run {run.key} is of whole attention layers and MLPs, not of heads.")
-    return of_task(run, HeadScores.from_tables(tables_of(store, run, "options", "ablated")))
+    return HeadScores.from_tables(tables_of(store, run, "options", "ablated"), tasks=(task_of(run),))
 
 
 def load_blocks(store: Store, run: StoredRun) -> BlockScores:
     """Load exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
     if as_run_of(run, ScoreSpec).spec.parts != "blocks":
         raise UsageError(f"Run {run.key} is of heads, not of whole attention layers and MLPs.")
-    return of_task(run, BlockScores.from_tables(tables_of(store, run, "options", "blocks")))
+    return BlockScores.from_tables(tables_of(store, run, "options", "blocks"), tasks=(task_of(run),))
 
 
 def load_gradient(store: Store, run: StoredRun) -> GradientEffects:
     """Load the first-order effects of a gradient run."""
     metric = as_run_of(run, ScoreSpec).spec.metric or "nll"
     names = ("options", "effects", *(("units",) if "units" in run.digests else ()))
-    return of_task(run, GradientEffects.from_tables(tables_of(store, run, *names), metric))
+    return GradientEffects.from_tables(tables_of(store, run, *names), metric=metric, tasks=(task_of(run),))
 
 
 def load_mean_effect(store: Store, run: StoredRun[ScoreSpec], metric: str) -> Float[np.ndarray, "layer head"]:
@@ -200,24 +189,3 @@ def effects_by(store: Store, run: GetScores) -> GetEffect:
         return load_mean_effect(store, scores, metric)
 
     return effect
-
-
-def effect_rows(
-    metric: str, effects: Float[np.ndarray, "layer part example"], *, parts: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Tabulate the mean effect of every head (or named part) with t interval, p and q value, in the metric's unit."""
-    estimate = mean_with_ci(effects)
-    layers, places = (axis.ravel() for axis in np.indices(estimate.mean.shape))
-    return pd.DataFrame(
-        {
-            "metric": metric,
-            "layer": layers,
-            **({"head": places} if parts is None else {"part": [parts[place] for place in places.tolist()]}),
-            "mean_effect": estimate.mean.ravel(),
-            "ci_low": estimate.low.ravel(),
-            "ci_high": estimate.high.ravel(),
-            "p_value": estimate.p_value.ravel(),
-            "q_value": estimate.q_value.ravel(),
-            "n": estimate.n,
-        }
-    )

@@ -1,0 +1,26 @@
+"""Results read back from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cap_viz.attribution.hybrid import HybridScores
+from cap_viz.attribution.result_base import Result, read_result
+from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores
+from cap_viz.evaluation.comparison import EvalComparison
+from cap_viz.evaluation.sweep import SweepResult
+from cap_viz.pruning.mask import Mask
+
+# Results that are saved, by the name in their file.
+SAVED: dict[str, type[Result]] = {
+    kind.__name__: kind
+    for kind in (HeadScores, BlockScores, GradientEffects, HybridScores, Mask, EvalReport, EvalComparison, SweepResult)
+}
+
+
+def load_result(path: str | Path) -> Result:
+    """Read a result that was written by its `save`.
+
+    Raises `UsageError` for a missing or damaged file, one of another program, and a result of another format version.
+    """
+    return read_result(path, SAVED)

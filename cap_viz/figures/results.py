@@ -1,0 +1,135 @@
+"""Figures that results draw of themselves: effects of heads or blocks, accuracies, differences, zeros per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from cap_viz.figures.accuracy import Marks, horizontal, whisker_marks
+from cap_viz.figures.head_grid import Grid, head_grid, ticks
+from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, criterion_colour, signed
+from cap_viz.stats import HeadEstimate
+
+ENDS = ("ablating it helps", "ablating it hurts")
+
+
+def effect_map(estimate: HeadEstimate, *, unit: str, parts: Sequence[str] | None = None) -> go.Figure:
+    """Plot the effects as the head map of the pages; `parts` names the columns where they are not heads."""
+    n_layers, n_columns = estimate.mean.shape
+
+    def hover(layer: int, column: int) -> str:
+        what = f"head {column}" if parts is None else parts[column]
+        mean, low, high = (signed(values[layer, column]) for values in (estimate.mean, estimate.low, estimate.high))
+        return f"<b>Layer {layer}, {what}</b><br>{mean} {unit} [{low}, {high}]"
+
+    texts = [[hover(layer, column) for column in range(n_columns)] for layer in range(n_layers)]
+    figure = head_grid(Grid.of(estimate, hover=texts, ends=ENDS), unit=unit)
+    if parts is not None:
+        figure.update_xaxes(title="", tickvals=list(range(n_columns)), ticktext=list(parts))
+    return figure
+
+
+@dataclass(frozen=True)
+class NamedLevel:
+    """A share with its interval, under a name."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def share_levels(levels: Sequence[NamedLevel], *, guessing: float) -> go.Figure:
+    """Plot shares in percent with their 95 % whiskers, side by side, over the level of guessing."""
+    figure = blank(height=300, left=46, right=60, top=10, bottom=40)
+    marks = Marks(
+        criterion="",
+        title="",
+        x=list(range(len(levels))),
+        value=[100 * level.value for level in levels],
+        low=[100 * level.low for level in levels],
+        high=[100 * level.high for level in levels],
+        hover=[f"{one.name}: {one.value:.1%} [{one.low:.1%}, {one.high:.1%}]" for one in levels],
+    )
+    figure.add_trace(whisker_marks(marks))
+    horizontal(figure, 100 * guessing, "dot", "guessing")
+    names = [level.name for level in levels]
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5], ticks="")
+    lowest, highest = min([guessing, *(one.low for one in levels)]), max([guessing, *(one.high for one in levels)])
+    room = [100 * lowest - 3, 100 * highest + 2]
+    figure.update_yaxes(ticksuffix=" %", showgrid=True, gridcolor=FAINT, nticks=6, range=room)
+    return figure
+
+
+def loss_strip(losses: Float[np.ndarray, " example"], ids: Sequence[str], *, unit: str) -> go.Figure:
+    """Plot the loss of every text as a bar, in their order."""
+    figure = blank(height=260, left=46, top=10, bottom=40)
+    figure.add_trace(
+        go.Bar(
+            x=np.arange(len(losses)),
+            y=losses,
+            marker={"color": NEUTRAL},
+            text=[f"{name}: {loss:.3f} {unit}" for name, loss in zip(ids, losses.tolist(), strict=True)],
+            textposition="none",
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="text", ticks="")
+    figure.update_yaxes(title=f"loss, {unit}", showgrid=True, gridcolor=FAINT)
+    return figure
+
+
+def difference_bar(difference: float, low: float, high: float, *, title: str, hover: str, good: str) -> go.Figure:
+    """Plot a paired difference with its interval beside zero; `good` names the better side, "higher" or "lower"."""
+    figure = blank(height=130, left=20, top=10, bottom=44)
+    better = (difference > 0) == (good == "higher")
+    colour = NEUTRAL if low <= 0 <= high else HURTS if better else HELPS
+    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
+    figure.add_trace(
+        go.Scatter(
+            x=[difference],
+            y=[0],
+            mode="markers",
+            marker={"size": 11, "color": colour},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [high - difference],
+                "arrayminus": [difference - low],
+                "color": colour,
+                "thickness": 1.5,
+                "width": 4,
+            },
+            text=[hover],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(visible=False, range=[-1, 1])
+    figure.update_xaxes(title=title, showgrid=True, gridcolor=FAINT)
+    return figure
+
+
+def zeros_per_layer(shares: Mapping[str, Float[np.ndarray, " layer"]], *, criterion: str, asked: float) -> go.Figure:
+    """Plot the share of zeros in every layer, a line for each part of the model; the dotted line is what was asked."""
+    figure = blank(height=300, left=46, right=70, top=10, bottom=40)
+    for dash, (part, share) in zip(("solid", "dash"), shares.items(), strict=False):
+        figure.add_trace(
+            go.Scatter(
+                x=np.arange(len(share)),
+                y=100 * share,
+                mode="lines+markers",
+                name=part,
+                line={"color": criterion_colour(criterion), "width": 1.5, "dash": dash},
+                hovertemplate=f"{part} of layer %{{x}}: %{{y:.1f}} % zeros<extra></extra>",
+            )
+        )
+    horizontal(figure, 100 * asked, "dot", "asked")
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.1})
+    n_layers = max(len(share) for share in shares.values())
+    figure.update_xaxes(title="layer", tickvals=ticks(n_layers, 16), ticks="")
+    figure.update_yaxes(ticksuffix=" %", rangemode="tozero", showgrid=True, gridcolor=FAINT)
+    return figure
