@@ -124,7 +124,8 @@ def offer(view: Frame, setting: PruneSetting) -> Offer:
     kept = [f"{at} %" for at in measured_percents(view.runs, setting, highest=100)]
 
     def title(column: Column[EvalReport]) -> str:
-        return f"Accuracy of {pruned_words(column.name, setting.sparsity)}, {len(items.ids)} questions of {task_name(items.task)}"
+        whose = pruned_words(column.name, setting.sparsity)
+        return f"Accuracy of {whose}, {len(items.ids)} questions of {task_name(items.task)}"
 
     def work(missing: Sequence[Column[EvalReport]]) -> str:
         return f"{listed([column.title for column in missing])}, {len(items.ids)} questions"
