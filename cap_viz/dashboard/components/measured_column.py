@@ -220,7 +220,7 @@ def badge(view: Frame, column: Column[Any]) -> str:
     if column.partial and column.report is not None and column.wanted is not None:
         return f":blue-badge[{len(column.report)} of {len(column.wanted.examples.ids)} so far]"
     if column.job is not None and column.active:
-        return ":blue-badge[running]" if column.job.state == "running" else ":gray-badge[queued]"
+        return ":blue-badge[running]" if column.job.is_started else ":gray-badge[queued]"
     if column.stale:
         return ":orange-badge[stale]"
     said = origin(view, column)

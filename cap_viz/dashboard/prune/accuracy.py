@@ -31,6 +31,7 @@ from cap_viz.dashboard.components.paired import (
 )
 from cap_viz.dashboard.components.panels import caution, escaped, listed, percent
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.names import task_name
 from cap_viz.dashboard.prune.flips import ANCHOR
 from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, eval_spec, measured_percents
 from cap_viz.dashboard.prune.zeros import weights_words
@@ -123,7 +124,8 @@ def offer(view: Frame, setting: PruneSetting) -> Offer:
     kept = [f"{at} %" for at in measured_percents(view.runs, setting, highest=100)]
 
     def title(column: Column[EvalReport]) -> str:
-        return f"Accuracy of {pruned_words(column.name, setting.sparsity)}, {len(items.ids)} items of {items.task}"
+        whose = pruned_words(column.name, setting.sparsity)
+        return f"Accuracy of {whose}, {len(items.ids)} questions of {task_name(items.task)}"
 
     def work(missing: Sequence[Column[EvalReport]]) -> str:
         return f"{listed([column.title for column in missing])}, {len(items.ids)} questions"

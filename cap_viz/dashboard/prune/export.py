@@ -36,6 +36,7 @@ def draw_export(view: Frame, setting: PruneSetting, n_active: int) -> None:
         if is_shared():
             st.caption(REFUSAL.format(what="exporting models"))
         else:
+            st.caption("Writes a folder on this machine that other programs load without CAP Viz.")
             for name in dict.fromkeys(setting.criteria):
                 export_choice(view, setting, name)
     jobs_view(jobs, key=KEY)

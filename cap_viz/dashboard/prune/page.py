@@ -38,7 +38,7 @@ def prune_page() -> None:
     view = frame("Prune")
     heading(
         "Prune",
-        "What does the model lose when its least important weights go, and does it help to know the heads?",
+        "What does pruning cost, and does it help to know the heads?",
     )
     facts = st.container()
     try:

@@ -149,7 +149,7 @@ def written_tile(report: GenerationReport) -> Tile:
 def offer(view: Frame, setting: PruneSetting, request: WritingRequest) -> Offer:
     def title(column: Column[GenerationReport]) -> str:
         whose = pruned_words(column.name, setting.sparsity)
-        return f"Answers of {whose}, {request.n} questions of {setting.evaluation.task}"
+        return f"Answers of {whose}, {request.n} questions of {view.task.title}"
 
     def work(missing: Columns) -> str:
         whose = listed([column.title for column in missing])
