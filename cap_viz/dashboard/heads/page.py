@@ -274,10 +274,8 @@ def draw_map(grid: Grid, unit: str, title: str, blocks: HeadEstimate | None = No
     """Draw the map with its legend."""
     head_map(grid, key="heads_map", unit=unit, label=title, on_pick=pick_head, blocks=blocks)
     if grid.marked is not None:
-        st.caption(
-            f"● {int(grid.marked.sum())} of {grid.marked.size} heads have an effect beyond chance · ▲ △ off the scale · "
-            "faded: may be zero"
-        )
+        beyond = f"{int(grid.marked.sum())} of {grid.marked.size} heads have an effect beyond chance"
+        st.caption(f"● {beyond} · ▲ △ off the scale · faded: may be zero")
 
 
 def draw_bars(frame: Frame, estimate: HeadEstimate, selected: Head, unit: str, quantity: str = "effect") -> None:
