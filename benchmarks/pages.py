@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
 import sys
 import tempfile
@@ -44,6 +43,11 @@ SCRIPT_RUN = """() => new Promise(resolve => {
   }).observe(app, {attributes: true, attributeFilter: ['data-test-script-state']});
   document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'r', code: 'KeyR', keyCode: 82, bubbles: true}));
 })"""
+CELL = """([layer, head]) => {
+  const figure = document.querySelector('.js-plotly-plot'), {xaxis, yaxis} = figure._fullLayout;
+  const box = figure.getBoundingClientRect();
+  return [box.left + xaxis._offset + xaxis.l2p(head), box.top + yaxis._offset + yaxis.l2p(layer)];
+}"""
 # Armed before the click: the first paint in which the page speaks of the head.
 ARM = """([layer, head]) => {
   const wanted = `head ${head} of layer ${layer}`.toLowerCase();
@@ -95,10 +99,9 @@ def largest_figure(view: str) -> int:
 
 def click_ms(page: Page, layer: int, head: int) -> float:
     settled(page)
-    cell = page.get_by_role("gridcell", name=re.compile(rf"^Layer {layer}, head {head}:"))
-    cell.wait_for(timeout=PATIENCE_MS)
+    page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=PATIENCE_MS)
     page.evaluate(ARM, [layer, head])
-    cell.click()
+    page.mouse.click(*page.evaluate(CELL, [layer, head]))
     page.wait_for_function("() => window.capVizSeen !== null", timeout=PATIENCE_MS)
     milliseconds = float(page.evaluate("() => window.capVizSeen"))
     page.wait_for_timeout(400)

@@ -12,8 +12,8 @@ GLOSSARY = {
     "calibration": "The questions on which heads are measured; accuracy is always taken on other questions.",
     "ci": "95 % confidence interval: from Student's t over the examples for effects, Wilson's for accuracies.",
     "rank": "Position among all heads by mean effect, 1 for the largest. The interval resamples the examples.",
-    "fdr": "An effect is beyond chance where it is too clear for chance although so many heads are tested: its q-value, "
-    "the p-value adjusted over all heads (Benjamini-Hochberg), is at most 0.05. Of such heads, at most 5 % should be "
+    "fdr": "An effect is beyond chance where it is too clear for chance although so many heads are tested: its "
+    "q-value, the p-value adjusted over all heads (Benjamini-Hochberg), is at most 0.05. Of such heads, at most 5 % should be "
     "false finds.",
     "reliability": "Agreement of the ranking of heads between two random halves of the examples (Spearman correlation, "
     "median of 200 splits), projected to all examples.",
@@ -96,7 +96,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "solution": ("solution loss",),
     "written": ("generation", "exact match", "strict", "flexible"),
     "ci": ("interval", "95 %", "error bar"),
-    "fdr": ("FDR", "q-value", "beyond chance", "survive", "Benjamini-Hochberg", "false finds"),
+    "fdr": ("FDR", "q-value", "beyond chance", "survives", "Benjamini-Hochberg", "false finds"),
     "mcnemar": ("paired test", "p-value"),
     "holm": ("adjusted p", "multiple comparisons"),
     "reliability": ("split-half", "Spearman"),
