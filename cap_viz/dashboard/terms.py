@@ -13,8 +13,8 @@ GLOSSARY = {
     "ci": "95 % confidence interval: from Student's t over the examples for effects, Wilson's for accuracies.",
     "rank": "Position among all heads by mean effect, 1 for the largest. The interval resamples the examples.",
     "fdr": "An effect is beyond chance where it is too clear for chance although so many heads are tested: its "
-    "q-value, the p-value adjusted over all heads (Benjamini-Hochberg), is at most 0.05. Of such heads, at most 5 % should be "
-    "false finds.",
+    "q-value, the p-value adjusted over all heads (Benjamini-Hochberg), is at most 0.05. Of such heads, at most 5 % "
+    "should be false finds.",
     "reliability": "Agreement of the ranking of heads between two random halves of the examples (Spearman correlation, "
     "median of 200 splits), projected to all examples.",
     "kv_group": "Heads that share one set of keys and values (grouped-query attention).",
