@@ -227,7 +227,7 @@ def test_pages_paint_without_errors(
 def test_the_main_figure_is_in_the_first_screen(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/heads?task=mini_science")
     tab.settle()
-    expect(cell(tab.page, 29, 0)).to_be_in_viewport()
+    expect(cell(tab.page, 29, 0)).to_be_in_viewport(timeout=PATIENCE_MS)
     # The example and the switch of its reading stand beside the map.
     expect(tab.page.get_by_text("Read with the model")).to_be_in_viewport()
     expect(tab.page.get_by_role("table").last).to_be_in_viewport(ratio=0.9)

@@ -20,6 +20,7 @@ from cap_viz.dashboard.components.panels import (
     escaped,
     examples_fact,
     heading,
+    making_of,
     problem,
     provenance,
 )
@@ -67,7 +68,7 @@ from cap_viz.figures.ranked_bars import ranked_bars
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.models.rounding_noise import noise_floor
-from cap_viz.runs.run_labels import ablation_words, making_of
+from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import HeadEstimate, Specificity
 from cap_viz.tasks import load_task
@@ -273,10 +274,8 @@ def draw_map(grid: Grid, unit: str, title: str, blocks: HeadEstimate | None = No
     """Draw the map with its legend."""
     head_map(grid, key="heads_map", unit=unit, label=title, on_pick=pick_head, blocks=blocks)
     if grid.marked is not None:
-        st.caption(
-            f"● {int(grid.marked.sum())} of {grid.marked.size} heads have an effect beyond chance · "
-            "▲ △ off the scale · faded: may be zero"
-        )
+        beyond = f"{int(grid.marked.sum())} of {grid.marked.size} heads have an effect beyond chance"
+        st.caption(f"● {beyond} · ▲ △ off the scale · faded: may be zero")
 
 
 def draw_bars(frame: Frame, estimate: HeadEstimate, selected: Head, unit: str, quantity: str = "effect") -> None:
