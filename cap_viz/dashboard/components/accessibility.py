@@ -25,9 +25,9 @@ button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"], 
   color: color-mix(in srgb, {ACCENT} 60%, currentColor) !important; }}
 {WORDS}
 /* The focus, also where it is the current page's link. */
-:is(a, button, summary, canvas, [role="slider"], [role="tab"]):focus-visible {{
+:is(a, button, summary, canvas, main, [role="slider"], [role="tab"]):focus-visible {{
   outline: 2px solid {ACCENT} !important; outline-offset: 1px; }}
-a[data-testid="stPageLink-NavLink"] {{ outline-offset: -2px !important; }}
+main, a[data-testid="stPageLink-NavLink"] {{ outline-offset: -2px !important; }}
 /* Streamlit lets the links overlap, which leaves less than 24 px of each. */
 .stElementContainer:has(> [data-testid="stPageLink"]) {{ margin-block: -0.25rem; }}
 a[data-testid="stPageLink-NavLink"][aria-current] {{ box-shadow: inset 3px 0 0 {ACCENT}; }}
@@ -46,13 +46,17 @@ SCRIPT = """<script>
   const STOPS = 'a[href], button, input, textarea, select, summary, canvas, [tabindex="0"]';
   const WRITTEN = 'input:not([type=range], [type=radio], [type=checkbox]), textarea, select, [contenteditable=true]';
 
+  const SEEN = {visibilityProperty: true};
+
   // An opened popover lies at the end of the page: Tab goes round in it and its button, as in a dialog.
   const goRound = event => {
     const button = one('[data-testid="stPopoverButton"][aria-expanded="true"]');
     const body = button && one('[data-testid="stPopoverBody"]');
     if (!body) return;
-    const inside = all(STOPS, body).filter(stop => stop.tabIndex >= 0 && !stop.disabled && stop.getClientRects().length);
-    const round = [button, ...inside], place = round.indexOf(document.activeElement), last = round.length - 1;
+    body.tabIndex = -1;
+    const inside = all(STOPS, body).filter(stop => stop.tabIndex >= 0 && !stop.disabled && stop.checkVisibility(SEEN));
+    // Its content may still be on the way.
+    const round = [button, ...inside.length ? inside : [body]], place = round.indexOf(document.activeElement), last = round.length - 1;
     const next = event.shiftKey ? {0: last, 1: 0}[place] : {0: 1, [last]: 0}[place];
     if (next === undefined) return;
     event.preventDefault();
