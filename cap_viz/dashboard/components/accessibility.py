@@ -2,120 +2,37 @@
 
 from __future__ import annotations
 
+import re
+
 import streamlit as st
 
 from cap_viz.figures.theme import ACCENT, HELPS, HURTS, NEUTRAL
+from cap_viz.settings import ASSETS
 
-# Colours made for marks, darker in light and lighter in dark where they colour words: mixed with the text's colour,
-# which is the theme's. Words in a figure without a colour of their own are too pale in light ("#808495").
-WORDS = "\n".join(
-    f'[data-testid="stPlotlyChart"] text[style*="{written}"] {{ fill: {mixed} !important; }}\n'
-    f'.stMarkdownColoredText[style*="color: {written}"] {{ color: {mixed} !important; }}'
-    for colour, share in ((HURTS, 65), (HELPS, 65), (NEUTRAL, 50), (ACCENT, 60), ("#808495", 40))
-    for written in [f"rgb({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))})"]
-    for mixed in [f"color-mix(in srgb, {colour} {share}%, currentColor)"]
-)
-STYLE = f"""<style>
-.stElementContainer:has(> .stHtml > style + script) {{ display: none; }}
-/* Captions: Streamlit fades all of it, badges and coloured words as well. */
-div[data-testid="stCaptionContainer"] {{ opacity: 1; }}
-div[data-testid="stCaptionContainer"], label[data-testid="stWidgetLabel"][disabled] {{
-  color: color-mix(in srgb, currentColor 75%, transparent); }}
-button[data-variant][data-selected="true"], [role="tab"][aria-selected="true"], div[data-testid="stSliderThumbValue"]:not([disabled]) {{
-  color: color-mix(in srgb, {ACCENT} 60%, currentColor) !important; }}
-{WORDS}
-/* The focus, also where it is the current page's link. */
-:is(a, button, summary, canvas, main, [role="slider"], [role="tab"]):focus-visible {{
-  outline: 2px solid {ACCENT} !important; outline-offset: 1px; }}
-main, a[data-testid="stPageLink-NavLink"] {{ outline-offset: -2px !important; }}
-/* Streamlit lets the links overlap, which leaves less than 24 px of each. */
-.stElementContainer:has(> [data-testid="stPageLink"]) {{ margin-block: -0.25rem; }}
-a[data-testid="stPageLink-NavLink"][aria-current] {{ box-shadow: inset 3px 0 0 {ACCENT}; }}
-[data-testid="stSidebarCollapseButton"], [data-testid="stSidebarCollapseButton"] button {{ visibility: visible; }}
-/* "Press Enter to apply" would lie over the number. */
-[data-testid="stNumberInput"] [data-testid="InputInstructions"] {{ display: none; }}
-</style>"""
-SCRIPT = """<script>
-(() => {
-  if (window.capVizAccess) return;
-  window.capVizAccess = true;
-  const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
-  const one = selector => document.querySelector(selector);
-  const set = (element, name, value) => element.getAttribute(name) === value || element.setAttribute(name, value);
-  const SIDEBAR = '[data-testid="stSidebarCollapseButton"] button, [data-testid="stExpandSidebarButton"]';
-  const STOPS = 'a[href], button, input, textarea, select, summary, canvas, [tabindex="0"]';
-  const WRITTEN = 'input:not([type=range], [type=radio], [type=checkbox]), textarea, select, [contenteditable=true]';
-
-  const SEEN = {visibilityProperty: true};
-
-  // An opened popover lies at the end of the page: Tab goes round in it and its button, as in a dialog.
-  const goRound = event => {
-    const button = one('[data-testid="stPopoverButton"][aria-expanded="true"]');
-    const body = button && one('[data-testid="stPopoverBody"]');
-    if (!body) return;
-    body.tabIndex = -1;
-    const inside = all(STOPS, body).filter(stop => stop.tabIndex >= 0 && !stop.disabled && stop.checkVisibility(SEEN));
-    // Its content may still be on the way.
-    const round = [button, ...inside.length ? inside : [body]], place = round.indexOf(document.activeElement), last = round.length - 1;
-    const next = event.shiftKey ? {0: last, 1: 0}[place] : {0: 1, [last]: 0}[place];
-    if (next === undefined) return;
-    event.preventDefault();
-    round[next % round.length].focus({focusVisible: true});
-  };
-  // Enter picks a row, as Shift and Space do, where a table's rows can be picked: their boxes are the grid's column 0.
-  const pickRow = event => {
-    const cell = event.target.closest?.('[data-testid^="glide-cell-"]');
-    if (!cell || cell.id.split("-")[2] !== cell.getAttribute("aria-colindex")) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    const space = {key: " ", code: "Space", keyCode: 32, shiftKey: true, bubbles: true, cancelable: true};
-    cell.dispatchEvent(new KeyboardEvent("keydown", space));
-  };
-  const turnSidebar = event => {
-    if (event.target.closest?.(WRITTEN) || event.metaKey || event.isComposing) return;
-    const inSidebar = document.activeElement?.closest('[data-testid="stSidebar"]');
-    one(SIDEBAR)?.click();
-    if (inSidebar) setTimeout(() => one(SIDEBAR)?.focus(), 300);
-  };
-  document.addEventListener("keydown", event => {
-    ({Tab: goRound, Enter: pickRow, "[": turnSidebar})[event.key]?.(event);
-  }, true);
-
-  // Names for what has none, and the current page's link. What Streamlit draws anew is named anew.
-  const before = (element, path) =>
-    document.evaluate(path, element, null, XPathResult.FIRST_ORDERED_NODE_TYPE, null).singleNodeValue;
-  const words = element => (element?.textContent ?? "").replace(/\\s+/g, " ").trim();
-  const name = () => {
-    for (const help of all('button[aria-label="Help"], button[data-named]')) {
-      help.dataset.named = "";
-      set(help, "aria-label", `Help for ${words(help.closest(".stElementContainer")).slice(0, 60)}`);
-    }
-    for (const grid of all('[data-testid="data-grid-canvas"]')) {
-      const title = words(before(grid, "preceding::*[self::h1 or self::h2 or self::h3 or self::h4 or self::h5][1]"));
-      for (const named of [grid, ...all('table[role="grid"]', grid)]) set(named, "aria-label", `Table: ${title}`);
-    }
-    const page = address => address.split("?")[0].split("/").pop();
-    for (const link of all('[data-testid="stPageLink-NavLink"]')) {
-      if (page(link.getAttribute("href")) === page(location.pathname)) set(link, "aria-current", "page");
-      else link.removeAttribute("aria-current");
-    }
-    for (const button of all(SIDEBAR)) {
-      set(button, "title", "Show or hide the sidebar: key [");
-      set(button, "aria-keyshortcuts", "[");
-    }
-  };
-  let waiting = false;
-  const soon = () => {
-    if (waiting) return;
-    waiting = true;
-    setTimeout(() => { waiting = false; name(); }, 100);
-  };
-  new MutationObserver(soon).observe(document.body, {childList: true, subtree: true});
-  soon();
-})();
-</script>"""
+# Colours made for marks, where they colour words: the share that is mixed with the text's colour, which is the theme's,
+# so that they get darker in light and lighter in dark. The last is that of words in figures without a colour of their
+# own, too pale in light.
+SHARES = {HURTS: 65, HELPS: 65, NEUTRAL: 50, ACCENT: 60, "#808495": 40}
 
 
 def accessibility() -> None:
     """Draw the style and the script; the script runs once for each opened page of the browser."""
-    st.html(STYLE + SCRIPT, unsafe_allow_javascript=True)
+    style = f":root {{ --cap-viz-accent: {ACCENT}; }}\n{short('accessibility.css')}\n{words()}"
+    st.html(f"<style>{style}</style><script>{short('accessibility.js')}</script>", unsafe_allow_javascript=True)
+
+
+def words() -> str:
+    """Return the rules for words that are written in a mark's colour, in figures and in Markdown."""
+    rules = []
+    for colour, share in SHARES.items():
+        written = f"rgb({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+        mixed = f"color-mix(in srgb, {colour} {share}%, currentColor) !important"
+        rules.append(f'[data-testid="stPlotlyChart"] text[style*="{written}"] {{ fill: {mixed}; }}')
+        rules.append(f'.stMarkdownColoredText[style*="color: {written}"] {{ color: {mixed}; }}')
+    return "\n".join(rules)
+
+
+def short(name: str) -> str:
+    """Read a file without its comments and indentation, since every script run sends it."""
+    text = (ASSETS / name).read_text(encoding="utf-8")
+    return re.sub(r"^\s*//[^\n]*\n|/\*.*?\*/\s*|^[ \t]+", "", text, flags=re.MULTILINE | re.DOTALL)
