@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.conftest import PATIENCE_MS, SETTLED, Tab
+from tests.e2e.conftest import PATIENCE_MS, SETTLED, OpenTab, Tab
 
 pytestmark = pytest.mark.e2e
 
@@ -56,8 +56,8 @@ PALE_WORDS = f"""() => {{ {CONTRAST}
   const found = new Set();
   for (const figure of document.querySelectorAll(".js-plotly-plot")) {{
     for (const text of figure.querySelectorAll("text:not(.textpoint, .bartext)")) {{
-      const {{fill, opacity}} = getComputedStyle(text);
-      if (text.textContent.trim() && +opacity && contrast(fill, figure) < 4.5) found.add(`${{fill}} ${{text.textContent}}`);
+      const {{fill, opacity}} = getComputedStyle(text), words = text.textContent.trim();
+      if (words && +opacity && contrast(fill, figure) < 4.5) found.add(`${{fill}} ${{words}}`);
     }}
   }}
   return [...found];
@@ -205,3 +205,30 @@ def test_a_key_hides_the_sidebar_and_brings_it_back(tab: Tab) -> None:
     expect(tab.page.get_by_test_id("stExpandSidebarButton")).to_be_visible()
     tab.page.get_by_test_id("stExpandSidebarButton").press("Enter")
     expect(sidebar).to_have_attribute("data-collapsed", "false")
+
+
+def test_enter_picks_a_row(open_tab: OpenTab, server: str) -> None:
+    tab = open_tab(f"{server}/runs")
+    tab.settle()
+    grid = tab.page.get_by_test_id("data-grid-canvas").first
+    expect(grid.locator("tbody tr").first).to_be_attached()
+    grid.focus()
+    tab.page.keyboard.press("ArrowDown")
+    tab.page.keyboard.press("Enter")
+    expect(grid.locator("tbody tr[aria-selected=true]")).to_have_count(1)
+
+
+def test_typing_is_left_alone(open_tab: OpenTab, server: str) -> None:
+    """The sidebar's key is a character in a text box, and no hint is laid over a number that is typed."""
+    tab = open_tab(f"{server}/glossary")
+    tab.settle()
+    box = tab.page.get_by_test_id("stMain").get_by_role("textbox").first
+    box.press("[")
+    expect(box).to_have_value("[")
+    expect(tab.page.get_by_test_id("stSidebar")).to_have_attribute("data-collapsed", "false")
+    tab.goto(f"{server}/heads")
+    tab.settle()
+    number = tab.page.get_by_test_id("stNumberInput").filter(visible=True).first
+    number.locator("input").press("5")
+    expect(number.get_by_test_id("InputInstructions").filter(visible=True)).to_have_count(0)
+    assert tab.errors == []

@@ -1,4 +1,4 @@
-"""What Streamlit leaves out for keyboards, screen readers and weak eyes: a style and a script, drawn once by the frame."""
+"""What Streamlit leaves out for keyboards, screen readers and weak eyes: a style and a script for all pages."""
 
 from __future__ import annotations
 
