@@ -133,7 +133,7 @@ def test_the_first_screen_is_short(tab: Tab) -> None:
 
 
 def test_everything_has_a_name(tab: Tab) -> None:
-    tab.page.wait_for_function(f"() => !({NAMELESS})().length", timeout=5_000)
+    tab.page.wait_for_function(f"() => !({NAMELESS})().length")
     # A page is the current one for screen readers, too.
     expect(tab.page.locator("[data-testid=stSidebar] a[aria-current=page]")).to_have_count(1)
 
@@ -214,7 +214,9 @@ def test_enter_picks_a_row(open_tab: OpenTab, server: str) -> None:
     grid = tab.page.get_by_test_id("data-grid-canvas").first
     expect(grid.locator("tbody tr").first).to_be_attached()
     grid.focus()
+    expect(grid.locator("td[id$='-0']:focus")).to_be_attached()
     tab.page.keyboard.press("ArrowDown")
+    expect(grid.locator("td[id$='-1']:focus")).to_be_attached()
     tab.page.keyboard.press("Enter")
     expect(grid.locator("tbody tr[aria-selected=true]")).to_have_count(1)
 
