@@ -149,8 +149,10 @@ def test_everything_can_be_read(tab: Tab, scheme: str) -> None:
 
 
 def test_tab_enters_what_was_opened_and_escape_leaves_it(tab: Tab) -> None:
-    buttons = tab.page.get_by_test_id("stPopoverButton")
-    for button in buttons.filter(visible=True).all():
+    buttons = tab.page.get_by_test_id("stPopoverButton").filter(visible=True).all()
+    if not buttons:
+        pytest.skip("nothing to open")
+    for button in buttons:
         button.press("Enter")
         body = tab.page.get_by_test_id("stPopoverBody")
         expect(body.locator("button, input, textarea")).not_to_have_count(0)
