@@ -97,7 +97,8 @@ WORDS = r"""() => {
   return found;
 }"""
 # What shows where the focus is: styles of the focused element, what is around it, and its label's parts.
-LOOK = """() => {
+LOOK = """async () => {
+  await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
   const at = window.capVizStop ??= document.activeElement, around = [at];
   while (around.length < 6 && around.at(-1).parentElement) around.push(around.at(-1).parentElement);
   around.push(...(at.closest("label")?.querySelectorAll("*") ?? []));
