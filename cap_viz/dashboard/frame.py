@@ -14,6 +14,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from cap_viz.dashboard.components.accessibility import accessibility
 from cap_viz.dashboard.components.panels import listed, problem
 from cap_viz.dashboard.components.submission import own_jobs
 from cap_viz.dashboard.names import model_name, task_name
@@ -105,6 +106,7 @@ def frame(title: str) -> Frame:
     """Draw the frame and return the selection; stop the page with an error for bad settings or an unknown model."""
     st.set_page_config(page_title=f"{title} · CAP Viz", page_icon=str(ASSETS / "mark.svg"), layout="wide")
     st.html(ROOM)
+    accessibility()
     start_logging()
     load_plugins()
     open_address(title)

@@ -72,7 +72,9 @@ class Store:
 
     def get(self, spec: Spec) -> StoredRun[Spec] | None:
         """Find the stored run of exactly this spec with a sound manifest, shipped before local; else None."""
-        key, name = spec_key(spec), folder_name(spec)
+        name = folder_name(spec)
+        # Ends in the key, which takes a moment to compute.
+        key = name.rpartition("-")[2]
         shipped, imported = self.packs()
         in_packs = [[pack.runs[key] for pack in packs if key in pack.runs] for packs in (shipped, imported)]
         folders = [root / name for root in (self.shipped, self.local) if (root / name).is_dir()]
