@@ -108,9 +108,9 @@ def test_pairs_of_tasks_are_in_the_table(three: list[Measured]) -> None:
 
 def test_standardised_effects_share_a_scale(three: list[Measured]) -> None:
     """Means 8 4 6 2 are twice 4 2 3 1: after division by their spread they are the same numbers."""
-    first, second = (np.sort(one.scaled(one.stats.estimate.mean, STANDARDISED), axis=None) for one in three[:2])
+    first, second = (np.sort(one.estimate(STANDARDISED).mean, axis=None) for one in three[:2])
     np.testing.assert_allclose(first, second, rtol=0.02)
-    np.testing.assert_array_equal(three[1].scaled(three[1].stats.estimate.mean, RAW), three[1].stats.estimate.mean)
+    np.testing.assert_array_equal(three[1].estimate(RAW).mean, three[1].stats.estimate.mean)
 
 
 @pytest.mark.parametrize(("value", "words"), [(0.873, ".87"), (-0.104, "−.10"), (1.0, "1.00"), (float("nan"), "–")])

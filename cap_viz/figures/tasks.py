@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from cap_viz.figures.head_grid import frame_cell
-from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank
+from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, signed
 
 MATRIX_LOW = "rgba(97,100,240,0.04)"
 MATRIX_HIGH = "rgba(97,100,240,0.5)"
@@ -18,15 +18,22 @@ MATRIX_HIGH = "rgba(97,100,240,0.5)"
 
 @dataclass(frozen=True)
 class AgreementMatrix:
-    """Rank correlation of every two tasks, with the reliability of each ranking on the diagonal.
+    """Rank correlation of every two tasks and the most it could be; on the diagonals the reliability of each ranking.
 
-    NaN cells stay empty. `hover` explains a cell, `selected` is the pair that is framed.
+    NaN: not known. `selected` is the pair that is framed.
     """
 
     names: Sequence[str]
     values: Float[np.ndarray, "task task"]
-    hover: Sequence[Sequence[str]]
+    ceilings: Float[np.ndarray, "task task"]
     selected: tuple[int, int]
+
+    def says(self, row: int, column: int) -> str:
+        value = correlation_words(self.values[row, column])
+        if row == column:
+            return f"{self.names[row]}: ranking reliability {value}"
+        ceiling = correlation_words(self.ceilings[row, column])
+        return f"{self.names[row]} and {self.names[column]}: {value}, noise ceiling {ceiling}"
 
 
 def agreement_matrix(matrix: AgreementMatrix) -> go.Figure:
@@ -56,7 +63,7 @@ def agreement_matrix(matrix: AgreementMatrix) -> go.Figure:
             marker={"symbol": "square", "size": 24, "opacity": 0, "color": NEUTRAL},
             text=[correlation_words(value) for value in matrix.values.ravel().tolist()],
             textfont={"size": 12},
-            hovertext=[text for row in matrix.hover for text in row],
+            hovertext=[matrix.says(row, column) for row, column in zip(rows.tolist(), columns.tolist(), strict=True)],
             hovertemplate="%{hovertext}<extra></extra>",
             selected={**invisible, "textfont": {}},
             unselected={**invisible, "textfont": {}},
@@ -80,16 +87,26 @@ def correlation_words(value: float) -> str:
 
 @dataclass(frozen=True)
 class HeadOnTasks:
-    """One head's standardised effect on each task, with its interval."""
+    """One head's effect on each task, with its interval and a note."""
 
     names: Sequence[str]
     value: Float[np.ndarray, " task"]
     low: Float[np.ndarray, " task"]
     high: Float[np.ndarray, " task"]
     note: Sequence[str]
+    unit: str
+
+    @property
+    def sentences(self) -> list[str]:
+        """A sentence per task."""
+        rows = zip(self.names, self.value, self.low, self.high, self.note, strict=True)
+        return [
+            f"{name}: {signed(value, 2)} {self.unit} [{signed(low, 2)}, {signed(high, 2)}], {note}"
+            for name, value, low, high, note in rows
+        ]
 
 
-def head_on_tasks(head: HeadOnTasks, *, unit: str) -> go.Figure:
+def head_on_tasks(head: HeadOnTasks) -> go.Figure:
     """Plot a row per task: the effect with whiskers, and a note (the head's rank) at the right edge."""
     n = len(head.names)
     figure = blank(height=56 + 24 * n, left=104, right=66, top=6, bottom=40)
@@ -109,12 +126,7 @@ def head_on_tasks(head: HeadOnTasks, *, unit: str) -> go.Figure:
                 "thickness": 1.5,
                 "width": 0,
             },
-            text=[
-                f"{name}: {value:+.2f} {unit} [{low:+.2f}, {high:+.2f}], {note}"
-                for name, value, low, high, note in zip(
-                    head.names, head.value, head.low, head.high, head.note, strict=True
-                )
-            ],
+            text=head.sentences,
             hovertemplate="%{text}<extra></extra>",
         )
     )
@@ -125,5 +137,5 @@ def head_on_tasks(head: HeadOnTasks, *, unit: str) -> go.Figure:
     figure.update_yaxes(
         tickvals=list(range(n)), ticktext=list(head.names), range=[n - 0.5, -0.5], ticks="", tickfont={"size": 11}
     )
-    figure.update_xaxes(title=f"effect, {unit}", showgrid=True, gridcolor=FAINT)
+    figure.update_xaxes(title=f"effect, {head.unit}", showgrid=True, gridcolor=FAINT)
     return figure

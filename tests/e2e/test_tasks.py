@@ -13,8 +13,12 @@ from tests.e2e.conftest import PATIENCE_MS, OpenTab
 
 pytestmark = pytest.mark.e2e
 
-# Place of the matrix among the figures: the one with labels on both axes.
-MATRIX = "figures => figures.findIndex(figure => figure._fullLayout.xaxis.side === 'top')"
+# Place of the matrix, the only figure with labels above it, once all three are painted.
+MATRIX = """() => {
+  const figures = [...document.querySelectorAll('.js-plotly-plot')];
+  if (figures.length < 3 || figures.some(figure => !figure._fullLayout?.xaxis)) return null;
+  return {place: figures.findIndex(figure => figure._fullLayout.xaxis.side === 'top')};
+}"""
 
 
 def test_a_click_on_a_map_shows_that_head_on_every_task(server: str, open_tab: OpenTab) -> None:
@@ -35,7 +39,7 @@ def test_a_click_on_the_matrix_compares_two_tasks(server: str, open_tab: OpenTab
     tab = open_tab(f"{server}/tasks?task=arc_easy")
     tab.settle()
     # The sixth row is StrategyQA, the third column Mini strategy; the matrix is the second figure but drawn first.
-    figure = tab.page.locator(".js-plotly-plot").evaluate_all(MATRIX)
+    figure = tab.page.wait_for_function(MATRIX, timeout=PATIENCE_MS).json_value()["place"]
     tab.page.mouse.click(*tab.cell(5, 2, figure=figure))
     expect(tab.page.get_by_role("heading", name="StrategyQA against Mini strategy")).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page).to_have_url(re.compile("task=strategyqa"))
@@ -50,7 +54,7 @@ def test_the_answer_the_maps_and_the_matrix_are_in_the_first_screen(server: str,
         cell = tab.page.get_by_role("gridcell", name=re.compile("^Layer 29, head 8:")).nth(place).bounding_box()
         assert cell is not None
         assert cell["y"] + cell["height"] < 800
-    figure = tab.page.locator(".js-plotly-plot").evaluate_all(MATRIX)
+    figure = tab.page.wait_for_function(MATRIX, timeout=PATIENCE_MS).json_value()["place"]
     assert tab.cell(8, 8, figure=figure)[1] < 800
 
 

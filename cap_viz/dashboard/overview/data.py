@@ -131,23 +131,19 @@ def gradient_scores(view: Frame, task: Task) -> StoredRun[ScoreSpec] | None:
 
 
 def dense_seconds(view: Frame, task: Task, n: int) -> float | None:
-    """Estimate the seconds to ask the dense model n questions from its best timed run: of the task, then the largest.
+    """Estimate the seconds to ask the dense model n questions, from a timed run of the task if there is one.
 
     None if no run of the model was timed.
     """
     timed = [
-        (run, seconds)
+        (run.spec.examples.task == task.name, len(run.spec.examples.ids), seconds)
         for run in runs_of(view.runs, EvalSpec)
-        if run.spec.model == view.model
-        and run.spec.mask is None
-        and run.spec.protocol is None
+        if (run.spec.model, run.spec.mask, run.spec.protocol) == (view.model, None, None)
         and not run.provenance.get("resumed_batches")
         and (seconds := computing_seconds(run)) is not None
     ]
-    if not timed:
-        return None
-    run, seconds = max(timed, key=lambda one: (one[0].spec.examples.task == task.name, len(one[0].spec.examples.ids)))
-    return n * seconds / len(run.spec.examples.ids)
+    _, asked, seconds = max(timed, default=(False, 1, None))
+    return None if seconds is None else n * seconds / asked
 
 
 def score_seconds(view: Frame, task: Task, n: int) -> float | None:

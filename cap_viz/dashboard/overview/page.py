@@ -45,7 +45,6 @@ from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import ScoreSpec
-from cap_viz.runs.store import StoredRun
 from cap_viz.stats import ChanceTest
 from cap_viz.tasks import Task
 
@@ -75,7 +74,7 @@ def overview(view: Frame) -> None:
     if all(summary.is_empty for summary in found):
         nothing_stored(view)
         return
-    provenance(facts(view, found), origin=origins(view, found))
+    sources(view, found)
     task_row(view, lead, costs)
     others = [summary for summary in found if summary is not lead]
     if others:
@@ -100,21 +99,18 @@ def top_of_page(view: Frame) -> None:
                 )
 
 
-def facts(view: Frame, found: list[TaskSummary]) -> list[str]:
-    runs = shown_runs(found)
-    newest = max((run.created for run in runs), default="")
+def sources(view: Frame, found: list[TaskSummary]) -> None:
+    runs = [run for one in found for run in (one.dense_run, one.score_run) if run is not None]
     scored = runs_of(runs, ScoreSpec)
-    estimators, ablations = (sorted({getattr(run.spec, name) for run in scored}) for name in ("estimator", "ablation"))
-    measured = [" and ".join(estimators), f"{' and '.join(ablations)} ablation"] if scored else []
-    return [model_name(view.model.id), *measured, METRIC_NAMES[METRIC].lower(), f"newest {age(newest)}"]
-
-
-def origins(view: Frame, found: list[TaskSummary]) -> str:
-    return " and ".join(sorted({origin_words(run, view.runs) for run in shown_runs(found)}, reverse=True))
-
-
-def shown_runs(found: list[TaskSummary]) -> list[StoredRun]:
-    return [run for one in found for run in (one.dense_run, one.score_run) if run is not None]
+    estimators, ablations = (
+        " and ".join(sorted({getattr(run.spec, name) for run in scored})) for name in ("estimator", "ablation")
+    )
+    measured = [estimators, f"{ablations} ablation"] if scored else []
+    newest = max((run.created for run in runs), default="")
+    provenance(
+        [model_name(view.model.id), *measured, METRIC_NAMES[METRIC].lower(), f"newest {age(newest)}"],
+        origin=" and ".join(sorted({origin_words(run, view.runs) for run in runs}, reverse=True)),
+    )
 
 
 def nothing_stored(view: Frame) -> None:
@@ -175,20 +171,14 @@ def first_step(view: Frame, task: Task, label: str, amount: str, seconds: float 
     st.caption(amount if seconds is None else f"{amount}, about {duration(seconds)}")
 
 
-def first_examples(task: Task) -> int:
-    """Return the number of calibration examples of a first run: as preset on Heads, or all if there are fewer."""
-    try:
-        return min(FIRST_EXAMPLES, len(task.splits.calibration)) if task.is_local() else FIRST_EXAMPLES
-    except CapVizError:
-        # Malformed files: Heads reports them.
-        return FIRST_EXAMPLES
-
-
 def needed_heads(view: Frame, summary: TaskSummary) -> None:
     task, heads, run = summary.task, summary.heads, summary.score_run
     if heads is None or run is None:
         empty("No head scores yet", "They show which heads the task needs.")
-        n = first_examples(task)
+        try:
+            n = min(FIRST_EXAMPLES, len(task.splits.calibration)) if task.is_local() else FIRST_EXAMPLES
+        except CapVizError:  # Malformed files: Heads reports them.
+            n = FIRST_EXAMPLES
         first_step(view, task, "Score its heads", f"{n} examples", score_seconds(view, task, n), "pages/heads.py")
         return
     words, unit, estimate = ablation_words(run.spec), METRIC_UNITS[METRIC], heads.estimate

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.dashboard.frame import Frame
@@ -18,7 +18,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.runs.run_queries import alike
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import RankAgreement, TopOverlap, true_spread
+from cap_viz.stats import HeadEstimate, RankAgreement, TopOverlap, true_spread
 from cap_viz.tasks import Task, all_tasks, load_task
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
@@ -51,18 +51,22 @@ class Measured:
 
     @property
     def n(self) -> int:
-        return self.stats.estimate.n
+        return self.estimate().n
 
     @property
     def is_control(self) -> bool:
         return self.name in CONTROL_TEXTS
 
-    def scaled(self, values: Float[np.ndarray, "layer head"], scale: str) -> Float[np.ndarray, "layer head"]:
-        """Bring effects to a scale: as they are, or in standard deviations over heads, which tasks can share."""
-        return values / self.spread if scale == STANDARDISED else values
+    def estimate(self, scale: str = RAW) -> HeadEstimate:
+        """Return the effects as they are, or in standard deviations over heads, a scale that tasks can share."""
+        found = self.stats.estimate
+        if scale == RAW:
+            return found
+        bounds = {name: getattr(found, name) / self.spread for name in ("mean", "low", "high", "std_error")}
+        return replace(found, **bounds)
 
     def top(self, k: int) -> Bool[np.ndarray, "layer head"]:
-        return self.stats.estimate.rank <= k
+        return self.estimate().rank <= k
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,9 @@ def shared_heads(measured: Sequence[Measured], k: int) -> pd.DataFrame:
     `tasks` and `median_rank` count reasoning tasks only, if there are any; control texts add a rank column.
     """
     reasoning = [one for one in measured if not one.is_control] or list(measured)
-    ranks = {one.name: one.stats.estimate.rank for one in measured}
+    ranks = {one.name: one.estimate().rank for one in measured}
     in_top = np.sum([one.top(k) for one in reasoning], axis=0)
-    median = np.median([one.stats.estimate.rank for one in reasoning], axis=0)
+    median = np.median([one.estimate().rank for one in reasoning], axis=0)
     some = np.any([one.top(k) for one in measured], axis=0)
     layers, heads = np.nonzero(some)
     table = pd.DataFrame(

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Sequence
 
 import numpy as np
-import plotly.graph_objects as go
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import Head, head_boxes
 from cap_viz.dashboard.components.panels import age, empty, note, problem, provenance
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.detail import interval
 from cap_viz.dashboard.names import METRIC_NAMES, model_name, task_name
 from cap_viz.dashboard.selection import Selection, choose, go_button
 from cap_viz.dashboard.stored import specificity_of
@@ -40,10 +36,9 @@ from cap_viz.figures.tasks import (
     AgreementMatrix,
     HeadOnTasks,
     agreement_matrix,
-    correlation_words,
     head_on_tasks,
 )
-from cap_viz.figures.theme import CONFIG, signed
+from cap_viz.figures.theme import CONFIG
 from cap_viz.figures.thumbnail import thumbnail
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spreadsheet import csv_text
@@ -54,6 +49,7 @@ from cap_viz.tasks.readable import CONTROL_TEXTS
 LEFT_WIDTH = 552
 THUMBNAIL = (117, 120)
 MATRIX = "tasks_matrix"
+BOUNDS = ("mean", "low", "high")
 
 
 def tasks_page(view: Frame) -> None:
@@ -121,7 +117,7 @@ def top_of_page(view: Frame, collection: Collection) -> None:
 
 def task_pair(selection: Selection, collection: Collection, task: str) -> TaskPair:
     """Draw the controls, with the page's menus beside them. The first task of the pair is the sidebar's."""
-    n_heads = collection.measured[0].stats.estimate.rank.size
+    n_heads = collection.measured[0].estimate().rank.size
     first = collection.named(task) if task in collection.names else collection.measured[0]
     others = [name for name in collection.names if name != first.name]
     usual = next((name for name in CONTROL_TEXTS if name in others), others[0])
@@ -169,45 +165,29 @@ def matrix_section(measured: Sequence[Measured], choice: TaskPair, found: dict[t
     names = [one.name for one in measured]
     # A key per pair: the cell of the pair shown can be clicked again later.
     key = f"{MATRIX}_{choice.first.name}_{choice.second.name}"
-    figure = agreement_matrix(matrix_of(measured, choice, found))
-    with reserved(figure):
-        st.plotly_chart(
-            figure,
-            key=key,
-            config=CONFIG,
-            on_select=lambda: take_pair(key, names),
-            selection_mode="points",
-            alt="Rank correlation of every two tasks, with the reliability of each; below it the table of pairs.",
-        )
+    st.plotly_chart(
+        agreement_matrix(matrix_of(measured, choice, found)),
+        key=key,
+        config=CONFIG,
+        on_select=lambda: take_pair(key, names),
+        selection_mode="points",
+        alt="Rank correlation of every two tasks, with the reliability of each; below it the table of pairs.",
+    )
     st.caption(
         "Rank correlation of all heads; on the diagonal the reliability of a ranking. A click compares two tasks."
     )
 
 
-@contextmanager
-def reserved(figure: go.Figure) -> Iterator[None]:
-    """Keep room for a figure, so that what follows does not move when it is painted."""
-    with st.container(height=cast(int, figure.layout["height"]) + 2, border=False):
-        yield
-
-
 def matrix_of(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> AgreementMatrix:
-    n = len(measured)
-    values, hover = np.full((n, n), np.nan), [[""] * n for _ in range(n)]
-    for i, first in enumerate(measured):
-        if first.stats.reliability is not None:
-            values[i, i] = first.stats.reliability.full
-        hover[i][i] = f"{first.title}: ranking reliability {correlation_words(values[i, i])} at n = {first.n}"
-        for j in range(i + 1, n):
-            second, pair = measured[j], found[first.name, measured[j].name]
-            values[i, j] = values[j, i] = pair.ranks.correlation
-            hover[i][j] = hover[j][i] = (
-                f"{first.title} and {second.title}: {correlation_words(pair.ranks.correlation)}, "
-                f"noise ceiling {correlation_words(pair.ranks.ceiling)}"
-            )
     names = [one.name for one in measured]
+    known = [np.nan if one.stats.reliability is None else one.stats.reliability.full for one in measured]
+    values, ceilings = np.diag(known), np.diag(known)
+    for pair, one in found.items():
+        i, j = (names.index(name) for name in pair)
+        values[i, j] = values[j, i] = one.ranks.correlation
+        ceilings[i, j] = ceilings[j, i] = one.ranks.ceiling
     selected = names.index(choice.first.name), names.index(choice.second.name)
-    return AgreementMatrix([one.title for one in measured], values, hover, selected)
+    return AgreementMatrix([one.title for one in measured], values, ceilings, selected)
 
 
 def take_pair(key: str, names: Sequence[str]) -> None:
@@ -223,36 +203,24 @@ def take_pair(key: str, names: Sequence[str]) -> None:
 def usual_head(measured: Sequence[Measured]) -> Head:
     """Return the head with the best median rank on reasoning tasks, selected when the page opens."""
     reasoning = [one for one in measured if not one.is_control] or list(measured)
-    ranks = np.median([one.stats.estimate.rank for one in reasoning], axis=0)
+    ranks = np.median([one.estimate().rank for one in reasoning], axis=0)
     layer, head = divmod(int(ranks.argmin()), ranks.shape[1])
     return layer, head
 
 
 def head_section(selection: Selection, measured: Sequence[Measured]) -> Head:
     """Draw the boxes that select a head, and its effect on each task. Returns the selected head."""
-    n_layers, n_heads = measured[0].stats.estimate.rank.shape
+    n_layers, n_heads = measured[0].estimate().rank.shape
     st.markdown("#### One head on every task")
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         layer, head = head_boxes(selection, n_layers, n_heads, default=usual_head(measured))
         params = {"layer": layer, "head": head}
         go_button("Open it on Heads", "pages/heads.py", key="tasks_inspect", params=params, icon=":material/grid_on:")
-    value, low, high = (
-        np.array([one.scaled(getattr(one.stats.estimate, bound), STANDARDISED)[layer, head] for one in measured])
-        for bound in ("mean", "low", "high")
-    )
-    ranks = [f"rank {one.stats.estimate.rank[layer, head]}" for one in measured]
-    titles, unit = [one.title for one in measured], SCALE_UNITS[STANDARDISED]
-    figure = head_on_tasks(HeadOnTasks(titles, value, low, high, ranks), unit=unit)
-    with reserved(figure):
-        st.plotly_chart(
-            figure,
-            key="tasks_head",
-            config=CONFIG,
-            alt="; ".join(
-                f"{title} {signed(x, 2)} {interval(lower, upper, 2)}, {rank}"
-                for title, x, lower, upper, rank in zip(titles, value, low, high, ranks, strict=True)
-            ),
-        )
+    estimates = [one.estimate(STANDARDISED) for one in measured]
+    value, low, high = (np.array([getattr(one, bound)[layer, head] for one in estimates]) for bound in BOUNDS)
+    ranks = [f"rank {one.rank[layer, head]}" for one in estimates]
+    shown = HeadOnTasks([one.title for one in measured], value, low, high, ranks, SCALE_UNITS[STANDARDISED])
+    st.plotly_chart(head_on_tasks(shown), key="tasks_head", config=CONFIG, alt="; ".join(shown.sentences))
     return layer, head
 
 
@@ -295,13 +263,13 @@ def shared_section(measured: Sequence[Measured], choice: TaskPair, found: dict[t
 
 def all_maps(measured: Sequence[Measured], choice: TaskPair, selected: Head) -> None:
     """Draw every task's map small, on one scale, the selected head framed; its name compares the task."""
-    values = [one.scaled(one.stats.estimate.mean, choice.scale) for one in measured]
-    limit = colour_limit(*values)
+    estimates = [one.estimate(choice.scale) for one in measured]
+    limit = colour_limit(*(estimate.mean for estimate in estimates))
     words = ablation_words(*(one.run.spec for one in measured))
     st.markdown(f"#### Effect of {words.doing} each head{words.by}", help=GLOSSARY["effect"])
     st.caption(f"All on one scale of ± {limit:.2g} {SCALE_UNITS[choice.scale]}. A name compares the task.")
     with st.container(horizontal=True, gap="small"):
-        for one, mean in zip(measured, values, strict=True):
+        for one, estimate in zip(measured, estimates, strict=True):
             with st.container(width=THUMBNAIL[0] + 8, gap=None):
                 st.button(
                     one.title,
@@ -312,6 +280,6 @@ def all_maps(measured: Sequence[Measured], choice: TaskPair, selected: Head) -> 
                     args=({"against": one.name},),
                 )
                 title = f"Head map of {one.title}"
-                st.html(thumbnail(mean, one.stats.estimate.unclear, title, limit, size=THUMBNAIL, selected=selected))
+                st.html(thumbnail(estimate.mean, estimate.unclear, title, limit, size=THUMBNAIL, selected=selected))
                 found = one.stats.reliability
                 st.caption(f"n = {one.n}" if found is None else f"reliability {found.full:.2f}")

@@ -9,7 +9,7 @@ from cap_viz.dashboard.components.head_map import Head, head_map, pick_head, pic
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.dashboard.heads.data import SPECIFICITY_UNIT, agreement, shared_top
 from cap_viz.dashboard.stored import specificity_of
-from cap_viz.dashboard.tasks.data import SCALE_UNITS, Measured, TaskPair
+from cap_viz.dashboard.tasks.data import SCALE_UNITS, TaskPair
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.figures.specificity import effect_scatter
@@ -54,52 +54,30 @@ def with_sign(p: str) -> str:
 def pair_maps(choice: TaskPair, found: Specificity | None, selected: Head | None) -> None:
     """Draw both tasks on one scale, and their difference where there is one; a click selects a head."""
     both, unit = (choice.first, choice.second), SCALE_UNITS[choice.scale]
+    first, second = (one.title for one in both)
     ends = ablation_words(*(one.run.spec for one in both)).ends
-    limit = colour_limit(*(one.scaled(one.stats.estimate.mean, choice.scale) for one in both))
+    estimates = [one.estimate(choice.scale) for one in both]
+    limit = colour_limit(*(one.mean for one in estimates))
     with st.container(horizontal=True, gap="small"):
-        for place, one in zip(("first", "second"), both, strict=True):
-            task_map(one, choice.scale, limit, ends, selected, key=f"tasks_map_{place}")
+        for key, title, estimate in zip(("tasks_first", "tasks_second"), (first, second), estimates, strict=True):
+            grid = Grid.of(estimate, ends=ends, limit=limit, selected=selected, digits=2)
+            titled_map(grid, key, title, f"Effect of each head on {title}", unit)
         if found is not None:
-            with st.container(width=MAP_WIDTH, gap="xsmall"):
-                st.markdown("**Difference**", help=GLOSSARY["difference"])
-                also = {choice.first.title: found.task, choice.second.title: found.control}
-                sides = f"more on {choice.second.title}", f"more on {choice.first.title}"
-                head_map(
-                    Grid.of(found, ends=sides, selected=selected, also=also, digits=2),
-                    key="tasks_difference",
-                    unit=SPECIFICITY_UNIT,
-                    label=f"Difference of the standardised effects, {choice.first.title} minus {choice.second.title}",
-                    on_pick=pick_head,
-                    small=True,
-                    tallest=MAP_HEIGHT,
-                )
+            sides, also = (f"more on {second}", f"more on {first}"), {first: found.task, second: found.control}
+            grid = Grid.of(found, ends=sides, selected=selected, also=also, digits=2)
+            label = f"Difference of the standardised effects, {first} minus {second}"
+            titled_map(grid, "tasks_difference", "Difference", label, SPECIFICITY_UNIT)
     st.caption(
-        f"Teal: {ends[1]}, brown: {ends[0]}, up to ± {limit:.2g} {unit}; in the difference, teal: more on "
-        f"{choice.first.title}. ● beyond chance, ▲ beyond the scale, faded: the interval includes zero."
+        f"Teal: {ends[1]}, brown: {ends[0]}, up to ± {limit:.2g} {unit}; in the difference, teal: more on {first}. "
+        "● beyond chance, ▲ beyond the scale, faded: the interval includes zero.",
+        help=GLOSSARY["difference"],
     )
 
 
-def task_map(
-    one: Measured, scale: str, limit: float, ends: tuple[str, str], selected: Head | None, *, key: str
-) -> None:
-    estimate = one.stats.estimate
-    mean, low, high = (one.scaled(values, scale) for values in (estimate.mean, estimate.low, estimate.high))
-    grid = Grid(
-        mean,
-        limit,
-        ends,
-        faded=estimate.unclear,
-        marked=estimate.survives,
-        selected=selected,
-        low=low,
-        high=high,
-        rank=estimate.rank,
-        digits=2,
-    )
+def titled_map(grid: Grid, key: str, title: str, label: str, unit: str) -> None:
     with st.container(width=MAP_WIDTH, gap="xsmall"):
-        st.markdown(f"**{one.title}**")
-        label = f"Effect of each head on {one.title}"
-        head_map(grid, key=key, unit=SCALE_UNITS[scale], label=label, on_pick=pick_head, small=True, tallest=MAP_HEIGHT)
+        st.markdown(f"**{title}**")
+        head_map(grid, key=key, unit=unit, label=label, on_pick=pick_head, small=True, tallest=MAP_HEIGHT)
 
 
 def pair_scatter(choice: TaskPair, found: Specificity, selected: Head | None) -> None:
