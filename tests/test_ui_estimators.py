@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.attribution.effect_metrics import METRIC_UNITS
 from cap_viz.attribution.hybrid import hybrid_scores
-from cap_viz.dashboard.names import METRIC_NAMES, METRIC_UNITS
+from cap_viz.dashboard.names import METRIC_NAMES
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.kinds.scores import load_blocks, load_gradient, load_scores
 from cap_viz.runs.run_queries import block_spec

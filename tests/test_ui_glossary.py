@@ -66,7 +66,7 @@ NAMES = {
     **{name: key for key, name in names.METRIC_NAMES.items()},
     **{measure.title: name for name, measure in MEASURES.items()},
     **{task.title: name for name, task in TASKS.items()},
-    **{unit: "accuracy" if "errors" in unit else "nats" for unit in names.METRIC_UNITS.values()},
+    **{unit: "accuracy" if "errors" in unit else "nats" for unit in METRIC_UNITS.values()},
     **{group: "criterion" for group in names.CRITERION_GROUPS},
     **{scope: "scope" for scope in SCOPES},
     **{"perplexity-1024": "perplexity", "generate-fewshot-256": "written"},

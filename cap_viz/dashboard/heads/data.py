@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from cap_viz.attribution.attention_patterns import HeadRoles
+from cap_viz.attribution.effect_metrics import METRIC_UNITS
 from cap_viz.attribution.results import HeadScores
 from cap_viz.dashboard.components.share import Download
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import Source, run_name
-from cap_viz.dashboard.names import METRIC_UNITS
 from cap_viz.dashboard.stored import HeadStatistics, cached_by_run, scores_of, specificity_of, statistics_of
 from cap_viz.runs.html_page import html_of
 from cap_viz.runs.kinds.patterns import load_patterns

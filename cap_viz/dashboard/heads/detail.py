@@ -11,11 +11,12 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
+from cap_viz.attribution.effect_metrics import METRIC_UNITS
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.data import HeadView, agreement, shared_top
 from cap_viz.dashboard.heads.example import clicked_example, shown_example, strip_hover
 from cap_viz.dashboard.heads.source import Source, shape_of
-from cap_viz.dashboard.names import METRIC_UNITS, run_title
+from cap_viz.dashboard.names import run_title
 from cap_viz.dashboard.stored import HeadStatistics, statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.ranked_bars import example_strip

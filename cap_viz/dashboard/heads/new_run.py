@@ -13,12 +13,12 @@ from typing import Any
 
 import streamlit as st
 
-from cap_viz.attribution.effect_metrics import applicable_metrics
+from cap_viz.attribution.effect_metrics import METRIC_UNITS, applicable_metrics
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.components.job_card import active_jobs, job_view
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import WANTED_RUN, Source, name_of, shape_of, start
-from cap_viz.dashboard.names import ABLATION_NAMES, METRIC_UNITS, metric_name
+from cap_viz.dashboard.names import ABLATION_NAMES, metric_name
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError, UsageError

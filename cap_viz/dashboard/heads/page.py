@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 from jaxtyping import Float, Int
 
-from cap_viz.attribution.effect_metrics import applicable_metrics
+from cap_viz.attribution.effect_metrics import METRIC_UNITS, applicable_metrics
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.components.head_map import head_boxes, head_map, pick_head, pick_point
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
@@ -57,7 +57,7 @@ from cap_viz.dashboard.heads.new_run import control_jobs, new_run, no_control, o
 from cap_viz.dashboard.heads.read import reading_section, reading_toggle, roles_section
 from cap_viz.dashboard.heads.source import Source, pick_source, sources, submit_problem, watched_end
 from cap_viz.dashboard.heads.together import together_section
-from cap_viz.dashboard.names import METRIC_UNITS, metric_name, model_name, task_name
+from cap_viz.dashboard.names import metric_name, model_name, task_name
 from cap_viz.dashboard.overview.data import dense_evaluation
 from cap_viz.dashboard.stored import arrived_effects, report_of, specificity_of
 from cap_viz.dashboard.terms import GLOSSARY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from cap_viz.attribution.effect_metrics import METRIC_UNITS
 from cap_viz.dashboard.components.head_map import head_map
 from cap_viz.dashboard.components.panels import (
     age,
@@ -21,7 +22,7 @@ from cap_viz.dashboard.components.panels import (
 )
 from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import METRIC_NAMES, METRIC_UNITS, model_name
+from cap_viz.dashboard.names import METRIC_NAMES, model_name
 from cap_viz.dashboard.overview.data import (
     METRIC,
     PruningTable,

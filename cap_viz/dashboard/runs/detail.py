@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import streamlit as st
 
+from cap_viz.attribution.effect_metrics import METRIC_UNITS
 from cap_viz.dashboard.components.head_map import head_map
 from cap_viz.dashboard.components.panels import (
     age,
@@ -19,7 +20,7 @@ from cap_viz.dashboard.components.panels import (
 )
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import shown_name
-from cap_viz.dashboard.names import METRIC_UNITS, model_name, task_name
+from cap_viz.dashboard.names import model_name, task_name
 from cap_viz.dashboard.runs.result import facts_of
 from cap_viz.dashboard.runs.table import plain
 from cap_viz.dashboard.selection import choose, go_button
