@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cap_viz as cv
+from cap_viz.attribution.results import Ablation
 from cap_viz.errors import CapVizError
 from cap_viz.models import offload, weight_files
 from cap_viz.models.catalogue import resolve
@@ -38,7 +39,7 @@ def test_some_weights_are_elsewhere(offloaded: ReasoningModel) -> None:
 
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 def test_scores_are_those_of_the_whole_model(
-    offloaded: ReasoningModel, tiny_model: ReasoningModel, tiny_task: Task, ablation: str
+    offloaded: ReasoningModel, tiny_model: ReasoningModel, tiny_task: Task, ablation: Ablation
 ) -> None:
     examples = tiny_task.calibration(4)
     ours, whole = (cv.score_heads(model, examples, ablation=ablation) for model in (offloaded, tiny_model))

@@ -18,6 +18,7 @@ from cap_viz.attribution.forward.shortcut_checks import batch_of
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.attribution.joint_ablation import joint_effects
+from cap_viz.attribution.results import Ablation
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.tasks import Example
@@ -161,7 +162,7 @@ def test_whole_attention_and_mlp_equal_zeroed_projections(
 
 @pytest.mark.parametrize("ablation", ["mean", "resample"])
 def test_direct_blocks_equal_the_models_own(
-    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, ablation: str
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     """And the attention as a whole is all its heads together."""
     examples = tiny_examples(4)

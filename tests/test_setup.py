@@ -86,8 +86,9 @@ def test_direct_requirements_are_pinned_as_in_the_constraints(requirements: str)
 
 
 def test_the_ranges_of_the_package_admit_the_pins() -> None:
-    direct, ranges = pins("requirements.txt"), toml("pyproject.toml")["project"]["dependencies"]
-    wanted = {canonicalize_name(one.name): one.specifier for one in map(Requirement, ranges)}
+    direct = {canonicalize_name(name): pin for name, pin in pins("requirements.txt").items()}
+    ranges = map(Requirement, toml("pyproject.toml")["project"]["dependencies"])
+    wanted = {canonicalize_name(one.name): one.specifier for one in ranges}
     assert wanted.keys() == direct.keys()
     assert not {name: pin for name, pin in direct.items() if not wanted[name].contains(pin)}
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from cap_viz.attribution.attention_patterns import MEASURES as ROLES
-from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.attribution.effect_metrics import METRIC_UNITS, METRICS
 from cap_viz.attribution.estimators import ESTIMATORS
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard import names

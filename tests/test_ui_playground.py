@@ -199,6 +199,7 @@ def test_a_mask_is_not_offered_where_memory_does_not_suffice(
 
 
 def test_a_mask_is_not_offered_without_the_text_it_reads(scores: StoredRun, tiny_model: ReasoningModel) -> None:
+    assert isinstance(scores.spec, ScoreSpec)
     spec = mask_spec_for(tiny_model.ref, "cap_fine", 0.2, task="mini_science", n=6, scores=scores.spec)
     assert "Generic text" in mask_hindrance(tiny_model.ref, spec)
     at = played(scores, mask="cap_fine")
@@ -280,7 +281,7 @@ def test_tokens_that_look_alike_keep_their_own_bars() -> None:
 
 def test_no_bar_is_labelled_as_nothing() -> None:
     figure = next_token_bars([Candidate(" a", 0.5, 0.0002), Candidate(" b", 0.0006, 0.9)], both=True)
-    assert [bar.text for bar in figure.data] == [("50.0 %", "0.1 %"), ("< 0.1 %", "90.0 %")]
+    assert [bar["text"] for bar in figure.to_dict()["data"]] == [("50.0 %", "0.1 %"), ("< 0.1 %", "90.0 %")]
 
 
 def test_a_continuation_takes_one_paragraph() -> None:

@@ -378,13 +378,13 @@ def test_the_table_has_plain_names_and_the_file_the_ids_too(
     table = table_of(runs, ["a"])
     assert list(table["task"]) == ["Mini science"] * 3
     assert list(table["what"])[:2] == ["Heads: 4 examples, zeroed", "Dense"]
-    assert table["what"][2] == "Whole heads at 30 % of heads, from Mini text"
+    assert table["what"].tolist()[2] == "Whole heads at 30 % of heads, from Mini text"
     assert list(table["n"]) == [4, 12, 12]
     assert list(table["result"]) == ["a", "", ""]
     saved = pd.read_csv(io.StringIO(csv_of(store, runs))).set_index("key")
     assert list(saved.index) == [run.key for run in runs]
-    assert saved.loc[pruned.key, "described"] == "head at 30%"
-    assert saved.loc[dense.key, "result"] == result_of(store, dense)
+    assert saved["described"].to_dict()[pruned.key] == "head at 30%"
+    assert saved["result"].to_dict()[dense.key] == result_of(store, dense)
     assert set(saved["task_id"]) == {TASK}
     assert np.all(saved["seconds"] >= 0)
 
@@ -399,7 +399,7 @@ def test_ticked_rows_and_picked_runs_are_one_choice_held_in_the_address(
     assert not at.exception
     assert at.query_params["runs"] == dense.key
     (row,) = at.session_state["runs_table"]["selection"]["rows"]
-    assert at.dataframe[0].value["what"][row] == plain(dense.spec)
+    assert at.dataframe[0].value["what"].tolist()[row] == plain(dense.spec)
     # A run that the filters hide stays picked.
     at.selectbox(key="kind").set_value("score").run()
     assert at.session_state["runs_table"]["selection"]["rows"] == []

@@ -1,4 +1,4 @@
-"""Accuracies with their 95 % intervals: one as a strip, those of criteria as marks with whiskers."""
+"""Accuracies with their 95 % intervals: one as a strip, those of criteria as marks with whiskers, by sparsity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from cap_viz.figures.theme import ACCENT, FAINT, NEUTRAL, criterion_colour, criterion_symbol
+from cap_viz.figures.theme import ACCENT, FAINT, NEUTRAL, blank, criterion_colour, criterion_symbol, display_order
 
 
 def accuracy_strip(accuracy: float, interval: tuple[float, float], chance: float) -> str:
@@ -73,3 +73,71 @@ def whisker_marks(marks: Marks) -> go.Scatter:
         text=list(marks.hover),
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+@dataclass(frozen=True)
+class AccuracyPoint:
+    """Accuracy of one criterion at one sparsity. `differs`: clearly different from dense on the same questions."""
+
+    criterion: str
+    title: str
+    sparsity: float
+    accuracy: float
+    low: float
+    high: float
+    differs: bool
+    hover: str
+
+
+def accuracy_by_sparsity(
+    points: Sequence[AccuracyPoint], *, dense: tuple[float, float, float], chance: float, height: int = 330
+) -> go.Figure:
+    """Plot accuracy with whiskers per criterion, side by side at each sparsity; hollow where within noise of dense.
+
+    `dense` is accuracy with its limits, drawn as a dashed line in a band; `chance` is a dotted line.
+    """
+    figure = blank(height=height, left=46, right=54, top=10, bottom=40)
+    sparsities = sorted({point.sparsity for point in points})
+    criteria = display_order({point.criterion for point in points})
+    figure.add_hrect(y0=100 * dense[1], y1=100 * dense[2], fillcolor=NEUTRAL, opacity=0.13, line_width=0)
+    horizontal(figure, 100 * dense[0], "dash", "dense")
+    horizontal(figure, 100 * chance, "dot", "chance")
+    for place, name in enumerate(criteria):
+        shown = [point for point in points if point.criterion == name]
+        offset = 0.17 * (place - (len(criteria) - 1) / 2)
+        figure.add_trace(whiskers(shown, [sparsities.index(point.sparsity) + offset for point in shown]))
+    figure.update_xaxes(
+        tickvals=list(range(len(sparsities))),
+        ticktext=[f"{100 * sparsity:.0f} %" for sparsity in sparsities],
+        range=[-0.5, len(sparsities) - 0.5],
+        title="sparsity (share of weights set to zero)",
+        ticks="",
+    )
+    lowest = min([chance, dense[1], *(point.low for point in points)])
+    highest = max([dense[2], *(point.high for point in points)])
+    figure.update_yaxes(
+        ticksuffix=" %", showgrid=True, gridcolor=FAINT, nticks=6, range=[100 * lowest - 3, 100 * highest + 2]
+    )
+    return figure
+
+
+def horizontal(figure: go.Figure, y: float, dash: str, label: str) -> None:
+    figure.add_hline(
+        y=y,
+        line={"color": NEUTRAL, "width": 1.5, "dash": dash},
+        annotation={"text": label, "x": 1, "xanchor": "left", "yanchor": "middle", "font": {"size": 11}},
+    )
+
+
+def whiskers(points: Sequence[AccuracyPoint], x: Sequence[float]) -> go.Scatter:
+    marks = Marks(
+        criterion=points[0].criterion,
+        title=points[0].title,
+        x=x,
+        value=[100 * point.accuracy for point in points],
+        low=[100 * point.low for point in points],
+        high=[100 * point.high for point in points],
+        hover=[point.hover for point in points],
+        hollow=[not point.differs for point in points],
+    )
+    return whisker_marks(marks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 import cap_viz as cv
 from cap_viz.attribution.estimators import score_heads
 from cap_viz.attribution.exact import exact_scores, score_blocks
+from cap_viz.attribution.results import Ablation
 from cap_viz.attribution.self_test import checks, weights_digest
 from cap_viz.evaluation.generation import NO_TOKEN, Block, GenerationProtocol, generation_plan, generation_steps
 from cap_viz.models.catalogue import DEFAULT_MODEL, resolve
@@ -114,7 +115,7 @@ def test_shipped_numbers_come_out_again(model: ReasoningModel) -> None:
             batch = run.provenance["plan"]["batches"][0]
             wanted = [examples_of(spec.examples)[i] for i in batch]
             plain = spec.parts is None
-            fresh = (exact_scores if plain else score_blocks)(model, wanted, ablation=spec.ablation)
+            fresh = (exact_scores if plain else score_blocks)(model, wanted, ablation=cast(Ablation, spec.ablation))
             stored = (load_scores if plain else load_blocks)(store, run).ablated[:, :, batch]
             np.testing.assert_allclose(fresh.ablated, stored, atol=1e-3)
         elif isinstance(spec, EvalSpec) and spec.mask is None:

@@ -20,7 +20,6 @@ from cap_viz.dashboard.components.panels import (
     escaped,
     examples_fact,
     heading,
-    making_of,
     problem,
     provenance,
 )
@@ -68,7 +67,7 @@ from cap_viz.figures.ranked_bars import ranked_bars
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.models.rounding_noise import noise_floor
-from cap_viz.runs.run_labels import ablation_words
+from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import HeadEstimate, Specificity
 from cap_viz.tasks import load_task
