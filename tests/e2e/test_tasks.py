@@ -75,6 +75,7 @@ def test_an_upload_becomes_a_task_and_is_forgotten_again(start_server: str, open
     expect(page).to_have_url(re.compile("task=riddles"))
     page.go_back()
     expect(banner).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
     if not page.get_by_role("button", name="Remove task").is_visible():
         page.get_by_role("button", name="Your tasks").click()
     page.get_by_role("button", name="Remove task").click()

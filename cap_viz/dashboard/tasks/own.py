@@ -15,7 +15,7 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from cap_viz.dashboard.components.panels import escaped, problem
-from cap_viz.dashboard.selection import KEPT_WITH_TASK, choose, go_button
+from cap_viz.dashboard.selection import KEPT_WITH_TASK, asked_for, choose, go_button
 from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.errors import CapVizError
 from cap_viz.tasks import TASKS, Task
@@ -138,5 +138,5 @@ def forget(name: str) -> None:
     except CapVizError as error:
         st.session_state[REFUSED] = str(error)
         return
-    if st.session_state.get("task") == name:
+    if asked_for("task") == (name,):
         choose({"task": None}, keep=KEPT_WITH_TASK)
