@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cap_viz.dashboard.components.panels import escaped
+from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.serving import MOST_JOBS, REFUSAL, allowed_models, check_job, check_prompt, is_shared, offered
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
@@ -72,7 +73,8 @@ def test_pages_show_what_is_listed_and_here(listed: str, shown: list[str], monke
     monkeypatch.setenv("CAP_VIZ_MODELS", listed)
     at = opened("app.py")
     assert not at.exception
-    assert [box.options for box in at.selectbox if box.key == "model"] == ([shown] if shown else [])
+    names = [model_name(one) for one in shown]
+    assert [box.options for box in at.selectbox if box.key == "model"] == ([names] if names else [])
     assert not [button for button in at.button if button.key == "other_model"]
     assert ["CAP\\_VIZ\\_MODELS" in error.value for error in at.error] == ([] if shown else [True])
 

@@ -68,13 +68,14 @@ def test_every_page_and_table_has_the_same_chance(store: Store, dense: StoredRun
         assert found == pytest.approx(majority)
     link = {"model": dense.spec.model.id, "task": TASK, "n": str(N)}
     for page, axis, more in (
-        ("app.py", "y", {}),
         ("pages/compare.py", "y", {}),
         ("pages/prune.py", "x", {"criterion": "magnitude", "against": "global_magnitude", "sparsity": "20"}),
     ):
         at = opened(page, **link, **more)
         assert not at.exception
         assert [pytest.approx(100 * majority)] == sorted(dotted(at, axis)), page
+    at = opened("app.py", **link)
+    assert any(f"guessing {majority:.1%}" in str(one.proto) for one in at.get("html"))
 
 
 def test_while_answers_arrive_chance_is_judged_by_the_most_there_are() -> None:

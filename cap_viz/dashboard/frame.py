@@ -111,20 +111,19 @@ def frame(title: str) -> Frame:
     load_plugins()
     open_address(title)
     selection = Selection(st.container())
-    # Taken before the runs are read, so that jobs that end from here on are noticed.
-    jobs = shared_queue().listing()
-    ends = job_ends(jobs)
-    active = tuple(job for job in jobs if not ends[job.number])
-    store = Store()
-    every = stored_runs(store)
+    store, named = Store(), [name for name in (first_model(),) if name]
     try:
-        named = [name for name in (first_model(),) if name]
-        models = offered([*named, *CATALOGUE, *(run.spec.model.id for run in every)])
         check_asked()
         requested_backend()
+        # Taken before the runs are read, so that jobs that end from here on are noticed.
+        jobs = shared_queue().listing()
+        every = stored_runs(store)
+        models = offered([*named, *CATALOGUE, *(run.spec.model.id for run in every)])
     except UsageError as error:
         problem(str(error))
         st.stop()
+    ends = job_ends(jobs)
+    active = tuple(job for job in jobs if not ends[job.number])
     runs = [run for run in every if run.spec.model.id in models]
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
     with st.sidebar:

@@ -276,8 +276,8 @@ class JobQueue:
             self.end(job, "failed", sentence(error))
         seconds = time.monotonic() - began
         job.spent += seconds
-        if job.is_started and job.progress.partial is None:
-            # The pace counts from the first results.
+        if job.is_started and job.progress.partial is None and not isinstance(job.spec, PrunedWeights):
+            # The pace counts from the first results; pruned weights have none before they are done.
             job.start_share, job.start_spent, job.started = job.progress.share, job.spent, time.monotonic()
         with self.lock:
             self.share.charge(session, seconds)

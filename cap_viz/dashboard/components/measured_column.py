@@ -1,7 +1,7 @@
 """Measured columns: evaluations of dense and pruned weights side by side, stored, arriving, stale, failed or missing.
 
 Whatever is measured (choices, written answers, losses of texts) is found, compared, shown and started in the same way;
-a `Reading` says how its reports are read.
+a `ReportKind` says how its reports are read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Report = TypeVar("Report", bound=ReportOfItems)
 
 
 @dataclass(frozen=True)
-class Reading(Generic[Report]):
+class ReportKind(Generic[Report]):
     """How reports of class `kind` are read from the store, and by which measures, first the main one.
 
     `first` cuts a report of more items to the first n; None where that cannot be.
@@ -117,7 +117,7 @@ def named(name: str) -> str:
 
 
 def column_of(
-    reading: Reading[Report],
+    reading: ReportKind[Report],
     store: Store,
     queue: JobQueue,
     name: str,
@@ -144,7 +144,7 @@ def column_of(
     return empty if last is None else with_last(reading, store, empty, last)
 
 
-def stored(reading: Reading[Report], store: Store, spec: EvalSpec) -> tuple[Report, StoredRun] | None:
+def stored(reading: ReportKind[Report], store: Store, spec: EvalSpec) -> tuple[Report, StoredRun] | None:
     """Read the run of a spec, or of a longer one the items that are asked for. Raises `DamagedRun`."""
     run = store.get(spec)
     if run is not None:
@@ -155,7 +155,7 @@ def stored(reading: Reading[Report], store: Store, spec: EvalSpec) -> tuple[Repo
     return reading.first(reading.read(store, longer), len(spec.examples.ids)), longer
 
 
-def with_last(reading: Reading[Report], store: Store, column: Column[Report], last: EvalSpec) -> Column[Report]:
+def with_last(reading: ReportKind[Report], store: Store, column: Column[Report], last: EvalSpec) -> Column[Report]:
     """Show an earlier result in the column if it is of the same weights and task and still readable."""
     wanted = column.wanted
     if wanted is None or last.model != wanted.model or same_task(last) != same_task(wanted):

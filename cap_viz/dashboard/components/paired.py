@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from cap_viz.dashboard.components.measured_column import Column, Reading, Report, swatch, title_of
+from cap_viz.dashboard.components.measured_column import Column, Report, ReportKind, swatch, title_of
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import Measure
@@ -19,7 +19,7 @@ from cap_viz.tasks.pairing import common_rows
 
 
 @dataclass(frozen=True)
-class Difference:
+class ColumnDifference:
     """First column minus second on their common items, by the names of the measures.
 
     `results` is empty when the columns cannot be compared; `reason` then says why.
@@ -37,15 +37,15 @@ class Difference:
         return next(iter(self.results.values()), None)
 
 
-def differences(reading: Reading[Report], columns: Sequence[Column[Report]]) -> list[Difference]:
+def differences(reading: ReportKind[Report], columns: Sequence[Column[Report]]) -> list[ColumnDifference]:
     """Compare the criteria with each other, if there are two, then each with dense."""
     dense, *others = columns
     pairs = [tuple(others)] if len(others) == 2 else []
     return [compare_columns(reading, first, second) for first, second in [*pairs, *((one, dense) for one in others)]]
 
 
-def compare_columns(reading: Reading[Report], first: Column[Report], second: Column[Report]) -> Difference:
-    refused = Difference(first.name, second.name)
+def compare_columns(reading: ReportKind[Report], first: Column[Report], second: Column[Report]) -> ColumnDifference:
+    refused = ColumnDifference(first.name, second.name)
     if first.report is None or second.report is None:
         return replace(refused, reason="not measured yet")
     if not same_sparsity(first, second):
@@ -71,7 +71,7 @@ def same_sparsity(first: Column[Any], second: Column[Any]) -> bool:
     return len({(mask.sparsity, mask.scope) for mask in masks}) < 2
 
 
-def difference_table(found: Sequence[Difference], measures: Sequence[Measure]) -> pd.DataFrame:
+def difference_table(found: Sequence[ColumnDifference], measures: Sequence[Measure]) -> pd.DataFrame:
     """Table of paired differences; p and counts are by the first measure. Cells are Markdown."""
     rows = []
     for one in found:
@@ -81,24 +81,24 @@ def difference_table(found: Sequence[Difference], measures: Sequence[Measure]) -
     return pd.DataFrame(rows)
 
 
-def pair_words(one: Difference) -> str:
+def pair_words(one: ColumnDifference) -> str:
     return f"{swatch(one.first)} {title_of(one.first)} − {swatch(one.second)} {title_of(one.second)}"
 
 
-def cell(one: Difference, measure: Measure) -> str:
+def cell(one: ColumnDifference, measure: Measure) -> str:
     """Format a difference, or why there is none."""
     result = one.results.get(measure.name)
     return one.reason if result is None else difference_words(result, measure)
 
 
-def p_cell(one: Difference) -> str:
+def p_cell(one: ColumnDifference) -> str:
     """Format p, or `interim` while answers arrive: a p-value watched until it suits means nothing."""
     if one.main is None:
         return ""
     return f"interim, {one.main.n} items" if one.provisional else p_words(one.main.p_value)
 
 
-def verdict_lines(one: Difference, measures: Sequence[Measure]) -> list[str]:
+def verdict_lines(one: ColumnDifference, measures: Sequence[Measure]) -> list[str]:
     """Say for each measure what the difference is and who is ahead; while answers arrive, only what it is."""
     lines = []
     for measure in measures:
@@ -112,7 +112,7 @@ def verdict_lines(one: Difference, measures: Sequence[Measure]) -> list[str]:
     return lines or [f"{one.reason.capitalize()}."]
 
 
-def unseen_words(found: Sequence[Difference], measure: Measure) -> str:
+def unseen_words(found: Sequence[ColumnDifference], measure: Measure) -> str:
     """Say how small a difference could have been detected."""
     known = [one.main for one in found if one.main is not None]
     if not known:

@@ -12,7 +12,7 @@ from cap_viz.dashboard.components.landing import LANDING
 from cap_viz.dashboard.components.measured_column import (
     Column,
     Offer,
-    Reading,
+    ReportKind,
     Tile,
     column_of,
     draw_tile,
@@ -23,7 +23,7 @@ from cap_viz.dashboard.components.measured_column import (
     watched,
 )
 from cap_viz.dashboard.components.paired import (
-    Difference,
+    ColumnDifference,
     difference_table,
     differences,
     unseen_words,
@@ -57,7 +57,7 @@ def first_items(report: EvalReport, n: int) -> EvalReport:
     return EvalReport(report.questions.take(range(n)), report.logliks[:n])
 
 
-CHOICES = Reading(EvalReport, report_of, (ACC, CHOICE_LOSS), per_question, first_items)
+CHOICES = ReportKind(EvalReport, report_of, (ACC, CHOICE_LOSS), per_question, first_items)
 Columns = list[Column[EvalReport]]
 
 
@@ -160,7 +160,7 @@ def chance_of(task: Task, columns: Columns) -> float | None:
     return against_guessing(task, max(reports, key=len)).chance if reports else None
 
 
-def verdict(found: Sequence[Difference]) -> None:
+def verdict(found: Sequence[ColumnDifference]) -> None:
     """Say what the first of the differences says, by each measure; all of them with their tests on demand."""
     first = found[0]
     st.markdown(f"{named(first.first)} − {named(first.second)}")

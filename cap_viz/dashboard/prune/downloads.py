@@ -11,7 +11,7 @@ import pandas as pd
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.measured_column import Column
-from cap_viz.dashboard.components.paired import Difference
+from cap_viz.dashboard.components.paired import ColumnDifference
 from cap_viz.dashboard.components.share import Download
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, Measure, level_of
@@ -23,7 +23,7 @@ from cap_viz.runs.store import Store
 Columns = Sequence[Column[EvalReport]]
 
 
-def downloads(name: str, columns: Columns, differences: Sequence[Difference]) -> list[Download]:
+def downloads(name: str, columns: Columns, differences: Sequence[ColumnDifference]) -> list[Download]:
     """Return the files of the Share menu; `columns` are measured ones."""
     return [
         Download("Items (CSV)", lambda: items_csv(columns), f"{name}.csv", "text/csv"),
@@ -59,7 +59,7 @@ def item_table(name: str, report: EvalReport) -> pd.DataFrame:
     )
 
 
-def comparison_json(columns: Columns, differences: Sequence[Difference]) -> bytes:
+def comparison_json(columns: Columns, differences: Sequence[ColumnDifference]) -> bytes:
     """Every column with its spec, key and accuracies, and the paired differences."""
     content = {
         "columns": [column_dict(column) for column in columns if column.report is not None],
@@ -83,7 +83,7 @@ def column_dict(column: Column[EvalReport]) -> dict[str, Any]:
     }
 
 
-def difference_dict(one: Difference) -> dict[str, Any]:
+def difference_dict(one: ColumnDifference) -> dict[str, Any]:
     by_acc, by_loss = one.results[ACC.name], one.results[CHOICE_LOSS.name]
     return {"first": one.first, "second": one.second, **asdict(by_acc), CHOICE_LOSS.name: asdict(by_loss)}
 

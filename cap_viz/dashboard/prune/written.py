@@ -13,7 +13,7 @@ import streamlit as st
 from cap_viz.dashboard.components.measured_column import (
     Column,
     Offer,
-    Reading,
+    ReportKind,
     Tile,
     column_of,
     draw_tile,
@@ -55,7 +55,7 @@ EXACT_MATCH = Measure(
     unit="%",
     steps="points",
 )
-WRITTEN = Reading(
+WRITTEN = ReportKind(
     GenerationReport, cached_by_run(32)(load_answers), (EXACT_MATCH,), lambda report, _: report.correct.astype(float)
 )
 Columns = Sequence[Column[GenerationReport]]
