@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from math import isnan
@@ -105,7 +106,8 @@ def escaped(text: str) -> str:
     """Escape plain text for Markdown: file names and model output must not turn into formatting."""
     for sign in "\\`*_~[]$<>":
         text = text.replace(sign, f"\\{sign}")
-    return text
+    # A word behind a colon would be a directive, such as :red.
+    return re.sub(r"(?<!\S):(?=\w)", r"\:", text)
 
 
 def percent(share: float, digits: int = 1) -> str:
