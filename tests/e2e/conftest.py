@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 PROJECT = Path(__file__).resolve().parents[2]
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 START_SECONDS = 60
 # Slow, since two cores may be shared with a job.
 PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 # A layout that has not moved for so long has settled.
 STILL_MS = 400
 
