@@ -17,7 +17,6 @@ from cap_viz.stats import HeadEstimate
 GHOST = "rgba(128,134,148,0.09)"
 FADED_OPACITY = 0.38
 GRID_MARGINS = 72
-SMALL_HEIGHT, SMALL_TOP, SMALL_BOTTOM = 214, 4, 24
 DIVERGING = (
     (0.0, "rgba(181,105,28,1)"),
     (0.4999, "rgba(181,105,28,0)"),
@@ -149,18 +148,6 @@ def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
     )
     figure.update_layout(hoverdistance=80)
     label_scale(figure, grid.limit, grid.ends, unit if n_heads * 4 > 60 or tallest > 400 else "")
-    return figure
-
-
-def small_map(grid: Grid) -> go.Figure:
-    """Plot the grid small and without a colour bar, for a page that shares and explains one scale."""
-    n_layers, n_heads = grid.shape
-    figure = blank(height=SMALL_HEIGHT, left=26, right=4, top=SMALL_TOP, bottom=SMALL_BOTTOM)
-    figure.add_traces([*cells(grid.mean, grid.faded, grid.limit), *marks(grid, scale=0.7), click_targets(grid, "")])
-    figure.update_xaxes(tickvals=ticks(n_heads, 12), range=[-0.5, n_heads - 0.5], ticks="", tickfont={"size": 10})
-    rows = (SMALL_HEIGHT - SMALL_TOP - SMALL_BOTTOM) // 22
-    figure.update_yaxes(tickvals=ticks(n_layers, rows), range=[n_layers - 0.5, -0.5], ticks="", tickfont={"size": 10})
-    figure.update_layout(hoverdistance=60)
     return figure
 
 
