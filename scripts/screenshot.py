@@ -31,7 +31,7 @@ PICTURES = {
     "prune": "prune?task=mini_science&sparsity=20",
     "compare": "compare?task=mini_science&measure=choice_nll",
     "playground": "playground",
-    "runs": "runs?kind=scores",
+    "runs": "runs?kind=score",
     "learn": "learn?step=4&guesses=4b",
 }
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
