@@ -281,7 +281,7 @@ def test_tokens_that_look_alike_keep_their_own_bars() -> None:
 
 def test_no_bar_is_labelled_as_nothing() -> None:
     figure = next_token_bars([Candidate(" a", 0.5, 0.0002), Candidate(" b", 0.0006, 0.9)], both=True)
-    assert [bar["text"] for bar in figure.to_dict()["data"]] == [("50.0 %", "0.1 %"), ("< 0.1 %", "90.0 %")]
+    assert [tuple(bar["text"]) for bar in figure.to_dict()["data"]] == [("50.0 %", "0.1 %"), ("< 0.1 %", "90.0 %")]
 
 
 def test_a_continuation_takes_one_paragraph() -> None:

@@ -23,7 +23,7 @@ from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.dashboard.components.job_card import together_sentence
 from cap_viz.dashboard.components.measured_column import Column, column_of
 from cap_viz.dashboard.components.paired import (
-    Difference,
+    ColumnDifference,
     compare_columns,
     difference_table,
     differences,
@@ -739,19 +739,21 @@ def test_word_and_interval_of_a_difference_agree() -> None:
     """“No difference stands out from noise” stood under a choice loss whose interval excludes 0."""
     base = compare_paired(np.arange(40) < 20, np.arange(40) < 20)
     loss = replace(base, ci=Interval(-0.18, -0.02), difference=-0.1, p_value=0.02)
-    by_acc, by_loss = verdict_lines(Difference("cap", "wanda", {"acc": base, "choice_nll": loss}), CHOICES.measures)
+    by_acc, by_loss = verdict_lines(
+        ColumnDifference("cap", "wanda", {"acc": base, "choice_nll": loss}), CHOICES.measures
+    )
     assert "ahead" not in by_acc
     assert "CAP ahead" in by_loss
     assert {"−0.180", "−0.020"} <= numbers(by_loss)
     for ci, p in ((Interval(-0.18, -0.02), 0.06), (Interval(-0.18, 0.01), 0.03)):
         doubtful = replace(loss, ci=ci, p_value=p)
-        (hint,) = verdict_lines(Difference("cap", "wanda", {"choice_nll": doubtful}), CHOICES.measures)
+        (hint,) = verdict_lines(ColumnDifference("cap", "wanda", {"choice_nll": doubtful}), CHOICES.measures)
         assert "hint: CAP ahead" in hint
 
 
 def test_an_interim_difference_has_no_p_and_no_verdict() -> None:
     a, b = np.arange(40) < 30, np.arange(40) < 10
-    final = Difference("cap", "dense", {"acc": compare_paired(a, b)})
+    final = ColumnDifference("cap", "dense", {"acc": compare_paired(a, b)})
     interim = replace(final, provisional=True)
     assert p_cell(final) == "< 0.001"
     assert numbers(p_cell(interim)) == {"40"}
