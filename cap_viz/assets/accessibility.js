@@ -19,7 +19,10 @@
     body.tabIndex = -1;
     const inside = all(STOPS, body).filter(stop => stop.tabIndex >= 0 && !stop.disabled && stop.checkVisibility(SEEN));
     // Its content may still be on the way.
-    const round = [button, ...inside.length ? inside : [body]], place = round.indexOf(document.activeElement), last = round.length - 1;
+    const round = [button, ...inside.length ? inside : [body]], last = round.length - 1;
+    // Focus that was lost when the button was drawn anew begins at the button again.
+    const active = document.activeElement, found = round.indexOf(active);
+    const place = found < 0 && !body.contains(active) ? 0 : found;
     const next = event.shiftKey ? {0: last, 1: 0}[place] : {0: 1, [last]: 0}[place];
     if (next === undefined) return;
     event.preventDefault();
