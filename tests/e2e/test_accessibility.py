@@ -15,7 +15,17 @@ from tests.e2e.conftest import PATIENCE_MS, OpenTab, Tab
 
 pytestmark = pytest.mark.e2e
 
-VIEWS = ("", "heads", "tasks", "prune?sparsity=20", "compare", "playground?model=toy-reasoner", "runs", "learn", "glossary")
+VIEWS = (
+    "",
+    "heads",
+    "tasks",
+    "prune?sparsity=20",
+    "compare",
+    "playground?model=toy-reasoner",
+    "runs",
+    "learn",
+    "glossary",
+)
 MOST_WORDS = 180
 # A list of everything, and a table (drawn on a canvas).
 WORDY = ("glossary",)
