@@ -18,7 +18,7 @@ import torch
 from pandas.testing import assert_frame_equal
 
 import cap_viz as cv
-from cap_viz.attribution.effect_metrics import METRIC_UNITS, METRICS, MetricName
+from cap_viz.attribution.effect_metrics import METRICS, MetricName
 from cap_viz.attribution.estimators import ESTIMATORS, Estimator
 from cap_viz.attribution.forward.patching import set_hooks
 from cap_viz.attribution.result_base import FORMAT_VERSION, HEADER, Result
@@ -114,7 +114,6 @@ def test_every_public_name_is_there_and_stays() -> None:
     ("names", "registry"),
     [
         (MetricName, METRICS),
-        (MetricName, METRIC_UNITS),
         (CriterionName, CRITERIA),
         (Estimator, ESTIMATORS),
         (Ablation, ABLATIONS),

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.attribution.effect_metrics import METRICS, Metric
+from cap_viz.dashboard import names
 from cap_viz.integrations import plugins
 from cap_viz.integrations.plugins import Plugin, load
 from cap_viz.pruning import CRITERIA
@@ -24,10 +27,13 @@ EXAMPLE = PROJECT / "examples" / "plugin"
 
 
 @pytest.fixture(autouse=True)
-def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+def registries() -> Iterator[None]:
     """Leave the registries as they were."""
-    for module, name in ((plugins, "CRITERIA"), (plugins, "TASKS"), (plugins, "METRICS"), (plugins, "METRIC_ORIGINS")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    kept: list[tuple[dict[str, Any], dict[str, Any]]] = [(one, dict(one)) for one in (CRITERIA, TASKS, METRICS)]
+    yield
+    for registry, content in kept:
+        registry.clear()
+        registry.update(content)
 
 
 def entry(kind: str, name: str, thing: Any, monkeypatch: pytest.MonkeyPatch) -> Plugin:
@@ -58,19 +64,28 @@ def fails(entry: EntryPoint) -> None:
 def test_what_does_not_fit_is_left_out_with_a_sentence(
     kind: str, name: str, thing: Any, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (dict(plugins.CRITERIA), dict(plugins.TASKS), dict(plugins.METRICS))
+    before = (dict(CRITERIA), dict(TASKS), dict(METRICS))
     plugin = entry(kind, name, thing, monkeypatch)
     assert reason in plugin.problem
     assert name in plugin.problem
-    assert before == (plugins.CRITERIA, plugins.TASKS, plugins.METRICS)
+    assert before == (CRITERIA, TASKS, METRICS)
 
 
 def test_a_metric_joins_the_others_with_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin = entry("metric", "twice", lambda *numbers: 2 * METRICS["nll"](*numbers), monkeypatch)
+    twice = Metric(lambda *numbers: 2 * METRICS["nll"](*numbers), "Twice the loss", "nats")
+    plugin = entry("metric", "twice", twice, monkeypatch)
     assert not plugin.problem
-    assert plugins.METRIC_ORIGINS["twice"] == plugin.origin
+    assert METRICS["twice"] == replace(twice, origin=plugin.origin)
     logliks, gold, tokens = np.array([[-4.0, -1.0]]), np.array([0]), np.array([[2, 2]])
-    assert plugins.METRICS["twice"](logliks, gold, tokens).tolist() == [4.0]
+    assert METRICS["twice"](logliks, gold, tokens).tolist() == [4.0]
+
+
+def test_the_pages_name_a_metric_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = entry("metric", "bare", lambda *numbers: METRICS["nll"](*numbers), monkeypatch)
+    assert not plugin.problem
+    assert names.metric_title("bare") == "bare"
+    assert plugin.origin in names.metrics_help(tuple(METRICS)).splitlines()[-1]
+    assert names.metric_title("of_a_package_that_is_gone") == "of_a_package_that_is_gone"
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import pytest
 from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.attribution.effect_metrics import METRIC_UNITS
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.hybrid import hybrid_scores
-from cap_viz.dashboard.names import METRIC_NAMES
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.kinds.scores import load_blocks, load_gradient, load_scores
 from cap_viz.runs.run_queries import block_spec
@@ -63,7 +62,7 @@ def test_the_gradient_grid_holds_the_mean_gradient_effects(store: Store, exact: 
     ranks = rank_agreement(means[0], means[1], first, second)
     assert saying(at, "16 examples, zeroed", f"{ranks.correlation:.2f}", f"{ranks.ceiling:.2f}")
     assert saying(at, f"{second:.2f}", "40")
-    assert saying(at, METRIC_NAMES["nll"], "gradient")
+    assert saying(at, METRICS["nll"].title, "gradient")
     assert saying(at, "interval does not cover its error")
     assert "metric" not in [control.key for control in at.segmented_control], "the run is about one"
 
@@ -113,7 +112,7 @@ def test_sizes_are_planned_from_a_pilot(store: Store, exact: StoredRun) -> None:
     assert not at.exception
     assert "heads_pilot" not in [button.key for button in at.button]
     assert "heads_start" in [button.key for button in at.button]
-    assert saying(at, "±", METRIC_UNITS["nll"])
+    assert saying(at, "±", METRICS["nll"].unit)
 
 
 def test_whole_layers_stand_beside_the_heads(store: Store, exact: StoredRun) -> None:

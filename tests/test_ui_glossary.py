@@ -7,7 +7,7 @@ import re
 import pytest
 
 from cap_viz.attribution.attention_patterns import MEASURES as ROLES
-from cap_viz.attribution.effect_metrics import METRIC_UNITS, METRICS
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.estimators import ESTIMATORS
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard import names
@@ -63,10 +63,10 @@ NAMES = {
     **{name: "pattern" for name in PATTERNS},
     **{name: "nll" for name in (names.TEXT_LOSS, TOKEN_LOSS.title)},
     **{name: name for name in ("mask", "perplexity", "solution", "profile", *METRICS, *MEASURES, *TASKS)},
-    **{name: key for key, name in names.METRIC_NAMES.items()},
+    **{metric.title: key for key, metric in METRICS.items()},
     **{measure.title: name for name, measure in MEASURES.items()},
     **{task.title: name for name, task in TASKS.items()},
-    **{unit: "accuracy" if "errors" in unit else "nats" for unit in METRIC_UNITS.values()},
+    **{unit: "accuracy" if "errors" in unit else "nats" for unit in (metric.unit for metric in METRICS.values())},
     **{group: "criterion" for group in names.CRITERION_GROUPS},
     **{scope: "scope" for scope in SCOPES},
     **{"perplexity-1024": "perplexity", "generate-fewshot-256": "written"},
@@ -92,7 +92,7 @@ def test_a_criterion_is_found_by_id_and_title(criterion: Criterion) -> None:
 
 
 def test_names_of_metrics_are_those_of_the_pages() -> None:
-    assert {key: TERMS[key].name for key in METRICS} == names.METRIC_NAMES
+    assert {key: TERMS[key].name for key in METRICS} == {key: metric.title for key, metric in METRICS.items()}
 
 
 @pytest.mark.parametrize("term", EVERY, ids=lambda term: term.name)

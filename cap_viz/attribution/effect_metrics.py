@@ -8,6 +8,7 @@ Options an example does not have are NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -45,22 +46,31 @@ def accuracy(logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
     return (np.argmax(filled(logliks), axis=-1) != gold).astype(np.float64)
 
 
-Metric = Callable[[Logliks, Gold, Tokens], PerExample]
+@dataclass(frozen=True)
+class Metric:
+    """A loss per example with its plain name, the unit of its effects, and the package and version it came with.
+
+    `origin` is empty for the metrics of CAP Viz; those of other packages are added by `integrations/plugins.py`.
+    """
+
+    compute: Callable[[Logliks, Gold, Tokens], PerExample]
+    title: str
+    unit: str
+    origin: str = ""
+
+    def __call__(self, logliks: Logliks, gold: Gold, tokens: Tokens) -> PerExample:
+        return self.compute(logliks, gold, tokens)
+
+
 # The metrics that come with CAP Viz, for editors and type checkers; other names are looked up in `METRICS`.
 MetricName = Literal["nll", "choice_nll", "logit_diff", "accuracy"]
 
 METRICS: dict[str, Metric] = {
-    "nll": nll,
-    "choice_nll": choice_nll,
-    "logit_diff": logit_diff,
-    "accuracy": accuracy,
+    "nll": Metric(nll, "Answer loss", "nats per token"),
+    "choice_nll": Metric(choice_nll, "Choice loss", "nats"),
+    "logit_diff": Metric(logit_diff, "Margin loss", "nats"),
+    "accuracy": Metric(accuracy, "Errors", "errors per question"),
 }
-
-# Package and version of the metrics that other packages add.
-METRIC_ORIGINS: dict[str, str] = {}
-
-# Units of effects.
-METRIC_UNITS = {"nll": "nats per token", "choice_nll": "nats", "logit_diff": "nats", "accuracy": "errors per question"}
 
 # Metrics with a gradient (on torch tensors: `attribution/forward/backward.py`), and metrics that need a second option.
 DIFFERENTIABLE = ("nll", "choice_nll", "logit_diff")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from cap_viz.attribution.effect_metrics import METRIC_UNITS, METRICS, metric_named
+from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.result_base import Result, drawing
 from cap_viz.errors import UsageError
 from cap_viz.stats import HeadEstimate, mean_with_ci, wilson
@@ -169,7 +169,7 @@ class EffectResult(Result):
         with drawing():
             from cap_viz.figures.results import effect_map
         chosen = metric or self.metrics[0]
-        return effect_map(self.estimated(chosen), unit=METRIC_UNITS.get(chosen, ""), parts=self.parts)
+        return effect_map(self.estimated(chosen), unit=METRICS[chosen].unit if chosen in METRICS else "", parts=self.parts)
 
 
 def effect_rows(metric: str, estimate: HeadEstimate, parts: Sequence[str] | None) -> pd.DataFrame:
@@ -430,7 +430,7 @@ class EvalReport(AboutQuestions, Result):
         with drawing():
             from cap_viz.figures.results import NamedLevel, loss_strip, share_levels
         if not self.has_options:
-            return loss_strip(self.losses("nll"), self.questions.ids, unit=METRIC_UNITS["nll"])
+            return loss_strip(self.losses("nll"), self.questions.ids, unit=METRICS["nll"].unit)
         levels = [
             NamedLevel(name, one["value"], one["ci_low"], one["ci_high"]) for name, one in self.accuracies().items()
         ]

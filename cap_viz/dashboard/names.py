@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import CATALOGUE
 from cap_viz.pruning import CRITERIA, criterion_title
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import Task, load_task
 
-METRIC_NAMES = {
-    "nll": "Answer loss",
-    "choice_nll": "Choice loss",
-    "logit_diff": "Margin loss",
-    "accuracy": "Errors",
-}
 TEXT_LOSS = "Token loss"
 ABLATION_NAMES = {"zero": "zeroed", "mean": "mean", "resample": "resampled"}
 
@@ -37,9 +33,22 @@ def task_name(name: str) -> str:
         return name
 
 
+def metric_title(metric: str) -> str:
+    """Return a metric's name; its id where the package that adds it is not on this machine."""
+    return METRICS[metric].title if metric in METRICS else metric
+
+
+def metrics_help(names: tuple[str, ...]) -> str:
+    """Explain each metric in a line, with its id; one of another package names the package."""
+    return "\n".join(
+        f"- **{metric_title(name)}** `{name}`: {GLOSSARY.get(name) or f'Added by {METRICS[name].origin}.'}"
+        for name in names
+    )
+
+
 def metric_name(task: Task, metric: str) -> str:
     """Return a metric's name; a text task has no answer, so its loss covers every token of the continuation."""
-    return TEXT_LOSS if task.kind == "text" else METRIC_NAMES[metric]
+    return TEXT_LOSS if task.kind == "text" else metric_title(metric)
 
 
 def run_title(spec: ScoreSpec) -> str:
@@ -53,7 +62,7 @@ def run_title(spec: ScoreSpec) -> str:
     if spec.reference is not None and spec.ablation != "zero":
         said.append(f"{len(spec.reference.ids)} reference examples")
     if spec.estimator != "exact":
-        said.append(f"{spec.estimator}, {METRIC_NAMES[spec.metric or 'nll'].lower()}")
+        said.append(f"{spec.estimator}, {metric_title(spec.metric or 'nll').lower()}")
     return ", ".join(said)
 
 

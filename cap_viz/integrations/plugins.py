@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cap_viz.attribution.effect_metrics import METRIC_ORIGINS, METRICS
+from cap_viz.attribution.effect_metrics import METRICS, Metric
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.pruning import CRITERIA, Criterion
 from cap_viz.settings import is_shared, listed_plugins
@@ -92,13 +92,13 @@ def add_task(plugin: Plugin, task: Any) -> None:
 
 
 def add_metric(plugin: Plugin, metric: Any) -> None:
-    """Add a metric after trying it on two questions of two options."""
+    """Add a metric, a `Metric` or a bare function, after trying it on two questions of two options."""
     check_name(plugin, plugin.name, METRICS)
     logliks, gold = np.array([[-1.0, -2.0], [-3.0, -1.5]]), np.array([0, 1])
     values = np.asarray(metric(logliks, gold, np.array([[2, 3], [1, 2]])))
     check(plugin, values.shape == (2,) and bool(np.isfinite(values).all()), "it returns no finite number per example")
-    METRICS[plugin.name] = metric
-    METRIC_ORIGINS[plugin.name] = plugin.origin
+    described = metric if isinstance(metric, Metric) else Metric(metric, plugin.name, "effect")
+    METRICS[plugin.name] = replace(described, origin=plugin.origin)
 
 
 def check(plugin: Plugin, holds: bool, reason: str) -> None:

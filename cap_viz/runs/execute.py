@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from cap_viz import __version__
 from cap_viz.attribution.batch_plan import BatchPlan
-from cap_viz.attribution.effect_metrics import METRIC_ORIGINS
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.errors import CapVizError
 from cap_viz.files import write_json
 from cap_viz.progress import Progress
@@ -139,7 +139,7 @@ def plugins_of(spec: RunSpec) -> set[str]:
     """Return package and version of whatever other packages add to the spec: task, criterion, head metric."""
     mask = getattr(spec, "mask", None)
     metrics = (getattr(spec, "metric", None), getattr(mask, "metric", None))
-    found = {load_task(spec.examples.task).origin, *(METRIC_ORIGINS.get(one or "", "") for one in metrics)}
+    found = {load_task(spec.examples.task).origin, *(METRICS[one].origin for one in metrics if one in METRICS)}
     if mask is not None:
         found.add(criterion_named(mask.criterion).origin)
     return found - {""}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cap_viz.dashboard.compare.data import Comparison, Difference
 from cap_viz.dashboard.components.panels import listed, percent, percent_interval
-from cap_viz.dashboard.names import METRIC_NAMES, task_name
+from cap_viz.dashboard.names import metric_title, task_name
 from cap_viz.evaluation.eval_metrics import Level, Measure
 from cap_viz.figures.theme import display_order
 from cap_viz.pruning import criterion_title
@@ -78,5 +78,5 @@ def basis_words(basis: MaskProvenance) -> str:
     if isinstance(activations, ExampleSet):
         said.append(f"activations of {task_name(activations.task)}")
     for name, value in basis.unusual.items():
-        said.append(f"{OPTION_WORDS.get(name, name)} {METRIC_NAMES.get(value, value).lower()}")
+        said.append(f"{OPTION_WORDS.get(name, name)} {metric_title(value).lower()}")
     return ", ".join(said)

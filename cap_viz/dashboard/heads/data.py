@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cap_viz.attribution.attention_patterns import HeadRoles
-from cap_viz.attribution.effect_metrics import METRIC_UNITS
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import HeadScores
 from cap_viz.dashboard.components.share import Download
 from cap_viz.dashboard.frame import Frame
@@ -97,7 +97,7 @@ class HeadView:
 
     @property
     def unit(self) -> str:
-        return METRIC_UNITS[self.metric]
+        return METRICS[self.metric].unit
 
     @property
     def n(self) -> int:
@@ -245,7 +245,7 @@ def head_json(store: Store, view: View) -> str:
             "noise_ceiling": none_for_nan(ranks.ceiling),
         }
     heads = json.loads(head_table(store, view).to_json(None, orient="records") or "[]")
-    content |= {"metric": view.metric, "unit": METRIC_UNITS[view.metric], "heads": heads}
+    content |= {"metric": view.metric, "unit": METRICS[view.metric].unit, "heads": heads}
     return json.dumps(content, allow_nan=False)
 
 

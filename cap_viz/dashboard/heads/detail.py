@@ -11,7 +11,7 @@ import numpy as np
 import streamlit as st
 
 from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
-from cap_viz.attribution.effect_metrics import METRIC_UNITS
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.data import HeadView, agreement, shared_top
 from cap_viz.dashboard.heads.example import clicked_example, shown_example, strip_hover
@@ -94,7 +94,7 @@ def effect_sentence(source: Source, metric: str, estimate: HeadEstimate, head: H
     """Describe a measured effect in one sentence, without claiming what the head is for."""
     mean, kind = float(estimate.mean[head]), load_task(source.spec.examples.task).kind
     subject = head_subject(ablation_words(source.spec), *head)
-    number = f"**{signed(mean)} {METRIC_UNITS[metric]}** {interval_at(estimate, *head)}"
+    number = f"**{signed(mean)} {METRICS[metric].unit}** {interval_at(estimate, *head)}"
     if estimate.unclear[head]:
         return f"{subject} has no clear effect {where}: {number}."
     meaning = (TEXT_MEANING if kind == "text" else MEANINGS[metric])[0 if mean > 0 else 1]

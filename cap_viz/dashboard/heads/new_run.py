@@ -13,7 +13,7 @@ from typing import Any
 
 import streamlit as st
 
-from cap_viz.attribution.effect_metrics import METRIC_UNITS, applicable_metrics
+from cap_viz.attribution.effect_metrics import METRICS, applicable_metrics
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.components.job_card import active_jobs, job_view
 from cap_viz.dashboard.frame import Frame
@@ -180,7 +180,7 @@ def planned_sizes(view: Frame, seed: int, ablation: str, metric: str, most: int,
     plan = plan_from(view, exact, gradient, metric, most, by_time=by_time)
     st.caption(
         f"**{plan.n}** exactly and **{plan.n_gradient}** by gradient: about {duration(plan.seconds)}, and half of the "
-        f"heads known to ± {plan.half_width:.2g} {METRIC_UNITS[metric]} or better. Judged from the pilot, then fixed."
+        f"heads known to ± {plan.half_width:.2g} {METRICS[metric].unit} or better. Judged from the pilot, then fixed."
     )
     return plan.n, plan.n_gradient
 
@@ -195,7 +195,7 @@ def plan_from(
     if by_time:
         minutes = st.number_input("Minutes", 0.1, 600.0, 5.0, key="heads_minutes")
         return plan_for_seconds(pilot, cost, 60 * minutes, available=most)
-    label = f"Median half-width of the intervals, {METRIC_UNITS[metric]}"
+    label = f"Median half-width of the intervals, {METRICS[metric].unit}"
     wanted = st.number_input(label, 0.0001, 10.0, 0.02, format="%.4f", key="heads_width")
     return plan_for_half_width(pilot, cost, wanted, available=most)
 

@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 from jaxtyping import Float, Int
 
-from cap_viz.attribution.effect_metrics import METRIC_UNITS, applicable_metrics
+from cap_viz.attribution.effect_metrics import METRICS, applicable_metrics
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.components.head_map import head_boxes, head_map, pick_head, pick_point
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
@@ -359,7 +359,7 @@ def specificity_notes(task: HeadView, control: HeadView, found: Specificity) -> 
 def estimate_body(frame: Frame, source: Source, run: StoredRun) -> None:
     """Draw a gradient or hybrid estimate: no head was ablated on most examples, so there are no answers to show."""
     found, metric = estimated(frame, source, run), source.metric or "nll"
-    estimate, unit, ends = found.estimate, METRIC_UNITS[metric], ablation_words(source.spec).ends
+    estimate, unit, ends = found.estimate, METRICS[metric].unit, ablation_words(source.spec).ends
     left, right = st.columns([11, 10], gap="medium")
     with right, st.container(gap="small"):
         head = chosen_head(frame, estimate, lambda head: standing(estimate, head))
@@ -385,7 +385,7 @@ def live_body(frame: Frame, source: Source, metric: str) -> None:
 
 
 def live_map(frame: Frame, source: Source, partial: HeadScores, metric: str) -> None:
-    effects, unit = arrived_effects(partial, metric), METRIC_UNITS[metric]
+    effects, unit = arrived_effects(partial, metric), METRICS[metric].unit
     counts = np.isfinite(effects).sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(counts > 0, np.nansum(effects, axis=-1) / counts, np.nan)

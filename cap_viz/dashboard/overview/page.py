@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cap_viz.attribution.effect_metrics import METRIC_UNITS
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.dashboard.components.head_map import head_map
 from cap_viz.dashboard.components.panels import (
     age,
@@ -22,7 +22,7 @@ from cap_viz.dashboard.components.panels import (
 )
 from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import METRIC_NAMES, model_name
+from cap_viz.dashboard.names import metric_title, model_name
 from cap_viz.dashboard.overview.data import (
     METRIC,
     PruningTable,
@@ -109,7 +109,7 @@ def sources(view: Frame, found: list[TaskSummary]) -> None:
     measured = [estimators, f"{ablations} ablation"] if scored else []
     newest = max((run.created for run in runs), default="")
     provenance(
-        [model_name(view.model.id), *measured, METRIC_NAMES[METRIC].lower(), f"newest {age(newest)}"],
+        [model_name(view.model.id), *measured, metric_title(METRIC).lower(), f"newest {age(newest)}"],
         origin=" and ".join(sorted({origin_words(run, view.runs) for run in runs}, reverse=True)),
     )
 
@@ -182,7 +182,7 @@ def needed_heads(view: Frame, summary: TaskSummary) -> None:
             n = FIRST_EXAMPLES
         first_step(view, task, "Score its heads", f"{n} examples", score_seconds(view, task, n), "pages/heads.py")
         return
-    words, unit, estimate = ablation_words(run.spec), METRIC_UNITS[METRIC], heads.estimate
+    words, unit, estimate = ablation_words(run.spec), METRICS[METRIC].unit, heads.estimate
     head_map(
         Grid.of(estimate, ends=words.ends),
         key="overview_map",

@@ -11,10 +11,11 @@ from cap_viz.dashboard.components.measured_column import swatch, title_of
 from cap_viz.dashboard.components.panels import listed, percent
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import (
-    METRIC_NAMES,
     criteria_help,
     criteria_in_groups,
     criterion_option,
+    metric_title,
+    metrics_help,
     run_title,
     task_name,
 )
@@ -205,8 +206,8 @@ def head_controls(
         "Metric of the head scores",
         "metric",
         METRICS,
-        names=METRIC_NAMES.__getitem__,
-        help="\n".join(f"- **{METRIC_NAMES[name]}** `{name}`: {GLOSSARY[name]}" for name in METRICS),
+        names=metric_title,
+        help=metrics_help(METRICS),
     )
     kv_combine = selection.selectbox(
         "Key-value groups combined by",

@@ -13,7 +13,7 @@ from cap_viz.dashboard.components.paired import differences
 from cap_viz.dashboard.components.panels import age, heading, problem, provenance
 from cap_viz.dashboard.components.share import share
 from cap_viz.dashboard.frame import Frame, frame
-from cap_viz.dashboard.names import METRIC_NAMES, run_title, task_name
+from cap_viz.dashboard.names import metric_title, run_title, task_name
 from cap_viz.dashboard.prune.accuracy import CHOICES, accuracy_section, current_columns
 from cap_viz.dashboard.prune.controls import SCOPE_NAMES, controls
 from cap_viz.dashboard.prune.downloads import downloads
@@ -100,7 +100,7 @@ def prune_facts(setting: PruneSetting, columns: Columns) -> list[str]:
     facts = [f"{len(setting.evaluation.ids)} questions"] if columns else []
     if setting.scores is not None and any(one.needs_scores for one in needs):
         facts.append(f"head scores: {run_title(setting.scores)}")
-        facts += [METRIC_NAMES[options.metric]] if options.metric not in (None, USUAL["metric"]) else []
+        facts += [metric_title(options.metric)] if options.metric not in (None, USUAL["metric"]) else []
         facts += ["KV groups by maximum"] if options.kv_combine not in (None, USUAL["kv_combine"]) else []
     facts += [] if options.scope == "both" else [f"{SCOPE_NAMES[options.scope]} only"]
     facts += ["OWL allocation"] if any(one.allocation for one in chosen) else []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import streamlit as st
 
-from cap_viz.attribution.effect_metrics import METRIC_UNITS
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.dashboard.components.head_map import head_map
 from cap_viz.dashboard.components.panels import (
     age,
@@ -75,7 +75,7 @@ def detail(view: Frame, run: StoredRun) -> None:
 def headline(store: Store, run: StoredRun) -> None:
     """Draw the main result of a run: tiles, map or table. Raises `CapVizError` for a damaged one."""
     if is_head_scores(run):
-        unit = METRIC_UNITS["nll"]
+        unit = METRICS["nll"].unit
         grid = Grid.of(statistics_of(store, run, "nll").estimate, ends=ablation_words(run.spec).ends)
         head_map(grid, key="runs_map", unit=unit, label="Effect of each head, answer loss", small=True)
         st.caption(f"Effect of each head on the answer loss, {unit}.")

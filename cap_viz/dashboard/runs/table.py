@@ -10,7 +10,7 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import age
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import METRIC_NAMES, model_name, run_title, task_name
+from cap_viz.dashboard.names import metric_title, model_name, run_title, task_name
 from cap_viz.dashboard.runs.result import result_of
 from cap_viz.dashboard.selection import choose, controlled
 from cap_viz.pruning import CRITERIA, criterion_title
@@ -92,7 +92,7 @@ def plain(spec: RunSpec) -> str:
     elsewhere = made.examples is not None and made.examples.task != spec.examples.task
     source = [f"from {task_name(made.examples.task)}"] if made.examples is not None and elsewhere else []
     options = [
-        f"draw {value}" if name == "control_seed" else METRIC_NAMES.get(value, value).lower()
+        f"draw {value}" if name == "control_seed" else metric_title(value).lower()
         for name, value in made.unusual.items()
     ]
     return ", ".join([said.replace("%", " %") + of, *source, *options])

@@ -11,7 +11,7 @@ from cap_viz.dashboard.components.head_map import Head, head_boxes
 from cap_viz.dashboard.components.panels import age, empty, note, problem, provenance
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import METRIC_NAMES, model_name, task_name
+from cap_viz.dashboard.names import metric_title, model_name, task_name
 from cap_viz.dashboard.selection import Selection, choose, go_button
 from cap_viz.dashboard.stored import specificity_of
 from cap_viz.dashboard.tasks.data import (
@@ -109,7 +109,7 @@ def top_of_page(view: Frame, collection: Collection) -> None:
         model_name(view.model.id),
         f"{len(runs)} tasks",
         f"exact, {runs[0].spec.ablation} ablation",
-        METRIC_NAMES[METRIC].lower(),
+        metric_title(METRIC).lower(),
         f"newest {age(max(run.created for run in runs))}",
     ]
     provenance(facts, origin=" and ".join(sorted({run.origin for run in runs}, reverse=True)))
