@@ -12,6 +12,7 @@ import pytest
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, TOKEN_LOSS
+from cap_viz.evaluation.verdict import NO_DIFFERENCE, difference_words, grade_of, hint_reason, outcome_words
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.comparison import CONTROL
@@ -32,7 +33,6 @@ from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.runs.verdict import NO_DIFFERENCE, difference_words, grade_of, hint_reason, outcome_words
 from cap_viz.settings import PROJECT
 from cap_viz.stats import Interval, PairedComparison, compare_paired
 from cap_viz.tasks import load_task

@@ -38,7 +38,7 @@ def registries() -> Iterator[None]:
 
 def entry(kind: str, name: str, thing: Any, monkeypatch: pytest.MonkeyPatch) -> Plugin:
     found = EntryPoint(name=name, value="some.module:thing", group=f"cap_viz.{kind}")
-    monkeypatch.setattr(EntryPoint, "load", thing if callable(thing) and thing.__name__ == "fails" else lambda _: thing)
+    monkeypatch.setattr(EntryPoint, "load", thing if thing is fails else lambda _: thing)
     return load(kind, found)
 
 

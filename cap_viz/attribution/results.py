@@ -169,7 +169,7 @@ class EffectResult(Result):
         with drawing():
             from cap_viz.figures.results import effect_map
         chosen = metric or self.metrics[0]
-        return effect_map(self.estimated(chosen), unit=METRICS[chosen].unit if chosen in METRICS else "", parts=self.parts)
+        return effect_map(self.estimated(chosen), unit=METRICS[chosen].unit, parts=self.parts)
 
 
 def effect_rows(metric: str, estimate: HeadEstimate, parts: Sequence[str] | None) -> pd.DataFrame:

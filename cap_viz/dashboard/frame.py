@@ -128,17 +128,17 @@ def frame(title: str) -> Frame:
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
     with st.sidebar:
         navigation()
-        model_id, task_name = model_and_task(selection, in_order(models, named, runs))
+        model_id, task_id = model_and_task(selection, in_order(models, named, runs))
     try:
         model = identified(store, runs, model_id)
     except CapVizError as error:
         problem(str(error))
         st.stop()
-    task = load_task(task_name)
+    task = load_task(task_id)
     with st.sidebar:
         n = size_control(selection, runs, model, task)
         page = next(entry for entry in PAGES if entry.label == title)
-        status(ends, lambda spec: page.shows(spec, model_id, task_name))
+        status(ends, lambda spec: page.shows(spec, model_id, task_id))
     installed, hint = readiness(model_id)
     return Frame(store, runs, selection, model, task, n, installed, hint, active)
 

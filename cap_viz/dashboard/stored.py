@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import Level, Measure, level_of, paired, paired_p
+from cap_viz.evaluation.eval_metrics import Level, Measure, level_of, paired
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.run_queries import is_head_scores
@@ -106,12 +106,6 @@ def level_in(store: Store, run: StoredRun, measure: Measure) -> Level:
 def paired_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> PairedComparison:
     """Compare the measure of two runs on the same items, first minus second. Raises `CapVizError`."""
     return paired(report_of(store, first), report_of(store, second), measure)
-
-
-@cached_by_run(1024)
-def paired_p_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> float:
-    """Return the p-value of `paired_in` alone. Raises `CapVizError`."""
-    return paired_p(report_of(store, first), report_of(store, second), measure)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.evaluation.eval_metrics import ACC, Measure, against_guessing, level_of, paired
+from cap_viz.evaluation.verdict import grade_of
 from cap_viz.pruning import CRITERIA
 from cap_viz.stats import PairedComparison, family_p
-from cap_viz.stats.paired import ALPHA
 from cap_viz.tasks import Task
 
 Cell = tuple[str, float]
@@ -38,7 +38,7 @@ class Contrast:
     @property
     def is_clear(self) -> bool:
         """Whether the interval excludes 0 and the test rejects after adjustment."""
-        return self.result.excludes_zero and self.p_holm < ALPHA
+        return grade_of(self.result, self.p_holm) == "clear"
 
 
 def counts_weights(criterion: str) -> bool:

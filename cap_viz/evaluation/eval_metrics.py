@@ -130,11 +130,6 @@ def paired_p(first: EvalReport, second: EvalReport, measure: Measure) -> float:
     return mcnemar(int((a > b).sum()), int((b > a).sum())) if measure.is_share else float(mean_with_ci(a - b).p_value)
 
 
-def companion(measure: Measure) -> Measure:
-    """Return the measure to show beside this one: choice loss beside an accuracy, accuracy beside the loss."""
-    return CHOICE_LOSS if measure.is_share else ACC
-
-
 def guessing(task: Task, report: EvalReport, measure: Measure) -> float:
     """Return the guessing baseline on these questions; for the loss, that of a uniform guess over the options."""
     if measure.is_share:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from cap_viz.figures.accuracy import Marks, horizontal, whisker_marks
-from cap_viz.figures.head_grid import Grid, head_grid, ticks
-from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, criterion_colour, signed
+from cap_viz.figures.head_grid import Grid, head_grid
+from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, signed
 from cap_viz.stats import HeadEstimate
 
 ENDS = ("ablating it helps", "ablating it hurts")
@@ -110,26 +110,4 @@ def difference_bar(difference: float, low: float, high: float, *, title: str, ho
     )
     figure.update_yaxes(visible=False, range=[-1, 1])
     figure.update_xaxes(title=title, showgrid=True, gridcolor=FAINT)
-    return figure
-
-
-def zeros_per_layer(shares: Mapping[str, Float[np.ndarray, " layer"]], *, criterion: str, asked: float) -> go.Figure:
-    """Plot the share of zeros in every layer, a line for each part of the model; the dotted line is what was asked."""
-    figure = blank(height=300, left=46, right=70, top=10, bottom=40)
-    for dash, (part, share) in zip(("solid", "dash"), shares.items(), strict=False):
-        figure.add_trace(
-            go.Scatter(
-                x=np.arange(len(share)),
-                y=100 * share,
-                mode="lines+markers",
-                name=part,
-                line={"color": criterion_colour(criterion), "width": 1.5, "dash": dash},
-                hovertemplate=f"{part} of layer %{{x}}: %{{y:.1f}} % zeros<extra></extra>",
-            )
-        )
-    horizontal(figure, 100 * asked, "dot", "asked")
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.1})
-    n_layers = max(len(share) for share in shares.values())
-    figure.update_xaxes(title="layer", tickvals=ticks(n_layers, 16), ticks="")
-    figure.update_yaxes(ticksuffix=" %", rangemode="tozero", showgrid=True, gridcolor=FAINT)
     return figure

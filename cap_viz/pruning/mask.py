@@ -191,9 +191,9 @@ class Mask(Result):
     def plot(self) -> go.Figure:
         """Draw the share of zeros in every layer, attention and MLP apart."""
         with drawing():
-            from cap_viz.figures.results import zeros_per_layer
+            from cap_viz.figures.prune import LayerShares, zeros_by_layer
         shares = {part: self.counts.by_layer(part)[0] for part in self.parts}
-        return zeros_per_layer(shares, criterion=self.criterion, asked=self.sparsity)
+        return zeros_by_layer([LayerShares(self.criterion, self.criterion, shares)], self.sparsity)
 
     def to_tables(self) -> dict[str, pd.DataFrame]:
         """Tables `zeros` (as `ZeroCounts`), `keep` (a bit per weight, packed row by row) and, if any, `updated`."""

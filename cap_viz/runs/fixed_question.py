@@ -29,6 +29,7 @@ from cap_viz.evaluation.eval_metrics import (
     per_question,
 )
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS
+from cap_viz.evaluation.verdict import Grade, grade_of, is_ahead, outcome_words
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import CRITERIA, MaskOptions
 from cap_viz.runs.comparison import SUBJECT
@@ -39,7 +40,6 @@ from cap_viz.runs.protocols import PerplexityProtocol, perplexity_spec, protocol
 from cap_viz.runs.run_queries import eval_runs, runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.runs.verdict import Grade, grade_of, is_ahead, outcome_words
 from cap_viz.settings import N_CALIBRATION, SEED, SPARSITIES
 from cap_viz.stats import ChanceTest, PairedComparison, holm
 from cap_viz.tasks import Task, load_task

@@ -19,6 +19,7 @@ from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, paired
 from cap_viz.evaluation.perplexity import perplexity_of
 from cap_viz.evaluation.solution_loss import solution_loss_of
+from cap_viz.evaluation.verdict import difference_words
 from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.progress import duration
@@ -29,7 +30,6 @@ from cap_viz.runs.mask_provenance import largest_group
 from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protocol_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.runs.verdict import difference_words
 from cap_viz.settings import SPARSITIES
 
 # From a report, and the dense one if there is one, to cells by their columns.

@@ -6,12 +6,12 @@ from cap_viz.dashboard.compare.data import Comparison, Difference
 from cap_viz.dashboard.components.panels import listed, percent, percent_interval
 from cap_viz.dashboard.names import metric_title, task_name
 from cap_viz.evaluation.eval_metrics import Level, Measure
+from cap_viz.evaluation.verdict import difference_words
 from cap_viz.figures.theme import display_order
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import DENSE, Cell, counts_weights
 from cap_viz.runs.fixed_question import AT_CHANCE
 from cap_viz.runs.mask_provenance import MaskProvenance
-from cap_viz.runs.verdict import difference_words
 from cap_viz.tasks.example_sets import ExampleSet
 
 OPTION_WORDS = {"kv_combine": "KV groups combined by", "metric": "head scores by", "score_metric": "gradients of"}

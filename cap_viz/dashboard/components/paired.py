@@ -12,8 +12,8 @@ from cap_viz.dashboard.components.measured_column import Column, Report, ReportK
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import Measure
+from cap_viz.evaluation.verdict import difference_words, hint_reason, outcome_words
 from cap_viz.runs.comparison import same_unit
-from cap_viz.runs.verdict import difference_words, hint_reason, outcome_words
 from cap_viz.stats import PairedComparison, compare_means, compare_paired
 from cap_viz.tasks.pairing import common_rows
 

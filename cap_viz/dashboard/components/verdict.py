@@ -8,18 +8,18 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
+from cap_viz.dashboard.components.measured_column import swatch
 from cap_viz.dashboard.components.panels import escaped, listed, p_words, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name, task_name
 from cap_viz.dashboard.stored import cached_by_run
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
-from cap_viz.figures.theme import criterion_colour, criterion_glyph
+from cap_viz.evaluation.verdict import NO_DIFFERENCE, difference_words, is_ahead
 from cap_viz.pruning import CRITERIA, criterion_title
 from cap_viz.runs.comparison import SUBJECT
 from cap_viz.runs.fixed_question import ON_TASK, ON_TEXT, RIVAL, Answer, QuestionRuns, Verdict, answered, question_runs
 from cap_viz.runs.store import Store
-from cap_viz.runs.verdict import NO_DIFFERENCE, difference_words, is_ahead
 from cap_viz.settings import SPARSITIES
 from cap_viz.tasks import load_task
 
@@ -79,11 +79,6 @@ def cell(found: Sequence[Answer], sparsity: float, against: str) -> str:
         ahead = SUBJECT if is_ahead(answer.result, answer.measure) else against
         said = f"{swatch(ahead)} **{said}**"
     return f"{said}  \n{difference_words(answer.result, answer.measure)}, p {p_words(answer.p)}"
-
-
-def swatch(criterion: str) -> str:
-    """The criterion's colour and shape, in Markdown."""
-    return f':color[{criterion_glyph(criterion)}]{{foreground="{criterion_colour(criterion)}"}}'
 
 
 def rival_words(verdict: Verdict) -> str:

@@ -17,6 +17,7 @@ from cap_viz.dashboard.overview.data import default_scores, dense_evaluation, us
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
+from cap_viz.evaluation.verdict import grade_of
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import ZeroCounts, criterion_title
 from cap_viz.runs.kinds.joint import load_joint
@@ -160,8 +161,8 @@ def shared_top(first: HeadEstimate, second: HeadEstimate) -> int:
 
 
 def clear_difference(pair: PairedComparison) -> float:
-    """Return a difference in points; 0 unless the interval excludes 0 and the test rejects, too."""
-    return 100 * pair.difference if pair.is_clear and pair.excludes_zero else 0.0
+    """Return a difference in points; 0 unless it is clear."""
+    return 100 * pair.difference if grade_of(pair) == "clear" else 0.0
 
 
 def nearest(view: Frame, needed: Callable[[Evidence], object]) -> Evidence | None:

@@ -12,6 +12,7 @@ from cap_viz.dashboard.heads.new_run import seconds_each, timed_run
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing
+from cap_viz.evaluation.verdict import grade_of
 from cap_viz.figures.theme import display_order
 from cap_viz.runs.comparison import Cell, counts_weights
 from cap_viz.runs.mask_provenance import groups_of
@@ -19,7 +20,6 @@ from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.run_queries import dense_run, runs_of, score_runs
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.runs.verdict import grade_of
 from cap_viz.settings import SPARSITIES
 from cap_viz.stats import ChanceTest, HeadEstimate, family_p, mean_with_ci
 from cap_viz.tasks import Task, all_tasks

@@ -12,6 +12,7 @@ from cap_viz.dashboard.tasks.pair import pair_section
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.eval_metrics import ACC, TOKEN_LOSS
 from cap_viz.evaluation.generation import GenerationProtocol
+from cap_viz.evaluation.verdict import grade_of
 from cap_viz.figures.theme import signed
 from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protocol_in
@@ -77,7 +78,7 @@ def overlay_evaluations(store: Store, first: StoredRun, second: StoredRun) -> No
         items, unit, scale, digits = "questions", "points", 100, 1
         middle = ("Flips", f"{found.only_a} : {found.only_b}", f"of {found.n} questions; right in one only")
         test = ("McNemar p", p_words(found.p_value), "exact, paired")
-        verdict = "differ" if found.is_clear else "cannot be told apart on these questions"
+        verdict = "differ" if grade_of(found) == "clear" else "cannot be told apart on these questions"
         meaning = f"The two {verdict} (5 % level, not corrected for looking at several pairs)."
     else:
         items, unit, scale, digits = "texts", "nats per token", 1, 3

@@ -3,7 +3,7 @@
 `grade_of` takes the 95 % interval and the test, adjusted over its family, together: a difference is clear when the
 interval excludes 0 and the test rejects at 0.05, a hint when only one of them does, else there is none. The words
 follow from the grade, so that an interval and the words beside it never disagree. Which comparisons are a family is
-fixed by the question asked (`fixed_question.py`).
+fixed by the question asked (`runs/fixed_question.py`).
 """
 
 from __future__ import annotations
