@@ -26,11 +26,12 @@ from cap_viz._moved import find_former_modules
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cap_viz.attribution.effect_split import EffectSplit, split_effects
     from cap_viz.attribution.estimators import score_heads
-    from cap_viz.attribution.exact import score_blocks
+    from cap_viz.attribution.exact import direct_effects, score_blocks
     from cap_viz.attribution.hybrid import HybridScores
     from cap_viz.attribution.joint_ablation import hooks
-    from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores
+    from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
     from cap_viz.evaluation.choice import evaluate
     from cap_viz.evaluation.comparison import EvalComparison as Comparison
     from cap_viz.evaluation.comparison import compare
@@ -57,6 +58,8 @@ HOMES = {
     "GradientEffects": "cap_viz.attribution.results.GradientEffects",
     "HybridScores": "cap_viz.attribution.hybrid.HybridScores",
     "BlockScores": "cap_viz.attribution.results.BlockScores",
+    "DirectScores": "cap_viz.attribution.results.DirectScores",
+    "EffectSplit": "cap_viz.attribution.effect_split.EffectSplit",
     "Mask": "cap_viz.pruning.mask.Mask",
     "EvalReport": "cap_viz.attribution.results.EvalReport",
     "Comparison": "cap_viz.evaluation.comparison.EvalComparison",
@@ -67,6 +70,8 @@ HOMES = {
     "examples": "cap_viz.tasks.rows.examples",
     "score_heads": "cap_viz.attribution.estimators.score_heads",
     "score_blocks": "cap_viz.attribution.exact.score_blocks",
+    "direct_effects": "cap_viz.attribution.exact.direct_effects",
+    "split_effects": "cap_viz.attribution.effect_split.split_effects",
     "hooks": "cap_viz.attribution.joint_ablation.hooks",
     "prune_mask": "cap_viz.pruning.prune_mask",
     "evaluate": "cap_viz.evaluation.choice.evaluate",
@@ -79,6 +84,8 @@ HOMES = {
 __all__ = [
     "BlockScores",
     "Comparison",
+    "DirectScores",
+    "EffectSplit",
     "EvalReport",
     "Example",
     "GradientEffects",
@@ -91,6 +98,7 @@ __all__ = [
     "Task",
     "__version__",
     "compare",
+    "direct_effects",
     "evaluate",
     "examples",
     "hooks",
@@ -101,6 +109,7 @@ __all__ = [
     "runs",
     "score_blocks",
     "score_heads",
+    "split_effects",
     "sweep",
 ]
 

@@ -55,12 +55,15 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
     texts = [cv.Example(id=one.id, question="", prompt=one.prompt, options=one.options[:1], gold=0) for one in examples]
     scores = cv.score_heads(model, examples, progress=False)
     mask = cv.prune_mask(model, "sparsegpt", sparsity=0.4, calibration=examples[:4], progress=False)
+    direct = cv.direct_effects(model, examples, progress=False)
     pruned, dense = (cv.evaluate(model, examples, mask=one, progress=False) for one in (mask, None))
     return {
         "HeadScores": scores,
         "GradientEffects": cv.score_heads(model, examples, estimator="gradient", progress=False),
         "HybridScores": cv.score_heads(model, examples, estimator="hybrid", progress=False),
         "BlockScores": cv.score_blocks(model, examples[:4], progress=False),
+        "DirectScores": direct,
+        "EffectSplit": cv.split_effects(scores, direct),
         "Mask": mask,
         "EvalReport": dense,
         "texts": cv.evaluate(model, texts, progress=False),

@@ -21,7 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from cap_viz.attribution.exact import encode_all, exact_scores, score_blocks
+from cap_viz.attribution.exact import direct_effects, encode_all, exact_scores, score_blocks
 from cap_viz.attribution.forward.greedy import greedy_steps
 from cap_viz.attribution.forward.llama_fast_path import direct_model
 from cap_viz.attribution.forward.shortcut_checks import dense_logliks, direct_decoding_is_valid
@@ -31,6 +31,7 @@ from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelSource
 from cap_viz.models.loading import ReasoningModel, boot
 from tests.test_decoding import plain_greedy
+from tests.test_direct_effects import slow_direct
 from tests.test_engine import slow_effects
 from tests.test_gradient import derivative, moved_z
 from tests.tiny import tiny_examples
@@ -97,6 +98,12 @@ def test_whole_blocks_equal_full_forwards(family: ReasoningModel) -> None:
         with register():
             expected = dense_logliks(family, encode_all(family, examples), packed=False)
         np.testing.assert_allclose(blocks[part], expected, atol=1e-4)
+
+
+def test_direct_effects_equal_forwards_with_all_else_frozen(family: ReasoningModel) -> None:
+    examples = tiny_examples(2)
+    found = direct_effects(family, examples, progress=False)
+    np.testing.assert_allclose(found.ablated, slow_direct(family, examples), atol=1e-4)
 
 
 def test_doctor_passes(family: ReasoningModel) -> None:

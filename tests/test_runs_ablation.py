@@ -6,15 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from cap_viz.attribution.exact import exact_scores, score_blocks
+from cap_viz.attribution.exact import direct_effects, exact_scores, score_blocks
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.kinds.scores import load_blocks, load_scores
-from cap_viz.runs.run_queries import block_run, block_spec, score_runs
+from cap_viz.runs.kinds import numbers_of
+from cap_viz.runs.kinds.scores import load_blocks, load_direct, load_scores
+from cap_viz.runs.run_queries import block_run, block_spec, direct_spec, score_runs
 from cap_viz.runs.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
@@ -50,12 +52,43 @@ def test_a_block_run_is_found_beside_the_heads(
     assert block_run(store, replace(heads, ablation="mean")) == run
     assert block_run(store, heads) is None, "zero ablation is another run"
     assert score_runs(store.runs(), tiny_model.ref, "tiny") == [], "pages that draw heads must not get blocks"
-    with pytest.raises(UsageError, match=rf"{run.key}\b.*\bMLPs\b.*\bheads\b"):
+    with pytest.raises(UsageError, match=rf"{run.key}\b.*\bheads\b.*\bblocks\b"):
         load_scores(store, run)
     head_run = finish(run_steps(heads, tiny_model, store))
-    with pytest.raises(UsageError, match=rf"{head_run.key}\b.*\bheads\b.*\bMLPs\b"):
+    with pytest.raises(UsageError, match=rf"{head_run.key}\b.*\bMLPs\b.*\bheads\b"):
         load_blocks(store, head_run)
     assert store.damaged() == []
+
+
+def test_a_direct_run_is_found_beside_the_heads_and_is_none_of_them(
+    heads: ScoreSpec, tiny_model: ReasoningModel, tiny_task: Task, store: Store
+) -> None:
+    spec = direct_spec(heads)
+    run = finish(run_steps(spec, tiny_model, store))
+    fresh = direct_effects(tiny_model, tiny_task.calibration(5, 3), progress=False)
+    np.testing.assert_array_equal(load_direct(store, run).ablated, fresh.ablated)
+    pd.testing.assert_frame_equal(numbers_of(store, run), fresh.to_pandas())
+    assert score_runs(store.runs(), tiny_model.ref, "tiny") == [], "pages and masks of total effects must not get it"
+    with pytest.raises(UsageError, match=rf"{run.key}\b.*\bheads\b.*\bwrites\b"):
+        load_scores(store, run)
+    head_run = finish(run_steps(heads, tiny_model, store))
+    with pytest.raises(UsageError, match=rf"{head_run.key}\b.*\bdirect effects\b"):
+        load_direct(store, head_run)
+
+
+def test_the_shell_splits_effects(shell: Shell, tiny: list[str], tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    answer, examples = shell.json("direct", *tiny, "--n", "5", "--metric", "choice_nll"), tiny_task.calibration(5)
+    total, own = exact_scores(tiny_model, examples), direct_effects(tiny_model, examples, progress=False)
+    assert answer["total"] == total.mean_effect("choice_nll").tolist()
+    assert answer["direct"] == own.mean_effect("choice_nll").tolist()
+    np.testing.assert_allclose(np.add(answer["direct"], answer["indirect"]), answer["total"], atol=1e-6)
+    code, out, _ = shell("direct", *tiny, "--n", "5", "--top", "1")
+    layer, head = divmod(int(np.abs(own.mean_effect()).argmax()), tiny_model.shape.n_heads)
+    assert code == 0
+    assert f"L{layer} H{head}" in out
+    assert f"{own.mean_effect()[layer, head]:+.4f}" in out
+    code, _, err = shell("direct", *tiny, "--top", "0")
+    assert (code, "--top 0" in err) == (2, True)
 
 
 def test_interrupted_block_runs_resume_to_the_same_bits(

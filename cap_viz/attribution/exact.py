@@ -7,7 +7,8 @@
 3. Yield a block after every layer, or after some of its heads where examples are long; a batch is complete when all
    its layers are.
 
-With `parts="blocks"` the whole attention and the whole MLP of every layer are ablated, one after the other.
+With `parts="blocks"` the whole attention and the whole MLP of every layer are ablated, one after the other; with
+`parts="writes"` only what each head adds to the last residual stream, which is its direct effect.
 
 Nothing here is averaged or stored: `runs/` stores, `stats/` analyses.
 """
@@ -34,6 +35,7 @@ from cap_viz.attribution.forward.replay import block_runner
 from cap_viz.attribution.forward.shortcut_checks import (
     batch_of,
     check_replay,
+    check_writes,
     checked,
     direct_is_valid,
     packing_is_valid,
@@ -45,6 +47,7 @@ from cap_viz.attribution.results import (
     Ablation,
     Ablations,
     BlockScores,
+    DirectScores,
     HeadScores,
     Questions,
     questions_of,
@@ -108,11 +111,12 @@ class ScorePlan:
 
     def n_parts(self, n_heads: int) -> int:
         """Number of parts ablated in turn in each layer."""
-        return n_heads if self.parts == "heads" else len(BLOCK_PARTS)
+        return len(BLOCK_PARTS) if self.parts == "blocks" else n_heads
 
     def work(self, batch: int, layer: int, n_layers: int) -> int:
         members = self.batches.batches[batch]
-        return len(members) * max(self.encoded[i].row_length for i in members) * (n_layers - layer)
+        n_tokens = len(members) * max(self.encoded[i].row_length for i in members)
+        return n_tokens * (1 if self.parts == "writes" else n_layers - layer)
 
     def batch_work(self, batch: int, n_layers: int) -> int:
         return sum(self.work(batch, layer, n_layers) for layer in range(n_layers))
@@ -138,11 +142,13 @@ def make_score_plan(
     choose("part of the model", parts, PARTS)
     encoded = encode_all(model, examples)
     if batches is None:
-        versions = model.shape.n_heads if parts == "heads" else len(BLOCK_PARTS)
+        versions = len(BLOCK_PARTS) if parts == "blocks" else model.shape.n_heads
         budget = max(1, tokens_at_once(TOKENS_PER_FORWARD, model) // versions)
         lengths = [example.row_length for example in encoded]
         packed = packing_is_valid(model, encoded)
         check_replay(model, encoded, packed=packed)
+        if parts == "writes":
+            check_writes(model, encoded, packed=packed)
         direct = direct_is_valid(model, encoded, packed=packed)
         most = tokens_at_once(MOST_TOKENS_PER_STEP, model)
         batches = BatchPlan(plan_batches(lengths, budget), packed=packed, direct=direct, most_tokens=most)
@@ -227,7 +233,9 @@ def score_steps(
         groups = head_groups(n_parts, batch.tokens.numel(), None if mlp is not None else plan.batches.most_tokens)
         for layer, parts in product(range(model.shape.n_layers), groups):
             with model.lease, torch.inference_mode():
-                if mlp is None:
+                if plan.parts == "writes":
+                    logliks = runner.ablate_writes(batch, dense, layer, z[layer], parts)
+                elif mlp is None:
                     logliks = runner.ablate_heads(batch, dense, layer, z[layer], parts)
                 else:
                     logliks = runner.ablate_blocks(batch, dense, layer, z[layer], mlp[layer])
@@ -292,6 +300,13 @@ def replacing(model: ReasoningModel, plan: ScorePlan, site: Site) -> Callable[[S
     return lambda members: constant
 
 
+RESULTS: dict[str, type[HeadScores] | type[BlockScores]] = {
+    "heads": HeadScores,
+    "blocks": BlockScores,
+    "writes": DirectScores,
+}
+
+
 class ScoreArrays:
     """Whole arrays assembled from blocks; NaN where no block has arrived yet."""
 
@@ -320,8 +335,7 @@ class ScoreArrays:
         self.dense[members], self.ablated[:, :, members] = content["dense"], content["ablated"]
 
     def result(self) -> HeadScores | BlockScores:
-        kind = HeadScores if self.plan.parts == "heads" else BlockScores
-        return kind(questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
+        return RESULTS[self.plan.parts](questions=self.questions, dense=self.dense.copy(), ablated=self.ablated.copy())
 
 
 def exact_steps(
@@ -368,6 +382,25 @@ def score_blocks(
     """
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="blocks")
     return finish_with_bar(collected(model, plan, BlockScores), progress)
+
+
+def direct_effects(
+    model: ReasoningModel,
+    examples: Sequence[Example],
+    *,
+    ablation: Ablation = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> DirectScores:
+    """Compute the log-likelihoods of all options with each head's write to the last residual stream replaced.
+
+    Every later layer goes on with the dense model's values and the final norm is computed anew, so that the effect is
+    the one that no later head or MLP passes on or makes up for (the direct effect of arXiv 2307.15771). Arguments and
+    errors are those of `make_score_plan`; `progress` shows a bar.
+    """
+    plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="writes")
+    return finish_with_bar(collected(model, plan, DirectScores), progress)
 
 
 def collected(model: ReasoningModel, plan: ScorePlan, kind: type[Scores]) -> Steps[Scores]:

@@ -99,7 +99,7 @@ def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[
 # the other, and the parts of one layer in the order of `BlockScores`.
 Ablation = Literal["zero", "mean", "resample"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
-PARTS = ("heads", "blocks")
+PARTS = ("heads", "blocks", "writes")
 BLOCK_PARTS = ("attention", "mlp")
 # Types of the columns that index a table's values.
 INDEX_TYPES = {name: np.int16 for name in ("layer", "head", "part", "set", "option")} | {
@@ -236,6 +236,11 @@ class HeadScores(Ablations):
         dense = EvalReport.from_tables(tables, tasks=tasks)
         ablated = values_from(tables["ablated"], "layer", "head", "example", "option", last=dense.logliks.shape)
         return cls(questions=dense.questions, dense=dense.logliks, ablated=ablated)
+
+
+@dataclass(frozen=True, repr=False)
+class DirectScores(HeadScores):
+    """As `HeadScores`, but only what a head writes into the last residual stream is replaced: its direct effect."""
 
 
 @dataclass(frozen=True, repr=False)

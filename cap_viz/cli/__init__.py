@@ -19,6 +19,7 @@ from cap_viz import __version__
 from cap_viz.cli import (
     catalogue,
     compare,
+    direct,
     evaluations,
     harness,
     plan,
@@ -56,6 +57,7 @@ app.command()(serve.serve)
 app.add_typer(catalogue.models_app, name="models")
 app.add_typer(catalogue.tasks_app, name="tasks")
 app.command()(scoring.score)
+app.command()(direct.direct)
 app.command()(stability.stability)
 app.command()(pruning.prune)
 app.command()(pruning.export)

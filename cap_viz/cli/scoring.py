@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, metric_named
-from cap_viz.attribution.results import ABLATIONS, PARTS
+from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
 from cap_viz.cli.options import (
     AddressOption,
@@ -81,7 +81,7 @@ def score(
     metric_named(metric)
     choose("estimator", estimator, ESTIMATORS)
     choose("ablation", ablation, ABLATIONS)
-    choose("part of the model", parts, PARTS)
+    choose("part of the model", parts, ("heads", "blocks"))
     if parts == "blocks" and estimator != "exact":
         raise UsageError("Whole attention layers and MLPs are measured by the exact estimator only.")
     if ablation == "zero" and reference_n is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cap_viz.attribution.effect_split import EffectSplit
 from cap_viz.attribution.hybrid import HybridScores
 from cap_viz.attribution.result_base import Result, read_result
-from cap_viz.attribution.results import BlockScores, EvalReport, GradientEffects, HeadScores
+from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
 from cap_viz.evaluation.comparison import EvalComparison
 from cap_viz.evaluation.sweep import SweepResult
 from cap_viz.pruning.mask import Mask
@@ -14,7 +15,18 @@ from cap_viz.pruning.mask import Mask
 # Results that are saved, by the name in their file.
 SAVED: dict[str, type[Result]] = {
     kind.__name__: kind
-    for kind in (HeadScores, BlockScores, GradientEffects, HybridScores, Mask, EvalReport, EvalComparison, SweepResult)
+    for kind in (
+        HeadScores,
+        DirectScores,
+        EffectSplit,
+        BlockScores,
+        GradientEffects,
+        HybridScores,
+        Mask,
+        EvalReport,
+        EvalComparison,
+        SweepResult,
+    )
 }
 
 

@@ -33,6 +33,38 @@ def effect_map(estimate: HeadEstimate, *, unit: str, parts: Sequence[str] | None
     return figure
 
 
+def total_against_direct(
+    total: HeadEstimate, direct: HeadEstimate, repaired: Float[np.ndarray, "layer head"], *, unit: str
+) -> go.Figure:
+    """Plot total against direct effects, a point per head and filled where later layers surely make up for a part.
+
+    On the diagonal everything is direct; above it later layers add to the effect, below they take from it.
+    """
+    figure = blank(height=360, left=56, right=20, top=10, bottom=44)
+    layers, heads = (axis.ravel() for axis in np.indices(total.mean.shape))
+    values = zip(layers, heads, direct.mean.ravel(), total.mean.ravel(), repaired.ravel(), strict=True)
+    figure.add_trace(
+        go.Scatter(
+            x=direct.mean.ravel(),
+            y=total.mean.ravel(),
+            mode="markers",
+            marker={"color": HELPS, "size": 8, "symbol": np.where(repaired.ravel() > 0, "circle", "circle-open")},
+            text=[
+                f"<b>Layer {layer}, head {head}</b><br>direct {signed(own)}, total {signed(whole)} {unit}"
+                + (f"<br>later layers make up for {made_up:.3g}" if made_up > 0 else "")
+                for layer, head, own, whole, made_up in values
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    both = np.stack([total.mean, direct.mean])
+    low, high = float(both.min()), float(both.max())
+    figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+    figure.update_xaxes(title=f"direct effect ({unit})", showgrid=True, gridcolor=FAINT, nticks=6)
+    figure.update_yaxes(title=f"total effect ({unit})", showgrid=True, gridcolor=FAINT, nticks=6)
+    return figure
+
+
 @dataclass(frozen=True)
 class NamedLevel:
     """A share with its interval, under a name."""

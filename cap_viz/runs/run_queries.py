@@ -48,7 +48,7 @@ def as_run_of(run: StoredRun, kind: type[Spec]) -> StoredRun[Spec]:
 
 
 def is_head_scores(run: StoredRun, estimator: str = "exact") -> TypeGuard[StoredRun[ScoreSpec]]:
-    """Whether a run holds scores of heads (not of whole blocks) by this estimator."""
+    """Whether a run holds total effects of heads (not of whole blocks, not direct ones) by this estimator."""
     return is_run_of(run, ScoreSpec) and (run.spec.estimator, run.spec.parts) == (estimator, None)
 
 
@@ -80,6 +80,11 @@ def block_run(store: Store, spec: ScoreSpec) -> StoredRun[ScoreSpec] | None:
 def block_spec(spec: ScoreSpec) -> ScoreSpec:
     """Make the exact spec of whole attention layers and MLPs that matches head scores by any estimator."""
     return replace(spec, estimator="exact", metric=None, parts="blocks")
+
+
+def direct_spec(spec: ScoreSpec) -> ScoreSpec:
+    """Make the spec of the direct effects that match head scores by any estimator."""
+    return replace(spec, estimator="exact", metric=None, parts="writes")
 
 
 def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, StoredRun[ScoreSpec]]:

@@ -38,7 +38,7 @@ class ScoreSpec:
     `metric` is None for exact scores: they store raw log-likelihoods from which every metric follows.
     `reference` are the examples that mean and resample ablation take values from, None for `examples` themselves; the
     seed of these examples also draws the partners for resample ablation. `parts` is None for heads, "blocks" for whole
-    attention layers and MLPs.
+    attention layers and MLPs, "writes" for the direct effects of heads (what they write into the last residual stream).
     """
 
     model: ModelRef

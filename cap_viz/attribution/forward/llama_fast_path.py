@@ -102,6 +102,14 @@ class DirectBlock:
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=masks, enable_gqa=True)
         return z.transpose(1, 2).flatten(2).unflatten(0, (versions, rows))
 
+    def written(
+        self, change: Float[Tensor, "row query head d_head"], heads: range | None
+    ) -> tuple[Float[Tensor, "head place d_head"], Float[Tensor, "head d_head d_model"]]:
+        """Factors of what a change of each head's z (of all, or a range) adds to the residual stream."""
+        part = slice(None) if heads is None else slice(heads.start, heads.stop)
+        output = self.o.weight.view(-1, *change.shape[2:])
+        return change[:, :, part].permute(2, 0, 1, 3).flatten(1, 2), output[:, part].permute(1, 2, 0)
+
     def add_mlp(self, hidden: Float[Tensor, "... d_model"]) -> None:
         """Add the MLP's output to the residual stream, in slices that fit in the processor's cache."""
         flat = hidden.view(-1, hidden.shape[-1])
@@ -163,12 +171,10 @@ class DirectModel:
         """Ablate heads of `layer` in turn; see `BlockRunner`."""
         block, before = self.blocks[layer], dense.calls[layer].hidden
         layout, by_head = self.laid_out(batch, before), value.shape[2:]
-        part = slice(None) if heads is None else slice(heads.start, heads.stop)
         z = block.z(before[None], layout.rotary, batch.mask)[0]
         after = before + block.o(z)
-        change = (value - z.unflatten(-1, by_head))[:, :, part].permute(2, 0, 1, 3).flatten(1, 2)
-        output = block.o.weight.view(-1, *by_head)[:, part].permute(1, 2, 0)
-        hidden = torch.baddbmm(after.flatten(0, 1)[None], change, output).unflatten(1, after.shape[:2])
+        factors = block.written(value - z.unflatten(-1, by_head), heads)
+        hidden = torch.baddbmm(after.flatten(0, 1)[None], *factors).unflatten(1, after.shape[:2])
         if layer < len(self.blocks) - 1:
             block.add_mlp(hidden)
             return self.rest(hidden, layer + 1, layout)
@@ -194,6 +200,23 @@ class DirectModel:
         if layer == len(self.blocks) - 1:
             return self.read_answers(gathered(hidden, layout.index), layout)
         return self.rest(hidden, layer + 1, layout)
+
+    def ablate_writes(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        layer: int,
+        value: Float[Tensor, "#row #position head d_head"],
+        heads: range | None = None,
+    ) -> Float[Tensor, "ablated example option"]:
+        """Change what each head adds to the last residual stream, where answers are read; see `BlockRunner`."""
+        block, before, by_head = self.blocks[layer], dense.calls[layer].hidden, value.shape[2:]
+        layout = self.laid_out(batch, before)
+        z = block.z(before[None], layout.rotary, batch.mask, layout.index)[0].unflatten(-1, by_head)
+        there = gathered(value.flatten(-2).expand(*before.shape[:2], -1)[None], layout.index)[0]
+        chosen = gathered(dense.final[None], layout.index)
+        hidden = torch.baddbmm(chosen.flatten(1, 2), *block.written(there.unflatten(-1, by_head) - z, heads))
+        return self.read_answers(hidden.unflatten(1, chosen.shape[1:3]), layout)
 
     def embedded(self, tokens: Int[Tensor, "row position"]) -> Float[Tensor, "row position d_model"]:
         # A copy, since the residual stream is added to in place.

@@ -22,6 +22,7 @@ from cap_viz.attribution.forward.dense_pass import (
     DensePass,
     Hook,
     first_tensor,
+    keeping,
     option_logliks,
     read_logliks,
 )
@@ -62,6 +63,17 @@ class BlockRunner(Protocol):
         mlp: Float[Tensor, "#row #position d_model"],
     ) -> Float[Tensor, "2 example option"]:
         """Replace z of all heads of `layer` by `z`, then its MLP's output by `mlp`."""
+        ...
+
+    def ablate_writes(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        layer: int,
+        value: Float[Tensor, "#row #position head d_head"],
+        heads: range | None = None,
+    ) -> Float[Tensor, "ablated example option"]:
+        """As `ablate_heads`, but change only what each head adds to the last residual stream."""
         ...
 
 
@@ -121,6 +133,26 @@ class OwnBlocks:
         hooks = [(site.name(layer), replacing(version, value)) for version, (site, value) in enumerate(sites)]
         return self.replayed(batch, dense, layer, 2, hooks)
 
+    def ablate_writes(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        layer: int,
+        value: Float[Tensor, "#row #position head d_head"],
+        heads: range | None = None,
+    ) -> Float[Tensor, "ablated example option"]:
+        n_heads, call = self.model.shape.n_heads, dense.calls[layer]
+        ablated = list(range(n_heads) if heads is None else heads)
+        name = heads_site(self.model.shape).name(layer)
+        with keeping(self.model, [name]) as kept:
+            run_block(self.model, layer, call, call.hidden)
+        z = kept[name].reshape(*batch.tokens.shape, n_heads, -1)
+        versions = z[:, None].repeat(1, len(ablated), 1, 1, 1)
+        for version, head in enumerate(ablated):
+            versions[:, version, :, head] = value[:, :, head]
+        change = written(self.model, layer, versions) - written(self.model, layer, z)[:, None]
+        return read_logliks(self.model, batch, dense.final[:, None] + change)
+
     def replayed(
         self, batch: PackedBatch, dense: DensePass, layer: int, versions: int, hooks: Sequence[Hook]
     ) -> Float[Tensor, "version example option"]:
@@ -140,6 +172,14 @@ def replay_dense(model: ReasoningModel, dense: DensePass) -> Float[Tensor, "row 
     for layer, call in enumerate(dense.calls):
         hidden = run_block(model, layer, call, hidden)
     return hidden
+
+
+def written(model: ReasoningModel, layer: int, z: Float[Tensor, "*at head d_head"]) -> Float[Tensor, "*at d_model"]:
+    """Return what the attention of a layer adds to the residual stream for the given z of its heads."""
+    block = model.blocks[layer]
+    output = first_tensor(block.attn.o(z.flatten(-2)))
+    # Some families (Gemma 3) norm the output before they add it.
+    return block.ln1_post(output) if hasattr(block, "ln1_post") else output
 
 
 def run_block(model: ReasoningModel, layer: int, call: BlockCall, hidden: Tensor) -> Tensor:

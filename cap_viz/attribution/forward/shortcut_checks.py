@@ -5,27 +5,30 @@ loaded; one that failed is, so that every plan logs why it takes the slow path.
 
 1. Packed options must give the same result as one row per option; else options get rows of their own.
 2. Running the blocks one by one must reproduce the model; else its heads cannot be scored.
-3. The direct blocks (`attribution/forward/llama_fast_path.py`) must reproduce the model's own; else those are used.
-4. So must decoding with the direct blocks (`attribution/forward/llama_decoding.py`).
+3. What a block's attention adds to the residual stream must be what its output projection returns, normed where the
+   family does so; else direct effects cannot be computed.
+4. The direct blocks (`attribution/forward/llama_fast_path.py`) must reproduce the model's own; else those are used.
+5. So must decoding with the direct blocks (`attribution/forward/llama_decoding.py`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.dense_pass import dense_pass, keeping
 from cap_viz.attribution.forward.greedy import begun
 from cap_viz.attribution.forward.llama_decoding import DirectDecoder
 from cap_viz.attribution.forward.llama_fast_path import DirectModel, direct_model
 from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch, lay_out, packed_rows, separate_rows
-from cap_viz.attribution.forward.patching import heads_site, zeros
-from cap_viz.attribution.forward.replay import OwnBlocks, block_runner, replay_dense
+from cap_viz.attribution.forward.patching import heads_site, mlp_site, zeros
+from cap_viz.attribution.forward.replay import OwnBlocks, block_runner, replay_dense, run_block, written
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
 
@@ -107,6 +110,40 @@ def check_replay(model: ReasoningModel, encoded: Sequence[EncodedExample], *, pa
     model.passed.add("replay")
 
 
+def check_writes(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> None:
+    """Raise `CapVizError` when what heads add to the residual stream is not what `written` says.
+
+    Head 0 of the first and of the last layer is ablated in its block, whose MLP keeps its dense output.
+    """
+    if "writes" in model.passed:
+        return
+    batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
+    for layer in (0, model.shape.n_layers - 1):
+        with model.lease, torch.inference_mode():
+            call = dense_pass(model, batch).calls[layer]
+            names = [site.name(layer) for site in (heads_site(model.shape), mlp_site(model.shape))]
+            with keeping(model, names) as kept:
+                dense = run_block(model, layer, call, call.hidden)
+            z = kept[names[0]].reshape(*batch.tokens.shape, model.shape.n_heads, -1)
+            without = z.clone()
+            without[:, :, 0] = 0
+            hooks = [(names[0], replaced_by(without)), (names[1], replaced_by(kept[names[1]]))]
+            with model.bridge.hooks(fwd_hooks=hooks):
+                change = run_block(model, layer, call, call.hidden) - dense
+            difference = change - (written(model, layer, without) - written(model, layer, z))
+            worst = float(difference[batch.is_real].abs().max() / dense[batch.is_real].abs().max())
+        if not worst <= REPLAY_TOLERANCE * coarser(model):
+            raise CapVizError(
+                f"What the heads of {model.ref.id} write into the residual stream cannot be told from the rest of "
+                f"their block (difference {worst:.1e}); this family is not supported for direct effects."
+            )
+    model.passed.add("writes")
+
+
+def replaced_by(value: Tensor) -> Callable[[Tensor, Any], Tensor]:
+    return lambda output, hook: value.reshape(output.shape)
+
+
 def direct_reading_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
     """Whether the direct blocks reproduce the model's log-likelihoods on the shortest example."""
 
@@ -124,12 +161,17 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
         batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
         layer = max(0, model.shape.n_layers - 2)
         value, dense = zeros(model, heads_site(model.shape))[layer], dense_pass(model, batch)
-        ours = direct.dense_logliks(batch)[None], direct.ablate_heads(batch, dense, layer, value)
-        own = (
-            read_logliks(model, batch, dense.final[:, None]),
-            OwnBlocks(model).ablate_heads(batch, dense, layer, value),
+        ours, own = (
+            torch.cat(
+                [
+                    blocks.dense_logliks(batch)[None],
+                    blocks.ablate_heads(batch, dense, layer, value),
+                    blocks.ablate_writes(batch, dense, layer, value),
+                ]
+            )
+            for blocks in (direct, OwnBlocks(model))
         )
-        return relative_difference(torch.cat(ours), torch.cat(own))
+        return relative_difference(ours, own)
 
     return direct_passes(model, "direct", difference)
 

@@ -1,4 +1,4 @@
-"""Head scores: exact, of heads or of whole attention layers and MLPs, and first-order effects of heads."""
+"""Head scores: exact (total and direct effects of heads, effects of whole blocks), and first-order effects of heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from cap_viz.attribution.results import BlockScores, GradientEffects, HeadScores
+from cap_viz.attribution.results import BlockScores, DirectScores, GradientEffects, HeadScores
 from cap_viz.errors import UsageError, choose
 from cap_viz.progress import Progress
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from cap_viz.pruning.mask import Mask
 
 STORED_ESTIMATORS = ("exact", "gradient")
+# What a job says it does, and how a run's description begins, by the parts that are ablated.
+NOTES = {None: "scoring heads", "blocks": "scoring whole layers", "writes": "direct effects of heads"}
+PARTS_WORDS = {None: "", "blocks": "blocks, ", "writes": "direct effects, "}
 
 
 class Scores(RunKind[ScoreSpec]):
@@ -48,10 +51,10 @@ class Scores(RunKind[ScoreSpec]):
                 "Exact scores hold every metric, so their spec names none; a gradient run is about one metric and "
                 "names it."
             )
-        if spec.parts is not None and (spec.parts != "blocks" or spec.estimator != "exact"):
+        if spec.parts is not None and (spec.parts not in NOTES or spec.estimator != "exact"):
             raise UsageError(
-                f"Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and "
-                '"blocks" with the exact estimator for whole attention layers and MLPs.'
+                f"Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and with "
+                'the exact estimator "blocks" for whole attention layers and MLPs or "writes" for direct effects.'
             )
         if spec.ablation == "zero" and spec.reference is not None:
             raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
@@ -68,14 +71,13 @@ class Scores(RunKind[ScoreSpec]):
 
     def describe(self, spec: ScoreSpec) -> str:
         about = "" if spec.metric is None else f" of {spec.metric}"
-        what = "" if spec.parts is None else f"{spec.parts}, "
-        return f"{what}{spec.estimator}{about}, {spec.ablation} ablation"
+        return f"{PARTS_WORDS[spec.parts]}{spec.estimator}{about}, {spec.ablation} ablation"
 
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
         if run.spec.estimator == "gradient":
             return load_gradient(store, run).to_pandas()
-        return (load_blocks if run.spec.parts == "blocks" else load_scores)(store, run).to_pandas()
+        return LOADERS[run.spec.parts](store, run).to_pandas()
 
 
 def ablation_options(spec: ScoreSpec | JointSpec) -> dict[str, Any]:
@@ -111,7 +113,7 @@ class ScoreRun(AblationRun):
         options = {**ablation_options(spec), "parts": spec.parts or "heads", "batches": plan}
         self.plan = make_score_plan(model, examples_of(spec.examples), **options)
         self.arrays = ScoreArrays(self.plan, model.shape.n_layers, model.shape.n_heads)
-        self.note = "scoring heads" if spec.parts is None else "scoring whole layers"
+        self.note = NOTES[spec.parts]
 
     def size(self, batch: int) -> float:
         return self.plan.batch_work(batch, self.model.shape.n_layers)
@@ -153,18 +155,31 @@ class GradientRun(AblationRun):
 def load_scores(store: Store, run: StoredRun) -> HeadScores:
     """Load exact head scores; for those of a gradient run, which has no ablated log-likelihoods, see `load_gradient`.
 
-    Raises `UsageError` for a run of whole blocks: see `load_blocks`.
+    Raises `UsageError` for a run of other parts: see `load_blocks` and `load_direct`.
     """
-    if as_run_of(run, ScoreSpec).spec.parts == "blocks":
-        raise UsageError(f"Run {run.key} is of whole attention layers and MLPs, not of heads.")
+    check_parts(run, None, "the effects of heads")
     return HeadScores.from_tables(tables_of(store, run, "options", "ablated"), tasks=(task_of(run),))
 
 
 def load_blocks(store: Store, run: StoredRun) -> BlockScores:
     """Load exact scores of whole attention layers and MLPs. Raises `UsageError` for a run of heads."""
-    if as_run_of(run, ScoreSpec).spec.parts != "blocks":
-        raise UsageError(f"Run {run.key} is of heads, not of whole attention layers and MLPs.")
+    check_parts(run, "blocks", "the effects of whole attention layers and MLPs")
     return BlockScores.from_tables(tables_of(store, run, "options", "blocks"), tasks=(task_of(run),))
+
+
+def load_direct(store: Store, run: StoredRun) -> DirectScores:
+    """Load the direct effects of heads. Raises `UsageError` for a run of other effects."""
+    check_parts(run, "writes", "the direct effects of heads")
+    return DirectScores.from_tables(tables_of(store, run, "options", "ablated"), tasks=(task_of(run),))
+
+
+def check_parts(run: StoredRun, parts: str | None, wanted: str) -> None:
+    held = as_run_of(run, ScoreSpec).spec.parts
+    if held != parts:
+        raise UsageError(f"Run {run.key} does not hold {wanted}: its parts are {held or 'heads'}.")
+
+
+LOADERS = {None: load_scores, "blocks": load_blocks, "writes": load_direct}
 
 
 def load_gradient(store: Store, run: StoredRun) -> GradientEffects:
