@@ -84,7 +84,7 @@ def test_the_card_holds_the_recipe_and_what_was_measured(pruned: Pruned, tmp_pat
     report = load_report(pruned.store, finish(run_steps(spec, pruned.model, pruned.store)))
     card = (exported(pruned, tmp_path / "after") / "README.md").read_text()
     assert "python -m cap_viz eval" not in card
-    assert f"| tiny | 10 | {report.acc:.1%} [" in card
+    assert f"| tiny | 10 | accuracy {100 * report.acc:.1f} % [" in card
     (row,) = [line for line in card.splitlines() if line.startswith("| tiny |")]
     assert not numbers(row.split("|")[4]), "the dense model is not measured"
 

@@ -11,7 +11,7 @@ import pytest
 
 from cap_viz.attribution.results import EvalReport, Questions
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, TOKEN_LOSS
+from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, PERPLEXITY
 from cap_viz.evaluation.verdict import NO_DIFFERENCE, difference_words, grade_of, hint_reason, outcome_words
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
 from cap_viz.models.loading import ReasoningModel
@@ -81,7 +81,7 @@ def test_differences_are_written_in_the_unit_of_the_measure() -> None:
     found = result(0.0211, 0.003, -0.039, 0.02)
     assert difference_words(found, ACC) == "+2.1 points [+0.3, −3.9]"
     assert difference_words(found, CHOICE_LOSS) == "+0.021 nats [+0.003, −0.039]"
-    assert difference_words(result(0.0, np.log(0.5), np.log(2.0), 1.0), TOKEN_LOSS) == "× 1.000 [0.500, 2.000]"
+    assert difference_words(result(0.0, np.log(0.5), np.log(2.0), 1.0), PERPLEXITY) == "× 1.000 [0.500, 2.000]"
     # A tiny difference that is clear is not written as zero.
     assert difference_words(result(-2e-5, -3e-5, -1e-5, 0.01), CHOICE_LOSS).startswith("−0.000020")
 

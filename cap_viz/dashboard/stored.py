@@ -14,7 +14,7 @@ from jaxtyping import Float
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Level, Measure, level_of, paired
-from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.evaluation import levels_of, load_report
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.store import Store, StoredRun
@@ -100,6 +100,10 @@ def report_of(store: Store, run: StoredRun) -> EvalReport:
 def level_in(store: Store, run: StoredRun, measure: Measure) -> Level:
     """Return a run's value of the measure with its interval. Raises `DamagedRun`."""
     return level_of(report_of(store, run), measure)
+
+
+# The main numbers of an evaluation; it raises `DamagedRun`.
+levels_in = cached_by_run(128)(levels_of)
 
 
 @cached_by_run(1024)

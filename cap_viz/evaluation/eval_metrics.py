@@ -5,10 +5,11 @@ Needs no torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import exp
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import choose
@@ -32,7 +33,8 @@ from cap_viz.tasks.pairing import check_same_items
 class Measure:
     """Metric of an evaluation. Values times `scale` are in `unit`, differences times `scale` in `steps`.
 
-    `is_share` is True for shares of right answers (higher is better), False for losses (lower is better).
+    `is_share` is True for shares of right answers (higher is better), False for losses (lower is better). Values are
+    written with `digits` decimals.
     """
 
     name: str
@@ -42,6 +44,15 @@ class Measure:
     scale: float
     unit: str
     steps: str
+    digits: int = 3
+
+    def words(self, value: float) -> str:
+        """Format a value: `65.8 %`, or `1.492` in the unit of a loss."""
+        return f"{self.scale * value:.{self.digits}f}{' %' if self.is_share else ''}"
+
+    def interval_words(self, ci: Interval) -> str:
+        """Format an interval: `62.0 – 69.5 %`."""
+        return f"{self.scale * ci.low:.{self.digits}f} – {self.words(ci.high)}"
 
 
 ACC = Measure(
@@ -52,6 +63,7 @@ ACC = Measure(
     scale=100,
     unit="%",
     steps="points",
+    digits=1,
 )
 ACC_NORM = Measure(
     "acc_norm",
@@ -61,6 +73,7 @@ ACC_NORM = Measure(
     scale=100,
     unit="%",
     steps="points",
+    digits=1,
 )
 CHOICE_LOSS = Measure(
     "choice_nll",
@@ -71,7 +84,24 @@ CHOICE_LOSS = Measure(
     unit="nats",
     steps="nats",
 )
-# Of texts without options: windows of running text, worked solutions.
+# Of written answers, which hold no log-likelihoods.
+EXACT_MATCH = Measure(
+    "exact_match",
+    "Exact match",
+    "share of questions whose answer, read from the text in the asked form, is the right one",
+    is_share=True,
+    scale=100,
+    unit="%",
+    steps="points",
+    digits=1,
+)
+FLEXIBLE_MATCH = replace(
+    EXACT_MATCH,
+    name="flexible_match",
+    title="Exact match, flexible",
+    summary="share of questions whose answer, read from anywhere in the text, is the right one",
+)
+# Of texts without options: worked solutions, and windows of running text, whose loss is told as exp of it.
 TOKEN_LOSS = Measure(
     "nll",
     "Token loss",
@@ -80,6 +110,16 @@ TOKEN_LOSS = Measure(
     scale=1,
     unit="nats per token",
     steps="nats per token",
+)
+PERPLEXITY = Measure(
+    "nll",
+    "Perplexity",
+    "exp of the mean loss per token of running text; lower is better",
+    is_share=False,
+    scale=1,
+    unit="",
+    steps="nats per token",
+    digits=2,
 )
 # The measures of questions with options, to choose from.
 MEASURES = {measure.name: measure for measure in (ACC, ACC_NORM, CHOICE_LOSS)}
@@ -109,8 +149,14 @@ def per_question(report: EvalReport, measure: Measure) -> Float[np.ndarray, " ex
 def level_of(report: EvalReport, measure: Measure) -> Level:
     """Average a measure over questions, with Wilson's interval for a share and a bootstrap one for a mean loss."""
     values = per_question(report, measure)
-    ci = wilson(int(values.sum()), values.size) if measure.is_share else bootstrap_mean_ci(values)
-    return Level(float(values.mean()), ci)
+    if measure.is_share:
+        return share_level(values > 0)
+    mean, ci = float(values.mean()), bootstrap_mean_ci(values)
+    return Level(exp(mean), Interval(exp(ci.low), exp(ci.high))) if measure == PERPLEXITY else Level(mean, ci)
+
+
+def share_level(right: Bool[np.ndarray, " example"]) -> Level:
+    return Level(float(right.mean()), wilson(int(right.sum()), right.size))
 
 
 def paired(first: EvalReport, second: EvalReport, measure: Measure) -> PairedComparison:

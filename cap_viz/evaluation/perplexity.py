@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp
 from typing import TYPE_CHECKING
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.stats import Interval, bootstrap_mean_ci
+from cap_viz.evaluation.eval_metrics import PERPLEXITY, level_of
+from cap_viz.stats import Interval
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.base import Example
 
@@ -97,13 +97,6 @@ def perplexity_plan(model: ReasoningModel, task: Task, ids: Sequence[str], lengt
 
 def perplexity_of(report: EvalReport) -> Perplexity:
     """Compute perplexity from the log-likelihoods of the windows."""
-    tokens = report.questions.tokens[:, 0]
     # All windows have the same length, so that the mean over windows is the mean over tokens.
-    losses = report.losses("nll")
-    ci = bootstrap_mean_ci(losses)
-    return Perplexity(
-        value=exp(float(losses.mean())),
-        ci=Interval(exp(ci.low), exp(ci.high)),
-        n_windows=len(losses),
-        n_tokens=int(tokens.sum()),
-    )
+    level = level_of(report, PERPLEXITY)
+    return Perplexity(level.value, level.ci, n_windows=len(report), n_tokens=int(report.questions.tokens[:, 0].sum()))

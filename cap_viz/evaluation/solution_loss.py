@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
-from cap_viz.stats import Interval, bootstrap_mean_ci
+from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, level_of
+from cap_viz.stats import Interval
 from cap_viz.tasks import load_task
 
 
@@ -30,10 +31,5 @@ def check_has_solutions(task: str) -> None:
 
 
 def solution_loss_of(report: EvalReport) -> SolutionLoss:
-    losses = report.losses("nll")
-    return SolutionLoss(
-        value=float(losses.mean()),
-        ci=bootstrap_mean_ci(losses),
-        n=len(losses),
-        n_tokens=int(report.questions.tokens[:, 0].sum()),
-    )
+    level = level_of(report, TOKEN_LOSS)
+    return SolutionLoss(level.value, level.ci, n=len(report), n_tokens=int(report.questions.tokens[:, 0].sum()))

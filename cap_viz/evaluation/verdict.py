@@ -11,7 +11,7 @@ from __future__ import annotations
 from math import exp
 from typing import Literal
 
-from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, Measure
+from cap_viz.evaluation.eval_metrics import PERPLEXITY, Measure
 from cap_viz.stats import PairedComparison
 from cap_viz.stats.paired import ALPHA
 
@@ -43,9 +43,9 @@ def outcome_words(
 
 
 def difference_words(result: PairedComparison, measure: Measure) -> str:
-    """Format a difference with its 95 % interval: `+2.1 points [+0.3, +3.9]`, for text a factor of perplexity."""
+    """Format a difference with its 95 % interval: `+2.1 points [+0.3, +3.9]`, of perplexities a factor."""
     values = (result.difference, result.ci.low, result.ci.high)
-    if measure == TOKEN_LOSS:
+    if measure == PERPLEXITY:
         factor, low, high = (f"{exp(value):.3f}" for value in values)
         return f"× {factor} [{low}, {high}]"
     digits = digits_of(result, measure)

@@ -19,7 +19,7 @@ from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import (
     ACC,
     CHOICE_LOSS,
-    TOKEN_LOSS,
+    PERPLEXITY,
     Level,
     Measure,
     against_guessing,
@@ -310,7 +310,7 @@ def answered(store: Store, found: QuestionRuns, task: Task, against: str = RIVAL
         spec = found.read[0].subject.spec
         protocol = protocol_of(spec)
         assert isinstance(protocol, PerplexityProtocol)
-        text = RunningText(spec.examples.task, len(spec.examples.ids), protocol.length, answers(TOKEN_LOSS, read))
+        text = RunningText(spec.examples.task, len(spec.examples.ids), protocol.length, answers(PERPLEXITY, read))
     return Verdict(
         model=found.dense.spec.model,
         task=task,

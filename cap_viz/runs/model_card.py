@@ -6,21 +6,13 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import Bool
-
-from cap_viz.evaluation.generation import GenerationProtocol
-from cap_viz.evaluation.perplexity import perplexity_of
-from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import criterion_named
 from cap_viz.pruning.mask import Mask
-from cap_viz.runs.kinds.evaluation import load_answers, load_report
-from cap_viz.runs.protocols import ChoiceProtocol, SolutionProtocol, protocol_of
+from cap_viz.runs.kinds.evaluation import levels_of, measures_of
 from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec, mask_dict
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import wilson
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
@@ -72,7 +64,7 @@ def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
     """Make a Markdown table of the stored evaluations of exactly this mask, each beside the dense model's."""
     rows: list[str] = []
     for run in runs_of(store.runs(), EvalSpec):
-        if (run.spec.model, run.spec.mask) == (model, spec):
+        if (run.spec.model, run.spec.mask) == (model, spec) and measures_of(run.spec):
             dense, examples = store.get(replace(run.spec, mask=None)), run.spec.examples
             beside = "not measured" if dense is None else measured(store, dense)
             rows.append(f"| {examples.task} | {len(examples.ids)} | {measured(store, run)} | {beside} |")
@@ -82,20 +74,6 @@ def accuracy_lines(model: ModelRef, spec: MaskSpec, store: Store) -> list[str]:
 
 
 def measured(store: Store, run: StoredRun[EvalSpec]) -> str:
-    """Format the result of an evaluation: accuracy, exact match, solution loss or perplexity, with its interval."""
-    match protocol_of(run.spec):
-        case GenerationProtocol():
-            return f"written answers {share(load_answers(store, run).correct)}"
-        case ChoiceProtocol():
-            return share(load_report(store, run).correct)
-        case SolutionProtocol():
-            loss = solution_loss_of(load_report(store, run))
-            return f"loss {loss.value:.3f} [{loss.ci.low:.3f}, {loss.ci.high:.3f}] nats per token of the solutions"
-        case _:
-            found = perplexity_of(load_report(store, run))
-            return f"perplexity {found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]"
-
-
-def share(right: Bool[np.ndarray, " example"]) -> str:
-    ci = wilson(int(right.sum()), len(right))
-    return f"{right.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}]"
+    """Format the main number of an evaluation with its interval: `accuracy 65.8 % [62.0 – 69.5 %]`."""
+    measure, level = next(iter(levels_of(store, run).items()))
+    return f"{measure.title.lower()} {measure.words(level.value)} [{measure.interval_words(level.ci)}]"

@@ -11,6 +11,18 @@ import pandas as pd
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
+from cap_viz.evaluation.eval_metrics import (
+    ACC,
+    ACC_NORM,
+    EXACT_MATCH,
+    FLEXIBLE_MATCH,
+    PERPLEXITY,
+    TOKEN_LOSS,
+    Level,
+    Measure,
+    level_of,
+    share_level,
+)
 from cap_viz.evaluation.generation import (
     ENDINGS,
     Block,
@@ -231,6 +243,31 @@ def load_answers(store: Store, run: StoredRun) -> GenerationReport:
     if "answers" not in run.digests:
         raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
     return replace(GenerationReport.from_tables(tables_of(store, run, "answers")), tasks=(task_of(run),))
+
+
+def measures_of(spec: EvalSpec) -> tuple[Measure, ...]:
+    """Return the measures of an evaluation, the main one first; none for a protocol that is not known here."""
+    match protocol_of(spec):
+        case ChoiceProtocol():
+            return ACC, ACC_NORM
+        case GenerationProtocol():
+            return EXACT_MATCH, FLEXIBLE_MATCH
+        case PerplexityProtocol():
+            return (PERPLEXITY,)
+        case SolutionProtocol():
+            return (TOKEN_LOSS,)
+        case UnknownProtocol():
+            return ()
+
+
+def levels_of(store: Store, run: StoredRun[EvalSpec]) -> dict[Measure, Level]:
+    """Return the measures of an evaluation with their values and intervals. Raises `DamagedRun`."""
+    measures = measures_of(run.spec)
+    if EXACT_MATCH in measures:
+        answers = load_answers(store, run)
+        return {EXACT_MATCH: share_level(answers.correct), FLEXIBLE_MATCH: share_level(answers.correct_flexible)}
+    report = load_report(store, run)
+    return {measure: level_of(report, measure) for measure in measures}
 
 
 def answer_rows(report: GenerationReport) -> pd.DataFrame:
