@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +15,16 @@ from hypothesis import strategies as st
 
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.attribution.results import EvalReport, questions_of
-from cap_viz.dashboard.compare.text_loss import solution_cells
 from cap_viz.dashboard.components.measured_column import Column, with_last
 from cap_viz.dashboard.components.paired import compare_columns
 from cap_viz.dashboard.prune.accuracy import CHOICES
 from cap_viz.dashboard.prune.written import WRITTEN
 from cap_viz.dashboard.runs.overlay import paired_evaluations
+from cap_viz.dashboard.stored import paired_in
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.choice import EvalArrays, EvalBlock, evaluate, make_eval_plan
 from cap_viz.evaluation.comparison import compare
-from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, paired
+from cap_viz.evaluation.eval_metrics import ACC, CHOICE_LOSS, TOKEN_LOSS, paired
 from cap_viz.evaluation.flips import flips_of
 from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.evaluation.perplexity import perplexity_plan, text_task
@@ -61,7 +62,7 @@ def registered(task: Task, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     return "twin_a", "twin_b"
 
 
-def computed(spec: RunSpec, model: ReasoningModel, store: Store) -> StoredRun:
+def computed(spec: RunSpec, model: ReasoningModel, store: Store) -> StoredRun[Any]:
     return finish(run_steps(spec, model, store))
 
 
@@ -236,7 +237,7 @@ def test_written_answers_of_two_tasks_are_not_compared(
     assert found.n == N
 
 
-def written(store: Store, spec: EvalSpec) -> StoredRun:
+def written(store: Store, spec: EvalSpec) -> StoredRun[Any]:
     zeros = np.zeros(N, dtype=int)
     said = ("sun",) * N
     report = GenerationReport(spec.examples.ids, said, said, said, said, zeros, zeros, zeros)
@@ -276,7 +277,7 @@ def test_losses_of_two_texts_are_not_compared(
     first, second = (load_report(store, run) for run in runs)
     refusing = (
         lambda: loss_difference("dense", first, second),
-        lambda: solution_cells(first, second),
+        lambda: paired_in(store, runs[0], runs[1], TOKEN_LOSS),
         lambda: paired_evaluations(store, *runs),
     )
     for call in refusing:

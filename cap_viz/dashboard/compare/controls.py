@@ -7,19 +7,20 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.dashboard.compare.data import ComparisonChoice, Stored
-from cap_viz.dashboard.compare.words import basis_words
-from cap_viz.dashboard.names import criteria_help, criteria_in_groups, criterion_group
+from cap_viz.dashboard.names import criteria_help, criteria_in_groups, criterion_group, metric_title, task_name
 from cap_viz.dashboard.selection import Selection
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, MEASURES, Measure, measure_named
 from cap_viz.figures.reported import MODEL, reported_accuracy
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import DENSE, SUBJECT, counts_weights
 from cap_viz.runs.fixed_question import RIVAL
-from cap_viz.runs.mask_provenance import ProvenanceGroup
+from cap_viz.runs.mask_provenance import MaskProvenance, ProvenanceGroup
 from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import ExampleSet
 
 # Shown at first, beside dense; everything else is a tick away.
 FIRST_SHOWN = (SUBJECT, RIVAL, "cap_fine")
+OPTION_WORDS = {"kv_combine": "KV groups combined by", "metric": "head scores by", "score_metric": "gradients of"}
 
 
 def controls(selection: Selection, task: Task, stored: Stored) -> ComparisonChoice:
@@ -49,7 +50,7 @@ def controls(selection: Selection, task: Task, stored: Stored) -> ComparisonChoi
             "criteria",
             options,
             default=[name for name in FIRST_SHOWN if name in options] or options[: len(FIRST_SHOWN)],
-            names=chip,
+            names=lambda name: f"{criterion_title(name)}{' (control)' if criterion_group(name) == 'control' else ''}",
             what="the criterion",
             placeholder="Choose at least one criterion",
             help=criteria_help(options),
@@ -66,11 +67,6 @@ def controls(selection: Selection, task: Task, stored: Stored) -> ComparisonChoi
             help="Differences are against this criterion at the same sparsity, or against the dense model.",
         )
     return ComparisonChoice(measure, criteria, reference, group, paper)
-
-
-def chip(name: str) -> str:
-    """Name a criterion, and a control as one; the groups stand in the order and in the help."""
-    return f"{criterion_title(name)}{' (control)' if criterion_group(name) == 'control' else ''}"
 
 
 def group_control(selection: Selection, groups: Sequence[ProvenanceGroup]) -> ProvenanceGroup | None:
@@ -100,3 +96,18 @@ def paper_control(selection: Selection, task: Task, measure: Measure) -> bool:
         "paper",
         help=f"Hollow diamonds: what the paper reports for {MODEL}, second-hand.",
     )
+
+
+def basis_words(basis: MaskProvenance) -> str:
+    """Describe what masks are built on: `masks from 48 examples of Mini science`, and every unusual option."""
+    examples, activations = basis.examples, basis.get("activations")
+    if examples is None:
+        said = ["masks without calibration"]
+    else:
+        draw = f", draw {examples.seed}" if examples.seed else ""
+        said = [f"masks from {len(examples.ids)} examples of {task_name(examples.task)}{draw}"]
+    if isinstance(activations, ExampleSet):
+        said.append(f"activations of {task_name(activations.task)}")
+    for name, value in basis.unusual.items():
+        said.append(f"{OPTION_WORDS.get(name, name)} {metric_title(value).lower()}")
+    return ", ".join(said)

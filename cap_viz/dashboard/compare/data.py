@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cap_viz.dashboard.components.panels import percent
 from cap_viz.dashboard.stored import cached_by_run, level_in, paired_in, report_of
 from cap_viz.evaluation.eval_metrics import Level, Measure, against_guessing, guessing
+from cap_viz.evaluation.verdict import difference_words
 from cap_viz.figures.theme import display_order
 from cap_viz.models.catalogue import ModelRef
+from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, control_pairs, counts_weights, reference_pairs
+from cap_viz.runs.fixed_question import AT_CHANCE
 from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.mask_provenance import ProvenanceGroup, groups_of
 from cap_viz.runs.run_queries import dense_run
@@ -19,34 +23,26 @@ from cap_viz.tasks import Task
 
 
 @dataclass(frozen=True)
-class Damage:
-    """An unreadable run and the cell it was needed for."""
-
-    cell: Cell
-    sentence: str
-
-
-@dataclass(frozen=True)
 class Stored:
     """Stored runs of a model and task: the dense run and the groups of pruned runs on exactly its items.
 
-    `damage` names the dense runs that could not be read.
+    `damage` says which dense runs could not be read.
     """
 
     dense: StoredRun | None
     groups: tuple[ProvenanceGroup, ...]
-    damage: tuple[Damage, ...]
+    damage: tuple[str, ...]
 
 
 def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, task: Task, n: int) -> Stored:
     """Return the dense run chosen for `n` items (see `dense_run`) and the groups of runs comparable to it."""
-    damage: tuple[Damage, ...] = ()
+    damage: tuple[str, ...] = ()
     readable = list(runs)
     while (found := dense_run(readable, model, task.name, n)) is not None:
         try:
             report_of(store, found)
         except DamagedRun as error:
-            damage += (Damage(DENSE, str(error)),)
+            damage += (f"Dense: {error}",)
             readable.remove(found)
         else:
             return Stored(found, groups_of(runs, found), damage)
@@ -78,12 +74,11 @@ class Comparison:
     """Levels of the cells compared, and the paired differences of the table.
 
     `removed` holds the share of weights that are zero in the cells of criteria that count heads; `at_chance` holds the
-    cells with an accuracy not clearly above guessing.
+    cells with an accuracy not clearly above guessing; `damage` says which pruned runs could not be read.
     """
 
     task: Task
     choice: ComparisonChoice
-    dense: StoredRun
     runs: dict[Cell, StoredRun]
     levels: dict[Cell, Level]
     removed: dict[Cell, float]
@@ -91,7 +86,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     test: ChanceTest
     guess: float
-    damage: tuple[Damage, ...]
+    damage: tuple[str, ...]
 
     @property
     def measure(self) -> Measure:
@@ -99,7 +94,7 @@ class Comparison:
 
     @property
     def n(self) -> int:
-        return len(self.dense.spec.examples.ids)
+        return len(self.runs[DENSE].spec.examples.ids)
 
     @property
     def cells(self) -> list[Cell]:
@@ -112,6 +107,12 @@ class Comparison:
         """Return the share of weights removed: the sparsity asked, or what a criterion that counts heads reaches."""
         return self.removed.get(cell, cell[1])
 
+    def share_words(self, cell: Cell) -> str:
+        """State the sparsity of a cell; for a criterion that counts heads, the share of weights it stands for first."""
+        if cell not in self.removed:
+            return percent(cell[1], 0)
+        return f"{percent(self.removed[cell])} of the weights ({percent(cell[1], 0)} of the heads)"
+
     def of(self, cell: Cell) -> list[Difference]:
         return [one for one in self.differences if one.first == cell]
 
@@ -122,17 +123,23 @@ class Comparison:
     @property
     def on_floor(self) -> bool:
         """Whether the dense model is not clearly better than guessing, so that accuracies say little."""
-        return not self.test.clearly_above
+        return DENSE in self.at_chance
+
+    def against_words(self, one: Difference) -> str:
+        """State a difference with its interval, or that both accuracies may be guesses."""
+        return AT_CHANCE if self.guesses(one) else difference_words(one.result, self.measure)
+
+
+def name_of(cell: Cell) -> str:
+    return "dense" if cell == DENSE else criterion_title(cell[0])
 
 
 def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoice) -> Comparison:
     """Compare the chosen cells. Raises `DamagedRun` only for the dense run; damaged pruned runs go to `damage`."""
-    measure = choice.measure
-    wanted = {} if choice.group is None else choice.group.runs
+    measure, report = choice.measure, report_of(store, dense)
     needed = {*choice.criteria, choice.reference, *(CONTROLS if SUBJECT in choice.criteria else ())}
-    runs, levels, damage = {DENSE: dense}, {DENSE: level_in(store, dense, measure)}, []
-    removed: dict[Cell, float] = {}
-    for cell, run in wanted.items():
+    runs, levels, removed, damage = {DENSE: dense}, {DENSE: level_in(store, dense, measure)}, {}, []
+    for cell, run in ({} if choice.group is None else choice.group.runs).items():
         if cell[0] not in needed:
             continue
         try:
@@ -141,23 +148,20 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
             levels[cell] = level_in(store, run, measure)
             runs[cell] = run
         except DamagedRun as error:
-            damage.append(Damage(cell, str(error)))
-    report = report_of(store, dense)
+            damage.append(f"{name_of(cell)} at {percent(cell[1], 0)}: {error}")
+    tests = {cell: against_guessing(task, report_of(store, run)) for cell, run in runs.items()}
     return Comparison(
         task=task,
         choice=choice,
-        dense=dense,
         runs=runs,
         levels=levels,
         removed=removed,
-        at_chance=frozenset(
-            cell for cell, run in runs.items() if not against_guessing(task, report_of(store, run)).clearly_above
-        ),
+        at_chance=frozenset(cell for cell, test in tests.items() if not test.clearly_above),
         differences=tuple(
             Difference(first, second, paired_in(store, runs[first], runs[second], measure))
             for first, second in table_pairs(choice, levels)
         ),
-        test=against_guessing(task, report),
+        test=tests[DENSE],
         guess=guessing(task, report, measure),
         damage=tuple(damage),
     )

@@ -8,31 +8,11 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from cap_viz.dashboard.compare.controls import controls
-from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Damage, Stored, compared, stored_comparison
+from cap_viz.dashboard.compare.controls import basis_words, controls
+from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Stored, compared, name_of, stored_comparison
 from cap_viz.dashboard.compare.table import draw_table, table_csv, table_json
 from cap_viz.dashboard.compare.text_loss import measure_text, perplexity_section, solutions_section
-from cap_viz.dashboard.compare.words import (
-    against_words,
-    basis_words,
-    level_range,
-    level_words,
-    loss_level_note,
-    name_of,
-    share_words,
-    unit_note,
-)
-from cap_viz.dashboard.components.panels import (
-    age,
-    caution,
-    empty,
-    escaped,
-    listed,
-    note,
-    percent,
-    problem,
-    provenance,
-)
+from cap_viz.dashboard.components.panels import caution, empty, escaped, listed, note, percent, problem, provenance_of
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.components.verdict import OUTSIDE, RULE, best_line, verdict_of, verdict_strip
 from cap_viz.dashboard.frame import Frame
@@ -40,10 +20,9 @@ from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.selection import go_button
 from cap_viz.figures.compare import CurvePoint, Curves, curves, figure_html
 from cap_viz.figures.reported import MODEL, SOURCE, ReportedPoint, reported_accuracy, reported_table
-from cap_viz.figures.theme import CONFIG
-from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.figures.theme import CONFIG, display_order
 from cap_viz.pruning import criterion_title
-from cap_viz.runs.comparison import CONTROL, CONTROLS, DENSE, SUBJECT, Cell
+from cap_viz.runs.comparison import CONTROL, CONTROLS, DENSE, SUBJECT, Cell, counts_weights
 from cap_viz.runs.run_queries import dense_sizes
 from cap_viz.settings import MAIN_CRITERIA, SPARSITIES
 from cap_viz.tasks import Task
@@ -56,7 +35,8 @@ def body(view: Frame) -> None:
         return
     menu = answer_section(view)
     stored = stored_comparison(view.store, view.runs, view.model, view.task, view.n)
-    damage_notes(stored.damage)
+    for sentence in stored.damage:
+        problem(sentence)
     if stored.dense is None:
         nothing_to_compare(view)
     else:
@@ -115,10 +95,12 @@ def own_section(view: Frame, stored: Stored, menu: DeltaGenerator) -> None:
     choice = controls(view.selection, view.task, stored)
     comparison = compared(view.store, view.task, stored.dense, choice)
     with facts:
-        provenance(facts_of(comparison), origin=origin_of(comparison))
+        built = [] if choice.group is None else [basis_words(choice.group.basis)]
+        provenance_of(list(comparison.runs.values()), [f"{comparison.n:,} questions", *built])
     with menu:
         share("compare", downloads(comparison), said=["The figure opens in any browser and needs no network."])
-    damage_notes(comparison.damage)
+    for sentence in comparison.damage:
+        problem(sentence)
     banners(view, comparison)
     draw_curves(comparison)
     if said := unit_note(comparison):
@@ -133,34 +115,16 @@ def own_section(view: Frame, stored: Stored, menu: DeltaGenerator) -> None:
     next_steps(view, choice.criteria or MAIN_CRITERIA, comparison.n, prune_params(choice))
 
 
-def facts_of(comparison: Comparison) -> list[str]:
-    group = comparison.choice.group
-    newest = max(run.created for run in comparison.runs.values())
-    return [
-        f"{comparison.n:,} questions",
-        *([] if group is None else [basis_words(group.basis)]),
-        f"newest {age(newest)}",
-    ]
-
-
-def origin_of(comparison: Comparison) -> str:
-    return " and ".join(sorted({run.origin for run in comparison.runs.values()}, reverse=True))
-
-
 def downloads(comparison: Comparison) -> list[Download]:
     name = f"compare-{comparison.task.name}-{comparison.measure.name}"
-    title = (
-        f"{comparison.measure.title} of {comparison.dense.spec.model.id} on {comparison.task.name}, "
-        f"{comparison.n} items, 95 % intervals"
-    )
-
-    def figure_page() -> bytes:
-        return figure_html(curves(curves_of(comparison)), title)
-
+    model, sample = comparison.runs[DENSE].spec.model.id, f"{comparison.task.name}, {comparison.n} items"
+    title = f"{comparison.measure.title} of {model} on {sample}, 95 % intervals"
     return [
         Download("Table (CSV)", lambda: table_csv(comparison), f"{name}.csv", "text/csv"),
         Download("Table with specs (JSON)", lambda: table_json(comparison), f"{name}.json", "application/json"),
-        Download("Figure (HTML)", figure_page, f"{name}.html", "text/html"),
+        Download(
+            "Figure (HTML)", lambda: figure_html(curves(curves_of(comparison)), title), f"{name}.html", "text/html"
+        ),
     ]
 
 
@@ -188,9 +152,9 @@ def curves_of(comparison: Comparison) -> Curves:
 def curve_point(comparison: Comparison, cell: Cell) -> CurvePoint:
     level, measure = comparison.levels[cell], comparison.measure
     lines = [
-        f"<b>{name_of(cell)} at {share_words(comparison, cell)}</b>",
-        f"{measure.title.lower()} {level_words(level, measure)} ({level_range(level, measure)})",
-        *(f"{against_words(comparison, one)} to {name_of(one.second)}" for one in comparison.of(cell)),
+        f"<b>{name_of(cell)} at {comparison.share_words(cell)}</b>",
+        f"{measure.title.lower()} {measure.words(level.value)} ({measure.interval_words(level.ci)})",
+        *(f"{comparison.against_words(one)} to {name_of(one.second)}" for one in comparison.of(cell)),
     ]
     value, low, high = (measure.scale * one for one in (level.value, level.ci.low, level.ci.high))
     between = cell in comparison.removed
@@ -201,6 +165,30 @@ def paper_point(one: ReportedPoint) -> CurvePoint:
     title, value = criterion_title(one.criterion), 100 * one.value
     hover = f"<b>{title} at {percent(one.sparsity, 0)}</b><br>{value:.1f} % in the paper, second-hand ({MODEL})"
     return CurvePoint(one.criterion, title, one.sparsity, value, value, value, hover)
+
+
+def unit_note(comparison: Comparison) -> str:
+    """Say where the criteria stand that count heads, and that they are compared with dense only; else empty."""
+    names = [name for name in display_order(comparison.choice.criteria) if not counts_weights(name)]
+    if not names or not comparison.removed:
+        return ""
+    most = max(comparison.removed, key=lambda cell: cell[1])
+    return (
+        f"{listed([criterion_title(name) for name in names])} counts heads: {percent(most[1], 0)} of them are "
+        f"{percent(comparison.removed[most])} of the weights, and there it stands. To judge it, compare with dense."
+    )
+
+
+def loss_level_note(comparison: Comparison) -> str:
+    """Explain a dense choice loss above that of an even guess although the accuracy is above chance; else empty."""
+    dense, measure = comparison.levels[DENSE].value, comparison.measure
+    if measure.is_share or comparison.on_floor or dense <= comparison.guess:
+        return ""
+    return (
+        f"The dense model’s {measure.title.lower()} of {dense:.3f} is above an even guess ({comparison.guess:.3f}) "
+        f"although {percent(comparison.test.accuracy)} of its answers are right: where it is wrong, it is very sure. "
+        "Compare differences, not levels."
+    )
 
 
 def table_help(comparison: Comparison) -> str:
@@ -234,13 +222,6 @@ def nothing_to_compare(view: Frame) -> None:
         "Measure the dense model, CAP and Wanda at one sparsity on Prune, or everything at once from the shell.",
     )
     next_steps(view, MAIN_CRITERIA, view.n, {})
-
-
-def damage_notes(damage: tuple[Damage, ...]) -> None:
-    """Report the runs that cannot be read."""
-    for one in damage:
-        where = "" if one.cell == DENSE else f" at {percent(one.cell[1], 0)}"
-        problem(f"{name_of(one.cell)}{where}: {one.sentence}".replace("dense:", "Dense:"))
 
 
 def banners(view: Frame, comparison: Comparison) -> None:
@@ -286,12 +267,11 @@ def next_steps(view: Frame, criteria: Sequence[str], n: int, params: dict[str, s
         params=params,
         icon=":material/content_cut:",
     )
-    model = [] if view.model.id == DEFAULT_MODEL else ["--model", view.model.id]
-    usual = ["--criteria", ",".join(criteria), "--sparsities", ",".join(map(str, SPARSITIES)), "--n", f"{n}"]
-    command = shlex.join(["python", "-m", "cap_viz", "compare", "--task", view.task.name, *model, *usual])
     with st.expander("Measure more from the shell"):
         st.caption("What is stored is not computed again; --sparsities takes others.")
-        st.code(command, language="sh", wrap_lines=True)
+        asked = f"--criteria {','.join(criteria)} --sparsities {','.join(map(str, SPARSITIES))} --n {n}"
+        about = shlex.join(["--task", view.task.name, "--model", view.model.id])
+        st.code(f"python -m cap_viz compare {about} {asked}", language="sh", wrap_lines=True)
 
 
 def prune_params(choice: ComparisonChoice) -> dict[str, str]:

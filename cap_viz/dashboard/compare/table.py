@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from math import isfinite
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.compare.data import Comparison, Difference
-from cap_viz.dashboard.compare.words import level_range, name_of
+from cap_viz.dashboard.compare.data import Comparison, Difference, name_of
 from cap_viz.dashboard.components.panels import percent
+from cap_viz.dashboard.components.verdict import OUTSIDE
 from cap_viz.figures.theme import signed
 from cap_viz.runs.comparison import DENSE, Cell, result_facts
 from cap_viz.runs.fixed_question import AT_CHANCE
@@ -20,7 +19,6 @@ from cap_viz.runs.spreadsheet import csv_text
 
 # Rows shown without scrolling inside the table.
 MOST_ROWS, TALLEST_TABLE = 15, 520
-OUTSIDE = "outside the fixed question, unadjusted"
 
 
 def table_rows(comparison: Comparison) -> list[tuple[Cell, Difference | None]]:
@@ -41,63 +39,64 @@ def row_note(comparison: Comparison, cell: Cell, one: Difference | None) -> str:
 
 
 def shown_table(comparison: Comparison) -> pd.DataFrame:
-    """Table for display: values in per cent or nats, differences in points or nats."""
+    """Table for display: values in per cent or nats, differences in points or nats; columns without a value are out."""
     measure, scale = comparison.measure, comparison.measure.scale
-    digits = 1 if measure.is_share else 3
     rows = []
     for cell, one in table_rows(comparison):
-        level, result = comparison.levels[cell], None if one is None else one.result
+        level = comparison.levels[cell]
         row: dict[str, Any] = {
             "Sparsity": round(100 * comparison.share(cell), 2),
             "Criterion": name_of(cell),
             measure.title: scale * level.value,
-            "95 % interval": level_range(level, measure),
+            "95 % interval": measure.interval_words(level.ci),
             "Against": "–" if one is None else name_of(one.second),
-            "Difference": None if result is None else scale * result.difference,
-            "Its 95 % interval": ""
-            if result is None
-            else f"{signed(scale * result.ci.low, digits)} to {signed(scale * result.ci.high, digits)}",
-            "Detectable": None if result is None else scale * result.minimum_detectable,
         }
-        if measure.is_share:
-            row |= (
-                {"Gained": None, "Lost": None} if result is None else {"Gained": result.only_a, "Lost": result.only_b}
-            )
+        if one is not None:
+            low, high = (signed(scale * limit, measure.digits) for limit in (one.result.ci.low, one.result.ci.high))
+            row |= {
+                "Difference": scale * one.result.difference,
+                "Its 95 % interval": f"{low} to {high}",
+                "Detectable": scale * one.result.minimum_detectable,
+                "Gained": one.result.only_a,
+                "Lost": one.result.only_b,
+            }
         rows.append({**row, "Note": row_note(comparison, cell, one)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")
 
 
 def draw_table(comparison: Comparison) -> None:
     measure, table = comparison.measure, shown_table(comparison)
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
-    digits = "%.1f" if measure.is_share else "%.3f"
+    digits = f"%.{measure.digits}f"
+    columns = {
+        "Sparsity": number(format="%g %%", width=68, pinned=True),
+        "Criterion": text(width=128, pinned=True),
+        measure.title: number(format=f"{digits} %%" if measure.is_share else digits, width=86),
+        "95 % interval": text(width=108),
+        "Against": text(width=128),
+        "Difference": number(
+            format=digits.replace("%", "%+"),
+            width=84,
+            help=f"First minus second on the same questions, in {measure.steps}",
+        ),
+        "Its 95 % interval": text(width=116, help="Paired bootstrap"),
+        "Detectable": number(
+            format=digits,
+            width=88,
+            help=f"Smallest true difference, in {measure.steps}, that would be found with 80 % power at p < 0.05",
+        ),
+        "Gained": number(width=66, help="Questions only the criterion answers correctly"),
+        "Lost": number(width=66, help="Questions only the one it is compared with answers correctly"),
+        "Note": text(width=110),
+    }
     st.dataframe(
         table,
         hide_index=True,
         height="content" if len(table) <= MOST_ROWS else TALLEST_TABLE,
         placeholder="–",
         key="compare_table",
-        column_config={
-            "Sparsity": number(format="%g %%", width=68, pinned=True),
-            "Criterion": text(width=128, pinned=True),
-            measure.title: number(format=f"{digits} %%" if measure.is_share else digits, width=86),
-            "95 % interval": text(width=108),
-            "Against": text(width=128),
-            "Difference": number(
-                format=digits.replace("%", "%+"),
-                width=84,
-                help=f"First minus second on the same questions, in {measure.steps}",
-            ),
-            "Its 95 % interval": text(width=116, help="Paired bootstrap"),
-            "Detectable": number(
-                format=digits,
-                width=88,
-                help=f"Smallest true difference, in {measure.steps}, that would be found with 80 % power at p < 0.05",
-            ),
-            "Gained": number(width=66, help="Questions only the criterion answers correctly"),
-            "Lost": number(width=66, help="Questions only the one it is compared with answers correctly"),
-            "Note": text(width=110),
-        },
+        column_order=[name for name in columns if name in table],
+        column_config=columns,
         alt="Paired differences, one row per criterion, sparsity and comparison",
     )
 
@@ -107,35 +106,28 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
 
     `sparsity` is the share of weights removed, `sparsity_asked` the share of the heads where a criterion counts these.
     """
-    return [
-        {
+    rows = []
+    for cell, one in [(DENSE, None), *table_rows(comparison)]:
+        level = comparison.levels[cell]
+        row: dict[str, Any] = {
             "criterion": cell[0],
             "sparsity": comparison.share(cell),
             "sparsity_asked": cell[1],
             "n": comparison.n,
             "measure": comparison.measure.name,
-            "value": comparison.levels[cell].value,
-            "ci_low": known(comparison.levels[cell].ci.low),
-            "ci_high": known(comparison.levels[cell].ci.high),
+            "value": level.value,
+            "ci_low": level.ci.low,
+            "ci_high": level.ci.high,
             "against": None if one is None else one.second[0],
-            **({} if one is None else flat_facts(one)),
-            "note": "" if cell == DENSE else row_note(comparison, cell, one),
-            "run": comparison.runs[cell].key,
         }
-        for cell, one in [(DENSE, None), *table_rows(comparison)]
-    ]
-
-
-def flat_facts(one: Difference) -> dict[str, Any]:
-    facts = result_facts(one.result)
-    low, high = facts.pop("ci")
-    facts |= {"difference_low": low, "difference_high": high, "p_unadjusted": facts.pop("p")}
-    return {name: known(value) if isinstance(value, float) else value for name, value in facts.items()}
-
-
-def known(value: float) -> float | None:
-    """Replace a non-finite number by None: JSON has no NaN, and a single question has no interval."""
-    return value if isfinite(value) else None
+        if one is not None:
+            row |= result_facts(one.result)
+            row["difference_low"], row["difference_high"] = row.pop("ci")
+            row["p_unadjusted"] = row.pop("p")
+        row |= {"note": "" if cell == DENSE else row_note(comparison, cell, one), "run": comparison.runs[cell].key}
+        # JSON has no NaN, and a single question has no interval.
+        rows.append({name: None if value != value else value for name, value in row.items()})
+    return rows
 
 
 def table_csv(comparison: Comparison) -> bytes:
@@ -146,7 +138,7 @@ def table_csv(comparison: Comparison) -> bytes:
 
 def table_json(comparison: Comparison) -> bytes:
     """Comparison as JSON: what is compared, the table, and the spec of every run."""
-    choice, dense = comparison.choice, comparison.dense.spec
+    choice, dense = comparison.choice, comparison.runs[DENSE].spec
     content = {
         "model": dense.model.id,
         "fingerprint": dense.model.fingerprint,
@@ -155,7 +147,7 @@ def table_json(comparison: Comparison) -> bytes:
         "measure": choice.measure.name,
         "reference": choice.reference,
         "built_on": None if choice.group is None else choice.group.name,
-        "p_values": OUTSIDE,
+        "p_values": f"{OUTSIDE}, unadjusted",
         "chance": comparison.test.chance,
         "dense_p_above_chance": comparison.test.p_value,
         "rows": records(comparison),

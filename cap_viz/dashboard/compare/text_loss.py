@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
-from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
-from cap_viz.dashboard.components.panels import escaped, p_words, percent, problem
-from cap_viz.dashboard.components.submission import submit_run
+from cap_viz.dashboard.components.job_card import active_jobs, jobs_view, ticking
+from cap_viz.dashboard.components.panels import escaped, percent, problem
+from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import task_name
-from cap_viz.dashboard.stored import report_of
+from cap_viz.dashboard.stored import levels_in, paired_in
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, paired
-from cap_viz.evaluation.perplexity import perplexity_of
-from cap_viz.evaluation.solution_loss import solution_loss_of
 from cap_viz.evaluation.verdict import difference_words
-from cap_viz.figures.theme import signed
-from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.progress import duration
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import SUBJECT, counts_weights
@@ -29,12 +23,10 @@ from cap_viz.runs.fixed_question import RIVAL, RunningText, missing_text, text_s
 from cap_viz.runs.mask_provenance import largest_group
 from cap_viz.runs.protocols import PerplexityProtocol, SolutionProtocol, protocol_of
 from cap_viz.runs.spec import EvalSpec, MaskSpec
-from cap_viz.runs.store import StoredRun
+from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import SPARSITIES
 
-# From a report, and the dense one if there is one, to cells by their columns.
-Cells = Callable[[EvalReport, EvalReport | None], dict[str, str]]
-REFUSED = "compare_refused"
+MEASURE_TEXT = "compare_measure_text"
 
 
 def measure_text(view: Frame, text: RunningText | None) -> None:
@@ -55,30 +47,23 @@ def measure_text(view: Frame, text: RunningText | None) -> None:
 
 def text_jobs(view: Frame, wanted: Sequence[EvalSpec]) -> None:
     jobs = active_jobs(lambda spec: spec in wanted)
-    for job in jobs:
-        job_view(job, key="compare_text")
-    if refused := st.session_state.pop(REFUSED, ""):
-        problem(refused)
+    jobs_view(jobs, key="compare_text")
+    refusal(MEASURE_TEXT)
     if jobs or not wanted:
         return
+    masks = {spec: spec.mask for spec in wanted if spec.mask is not None}
+    titles = {
+        spec: f"Running text under {criterion_title(mask.criterion)} at {percent(mask.sparsity, 0)}"
+        for spec, mask in masks.items()
+    }
     seconds, text = text_seconds(view.runs, wanted), escaped(task_name(wanted[0].examples.task))
     st.button(
         f"Measure running text ({f'{len(wanted)} runs' if seconds is None else duration(seconds)})",
-        key="compare_measure_text",
-        on_click=submit,
-        args=(wanted,),
+        key=MEASURE_TEXT,
+        on_click=submit_all,
+        args=(titles, MEASURE_TEXT),
         help=f"Perplexity of {text} under CAP’s and Wanda’s masks: {len(wanted)} runs.",
     )
-
-
-def submit(wanted: Sequence[EvalSpec]) -> None:
-    try:
-        for spec in wanted:
-            assert spec.mask is not None
-            whose = f"{criterion_title(spec.mask.criterion)} at {percent(spec.mask.sparsity, 0)}"
-            submit_run(spec, f"Running text under {whose}")
-    except CapVizError as error:
-        st.session_state[REFUSED] = str(error)
 
 
 def perplexity_section(view: Frame) -> None:
@@ -89,16 +74,15 @@ def perplexity_section(view: Frame) -> None:
     if not runs:
         return
     with st.expander("Perplexity on running text"):
+        windows, n = runs[0].spec.examples, len(runs[0].spec.examples.ids)
         stored = {run.spec.mask.criterion for run in runs if run.spec.mask is not None}
         lacking = [criterion_title(name) for name in (SUBJECT, RIVAL) if name not in stored]
-        tokens = tokens_of(runs[0].spec) // len(runs[0].spec.examples.ids)
-        draw_losses(
-            view,
+        loss_table(
+            view.store,
             runs,
-            perplexity_cells,
-            f"{task_name(runs[0].spec.examples.task)}, {len(runs[0].spec.examples.ids)} windows of {tokens} tokens; "
-            f"masks calibrated on {view.task.title} or on nothing. Brackets: 95 % intervals that resample windows; the "
-            "factor compares the same windows, so its interval is narrower."
+            f"{task_name(windows.task)}, {n} windows of {tokens_of(runs[0].spec) // n} tokens; masks calibrated on "
+            f"{view.task.title} or on nothing. Brackets: 95 % intervals that resample windows; the factor compares the "
+            "same windows, so its interval is narrower."
             + (f" Not measured: {' and '.join(lacking)}." if lacking else ""),
         )
 
@@ -114,59 +98,46 @@ def solutions_section(view: Frame) -> None:
     )
     if not runs:
         st.caption("How much more do the right solutions surprise the pruned model? Nothing is stored yet. Measure:")
-        dense = ["python", "-m", "cap_viz", "solution-loss", "--task", view.task.name]
-        dense += [] if view.model.id == DEFAULT_MODEL else ["--model", view.model.id]
-        pruned = [*dense, "--criterion", SUBJECT, "--sparsity", "0.2"]
-        st.code(f"{shlex.join(dense)}\n{shlex.join(pruned)}", language="sh", wrap_lines=True)
+        dense = shlex.join(
+            ["python", "-m", "cap_viz", "solution-loss", "--task", view.task.name, "--model", view.model.id]
+        )
+        st.code(f"{dense}\n{dense} --criterion {SUBJECT} --sparsity 0.2", language="sh", wrap_lines=True)
         return
-    draw_losses(
-        view,
+    loss_table(
+        view.store,
         runs,
-        solution_cells,
-        f"{len(runs[0].spec.examples.ids)} examples, mean loss per token in nats; masks calibrated on "
+        f"{len(runs[0].spec.examples.ids)} examples, mean loss in nats per token; masks calibrated on "
         f"{view.task.title} or on nothing. Brackets: 95 % intervals that resample examples; the difference compares "
-        "the same examples, with a paired t-test that is not corrected for the number of rows.",
+        "the same examples.",
     )
 
 
-def draw_losses(view: Frame, runs: list[StoredRun[EvalSpec]], cells: Cells, caption: str) -> None:
-    """Draw a row per mask, dense first; masks are compared with dense where that is stored."""
+def loss_table(store: Store, runs: Sequence[StoredRun[EvalSpec]], caption: str) -> None:
+    """Draw a row per mask, dense first and compared with it where it is stored."""
+    by_mask = {run.spec.mask: run for run in runs}
+    order = sorted(by_mask, key=lambda mask: ("", 0.0) if mask is None else (mask.criterion, mask.sparsity))
     try:
-        reports = {run.spec.mask: report_of(view.store, run) for run in runs}
+        rows = [loss_row(store, by_mask[mask], by_mask.get(None)) for mask in order]
     except CapVizError as error:
         problem(str(error))
         return
-    rows = []
-    for mask in sorted(reports, key=lambda mask: ("", 0.0) if mask is None else (mask.criterion, mask.sparsity)):
-        title = "dense" if mask is None else criterion_title(mask.criterion)
-        found = cells(reports[mask], None if mask is None else reports.get(None))
-        rows.append({"Weights": title, "Sparsity": sparsity_cell(mask), **found})
     st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
     st.caption(escaped(caption))
 
 
-def sparsity_cell(mask: MaskSpec | None) -> str:
-    if mask is None:
-        return "–"
-    return percent(mask.sparsity, 0) + ("" if counts_weights(mask.criterion) else " of heads")
-
-
-def perplexity_cells(report: EvalReport, dense: EvalReport | None) -> dict[str, str]:
-    found = perplexity_of(report)
+def loss_row(store: Store, run: StoredRun[EvalSpec], dense: StoredRun[EvalSpec] | None) -> dict[str, str]:
+    """Return the cells of one run. Raises `CapVizError` if it is damaged, or on other texts than the dense one."""
+    mask, ((measure, level),) = run.spec.mask, levels_in(store, run).items()
+    against = "–"
+    if mask is not None and dense is not None:
+        against = difference_words(paired_in(store, run, dense, measure), measure)
     return {
-        "Perplexity": f"{found.value:.2f} [{found.ci.low:.2f}, {found.ci.high:.2f}]",
-        "Against dense": "–" if dense is None else difference_words(paired(report, dense, TOKEN_LOSS), TOKEN_LOSS),
-    }
-
-
-def solution_cells(report: EvalReport, dense: EvalReport | None) -> dict[str, str]:
-    found, against, p = solution_loss_of(report), "–", "–"
-    if dense is not None:
-        difference = paired(report, dense, TOKEN_LOSS)
-        limits = f"[{signed(difference.ci.low, 3)}, {signed(difference.ci.high, 3)}]"
-        against, p = f"{signed(difference.difference, 3)} {limits}", p_words(difference.p_value)
-    return {
-        "Loss": f"{found.value:.3f} [{found.ci.low:.3f}, {found.ci.high:.3f}]",
+        "Weights": "dense" if mask is None else criterion_title(mask.criterion),
+        "Sparsity": "–" if mask is None else sparsity_words(mask),
+        measure.title: f"{measure.words(level.value)} [{measure.interval_words(level.ci)}]",
         "Against dense": against,
-        "p": p,
     }
+
+
+def sparsity_words(mask: MaskSpec) -> str:
+    return percent(mask.sparsity, 0) + ("" if counts_weights(mask.criterion) else " of heads")

@@ -9,6 +9,7 @@ from math import isnan
 
 import streamlit as st
 
+from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import Interval
@@ -27,6 +28,13 @@ def provenance(facts: Sequence[str], *, origin: str | None = None) -> None:
     colour = {"precomputed": "blue", "live": "violet", "running": "orange", "stale": "orange"}
     badge = f":{colour.get(origin.partition(' (')[0], 'gray')}-badge[{origin}] " if origin else ""
     st.caption(badge + " · ".join(escaped(fact) for fact in facts))
+
+
+def provenance_of(runs: Sequence[StoredRun], facts: Sequence[str]) -> None:
+    """Draw facts about results of several runs, with the age of the newest and the origins of all."""
+    newest = max(run.created for run in runs)
+    origins = sorted({run.origin for run in runs}, reverse=True)
+    provenance([*facts, f"newest {age(newest)}"], origin=" and ".join(origins))
 
 
 def origin_words(run: StoredRun, runs: Iterable[StoredRun]) -> str:
@@ -100,6 +108,13 @@ def caution(sentence: str) -> None:
 def stale(sentence: str) -> None:
     """Mark the result below as computed with other settings than the controls show."""
     st.caption(f":orange-badge[stale] {escaped(sentence)}")
+
+
+def is_refused_here(what: str) -> bool:
+    """Whether a server shared by strangers refuses this, which the page then says."""
+    if is_shared():
+        st.caption(REFUSAL.format(what=what))
+    return is_shared()
 
 
 def escaped(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -39,14 +40,12 @@ def share(page: str, downloads: Sequence[Download] = (), *, said: Sequence[str] 
         st.caption("Link to this view")
         st.code(link_here(), language=None, wrap_lines=True)
         for one in downloads:
-            st.download_button(
-                one.label,
-                one.content,
-                one.file,
-                one.mime,
-                key=f"{page}_{one.suffix}",
-                on_click="ignore",
-                width="stretch",
-            )
+            download_button(one, page, width="stretch")
         for sentence in said:
             st.caption(sentence)
+
+
+def download_button(one: Download, page: str, **more: Any) -> None:
+    """Draw the button of a file, which is made on the click: the page stays fast, and damage is reported only then."""
+    key = f"{page}_{one.suffix}"
+    st.download_button(one.label, one.content, one.file, one.mime, key=key, on_click="ignore", **more)
