@@ -19,9 +19,9 @@ from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import options_table
-from cap_viz.dashboard.runs.detail import json_rows, parquet
-from cap_viz.dashboard.runs.result import result_of
-from cap_viz.dashboard.runs.table import csv_of, plain, table_of
+from cap_viz.dashboard.runs.detail import files
+from cap_viz.dashboard.runs.table import csv_of, table_of
+from cap_viz.dashboard.runs.words import plain, result_of
 from cap_viz.errors import UsageError
 from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import ModelRef
@@ -142,9 +142,11 @@ def test_profile_numbers_are_the_stored_zeros(store: Store, tiny_model: Reasonin
 
 
 def test_every_format_holds_the_same_numbers(store: Store, scores: StoredRun) -> None:
-    table = numbers_of(store, scores)
-    assert pd.read_parquet(io.BytesIO(parquet(table))).equals(table)
-    assert_allclose(pd.DataFrame(json.loads(json_rows(table)))["mean_effect"], table["mean_effect"], atol=1e-9)
+    table, saved = numbers_of(store, scores), {one.suffix: one.content() for one in files(store, scores)}
+    assert isinstance(saved["parquet"], bytes)
+    assert pd.read_parquet(io.BytesIO(saved["parquet"])).equals(table)
+    assert_allclose(pd.DataFrame(json.loads(saved["json"]))["mean_effect"], table["mean_effect"], atol=1e-9)
+    assert_allclose(pd.read_csv(io.StringIO(str(saved["csv"])))["mean_effect"], table["mean_effect"])
 
 
 def program_of(content: bytes) -> str:

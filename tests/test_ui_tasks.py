@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.dashboard.stored import HeadStatistics
-from cap_viz.dashboard.tasks.data import RAW, STANDARDISED, Measured, TaskPair, pair_table, pairs, shared_heads
+from cap_viz.dashboard.tasks.data import RAW, STANDARDISED, Measured, TaskPair, pair_table, shared_heads
 from cap_viz.dashboard.tasks.page import matrix_of
 from cap_viz.figures.tasks import agreement_matrix, correlation_words
 from cap_viz.figures.thumbnail import thumbnail
@@ -33,7 +33,7 @@ class NoRun:
 
 
 def measured(name: str, effects: np.ndarray) -> Measured:
-    return Measured(TASKS[name], cast(Any, NoRun()), HeadStatistics(effects), true_spread(effects))
+    return Measured(TASKS[name], cast(Any, NoRun()), HeadStatistics(effects), true_spread(effects), TASKS[name].title)
 
 
 def noisy(means: list[list[float]], seed: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def three() -> list[Measured]:
 
 def test_the_matrix_is_symmetric_with_reliabilities_on_its_diagonal(three: list[Measured]) -> None:
     choice = TaskPair(three[0], three[2], STANDARDISED, 2)
-    matrix = matrix_of(three, choice, pairs(three, k=2))
+    matrix = matrix_of(three, choice, pair_table(three, k=2))
     np.testing.assert_array_equal(matrix.values, matrix.values.T)
     assert matrix.values[0, 1] == pytest.approx(0.8)
     reliabilities = [one.stats.reliability for one in three]
@@ -76,17 +76,6 @@ def test_a_thumbnail_frames_the_selected_head() -> None:
     assert 'width="20" height="10"' in framed
 
 
-def test_pairs_count_shared_heads_and_correlate_all(three: list[Measured]) -> None:
-    found = pairs(three, k=2)
-    assert set(found) == {("mini_science", "mini_math"), ("mini_science", "mini_text"), ("mini_math", "mini_text")}
-    # Ranks 1 2 3 4 against 1 3 2 4: Spearman's 1 - 6 * 2 / (4 * 15) = 0.8; the second two differ by (4, 1, 3, 2).
-    assert found["mini_science", "mini_math"].ranks.correlation == pytest.approx(0.8)
-    assert found["mini_science", "mini_text"].ranks.correlation == pytest.approx(-1.0)
-    assert found["mini_science", "mini_math"].shared.shared == 1
-    assert found["mini_science", "mini_text"].shared.shared == 0
-    assert found["mini_science", "mini_math"].shared.expected == pytest.approx(1.0)
-
-
 def test_shared_heads_count_reasoning_tasks_only(three: list[Measured]) -> None:
     """Top 2: heads (0, 0) (0, 1) of the first, (0, 0) (1, 0) of the second, (1, 1) (1, 0) of the text."""
     table = shared_heads(three, k=2)
@@ -100,10 +89,13 @@ def test_shared_heads_count_reasoning_tasks_only(three: list[Measured]) -> None:
 
 
 def test_pairs_of_tasks_are_in_the_table(three: list[Measured]) -> None:
-    table = pair_table(pairs(three, k=2))
+    table = pair_table(three, k=2)
     assert list(table["shared"]) == [1, 0, 1]
-    assert list(table["correlation"].round(2)) == [0.8, -1.0, -0.8]
+    np.testing.assert_allclose(table["by_chance"], 1.0)
+    # Ranks 1 2 3 4 against 1 3 2 4: Spearman's 1 - 6 * 2 / (4 * 15) = 0.8; the second two differ by (4, 1, 3, 2).
+    np.testing.assert_allclose(table["correlation"], [0.8, -1.0, -0.8])
     assert list(table["first"]) == [TASKS[name].title for name in ("mini_science", "mini_science", "mini_math")]
+    assert list(table["second"]) == [TASKS[name].title for name in ("mini_math", "mini_text", "mini_text")]
 
 
 def test_standardised_effects_share_a_scale(three: list[Measured]) -> None:

@@ -14,18 +14,19 @@ from cap_viz.dashboard.components.panels import (
     caution,
     cut_words,
     escaped,
+    is_refused_here,
     problem,
     provenance,
     tile,
 )
+from cap_viz.dashboard.components.share import Download, download_button
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import shown_name
 from cap_viz.dashboard.names import model_name, task_name
-from cap_viz.dashboard.runs.result import facts_of
-from cap_viz.dashboard.runs.table import plain
+from cap_viz.dashboard.runs.unfinished import SAID
+from cap_viz.dashboard.runs.words import plain, sentence_on
 from cap_viz.dashboard.selection import choose, go_button
-from cap_viz.dashboard.serving import REFUSAL, is_shared
-from cap_viz.dashboard.stored import statistics_of
+from cap_viz.dashboard.stored import levels_in, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import Grid
 from cap_viz.runs.archive import archive_bytes
@@ -38,7 +39,6 @@ from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreS
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 
-SAID = "runs_said"
 # The page that shows a run in full, by kind.
 PAGE_OF_KIND = {
     ScoreSpec.kind: "Heads",
@@ -61,7 +61,9 @@ def detail(view: Frame, run: StoredRun) -> None:
     except CapVizError as error:
         problem(str(error))
     open_button(view.runs, run)
-    files(view.store, run)
+    with st.container(horizontal=True, gap="xsmall"):
+        for one in files(view.store, run):
+            download_button(one, "runs_file", icon=":material/download:" if one.suffix == "zip" else None)
     with st.container(horizontal=True, gap="xsmall"):
         st.button("Verify checksums", key="runs_verify", on_click=verify, args=(view.store, run))
         delete_button(view.store, [run])
@@ -79,11 +81,11 @@ def headline(store: Store, run: StoredRun) -> None:
         grid = Grid.of(statistics_of(store, run, "nll").estimate, ends=ablation_words(run.spec).ends)
         head_map(grid, key="runs_map", unit=unit, label="Effect of each head, answer loss", small=True)
         st.caption(f"Effect of each head on the answer loss, {unit}.")
-    elif (facts := facts_of(store, run)) is not None:
-        for place, (label, value, interval) in zip(st.columns(len(facts.tiles)), facts.tiles, strict=True):
+    elif is_run_of(run, EvalSpec) and (levels := levels_in(store, run)):
+        for place, (measure, level) in zip(st.columns(len(levels)), levels.items(), strict=True):
             with place:
-                tile(label, value, interval)
-        st.caption(facts.sentence)
+                tile(measure.title, measure.words(level.value), measure.interval_words(level.ci))
+        st.caption(sentence_on(store, run))
     else:
         st.dataframe(numbers_of(store, run), height=240, hide_index=True)
 
@@ -99,42 +101,25 @@ def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
     go_button(f"Open on {page}", f"pages/{page.lower()}.py", key="runs_open", params=params)
 
 
-def files(store: Store, run: StoredRun) -> None:
-    """Draw the downloads. Each is made on the click: the page stays fast, and damage is reported only then."""
-    downloads: dict[str, tuple[Callable[[], bytes], str, str]] = {
+def files(store: Store, run: StoredRun) -> list[Download]:
+    def numbers() -> pd.DataFrame:
+        return numbers_of(store, run)
+
+    contents: dict[str, tuple[Callable[[], bytes | str], str, str]] = {
         "Run as zip": (lambda: archive_bytes(run), "zip", "application/zip"),
-        "CSV": (lambda: csv_text(numbers_of(store, run)).encode(), "csv", "text/csv"),
-        "Parquet": (lambda: parquet(numbers_of(store, run)), "parquet", "application/octet-stream"),
-        "JSON": (lambda: json_rows(numbers_of(store, run)), "json", "application/json"),
-        "HTML": (lambda: html_of(store, run).encode(), "html", "text/html"),
+        "CSV": (lambda: csv_text(numbers()), "csv", "text/csv"),
+        "Parquet": (lambda: numbers().to_parquet(index=False), "parquet", "application/octet-stream"),
+        "JSON": (lambda: str(numbers().to_json(orient="records")), "json", "application/json"),
+        "HTML": (lambda: html_of(store, run), "html", "text/html"),
         "Notebook": (lambda: notebook_of(store, run), "ipynb", "application/x-ipynb+json"),
     }
-    with st.container(horizontal=True, gap="xsmall"):
-        for label, (make, ending, mime) in downloads.items():
-            st.download_button(
-                label,
-                make,
-                f"{run.title}.{ending}",
-                mime,
-                key=f"runs_file_{ending}",
-                on_click="ignore",
-                icon=":material/download:" if ending == "zip" else None,
-            )
-
-
-def parquet(table: pd.DataFrame) -> bytes:
-    return table.to_parquet(None, index=False)
-
-
-def json_rows(table: pd.DataFrame) -> bytes:
-    return (table.to_json(None, orient="records") or "[]").encode()
+    return [Download(name, make, f"{run.title}.{end}", mime) for name, (make, end, mime) in contents.items()]
 
 
 def delete_button(store: Store, runs: Sequence[StoredRun]) -> None:
     """Draw the button that deletes the local ones of these runs, after one confirmation for all."""
     local = [run for run in runs if run.origin == "live"]
-    if is_shared():
-        st.caption(REFUSAL.format(what="deleting runs"))
+    if is_refused_here("deleting runs"):
         return
     if not local:
         st.caption("Came with CAP Viz: only read, not deleted here.")

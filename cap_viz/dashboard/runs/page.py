@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import streamlit as st
 
 from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
-from cap_viz.dashboard.components.panels import empty, escaped, note, problem
+from cap_viz.dashboard.components.panels import empty, is_refused_here, note, problem
+from cap_viz.dashboard.components.upload import as_file
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.runs.detail import SAID, delete_button, detail
+from cap_viz.dashboard.runs.detail import delete_button, detail
 from cap_viz.dashboard.runs.overlay import overlay
 from cap_viz.dashboard.runs.table import draw_table, filtered, picked_list
-from cap_viz.dashboard.runs.unfinished import unfinished_section
+from cap_viz.dashboard.runs.unfinished import SAID, damaged_section, unfinished_section
 from cap_viz.dashboard.selection import choose
-from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.errors import CapVizError
 from cap_viz.runs.archive import import_run
 from cap_viz.runs.store import Store, StoredRun
@@ -79,8 +77,7 @@ def picked_section(view: Frame, runs: Sequence[StoredRun]) -> None:
 
 
 def import_section(store: Store) -> None:
-    if is_shared():
-        st.caption(REFUSAL.format(what="bringing in runs"))
+    if is_refused_here("bringing in runs"):
         return
     st.markdown("#### Bring in a run", help="A zip file written by `runs export` or by “Run as zip” on this page.")
     st.file_uploader(
@@ -102,39 +99,11 @@ def take_upload(store: Store) -> None:
     if upload is None:
         st.session_state.pop(IMPORTED, None)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        # Use a name of our own: the browser's may hold anything.
-        file = Path(folder, "upload.zip")
-        file.write_bytes(upload.getvalue())
-        try:
-            run = import_run(store, file)
-            st.session_state[IMPORTED] = True, f"Imported {run.title}."
-            choose({"runs": [run.key]})
-        except CapVizError as error:
-            st.session_state[IMPORTED] = False, str(error).replace(str(file), upload.name)
-
-
-def damaged_section(store: Store) -> None:
-    aside, in_place = store.in_quarantine(), store.damaged_in_place()
-    if not aside and not in_place:
-        return
-    st.markdown("#### Damaged")
-    st.caption(
-        "What does not pass its check is not read. Runs that were set aside are kept in "
-        f"{escaped(str(store.quarantine))}."
-    )
-    st.markdown("\n".join(f"- {escaped(sentence)}" for sentence in (*aside, *map(str, in_place.values()))))
-    if any(store.status(folder)[0] == "live" for folder in in_place):
-        if is_shared():
-            st.caption(REFUSAL.format(what="setting runs aside"))
-        else:
-            st.button("Set aside", key="runs_set_aside", on_click=set_aside, args=(store,))
-
-
-def set_aside(store: Store) -> None:
-    """Set damaged runs aside; a callback, so that the page drawn next no longer lists them."""
     try:
-        sentence = f"{len(store.set_aside_damaged())} damaged runs were set aside; they can be computed again."
+        with as_file(upload.name, upload.getvalue()) as file:
+            run = import_run(store, file)
     except CapVizError as error:
-        sentence = str(error)
-    st.session_state[SAID] = {"": sentence}
+        st.session_state[IMPORTED] = False, str(error)
+        return
+    st.session_state[IMPORTED] = True, f"Imported {run.title}."
+    choose({"runs": [run.key]})

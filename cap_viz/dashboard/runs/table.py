@@ -10,14 +10,11 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import age
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import metric_title, model_name, run_title, task_name
-from cap_viz.dashboard.runs.result import result_of
+from cap_viz.dashboard.names import model_name, task_name
+from cap_viz.dashboard.runs.words import plain, result_of
 from cap_viz.dashboard.selection import choose, controlled
-from cap_viz.pruning import CRITERIA, criterion_title
-from cap_viz.runs.kinds import KINDS, describe
-from cap_viz.runs.mask_provenance import provenance_of
+from cap_viz.runs.kinds import KINDS, describe, runs_table
 from cap_viz.runs.prefix_reuse import computing_seconds
-from cap_viz.runs.spec import MaskSpec, RunSpec, ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 
@@ -78,24 +75,6 @@ def searched(run: StoredRun) -> str:
     names = (task_name(spec.examples.task), plain(spec), model_name(spec.model.id))
     ids = (run.kind, spec.examples.task, describe(spec), spec.model.id, run.key)
     return " ".join((*names, *ids)).casefold()
-
-
-def plain(spec: RunSpec) -> str:
-    """Describe a run in plain names, without its model and task."""
-    if isinstance(spec, ScoreSpec):
-        return f"{'Heads' if spec.parts is None else spec.parts.capitalize()}: {run_title(spec)}"
-    mask: MaskSpec | None = getattr(spec, "mask", None)
-    if mask is None:
-        return describe(spec)[:1].upper() + describe(spec)[1:]
-    said, made = describe(spec).replace(mask.criterion, criterion_title(mask.criterion), 1), provenance_of(mask)
-    of = " of heads" if mask.criterion in CRITERIA and CRITERIA[mask.criterion].structured else ""
-    elsewhere = made.examples is not None and made.examples.task != spec.examples.task
-    source = [f"from {task_name(made.examples.task)}"] if made.examples is not None and elsewhere else []
-    options = [
-        f"draw {value}" if name == "control_seed" else metric_title(value).lower()
-        for name, value in made.unusual.items()
-    ]
-    return ", ".join([said.replace("%", " %") + of, *source, *options])
 
 
 def draw_table(store: Store, runs: Sequence[StoredRun], picked: Sequence[str]) -> None:
@@ -173,13 +152,7 @@ def table_of(runs: Sequence[StoredRun], results: Sequence[str]) -> pd.DataFrame:
 
 def csv_of(store: Store, runs: Sequence[StoredRun]) -> str:
     """Return the table with ids, times and every result as CSV."""
-    ids = {
-        "kind": [run.kind for run in runs],
-        "task_id": [run.spec.examples.task for run in runs],
-        "model_id": [run.spec.model.id for run in runs],
-        "described": [describe(run.spec) for run in runs],
-        "created": [run.created for run in runs],
-        "seconds": [computing_seconds(run) for run in runs],
-        "key": [run.key for run in runs],
-    }
-    return csv_text(table_of(runs, [result_of(store, run) for run in runs]).drop(columns="age").assign(**ids))
+    named = table_of(runs, [result_of(store, run) for run in runs])[["task", "what", "result", "model"]]
+    ids = runs_table(runs).rename(columns={"model": "model_id", "task": "task_id", "what": "described"})
+    seconds = [computing_seconds(run) for run in runs]
+    return csv_text(pd.concat([named, ids.assign(seconds=seconds)], axis="columns"))

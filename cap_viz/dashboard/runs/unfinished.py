@@ -1,4 +1,4 @@
-"""Runs that stopped before they were done, on the Runs page: why, with buttons to resume and to discard them."""
+"""What is not a sound stored run, on the Runs page: runs that stopped before they were done, and damaged ones."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.dashboard.components.job_card import active_jobs
-from cap_viz.dashboard.components.panels import escaped, problem
-from cap_viz.dashboard.components.submission import OWN_JOBS, own_jobs, submit_run
+from cap_viz.dashboard.components.panels import escaped, is_refused_here
+from cap_viz.dashboard.components.submission import discard_jobs, is_discarded, own_jobs, refusal, submit_all
 from cap_viz.dashboard.names import model_name, task_name
-from cap_viz.dashboard.runs.table import plain
+from cap_viz.dashboard.runs.words import plain
 from cap_viz.dashboard.serving import is_shared
 from cap_viz.errors import CapVizError
-from cap_viz.runs.jobs import Job, PrunedWeights
+from cap_viz.runs.jobs import PrunedWeights
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import RunSpec, spec_key
 from cap_viz.runs.store import Store
 from cap_viz.runs.unfinished import Ending, discard, ending_of, stopped
 
-REFUSED = "runs_refused"
+# Session key of what the page says about a run, by its key; by "" what it says about several.
+SAID = "runs_said"
+RESUME = "runs_resume"
 COLOURS = {"failed": "red", "cancelled": "gray", "interrupted": "orange"}
 REASONS = {
     "cancelled": "Finished parts are kept.",
@@ -29,58 +31,44 @@ REASONS = {
 
 def unfinished_section(store: Store) -> None:
     """List runs that can be resumed, and jobs of this session that failed with nothing to resume."""
-    if sentence := st.session_state.pop(REFUSED, ""):
-        problem(sentence)
+    refusal(RESUME)
     active = {job.key for job in active_jobs(lambda spec: True)}
-    specs = [spec for spec in stopped(store) if spec_key(spec) not in active]
-    failed = failed_at_once({spec_key(spec) for spec in specs})
-    n = len(specs) + len(failed)
+    endings = {spec: ending_of(store, spec) for spec in stopped(store) if spec_key(spec) not in active}
+    failed = failed_at_once({spec_key(spec) for spec in endings})
+    n = len(endings) + len(failed)
     if not n:
         return
     with st.expander("1 unfinished run" if n == 1 else f"{n} unfinished runs", expanded=n == 1, key="runs_unfinished"):
-        for spec in specs:
-            row(store, spec, title_of(spec), ending_of(store, spec), resumable=True)
-        for spec, job in failed.items():
-            row(store, spec, job.title, Ending("failed", job.error), resumable=False)
+        for spec, ending in {**endings, **failed}.items():
+            row(store, spec, ending, resumable=spec in endings)
         if n > 1 and not is_shared():
-            st.button("Discard all", key="runs_discard_all", on_click=drop, args=(store, [*specs, *failed]))
+            st.button("Discard all", key="runs_discard_all", on_click=drop, args=(store, [*endings, *failed]))
 
 
-def failed_at_once(resumable: set[str]) -> dict[RunSpec, Job]:
-    """Return the failed jobs of this session that left nothing to resume and were not started again."""
+def failed_at_once(resumable: set[str]) -> dict[RunSpec, Ending]:
+    """Return the failures of this session's jobs that left nothing to resume and were not started again."""
     return {
-        job.spec: job
+        job.spec: Ending("failed", job.error)
         for job in own_jobs()
         if job.state == "failed"
         and not isinstance(job.spec, PrunedWeights)
+        and not is_discarded(job)
         and job.key not in resumable
         and shared_queue().find(job.spec) is job
     }
 
 
-def row(store: Store, spec: RunSpec, title: str, ending: Ending, *, resumable: bool) -> None:
+def row(store: Store, spec: RunSpec, ending: Ending, *, resumable: bool) -> None:
     key, reason = spec_key(spec), ending.reason or REASONS[ending.state]
-    badge = f":{COLOURS[ending.state]}-badge[{ending.state}]"
+    title = f"{task_name(spec.examples.task)}, {plain(spec)}, n = {len(spec.examples.ids)}"
+    about = escaped(f"{title}, {model_name(spec.model.id)}")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(
-            f"{badge} {escaped(title)}, {escaped(model_name(spec.model.id))}  \n:small[{escaped(reason)}]",
-            width="stretch",
-        )
+        badge = f":{COLOURS[ending.state]}-badge[{ending.state}]"
+        st.markdown(f"{badge} {about}  \n:small[{escaped(reason)}]", width="stretch")
         if resumable:
-            st.button("Resume", key=f"runs_resume_{key}", on_click=resume, args=(spec,))
+            st.button("Resume", key=f"{RESUME}_{key}", on_click=submit_all, args=({spec: title}, RESUME))
         if not is_shared():
             st.button("Discard", key=f"runs_discard_{key}", on_click=drop, args=(store, [spec]))
-
-
-def title_of(spec: RunSpec) -> str:
-    return f"{task_name(spec.examples.task)}, {plain(spec)}, n = {len(spec.examples.ids)}"
-
-
-def resume(spec: RunSpec) -> None:
-    try:
-        submit_run(spec, title_of(spec))
-    except CapVizError as error:
-        st.session_state[REFUSED] = str(error)
 
 
 def drop(store: Store, specs: Sequence[RunSpec]) -> None:
@@ -88,4 +76,27 @@ def drop(store: Store, specs: Sequence[RunSpec]) -> None:
     for spec in specs:
         discard(store, spec)
     dropped = {spec_key(spec) for spec in specs}
-    st.session_state[OWN_JOBS] = {job.number for job in own_jobs() if job.active or job.key not in dropped}
+    discard_jobs([job for job in own_jobs() if not job.active and job.key in dropped])
+
+
+def damaged_section(store: Store) -> None:
+    aside, in_place = store.in_quarantine(), store.damaged_in_place()
+    if not aside and not in_place:
+        return
+    st.markdown("#### Damaged")
+    st.caption(
+        "What does not pass its check is not read. Runs that were set aside are kept in "
+        f"{escaped(str(store.quarantine))}."
+    )
+    st.markdown("\n".join(f"- {escaped(sentence)}" for sentence in (*aside, *map(str, in_place.values()))))
+    if any(store.status(folder)[0] == "live" for folder in in_place) and not is_refused_here("setting runs aside"):
+        st.button("Set aside", key="runs_set_aside", on_click=set_aside, args=(store,))
+
+
+def set_aside(store: Store) -> None:
+    """Set damaged runs aside; a callback, so that the page drawn next no longer lists them."""
+    try:
+        sentence = f"{len(store.set_aside_damaged())} damaged runs were set aside; they can be computed again."
+    except CapVizError as error:
+        sentence = str(error)
+    st.session_state[SAID] = {"": sentence}

@@ -5,32 +5,28 @@ An upload is data: it is checked row by row and never executed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from cap_viz.dashboard.components.panels import escaped, problem
+from cap_viz.dashboard.components.panels import escaped, is_refused_here, problem
+from cap_viz.dashboard.components.upload import as_file
 from cap_viz.dashboard.selection import KEPT_WITH_TASK, asked_for, choose, go_button
-from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.errors import CapVizError
 from cap_viz.tasks import TASKS, Task
-from cap_viz.tasks.description import KINDS, described, rows_of
+from cap_viz.tasks.description import KINDS, kind_of_rows, name_from, rows_of
 from cap_viz.tasks.own import add_task, checked_task, own_tasks, remove_task
 
-UPLOAD, NAME, KIND, ADDED, REFUSED = "own_upload", "own_name", "own_kind", "own_added", "own_refused"
+UPLOAD, NAME, ADDED, REFUSED = "own_upload", "own_name", "own_added", "own_refused"
 SHOWN_ROWS = 3
 
 
 def own_tasks_popover() -> None:
     """Draw the popover to upload, add and remove the user's own tasks."""
     with st.popover("Your tasks", icon=":material/add:"), st.container(width=460):
-        if is_shared():
-            st.caption(REFUSAL.format(what="uploading tasks"))
+        if is_refused_here("uploading tasks"):
             return
         if refused := st.session_state.pop(REFUSED, ""):
             problem(refused)
@@ -66,18 +62,15 @@ def unscored(task: Task, instead: str) -> None:
 def uploaded(file: UploadedFile) -> None:
     """Preview the parsed file with what is wrong in it, and draw the button that adds it."""
     content = file.getvalue()
-    with put_aside(file.name, content) as path:
-        try:
-            found, first = described(path), rows_of(path)[:SHOWN_ROWS]
-        except CapVizError as error:
-            problem(plain(error, path))
-            return
+    try:
+        with as_file(file.name, content) as path:
+            kind, first = kind_of_rows(path), rows_of(path)[:SHOWN_ROWS]
+    except CapVizError as error:
+        problem(str(error))
+        return
     st.dataframe([{"line": row.place.rpartition(" ")[2], **row.fields} for row in first], hide_index=True)
-    left, right = st.columns(2)
-    name = left.text_input("Name", found.name, key=f"{NAME}_{file.file_id}", max_chars=40)
-    kinds = list(KINDS)
-    kind = right.selectbox("Kind", kinds, kinds.index(found.kind), key=f"{KIND}_{file.file_id}")
-    wrong = mistake_in(file.name, content, name, kind)
+    name = st.text_input("Name", name_from(Path(file.name).stem), key=f"{NAME}_{file.file_id}", max_chars=40)
+    wrong = mistake_in(file.name, content, name)
     if wrong:
         problem(wrong)
     st.caption(f"{kind} rows hold {KINDS[kind].fields}. Three tenths of the rows are for calibration.")
@@ -88,47 +81,33 @@ def uploaded(file: UploadedFile) -> None:
         width="stretch",
         disabled=bool(wrong),
         on_click=take,
-        args=(file.name, content, name, kind),
+        args=(file.name, content, name),
     )
 
 
 @lru_cache(maxsize=4)
-def mistake_in(file_name: str, content: bytes, name: str, kind: str) -> str:
+def mistake_in(file_name: str, content: bytes, name: str) -> str:
     """Return what keeps an upload from becoming a task, with its line and field; "" if nothing does."""
-    with put_aside(file_name, content) as path:
-        try:
-            checked_task(path, tuple(TASKS), name=name, kind=kind)
-        except CapVizError as error:
-            return plain(error, path)
+    try:
+        with as_file(file_name, content) as path:
+            checked_task(path, tuple(TASKS), name=name)
+    except CapVizError as error:
+        return str(error)
     return ""
 
 
-def take(file_name: str, content: bytes, name: str, kind: str) -> None:
+def take(file_name: str, content: bytes, name: str) -> None:
     """Add the upload and choose it, as a callback."""
-    with put_aside(file_name, content) as path:
-        try:
-            task = add_task(path, tuple(TASKS), name=name, kind=kind)
-        except CapVizError as error:
-            st.session_state[REFUSED] = plain(error, path)
-            return
+    try:
+        with as_file(file_name, content) as path:
+            task = add_task(path, tuple(TASKS), name=name)
+    except CapVizError as error:
+        st.session_state[REFUSED] = str(error)
+        return
     splits = task.splits
     amounts = f"{len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation examples"
     st.session_state[ADDED] = (task.name, f"Added {task.title}: {amounts}.")
     choose({"task": task.name}, keep=KEPT_WITH_TASK)
-
-
-@contextmanager
-def put_aside(file_name: str, content: bytes) -> Iterator[Path]:
-    """Yield the path of the upload under its own name, in a temporary folder."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder, Path(file_name).name)
-        path.write_bytes(content)
-        yield path
-
-
-def plain(error: CapVizError, path: Path) -> str:
-    """Return the error message with the file's own name instead of its temporary path."""
-    return str(error).replace(str(path), path.name)
 
 
 def forget(name: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import Head, head_boxes
-from cap_viz.dashboard.components.panels import age, empty, note, problem, provenance
+from cap_viz.dashboard.components.panels import empty, note, problem, provenance_of
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import metric_title, model_name, task_name
@@ -18,13 +19,11 @@ from cap_viz.dashboard.tasks.data import (
     METRIC,
     SCALE_UNITS,
     STANDARDISED,
-    Collection,
     Measured,
-    Pair,
     TaskPair,
     collect,
     pair_table,
-    pairs,
+    reasoning,
     shared_heads,
 )
 from cap_viz.dashboard.tasks.own import own_tasks_popover, unscored
@@ -32,12 +31,7 @@ from cap_viz.dashboard.tasks.pair import pair_maps, pair_scatter, pair_sentence
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import colour_limit
-from cap_viz.figures.tasks import (
-    AgreementMatrix,
-    HeadOnTasks,
-    agreement_matrix,
-    head_on_tasks,
-)
+from cap_viz.figures.tasks import AgreementMatrix, HeadOnTasks, agreement_matrix, head_on_tasks
 from cap_viz.figures.theme import CONFIG
 from cap_viz.figures.thumbnail import thumbnail
 from cap_viz.runs.run_labels import ablation_words
@@ -53,18 +47,21 @@ BOUNDS = ("mean", "low", "high")
 
 
 def tasks_page(view: Frame) -> None:
-    collection = collect(view)
-    for sentence in collection.problems:
+    measured, problems = collect(view)
+    for sentence in problems:
         note(sentence)
-    is_comparable = len(collection.measured) >= 2
-    if view.task.name not in collection.names:
-        unscored(view.task, collection.measured[0].title if is_comparable else "")
+    names = [one.name for one in measured]
+    is_comparable = len(measured) >= 2
+    if view.task.name not in names:
+        unscored(view.task, measured[0].title if is_comparable else "")
     if not is_comparable:
-        nothing_to_compare(view, collection)
+        nothing_to_compare(view, measured)
         return
-    top_of_page(view, collection)
-    choice = task_pair(view.selection, collection, view.task.name)
-    found = pairs(collection.measured, choice.k)
+    made = f"exact, {measured[0].run.spec.ablation} ablation"
+    facts = [model_name(view.model.id), f"{len(measured)} tasks", made, metric_title(METRIC).lower()]
+    provenance_of([one.run for one in measured], facts)
+    choice = task_pair(view.selection, measured, names.index(view.task.name) if view.task.name in names else 0)
+    shared, agreements = shared_heads(measured, choice.k), pair_table(measured, choice.k)
     answer = st.container()
     # On a narrow screen the right one wraps below the left one, instead of both shrinking.
     with st.container(horizontal=True, gap="medium"):
@@ -72,8 +69,9 @@ def tasks_page(view: Frame) -> None:
     with left:
         maps = st.container()
         # Before the maps, since its boxes select the head that they frame.
-        selected = head_section(view.selection, collection.measured)
-        all_maps(collection.measured, choice, selected)
+        layer, head = shared[["layer", "head"]].to_numpy()[0].tolist()
+        selected = head_section(view.selection, measured, default=(layer, head))
+        all_maps(measured, choice, selected)
     try:
         difference = specificity_of(view.store, choice.first.run, choice.second.run)
         answer.markdown(pair_sentence(choice, difference), help=GLOSSARY["fdr"])
@@ -84,15 +82,15 @@ def tasks_page(view: Frame) -> None:
     with maps:
         pair_maps(choice, difference, selected)
     with right:
-        matrix_section(collection.measured, choice, found)
-        shared_section(collection.measured, choice, found)
+        matrix_section(measured, choice, agreements)
+        shared_section(measured, choice.k, shared, agreements)
         if difference is not None:
             st.markdown(f"#### {choice.first.title} against {choice.second.title}", help=GLOSSARY["difference"])
             pair_scatter(choice, difference, selected)
 
 
-def nothing_to_compare(view: Frame, collection: Collection) -> None:
-    stored = collection.measured[0].task.title if collection.measured else "no task"
+def nothing_to_compare(view: Frame, measured: Sequence[Measured]) -> None:
+    stored = measured[0].title if measured else "no task"
     empty(
         "Nothing to compare yet",
         f"Head scores of {stored} are stored for {view.model.id}; at least two tasks are needed. Measure another on "
@@ -103,31 +101,17 @@ def nothing_to_compare(view: Frame, collection: Collection) -> None:
         own_tasks_popover()
 
 
-def top_of_page(view: Frame, collection: Collection) -> None:
-    runs = [one.run for one in collection.measured]
-    facts = [
-        model_name(view.model.id),
-        f"{len(runs)} tasks",
-        f"exact, {runs[0].spec.ablation} ablation",
-        metric_title(METRIC).lower(),
-        f"newest {age(max(run.created for run in runs))}",
-    ]
-    provenance(facts, origin=" and ".join(sorted({run.origin for run in runs}, reverse=True)))
-
-
-def task_pair(selection: Selection, collection: Collection, task: str) -> TaskPair:
-    """Draw the controls, with the page's menus beside them. The first task of the pair is the sidebar's."""
-    n_heads = collection.measured[0].estimate().rank.size
-    first = collection.named(task) if task in collection.names else collection.measured[0]
-    others = [name for name in collection.names if name != first.name]
-    usual = next((name for name in CONTROL_TEXTS if name in others), others[0])
+def task_pair(selection: Selection, measured: Sequence[Measured], place: int) -> TaskPair:
+    """Draw the controls, with the page's menus beside them. The first task of the pair is the one at this place."""
+    n_heads, first = measured[0].estimate().rank.size, measured[place]
+    others = {one.name: one for one in measured if one is not first}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         with st.container(width=216):
             second = selection.selectbox(
                 f"Compare {first.title} with",
                 "against",
-                others,
-                default=usual,
+                list(others),
+                default=next((name for name in CONTROL_TEXTS if name in others), None),
                 names=task_name,
                 what="the comparison with",
                 help="The first task of the comparison is the one in the sidebar. A click on the matrix sets both.",
@@ -153,20 +137,18 @@ def task_pair(selection: Selection, collection: Collection, task: str) -> TaskPa
             )
         own_tasks_popover()
         with st.container(width=104):
-            table = shared_heads(collection.measured, k)
-            share(
-                "tasks", [Download("Heads as CSV", lambda: csv_text(table), f"heads-of-tasks-top{k}.csv", "text/csv")]
-            )
-    return TaskPair(first, collection.named(second), scale, k)
+            file = f"heads-of-tasks-top{k}.csv"
+            share("tasks", [Download("Heads as CSV", lambda: csv_text(shared_heads(measured, k)), file, "text/csv")])
+    return TaskPair(first, others[second], scale, k)
 
 
-def matrix_section(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> None:
+def matrix_section(measured: Sequence[Measured], choice: TaskPair, agreements: pd.DataFrame) -> None:
     st.markdown("**Agreement of the rankings**", help=GLOSSARY["ceiling"])
     names = [one.name for one in measured]
     # A key per pair: the cell of the pair shown can be clicked again later.
     key = f"{MATRIX}_{choice.first.name}_{choice.second.name}"
     st.plotly_chart(
-        agreement_matrix(matrix_of(measured, choice, found)),
+        agreement_matrix(matrix_of(measured, choice, agreements)),
         key=key,
         config=CONFIG,
         on_select=lambda: take_pair(key, names),
@@ -178,14 +160,13 @@ def matrix_section(measured: Sequence[Measured], choice: TaskPair, found: dict[t
     )
 
 
-def matrix_of(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> AgreementMatrix:
-    names = [one.name for one in measured]
+def matrix_of(measured: Sequence[Measured], choice: TaskPair, agreements: pd.DataFrame) -> AgreementMatrix:
+    """Arrange the table of pairs as a matrix, with the reliability of each ranking on the diagonal."""
     known = [np.nan if one.stats.reliability is None else one.stats.reliability.full for one in measured]
-    values, ceilings = np.diag(known), np.diag(known)
-    for pair, one in found.items():
-        i, j = (names.index(name) for name in pair)
-        values[i, j] = values[j, i] = one.ranks.correlation
-        ceilings[i, j] = ceilings[j, i] = one.ranks.ceiling
+    values, ceilings, upper = np.diag(known), np.diag(known), np.triu_indices(len(measured), 1)
+    for matrix, column in ((values, "correlation"), (ceilings, "ceiling")):
+        matrix[upper] = matrix.T[upper] = agreements[column]
+    names = [one.name for one in measured]
     selected = names.index(choice.first.name), names.index(choice.second.name)
     return AgreementMatrix([one.title for one in measured], values, ceilings, selected)
 
@@ -200,20 +181,12 @@ def take_pair(key: str, names: Sequence[str]) -> None:
         choose({"task": first, "against": second, "n": None})
 
 
-def usual_head(measured: Sequence[Measured]) -> Head:
-    """Return the head with the best median rank on reasoning tasks, selected when the page opens."""
-    reasoning = [one for one in measured if not one.is_control] or list(measured)
-    ranks = np.median([one.estimate().rank for one in reasoning], axis=0)
-    layer, head = divmod(int(ranks.argmin()), ranks.shape[1])
-    return layer, head
-
-
-def head_section(selection: Selection, measured: Sequence[Measured]) -> Head:
+def head_section(selection: Selection, measured: Sequence[Measured], default: Head) -> Head:
     """Draw the boxes that select a head, and its effect on each task. Returns the selected head."""
     n_layers, n_heads = measured[0].estimate().rank.shape
     st.markdown("#### One head on every task")
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
-        layer, head = head_boxes(selection, n_layers, n_heads, default=usual_head(measured))
+        layer, head = head_boxes(selection, n_layers, n_heads, default=default)
         params = {"layer": layer, "head": head}
         go_button("Open it on Heads", "pages/heads.py", key="tasks_inspect", params=params, icon=":material/grid_on:")
     estimates = [one.estimate(STANDARDISED) for one in measured]
@@ -224,39 +197,36 @@ def head_section(selection: Selection, measured: Sequence[Measured]) -> Head:
     return layer, head
 
 
-def shared_section(measured: Sequence[Measured], choice: TaskPair, found: dict[tuple[str, str], Pair]) -> None:
-    reasoning = [one for one in measured if not one.is_control]
-    table = shared_heads(measured, choice.k)
-    in_top = table["tasks"].to_numpy()
-    everywhere, once = int((in_top == len(reasoning)).sum()), int((in_top == 1).sum())
-    st.markdown(f"#### Heads among the top {choice.k}")
+def shared_section(measured: Sequence[Measured], k: int, shared: pd.DataFrame, agreements: pd.DataFrame) -> None:
+    n_tasks, in_top = len(reasoning(measured)), shared["tasks"].to_numpy()
+    everywhere, once = int((in_top == n_tasks).sum()), int((in_top == 1).sum())
+    st.markdown(f"#### Heads among the top {k}")
     st.markdown(
-        f"**{everywhere}** of {len(table)} are in the top of all {len(reasoning)} reasoning tasks, **{once}** of one.",
+        f"**{everywhere}** of {len(shared)} are in the top of all {n_tasks} reasoning tasks, **{once}** of one.",
         help="Ranks by effect, 1 the largest; the median is over reasoning tasks. A head of high rank on generic text, "
         "too, is no sign of reasoning.",
     )
+    number, bar = st.column_config.NumberColumn, st.column_config.ProgressColumn
     heads, counts = st.tabs(["Heads", "Pairs of tasks"])
     heads.dataframe(
-        table,
+        shared,
         height=226,
         hide_index=True,
         column_config={
-            "tasks": st.column_config.ProgressColumn(
-                "in the top of", format="%d", min_value=0, max_value=len(reasoning), color="#12887B"
-            ),
-            "median_rank": st.column_config.NumberColumn("median rank", format="%.1f"),
-            **{f"rank_{one.name}": st.column_config.NumberColumn(one.title) for one in measured},
+            "tasks": bar("in the top of", format="%d", min_value=0, max_value=n_tasks, color="#12887B"),
+            "median_rank": number("median rank", format="%.1f"),
+            **{f"rank_{one.name}": number(one.title) for one in measured},
         },
     )
     counts.dataframe(
-        pair_table(found),
+        agreements,
         height=226,
         hide_index=True,
         column_config={
-            "correlation": st.column_config.NumberColumn("rank correlation", format="%.2f"),
-            "ceiling": st.column_config.NumberColumn("noise ceiling", format="%.2f"),
-            "shared": f"shared of {choice.k}",
-            "by_chance": st.column_config.NumberColumn("by chance", format="%.1f"),
+            "correlation": number("rank correlation", format="%.2f"),
+            "ceiling": number("noise ceiling", format="%.2f"),
+            "shared": f"shared of {k}",
+            "by_chance": number("by chance", format="%.1f"),
         },
     )
 

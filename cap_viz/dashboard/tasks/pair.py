@@ -42,13 +42,9 @@ def pair_sentence(choice: TaskPair, found: Specificity) -> str:
     correlation = f"{ranks.correlation:.2f}".replace("-", "−")
     return (
         f"**{shared.shared}** of the top {shared.k} heads are shared ({shared.expected:.1f} by chance, "
-        f"p {with_sign(p_words(shared.p_value))}); **{more}** matter more to {first.title}, **{less}** more to "
+        f"p {p_words(shared.p_value)}); **{more}** matter more to {first.title}, **{less}** more to "
         f"{second.title}. Rank correlation **{correlation}**{ceiling}."
     )
-
-
-def with_sign(p: str) -> str:
-    return p if p.startswith("<") else f"= {p}"
 
 
 def pair_maps(choice: TaskPair, found: Specificity | None, selected: Head | None) -> None:

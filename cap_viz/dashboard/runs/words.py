@@ -1,0 +1,83 @@
+"""A stored run in words: what it is, its main result, and a sentence on that."""
+
+from __future__ import annotations
+
+from cap_viz.dashboard.components.head_map import head_name
+from cap_viz.dashboard.components.panels import percent
+from cap_viz.dashboard.names import metric_title, run_title, task_name
+from cap_viz.dashboard.stored import cached_by_run, levels_in, report_of, statistics_of
+from cap_viz.errors import CapVizError
+from cap_viz.evaluation.eval_metrics import ACC, TOKEN_LOSS, against_guessing
+from cap_viz.evaluation.generation import LENGTH, GenerationProtocol
+from cap_viz.figures.theme import signed
+from cap_viz.pruning import CRITERIA, criterion_title
+from cap_viz.runs.kinds import describe
+from cap_viz.runs.kinds.evaluation import load_answers
+from cap_viz.runs.kinds.joint import judged, load_joint
+from cap_viz.runs.mask_provenance import provenance_of
+from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, protocol_of
+from cap_viz.runs.run_queries import is_head_scores, is_run_of
+from cap_viz.runs.spec import EvalSpec, JointSpec, MaskSpec, RunSpec, ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.tasks import load_task
+
+
+def plain(spec: RunSpec) -> str:
+    """Describe a run in plain names, without its model and task."""
+    if isinstance(spec, ScoreSpec):
+        return f"{'Heads' if spec.parts is None else spec.parts.capitalize()}: {run_title(spec)}"
+    mask: MaskSpec | None = getattr(spec, "mask", None)
+    if mask is None:
+        return describe(spec)[:1].upper() + describe(spec)[1:]
+    said, made = describe(spec).replace(mask.criterion, criterion_title(mask.criterion), 1), provenance_of(mask)
+    of = " of heads" if mask.criterion in CRITERIA and CRITERIA[mask.criterion].structured else ""
+    elsewhere = made.examples is not None and made.examples.task != spec.examples.task
+    source = [f"from {task_name(made.examples.task)}"] if made.examples is not None and elsewhere else []
+    options = [
+        f"draw {value}" if name == "control_seed" else metric_title(value).lower()
+        for name, value in made.unusual.items()
+    ]
+    return ", ".join([said.replace("%", " %") + of, *source, *options])
+
+
+@cached_by_run(2048)
+def result_of(store: Store, run: StoredRun) -> str:
+    """Return accuracy, perplexity, loss or the head of largest effect; "" for runs without one main number."""
+    try:
+        return main_number(store, run)
+    except CapVizError:  # Its sentence stands beside the run once it is picked.
+        return "damaged"
+
+
+def main_number(store: Store, run: StoredRun) -> str:
+    if is_run_of(run, EvalSpec):
+        measure, level = next(iter(levels_in(store, run).items()))
+        unit = measure.unit if measure == TOKEN_LOSS else "" if measure == ACC else measure.title.lower()
+        return f"{measure.words(level.value)} {unit}".rstrip()
+    if is_head_scores(run) or is_head_scores(run, "gradient"):
+        estimate = statistics_of(store, run, "nll").estimate
+        return f"{head_name(*estimate.top_head)} {signed(float(estimate.mean[estimate.top_head]), 2)} nats"
+    if is_run_of(run, JointSpec):
+        return f"{signed(float(judged(run.spec, load_joint(store, run), 'nll').joint.mean), 2)} nats"
+    return ""
+
+
+def sentence_on(store: Store, run: StoredRun[EvalSpec]) -> str:
+    """Say what the numbers of an evaluation are of. Raises `CapVizError` for a damaged run."""
+    protocol = protocol_of(run.spec)
+    if isinstance(protocol, GenerationProtocol):
+        answers = load_answers(store, run)
+        return (
+            f"{len(answers)} answers, {int(answers.tokens.sum()):,} tokens; an answer found in "
+            f"{percent(answers.parse_rate, 0)} (strict) and {percent(answers.parse_rate_flexible, 0)} (flexible), "
+            f"{percent(float((answers.ended == LENGTH).mean()), 0)} cut off."
+        )
+    report = report_of(store, run)
+    if isinstance(protocol, ChoiceProtocol):
+        test = against_guessing(load_task(run.spec.examples.task), report)
+        verdict = "clearly above" if test.clearly_above else "not clearly above"
+        right = f"{int(report.correct.sum())} of {len(report)} questions right"
+        return f"{right}; {verdict} chance ({percent(test.chance)})."
+    items = "windows of text" if isinstance(protocol, PerplexityProtocol) else "worked solutions"
+    n_tokens = int(report.questions.tokens[:, 0].sum())
+    return f"{len(report)} {items}, {n_tokens:,} tokens scored; the interval resamples {items}."
