@@ -19,7 +19,7 @@ from cap_viz.dashboard.components.measured_column import Column, with_last
 from cap_viz.dashboard.components.paired import compare_columns
 from cap_viz.dashboard.prune.accuracy import CHOICES
 from cap_viz.dashboard.prune.written import WRITTEN
-from cap_viz.dashboard.runs.overlay import paired_evaluations
+from cap_viz.dashboard.runs.picked import paired_evaluations
 from cap_viz.dashboard.stored import paired_in
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.choice import EvalArrays, EvalBlock, evaluate, make_eval_plan

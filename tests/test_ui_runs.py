@@ -19,7 +19,7 @@ from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import options_table
-from cap_viz.dashboard.runs.detail import files
+from cap_viz.dashboard.runs.picked import files
 from cap_viz.dashboard.runs.table import csv_of, table_of
 from cap_viz.dashboard.runs.words import plain, result_of
 from cap_viz.errors import UsageError

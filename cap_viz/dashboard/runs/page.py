@@ -7,19 +7,30 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
-from cap_viz.dashboard.components.panels import empty, is_refused_here, note, problem
+from cap_viz.dashboard.components.panels import empty, escaped, is_refused_here, note, problem
+from cap_viz.dashboard.components.submission import discard_jobs, is_discarded, own_jobs, refusal, submit_all
 from cap_viz.dashboard.components.upload import as_file
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.runs.detail import delete_button, detail
-from cap_viz.dashboard.runs.overlay import overlay
+from cap_viz.dashboard.names import model_name, task_name
+from cap_viz.dashboard.runs.picked import SAID, overlay, picked_section
 from cap_viz.dashboard.runs.table import draw_table, filtered, picked_list
-from cap_viz.dashboard.runs.unfinished import SAID, damaged_section, unfinished_section
+from cap_viz.dashboard.runs.words import plain
 from cap_viz.dashboard.selection import choose
+from cap_viz.dashboard.serving import is_shared
 from cap_viz.errors import CapVizError
 from cap_viz.runs.archive import import_run
-from cap_viz.runs.store import Store, StoredRun
+from cap_viz.runs.jobs import PrunedWeights
+from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.spec import RunSpec, spec_key
+from cap_viz.runs.store import Store
+from cap_viz.runs.unfinished import Ending, discard, ending_of, stopped
 
-UPLOAD, IMPORTED = "runs_upload", "runs_imported"
+UPLOAD, IMPORTED, RESUME = "runs_upload", "runs_imported", "runs_resume"
+COLOURS = {"failed": "red", "cancelled": "gray", "interrupted": "orange"}
+REASONS = {
+    "cancelled": "Finished parts are kept.",
+    "interrupted": "CAP Viz was closed while it ran. Finished parts are kept.",
+}
 
 
 def body(view: Frame) -> None:
@@ -66,16 +77,6 @@ def stored(view: Frame) -> None:
         overlay(view.store, by_key[picked[0]], by_key[picked[1]])
 
 
-def picked_section(view: Frame, runs: Sequence[StoredRun]) -> None:
-    if not runs:
-        st.caption("Pick a run to see its result and how it was made, two to compare them.")
-    elif len(runs) == 1:
-        detail(view, runs[0])
-    else:
-        st.caption("They are compared below." if len(runs) == 2 else "Two picked runs are compared, not more.")
-        delete_button(view.store, runs)
-
-
 def import_section(store: Store) -> None:
     if is_refused_here("bringing in runs"):
         return
@@ -107,3 +108,79 @@ def take_upload(store: Store) -> None:
         return
     st.session_state[IMPORTED] = True, f"Imported {run.title}."
     choose({"runs": [run.key]})
+
+
+# Unfinished and damaged runs --------------------------------------------------------------------------------------
+
+
+def unfinished_section(store: Store) -> None:
+    """List runs that can be resumed, and jobs of this session that failed with nothing to resume."""
+    refusal(RESUME)
+    active = {job.key for job in active_jobs(lambda spec: True)}
+    endings = {spec: ending_of(store, spec) for spec in stopped(store) if spec_key(spec) not in active}
+    failed = failed_at_once({spec_key(spec) for spec in endings})
+    n = len(endings) + len(failed)
+    if not n:
+        return
+    with st.expander("1 unfinished run" if n == 1 else f"{n} unfinished runs", expanded=n == 1, key="runs_unfinished"):
+        for spec, ending in {**endings, **failed}.items():
+            row(store, spec, ending, resumable=spec in endings)
+        if n > 1 and not is_shared():
+            st.button("Discard all", key="runs_discard_all", on_click=drop, args=(store, [*endings, *failed]))
+
+
+def failed_at_once(resumable: set[str]) -> dict[RunSpec, Ending]:
+    """Return the failures of this session's jobs that left nothing to resume and were not started again."""
+    return {
+        job.spec: Ending("failed", job.error)
+        for job in own_jobs()
+        if job.state == "failed"
+        and not isinstance(job.spec, PrunedWeights)
+        and not is_discarded(job)
+        and job.key not in resumable
+        and shared_queue().find(job.spec) is job
+    }
+
+
+def row(store: Store, spec: RunSpec, ending: Ending, *, resumable: bool) -> None:
+    key, reason = spec_key(spec), ending.reason or REASONS[ending.state]
+    title = f"{task_name(spec.examples.task)}, {plain(spec)}, n = {len(spec.examples.ids)}"
+    about = escaped(f"{title}, {model_name(spec.model.id)}")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        badge = f":{COLOURS[ending.state]}-badge[{ending.state}]"
+        st.markdown(f"{badge} {about}  \n:small[{escaped(reason)}]", width="stretch")
+        if resumable:
+            st.button("Resume", key=f"{RESUME}_{key}", on_click=submit_all, args=({spec: title}, RESUME))
+        if not is_shared():
+            st.button("Discard", key=f"runs_discard_{key}", on_click=drop, args=(store, [spec]))
+
+
+def drop(store: Store, specs: Sequence[RunSpec]) -> None:
+    """Discard the parts of these runs and the failed jobs of this session about them."""
+    for spec in specs:
+        discard(store, spec)
+    dropped = {spec_key(spec) for spec in specs}
+    discard_jobs([job for job in own_jobs() if not job.active and job.key in dropped])
+
+
+def damaged_section(store: Store) -> None:
+    aside, in_place = store.in_quarantine(), store.damaged_in_place()
+    if not aside and not in_place:
+        return
+    st.markdown("#### Damaged")
+    st.caption(
+        "What does not pass its check is not read. Runs that were set aside are kept in "
+        f"{escaped(str(store.quarantine))}."
+    )
+    st.markdown("\n".join(f"- {escaped(sentence)}" for sentence in (*aside, *map(str, in_place.values()))))
+    if any(store.status(folder)[0] == "live" for folder in in_place) and not is_refused_here("setting runs aside"):
+        st.button("Set aside", key="runs_set_aside", on_click=set_aside, args=(store,))
+
+
+def set_aside(store: Store) -> None:
+    """Set damaged runs aside; a callback, so that the page drawn next no longer lists them."""
+    try:
+        sentence = f"{len(store.set_aside_damaged())} damaged runs were set aside; they can be computed again."
+    except CapVizError as error:
+        sentence = str(error)
+    st.session_state[SAID] = {"": sentence}
