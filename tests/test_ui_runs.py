@@ -19,9 +19,10 @@ from numpy.testing import assert_allclose
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import options_table
+from cap_viz.dashboard.names import run_words
 from cap_viz.dashboard.runs.picked import files
+from cap_viz.dashboard.runs.result import result_of
 from cap_viz.dashboard.runs.table import csv_of, table_of
-from cap_viz.dashboard.runs.words import plain, result_of
 from cap_viz.errors import UsageError
 from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import ModelRef
@@ -232,7 +233,7 @@ def test_filters_keep_what_they_say(store: Store, scores: StoredRun, dense: Stor
 def listed(at: AppTest, runs: list[StoredRun]) -> set[str]:
     """Keys of those of the runs that are rows of the table."""
     rows = at.dataframe[0].value[["what", "n"]].itertuples(index=False, name=None)
-    keys = {(plain(run.spec), len(run.spec.examples.ids)): run.key for run in runs}
+    keys = {(run_words(run.spec), len(run.spec.examples.ids)): run.key for run in runs}
     return {keys[row] for row in rows}
 
 
@@ -257,10 +258,10 @@ def test_words_find_runs_by_task_criterion_model_and_key(
 
 def test_the_table_holds_the_main_result_of_a_run(store: Store, scores: StoredRun, dense: StoredRun) -> None:
     table = opened().dataframe[0].value.set_index("what")
-    assert numbers(table.loc[plain(dense.spec), "result"]) == {f"{100 * load_report(store, dense).acc:.1f}"}
+    assert numbers(table.loc[run_words(dense.spec), "result"]) == {f"{100 * load_report(store, dense).acc:.1f}"}
     mean = load_scores(store, scores).mean_effect("nll")
     layer, head = np.unravel_index(mean.argmax(), mean.shape)
-    assert table.loc[plain(scores.spec), "result"].split()[:2] == [f"L{layer}H{head}", signed(float(mean.max()), 2)]
+    assert table.loc[run_words(scores.spec), "result"].split()[:2] == [f"L{layer}H{head}", signed(float(mean.max()), 2)]
 
 
 def test_a_damaged_run_says_so_in_place_of_its_result(store: Store, dense: StoredRun) -> None:
@@ -401,7 +402,7 @@ def test_ticked_rows_and_picked_runs_are_one_choice_held_in_the_address(
     assert not at.exception
     assert at.query_params["runs"] == dense.key
     (row,) = at.session_state["runs_table"]["selection"]["rows"]
-    assert at.dataframe[0].value["what"].tolist()[row] == plain(dense.spec)
+    assert at.dataframe[0].value["what"].tolist()[row] == run_words(dense.spec)
     # A run that the filters hide stays picked.
     at.selectbox(key="kind").set_value("score").run()
     assert at.session_state["runs_table"]["selection"]["rows"] == []

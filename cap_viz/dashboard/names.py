@@ -7,11 +7,20 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import CATALOGUE
 from cap_viz.pruning import CRITERIA, criterion_title
-from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.comparison import counts_weights
+from cap_viz.runs.kinds import describe
+from cap_viz.runs.mask_provenance import MaskProvenance, provenance_of
+from cap_viz.runs.spec import MaskSpec, RunSpec, ScoreSpec
 from cap_viz.tasks import Task, load_task
 
 TEXT_LOSS = "Token loss"
 ABLATION_NAMES = {"zero": "zeroed", "mean": "mean", "resample": "resampled"}
+OPTION_WORDS = {
+    "control_seed": "draw",
+    "kv_combine": "KV groups combined by",
+    "metric": "head scores by",
+    "score_metric": "gradients of",
+}
 
 # Groups of criteria in the order in which they are offered; one not named here comes last, as an addition.
 CRITERION_GROUPS = {
@@ -64,6 +73,26 @@ def run_title(spec: ScoreSpec) -> str:
     if spec.estimator != "exact":
         said.append(f"{spec.estimator}, {metric_title(spec.metric or 'nll').lower()}")
     return ", ".join(said)
+
+
+def run_words(spec: RunSpec) -> str:
+    """Describe a run in plain names, without its model and task."""
+    if isinstance(spec, ScoreSpec):
+        return f"{'Heads' if spec.parts is None else spec.parts.capitalize()}: {run_title(spec)}"
+    mask: MaskSpec | None = getattr(spec, "mask", None)
+    if mask is None:
+        return describe(spec)[:1].upper() + describe(spec)[1:]
+    said, made = describe(spec).replace(mask.criterion, criterion_title(mask.criterion), 1), provenance_of(mask)
+    of = "" if counts_weights(mask.criterion) else " of heads"
+    elsewhere = made.examples is not None and made.examples.task != spec.examples.task
+    source = [f"from {task_name(made.examples.task)}"] if made.examples is not None and elsewhere else []
+    said = ", ".join([said.replace("%", " %") + of, *source, *option_words(made)])
+    return said[:1].upper() + said[1:]
+
+
+def option_words(made: MaskProvenance) -> list[str]:
+    """Name the options of a mask that differ from the usual ones."""
+    return [f"{OPTION_WORDS.get(name, name)} {metric_title(value).lower()}" for name, value in made.unusual.items()]
 
 
 def criterion_group(name: str) -> str:

@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import Level, Measure, level_of, paired
-from cap_viz.runs.kinds.evaluation import levels_of, load_report
+from cap_viz.evaluation.eval_metrics import EXACT_MATCH, Level, Measure, level_of, paired
+from cap_viz.runs.kinds.evaluation import levels_of, load_answers, load_report
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.store import Store, StoredRun
@@ -109,7 +109,8 @@ levels_in = cached_by_run(128)(levels_of)
 @cached_by_run(1024)
 def paired_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> PairedComparison:
     """Compare the measure of two runs on the same items, first minus second. Raises `CapVizError`."""
-    return paired(report_of(store, first), report_of(store, second), measure)
+    read = load_answers if measure == EXACT_MATCH else report_of
+    return paired(read(store, first), read(store, second), measure)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from math import exp
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import choose
+from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.stats import (
     ChanceTest,
     Interval,
@@ -137,8 +138,11 @@ def measure_named(name: str) -> Measure:
     return choose("measure", name, MEASURES)
 
 
-def per_question(report: EvalReport, measure: Measure) -> Float[np.ndarray, " example"]:
+def per_question(report: EvalReport | GenerationReport, measure: Measure) -> Float[np.ndarray, " example"]:
     """Return 1 (right) or 0 (wrong) per question, or its loss in nats."""
+    if isinstance(report, GenerationReport):
+        right = {EXACT_MATCH: report.correct, FLEXIBLE_MATCH: report.correct_flexible}
+        return right[measure].astype(np.float64)
     if measure == ACC:
         return report.correct.astype(np.float64)
     if measure == ACC_NORM:
@@ -146,20 +150,19 @@ def per_question(report: EvalReport, measure: Measure) -> Float[np.ndarray, " ex
     return report.losses(measure.name)
 
 
-def level_of(report: EvalReport, measure: Measure) -> Level:
+def level_of(report: EvalReport | GenerationReport, measure: Measure) -> Level:
     """Average a measure over questions, with Wilson's interval for a share and a bootstrap one for a mean loss."""
     values = per_question(report, measure)
+    mean = float(values.mean())
     if measure.is_share:
-        return share_level(values > 0)
-    mean, ci = float(values.mean()), bootstrap_mean_ci(values)
+        return Level(mean, wilson(int(values.sum()), values.size))
+    ci = bootstrap_mean_ci(values)
     return Level(exp(mean), Interval(exp(ci.low), exp(ci.high))) if measure == PERPLEXITY else Level(mean, ci)
 
 
-def share_level(right: Bool[np.ndarray, " example"]) -> Level:
-    return Level(float(right.mean()), wilson(int(right.sum()), right.size))
-
-
-def paired(first: EvalReport, second: EvalReport, measure: Measure) -> PairedComparison:
+def paired(
+    first: EvalReport | GenerationReport, second: EvalReport | GenerationReport, measure: Measure
+) -> PairedComparison:
     """Compare two evaluations of the same items, first minus second.
 
     Raises `UsageError` when the items (for losses of text also their tokens) differ.

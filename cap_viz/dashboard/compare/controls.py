@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.dashboard.compare.data import ComparisonChoice, Stored
-from cap_viz.dashboard.names import criteria_help, criteria_in_groups, criterion_group, metric_title, task_name
+from cap_viz.dashboard.names import criteria_help, criteria_in_groups, criterion_group, option_words, task_name
 from cap_viz.dashboard.selection import Selection
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, MEASURES, Measure, measure_named
 from cap_viz.figures.reported import MODEL, reported_accuracy
@@ -20,7 +20,6 @@ from cap_viz.tasks.example_sets import ExampleSet
 
 # Shown at first, beside dense; everything else is a tick away.
 FIRST_SHOWN = (SUBJECT, RIVAL, "cap_fine")
-OPTION_WORDS = {"kv_combine": "KV groups combined by", "metric": "head scores by", "score_metric": "gradients of"}
 
 
 def controls(selection: Selection, task: Task, stored: Stored) -> ComparisonChoice:
@@ -108,6 +107,4 @@ def basis_words(basis: MaskProvenance) -> str:
         said = [f"masks from {len(examples.ids)} examples of {task_name(examples.task)}{draw}"]
     if isinstance(activations, ExampleSet):
         said.append(f"activations of {task_name(activations.task)}")
-    for name, value in basis.unusual.items():
-        said.append(f"{OPTION_WORDS.get(name, name)} {metric_title(value).lower()}")
-    return ", ".join(said)
+    return ", ".join([*said, *option_words(basis)])

@@ -23,9 +23,13 @@ from cap_viz.figures.reported import MODEL, SOURCE, ReportedPoint, reported_accu
 from cap_viz.figures.theme import CONFIG, display_order
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROL, CONTROLS, DENSE, SUBJECT, Cell, counts_weights
-from cap_viz.runs.run_queries import dense_sizes
 from cap_viz.settings import MAIN_CRITERIA, SPARSITIES
 from cap_viz.tasks import Task
+
+TABLE_HELP = (
+    "Every criterion against the reference on the same questions, and CAP against its controls. Each interval stands "
+    f"alone, {OUTSIDE}. One that holds 0 is no proof of equality: see what difference was detectable."
+)
 
 
 def body(view: Frame) -> None:
@@ -110,7 +114,7 @@ def own_section(view: Frame, stored: Stored, menu: DeltaGenerator) -> None:
     elif not choice.criteria:
         empty("No criterion chosen", "Choose at least one criterion above to compare it.")
     else:
-        st.markdown("##### Paired differences", help=table_help(comparison))
+        st.markdown("##### Paired differences", help=TABLE_HELP)
         draw_table(comparison)
     next_steps(view, choice.criteria or MAIN_CRITERIA, comparison.n, prune_params(choice))
 
@@ -191,15 +195,6 @@ def loss_level_note(comparison: Comparison) -> str:
     )
 
 
-def table_help(comparison: Comparison) -> str:
-    controls_too = ", and CAP against its controls" if SUBJECT in comparison.choice.criteria else ""
-    return (
-        f"Every criterion against {comparison.choice.reference} on the same {comparison.n} questions{controls_too}. "
-        f"These comparisons are {OUTSIDE}: each interval stands alone. An interval that holds 0 is no proof of "
-        "equality: see the smallest detectable difference."
-    )
-
-
 # States -----------------------------------------------------------------------------------------------------------
 
 
@@ -235,11 +230,8 @@ def banners(view: Frame, comparison: Comparison) -> None:
     if sentence := loss_level_note(comparison):
         st.caption(sentence)
     if comparison.n != view.n:
-        others = sorted(dense_sizes(view.runs, view.model, view.task.name))
-        note(
-            f"No dense accuracy on {view.n} questions can be read; this page shows {comparison.n} instead. "
-            f"Stored: {listed([f'{n:,}' for n in others])}."
-        )
+        # The sidebar names the sizes that are stored.
+        note(f"No dense accuracy on {view.n} questions can be read; this page shows {comparison.n} instead.")
 
 
 # The paper and what to do next ------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from cap_viz.dashboard.prune.accuracy import OFFER_PIXELS, TILE_PIXELS, pruned_w
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec
 from cap_viz.dashboard.stored import cached_by_run, texts_of
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import EXACT_MATCH
+from cap_viz.evaluation.eval_metrics import EXACT_MATCH, per_question
 from cap_viz.evaluation.generation import FORMATS, GenerationReport, prompt_text, room_for_answer, writing_of
 from cap_viz.figures.text_difference import text_html
 from cap_viz.models.catalogue import has_chat_template
@@ -46,9 +46,7 @@ COUNTS = ("16", "32", "64", "128")
 USUAL_COUNT = "32"
 # Parse rate below which most wrong answers are answers that were not found.
 LOW_PARSE_RATE = 0.5
-WRITTEN = ReportKind(
-    GenerationReport, cached_by_run(32)(load_answers), (EXACT_MATCH,), lambda report, _: report.correct.astype(float)
-)
+WRITTEN = ReportKind(GenerationReport, cached_by_run(32)(load_answers), (EXACT_MATCH,), per_question)
 Columns = Sequence[Column[GenerationReport]]
 
 

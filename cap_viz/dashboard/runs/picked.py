@@ -24,29 +24,28 @@ from cap_viz.dashboard.components.panels import (
 from cap_viz.dashboard.components.share import Download, download_button
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import shown_name
-from cap_viz.dashboard.names import model_name, task_name
-from cap_viz.dashboard.runs.words import plain, sentence_on
+from cap_viz.dashboard.names import model_name, run_words, task_name
+from cap_viz.dashboard.runs.result import sentence_on
 from cap_viz.dashboard.selection import choose, go_button
 from cap_viz.dashboard.stored import levels_in, paired_in, statistics_of
 from cap_viz.dashboard.tasks.data import STANDARDISED, TaskPair, measured_in
 from cap_viz.dashboard.tasks.page import pair_section
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation.eval_metrics import ACC, EXACT_MATCH, TOKEN_LOSS, Measure
+from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, Measure
 from cap_viz.evaluation.verdict import grade_of
 from cap_viz.figures.head_grid import Grid
 from cap_viz.figures.theme import signed
 from cap_viz.runs.archive import archive_bytes
 from cap_viz.runs.html_page import html_of
 from cap_viz.runs.kinds import numbers_of
-from cap_viz.runs.kinds.evaluation import load_answers, measures_of
+from cap_viz.runs.kinds.evaluation import measures_of
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
 from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import PairedComparison, compare_paired, usual_top
-from cap_viz.tasks.pairing import check_same_items
+from cap_viz.stats import PairedComparison, usual_top
 
 # Session key of what the page says about a run, by its key; by "" what it says about several.
 SAID = "runs_said"
@@ -71,7 +70,7 @@ def picked_section(view: Frame, runs: Sequence[StoredRun]) -> None:
 
 def detail(view: Frame, run: StoredRun) -> None:
     spec = run.spec
-    st.markdown(f"##### {escaped(task_name(spec.examples.task))} · {escaped(plain(spec))}")
+    st.markdown(f"##### {escaped(task_name(spec.examples.task))} · {escaped(run_words(spec))}")
     examples = f"{len(spec.examples.ids)} {spec.examples.split} examples"
     provenance([model_name(spec.model.id), examples, age(run.created)], origin=run.origin)
     if cut := cut_words(run):
@@ -206,20 +205,16 @@ def paired_evaluations(
 
     Raises `CapVizError` if the items or the kinds of answers differ.
     """
-    measures = {measures_of(run.spec)[0] for run in (first, second)}
-    if measures == {EXACT_MATCH}:
-        one, other = (load_answers(store, run) for run in (first, second))
-        check_same_items(one.items, other.items)
-        return EXACT_MATCH, compare_paired(one.correct, other.correct)
-    if EXACT_MATCH in measures:
-        raise UsageError("One of the two wrote its answers out and the other did not; pick two of a kind.")
-    measure = ACC if measures == {ACC} else TOKEN_LOSS
+    measures = measures_of(first.spec)
+    if not measures or measures != measures_of(second.spec):
+        raise UsageError("The two are evaluations of different kinds; pick two of a kind.")
+    measure = measures[0] if measures[0].is_share else TOKEN_LOSS
     return measure, paired_in(store, first, second, measure)
 
 
 def overlay_evaluations(store: Store, first: StoredRun[EvalSpec], second: StoredRun[EvalSpec]) -> None:
     measure, found = paired_evaluations(store, first, second)
-    names = [f"{plain(run.spec)} ({run.key[:6]})" for run in (first, second)]
+    names = [f"{run_words(run.spec)} ({run.key[:6]})" for run in (first, second)]
     st.markdown(f"#### {escaped(names[0])} against {escaped(names[1])}")
     if measure.is_share:
         items = "questions"

@@ -10,8 +10,8 @@ import streamlit as st
 from cap_viz.dashboard.components.panels import age
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import model_name, task_name
-from cap_viz.dashboard.runs.words import plain, result_of
+from cap_viz.dashboard.names import model_name, run_words, task_name
+from cap_viz.dashboard.runs.result import result_of
 from cap_viz.dashboard.selection import choose, controlled
 from cap_viz.runs.kinds import KINDS, describe, runs_table
 from cap_viz.runs.prefix_reuse import computing_seconds
@@ -72,7 +72,7 @@ def kind_name(kind: str) -> str:
 def searched(run: StoredRun) -> str:
     """Return all names and ids of a run, folded, for the search."""
     spec = run.spec
-    names = (task_name(spec.examples.task), plain(spec), model_name(spec.model.id))
+    names = (task_name(spec.examples.task), run_words(spec), model_name(spec.model.id))
     ids = (run.kind, spec.examples.task, describe(spec), spec.model.id, run.key)
     return " ".join((*names, *ids)).casefold()
 
@@ -132,7 +132,7 @@ def picked_list(view: Frame, runs: Sequence[StoredRun], picked: Sequence[str]) -
 
 def label(run: StoredRun) -> str:
     spec = run.spec
-    return f"{task_name(spec.examples.task)} · {plain(spec)} · {len(spec.examples.ids)} · {run.key[:6]}"
+    return f"{task_name(spec.examples.task)} · {run_words(spec)} · {len(spec.examples.ids)} · {run.key[:6]}"
 
 
 def table_of(runs: Sequence[StoredRun], results: Sequence[str]) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def table_of(runs: Sequence[StoredRun], results: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "task": [task_name(run.spec.examples.task) for run in runs],
-            "what": [plain(run.spec) for run in runs],
+            "what": [run_words(run.spec) for run in runs],
             "result": [*results, *[""] * (len(runs) - len(results))],
             "n": [len(run.spec.examples.ids) for run in runs],
             "age": [age(run.created) for run in runs],

@@ -21,7 +21,6 @@ from cap_viz.evaluation.eval_metrics import (
     Level,
     Measure,
     level_of,
-    share_level,
 )
 from cap_viz.evaluation.generation import (
     ENDINGS,
@@ -262,12 +261,8 @@ def measures_of(spec: EvalSpec) -> tuple[Measure, ...]:
 
 def levels_of(store: Store, run: StoredRun[EvalSpec]) -> dict[Measure, Level]:
     """Return the measures of an evaluation with their values and intervals. Raises `DamagedRun`."""
-    measures = measures_of(run.spec)
-    if EXACT_MATCH in measures:
-        answers = load_answers(store, run)
-        return {EXACT_MATCH: share_level(answers.correct), FLEXIBLE_MATCH: share_level(answers.correct_flexible)}
-    report = load_report(store, run)
-    return {measure: level_of(report, measure) for measure in measures}
+    report = load_answers(store, run) if "answers" in run.digests else load_report(store, run)
+    return {measure: level_of(report, measure) for measure in measures_of(run.spec)}
 
 
 def answer_rows(report: GenerationReport) -> pd.DataFrame:

@@ -1,43 +1,21 @@
-"""A stored run in words: what it is, its main result, and a sentence on that."""
+"""The main result of a stored run: a few words for the table, and a sentence on an evaluation."""
 
 from __future__ import annotations
 
 from cap_viz.dashboard.components.head_map import head_name
 from cap_viz.dashboard.components.panels import percent
-from cap_viz.dashboard.names import metric_title, run_title, task_name
 from cap_viz.dashboard.stored import cached_by_run, levels_in, report_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, TOKEN_LOSS, against_guessing
 from cap_viz.evaluation.generation import LENGTH, GenerationProtocol
 from cap_viz.figures.theme import signed
-from cap_viz.pruning import CRITERIA, criterion_title
-from cap_viz.runs.kinds import describe
 from cap_viz.runs.kinds.evaluation import load_answers
 from cap_viz.runs.kinds.joint import judged, load_joint
-from cap_viz.runs.mask_provenance import provenance_of
 from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, protocol_of
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
-from cap_viz.runs.spec import EvalSpec, JointSpec, MaskSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, JointSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task
-
-
-def plain(spec: RunSpec) -> str:
-    """Describe a run in plain names, without its model and task."""
-    if isinstance(spec, ScoreSpec):
-        return f"{'Heads' if spec.parts is None else spec.parts.capitalize()}: {run_title(spec)}"
-    mask: MaskSpec | None = getattr(spec, "mask", None)
-    if mask is None:
-        return describe(spec)[:1].upper() + describe(spec)[1:]
-    said, made = describe(spec).replace(mask.criterion, criterion_title(mask.criterion), 1), provenance_of(mask)
-    of = " of heads" if mask.criterion in CRITERIA and CRITERIA[mask.criterion].structured else ""
-    elsewhere = made.examples is not None and made.examples.task != spec.examples.task
-    source = [f"from {task_name(made.examples.task)}"] if made.examples is not None and elsewhere else []
-    options = [
-        f"draw {value}" if name == "control_seed" else metric_title(value).lower()
-        for name, value in made.unusual.items()
-    ]
-    return ", ".join([said.replace("%", " %") + of, *source, *options])
 
 
 @cached_by_run(2048)
