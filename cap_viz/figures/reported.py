@@ -32,7 +32,7 @@ class ReportedPoint:
 
 
 CONTENT = json.loads((ASSETS / "reported_results.json").read_text("utf-8"))
-SOURCE, MODEL = CONTENT["source"], CONTENT["model"]
+SOURCE, MODEL, NOTE = CONTENT["source"], CONTENT["model"], CONTENT["note"]
 POINTS = tuple(ReportedPoint(**point) for point in CONTENT["points"])
 ACCURACY = tuple(point for point in POINTS if point.measure == "accuracy")
 PERPLEXITY = tuple(point for point in POINTS if point.measure == "perplexity")

@@ -36,8 +36,7 @@ class Stored:
 
 def stored_comparison(store: Store, runs: Sequence[StoredRun], model: ModelRef, task: Task, n: int) -> Stored:
     """Return the dense run chosen for `n` items (see `dense_run`) and the groups of runs comparable to it."""
-    damage: tuple[str, ...] = ()
-    readable = list(runs)
+    readable, damage = list(runs), ()
     while (found := dense_run(readable, model, task.name, n)) is not None:
         try:
             report_of(store, found)

@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.dashboard.compare.controls import basis_words, controls
 from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Stored, compared, name_of, stored_comparison
-from cap_viz.dashboard.compare.table import draw_table, table_csv, table_json
+from cap_viz.dashboard.compare.table import draw_table, table_csv
 from cap_viz.dashboard.compare.text_loss import measure_text, perplexity_section, solutions_section
 from cap_viz.dashboard.components.panels import caution, empty, escaped, listed, note, percent, problem, provenance_of
 from cap_viz.dashboard.components.share import Download, share
@@ -19,7 +19,7 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.selection import go_button
 from cap_viz.figures.compare import CurvePoint, Curves, curves, figure_html
-from cap_viz.figures.reported import MODEL, SOURCE, ReportedPoint, reported_accuracy, reported_table
+from cap_viz.figures.reported import MODEL, NOTE, SOURCE, ReportedPoint, reported_accuracy, reported_table
 from cap_viz.figures.theme import CONFIG, display_order
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROL, CONTROLS, DENSE, SUBJECT, Cell, counts_weights
@@ -125,7 +125,6 @@ def downloads(comparison: Comparison) -> list[Download]:
     title = f"{comparison.measure.title} of {model} on {sample}, 95 % intervals"
     return [
         Download("Table (CSV)", lambda: table_csv(comparison), f"{name}.csv", "text/csv"),
-        Download("Table with specs (JSON)", lambda: table_json(comparison), f"{name}.json", "application/json"),
         Download(
             "Figure (HTML)", lambda: figure_html(curves(curves_of(comparison)), title), f"{name}.html", "text/html"
         ),
@@ -195,9 +194,6 @@ def loss_level_note(comparison: Comparison) -> str:
     )
 
 
-# States -----------------------------------------------------------------------------------------------------------
-
-
 def no_options(view: Frame) -> None:
     task = view.task
     empty(
@@ -234,17 +230,9 @@ def banners(view: Frame, comparison: Comparison) -> None:
         note(f"No dense accuracy on {view.n} questions can be read; this page shows {comparison.n} instead.")
 
 
-# The paper and what to do next ------------------------------------------------------------------------------------
-
-
 def paper_section(task: Task) -> None:
     with st.expander("The paper’s numbers (second-hand)"):
-        st.caption(
-            f"{SOURCE}, {MODEL}, final-answer accuracy. Another model and another protocol: compare the order of the "
-            "criteria, not the level. The numbers are second-hand and were not checked against the paper. Values below "
-            "chance (ARC-Challenge 8.5 %, StrategyQA 6.9 %) look like answers that could not be parsed, and Wanda’s "
-            "GSM8K rises from 10 to 20 %."
-        )
+        st.caption(f"{SOURCE}, {MODEL}, {NOTE}")
         st.table(reported_table(), border="horizontal", hide_index=True)
         if not reported_accuracy(task.name):
             st.caption(f"The paper reports nothing on {escaped(task.name)}.")

@@ -1,8 +1,7 @@
-"""The table of paired differences, on the page and as CSV and JSON."""
+"""The table of paired differences, on the page and as CSV."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pandas as pd
@@ -10,11 +9,9 @@ import streamlit as st
 
 from cap_viz.dashboard.compare.data import Comparison, Difference, name_of
 from cap_viz.dashboard.components.panels import percent
-from cap_viz.dashboard.components.verdict import OUTSIDE
 from cap_viz.figures.theme import signed
 from cap_viz.runs.comparison import DENSE, Cell, result_facts
 from cap_viz.runs.fixed_question import AT_CHANCE
-from cap_viz.runs.spec import spec_dict
 from cap_viz.runs.spreadsheet import csv_text
 
 # Rows shown without scrolling inside the table.
@@ -101,14 +98,14 @@ def draw_table(comparison: Comparison) -> None:
     )
 
 
-def records(comparison: Comparison) -> list[dict[str, Any]]:
-    """List the table as plain values, dense first; values and differences are shares or nats, p is unadjusted.
+def table_csv(comparison: Comparison) -> str:
+    """Return the table as CSV, dense first; values and differences are shares or nats, p is unadjusted.
 
     `sparsity` is the share of weights removed, `sparsity_asked` the share of the heads where a criterion counts these.
     """
     rows = []
     for cell, one in [(DENSE, None), *table_rows(comparison)]:
-        level = comparison.levels[cell]
+        level, run = comparison.levels[cell], comparison.runs[cell]
         row: dict[str, Any] = {
             "criterion": cell[0],
             "sparsity": comparison.share(cell),
@@ -118,42 +115,15 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
             "value": level.value,
             "ci_low": level.ci.low,
             "ci_high": level.ci.high,
+            "model": run.spec.model.id,
+            "task": run.spec.examples.task,
+            "run": run.key,
+            "note": "" if cell == DENSE else row_note(comparison, cell, one),
             "against": None if one is None else one.second[0],
         }
         if one is not None:
             row |= result_facts(one.result)
             row["difference_low"], row["difference_high"] = row.pop("ci")
             row["p_unadjusted"] = row.pop("p")
-        row |= {"note": "" if cell == DENSE else row_note(comparison, cell, one), "run": comparison.runs[cell].key}
-        # JSON has no NaN, and a single question has no interval.
-        rows.append({name: None if value != value else value for name, value in row.items()})
-    return rows
-
-
-def table_csv(comparison: Comparison) -> bytes:
-    table = pd.DataFrame(records(comparison))
-    last = ["note", "run"]
-    return csv_text(table.loc[:, [*table.columns.drop(last), *last]]).encode()
-
-
-def table_json(comparison: Comparison) -> bytes:
-    """Comparison as JSON: what is compared, the table, and the spec of every run."""
-    choice, dense = comparison.choice, comparison.runs[DENSE].spec
-    content = {
-        "model": dense.model.id,
-        "fingerprint": dense.model.fingerprint,
-        "task": comparison.task.name,
-        "n": comparison.n,
-        "measure": choice.measure.name,
-        "reference": choice.reference,
-        "built_on": None if choice.group is None else choice.group.name,
-        "p_values": f"{OUTSIDE}, unadjusted",
-        "chance": comparison.test.chance,
-        "dense_p_above_chance": comparison.test.p_value,
-        "rows": records(comparison),
-        "runs": [
-            {"key": run.key, "origin": run.origin, "created": run.created, "spec": spec_dict(run.spec)}
-            for run in comparison.runs.values()
-        ],
-    }
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+        rows.append(row)
+    return csv_text(pd.DataFrame(rows))

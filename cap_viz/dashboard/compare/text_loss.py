@@ -75,11 +75,8 @@ def perplexity_section(view: Frame) -> None:
 def solutions_section(view: Frame) -> None:
     """Draw the table of stored losses on the solutions of a task without options, or the command that measures them."""
     st.markdown("#### Loss on the given solutions")
-    name = view.task.name
-    solutions = SolutionProtocol()
-    runs = largest_group(
-        view.runs, view.model, name, lambda spec: (protocol_of(spec), spec.examples.task) == (solutions, name)
-    )
+    name, wanted = view.task.name, (SolutionProtocol(), view.task.name)
+    runs = largest_group(view.runs, view.model, name, lambda spec: (protocol_of(spec), spec.examples.task) == wanted)
     if runs:
         loss_table(view, runs, f"{len(runs[0].spec.examples.ids)} examples, mean loss in nats per token", "examples")
         return

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
+from cap_viz.dashboard.components.job_card import active_jobs, jobs_view, ticking
 from cap_viz.dashboard.components.panels import empty, escaped, is_refused_here, note, problem
 from cap_viz.dashboard.components.submission import discard_jobs, is_discarded, own_jobs, refusal, submit_all
 from cap_viz.dashboard.components.upload import as_file
@@ -52,8 +52,7 @@ def body(view: Frame) -> None:
 def queue() -> None:
     if jobs := active_jobs(lambda spec: True):
         st.markdown("#### Running and waiting")
-    for job in jobs:
-        job_view(job, key="runs")
+        jobs_view(jobs, key="runs")
 
 
 def stored(view: Frame) -> None:
@@ -81,12 +80,7 @@ def import_section(store: Store) -> None:
         return
     st.markdown("#### Bring in a run", help="A zip file written by `runs export` or by “Run as zip” on this page.")
     st.file_uploader(
-        "A run as zip",
-        type="zip",
-        key=UPLOAD,
-        on_change=take_upload,
-        args=(store,),
-        label_visibility="collapsed",
+        "A run as zip", "zip", key=UPLOAD, on_change=take_upload, args=(store,), label_visibility="collapsed"
     )
     if IMPORTED in st.session_state:
         is_sound, sentence = st.session_state[IMPORTED]
@@ -107,9 +101,6 @@ def take_upload(store: Store) -> None:
         return
     st.session_state[IMPORTED] = True, f"Imported {run.title}."
     choose({"runs": [run.key]})
-
-
-# Unfinished and damaged runs --------------------------------------------------------------------------------------
 
 
 def unfinished_section(store: Store) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -15,6 +15,7 @@ from cap_viz.dashboard.components.panels import (
     cut_words,
     empty,
     escaped,
+    examples_fact,
     is_refused_here,
     p_words,
     problem,
@@ -71,8 +72,7 @@ def picked_section(view: Frame, runs: Sequence[StoredRun]) -> None:
 def detail(view: Frame, run: StoredRun) -> None:
     spec = run.spec
     st.markdown(f"##### {escaped(task_name(spec.examples.task))} · {escaped(run_words(spec))}")
-    examples = f"{len(spec.examples.ids)} {spec.examples.split} examples"
-    provenance([model_name(spec.model.id), examples, age(run.created)], origin=run.origin)
+    provenance([model_name(spec.model.id), examples_fact(spec.examples), age(run.created)], origin=run.origin)
     if cut := cut_words(run):
         caution(cut)
     try:
@@ -101,12 +101,18 @@ def headline(store: Store, run: StoredRun) -> None:
         head_map(grid, key="runs_map", unit=unit, label="Effect of each head, answer loss", small=True)
         st.caption(f"Effect of each head on the answer loss, {unit}.")
     elif is_run_of(run, EvalSpec) and (levels := levels_in(store, run)):
-        for place, (measure, level) in zip(st.columns(len(levels)), levels.items(), strict=True):
-            with place:
-                tile(measure.title, measure.words(level.value), measure.interval_words(level.ci))
+        tiles((one.title, one.words(level.value), one.interval_words(level.ci)) for one, level in levels.items())
         st.caption(sentence_on(store, run))
     else:
         st.dataframe(numbers_of(store, run), height=240, hide_index=True)
+
+
+def tiles(texts: Iterable[tuple[str, str, str]]) -> None:
+    """Draw numbers side by side: label, value and what stands below it."""
+    found = list(texts)
+    for place, one in zip(st.columns(len(found)), found, strict=True):
+        with place:
+            tile(*one)
 
 
 def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
@@ -124,15 +130,16 @@ def files(store: Store, run: StoredRun) -> list[Download]:
     def numbers() -> pd.DataFrame:
         return numbers_of(store, run)
 
-    contents: dict[str, tuple[Callable[[], bytes | str], str, str]] = {
-        "Run as zip": (lambda: archive_bytes(run), "zip", "application/zip"),
-        "CSV": (lambda: csv_text(numbers()), "csv", "text/csv"),
-        "Parquet": (lambda: numbers().to_parquet(index=False), "parquet", "application/octet-stream"),
-        "JSON": (lambda: str(numbers().to_json(orient="records")), "json", "application/json"),
-        "HTML": (lambda: html_of(store, run), "html", "text/html"),
-        "Notebook": (lambda: notebook_of(store, run), "ipynb", "application/x-ipynb+json"),
-    }
-    return [Download(name, make, f"{run.title}.{end}", mime) for name, (make, end, mime) in contents.items()]
+    return [
+        Download("Run as zip", lambda: archive_bytes(run), f"{run.title}.zip", "application/zip"),
+        Download("CSV", lambda: csv_text(numbers()), f"{run.title}.csv", "text/csv"),
+        Download(
+            "Parquet", lambda: numbers().to_parquet(index=False), f"{run.title}.parquet", "application/octet-stream"
+        ),
+        Download("JSON", lambda: str(numbers().to_json(orient="records")), f"{run.title}.json", "application/json"),
+        Download("HTML", lambda: html_of(store, run), f"{run.title}.html", "text/html"),
+        Download("Notebook", lambda: notebook_of(store, run), f"{run.title}.ipynb", "application/x-ipynb+json"),
+    ]
 
 
 def delete_button(store: Store, runs: Sequence[StoredRun]) -> None:
@@ -174,13 +181,14 @@ def delete(store: Store, picked: Sequence[StoredRun], local: Sequence[StoredRun]
     choose({"runs": [run.key for run in picked if run not in gone] or None})
 
 
-# Two runs ---------------------------------------------------------------------------------------------------------
-
-
 def overlay(store: Store, first: StoredRun, second: StoredRun) -> None:
+    """Compare two runs: head scores head by head, evaluations question by question."""
     try:
         if is_head_scores(first) and is_head_scores(second):
-            overlay_scores(store, first, second)
+            if first.spec.model != second.spec.model:
+                caution("The two runs are of different weights: their heads have the same numbers, nothing else.")
+            one, other = (measured_in(store, run, suffix=f" {run.key[:6]}") for run in (first, second))
+            pair_section(store, TaskPair(one, other, STANDARDISED, usual_top(one.stats.estimate.rank.size)))
         elif is_run_of(first, EvalSpec) and is_run_of(second, EvalSpec):
             overlay_evaluations(store, first, second)
         else:
@@ -189,13 +197,6 @@ def overlay(store: Store, first: StoredRun, second: StoredRun) -> None:
             )
     except CapVizError as error:
         problem(str(error))
-
-
-def overlay_scores(store: Store, first: StoredRun[ScoreSpec], second: StoredRun[ScoreSpec]) -> None:
-    if first.spec.model != second.spec.model:
-        caution("The two runs are of different weights: a head has the same number in both, but not the same weights.")
-    one, other = (measured_in(store, run, suffix=f" {run.key[:6]}") for run in (first, second))
-    pair_section(store, TaskPair(one, other, STANDARDISED, usual_top(one.stats.estimate.rank.size)), selected=None)
 
 
 def paired_evaluations(
@@ -229,9 +230,6 @@ def overlay_evaluations(store: Store, first: StoredRun[EvalSpec], second: Stored
         meaning = "The same texts, loss per token: positive means that the first is more surprised."
     values = (found.difference, found.ci.low, found.ci.high)
     difference, low, high = (signed(measure.scale * value, measure.digits) for value in values)
-    tiles = (("Difference", f"{difference} {measure.steps}", f"[{low}, {high}]"), middle, test)
-    for place, facts in zip(st.columns(3), tiles, strict=True):
-        with place:
-            tile(*facts)
+    tiles([("Difference", f"{difference} {measure.steps}", f"[{low}, {high}]"), middle, test])
     smallest = f"{measure.scale * found.minimum_detectable:.{measure.digits}f} {measure.steps}"
     st.caption(f"{meaning} With {found.n} {items}, differences from {smallest} on would usually be found.")

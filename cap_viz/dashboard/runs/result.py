@@ -22,21 +22,17 @@ from cap_viz.tasks import load_task
 def result_of(store: Store, run: StoredRun) -> str:
     """Return accuracy, perplexity, loss or the head of largest effect; "" for runs without one main number."""
     try:
-        return main_number(store, run)
+        if is_run_of(run, EvalSpec) and (levels := levels_in(store, run)):
+            measure, level = next(iter(levels.items()))
+            unit = measure.unit if measure == TOKEN_LOSS else "" if measure == ACC else measure.title.lower()
+            return f"{measure.words(level.value)} {unit}".rstrip()
+        if is_head_scores(run) or is_head_scores(run, "gradient"):
+            estimate = statistics_of(store, run, "nll").estimate
+            return f"{head_name(*estimate.top_head)} {signed(float(estimate.mean[estimate.top_head]), 2)} nats"
+        if is_run_of(run, JointSpec):
+            return f"{signed(float(judged(run.spec, load_joint(store, run), 'nll').joint.mean), 2)} nats"
     except CapVizError:  # Its sentence stands beside the run once it is picked.
         return "damaged"
-
-
-def main_number(store: Store, run: StoredRun) -> str:
-    if is_run_of(run, EvalSpec):
-        measure, level = next(iter(levels_in(store, run).items()))
-        unit = measure.unit if measure == TOKEN_LOSS else "" if measure == ACC else measure.title.lower()
-        return f"{measure.words(level.value)} {unit}".rstrip()
-    if is_head_scores(run) or is_head_scores(run, "gradient"):
-        estimate = statistics_of(store, run, "nll").estimate
-        return f"{head_name(*estimate.top_head)} {signed(float(estimate.mean[estimate.top_head]), 2)} nats"
-    if is_run_of(run, JointSpec):
-        return f"{signed(float(judged(run.spec, load_joint(store, run), 'nll').joint.mean), 2)} nats"
     return ""
 
 

@@ -24,6 +24,7 @@ MOST_RESULTS, ROWS_IN_SIGHT = 40, 14
 # The address holds the picked keys; the list below the filters offers so many more.
 MOST_PICKED, MOST_LISTED = 200, 50
 ALL = "all"
+KIND_NAMES = {ALL: "All"} | {name: kind.title.capitalize() for name, kind in KINDS.items()}
 WHERE = {ALL: "Everything", "model": "This model", "task": "This model and task"}
 ORIGINS = {ALL: "Any", "precomputed": "Precomputed", "live": "Live"}
 
@@ -35,9 +36,9 @@ def filtered(view: Frame) -> list[StoredRun]:
     with places[0]:
         asked = selection.text_input("Find", "find", placeholder="task, criterion, model, key", max_chars=80)
     with places[1]:
-        kinds = [ALL, *KINDS]
         help_text = "  \n".join(f"`{one.title}` {one.summary}" for one in KINDS.values())
-        kind = selection.selectbox("Kind", "kind", kinds, names=kind_name, what="runs of kind", help=help_text)
+        names = KIND_NAMES.__getitem__
+        kind = selection.selectbox("Kind", "kind", list(KIND_NAMES), names=names, what="runs of kind", help=help_text)
     with places[2]:
         where = selection.selectbox("About", "where", list(WHERE), names=WHERE.__getitem__, what="runs of")
     with places[3]:
@@ -63,10 +64,6 @@ def filtered(view: Frame) -> list[StoredRun]:
         download = Download("Table as CSV, with ids", lambda: csv_of(view.store, runs), "runs.csv", "text/csv")
         share("runs", [download])
     return runs
-
-
-def kind_name(kind: str) -> str:
-    return "All" if kind == ALL else KINDS[kind].title.capitalize()
 
 
 def searched(run: StoredRun) -> str:

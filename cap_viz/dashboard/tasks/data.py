@@ -44,10 +44,6 @@ class Measured:
         return self.task.name
 
     @property
-    def n(self) -> int:
-        return self.estimate().n
-
-    @property
     def is_control(self) -> bool:
         return self.name in CONTROL_TEXTS
 

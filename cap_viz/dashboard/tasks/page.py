@@ -45,7 +45,6 @@ from cap_viz.tasks.readable import CONTROL_TEXTS
 LEFT_WIDTH = 552
 MAP_WIDTH, MAP_HEIGHT, THUMBNAIL = 172, 392, (117, 120)
 MATRIX, SCATTER = "tasks_matrix", "tasks_scatter"
-BOUNDS = ("mean", "low", "high")
 
 
 def tasks_page(view: Frame) -> None:
@@ -192,11 +191,12 @@ def head_section(selection: Selection, measured: Sequence[Measured], default: He
         params = {"layer": layer, "head": head}
         go_button("Open it on Heads", "pages/heads.py", key="tasks_inspect", params=params, icon=":material/grid_on:")
     estimates = [one.estimate(STANDARDISED) for one in measured]
-    value, low, high = (np.array([getattr(one, bound)[layer, head] for one in estimates]) for bound in BOUNDS)
-    ranks = [f"rank {one.rank[layer, head]}" for one in estimates]
+    at = (layer, head)
+    value, low, high = np.array([(one.mean[at], one.low[at], one.high[at]) for one in estimates]).T
+    ranks = [f"rank {one.rank[at]}" for one in estimates]
     shown = HeadOnTasks([one.title for one in measured], value, low, high, ranks, SCALE_UNITS[STANDARDISED])
     st.plotly_chart(head_on_tasks(shown), key="tasks_head", config=CONFIG, alt="; ".join(shown.sentences))
-    return layer, head
+    return at
 
 
 def shared_section(measured: Sequence[Measured], k: int, shared: pd.DataFrame, agreements: pd.DataFrame) -> None:
@@ -254,21 +254,18 @@ def all_maps(measured: Sequence[Measured], choice: TaskPair, selected: Head) -> 
                 title = f"Head map of {one.title}"
                 st.html(thumbnail(estimate.mean, estimate.unclear, title, limit, size=THUMBNAIL, selected=selected))
                 found = one.stats.reliability
-                st.caption(f"n = {one.n}" if found is None else f"reliability {found.full:.2f}")
+                st.caption(f"n = {estimate.n}" if found is None else f"reliability {found.full:.2f}")
 
 
-# Two tasks, or two runs -------------------------------------------------------------------------------------------
-
-
-def pair_section(store: Store, choice: TaskPair, selected: Head | None) -> None:
-    """Draw the whole comparison of two tasks. Raises `CapVizError` if the two runs are too small to compare."""
+def pair_section(store: Store, choice: TaskPair) -> None:
+    """Draw the whole comparison of two tasks or runs. Raises `CapVizError` if the two runs are too small to compare."""
     found = specificity_of(store, choice.first.run, choice.second.run)
     st.markdown(pair_sentence(choice, found), help=GLOSSARY["difference"])
     maps, scatter = st.columns([11, 9], gap="medium")
     with maps:
-        pair_maps(choice, found, selected)
+        pair_maps(choice, found, None)
     with scatter:
-        pair_scatter(choice, found, selected)
+        pair_scatter(choice, found, None)
 
 
 def pair_sentence(choice: TaskPair, found: Specificity) -> str:
