@@ -69,7 +69,8 @@ def uploaded(file: UploadedFile) -> None:
         problem(str(error))
         return
     st.dataframe([{"line": row.place.rpartition(" ")[2], **row.fields} for row in first], hide_index=True)
-    name = st.text_input("Name", name_from(Path(file.name).stem), key=f"{NAME}_{file.file_id}", max_chars=40)
+    usual = name_from(Path(file.name).stem)
+    name = st.text_input("Name", usual, key=f"{NAME}_{file.file_id}", max_chars=40) or usual
     wrong = mistake_in(file.name, content, name)
     if wrong:
         problem(wrong)
