@@ -17,7 +17,6 @@ from cap_viz.figures.head_grid import (
     Grid,
     colour_limit,
     grid_height,
-    grid_width,
     head_grid,
     ticks,
 )
@@ -92,11 +91,11 @@ def test_selected_cell_is_framed() -> None:
 
 
 @pytest.mark.parametrize(("n_layers", "n_heads"), [(3, 4), (30, 9), (32, 32), (80, 64)])
-def test_cells_are_at_most_four_to_one_and_the_map_at_most_480_high(n_layers: int, n_heads: int) -> None:
-    height, width = grid_height(n_layers), grid_width(n_layers, n_heads)
-    assert height <= 480
-    if width > 260:
-        assert (width - 60) / n_heads <= 4 * (height - GRID_MARGINS) / n_layers + 1
+@pytest.mark.parametrize("text", [11, 22])
+def test_a_map_is_no_higher_than_asked_and_wider_in_larger_type(n_layers: int, n_heads: int, text: int) -> None:
+    data = map_data(Grid(np.zeros((n_layers, n_heads)), 1.0, ("helps", "hurts")), "nats", "Map", tallest=400, text=text)
+    assert map_height(data) <= 400
+    assert (data["width"] - 2 * text) / n_heads <= 4 * data["row"] * text / 11 + 1
 
 
 def test_layer_labels_never_collide() -> None:

@@ -17,8 +17,10 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.learn.data import FACTS, TOGETHER, Evidence, NotStored, nearest
 from cap_viz.dashboard.learn.lesson import USUAL, lesson_files, read_lesson
 from cap_viz.dashboard.learn.page import guesses_in, in_address
+from cap_viz.dashboard.learn.pictures import alone
 from cap_viz.errors import UsageError
-from cap_viz.figures.lesson import Canvas, joint_bars, lesson_grid
+from cap_viz.figures.head_grid import Grid
+from cap_viz.figures.lesson import Canvas, joint_bars
 from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL
 from cap_viz.models.loading import ReasoningModel
@@ -35,6 +37,7 @@ from cap_viz.settings import ASSETS, PROJECT
 from cap_viz.stats import compare_paired
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from tests.maps import head_maps
 from tests.words import numbers, saying
 
 LESSON = read_lesson(ASSETS / "lessons" / f"{USUAL}.toml")
@@ -95,14 +98,14 @@ def test_every_step_has_a_picture_a_question_and_an_answer(measured: ReasoningMo
         assert [at.button(key=f"learn_{number}_{place}").label for place in range(len(step.choices))] == list(
             step.choices
         )
-        before = figures(at)
+        before = figures(at) + head_maps(at)
         assert before, "no step without a picture"
         assert not answered(at)
         at.button(key=f"learn_{number}_1").click().run()
         assert not at.exception
         assert at.query_params["guesses"] == f"{number}b"
         assert "✓" in answered(at)["right"]
-        assert figures(at) != before, "the picture shows the answer"
+        assert figures(at) + head_maps(at) != before, "the picture shows the answer"
         assert at.button(key=f"learn_go_{number}").label == step.link.label
 
 
@@ -140,15 +143,16 @@ def criterion_of(spec: RunSpec) -> str | None:
 
 def test_a_hidden_map_shows_the_picked_head_only(measured: ReasoningModel, store: Store) -> None:
     estimate = about(measured.ref.id, "tiny").heads.estimate
-    grid = lesson_grid(estimate, hidden=True, picked=(1, 2))
-    assert grid.mean[1, 2] == estimate.mean[1, 2]
-    assert np.count_nonzero(grid.mean) == 1
-    assert not any(signed(float(estimate.mean[0, 0])) in text for row in grid.hover or () for text in row)
-    off = lesson_grid(estimate, off=[(0, 1)])
-    assert off.mean[0, 1] == 0
-    assert np.count_nonzero(off.mean) == np.count_nonzero(estimate.mean) - 1
+    every = replace(Grid.of(estimate, ends=("helps", "hurts")), marked=np.ones(estimate.mean.shape, dtype=bool))
+    assert not np.isfinite(alone(every, None).mean).any()
+    assert not alone(every, None).marked.any()  # pyright: ignore
     at = opened(measured, step="1", pick="L1H2")
-    assert saying(at, "L1H2", signed(float(estimate.mean[1, 2])), f"rank {estimate.rank[1, 2]}")
+    (shown,) = head_maps(at)
+    place = shown["heads"] + 2
+    assert shown["selected"] == place
+    assert [i for i, mean in enumerate(shown["mean"]) if mean is not None] == [place]
+    assert shown["mean"][place] == pytest.approx(float(estimate.mean[1, 2]), abs=5e-4)
+    assert saying(at, "Layer 1, head 2", signed(float(estimate.mean[1, 2])), f"rank {estimate.rank[1, 2]}")
     at.button(key="learn_next").click().run()
     assert "pick" not in at.query_params
 
@@ -172,7 +176,8 @@ def test_projector_mode_is_in_the_address_and_has_larger_figures(measured: Reaso
     at.button(key="learn_projector").click().run()
     assert at.query_params["projector"] == "true"
     assert not at.title, "room for the step"
-    assert figures(at)[0]["layout"]["xaxis"]["tickfont"]["size"] >= 22
+    assert head_maps(at)[0]["text"] >= 22
+    assert figures(opened(measured, step="7", projector="true"))[0]["layout"]["xaxis"]["tickfont"]["size"] >= 22
     at.button(key="learn_next").click().run()
     assert at.query_params["projector"] == "true"
     at.button(key="learn_projector").click().run()

@@ -11,7 +11,8 @@ const signed = (x, digits) => (x < 0 || Object.is(x, -0) ? "−" : "+") + Math.a
 function said(d, i) {
   const name = `Layer ${Math.floor(i / d.heads)}, head ${i % d.heads}`, x = d.mean[i], more = [];
   if (d.off.includes(i)) more.push("switched off");
-  if (x === null) return [name, "not measured yet", more];
+  if (d.framed.includes(i)) more.push("framed");
+  if (x === null) return [name, "no value yet", more];
   const limits = d.low && d.low[i] !== null ? ` [${signed(d.low[i], d.digits)}, ${signed(d.high[i], d.digits)}]` : "";
   const unclear = d.faded[i] === "1";
   if (d.faded) more.push(unclear ? "no clear effect" : d.ends[+(x > 0)]);
@@ -41,6 +42,7 @@ function colour(x, alpha) {
 function cell(d, i) {
   const x = d.mean[i], alpha = share(x, d.limit, d.faded[i] === "1"), marks = ["cell"];
   if (alpha >= STRONG) marks.push("strong");
+  if (d.framed.includes(i)) marks.push("framed");
   if (d.off.includes(i)) marks.push("off");
   else if (Math.abs(x) > d.limit * (1 + 1e-9)) marks.push(d.marked[i] === "1" ? "beyond" : "beyond open");
   else if (d.marked[i] === "1") marks.push("dot");
@@ -69,7 +71,8 @@ function legend(d) {
 function drawn(d) {
   const layers = d.mean.length / d.heads, range = n => [...Array(n).keys()];
   const every = (n, room) => Math.max(1, Math.ceil(n / Math.max(1, room)));
-  const down = every(layers, Math.floor(layers * d.row / 12)), across = every(d.heads, d.small ? 9 : 16);
+  const down = every(layers, Math.floor(layers * d.row / (d.text + 1)));
+  const across = every(d.heads, Math.floor((d.small ? 99 : 176) / d.text));
   const rows = range(layers).map(layer => `<div role="row" class="row"><span class="tick" aria-hidden="true">`
     + `${layer % down ? "" : layer}</span>${range(d.heads).map(h => cell(d, layer * d.heads + h)).join("")}`
     + `${blockCells(d, layer)}</div>`);
@@ -167,6 +170,7 @@ export default function ({parentElement, data, setTriggerValue}) {
     const held = root.querySelector(":focus")?.dataset.i;
     state.data = data;
     root.style.setProperty("--row", `${data.row}px`);
+    for (const one of [root, state.tip]) one.style.setProperty("--text", `${data.text}px`);
     root.style.maxWidth = `${data.width}px`;
     root.classList.toggle("clickable", data.clickable);
     root.innerHTML = drawn(data);

@@ -41,7 +41,7 @@ def colour_limit(*means: Float[np.ndarray, "layer head"]) -> float:
 class Grid:
     """Signed effects of all heads, layer × head, with what is said of each; all but the effects may be left out.
 
-    NaN effects are cells not measured yet. `ends` names the meanings of the negative and the positive end of the
+    NaN effects have no value yet. `ends` names the meanings of the negative and the positive end of the
     colour scale, `also` further values of every head by their title, `digits` the decimals of all of them.
     """
 
@@ -95,7 +95,7 @@ class Grid:
         place = layer, head
         name, mean = f"Layer {layer}, head {head}", float(self.mean[place])
         if not np.isfinite(mean):
-            return f"{name}: not measured yet"
+            return f"{name}: no value yet"
         unclear = self.faded is not None and bool(self.faded[place])
         said = [f"{name}: {signed(mean, self.digits)} {unit}{self.interval(place)}"]
         if self.faded is not None:
@@ -121,12 +121,6 @@ class Grid:
 
 def grid_height(n_layers: int, tallest: int = 480) -> int:
     return min(tallest, GRID_MARGINS + 34 * n_layers)
-
-
-def grid_width(n_layers: int, n_heads: int, tallest: int = 480) -> int:
-    """Return the width in pixels that makes cells 4:1, at least 260."""
-    cell = (grid_height(n_layers, tallest) - GRID_MARGINS) / n_layers
-    return max(260, int(4 * cell * n_heads) + 60)
 
 
 def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
@@ -233,7 +227,7 @@ def label_scale(figure: go.Figure, limit: float, meanings: tuple[str, str], unit
         )
 
 
-def marks(grid: Grid, scale: float = 1.0) -> list[go.Scatter]:
+def marks(grid: Grid) -> list[go.Scatter]:
     """Mark heads that survive the false-discovery control, and heads beyond the colour scale.
 
     Survivors get a dot; heads beyond the scale a triangle, open unless they survive. White on strong colour and grey
@@ -244,10 +238,10 @@ def marks(grid: Grid, scale: float = 1.0) -> list[go.Scatter]:
     marked = np.zeros(grid.mean.shape, dtype=bool) if grid.marked is None else grid.marked
     dots = marked & ~clipped
     return [
-        mark_cells(clipped & marked, "triangle-up", 7 * scale, "#ffffff"),
-        mark_cells(clipped & ~marked, "triangle-up-open", 7 * scale, "#ffffff"),
-        mark_cells(dots & strong, "circle", 4 * scale, "#ffffff"),
-        mark_cells(dots & ~strong, "circle", 4 * scale, NEUTRAL),
+        mark_cells(clipped & marked, "triangle-up", 7, "#ffffff"),
+        mark_cells(clipped & ~marked, "triangle-up-open", 7, "#ffffff"),
+        mark_cells(dots & strong, "circle", 4, "#ffffff"),
+        mark_cells(dots & ~strong, "circle", 4, NEUTRAL),
     ]
 
 
@@ -291,12 +285,12 @@ def click_targets(grid: Grid, unit: str) -> go.Scatter:
     )
 
 
-def frame_cell(figure: go.Figure, layer: int, head: int, *, width: float = 2.5) -> None:
+def frame_cell(figure: go.Figure, layer: int, head: int) -> None:
     figure.add_shape(
         type="rect",
         x0=head - 0.5,
         x1=head + 0.5,
         y0=layer - 0.5,
         y1=layer + 0.5,
-        line={"color": ACCENT, "width": width},
+        line={"color": ACCENT, "width": 2.5},
     )

@@ -1,9 +1,9 @@
-"""Figures of the lesson: few marks in large type. What would give an answer away is left out until it is `revealed`."""
+"""Figures of the lesson, few marks in large type. What would give an answer away is left out until `revealed`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -11,13 +11,11 @@ import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 
-from cap_viz.figures.head_grid import Grid, cells, click_targets, frame_cell, label_scale, mark_cells, marks, ticks
+from cap_viz.figures.head_grid import ticks
 from cap_viz.figures.theme import ACCENT, FAINT, NEUTRAL, blank, signed
 from cap_viz.stats import HeadEstimate
 
-Head = tuple[int, int]
 NATS = "nats per token"
-ENDS = ("removing it helps", "removing it hurts")
 UNKNOWN = "<span style='font-size: 2em'>?</span>"
 OPTION_CHARACTERS = 44
 SQUARES_PER_ROW = 24
@@ -49,62 +47,6 @@ def above(figure: go.Figure, text: str) -> None:
     figure.add_annotation(
         x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", text=text, showarrow=False
     )
-
-
-# Maps of heads ---------------------------------------------------------------------------------------------------
-
-
-def lesson_grid(
-    estimate: HeadEstimate,
-    *,
-    hidden: bool = False,
-    picked: Head | None = None,
-    off: Collection[Head] = (),
-    limit: float | None = None,
-) -> Grid:
-    """Return the effects of all heads; of a hidden map only that of the picked head, and none of heads that are off."""
-    n_layers, n_heads = estimate.mean.shape
-    names = [[f"Head {head} of layer {layer}" for head in range(n_heads)] for layer in range(n_layers)]
-    effects = [[f": {signed(float(mean))} {NATS}" * (not hidden) for mean in row] for row in estimate.mean]
-    hover = [[name + effect for name, effect in zip(*rows, strict=True)] for rows in zip(names, effects, strict=True)]
-    grid = Grid.of(estimate, hover=hover, ends=ENDS, limit=limit, selected=picked)
-    shown = np.full(estimate.mean.shape, not hidden)
-    for head in off:
-        shown[head] = False
-    if picked is not None and hidden:
-        shown[picked] = True
-    kept = {"faded": estimate.unclear & shown, "marked": estimate.survives & shown}
-    return replace(grid, mean=np.where(shown, grid.mean, 0.0), **kept)
-
-
-def lesson_map(
-    grid: Grid, canvas: Canvas, *, title: str = "", framed: Collection[Head] = (), off: Collection[Head] = ()
-) -> go.Figure:
-    """Plot a map of heads, some of them framed, some crossed out. A `title` takes the place of the colour scale."""
-    n_layers, n_heads = grid.shape
-    figure = canvas.figure(left=3.4, top=1.8 if title else 2.9)
-    row = (canvas.height - 6 * canvas.text) / n_layers
-    scale = min(3.0, max(1.0, row / 14))
-    unit = None if title else NATS
-    figure.add_traces(
-        [*cells(grid.mean, grid.faded, grid.limit, unit=unit), *marks(grid, scale), click_targets(grid, NATS)]
-    )
-    crossed = np.zeros(grid.shape, dtype=bool)
-    for head in off:
-        crossed[head] = True
-    figure.add_trace(mark_cells(crossed, "x", 5 + 4 * scale, NEUTRAL))
-    for head in (*framed, *([] if grid.selected is None else [grid.selected])):
-        frame_cell(figure, *head, width=1.5 + scale)
-    figure.update_xaxes(title="head", tickvals=ticks(n_heads, 500 // canvas.text), range=[-0.5, n_heads - 0.5])
-    room = int(row * n_layers / (1.2 * canvas.text))
-    figure.update_yaxes(title="layer", tickvals=ticks(n_layers, room), range=[n_layers - 0.5, -0.5])
-    figure.update_layout(hoverdistance=80)
-    if title:
-        above(figure, title)
-    else:
-        label_scale(figure, grid.limit, grid.ends, "")
-        figure.update_annotations(yshift=12 + 0.6 * canvas.text)
-    return canvas.finished(figure)
 
 
 # Answers ---------------------------------------------------------------------------------------------------------

@@ -21,9 +21,10 @@ from cap_viz.stats import HeadEstimate
 
 Head = tuple[int, int]
 TALLEST, TALLEST_SMALL = 452, 214
-# Heights of what surrounds the cells in assets/head_map.css: colour bar with its words, head numbers, axis titles.
-BAR, NUMBERS, TITLES, PADDING = 42, 15, 15, 4
-LABELS, BLOCKS = 22, 110
+# Sizes in assets/head_map.css at the usual size of text: colour bar with its words, head numbers, axis titles, layers.
+TEXT = 11
+BAR, NUMBERS, TITLES, LABELS, BLOCKS, PADDING = 42, 15, 15, 22, 110, 4
+HIGHEST_CELL = 34.0
 # Cells are at most four times as wide as high.
 WIDEST_CELL = 4
 BOX_WIDTH = 96
@@ -50,17 +51,11 @@ def head_map(
     unit: str,
     label: str,
     on_pick: Callable[[int, int], None] | None = None,
-    off: Collection[Head] | None = None,
-    small: bool = False,
-    tallest: int | None = None,
-    blocks: HeadEstimate | None = None,
+    **more: Any,
 ) -> None:
     """Draw a head map; `grid.selected` is framed, and `on_pick(layer, head)` called as a callback on click or Enter.
 
-    Without `on_pick` cells are read only. `label` is what a screen reader calls the map. Heads in `off` get a cross.
-    `small` leaves out the colour bar, for pages that explain one scale for several maps; `tallest` is the height in
-    pixels that is not exceeded. `blocks` adds two columns that cannot be picked: whole attention layers and MLPs, on a
-    scale of their own.
+    Without `on_pick` cells are read only. `label` is what a screen reader calls the map; `more` is as in `map_data`.
     """
 
     def picked() -> None:
@@ -68,7 +63,7 @@ def head_map(
         if on_pick is not None:
             on_pick(int(layer), int(head))
 
-    data = map_data(grid, unit, label, off=off or (), small=small, tallest=tallest, blocks=blocks)
+    data = map_data(grid, unit, label, **more)
     MAP(key=key, data={**data, "clickable": on_pick is not None}, height=map_height(data), on_pick_change=picked)
 
 
@@ -78,23 +73,33 @@ def map_data(
     label: str,
     *,
     off: Collection[Head] = (),
+    framed: Collection[Head] = (),
     small: bool = False,
     tallest: int | None = None,
+    text: int = TEXT,
     blocks: HeadEstimate | None = None,
 ) -> dict[str, Any]:
-    """Return what the browser needs to draw a map: numbers in layer order, rounded to what can be seen."""
+    """Return what the browser needs to draw a map: numbers in layer order, rounded to what can be seen.
+
+    Heads in `off` get a cross, those in `framed` a frame. `small` leaves out the colour bar, for pages that explain one
+    scale for several maps; `tallest` is the height that is not exceeded and `text` the size of the type, in pixels.
+    `blocks` adds two columns that cannot be picked: whole attention layers and MLPs, on a scale of their own.
+    """
     n_layers, n_heads = grid.shape
     # Colours of a small scale need more decimals than its numbers show.
     digits = grid.digits if grid.limit >= 10 ** (2 - grid.digits) else grid.digits + 3
-    row = row_height(n_layers, small, tallest or (TALLEST_SMALL if small else TALLEST))
+    room = (tallest or (TALLEST_SMALL if small else TALLEST)) - around(small, text)
+    row = round(min(HIGHEST_CELL * text / TEXT, room / n_layers), 2)
+    blocks_width = BLOCKS if blocks is not None else 0
     return {
         "label": label,
         "unit": unit,
         "ends": list(grid.ends),
         "heads": n_heads,
         "row": row,
-        "width": int(WIDEST_CELL * row * n_heads) + LABELS + (BLOCKS if blocks is not None else 0),
+        "width": int((WIDEST_CELL * row * n_heads + LABELS + blocks_width) * text / TEXT),
         "small": small,
+        "text": text,
         "limit": grid.limit,
         "top": f"{grid.limit:.2g}",
         "digits": grid.digits,
@@ -107,6 +112,7 @@ def map_data(
         "also": [[title, rounded(values, grid.digits)] for title, values in grid.also.items()],
         "whole": [title for title, values in grid.also.items() if np.issubdtype(values.dtype, np.integer)],
         "off": [layer * n_heads + head for layer, head in off],
+        "framed": [layer * n_heads + head for layer, head in framed],
         "selected": None if grid.selected is None else grid.selected[0] * n_heads + grid.selected[1],
         "blocks": None if blocks is None else block_data(blocks),
     }
@@ -136,15 +142,14 @@ def flags(values: np.ndarray | None) -> str:
     return "" if values is None else "".join("01"[int(value)] for value in values.ravel())
 
 
-def row_height(n_layers: int, small: bool, tallest: int) -> float:
-    room = tallest - NUMBERS - 2 * PADDING - (0 if small else BAR + TITLES)
-    return round(min(34.0, room / n_layers), 2)
-
-
 def map_height(data: dict[str, Any]) -> int:
     """Return the height in pixels, which is set before anything is drawn, so that nothing below moves."""
-    rows = len(data["mean"]) // data["heads"] * data["row"]
-    return round(rows) + NUMBERS + (0 if data["small"] else BAR + TITLES) + 2 * PADDING
+    return round(len(data["mean"]) // data["heads"] * data["row"]) + around(data["small"], data["text"])
+
+
+def around(small: bool, text: int) -> int:
+    """Return the height of all that is above and below the cells."""
+    return round((NUMBERS + (0 if small else BAR + TITLES)) * text / TEXT) + 2 * PADDING
 
 
 def pick_head(layer: int, head: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from cap_viz.attribution.results import EvalReport, HeadScores
+from cap_viz.dashboard.components.head_map import Head, head_name
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import shown_name
@@ -30,13 +31,8 @@ from cap_viz.stats.specificity import top_overlap
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import tasks_for
 
-Head = tuple[int, int]
 TOP, TOGETHER = 10, 4
 HALF_PRUNED = 0.5
-
-
-def head_name(head: Head) -> str:
-    return "L{}H{}".format(*head)
 
 
 class NotStored(CapVizError):
@@ -194,7 +190,7 @@ FACTS: dict[str, Callable[[Evidence], float | str | list[str]]] = {
     "head": lambda of: of.top_head[1],
     "effect": lambda of: float(of.heads.estimate.mean[of.top_head]),
     "depth": lambda of: 100 * of.top_head[0] / of.scores.n_layers,
-    "together": lambda of: [head_name(head) for head in of.top_heads],
+    "together": lambda of: [head_name(*head) for head in of.top_heads],
     "changed": lambda of: int(of.changed().sum()),
     "changed_share": lambda of: 100 * float(of.changed().mean()),
     "half": lambda of: of.halves()[0].n,

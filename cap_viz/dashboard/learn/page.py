@@ -16,7 +16,7 @@ from cap_viz.dashboard.components.panels import empty, heading, problem
 from cap_viz.dashboard.frame import PAGE_FILES, Frame
 from cap_viz.dashboard.learn.data import Evidence, NotStored, nearest
 from cap_viz.dashboard.learn.lesson import LETTERS, Lesson, LessonStep, lesson_files, read_lesson
-from cap_viz.dashboard.learn.pictures import PICTURES, Stage
+from cap_viz.dashboard.learn.pictures import PICTURES, PROJECTOR, SCREEN, Stage
 from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.selection import choose, go_button
 from cap_viz.errors import CapVizError
@@ -53,7 +53,8 @@ def body(view: Frame) -> None:
         st.markdown(told.text)
         left, right = st.columns(PICTURE_AND_QUESTION, gap="large")
         with left:
-            PICTURES[step.picture](Stage(evidence, f"learn_{number}", number in guesses, projector))
+            canvas = PROJECTOR if projector else SCREEN
+            PICTURES[step.picture](Stage(evidence, f"learn_{number}", number in guesses, canvas))
         with right, st.container(key="lesson_question"):
             st.subheader(told.question, anchor=False)
             answer(told, number, guesses) if number in guesses else ask(told, number, guesses)

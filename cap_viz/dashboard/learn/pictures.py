@@ -6,24 +6,24 @@ Each shows the numbers of its step, and keeps back what would give the answer aw
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 from scipy.special import softmax
 
+from cap_viz.dashboard.components.head_map import Head, head_map, head_name, named_heads
 from cap_viz.dashboard.components.panels import escaped
-from cap_viz.dashboard.learn.data import HALF_PRUNED, TOP, Evidence, Head, head_name
+from cap_viz.dashboard.learn.data import HALF_PRUNED, TOP, Evidence
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.stored import level_in, report_of, texts_of
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing
 from cap_viz.figures import lesson as figures
-from cap_viz.figures.head_grid import colour_limit
-from cap_viz.figures.theme import CONFIG, criterion_colour, signed
+from cap_viz.figures.head_grid import Grid, colour_limit
+from cap_viz.figures.theme import CONFIG, criterion_colour
 from cap_viz.pruning import criterion_title
+from cap_viz.runs.run_labels import ablation_words
 from cap_viz.stats import HeadEstimate
 
 QUESTION_CHARACTERS = 320
@@ -33,19 +33,15 @@ SCREEN, PROJECTOR = figures.Canvas(440, 14), figures.Canvas(430, 22)
 
 @dataclass(frozen=True)
 class Stage:
-    """What a picture is about and how it is shown; `key` is that of the step's widgets."""
+    """What a picture is about and how large it is drawn; `key` is that of the step's widgets."""
 
     evidence: Evidence
     key: str
     revealed: bool
-    projector: bool
+    canvas: figures.Canvas
 
-    @property
-    def canvas(self) -> figures.Canvas:
-        return PROJECTOR if self.projector else SCREEN
-
-    def chart(self, figure: go.Figure, name: str, alt: str, **more: Any) -> None:
-        st.plotly_chart(figure, key=f"{self.key}_{name}", config=CONFIG, alt=alt, **more)
+    def chart(self, figure: go.Figure, name: str, alt: str) -> None:
+        st.plotly_chart(figure, key=f"{self.key}_{name}", config=CONFIG, alt=alt)
 
 
 def lesson_map(
@@ -62,38 +58,38 @@ def lesson_map(
 
     The map of the name `hidden` shows the picked cell only. `said` stands below until there is one.
     """
-    heads = {head_name(head): head for head in np.ndindex(next(iter(estimates.values())).mean.shape)}
-    name = stage.evidence.view.selection.choice("pick", ["", *heads], what="head")
-    picked, limit = heads.get(name), colour_limit(*(one.mean for one in estimates.values())) if one_scale else None
+    heads = named_heads(*next(iter(estimates.values())).mean.shape)
+    picked = heads.get(stage.evidence.view.selection.choice("pick", ["", *heads], what="head"))
+    limit = colour_limit(*(one.mean for one in estimates.values())) if one_scale else None
+    ends, effects = ablation_words(stage.evidence.score_run.spec).ends, []
     for column, (title, one) in zip(st.columns(len(estimates), gap="small"), estimates.items(), strict=True):
-        # A new key for each picked head: under an old one a second click on a cell counts as a deselection.
-        key = f"map_{title}_{name}"
-        grid = figures.lesson_grid(one, hidden=title == hidden, picked=picked, off=off, limit=limit)
-        frames = () if title == hidden else framed
+        grid = Grid.of(one, ends=ends, limit=limit, selected=picked)
+        if picked is not None:
+            effects.append(f"{f'**{escaped(title)}** ' * bool(title)}{grid.says(*picked, figures.NATS)}.")
         with column:
-            stage.chart(
-                figures.lesson_map(grid, stage.canvas, title=title, framed=frames, off=off),
-                key,
-                f"Effect of every head {title}: {grid.shape[0]} layers by {grid.shape[1]} heads. The link of the step "
-                "opens a page with number boxes.",
-                on_select=partial(pick, f"{stage.key}_{key}"),
-                selection_mode="points",
+            if title:
+                st.markdown(f"**{escaped(title)}**")
+            head_map(
+                alone(grid, picked) if title == hidden else grid,
+                key=f"{stage.key}_map_{title}",
+                unit=figures.NATS,
+                label=f"Effect of removing each head {title}",
+                on_pick=lambda layer, head: choose({"pick": head_name(layer, head)}),
+                off=off,
+                framed=() if title == hidden else framed,
+                small=bool(title),
+                tallest=stage.canvas.height,
+                text=stage.canvas.text,
             )
-    effects = [
-        f"{signed(float(one.mean[picked]))} nats{f' on {escaped(title)}' * bool(title)}, rank {one.rank[picked]} of "
-        f"{one.rank.size}{', beyond chance' * bool(one.survives[picked])}"
-        for title, one in estimates.items()
-        if picked is not None
-    ]
-    st.caption(f"**{name}** removed: {'; '.join(effects)}." if effects else said)
+    st.caption("  \n".join(effects) or said)
 
 
-def pick(key: str) -> None:
-    """Take a clicked head into the address; a cleared selection changes nothing."""
-    points = (st.session_state.get(key) or {}).get("selection", {}).get("points", [])
-    if points:
-        place = points[0]["customdata"]
-        choose({"pick": head_name((int(place["0"]), int(place["1"])))})
+def alone(grid: Grid, picked: Head | None) -> Grid:
+    """Keep the effect of the picked head only."""
+    shown = np.zeros(grid.shape, dtype=bool)
+    if picked is not None:
+        shown[picked] = True
+    return replace(grid, mean=np.where(shown, grid.mean, np.nan), marked=grid.marked & shown)
 
 
 def hidden_map(stage: Stage) -> None:
@@ -178,7 +174,7 @@ def together(stage: Stage) -> None:
     elif (joint := stage.evidence.joint()) is None:
         lesson_map(stage, heads, f"Crossed out: the {len(top)} largest effects.", off=top)
     else:
-        figure = figures.joint_bars([head_name(head) for head in top], *joint, stage.canvas)
+        figure = figures.joint_bars([head_name(*head) for head in top], *joint, stage.canvas)
         stage.chart(figure, "together", "Effects of the heads one by one, their sum, and all of them together")
 
 
