@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.dashboard import selection
 from cap_viz.dashboard.frame import (
     PAGES,
     SIZES,
@@ -150,3 +152,29 @@ def test_a_size_belongs_to_its_model_and_task() -> None:
     at.selectbox(key="n").set_value("1000").run()
     at.button(key="other_model").click().run()
     assert size_of(at) == size_of(opened("pages/glossary.py"))
+
+
+def test_back_wins_over_what_the_widgets_still_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message of a second, quick Back named the former group, and the address became that one again."""
+    at = opened("pages/glossary.py", group="Tasks")
+    monkeypatch.setattr("cap_viz.dashboard.selection.is_back", lambda: True)
+    at.query_params["group"] = "Metrics"
+    at.segmented_control(key="group").set_value("Criteria").run()
+    assert at.segmented_control(key="group").value == "Metrics"
+    assert at.query_params["group"] == "Metrics"
+
+
+@pytest.mark.parametrize(
+    ("drawn_in", "ticking", "chosen"), [(None, ["a"], False), ("a", ["a"], True), (None, [], True)]
+)
+def test_the_tick_of_a_fragment_chooses_nothing_elsewhere(
+    drawn_in: str | None, ticking: list[str], chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick right after a click on a cell named the former layer, and the address went back to that."""
+    choices: list[object] = []
+    monkeypatch.setattr(selection.st, "session_state", {"layer": 3})
+    monkeypatch.setattr(selection, "choose", lambda changes, keep: choices.append(changes))
+    context = SimpleNamespace(is_history_navigation=False, fragment_ids_this_run=ticking)
+    monkeypatch.setattr(selection, "get_script_run_ctx", lambda: context)
+    selection.take("layer", drawn_in, {}, None)
+    assert choices == ([{"layer": 3}] if chosen else [])

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
-from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState, get_script_run_ctx
 
 from cap_viz.dashboard.components.panels import note
 
@@ -30,15 +30,9 @@ Address = dict[str, tuple[str, ...]]
 
 # Session keys. ADDRESS: what is chosen. FORMER: the address before the last choice, until the browser has the new one.
 # ASKED: keys that came with a link, so that the link is named where they are wrong. SHOWN: values in effect, defaults
-# included. VISITED: the last address of every page.
-ADDRESS, FORMER, ASKED, SHOWN, VISITED, PAGE = (
-    "address",
-    "address_former",
-    "address_asked",
-    "address_shown",
-    "address_visited",
-    "address_page",
-)
+# included. VISITED: the last address of every page. LANDING: the anchor to land at, since links carry no #anchor.
+ADDRESS, FORMER, ASKED = "address", "address_former", "address_asked"
+SHOWN, VISITED, PAGE, LANDING = "address_shown", "address_visited", "address_page", "landing"
 # Keys that every page has.
 SHARED_KEYS = ("model", "task", "n")
 # Keys that another task leaves as they are.
@@ -60,7 +54,8 @@ def open_address(page: str) -> None:
     """Take over the browser's address; call it once at the start of a script run."""
     found: Address = {key: tuple(st.query_params.get_all(key)) for key in st.query_params}
     held: Address | None = st.session_state.get(ADDRESS)
-    if held is not None and found != held and is_late(found):
+    # The address before the last choice is the one that the browser had when it sent this rerun.
+    if held is not None and found == st.session_state.get(FORMER) != held and not is_back():
         write(held)
     else:
         if found != held:
@@ -72,11 +67,10 @@ def open_address(page: str) -> None:
     remember()
 
 
-def is_late(found: Address) -> bool:
-    """Whether an address is the one before the last choice, which the browser had when it sent this rerun."""
+def is_back() -> bool:
+    """Whether the browser's Back or Forward caused this script run."""
     context = get_script_run_ctx()
-    back = context is not None and context.is_history_navigation
-    return found == st.session_state.get(FORMER) and not back
+    return context is not None and context.is_history_navigation
 
 
 def write(address: Address) -> None:
@@ -113,8 +107,16 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(str(one) for one in value) or ("",)
 
 
-def take(key: str, changes: Mapping[str, object], keep: Iterable[str] | None) -> None:
-    choose({**changes, key: st.session_state[key]}, keep=keep)
+def take(key: str, fragment: str | None, changes: Mapping[str, object], keep: Iterable[str] | None) -> None:
+    """Take the value of a widget drawn in a fragment (None: in the page) into the address, if the user chose it.
+
+    The browser sends all widgets with Back and with the ticks of other fragments, as it holds them: a value that has
+    just been set here, or by Back, is still the old one there.
+    """
+    context = get_script_run_ctx()
+    elsewhere = context and context.fragment_ids_this_run and fragment not in context.fragment_ids_this_run
+    if not elsewhere and not is_back():
+        choose({**changes, key: st.session_state[key]}, keep=keep)
 
 
 def address_of(page: str) -> dict[str, list[str]]:
@@ -158,10 +160,6 @@ def go(page: str, *, params: Mapping[str, object] | None = None, anchor: str = "
     chosen = {name: texts(value) for name, value in (params or {}).items() if value is not None}
     st.session_state[LANDING] = anchor
     st.switch_page(page, query_params={name: list(values) for name, values in {**stays, **chosen}.items()})
-
-
-# Session key of the anchor to land at: Streamlit's links carry no #anchor.
-LANDING = "landing"
 
 
 @dataclass(frozen=True)
@@ -228,26 +226,15 @@ class Selection:
         default: str | None = None,
         names: Callable[[str], str] = str,
         what: str = "",
+        draw: Callable[..., Any] = st.selectbox,
         **more: Any,
     ) -> str:
         value = self.choice(key, options, default, what)
-        st.selectbox(label, options, format_func=names, **controlled(key, value, more))
+        draw(label, options, format_func=names, **controlled(key, value, more))
         return value
 
-    def segmented(
-        self,
-        label: str,
-        key: str,
-        options: Sequence[str],
-        *,
-        default: str | None = None,
-        names: Callable[[str], str] = str,
-        what: str = "",
-        **more: Any,
-    ) -> str:
-        value = self.choice(key, options, default, what)
-        st.segmented_control(label, options, format_func=names, required=True, **controlled(key, value, more))
-        return value
+    def segmented(self, label: str, key: str, options: Sequence[str], **more: Any) -> str:
+        return self.selectbox(label, key, options, draw=st.segmented_control, required=True, **more)
 
     def multiselect(
         self,
@@ -303,4 +290,5 @@ def controlled(key: str, value: object, more: Mapping[str, Any]) -> dict[str, An
         st.session_state[key] = value
     given = dict(more)
     changes, keep = given.pop("also", {}), given.pop("keep", None)
-    return {**given, "key": key, "on_change": take, "args": (key, changes, keep)}
+    fragment = ThreadState.get().fragment_id if get_script_run_ctx() else None
+    return {**given, "key": key, "on_change": take, "args": (key, fragment, changes, keep)}
