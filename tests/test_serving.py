@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from cap_viz.dashboard.components.panels import escaped
 from cap_viz.dashboard.names import model_name
+from cap_viz.dashboard.server import check_free
 from cap_viz.dashboard.serving import MOST_JOBS, REFUSAL, allowed_models, check_job, check_prompt, is_shared, offered
-from cap_viz.errors import UsageError
+from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.spec import ScoreSpec
@@ -53,6 +56,14 @@ def test_other_settings_with_typing_errors_are_a_sentence(name: str, monkeypatch
     at = opened("pages/heads.py")
     assert not at.exception
     assert "quick" in at.error[0].value
+
+
+def test_a_port_in_use_names_the_process_that_has_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CapVizError, match=rf"\b{port}\b.*\b{os.getpid()}\b"):
+            check_free("127.0.0.1", port)
+    check_free("127.0.0.1", port)
 
 
 @pytest.mark.usefixtures("shared")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import importlib
-import shutil
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
+import psutil
 from streamlit.web.cli import main as streamlit
 
 from cap_viz.errors import CapVizError
@@ -80,19 +80,10 @@ def check_free(host: str, port: int) -> None:
 
 
 def holder(port: int) -> str:
-    """Return the name and number of the process listening on the port; empty where the system does not say."""
-    commands = {
-        "lsof": ["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"],
-        "ss": ["ss", "-Hltnp", f"sport = :{port}"],
-    }
-    for name, command in commands.items():
-        if not shutil.which(name):
-            continue
-        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        if name == "lsof" and found:
-            fields = {line[0]: line[1:] for line in found.splitlines() if line}
-            return f"{fields.get('c', 'process')} (process {fields.get('p', '?')})"
-        if "users:((" in found:
-            process, number, _ = found.split("users:((")[1].split(",", 2)
-            return f"{process.strip(chr(34))} (process {number.removeprefix('pid=')})"
+    """Return the name and number of the process listening on the port; empty where it belongs to another user."""
+    for process in psutil.process_iter(["name"]):
+        with suppress(psutil.Error):
+            for one in process.net_connections():
+                if one.status == psutil.CONN_LISTEN and one.laddr.port == port:
+                    return f"{process.name()} (process {process.pid})"
     return ""
