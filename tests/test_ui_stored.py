@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
-from cap_viz.dashboard.stored import cached_by_run
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -20,7 +20,7 @@ RUN = listed_run(SPEC, key="k")
 def test_a_run_is_read_once_for_equal_arguments(tmp_path: Path) -> None:
     reads: list[tuple[str, float]] = []
 
-    @cached_by_run(8)
+    @lru_cache(8)
     def value(store: Store, run: StoredRun, scale: float = 1.0) -> float:
         reads.append((run.key, scale))
         return scale
@@ -37,7 +37,7 @@ def test_a_run_is_read_once_for_equal_arguments(tmp_path: Path) -> None:
 def test_a_replaced_run_is_read_again(tmp_path: Path, other: StoredRun) -> None:
     reads: list[StoredRun] = []
 
-    @cached_by_run(8)
+    @lru_cache(8)
     def value(store: Store, run: StoredRun) -> int:
         reads.append(run)
         return len(reads)
@@ -46,20 +46,3 @@ def test_a_replaced_run_is_read_again(tmp_path: Path, other: StoredRun) -> None:
     assert [value(store, RUN), value(store, other), value(store, RUN)] == [1, 2, 1]
     elsewhere = Store(shipped=tmp_path / "shipped", local=tmp_path / "elsewhere")
     assert value(elsewhere, RUN) == 3
-
-
-def test_errors_are_not_kept_and_old_results_are_dropped(tmp_path: Path) -> None:
-    reads: list[int] = []
-
-    @cached_by_run(2)
-    def value(store: Store, run: StoredRun, number: int) -> int:
-        reads.append(number)
-        if len(reads) == 1:
-            raise ValueError("damaged")
-        return number
-
-    store = Store(shipped=tmp_path / "shipped", local=tmp_path / "local")
-    with pytest.raises(ValueError, match="damaged"):
-        value(store, RUN, 0)
-    assert [value(store, RUN, number) for number in (0, 1, 2, 0)] == [0, 1, 2, 0]
-    assert reads == [0, 0, 1, 2, 0]

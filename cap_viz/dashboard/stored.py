@@ -1,12 +1,14 @@
-"""Stored runs for pages: read once per process, since a finished run never changes. Nothing here needs torch."""
+"""Stored runs for pages: read once per process, since a finished run never changes. Nothing here needs torch.
+
+The caches serve all sessions. Stores are equal if they have the same folders, runs if they have the same tables, so a
+run whose files were replaced is read again; what raises is not kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, wraps
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -31,9 +33,6 @@ from cap_viz.stats import (
 )
 from cap_viz.tasks import Example, load_task
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 def stored_runs(store: Store) -> list[StoredRun]:
     """Return all readable runs, newest first; parse manifests again only if a file was added or changed."""
@@ -45,68 +44,29 @@ def listed(stamps: tuple[tuple[str, int], ...], shipped: Path, local: Path) -> t
     return tuple(Store(shipped=shipped, local=local).runs())
 
 
-@dataclass(frozen=True)
-class CacheArgument:
-    """Argument of a cached function: stores and runs are compared by their folder and digests, others by value."""
-
-    identity: Hashable
-    value: Any = field(compare=False)
-
-
-def cache_argument(value: Any) -> CacheArgument:
-    if isinstance(value, Store):
-        return CacheArgument((value.shipped, value.local), value)
-    if isinstance(value, StoredRun):
-        return CacheArgument(value.identity, value)
-    return CacheArgument(value, value)
-
-
-def cached_by_run(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Cache the last `maxsize` results of a function of stored runs, for all sessions and threads.
-
-    A run whose files have been replaced is read again. Arguments other than stores and runs must be hashable; errors
-    are not cached.
-    """
-
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        read: Callable[..., T] = function
-
-        @lru_cache(maxsize)
-        def cached(*arguments: CacheArgument, **named: CacheArgument) -> T:
-            return read(*(one.value for one in arguments), **{name: one.value for name, one in named.items()})
-
-        @wraps(function)
-        def lookup(*arguments: P.args, **named: P.kwargs) -> T:
-            return cached(*map(cache_argument, arguments), **{name: cache_argument(one) for name, one in named.items()})
-
-        return lookup
-
-    return decorate
-
-
-@cached_by_run(32)
+@lru_cache(32)
 def scores_of(store: Store, run: StoredRun) -> HeadScores:
     """Return the head scores of a run. Raises `DamagedRun`."""
     return load_scores(store, run)
 
 
-@cached_by_run(128)
+@lru_cache(128)
 def report_of(store: Store, run: StoredRun) -> EvalReport:
     """Return the report of an evaluation. Raises `DamagedRun`."""
     return load_report(store, run)
 
 
-@cached_by_run(512)
+@lru_cache(512)
 def level_in(store: Store, run: StoredRun, measure: Measure) -> Level:
     """Return a run's value of the measure with its interval. Raises `DamagedRun`."""
     return level_of(report_of(store, run), measure)
 
 
 # The main numbers of an evaluation; it raises `DamagedRun`.
-levels_in = cached_by_run(128)(levels_of)
+levels_in = lru_cache(128)(levels_of)
 
 
-@cached_by_run(1024)
+@lru_cache(1024)
 def paired_in(store: Store, first: StoredRun, second: StoredRun, measure: Measure) -> PairedComparison:
     """Compare the measure of two runs on the same items, first minus second. Raises `CapVizError`."""
     read = load_answers if measure == EXACT_MATCH else report_of
@@ -139,14 +99,14 @@ class HeadStatistics:
             return None
 
 
-@cached_by_run(32)
+@lru_cache(32)
 def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
     """Return the head statistics of an exact or gradient run by a metric. Raises `CapVizError`."""
     scores = load_gradient(store, run) if is_head_scores(run, "gradient") else scores_of(store, run)
     return HeadStatistics(scores.effects(metric))
 
 
-@cached_by_run(16)
+@lru_cache(16)
 def specificity_of(store: Store, run: StoredRun, control: StoredRun) -> Specificity:
     """Compare a run's effects with those on a control text. Raises `CapVizError` if there is too little signal."""
     return specificity(*(statistics_of(store, one, "nll").effects for one in (run, control)))

@@ -52,6 +52,12 @@ class Store:
         # Packs of others, imported whole.
         self.packs_dir = self.local.parent / "packs"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Store) and (self.shipped, self.local) == (other.shipped, other.local)
+
+    def __hash__(self) -> int:
+        return hash((self.shipped, self.local))
+
     def runs(self) -> list[StoredRun]:
         """List all runs with a sound manifest, newest first; a shipped run hides a local copy."""
         found: dict[str, StoredRun] = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cap_viz.dashboard.components.panels import percent
-from cap_viz.dashboard.stored import cached_by_run, level_in, paired_in, report_of
+from cap_viz.dashboard.stored import level_in, paired_in, report_of
 from cap_viz.evaluation.eval_metrics import Level, Measure, against_guessing, guessing
 from cap_viz.evaluation.verdict import difference_words
 from cap_viz.figures.theme import display_order
@@ -166,7 +167,7 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
     )
 
 
-@cached_by_run(64)
+@lru_cache(64)
 def weights_removed(store: Store, run: StoredRun) -> float:
     """Return the share of weights that are zero under a run's mask. Raises `DamagedRun`."""
     return float(load_zeros(store, run).reached[0])

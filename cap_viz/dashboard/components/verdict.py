@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 
 import pandas as pd
 import streamlit as st
@@ -12,7 +13,6 @@ from cap_viz.dashboard.components.measured_column import swatch
 from cap_viz.dashboard.components.panels import escaped, listed, p_words, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name, task_name
-from cap_viz.dashboard.stored import cached_by_run
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.evaluation.verdict import NO_DIFFERENCE, difference_words, is_ahead
@@ -45,7 +45,7 @@ def verdict_of(view: Frame, against: str = RIVAL) -> Verdict | None:
         return None
 
 
-@cached_by_run(64)
+@lru_cache(64)
 def verdict_in(store: Store, found: QuestionRuns, task: str, against: str) -> Verdict:
     return answered(store, found, load_task(task), against)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cap_viz.attribution.results import HeadScores
 from cap_viz.dashboard.components.share import Download
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.source import Source, run_name
-from cap_viz.dashboard.stored import HeadStatistics, cached_by_run, scores_of, specificity_of, statistics_of
+from cap_viz.dashboard.stored import HeadStatistics, scores_of, specificity_of, statistics_of
 from cap_viz.runs.html_page import html_of
 from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.kinds.scores import load_blocks, load_gradient
@@ -148,7 +149,7 @@ def estimated(frame: Frame, source: Source, run: StoredRun) -> Estimated:
     )
 
 
-@cached_by_run(16)
+@lru_cache(16)
 def hybrid_estimated(store: Store, exact: StoredRun, gradient: StoredRun) -> Estimated:
     from cap_viz.attribution.hybrid import hybrid_scores
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from cap_viz.dashboard.components.row_picker import row_picker
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.accuracy import OFFER_PIXELS, TILE_PIXELS, pruned_words
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec
-from cap_viz.dashboard.stored import cached_by_run, texts_of
+from cap_viz.dashboard.stored import texts_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import EXACT_MATCH, per_question
 from cap_viz.evaluation.generation import FORMATS, GenerationReport, prompt_text, room_for_answer, writing_of
@@ -46,7 +46,7 @@ COUNTS = ("16", "32", "64", "128")
 USUAL_COUNT = "32"
 # Parse rate below which most wrong answers are answers that were not found.
 LOW_PARSE_RATE = 0.5
-WRITTEN = ReportKind(GenerationReport, cached_by_run(32)(load_answers), (EXACT_MATCH,), per_question)
+WRITTEN = ReportKind(GenerationReport, lru_cache(32)(load_answers), (EXACT_MATCH,), per_question)
 Columns = Sequence[Column[GenerationReport]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -15,7 +16,6 @@ from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, mask_spec
 from cap_viz.dashboard.selection import go_button
-from cap_viz.dashboard.stored import cached_by_run
 from cap_viz.errors import CapVizError
 from cap_viz.figures.prune import KIND_TITLES, LayerShares, MatrixShares, zeros_by_head, zeros_by_layer, zeros_by_matrix
 from cap_viz.figures.theme import CONFIG
@@ -32,7 +32,7 @@ from cap_viz.runs.zero_counts import Zeros, head_zeros_of, zeros_of
 DETAILS = {"layers": "Layers", "matrices": "Matrices", "heads": "Heads"}
 COUNT = "prune_count"
 # A finished run never changes.
-read_zeros, read_head_zeros = cached_by_run(64)(load_zeros), cached_by_run(64)(load_head_zeros)
+read_zeros, read_head_zeros = lru_cache(64)(load_zeros), lru_cache(64)(load_head_zeros)
 
 
 def weights_words(view: Frame, mask: MaskSpec) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cap_viz.dashboard.components.head_map import head_name
 from cap_viz.dashboard.components.panels import percent
-from cap_viz.dashboard.stored import cached_by_run, levels_in, report_of, statistics_of
+from cap_viz.dashboard.stored import levels_in, report_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, TOKEN_LOSS, against_guessing
 from cap_viz.evaluation.generation import LENGTH, GenerationProtocol
@@ -18,7 +20,7 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task
 
 
-@cached_by_run(2048)
+@lru_cache(2048)
 def result_of(store: Store, run: StoredRun) -> str:
     """Return accuracy, perplexity, loss or the head of largest effect; "" for runs without one main number."""
     try:
