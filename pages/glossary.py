@@ -1,9 +1,6 @@
 """Glossary: every term of the pages, what the numbers can and cannot say, how to cite."""
 
-from cap_viz.dashboard.components.panels import heading
 from cap_viz.dashboard.frame import frame
 from cap_viz.dashboard.glossary.page import body
 
-view = frame("Glossary")
-heading("Glossary", "What the words on these pages mean, and what their numbers can and cannot say.")
-body(view.selection)
+body(frame("Glossary", "What the words on these pages mean, and what their numbers can and cannot say.").selection)

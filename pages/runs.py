@@ -1,9 +1,6 @@
 """Runs: everything stored, where it came from, and ways to compare, hand on, bring in and delete it."""
 
-from cap_viz.dashboard.components.panels import heading
 from cap_viz.dashboard.frame import frame
 from cap_viz.dashboard.runs.page import body
 
-view = frame("Runs")
-heading("Runs", "What has been measured, how was it made, and can it be trusted?")
-body(view)
+body(frame("Runs", "What has been measured, how was it made, and can it be trusted?"))

@@ -1,9 +1,6 @@
 """Tasks: the head scores of every task side by side, from stored runs alone."""
 
-from cap_viz.dashboard.components.panels import heading
 from cap_viz.dashboard.frame import frame
 from cap_viz.dashboard.tasks.page import tasks_page
 
-view = frame("Tasks")
-heading("Tasks", "Which heads do tasks share, which does one task need, and which does any text need?")
-tasks_page(view)
+tasks_page(frame("Tasks", "Which heads do tasks share, which does one task need, and which does any text need?"))

@@ -70,7 +70,7 @@ def test_a_port_in_use_names_the_process_that_has_it() -> None:
 def test_only_listed_models_are_offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert allowed_models() == (DEFAULT_MODEL, TOY_MODEL)
     monkeypatch.setenv("CAP_VIZ_MODELS", f" {TOY_MODEL} ,some-org/model")
-    assert offered([TOY_MODEL, "some-org/model", DEFAULT_MODEL]) == {TOY_MODEL, "some-org/model"}
+    assert offered([TOY_MODEL, "some-org/model", DEFAULT_MODEL]) == [TOY_MODEL, "some-org/model"]
     with pytest.raises(UsageError, match=DEFAULT_MODEL):
         check_job(scored(4, ModelRef(id=DEFAULT_MODEL, fingerprint="0" * 16)), [])
     monkeypatch.setenv("CAP_VIZ_MODELS", str(tmp_path))
@@ -105,7 +105,7 @@ def test_jobs_are_few_and_small() -> None:
 def test_alone_nothing_of_this_holds() -> None:
     check_job(scored(500), [Job(number=number, spec=scored(2 + number), title="") for number in range(9)])
     check_prompt("x" * 1500)
-    assert offered(["/any/folder"]) == {"/any/folder"}
+    assert offered(["/any/folder"]) == ["/any/folder"]
 
 
 @pytest.mark.usefixtures("shared")

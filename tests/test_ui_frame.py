@@ -15,13 +15,12 @@ from cap_viz.dashboard.frame import (
     PageEntry,
     is_outdated,
     job_ends,
-    measured_size,
     queue_sentence,
     sizes_offered,
 )
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
 from cap_viz.runs.jobs import Job, PrunedWeights
-from cap_viz.runs.run_queries import dense_sizes, model_ref
+from cap_viz.runs.run_queries import dense_sizes, measured_size, model_ref
 from cap_viz.runs.spec import EvalSpec, MaskSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
@@ -130,6 +129,15 @@ def test_a_link_without_a_size_opens_one_with_shipped_accuracies() -> None:
         at = opened("pages/prune.py", model=model)
         assert size_of(at) in dense_sizes(store.runs(), model_ref(store, model), tasks_for(model)[0])
         assert all("%" in tile.value for tile in at.metric[:3])
+
+
+@pytest.mark.usefixtures("all_shipped")
+def test_sizes_with_stored_accuracies_are_marked() -> None:
+    store = Store()
+    options = opened("pages/glossary.py", task="mini_science").selectbox(key="n").options
+    marked = {int(number) for option in options if "stored" in option for number in numbers(option)}
+    assert marked == dense_sizes(store.runs(), model_ref(store, DEFAULT_MODEL), "mini_science")
+    assert 0 < len(marked) < len(options)
 
 
 def test_a_size_of_a_link_is_kept_and_one_that_does_not_exist_is_said() -> None:

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from cap_viz.dashboard.components.panels import origin_words
-from cap_viz.dashboard.frame import Frame, measured_size
+from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.overview.data import PruningTable, pruning_table, summarise, usual_group
 from cap_viz.dashboard.overview.page import PICKED
-from cap_viz.dashboard.overview.tables import pruning_html
+from cap_viz.dashboard.overview.tables import costs_table
 from cap_viz.dashboard.selection import Selection
 from cap_viz.dashboard.stored import paired_in, report_of, stored_runs
 from cap_viz.evaluation.eval_metrics import ACC
@@ -24,7 +24,7 @@ from cap_viz.figures.theme import HELPS, HURTS
 from cap_viz.figures.thumbnail import thumbnail
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef
 from cap_viz.models.loading import ReasoningModel
-from cap_viz.runs.run_queries import model_ref
+from cap_viz.runs.run_queries import measured_size, model_ref
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task, load_task
@@ -71,7 +71,7 @@ def test_the_pruning_table_marks_only_what_is_clearly_above_all_others() -> None
                     assert lead.ci.low > 0
                     assert lead.p_value * len(others) < 0.05
     assert marked == 1
-    assert pruning_html(table, 0.995).count("<b>") == marked
+    assert costs_table(table, 0.995).stack().str.count(r"\*\*").sum() == 2 * marked
 
 
 @pytest.mark.usefixtures("all_shipped")
@@ -141,11 +141,3 @@ def test_head_scores_by_gradient_are_shown(store: Store, tiny_model: ReasoningMo
     assert "gradient" in text(at)
     assert "overview_first_prune_tiny" in [button.key for button in at.button]
     assert "overview_first_heads_tiny" not in [button.key for button in at.button]
-
-
-@pytest.mark.usefixtures("all_shipped")
-def test_the_toy_model_is_one_click_away() -> None:
-    at = opened("app.py")
-    at.button(key="overview_toy").click().run()
-    assert at.selectbox(key="model").value == TOY_MODEL
-    assert "overview_toy" not in [button.key for button in at.button]

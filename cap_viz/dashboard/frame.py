@@ -8,14 +8,14 @@ Each native page draws the frame itself, so that a deep link to a fresh server w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
 from cap_viz.dashboard.components.accessibility import accessibility
-from cap_viz.dashboard.components.panels import listed, problem
+from cap_viz.dashboard.components.panels import heading, problem
 from cap_viz.dashboard.components.submission import own_jobs
 from cap_viz.dashboard.names import model_name, task_name
 from cap_viz.dashboard.selection import KEPT_WITH_TASK, Selection, address_of, choose, open_address
@@ -27,11 +27,10 @@ from cap_viz.integrations.plugins import load_plugins
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL, ModelRef, is_available
 from cap_viz.models.devices import check_asked, expected_device
 from cap_viz.runs.backends import requested_backend
-from cap_viz.runs.comparison import Cell
 from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights
 from cap_viz.runs.kinds import KINDS
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_queries import dense_sizes, eval_runs, model_ref
+from cap_viz.runs.run_queries import dense_sizes, measured_size, model_ref
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import ASSETS, first_model, requested_dtype, start_logging
 from cap_viz.tasks import Task, load_task
@@ -75,11 +74,6 @@ SIZES = (100, 200, 300, 400, 500, 600, 1000, 1500)
 # Chosen where nothing is stored.
 UNSTORED_SIZE = 600
 STATUS_SECONDS = 3.0
-# Streamlit's wide layout keeps 5 rem free on both sides and 6 above, with no setting for it: an eighth of a laptop
-# screen. 4.2 rem clear the header bar.
-ROOM = """<style>
-@media (min-width: 768px) { [data-testid="stMainBlockContainer"] { padding: 4.2rem 2.5rem 3rem; } }
-</style>"""
 
 
 @dataclass(frozen=True)
@@ -102,10 +96,12 @@ class Frame:
     jobs: tuple[Job, ...] = ()
 
 
-def frame(title: str) -> Frame:
-    """Draw the frame and return the selection; stop the page with an error for bad settings or an unknown model."""
+def frame(title: str, question: str = "") -> Frame:
+    """Draw the frame and return the selection; stop the page with an error for bad settings or an unknown model.
+
+    With a `question`, the one that the page answers, the page's title is drawn as well.
+    """
     st.set_page_config(page_title=f"{title} · CAP Viz", page_icon=str(ASSETS / "mark.svg"), layout="wide")
-    st.html(ROOM)
     accessibility()
     start_logging()
     load_plugins()
@@ -118,6 +114,7 @@ def frame(title: str) -> Frame:
         # Taken before the runs are read, so that jobs that end from here on are noticed.
         jobs = shared_queue().listing()
         every = stored_runs(store)
+        # The one named at the start, the catalogue's, then the others by their newest run.
         models = offered([*named, *CATALOGUE, *(run.spec.model.id for run in every)])
     except UsageError as error:
         problem(str(error))
@@ -128,7 +125,7 @@ def frame(title: str) -> Frame:
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
     with st.sidebar:
         navigation()
-        model_id, task_id = model_and_task(selection, in_order(models, named, runs))
+        model_id, task_id = model_and_task(selection, models)
     try:
         model = identified(store, runs, model_id)
     except CapVizError as error:
@@ -138,7 +135,9 @@ def frame(title: str) -> Frame:
     with st.sidebar:
         n = size_control(selection, runs, model, task)
         page = next(entry for entry in PAGES if entry.label == title)
-        status(ends, lambda spec: page.shows(spec, model_id, task_id))
+        st.fragment(status_line, run_every=STATUS_SECONDS)(ends, lambda spec: page.shows(spec, model_id, task_id))
+    if question:
+        heading(title, question)
     installed, hint = readiness(model_id)
     return Frame(store, runs, selection, model, task, n, installed, hint, active)
 
@@ -167,9 +166,8 @@ def model_and_task(selection: Selection, models: list[str]) -> tuple[str, str]:
     )
     other_model_button(model_id, models)
     tasks = tasks_for(model_id)
-    task = selection.selectbox(
-        "Task", "task", tasks, what="task", names=task_name, keep=KEPT_WITH_TASK, help=task_help(tasks)
-    )
+    lines = "\n".join(f"- **{task_name(name)}** `{name}`: {load_task(name).summary}" for name in tasks)
+    task = selection.selectbox("Task", "task", tasks, what="task", names=task_name, keep=KEPT_WITH_TASK, help=lines)
     return model_id, task
 
 
@@ -191,10 +189,6 @@ def other_model_button(model_id: str, models: list[str]) -> None:
     )
 
 
-def task_help(tasks: list[str]) -> str:
-    return "\n".join(f"- **{task_name(name)}** `{name}`: {load_task(name).summary}" for name in tasks)
-
-
 def size_control(selection: Selection, runs: list[StoredRun], model: ModelRef, task: Task) -> int:
     """Draw the selector of the evaluation size; by default the size on which the most is stored."""
     stored, total = dense_sizes(runs, model, task.name), question_count(task)
@@ -202,11 +196,22 @@ def size_control(selection: Selection, runs: list[StoredRun], model: ModelRef, t
     default = measured_size(runs, model, task.name)
     if default not in sizes:
         default = max([size for size in sizes if size <= UNSTORED_SIZE] or sizes)
-    options = [str(size) for size in sizes]
+
+    def name(size: str) -> str:
+        number = f"all {int(size):,}" if int(size) == total else f"{int(size):,}"
+        return f"{number} · stored" if int(size) in stored else number
+
     chosen = selection.selectbox(
-        "Evaluation size", "n", options, default=str(default), what="an evaluation size of", help=GLOSSARY["n"]
+        "Evaluation size",
+        "n",
+        [str(size) for size in sizes],
+        default=str(default),
+        names=name,
+        what="an evaluation size of",
+        help=GLOSSARY["n"],
     )
-    st.caption(stored_sentence(task, stored, total))
+    if task.kind == "text":
+        st.caption(f"{task.title} has no options to choose from, so there is no accuracy; the size is not used.")
     return int(chosen)
 
 
@@ -230,33 +235,6 @@ def sizes_offered(stored: Collection[int], total: int | None) -> list[int]:
     return sorted(size for size in {*SIZES, *stored, most} if size <= most)
 
 
-def measured_size(runs: Sequence[StoredRun], model: ModelRef, task: str) -> int | None:
-    """Return the size on which the most is stored: criteria at sparsities, with dense accuracy; of equals the largest.
-
-    The largest stored size may hold one criterion only, or masks built on head scores that pages do not choose first.
-    """
-    measured: dict[int, set[Cell]] = {size: set() for size in dense_sizes(runs, model, task)}
-    for run in eval_runs(runs, model, task):
-        if run.spec.mask is not None and (size := len(run.spec.examples.ids)) in measured:
-            measured[size].add((run.spec.mask.criterion, run.spec.mask.sparsity))
-    return max(measured, key=lambda size: (len(measured[size]), size), default=None)
-
-
-def stored_sentence(task: Task, stored: Collection[int], total: int | None) -> str:
-    # Marks in the options themselves would stand in the URL, which holds labels.
-    if task.kind == "text":
-        return f"{task.title} has no options to choose from, so there is no accuracy; the size is not used."
-    if not stored:
-        return "No accuracy stored yet."
-    return f"Stored: {listed([f'all {size:,}' if size == total else f'{size:,}' for size in sorted(stored)])}."
-
-
-def in_order(models: set[str], named: Sequence[str], runs: list[StoredRun]) -> list[str]:
-    """Order models: the one named at the start, the catalogue's, then the others by their newest run."""
-    known = dict.fromkeys([*named, *CATALOGUE, *(run.spec.model.id for run in runs)])
-    return [name for name in known if name in models]
-
-
 def identified(store: Store, runs: list[StoredRun], model_id: str) -> ModelRef:
     """Resolve a model id to its weights; a hub id by its newest run, since asking the hub could block the page.
 
@@ -275,12 +253,8 @@ def readiness(model_id: str) -> tuple[bool, str]:
     return False, f"Live runs need the weights of {entry.title}, which are not installed. Run: {entry.install}"
 
 
-def status(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) -> None:
-    """Draw the status line; it redraws the page when a job of the page or of this session was added or has ended."""
-    st.fragment(lambda: status_line(seen, concerns), run_every=STATUS_SECONDS)()
-
-
 def status_line(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) -> None:
+    """Draw the status; redraw the page when a job of this session, or one that `concerns` it, is new or has ended."""
     queue, own = shared_queue(), {job.number for job in own_jobs()}
     jobs = queue.listing()
     if is_outdated(seen, [job for job in jobs if job.number in own or concerns(job.spec)]):

@@ -35,19 +35,10 @@ ADDRESS, FORMER, ASKED = "address", "address_former", "address_asked"
 SHOWN, VISITED, PAGE, LANDING = "address_shown", "address_visited", "address_page", "landing"
 # Keys that every page has.
 SHARED_KEYS = ("model", "task", "n")
-# Keys that another task leaves as they are.
-KEPT_WITH_TASK = (
-    "model",
-    "criterion",
-    "against",
-    "sparsity",
-    "scope",
-    "metric",
-    "measure",
-    "reference",
-    "view",
-    "scale",
-)
+# How weights are chosen, and how results are shown, which another task leaves as they are.
+METHOD_KEYS = ("criterion", "against", "sparsity", "scope")
+DISPLAY_KEYS = ("metric", "measure", "reference", "view", "scale")
+KEPT_WITH_TASK = ("model", *METHOD_KEYS, *DISPLAY_KEYS)
 
 
 def open_address(page: str) -> None:

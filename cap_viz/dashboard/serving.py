@@ -33,9 +33,10 @@ def allowed_models() -> tuple[str, ...]:
     return named or tuple(CATALOGUE)
 
 
-def offered(model_ids: Iterable[str]) -> set[str]:
-    """Return the model ids that visitors may see: all of them unless the server is shared."""
-    return set(model_ids).intersection(allowed_models()) if is_shared() else set(model_ids)
+def offered(model_ids: Iterable[str]) -> list[str]:
+    """Return the model ids that visitors may see, each once: all of them unless the server is shared."""
+    allowed = allowed_models() if is_shared() else None
+    return [one for one in dict.fromkeys(model_ids) if allowed is None or one in allowed]
 
 
 def check_job(spec: JobSpec, own: Iterable[Job]) -> None:

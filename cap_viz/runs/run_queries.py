@@ -129,6 +129,18 @@ def dense_sizes(runs: Sequence[StoredRun], model: ModelRef, task: str) -> set[in
     return {len(run.spec.examples.ids) for run in dense_runs(runs, model, task)}
 
 
+def measured_size(runs: Sequence[StoredRun], model: ModelRef, task: str) -> int | None:
+    """Return the size on which the most is stored: criteria at sparsities, with dense accuracy; of equals the largest.
+
+    The largest stored size may hold one criterion only, or masks built on head scores that pages do not choose first.
+    """
+    measured: dict[int, set[tuple[str, float]]] = {size: set() for size in dense_sizes(runs, model, task)}
+    for run in eval_runs(runs, model, task):
+        if run.spec.mask is not None and (size := len(run.spec.examples.ids)) in measured:
+            measured[size].add((run.spec.mask.criterion, run.spec.mask.sparsity))
+    return max(measured, key=lambda size: (len(measured[size]), size), default=None)
+
+
 def dense_run(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int) -> StoredRun[EvalSpec] | None:
     """Find the largest dense run of at most n items; if every run has more, the largest of all."""
     dense = dense_runs(runs, model, task)

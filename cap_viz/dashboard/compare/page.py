@@ -14,10 +14,11 @@ from cap_viz.dashboard.compare.table import draw_table, table_csv
 from cap_viz.dashboard.compare.text_loss import measure_text, perplexity_section, solutions_section
 from cap_viz.dashboard.components.panels import caution, empty, escaped, listed, note, percent, problem, provenance_of
 from cap_viz.dashboard.components.share import Download, share
-from cap_viz.dashboard.components.verdict import OUTSIDE, RULE, best_line, verdict_of, verdict_strip
+from cap_viz.dashboard.components.verdict import OUTSIDE, best_line, verdict_of, verdict_strip
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.selection import go_button
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.compare import CurvePoint, Curves, curves, figure_html
 from cap_viz.figures.reported import MODEL, NOTE, SOURCE, ReportedPoint, reported_accuracy, reported_table
 from cap_viz.figures.theme import CONFIG, display_order
@@ -57,7 +58,7 @@ def answer_section(view: Frame) -> DeltaGenerator:
     """Draw the answer to the fixed question; return the place of the page's menu."""
     title, menu = st.columns([8, 1.3], vertical_alignment="center")
     verdict = verdict_of(view)
-    title.markdown("#### Is CAP better than Wanda?", help=RULE)
+    title.markdown("#### Is CAP better than Wanda?", help=GLOSSARY["verdict"])
     if verdict is None:
         st.caption(
             f"Not measured for {escaped(model_name(view.model.id))} on {escaped(view.task.title)}: the question needs "

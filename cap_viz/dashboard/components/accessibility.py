@@ -1,11 +1,13 @@
-"""What Streamlit leaves out for keyboards, screen readers and weak eyes: a style and a script for all pages."""
+"""What Streamlit leaves out on all pages: for keyboards, screen readers and weak eyes, and links to a heading."""
 
 from __future__ import annotations
 
+import json
 import re
 
 import streamlit as st
 
+from cap_viz.dashboard.selection import LANDING
 from cap_viz.figures.theme import ACCENT, HELPS, HURTS, NEUTRAL
 from cap_viz.settings import ASSETS
 
@@ -17,8 +19,15 @@ SHARES = {HURTS: 65, HELPS: 65, NEUTRAL: 50, ACCENT: 60, "#808495": 40}
 
 def accessibility() -> None:
     """Draw the style and the script; the script runs once for each opened page of the browser."""
-    style = f":root {{ --cap-viz-accent: {ACCENT}; }}\n{short('accessibility.css')}\n{words()}"
-    st.html(f"<style>{style}</style><script>{short('accessibility.js')}</script>", unsafe_allow_javascript=True)
+    style = f":root {{ --cap-viz-accent: {ACCENT}; }}\n{minified('accessibility.css')}\n{words()}"
+    st.html(f"<style>{style}</style><script>{minified('accessibility.js')}</script>", unsafe_allow_javascript=True)
+
+
+def scroll_to_landing() -> None:
+    """Scroll to the heading that the link to this page named, if it named one; call it at the end of a page."""
+    if anchor := st.session_state.pop(LANDING, ""):
+        script = minified("landing.js").replace("ANCHOR", json.dumps(anchor))
+        st.html(f"<script>{script}</script>", unsafe_allow_javascript=True)
 
 
 def words() -> str:
@@ -32,7 +41,7 @@ def words() -> str:
     return "\n".join(rules)
 
 
-def short(name: str) -> str:
-    """Read a file without its comments and indentation, since every script run sends it."""
+def minified(name: str) -> str:
+    """Read a style or script without its comments and indentation, since every script run sends it."""
     text = (ASSETS / name).read_text(encoding="utf-8")
     return re.sub(r"^\s*//[^\n]*\n|/\*.*?\*/\s*|^[ \t]+", "", text, flags=re.MULTILINE | re.DOTALL)

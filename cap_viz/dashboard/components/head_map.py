@@ -14,9 +14,9 @@ import numpy as np
 import streamlit as st
 from streamlit.components.v2 import component
 
+from cap_viz.dashboard.components.accessibility import minified
 from cap_viz.dashboard.selection import Selection, choose
 from cap_viz.figures.head_grid import Grid, colour_limit
-from cap_viz.settings import ASSETS
 from cap_viz.stats import HeadEstimate
 
 Head = tuple[int, int]
@@ -28,13 +28,6 @@ HIGHEST_CELL = 34.0
 # Cells are at most four times as wide as high.
 WIDEST_CELL = 4
 BOX_WIDTH = 96
-
-
-def minified(name: str) -> str:
-    """Read a script or style without comments and indentation: every map of a page carries its own copy."""
-    lines = (line.strip() for line in (ASSETS / name).read_text(encoding="utf-8").splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("//"))
-
 
 MAP = component(
     "cap_viz_head_map",

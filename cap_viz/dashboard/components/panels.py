@@ -45,17 +45,6 @@ def origin_words(run: StoredRun, runs: Iterable[StoredRun]) -> str:
     return f"{longer.origin} (first {len(run.spec.examples.ids)} of {len(longer.spec.examples.ids)})"
 
 
-def run_facts(run: StoredRun) -> list[str]:
-    """Return model, task, examples and age of a stored run, for `provenance`."""
-    made = run.provenance
-    return [
-        run.spec.model.id,
-        run.spec.examples.task,
-        examples_fact(run.spec.examples),
-        age(made["created"]),
-    ]
-
-
 def cut_words(run: StoredRun) -> str:
     """Say how many prompts were too long for the model and lost their beginning; "" if none did."""
     cut = run.provenance.get("truncated")

@@ -13,6 +13,7 @@ from cap_viz.dashboard.components.measured_column import swatch
 from cap_viz.dashboard.components.panels import escaped, listed, p_words, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name, task_name
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.evaluation.verdict import NO_DIFFERENCE, difference_words, is_ahead
@@ -25,12 +26,6 @@ from cap_viz.tasks import load_task
 
 NOT_MEASURED = "not measured"
 OUTSIDE = "outside the fixed question"
-RULE = (
-    "The question is fixed: CAP minus the better of Wanda calibrated on the task and on text, at 10, 20 and 50 %, on "
-    "the largest stored set of questions; p is adjusted over these three (Holm), whatever else is shown. “Ahead”: the "
-    "95 % interval excludes 0 and adjusted p < 0.05. “Hint”: only one of the two. README and docs/results.md have the "
-    "same numbers."
-)
 
 
 def verdict_of(view: Frame, against: str = RIVAL) -> Verdict | None:
@@ -91,7 +86,7 @@ def rival_words(verdict: Verdict) -> str:
 
 def verdict_line(verdict: Verdict) -> None:
     """Draw the short form: the answers on questions in one or two sentences."""
-    st.markdown(f"**Is CAP better than {verdict.rival}?** {summary(verdict)}", help=RULE)
+    st.markdown(f"**Is CAP better than {verdict.rival}?** {summary(verdict)}", help=GLOSSARY["verdict"])
 
 
 def summary(verdict: Verdict) -> str:

@@ -140,6 +140,11 @@ class Evidence:
     def cap_minus_wanda(self) -> PairedComparison:
         return paired_in(self.view.store, self.pruned("cap"), self.pruned("wanda"), ACC)
 
+    def clear_difference(self) -> float:
+        """Return CAP minus Wanda in points; 0 unless it is clear."""
+        pair = self.cap_minus_wanda()
+        return 100 * pair.difference if grade_of(pair) == "clear" else 0.0
+
     def joint(self) -> tuple[HeadEstimate, HeadEstimate] | None:
         """Estimate the effects of the top heads, one by one and all at once; None if they were not measured."""
         heads, spec = tuple(sorted(self.top_heads)), self.score_run.spec
@@ -150,15 +155,6 @@ class Evidence:
                 effects = load_joint(self.view.store, run).effects("nll")
                 return mean_with_ci(effects[2 : 2 + len(heads)]), mean_with_ci(effects[1])
         return None
-
-
-def shared_top(first: HeadEstimate, second: HeadEstimate) -> int:
-    return top_overlap(first.mean, second.mean, TOP).shared
-
-
-def clear_difference(pair: PairedComparison) -> float:
-    """Return a difference in points; 0 unless it is clear."""
-    return 100 * pair.difference if grade_of(pair) == "clear" else 0.0
 
 
 def nearest(view: Frame, needed: Callable[[Evidence], object]) -> Evidence | None:
@@ -194,10 +190,10 @@ FACTS: dict[str, Callable[[Evidence], float | str | list[str]]] = {
     "changed": lambda of: int(of.changed().sum()),
     "changed_share": lambda of: 100 * float(of.changed().mean()),
     "half": lambda of: of.halves()[0].n,
-    "shared_by_halves": lambda of: shared_top(*of.halves()),
+    "shared_by_halves": lambda of: top_overlap(of.halves()[0].mean, of.halves()[1].mean, TOP).shared,
     "shared_by_chance": lambda of: TOP**2 / of.heads.estimate.mean.size,
     "control": lambda of: of.control()[0],
-    "shared_with_control": lambda of: shared_top(of.heads.estimate, of.control()[1]),
+    "shared_with_control": lambda of: top_overlap(of.heads.estimate.mean, of.control()[1].mean, TOP).shared,
     "attention_removed": lambda of: of.removed("attention"),
     "mlp_removed": lambda of: of.removed("mlp"),
     "attention_minus_mlp": lambda of: of.removed("attention") - of.removed("mlp"),
@@ -205,6 +201,6 @@ FACTS: dict[str, Callable[[Evidence], float | str | list[str]]] = {
     "cap_accuracy": lambda of: of.accuracy("cap"),
     "wanda_accuracy": lambda of: of.accuracy("wanda"),
     "cap_minus_wanda": lambda of: 100 * of.cap_minus_wanda().difference,
-    "clear_difference": lambda of: clear_difference(of.cap_minus_wanda()),
+    "clear_difference": lambda of: of.clear_difference(),
     "p_value": lambda of: p_words(of.cap_minus_wanda().p_value),
 }

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cap_viz.attribution.effect_metrics import nll
-from cap_viz.attribution.results import EvalReport, HeadScores
-from cap_viz.dashboard.frame import Frame, measured_size
-from cap_viz.dashboard.heads.new_run import seconds_each, timed_run
+from cap_viz.attribution.results import EvalReport
+from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing
@@ -16,8 +15,7 @@ from cap_viz.evaluation.verdict import grade_of
 from cap_viz.figures.theme import display_order
 from cap_viz.runs.comparison import Cell, counts_weights
 from cap_viz.runs.mask_provenance import groups_of
-from cap_viz.runs.prefix_reuse import computing_seconds
-from cap_viz.runs.run_queries import dense_run, runs_of, score_runs
+from cap_viz.runs.run_queries import dense_run, measured_size, score_runs
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.settings import SPARSITIES
@@ -86,22 +84,18 @@ def summarise(view: Frame, task: Task) -> TaskSummary:
     problems: list[str] = []
     dense = dense_evaluation(view, task)
     report = None if dense is None else readable(view, dense, problems)
-    score_run = default_scores(view, task) or gradient_scores(view, task)
+    score_run = default_scores(view, task, "exact") or default_scores(view, task, "gradient")
     heads, loss = None, None
     if score_run is not None:
         try:
             heads = statistics_of(view.store, score_run, METRIC)
             if task.kind == "text" and score_run.spec.estimator == "exact":
-                loss = dense_loss(scores_of(view.store, score_run))
+                scores = scores_of(view.store, score_run)
+                loss = mean_with_ci(nll(scores.dense, scores.questions.gold, scores.questions.tokens))
         except CapVizError as error:
             problems.append(str(error))
     test = None if report is None else against_guessing(task, report)
     return TaskSummary(task, dense, test, loss, score_run, heads, tuple(problems))
-
-
-def dense_loss(scores: HeadScores) -> HeadEstimate:
-    """Return the dense model's mean loss per token in nats, with its interval over the examples."""
-    return mean_with_ci(nll(scores.dense, scores.questions.gold, scores.questions.tokens))
 
 
 def readable(view: Frame, run: StoredRun, problems: list[str]) -> EvalReport | None:
@@ -118,38 +112,11 @@ def dense_evaluation(view: Frame, task: Task) -> StoredRun[EvalSpec] | None:
     return None if n is None else dense_run(view.runs, view.model, task.name, n)
 
 
-def default_scores(view: Frame, task: Task) -> StoredRun[ScoreSpec] | None:
-    found = score_runs(view.runs, view.model, task.name)
-    zero = [run for run in found if run.spec.ablation == "zero"]
-    return next(iter(zero or found), None)
-
-
-def gradient_scores(view: Frame, task: Task) -> StoredRun[ScoreSpec] | None:
-    """Return the largest gradient run by the metric shown, for a task without exact head scores."""
-    found = score_runs(view.runs, view.model, task.name, estimator="gradient")
-    return next((run for run in found if run.spec.metric == METRIC), None)
-
-
-def dense_seconds(view: Frame, task: Task, n: int) -> float | None:
-    """Estimate the seconds to ask the dense model n questions, from a timed run of the task if there is one.
-
-    None if no run of the model was timed.
-    """
-    timed = [
-        (run.spec.examples.task == task.name, len(run.spec.examples.ids), seconds)
-        for run in runs_of(view.runs, EvalSpec)
-        if (run.spec.model, run.spec.mask, run.spec.protocol) == (view.model, None, None)
-        and not run.provenance.get("resumed_batches")
-        and (seconds := computing_seconds(run)) is not None
-    ]
-    _, asked, seconds = max(timed, default=(False, 1, None))
-    return None if seconds is None else n * seconds / asked
-
-
-def score_seconds(view: Frame, task: Task, n: int) -> float | None:
-    """Estimate the seconds to score all heads exactly on n examples; None if no run of the model was timed."""
-    timed = timed_run(view, task.name)
-    return None if timed is None else n * seconds_each(timed)
+def default_scores(view: Frame, task: Task, estimator: str = "exact") -> StoredRun[ScoreSpec] | None:
+    """Return the largest head scores that hold the metric shown, by zero ablation if there are any."""
+    found = score_runs(view.runs, view.model, task.name, estimator=estimator)
+    held = [run for run in found if run.spec.metric in (None, METRIC)]
+    return next((run for run in held if run.spec.ablation == "zero"), next(iter(held), None))
 
 
 def usual_group(view: Frame, dense: StoredRun) -> dict[Cell, StoredRun[EvalSpec]]:

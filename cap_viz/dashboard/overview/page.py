@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from cap_viz.attribution.effect_metrics import METRICS
@@ -22,25 +24,22 @@ from cap_viz.dashboard.components.panels import (
 )
 from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.heads.new_run import seconds_each, timed_run
 from cap_viz.dashboard.names import metric_title, model_name
 from cap_viz.dashboard.overview.data import (
     METRIC,
     PruningTable,
     TaskSummary,
-    dense_seconds,
     pruning_table,
-    score_seconds,
     summaries,
 )
-from cap_viz.dashboard.overview.tables import pruning_html, task_table
-from cap_viz.dashboard.selection import choose, go, go_button
+from cap_viz.dashboard.overview.tables import costs_table, task_table
+from cap_viz.dashboard.selection import go, go_button
 from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.errors import CapVizError
 from cap_viz.figures.accuracy import accuracy_strip
 from cap_viz.figures.head_grid import Grid
 from cap_viz.figures.theme import signed
-from cap_viz.models.catalogue import TOY_MODEL
 from cap_viz.progress import duration
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
@@ -65,16 +64,17 @@ def overview(view: Frame) -> None:
     if PICKED in st.session_state:
         layer, head = st.session_state.pop(PICKED)
         go("pages/heads.py", params={"layer": layer, "head": head})
-    top_of_page(view)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        with st.container(width="content"):
+            heading("Overview", "What the model can do, which heads it needs, and what pruning costs.")
+        with st.container(width="content"):
+            go_button("New here? 8-step lesson", "pages/learn.py", key="overview_learn", icon=":material/school:")
     found = summaries(view)
     lead = next(summary for summary in found if summary.task == view.task)
     costs = None if lead.dense_run is None or lead.dense is None else pruning_table(view, lead.task, lead.dense_run)
     problems = [sentence for summary in found for sentence in summary.problems]
     for sentence in dict.fromkeys([*problems, *(costs.problems if costs else ())]):
         problem(sentence)
-    if all(summary.is_empty for summary in found):
-        nothing_stored(view)
-        return
     sources(view, found)
     task_row(view, lead, costs)
     others = [summary for summary in found if summary is not lead]
@@ -82,45 +82,15 @@ def overview(view: Frame) -> None:
         task_table(others)
 
 
-def top_of_page(view: Frame) -> None:
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
-        with st.container(width="content"):
-            heading("Overview", "What the model can do, which heads it needs, and what pruning costs.")
-        with st.container(horizontal=True, width="content"):
-            go_button("New here? 8-step lesson", "pages/learn.py", key="overview_learn", icon=":material/school:")
-            if view.model.id != TOY_MODEL and any(run.spec.model.id == TOY_MODEL for run in view.runs):
-                st.button(
-                    "Try the toy model",
-                    key="overview_toy",
-                    icon=":material/toys:",
-                    type="tertiary",
-                    on_click=choose,
-                    args=({"model": TOY_MODEL},),
-                    kwargs={"keep": ()},
-                )
-
-
 def sources(view: Frame, found: list[TaskSummary]) -> None:
     runs = [run for one in found for run in (one.dense_run, one.score_run) if run is not None]
+    if not runs:
+        return
     scored = runs_of(runs, ScoreSpec)
-    estimators, ablations = (
-        " and ".join(sorted({getattr(run.spec, name) for run in scored})) for name in ("estimator", "ablation")
-    )
-    measured = [estimators, f"{ablations} ablation"] if scored else []
-    newest = max((run.created for run in runs), default="")
-    provenance(
-        [model_name(view.model.id), *measured, metric_title(METRIC).lower(), f"newest {age(newest)}"],
-        origin=" and ".join(sorted({origin_words(run, view.runs) for run in runs}, reverse=True)),
-    )
-
-
-def nothing_stored(view: Frame) -> None:
-    empty(
-        f"Nothing is stored yet for {view.model.id}",
-        "Open Heads and start a run there, or compute in the shell: "
-        f"python -m cap_viz score --model {view.model.id} --task {view.task.name} --n 16",
-    )
-    go_button("Start on the Heads page", "pages/heads.py", key="overview_start", icon=":material/arrow_forward:")
+    ways = sorted({f"{run.spec.estimator}, {run.spec.ablation} ablation" for run in scored})
+    newest = f"newest {age(max(run.created for run in runs))}"
+    origin = " and ".join(sorted({origin_words(run, view.runs) for run in runs}, reverse=True))
+    provenance([model_name(view.model.id), *ways, metric_title(METRIC).lower(), newest], origin=origin)
 
 
 def task_row(view: Frame, summary: TaskSummary, costs: PruningTable | None) -> None:
@@ -148,8 +118,7 @@ def accuracy(view: Frame, summary: TaskSummary) -> None:
         return
     if test is None:
         tile(label, "–", "not evaluated yet", term="dense")
-        seconds = dense_seconds(view, task, view.n)
-        first_step(view, task, "Ask the dense model", f"{view.n} questions", seconds, "pages/prune.py")
+        first_step(view, task, "Ask the dense model", f"{view.n} questions", "pages/prune.py")
         return
     tile(label, percent(test.accuracy), percent_interval(test.ci), term="dense")
     st.html(accuracy_strip(test.accuracy, (test.ci.low, test.ci.high), test.chance))
@@ -159,28 +128,24 @@ def accuracy(view: Frame, summary: TaskSummary) -> None:
         caution(f"Not clearly above guessing ({percent(test.chance)}).")
 
 
-def first_step(view: Frame, task: Task, label: str, amount: str, seconds: float | None, page: str) -> None:
-    """Link to the page that takes a first measurement, with its amount and estimated time, if it can run here."""
-    if not view.installed or not task.is_local():
-        hint = (
-            view.install_hint or f"The texts of {task.title} are not on this machine; set CAP_VIZ_DATA to measure it."
-        )
-        st.caption(escaped(hint))
-        return
-    name = page.removeprefix("pages/").removesuffix(".py")
-    go_button(label, page, key=f"overview_first_{name}_{task.name}", icon=":material/arrow_forward:")
-    st.caption(amount if seconds is None else f"{amount}, about {duration(seconds)}")
+def first_step(view: Frame, task: Task, label: str, amount: str, page: str) -> None:
+    """Link to the page that takes a first measurement, with its amount, if it can run here."""
+    if view.installed and task.is_local():
+        key = f"overview_first_{Path(page).stem}_{task.name}"
+        go_button(label, page, key=key, icon=":material/arrow_forward:")
+        st.caption(amount)
+    else:
+        lacking = f"The texts of {task.title} are not on this machine; set CAP_VIZ_DATA to measure it."
+        st.caption(escaped(view.install_hint or lacking))
 
 
 def needed_heads(view: Frame, summary: TaskSummary) -> None:
     task, heads, run = summary.task, summary.heads, summary.score_run
     if heads is None or run is None:
         empty("No head scores yet", "They show which heads the task needs.")
-        try:
-            n = min(FIRST_EXAMPLES, len(task.splits.calibration)) if task.is_local() else FIRST_EXAMPLES
-        except CapVizError:  # Malformed files: Heads reports them.
-            n = FIRST_EXAMPLES
-        first_step(view, task, "Score its heads", f"{n} examples", score_seconds(view, task, n), "pages/heads.py")
+        timed = timed_run(view, task.name)
+        time = "" if timed is None else f", about {duration(FIRST_EXAMPLES * seconds_each(timed))}"
+        first_step(view, task, "Score its heads", f"up to {FIRST_EXAMPLES} examples{time}", "pages/heads.py")
         return
     words, unit, estimate = ablation_words(run.spec), METRICS[METRIC].unit, heads.estimate
     head_map(
@@ -229,7 +194,7 @@ def pruning(view: Frame, summary: TaskSummary, costs: PruningTable | None) -> No
             empty("No pruned accuracies yet", "Compare CAP with Wanda on the Prune page.")
         go_button("Prune it", "pages/prune.py", key="overview_prune", icon=":material/content_cut:")
         return
-    st.html(pruning_html(costs, summary.dense.accuracy))
+    st.table(costs_table(costs, summary.dense.accuracy), border="horizontal")
     st.caption(pruning_words(costs, summary.dense), help=GLOSSARY["best"])
     if (verdict := verdict_of(view)) is not None:
         verdict_line(verdict)

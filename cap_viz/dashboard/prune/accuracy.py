@@ -8,7 +8,6 @@ from functools import partial
 import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.components.landing import LANDING
 from cap_viz.dashboard.components.measured_column import (
     Column,
     Offer,
@@ -35,7 +34,7 @@ from cap_viz.dashboard.names import task_name
 from cap_viz.dashboard.prune.flips import ANCHOR
 from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, eval_spec, measured_percents
 from cap_viz.dashboard.prune.zeros import weights_words
-from cap_viz.dashboard.selection import choose
+from cap_viz.dashboard.selection import LANDING, choose
 from cap_viz.dashboard.stored import report_of
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, Level, against_guessing, level_of, per_question
 from cap_viz.evaluation.flips import APART

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.components.landing import scroll_to_landing
+from cap_viz.dashboard.components.accessibility import scroll_to_landing
 from cap_viz.dashboard.components.measured_column import Column, origin
 from cap_viz.dashboard.components.paired import differences
 from cap_viz.dashboard.components.panels import age, heading, problem, provenance
