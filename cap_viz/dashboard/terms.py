@@ -35,17 +35,10 @@ class Group:
     terms: dict[str, Term]
 
 
-@dataclass(frozen=True)
-class Glossary:
-    """The content of the file."""
-
-    groups: tuple[Group, ...]
-
-
 @lru_cache(maxsize=1)
 def groups() -> tuple[Group, ...]:
     content = tomllib.loads((ASSETS / "glossary.toml").read_text("utf-8"))
-    return from_json(Glossary, json.dumps(content)).groups
+    return from_json(dict[str, tuple[Group, ...]], json.dumps(content))["groups"]
 
 
 # The text of every term, as help beside a control.

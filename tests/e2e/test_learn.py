@@ -83,6 +83,22 @@ def test_back_from_another_page_finds_step_and_guesses(server: str, open_tab: Op
     assert tab.errors == []
 
 
+def test_two_quick_steps_back_are_two_steps(server: str, open_tab: OpenTab) -> None:
+    """With the second one the browser still sent the step that the first had left, and the page went there again."""
+    tab = open_tab(f"{server}/learn?model=toy-reasoner")
+    for number in (2, 3):
+        ready(tab)
+        tab.page.get_by_role("button", name="Next").click()
+        expect(tab.page.get_by_text(title(number))).to_be_visible(timeout=PATIENCE_MS)
+    ready(tab)
+    tab.page.evaluate("history.back(); setTimeout(() => history.back(), 60)")
+    expect(tab.page).not_to_have_url(re.compile("step="), timeout=PATIENCE_MS)
+    ready(tab)
+    expect(tab.page.get_by_text(title(1))).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.page).not_to_have_url(re.compile("step="))
+    assert tab.errors == []
+
+
 @pytest.mark.parametrize("step", [1, 2, 4, 7])
 def test_projector_mode_has_large_type_and_no_sidebar(server: str, open_tab: OpenTab, step: int) -> None:
     tab = open_tab(f"{server}/learn?model=toy-reasoner&step={step}&guesses={step}b")

@@ -19,11 +19,10 @@ from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.evaluation.verdict import NO_DIFFERENCE, difference_words, is_ahead
 from cap_viz.pruning import CRITERIA, criterion_title
 from cap_viz.runs.comparison import SUBJECT
-from cap_viz.runs.fixed_question import ON_TASK, ON_TEXT, RIVAL, Answer, QuestionRuns, Verdict, answered, question_runs
-from cap_viz.runs.store import Store
+from cap_viz.runs.fixed_question import ON_TASK, ON_TEXT, RIVAL, Answer, Verdict, answered, question_runs
 from cap_viz.settings import SPARSITIES
-from cap_viz.tasks import load_task
 
+verdict_in = lru_cache(64)(answered)
 NOT_MEASURED = "not measured"
 OUTSIDE = "outside the fixed question"
 
@@ -34,15 +33,10 @@ def verdict_of(view: Frame, against: str = RIVAL) -> Verdict | None:
     if found is None:
         return None
     try:
-        return verdict_in(view.store, found, view.task.name, against)
+        return verdict_in(view.store, found, view.task, against)
     except CapVizError as error:
         problem(str(error))
         return None
-
-
-@lru_cache(64)
-def verdict_in(store: Store, found: QuestionRuns, task: str, against: str) -> Verdict:
-    return answered(store, found, load_task(task), against)
 
 
 def verdict_strip(verdict: Verdict) -> None:
