@@ -38,13 +38,7 @@ MAP = component(
 
 
 def head_map(
-    grid: Grid,
-    *,
-    key: str,
-    unit: str,
-    label: str,
-    on_pick: Callable[[int, int], None] | None = None,
-    **more: Any,
+    grid: Grid, *, key: str, unit: str, label: str, on_pick: Callable[[int, int], None] | None = None, **more: Any
 ) -> None:
     """Draw a head map; `grid.selected` is framed, and `on_pick(layer, head)` called as a callback on click or Enter.
 

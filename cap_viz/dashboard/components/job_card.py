@@ -7,13 +7,7 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import escaped, problem
-from cap_viz.dashboard.components.submission import (
-    discard_jobs,
-    is_discarded,
-    may_cancel,
-    refusal,
-    submit_all,
-)
+from cap_viz.dashboard.components.submission import discard_jobs, is_discarded, may_cancel, refusal, submit_all
 from cap_viz.progress import duration
 from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights
 from cap_viz.runs.queue import shared_queue

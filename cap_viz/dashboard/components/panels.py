@@ -63,12 +63,7 @@ def examples_fact(examples: ExampleSet) -> str:
 def tile(label: str, value: str, note: str = "", *, term: str | None = None) -> None:
     """Draw a number with its interval or a comment beneath; `term` adds help from the glossary."""
     st.metric(
-        label,
-        value,
-        delta=note or None,
-        delta_color="off",
-        delta_arrow="off",
-        help=GLOSSARY[term] if term else None,
+        label, value, delta=note or None, delta_color="off", delta_arrow="off", help=GLOSSARY[term] if term else None
     )
 
 

@@ -14,12 +14,7 @@ NOBODY = ""
 
 
 def row_picker(
-    selection: Selection,
-    key: str,
-    table: pd.DataFrame,
-    names: Mapping[str, str],
-    label: str,
-    **more: Any,
+    selection: Selection, key: str, table: pd.DataFrame, names: Mapping[str, str], label: str, **more: Any
 ) -> str | None:
     """Draw the table, whose rows are those of `names` (by id), and the list; return the picked id under this key."""
     ids = list(names)

@@ -26,13 +26,7 @@ from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.new_run import seconds_each, timed_run
 from cap_viz.dashboard.names import metric_title, model_name
-from cap_viz.dashboard.overview.data import (
-    METRIC,
-    PruningTable,
-    TaskSummary,
-    pruning_table,
-    summaries,
-)
+from cap_viz.dashboard.overview.data import METRIC, PruningTable, TaskSummary, pruning_table, summaries
 from cap_viz.dashboard.overview.tables import costs_table, task_table
 from cap_viz.dashboard.selection import go, go_button
 from cap_viz.dashboard.stored import HeadStatistics

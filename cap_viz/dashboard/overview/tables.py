@@ -52,32 +52,18 @@ def task_table(summaries: Sequence[TaskSummary]) -> None:
 
 
 def row_html(summary: TaskSummary) -> str:
-    cells = [f"<span>{level(summary)}</span>", f"<span>{chance(summary)}</span>"]
-    if summary.heads is None:
-        return f'<div class="cv-row">{"".join(cells)}<span>no head scores yet</span></div>'
-    image = thumbnail(summary.heads.estimate.mean, summary.heads.estimate.unclear, f"Head map of {summary.task.title}")
-    return f'<div class="cv-row">{"".join(cells)}<span>{reliability(summary)}</span>{image}</div>'
-
-
-def level(summary: TaskSummary) -> str:
-    """Return the dense model's accuracy, or its loss where the task is a text, with its interval."""
-    if summary.loss is not None:
-        mean, low, high = (float(value) for value in (summary.loss.mean, summary.loss.low, summary.loss.high))
-        return f"Loss <b>{mean:.2f}</b> ({low:.2f} – {high:.2f})"
-    test = summary.dense
-    if test is None:
-        return "not evaluated yet"
-    return f"<b>{percent(test.accuracy)}</b> ({percent_interval(test.ci)})"
-
-
-def chance(summary: TaskSummary) -> str:
-    test = summary.dense
-    if test is None:
-        return "nats per token" if summary.loss is not None else ""
-    return f"{'above' if test.clearly_above else '<b>not clearly above</b>'} guessing ({percent(test.chance)})"
-
-
-def reliability(summary: TaskSummary) -> str:
-    assert summary.heads is not None
-    found, n = summary.heads.reliability, summary.heads.estimate.n
-    return f"reliability {'unknown' if found is None else f'{found.full:.2f}'}, n = {n}"
+    """Write accuracy (of a text the loss), how it stands to guessing, reliability and map of a task."""
+    test, loss, heads = summary.dense, summary.loss, summary.heads
+    level, against, reliability, image = "not evaluated yet", "", "no head scores yet", ""
+    if loss is not None:
+        level, against = f"Loss <b>{loss.mean:.2f}</b> ({loss.low:.2f} – {loss.high:.2f})", "nats per token"
+    elif test is not None:
+        level = f"<b>{percent(test.accuracy)}</b> ({percent_interval(test.ci)})"
+        above = "above" if test.clearly_above else "<b>not clearly above</b>"
+        against = f"{above} guessing ({percent(test.chance)})"
+    if heads is not None:
+        known = "unknown" if heads.reliability is None else f"{heads.reliability.full:.2f}"
+        reliability = f"reliability {known}, n = {heads.estimate.n}"
+        image = thumbnail(heads.estimate.mean, heads.estimate.unclear, f"Head map of {summary.task.title}")
+    cells = "".join(f"<span>{cell}</span>" for cell in (level, against, reliability))
+    return f'<div class="cv-row">{cells}{image}</div>'
