@@ -184,5 +184,6 @@ def test_the_tick_of_a_fragment_chooses_nothing_elsewhere(
     monkeypatch.setattr(selection, "choose", lambda changes, keep: choices.append(changes))
     context = SimpleNamespace(is_history_navigation=False, fragment_ids_this_run=ticking)
     monkeypatch.setattr(selection, "get_script_run_ctx", lambda: context)
-    selection.take("layer", drawn_in, {}, None)
+    monkeypatch.setattr(selection.ThreadState, "get", lambda: SimpleNamespace(fragment_id=drawn_in))
+    selection.take("layer", {}, None)
     assert choices == ([{"layer": 3}] if chosen else [])

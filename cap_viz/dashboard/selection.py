@@ -98,16 +98,20 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(str(one) for one in value) or ("",)
 
 
-def take(key: str, fragment: str | None, changes: Mapping[str, object], keep: Iterable[str] | None) -> None:
-    """Take the value of a widget drawn in a fragment (None: in the page) into the address, if the user chose it.
+def take(key: str, changes: Mapping[str, object], keep: Iterable[str] | None) -> None:
+    if is_choice():
+        choose({**changes, key: st.session_state[key]}, keep=keep)
 
-    The browser sends all widgets with Back and with the ticks of other fragments, as it holds them: a value that has
-    just been set here, or by Back, is still the old one there.
+
+def is_choice() -> bool:
+    """Whether the user made the change for which a widget's callback is called.
+
+    With Back, and with the ticks of fragments, the browser sends all widgets as it holds them: one whose value was just
+    set here still has its former value there.
     """
     context = get_script_run_ctx()
-    elsewhere = context and context.fragment_ids_this_run and fragment not in context.fragment_ids_this_run
-    if not elsewhere and not is_back():
-        choose({**changes, key: st.session_state[key]}, keep=keep)
+    fragments = context.fragment_ids_this_run if context is not None else None
+    return not is_back() and (not fragments or ThreadState.get().fragment_id in fragments)
 
 
 def address_of(page: str) -> dict[str, list[str]]:
@@ -281,5 +285,4 @@ def controlled(key: str, value: object, more: Mapping[str, Any]) -> dict[str, An
         st.session_state[key] = value
     given = dict(more)
     changes, keep = given.pop("also", {}), given.pop("keep", None)
-    fragment = ThreadState.get().fragment_id if get_script_run_ctx() else None
-    return {**given, "key": key, "on_change": take, "args": (key, fragment, changes, keep)}
+    return {**given, "key": key, "on_change": take, "args": (key, changes, keep)}

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.selection import Selection, choose, is_back
+from cap_viz.dashboard.selection import Selection, choose, is_choice
 
 NOBODY = ""
 
@@ -39,5 +39,5 @@ def row_picker(
 
 def take_row(key: str, table_key: str, ids: Sequence[str]) -> None:
     rows = st.session_state[table_key]["selection"]["rows"]
-    if not is_back():
+    if is_choice():
         choose({key: ids[rows[0]] if rows and rows[0] < len(ids) else None})

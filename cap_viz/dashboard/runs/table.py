@@ -12,7 +12,7 @@ from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name, run_words, task_name
 from cap_viz.dashboard.runs.result import result_of
-from cap_viz.dashboard.selection import choose, controlled, is_back
+from cap_viz.dashboard.selection import choose, controlled, is_choice
 from cap_viz.runs.kinds import KINDS, describe, runs_table
 from cap_viz.runs.prefix_reuse import computing_seconds
 from cap_viz.runs.spreadsheet import csv_text
@@ -109,7 +109,7 @@ def take_rows(runs: Sequence[StoredRun], picked: Sequence[str]) -> None:
     rows = st.session_state[TABLE]["selection"]["rows"]
     shown = {run.key for run in runs}
     keys = [key for key in picked if key not in shown] + [runs[row].key for row in rows if row < len(runs)]
-    if not is_back():
+    if is_choice():
         choose({"runs": keys[-MOST_PICKED:] or None})
 
 
