@@ -31,12 +31,11 @@ from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.spec import ScoreSpec
-from cap_viz.tasks import Task, check_metric, load_task
+from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
     from cap_viz.runs.store import Store, StoredRun
     from cap_viz.stats import HeadEstimate
-    from cap_viz.stats.budget import HybridPlan
 
 
 def score(
@@ -75,6 +74,8 @@ def score(
     --half-width a pilot of 16 examples chooses n and big-n, which then stay fixed.
     """
     from cap_viz.attribution.estimators import ESTIMATORS
+    from cap_viz.progress import duration
+    from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from
     from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
     from cap_viz.tasks.example_sets import calibration_set, named_set
 
@@ -100,7 +101,20 @@ def score(
             raise UsageError("The hybrid estimator draws its examples at random; leave out --ids.")
     runs, planned = ModelRuns(model, requested_backend(backend, address, workers)), None
     if minutes is not None or half_width is not None:
-        planned = plan_by_pilot(runs, chosen, seed, metric, ablation, minutes, half_width)
+        pilot = runs.get(pilot_specs(runs.ref, chosen, seed=seed, ablation=ablation, metric=metric))
+        planned = plan_from(
+            runs.store,
+            pilot,
+            available=len(chosen.splits.calibration),
+            seconds=None if minutes is None else 60 * minutes,
+            half_width=half_width,
+        )
+        err.print(
+            f"Planned: {planned.n} examples exactly and {planned.n_gradient} by gradient, about "
+            f"{duration(planned.seconds)} for a median interval of ± {planned.half_width:.3g}.",
+            highlight=False,
+            soft_wrap=True,
+        )
         n, big_n = planned.n, planned.n_gradient
     if hybrid:
         check_sizes(n, big_n)
@@ -113,15 +127,12 @@ def score(
         reference=None if reference == examples else reference,
         parts=None if parts == "heads" else parts,
     )
-    gradient = replace(exact, estimator="gradient", metric=metric)
     if hybrid:
-        many = calibration_set(chosen, big_n, seed)
-        # Both runs take replacement values from the same examples.
-        gradient = replace(
-            gradient, examples=many, reference=exact.reference or (examples if ablation != "zero" else None)
-        )
-    specs = {"exact": exact, "gradient": gradient}
-    found = runs.get(specs if hybrid else {estimator: specs[estimator]})
+        found = runs.get(hybrid_specs(exact, metric, calibration_set(chosen, big_n, seed)))
+    elif estimator == "gradient":
+        found = runs.get({estimator: replace(exact, estimator=estimator, metric=metric)})
+    else:
+        found = runs.get({estimator: exact})
     if parts == "blocks":
         block_report(runs.store, found["exact"], metric, ablation, as_json=as_json)
         return
@@ -141,45 +152,6 @@ def score(
     print_top_heads(estimate, metric, f"{task}, {counted}", exact)
     if rounding is not None and rounding.below:
         out.print(str(rounding), highlight=False)
-
-
-def plan_by_pilot(
-    runs: ModelRuns,
-    task: Task,
-    seed: int,
-    metric: str,
-    ablation: str,
-    minutes: float | None,
-    half_width: float | None,
-) -> HybridPlan:
-    """Choose hybrid sizes by a pilot of 16 examples measured both ways; its stored runs give the cost per example."""
-    from cap_viz.attribution.hybrid import plan_hybrid
-    from cap_viz.progress import duration
-    from cap_viz.runs.kinds.scores import load_gradient, load_scores
-    from cap_viz.stats.budget import ExampleCost
-    from cap_viz.stats.hybrid import FEWEST_EXACT
-    from cap_viz.tasks.example_sets import calibration_set
-
-    exact = ScoreSpec(model=runs.ref, examples=calibration_set(task, FEWEST_EXACT, seed), ablation=ablation)
-    found = runs.get({"exact": exact, "gradient": replace(exact, estimator="gradient", metric=metric)})
-    # Runs record hundredths of a second; a tiny model's time can round to 0.
-    seconds = (max(0.01, run.provenance["seconds"]) for run in found.values())
-    cost = ExampleCost(*(taken / FEWEST_EXACT for taken in seconds))
-    plan = plan_hybrid(
-        load_scores(runs.store, found["exact"]),
-        load_gradient(runs.store, found["gradient"]),
-        cost,
-        available=len(task.splits.calibration),
-        seconds=None if minutes is None else 60 * minutes,
-        half_width=half_width,
-    )
-    err.print(
-        f"Planned: {plan.n} examples exactly and {plan.n_gradient} by gradient, about {duration(plan.seconds)} for a "
-        f"median interval of ± {plan.half_width:.3g}.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return plan
 
 
 def single_content(store: Store, run: StoredRun, metric: str, full: bool) -> tuple[HeadEstimate, dict[str, Any]]:

@@ -51,6 +51,11 @@ class ScoreSpec:
 
     kind = "score"
 
+    @property
+    def values_from(self) -> ExampleSet | None:
+        """The examples that ablation takes values from; None for zero ablation."""
+        return None if self.ablation == "zero" else self.reference or self.examples
+
 
 @dataclass(frozen=True)
 class MaskSpec(MaskOptions):

@@ -1,0 +1,80 @@
+"""Head scores to compute: both parts of a hybrid run, its sizes planned from a pilot, and the time that scoring takes.
+
+specs = pilot_specs(model, task, seed=0, ablation="zero", metric="nll")
+plan = plan_from(store, {name: store.get(spec) for name, spec in specs.items()}, available=200, seconds=600)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from cap_viz.attribution.hybrid import plan_hybrid
+from cap_viz.models.catalogue import ModelRef
+from cap_viz.runs.kinds.scores import load_gradient, load_scores
+from cap_viz.runs.run_queries import is_head_scores
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.stats.budget import ExampleCost, HybridPlan
+from cap_viz.stats.hybrid import FEWEST_EXACT
+from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set
+
+# Runs record hundredths of a second; a tiny model's time can round to 0.
+LEAST_SECONDS = 0.01
+
+
+def hybrid_specs(exact: ScoreSpec, metric: str | None, many: ExampleSet) -> dict[str, ScoreSpec]:
+    """Make the specs of both parts of a hybrid run, by estimator; ablations take values from the exact examples."""
+    gradient = replace(exact, estimator="gradient", metric=metric, examples=many, reference=exact.values_from)
+    return {"exact": exact, "gradient": gradient}
+
+
+def pilot_specs(model: ModelRef, task: Task, *, seed: int, ablation: str, metric: str) -> dict[str, ScoreSpec]:
+    """Make the specs of a pilot: the fewest examples of a hybrid run, measured by both estimators."""
+    exact = ScoreSpec(model, calibration_set(task, FEWEST_EXACT, seed), ablation=ablation)
+    return {"exact": exact, "gradient": replace(exact, estimator="gradient", metric=metric)}
+
+
+def plan_from(
+    store: Store,
+    pilot: Mapping[str, StoredRun],
+    *,
+    available: int,
+    seconds: float | None = None,
+    half_width: float | None = None,
+) -> HybridPlan:
+    """Plan the sizes of a hybrid run for a time, or a median half-width of the interval in the metric's unit.
+
+    `pilot` holds the two stored runs by estimator; the seconds they took are the cost of an example. Raises
+    `UsageError` where the budget cannot be met with the `available` examples.
+    """
+    return plan_hybrid(
+        load_scores(store, pilot["exact"]),
+        load_gradient(store, pilot["gradient"]),
+        ExampleCost(exact=seconds_each(pilot["exact"]), gradient=seconds_each(pilot["gradient"])),
+        available=available,
+        seconds=seconds,
+        half_width=half_width,
+    )
+
+
+def seconds_each(run: StoredRun) -> float:
+    """Return the seconds per example that a run took."""
+    return max(LEAST_SECONDS, run.provenance["seconds"]) / len(run.spec.examples.ids)
+
+
+def timed_run(
+    runs: Iterable[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact"
+) -> StoredRun[ScoreSpec] | None:
+    """Find the best uninterrupted run to time by: of the task, then stored locally, then with most examples."""
+    timed = [
+        run
+        for run in runs
+        if is_head_scores(run, estimator) and run.spec.model == model and not run.provenance["resumed_batches"]
+    ]
+    return max(
+        timed,
+        key=lambda run: (run.spec.examples.task == task, run.origin == "live", len(run.spec.examples.ids)),
+        default=None,
+    )
