@@ -11,12 +11,14 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import streamlit as st
 from streamlit.components.v2 import component
 
 from cap_viz.dashboard.components.accessibility import minified
 from cap_viz.dashboard.selection import Selection, choose
 from cap_viz.figures.head_grid import Grid, colour_limit
+from cap_viz.figures.theme import CONFIG
 from cap_viz.stats import HeadEstimate
 
 Head = tuple[int, int]
@@ -142,6 +144,11 @@ def around(small: bool, text: int) -> int:
 def pick_head(layer: int, head: int) -> None:
     """Choose a head for the address; call it in a callback."""
     choose({"layer": layer, "head": head})
+
+
+def head_chart(figure: go.Figure, *, key: str, alt: str) -> None:
+    """Draw a figure whose points are heads: a click on one chooses it. `alt` is what a screen reader says of it."""
+    st.plotly_chart(figure, key=key, config=CONFIG, on_select=lambda: pick_point(key), selection_mode="points", alt=alt)
 
 
 def pick_point(key: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.components.head_map import Head, head_boxes, head_map, pick_head, pick_point
+from cap_viz.dashboard.components.head_map import Head, head_boxes, head_map, pick_head
 from cap_viz.dashboard.components.panels import empty, note, p_words, problem, provenance_of
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
@@ -44,7 +44,7 @@ from cap_viz.tasks.readable import CONTROL_TEXTS
 # Pixels for three maps; the matrix takes the rest of a laptop's width.
 LEFT_WIDTH = 552
 MAP_WIDTH, MAP_HEIGHT, THUMBNAIL = 172, 392, (117, 120)
-MATRIX, SCATTER = "tasks_matrix", "tasks_scatter"
+MATRIX = "tasks_matrix"
 
 
 def tasks_page(view: Frame) -> None:
@@ -313,12 +313,9 @@ def titled_map(grid: Grid, key: str, title: str, label: str, unit: str) -> None:
 
 def pair_scatter(choice: TaskPair, found: Specificity, selected: Head | None) -> None:
     names = (choice.first.title, choice.second.title)
-    st.plotly_chart(
+    head_chart(
         effect_scatter(found.task, found.control, found.survives, names=names, selected=selected, height=MAP_HEIGHT),
-        key=SCATTER,
-        config=CONFIG,
-        on_select=lambda: pick_point(SCATTER),
-        selection_mode="points",
+        key="tasks_scatter",
         alt=f"Standardised effect of every head on {names[0]} against {names[1]}",
     )
     st.caption(
