@@ -73,7 +73,6 @@ def ranked_bars(
 
 def example_strip(
     effects: Float[np.ndarray, " example"],
-    ids: Sequence[str],
     hover: Sequence[str],
     *,
     mean: float,
@@ -86,7 +85,7 @@ def example_strip(
     figure = blank(height=116, left=12, top=2, bottom=36)
     always = {"marker": {"opacity": 1}}
     colours = [HURTS if value >= 0 else HELPS for value in effects]
-    widths = [2.5 if i == selected else 0.5 for i in range(len(ids))]
+    widths = [2.5 if i == selected else 0.5 for i in range(len(effects))]
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
     figure.add_trace(
         go.Scatter(
@@ -96,9 +95,9 @@ def example_strip(
             marker={
                 "size": 8,
                 "color": colours,
-                "line": {"width": widths, "color": [ACCENT if i == selected else CLEAR for i in range(len(ids))]},
+                "line": {"width": widths, "color": [ACCENT if i == selected else CLEAR for i in range(len(effects))]},
             },
-            customdata=np.arange(len(ids))[:, None],
+            customdata=np.arange(len(effects))[:, None],
             text=list(hover),
             hovertemplate="%{text}<extra></extra>",
             selected=always,

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cap_viz.attribution.attention_patterns import HeadRoles
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import HeadScores
 from cap_viz.dashboard.components.share import Download
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.source import Source, run_name
-from cap_viz.dashboard.stored import HeadStatistics, scores_of, specificity_of, statistics_of
+from cap_viz.dashboard.heads.source import Source
+from cap_viz.dashboard.stored import HeadStatistics, scores_of, specificity_of, statistics_of, texts_of
 from cap_viz.runs.html_page import html_of
-from cap_viz.runs.kinds.patterns import load_patterns
-from cap_viz.runs.kinds.scores import load_blocks, load_gradient
+from cap_viz.runs.kinds.scores import load_gradient
 from cap_viz.runs.run_labels import AblationWords, ablation_words
-from cap_viz.runs.run_queries import block_run, control_runs, role_spec
+from cap_viz.runs.run_queries import control_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import (
-    HeadEstimate,
-    RankAgreement,
-    TopOverlap,
-    mean_with_ci,
-    rank_agreement,
-    top_overlap,
-    usual_top,
-)
-from cap_viz.tasks import Task, load_task
+from cap_viz.stats import RankAgreement, TopOverlap, mean_with_ci, rank_agreement, top_overlap, usual_top
+from cap_viz.stats.hybrid import HybridEstimate
+from cap_viz.tasks import Example, Task, load_task
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
 TASK_EFFECT, GENERIC_TEXT, SPECIFICITY = "task effect", "generic text", "specificity"
@@ -61,48 +52,56 @@ class View:
         return self.name != TASK_EFFECT and self.control is None
 
     @property
-    def run(self) -> StoredRun | None:
+    def run(self) -> StoredRun[ScoreSpec] | None:
         """The run whose effects are shown; None while it is being computed or has not been measured."""
         return self.control if self.name == GENERIC_TEXT else self.source.run
 
 
 @dataclass(frozen=True)
 class HeadView:
-    """A finished run at one metric, ready to draw."""
+    """A stored exact run at one metric, ready to draw."""
 
     frame: Frame
-    source: Source
+    run: StoredRun[ScoreSpec]
     metric: str
     scores: HeadScores
     stats: HeadStatistics
 
     @classmethod
-    def of(cls, frame: Frame, source: Source, run: StoredRun, metric: str) -> HeadView:
+    def of(cls, frame: Frame, run: StoredRun[ScoreSpec], metric: str) -> HeadView:
         """Read a run. Raises `CapVizError` if it cannot be read."""
-        return cls(frame, source, metric, scores_of(frame.store, run), statistics_of(frame.store, run, metric))
+        return cls(frame, run, metric, scores_of(frame.store, run), statistics_of(frame.store, run, metric))
 
-    @classmethod
-    def of_control(cls, frame: Frame, run: StoredRun[ScoreSpec]) -> HeadView:
-        """Read a run on generic text, which has no options and so one metric. Raises `CapVizError`."""
-        return cls.of(frame, Source(run_name(run.spec), run.spec, run=run), run, "nll")
+    @property
+    def spec(self) -> ScoreSpec:
+        return self.run.spec
 
     @property
     def task(self) -> Task:
         """Task of the run; the control text in the generic-text view."""
-        return load_task(self.source.spec.examples.task)
+        return load_task(self.spec.examples.task)
 
     @property
     def words(self) -> AblationWords:
         """Wording of the run's ablation."""
-        return ablation_words(self.source.spec)
+        return ablation_words(self.spec)
 
     @property
     def unit(self) -> str:
         return METRICS[self.metric].unit
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        return self.scores.questions.ids
+
+    @cached_property
+    def texts(self) -> dict[str, Example] | None:
+        """The examples by id; None where they are not on this machine."""
+        return texts_of(self.task.name, self.ids)
+
+    @property
     def n(self) -> int:
-        return len(self.scores.questions)
+        return len(self.ids)
 
     @property
     def ranks_heads(self) -> bool:
@@ -123,45 +122,17 @@ def controls_of(frame: Frame, source: Source) -> dict[str, StoredRun[ScoreSpec]]
     return control_runs(frame.runs, source.spec) if has_views else {}
 
 
-@dataclass(frozen=True)
-class Estimated:
-    """What to show of a gradient or hybrid source: the estimate, and a sentence on its uncertainty.
-
-    `effects`: those of every example, gradient runs only.
-    """
-
-    estimate: HeadEstimate
-    above: str
-    effects: HeadStatistics | None = None
-
-
-def estimated(frame: Frame, source: Source, run: StoredRun) -> Estimated:
-    """Return the estimate of a gradient or hybrid source. Raises `CapVizError` if a run cannot be used."""
-    if source.gradient is not None:
-        return hybrid_estimated(frame.store, run, source.gradient)
-    effects = statistics_of(frame.store, run, source.metric or "nll")
-    reliability = effects.reliability
-    stable = (
-        "" if reliability is None else f"Ranking reliability **{reliability.full:.2f}** at n = {effects.estimate.n}. "
-    )
-    return Estimated(
-        effects.estimate, f"{stable}Approximation: the interval does not cover its error.", effects=effects
-    )
-
-
 @lru_cache(16)
-def hybrid_estimated(store: Store, exact: StoredRun, gradient: StoredRun) -> Estimated:
+def hybrid_of(store: Store, exact: StoredRun, gradient: StoredRun) -> tuple[HybridEstimate, float]:
+    """Combine two runs; return the estimate, and how many times narrower its intervals are than the exact ones.
+
+    Raises `CapVizError` if a run cannot be used.
+    """
     from cap_viz.attribution.hybrid import hybrid_scores
 
     many, few = load_gradient(store, gradient), scores_of(store, exact)
-    estimate = hybrid_scores(few, many).estimate
-    alone = mean_with_ci(few.effects(many.metric))
-    narrower = float(np.median((alone.high - alone.low) / (estimate.high - estimate.low)))
-    return Estimated(
-        estimate,
-        f"Intervals are **{narrower:.1f} times** narrower (median head) than those of the {alone.n} exact examples "
-        f"alone, thanks to the gradients of {estimate.n_gradient}.",
-    )
+    estimate, alone = hybrid_scores(few, many).estimate, mean_with_ci(few.effects(many.metric))
+    return estimate, float(np.median((alone.high - alone.low) / (estimate.high - estimate.low)))
 
 
 def shared_top(task: HeadStatistics, control: HeadStatistics, k: int | None = None) -> TopOverlap:
@@ -172,21 +143,6 @@ def shared_top(task: HeadStatistics, control: HeadStatistics, k: int | None = No
 def agreement(task: HeadStatistics, control: HeadStatistics) -> RankAgreement:
     known = [np.nan if stats.reliability is None else stats.reliability.full for stats in (task, control)]
     return rank_agreement(task.estimate.mean, control.estimate.mean, *known)
-
-
-def block_effects(store: Store, spec: ScoreSpec, metric: str) -> HeadEstimate | None:
-    """Return the effects of whole layers on the examples of these head scores, None if not stored.
-
-    Raises `CapVizError` if they cannot be read.
-    """
-    run = block_run(store, spec)
-    return None if run is None else mean_with_ci(load_blocks(store, run).effects(metric))
-
-
-def roles_of(store: Store, spec: ScoreSpec) -> HeadRoles | None:
-    """Read the attention measures on the examples of these head scores, None if not stored. Raises `DamagedRun`."""
-    run = store.get(role_spec(spec))
-    return None if run is None else load_patterns(store, run)
 
 
 def downloads_of(store: Store, view: View) -> list[Download]:
@@ -250,7 +206,7 @@ def head_json(store: Store, view: View) -> str:
     return json.dumps(content, allow_nan=False)
 
 
-def facts_of(run: StoredRun) -> dict[str, Any]:
+def facts_of(run: StoredRun[ScoreSpec]) -> dict[str, Any]:
     spec = run.spec
     return {
         "title": run.title,
@@ -259,8 +215,8 @@ def facts_of(run: StoredRun) -> dict[str, Any]:
         "fingerprint": spec.model.fingerprint,
         "task": spec.examples.task,
         "example_ids": list(spec.examples.ids),
-        "estimator": getattr(spec, "estimator", None),
-        "ablation": getattr(spec, "ablation", None),
+        "estimator": spec.estimator,
+        "ablation": spec.ablation,
     }
 
 

@@ -1,4 +1,4 @@
-"""One example of a run, intact and with the selected head ablated, and the selector that leads to it."""
+"""Examples of a run with and without the selected head: its effect on each, one in full, and as the model reads it."""
 
 from __future__ import annotations
 
@@ -8,58 +8,88 @@ from textwrap import wrap
 
 import numpy as np
 import streamlit as st
-from jaxtyping import Float
 from scipy.special import softmax
 
 from cap_viz.attribution.effect_metrics import nll
-from cap_viz.attribution.results import EvalReport, HeadScores
-from cap_viz.dashboard.components.panels import escaped
+from cap_viz.attribution.results import EvalReport
+from cap_viz.dashboard.components.head_map import Head
+from cap_viz.dashboard.components.panels import escaped, problem
 from cap_viz.dashboard.heads.data import HeadView
-from cap_viz.dashboard.selection import Selection, choose
-from cap_viz.dashboard.stored import texts_of
+from cap_viz.dashboard.heads.new_run import missing_texts
+from cap_viz.dashboard.playground.data import Change, pattern
+from cap_viz.dashboard.playground.data import outcome as read_by_model
+from cap_viz.dashboard.playground.page import MOST_ATTENTION_TOKENS, rounding_note, written
+from cap_viz.dashboard.selection import choose
+from cap_viz.dashboard.terms import GLOSSARY
+from cap_viz.errors import CapVizError
+from cap_viz.figures.next_tokens import attention_map, coloured_prompt
 from cap_viz.figures.options import option_shares
-from cap_viz.figures.theme import signed
-from cap_viz.runs.run_labels import AblationWords
-from cap_viz.tasks import Example, Task
+from cap_viz.figures.ranked_bars import example_strip
+from cap_viz.figures.theme import CONFIG, signed
+from cap_viz.tasks import Example
 
-Head = tuple[int, int]
 EXTREMES = {"most_hurt": "Most hurt", "most_helped": "Most helped"}
+STRIP = "heads_strip"
 LONGEST_NAME = HOVER_WIDTH = 60
 
 
-def shown_example(selection: Selection, ids: tuple[str, ...], effects: Float[np.ndarray, " example"]) -> int:
+def most_hurt_first(view: HeadView, head: Head) -> np.ndarray:
+    """Return the examples' indices in the order of the head's effects."""
+    return np.argsort(-view.stats.effects[head], kind="stable")
+
+
+def shown_example(view: HeadView, head: Head) -> int:
     """Return the index of the chosen example: one id, or the extreme of the selected head."""
-    asked = selection.choice("example", [*EXTREMES, *ids], what="the example")
-    if asked in ids:
-        return ids.index(asked)
-    order = sorted_by_effect(effects)
-    return int(order[0 if asked == "most_hurt" else -1])
+    asked = view.frame.selection.choice("example", [*EXTREMES, *view.ids], what="the example")
+    if asked in view.ids:
+        return view.ids.index(asked)
+    return int(most_hurt_first(view, head)[0 if asked == "most_hurt" else -1])
 
 
-def sorted_by_effect(effects: Float[np.ndarray, " example"]) -> np.ndarray:
-    """Return example indices, most hurt first."""
-    return np.argsort(-effects, kind="stable")
+def effect_strip(view: HeadView, head: Head, row: int) -> None:
+    """Draw the head's effect on every example; a click chooses one."""
+    effects, estimate = view.stats.effects[head], view.stats.estimate
+    questions = [
+        name if view.texts is None else "<br>".join(wrap(escape(view.texts[name].question, quote=False), HOVER_WIDTH))
+        for name in view.ids
+    ]
+    figure = example_strip(
+        effects,
+        [f"{signed(one)} {view.unit}<br>{question}" for one, question in zip(effects, questions, strict=True)],
+        mean=float(estimate.mean[head]),
+        low=float(estimate.low[head]),
+        high=float(estimate.high[head]),
+        unit=view.unit,
+        selected=row,
+    )
+    st.plotly_chart(
+        figure,
+        key=STRIP,
+        config=CONFIG,
+        on_select=lambda: clicked_example(view.ids),
+        selection_mode="points",
+        alt="Effect of the selected head on every example; the selector below chooses one, too",
+    )
 
 
-def clicked_example(key: str, ids: tuple[str, ...]) -> None:
-    """Choose the clicked point of a figure; a cleared selection changes nothing."""
-    points = st.session_state[key]["selection"]["points"]
+def clicked_example(ids: tuple[str, ...]) -> None:
+    """Choose the clicked point of the strip; a cleared selection changes nothing."""
+    points = st.session_state[STRIP]["selection"]["points"]
     if points and "customdata" in points[0]:
         choose({"example": ids[int(points[0]["customdata"]["0"])]})
 
 
 def example_selector(view: HeadView, head: Head) -> None:
     """Draw the selector: the extremes of the head, then every example from most hurt to most helped."""
-    ids, effects = view.scores.questions.ids, view.stats.effects[head]
-    texts, changes = texts_of(view.task.name, ids), changes_of(view, head)
+    ids, effects, changes = view.ids, view.stats.effects[head], changes_of(view, head)
     names = {
-        name: f"{signed(effects[i], 2)} {changes[i]}: {name if texts is None else short(texts[name].question)}"
+        name: f"{signed(effects[i], 2)} {changes[i]}: {short(view.texts[name].question) if view.texts else name}"
         for i, name in enumerate(ids)
     }
     view.frame.selection.selectbox(
         "Example",
         "example",
-        [*EXTREMES, *(ids[i] for i in sorted_by_effect(effects))],
+        [*EXTREMES, *(ids[i] for i in most_hurt_first(view, head))],
         names=lambda name: {**EXTREMES, **names}.get(name, name),
         what="the example",
         label_visibility="collapsed",
@@ -67,11 +97,18 @@ def example_selector(view: HeadView, head: Head) -> None:
 
 
 def changes_of(view: HeadView, head: Head) -> list[str]:
-    """Say of every example whether the answer is right without the head, and was before; "" of running text."""
+    """Say of every example how its answer changes without the head; "" of running text."""
+    questions, scores = view.scores.questions, view.scores
     if view.task.kind == "text":
         return [""] * view.n
-    before, after = answers(view.scores, *head)
-    return [outcome(*one) for one in zip(before, after, view.scores.questions.gold, strict=True)]
+    before, after = (EvalReport(questions, logliks).chosen for logliks in (scores.dense, scores.ablated[head]))
+    return [outcome(*one) for one in zip(before, after, questions.gold, strict=True)]
+
+
+def outcome(before: int, after: int, gold: int) -> str:
+    if before == after:
+        return f"stays {'right' if before == gold else 'wrong'}"
+    return "right → wrong" if before == gold else "wrong → right" if after == gold else "other wrong one"
 
 
 def short(text: str) -> str:
@@ -79,49 +116,46 @@ def short(text: str) -> str:
     return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…"
 
 
-def example_panel(view: HeadView, head: Head) -> None:
+def example_panel(view: HeadView, head: Head, row: int) -> None:
     """Draw the chosen example in full."""
-    ids = view.scores.questions.ids
-    texts = texts_of(view.task.name, ids)
-    row = shown_example(view.frame.selection, ids, view.stats.effects[head])
-    example = None if texts is None else texts.get(ids[row])
+    example = None if view.texts is None else view.texts.get(view.ids[row])
     if view.task.kind == "text":
-        passage(view.scores, view.words, head, row, example)
+        passage(view, head, row, example)
     else:
-        option_table(view.scores, view.words, head, row, example)
-    if texts is None:
-        st.caption(
-            f"The texts of {view.task.title} are not on this machine, so only ids are shown. Set CAP_VIZ_DATA to a "
-            f"folder that holds {view.task.data_folder}/ to see them."
-        )
+        option_table(view, head, row, example)
+    if view.texts is None:
+        st.caption(f"Only ids are shown. {missing_texts(view.task)}")
 
 
-def option_table(scores: HeadScores, words: AblationWords, head: Head, row: int, example: Example | None) -> None:
+def option_table(view: HeadView, head: Head, row: int, example: Example | None) -> None:
     """Draw one question with the probability of every option, intact and with the head ablated."""
+    scores, words = view.scores, view.words
     count = int(scores.questions.n_options[row])
     dense, ablated = (
         softmax(values[row, :count].astype(np.float64)) for values in (scores.dense, scores.ablated[head])
     )
     options = [f"Option {i + 1}" for i in range(count)] if example is None else [o.strip() for o in example.options]
-    st.markdown(f"**{escaped(scores.questions.ids[row] if example is None else example.question)}**")
+    st.markdown(f"**{escaped(view.ids[row] if example is None else example.question)}**")
     st.html(option_shares(options, dense, ablated, int(scores.questions.gold[row]), words.done))
     st.caption(f"Bold: chosen; ✓: right{words.by and f'; {words.done}{words.by}'}.")
 
 
-def passage(scores: HeadScores, words: AblationWords, head: Head, row: int, example: Example | None) -> None:
+def passage(view: HeadView, head: Head, row: int, example: Example | None) -> None:
     """Draw one example: its prompt, the scored continuation, and the loss intact and ablated."""
-    intact, ablated = (float(values[row]) for values in losses(scores, head))
-    n_tokens = int(scores.questions.tokens[row, scores.questions.gold[row]])
+    scores, labels = view.scores, view.scores.questions
+    intact, ablated = (
+        float(nll(logliks, labels.gold, labels.tokens)[row]) for logliks in (scores.dense, scores.ablated[head])
+    )
     if example is None:
-        st.markdown(f"**{escaped(scores.questions.ids[row])}**")
+        st.markdown(f"**{escaped(view.ids[row])}**")
     else:
         st.caption("Given")
         st.markdown(lines_of(example.prompt))
-        st.caption(f"Scored: {n_tokens} tokens")
+        st.caption(f"Scored: {labels.tokens[row, labels.gold[row]]} tokens")
         st.markdown(lines_of(example.options[example.gold]))
     change = ablated - intact
     st.markdown(
-        f"| | intact | {words.done} | change |\n|:-|-:|-:|-:|\n"
+        f"| | intact | {view.words.done} | change |\n|:-|-:|-:|-:|\n"
         f"| loss, nats per token | {intact:.3f} | {ablated:.3f} | {signed(change)} |\n"
         f"| probability per token | {exp(-intact):.3f} | {exp(-ablated):.3f} | × {exp(-change):.3g} |"
     )
@@ -136,29 +170,50 @@ def lines_of(text: str) -> str:
     return escaped(text.strip()).replace("\n", "  \n")
 
 
-def losses(scores: HeadScores, head: Head) -> tuple[np.ndarray, np.ndarray]:
-    """Return the loss of every example in nats per token, intact and with the head ablated."""
-    gold, tokens = scores.questions.gold, scores.questions.tokens
-    return nll(scores.dense, gold, tokens), nll(scores.ablated[head], gold, tokens)
+def reading_toggle(view: HeadView) -> bool:
+    """Draw the switch of the reading; none where the texts or the model are not on this machine."""
+    if not view.frame.installed or view.texts is None:
+        return False
+    return view.frame.selection.toggle("Read with the model", "reading", help=GLOSSARY["reading"])
 
 
-def answers(scores: HeadScores, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the option chosen on every example, intact and with the head ablated."""
-    before = EvalReport(scores.questions, scores.dense).chosen
-    after = EvalReport(scores.questions, scores.ablated[layer, head]).chosen
-    return before, after
+def reading_section(view: HeadView, head: Head, row: int) -> None:
+    """Draw the shown example token by token; the head is zero-ablated here, whatever ablation the run used."""
+    assert view.texts is not None
+    layer, number = head
+    example, without = view.texts[view.ids[row]], Change(heads=(head,))
+    text = example.prompt + example.options[example.gold]
+    try:
+        with st.spinner("Reading the example …", show_time=True):
+            found = read_by_model(view.frame.model, text, without)
+        left, right = st.columns([11, 10], gap="medium")
+        with left:
+            st.markdown(f"**Question and right answer, without head {number} of layer {layer}**")
+            st.html(coloured_prompt(found.tokens, found.token_change))
+            st.caption("Teal: less expected than by the intact model. Brown: more. Full colour from 2 nats.")
+            if view.task.kind != "text":
+                own_answers(view, example, without)
+        with right:
+            st.markdown("**What the head attends to here**")
+            if len(found.tokens) > MOST_ATTENTION_TOKENS:
+                st.caption(f"Shown for up to {MOST_ATTENTION_TOKENS} tokens; this example has {len(found.tokens)}.")
+                return
+            st.plotly_chart(
+                attention_map(found.tokens, pattern(view.frame.model, text, layer, number, ())),
+                key="heads_attention",
+                config=CONFIG,
+                alt=f"Attention pattern of head {number} of layer {layer} on the shown example",
+            )
+            rounding_note(view.frame.model)
+    except CapVizError as error:
+        problem(str(error))
 
 
-def outcome(before: int, after: int, gold: int) -> str:
-    words = {True: "right", False: "wrong"}
-    first, second = words[bool(before == gold)], words[bool(after == gold)]
-    if first != second:
-        return f"{first} → {second}"
-    return f"stays {first}" if before == after else "other wrong one"
-
-
-def strip_hover(task: Task, scores: HeadScores, effects: Float[np.ndarray, " example"], unit: str) -> list[str]:
-    ids = scores.questions.ids
-    texts = texts_of(task.name, ids)
-    shown = [[name] if texts is None else wrap(escape(texts[name].question, quote=False), HOVER_WIDTH) for name in ids]
-    return [f"{signed(one)} {unit}<br>{'<br>'.join(lines)}" for one, lines in zip(effects, shown, strict=True)]
+def own_answers(view: HeadView, example: Example, without: Change) -> None:
+    """Draw the model's continuations of the question, with the head and without it."""
+    st.markdown(f"**What it writes itself** (the right answer: {escaped(example.options[example.gold].strip())})")
+    sides = (("With the head", Change()), ("Without it", without))
+    for place, (name, change) in zip(st.columns(2), sides, strict=True):
+        with place, st.container(border=True):
+            st.caption(name)
+            written(view.frame, example.prompt, change)

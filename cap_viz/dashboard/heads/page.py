@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import streamlit as st
-from jaxtyping import Float, Int
 
+from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
 from cap_viz.attribution.effect_metrics import METRICS, applicable_metrics
 from cap_viz.attribution.results import EvalReport, HeadScores
-from cap_viz.dashboard.components.head_map import head_boxes, head_map, pick_head, pick_point
+from cap_viz.dashboard.components.head_map import Head, head_boxes, head_chart, head_map, head_name, pick_head
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
 from cap_viz.dashboard.components.panels import (
     age,
@@ -24,7 +23,9 @@ from cap_viz.dashboard.components.panels import (
     provenance,
 )
 from cap_viz.dashboard.components.share import share
+from cap_viz.dashboard.components.submission import refusal
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.heads import sentences
 from cap_viz.dashboard.heads.data import (
     GENERIC_TEXT,
     SPECIFICITY,
@@ -32,52 +33,52 @@ from cap_viz.dashboard.heads.data import (
     TASK_EFFECT,
     HeadView,
     View,
-    block_effects,
     controls_of,
     downloads_of,
-    estimated,
-    roles_of,
+    hybrid_of,
     views_of,
 )
-from cap_viz.dashboard.heads.detail import (
-    count,
-    estimate_detail,
-    exact_detail,
-    explanations,
-    group_sentence,
-    overlap_sentence,
-    reliability_sentence,
-    role_sentence,
-    specificity_sentence,
-    standing,
+from cap_viz.dashboard.heads.example import (
+    effect_strip,
+    example_panel,
+    example_selector,
+    reading_section,
+    reading_toggle,
+    shown_example,
 )
-from cap_viz.dashboard.heads.example import example_panel, example_selector
-from cap_viz.dashboard.heads.new_run import control_jobs, new_run, no_control, offer_blocks
-from cap_viz.dashboard.heads.read import reading_section, reading_toggle, roles_section
-from cap_viz.dashboard.heads.source import Source, pick_source, sources, submit_problem, watched_end
+from cap_viz.dashboard.heads.new_run import STARTED, control_jobs, measure_button, new_run, no_control, offer_blocks
+from cap_viz.dashboard.heads.source import Source, last_failure, pick_source, sources
 from cap_viz.dashboard.heads.together import together_section
-from cap_viz.dashboard.names import metric_name, model_name, task_name
+from cap_viz.dashboard.names import metric_name, metrics_help, model_name, task_name
 from cap_viz.dashboard.overview.data import dense_evaluation
-from cap_viz.dashboard.stored import arrived_effects, report_of, specificity_of
+from cap_viz.dashboard.playground.page import rounding_note
+from cap_viz.dashboard.stored import arrived_effects, report_of, specificity_of, statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.figures.ranked_bars import ranked_bars
-from cap_viz.figures.specificity import effect_scatter
-from cap_viz.figures.theme import CONFIG, signed
+from cap_viz.figures.specificity import effect_scatter, role_scatter
+from cap_viz.figures.theme import signed
 from cap_viz.models.rounding_noise import noise_floor
+from cap_viz.runs.kinds.patterns import load_patterns
+from cap_viz.runs.kinds.scores import load_blocks
 from cap_viz.runs.run_labels import ablation_words, making_of
+from cap_viz.runs.run_queries import block_run, role_spec
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import HeadEstimate, Specificity
+from cap_viz.stats import HeadEstimate, RankIntervals, mean_with_ci
+from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
 FEWEST_FOR_BANNER = 8
 MOST_BARS = 60
+HIGHEST_ROLES = 7
 VIEW_NAMES = {TASK_EFFECT: "This task", GENERIC_TEXT: "Generic text", SPECIFICITY: "Specificity"}
 VIEW_WIDTH, METRIC_WIDTH = 276, 352
-Head = tuple[int, int]
+# Widths of the map and of what stands beside it.
+HALVES = (11, 10)
 
 
 def page(frame: Frame) -> None:
@@ -102,13 +103,13 @@ def page(frame: Frame) -> None:
 def controls(frame: Frame) -> View | None:
     """Draw the selectors. Returns what to show, or None if there is no run yet."""
     available = sources(frame)
-    ended = watched_end({source.name for source in available})
+    ended = last_failure(frame, available)
     # Containers that wrap on a narrow screen; columns would cut the segmented controls.
     with st.container(horizontal=True, gap="small"):
         view_place, metric_place = st.container(width=VIEW_WIDTH), st.container(width=METRIC_WIDTH)
         with st.container(width="stretch"):
             source = pick_source(frame, available)
-    submit_problem()
+    refusal(STARTED)
     if ended is not None:
         ended_view(ended)
     if source is None:
@@ -128,7 +129,7 @@ def pick_view(frame: Frame, estimator: str) -> str:
     views = views_of(frame.task.name, estimator)
     if len(views) > 1:
         return frame.selection.segmented(
-            "View", "view", views, names=lambda name: VIEW_NAMES[name], what="the view", help=GLOSSARY["view"]
+            "View", "view", views, names=VIEW_NAMES.__getitem__, what="the view", help=GLOSSARY["view"]
         )
     frame.selection.choice("view", views, what="the view")
     st.caption(
@@ -162,8 +163,9 @@ def pick_metric(frame: Frame, source: Source, view: str) -> View:
         metric = frame.selection.choice("metric", offered, what="the metric")
         st.caption(f"Metric: {names(metric)}. The others compare options; {frame.task.title} has none.")
     else:
-        said = "\n".join(f"- **{names(name)}** `{name}`: {GLOSSARY[name]}" for name in offered)
-        metric = frame.selection.segmented("Metric", "metric", offered, names=names, what="the metric", help=said)
+        metric = frame.selection.segmented(
+            "Metric", "metric", offered, names=names, what="the metric", help=metrics_help(offered)
+        )
     return View(source, metric, view, next(iter(controls.values()), None))
 
 
@@ -172,15 +174,11 @@ def facts_of(view: View) -> list[str]:
     method = f"{source.estimator}, {source.spec.ablation} ablation"
     if source.gradient is not None:
         method += f", gradients of {len(source.gradient.spec.examples.ids)}"
-    said = [
-        task_name(examples.task),
-        examples_fact(examples),
-        method,
-        metric_name(load_task(examples.task), view.metric),
-    ]
+    metric = metric_name(load_task(examples.task), view.metric)
+    said = [task_name(examples.task), examples_fact(examples), method, metric]
     if view.name != TASK_EFFECT and view.control is not None:
         control = view.control.spec.examples
-        said.append(f"control {task_name(control.task)}, {count(len(control.ids))}")
+        said.append(f"control {task_name(control.task)}, {sentences.count(len(control.ids))}")
     return said if source.run is None else [*said, age(source.run.provenance["created"])]
 
 
@@ -197,13 +195,14 @@ def body(frame: Frame, view: View) -> None:
         if source.estimator != "exact":
             estimate_body(frame, source, source.run)
             return
-        shown = HeadView.of(frame, source, source.run, view.metric)
-        control = None if view.control is None else HeadView.of_control(frame, view.control)
+        shown = HeadView.of(frame, source.run, view.metric)
+        # Running text has no options, and so this metric only.
+        control = None if view.control is None else HeadView.of(frame, view.control, "nll")
         baseline_banner(shown)
         if view.name == SPECIFICITY and control is not None:
             specificity_body(shown, control)
         elif view.name == GENERIC_TEXT and control is not None:
-            effect_body(control, shown, above=overlap_sentence(shown, control))
+            effect_body(control, shown, above=sentences.overlap_sentence(shown, control))
         else:
             effect_body(shown, control)
     except CapVizError as error:
@@ -212,38 +211,41 @@ def body(frame: Frame, view: View) -> None:
 
 def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> None:
     """Draw the effects of heads on one task or text; `other` at the same metric shares the colour scale."""
-    alike = [view] if other is None or other.metric != view.metric else [view, other]
+    if other is not None and other.metric != view.metric:
+        other = None
+    store, spec, estimate = view.frame.store, view.spec, view.stats.estimate
     # The wider of the two scales, so that neither text has more heads beyond the scale than on its own.
-    limit = max(colour_limit(one.stats.estimate.mean) for one in alike)
-    estimate, spec = view.stats.estimate, view.source.spec
-    blocks, roles = block_effects(view.frame.store, spec, view.metric), roles_of(view.frame.store, spec)
-    left, right = st.columns([11, 10], gap="medium")
+    limit = max(colour_limit(one.stats.estimate.mean) for one in (view, other) if one is not None)
+    stored_blocks, stored_roles = block_run(store, spec), store.get(role_spec(spec))
+    blocks = None if stored_blocks is None else mean_with_ci(load_blocks(store, stored_blocks).effects(view.metric))
+    roles = None if stored_roles is None else load_patterns(store, stored_roles)
+    left, right = st.columns(HALVES, gap="medium")
     with right, st.container(gap="small"):
-        ranks, ranked = view.stats.ranks, view.ranks_heads
-        head = chosen_head(view.frame, estimate, lambda head: standing(estimate, head, ranks, ranked=ranked))
-        exact_detail(view, head)
+        head = chosen_head(view.frame, estimate, view.stats.ranks, ranked=view.ranks_heads)
+        row, n = shown_example(view, head), sentences.count(view.n)
+        st.markdown(sentences.effect_sentence(spec, view.metric, estimate, head, f"on {n}", f", mean of {n}"))
+        effect_strip(view, head, row)
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             example_selector(view, head)
             reads = reading_toggle(view)
-        example_panel(view, head)
-        st.caption(group_sentence(view, *head))
+        example_panel(view, head, row)
+        st.caption(sentences.group_sentence(view, head))
         if roles is not None:
-            st.caption(role_sentence(roles, *head))
+            st.caption(sentences.role_sentence(roles, head))
     with left, st.container(gap="small"):
-        st.markdown(above or reliability_sentence(view))
+        st.markdown(above or sentences.reliability_sentence(view))
         rounding = noise_floor(spec.model.dtype, view.metric, estimate.mean, view.n)
         if rounding is not None and rounding.below:
             caution(str(rounding))
-        ends, ranked = view.words.ends, view.ranks_heads
-        grid = Grid.of(estimate, ends=ends, limit=limit, selected=head, ranked=ranked)
-        draw_map(grid, view.unit, effect_title(view.source, view.metric), blocks)
+        grid = Grid.of(estimate, ends=view.words.ends, limit=limit, selected=head, ranked=view.ranks_heads)
+        draw_map(grid, view.unit, effect_title(spec, view.metric), blocks)
         with st.container(horizontal=True, gap="small"):
             with st.popover("How to read this map", icon=":material/help:"):
-                explanations(view, overlap_sentence(view, other) if not above and len(alike) > 1 and other else "")
+                explanations(view, None if above else other)
             offer_blocks(view.frame, spec)
     if reads:
-        reading_section(view, head)
-    lower_left, lower_right = st.columns([11, 10], gap="medium")
+        reading_section(view, head, row)
+    lower_left, lower_right = st.columns(HALVES, gap="medium")
     with lower_left:
         if view.ranks_heads:
             draw_bars(view.frame, estimate, head, view.unit)
@@ -254,18 +256,20 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
     roles_section(view, roles, head)
 
 
-def effect_title(source: Source, metric: str) -> str:
+def effect_title(spec: ScoreSpec, metric: str, estimator: str = "") -> str:
     """Name a map of effects: `Effect of removing each head on Mini science, Answer loss`."""
-    words, task = ablation_words(source.spec), load_task(source.spec.examples.task)
-    estimator = "" if source.estimator == "exact" else f", {source.estimator}"
-    return f"Effect of {words.doing} each head{words.by} on {task.title}, {metric_name(task, metric)}{estimator}"
+    words, task = ablation_words(spec), load_task(spec.examples.task)
+    named = ", ".join(filter(None, (metric_name(task, metric), estimator)))
+    return f"Effect of {words.doing} each head{words.by} on {task.title}, {named}"
 
 
-def chosen_head(frame: Frame, estimate: HeadEstimate, said: Callable[[Head], str]) -> Head:
-    """Draw the boxes of layer and head, and what is said of it beside them; unchosen, it is the first by rank."""
+def chosen_head(
+    frame: Frame, estimate: HeadEstimate, ranks: RankIntervals | None = None, *, ranked: bool = True
+) -> Head:
+    """Draw the boxes of layer and head with the head's rank and test; unchosen, it is the first by rank."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         head = head_boxes(frame.selection, *estimate.mean.shape, default=estimate.top_head)
-        st.markdown(said(head))
+        st.markdown(sentences.standing(estimate, head, ranks, ranked=ranked))
     return head
 
 
@@ -277,6 +281,15 @@ def draw_map(grid: Grid, unit: str, title: str, blocks: HeadEstimate | None = No
         st.caption(f"● {beyond} · ▲ △ off the scale · faded: may be zero")
 
 
+def explanations(view: HeadView, other: HeadView | None) -> None:
+    """Explain the terms of the map, each with what was found for it beyond the map itself."""
+    said = {"effect": "", "fdr": "", "reliability": ""}
+    said["ablation"] = sentences.stability_sentence(view) if view.ranks_heads else ""
+    if other is not None:
+        said["ceiling"] = sentences.overlap_sentence(view, other)
+    st.markdown("\n\n".join(f"{GLOSSARY[term]} {more}".strip() for term, more in said.items()))
+
+
 def draw_bars(frame: Frame, estimate: HeadEstimate, selected: Head, unit: str, quantity: str = "effect") -> None:
     """Draw the heads of highest rank as bars with whiskers."""
     title, slider = st.columns([1, 1], vertical_alignment="center")
@@ -284,14 +297,48 @@ def draw_bars(frame: Frame, estimate: HeadEstimate, selected: Head, unit: str, q
     most = min(MOST_BARS, estimate.mean.size)
     with slider:
         top = most if most <= 5 else frame.selection.slider("Heads shown", "top", 5, most, default=min(25, most))
-    st.plotly_chart(
+    head_chart(
         ranked_bars(estimate, top=top, selected=selected, unit=unit, quantity=quantity),
         key="heads_ranked",
-        config=CONFIG,
-        on_select=lambda: pick_point("heads_ranked"),
-        selection_mode="points",
         alt=f"Heads of highest rank by {quantity}, with 95 % confidence intervals",
     )
+
+
+def roles_section(view: HeadView, roles: HeadRoles | None, selected: Head) -> None:
+    """Draw effect against a chosen measure of attention for all heads, or the button that starts the measurement."""
+    st.markdown("#### Effect and attention")
+    if roles is None:
+        measure_button(
+            view.frame,
+            "Measure what heads attend to",
+            "What heads attend to",
+            role_spec(view.spec),
+            key="heads_roles_start",
+            icon=":material/visibility:",
+            help="Previous token, first token, entropy and induction of every head: one reading of each example.",
+        )
+        return
+    measure = view.frame.selection.segmented(
+        "Measure of attention", "role", MEASURES, names=TITLES.__getitem__, help=GLOSSARY["roles"]
+    )
+    estimate, values, title = view.stats.estimate, roles.values[measure], TITLES[measure]
+    correlation = signed(rank_correlation(estimate.mean.ravel(), values.ravel()), 2)
+    words = f"Rank correlation over {estimate.mean.size} heads: {correlation}."
+    figure, reading = st.columns(HALVES, gap="medium", vertical_alignment="center")
+    with figure:
+        head_chart(
+            role_scatter(estimate.mean, values, estimate.unclear, title=title, unit=view.unit, selected=selected),
+            key="heads_roles",
+            alt=f"Effect of every head against {title}; {words}",
+        )
+    highest = np.argsort(-values, axis=None)[:HIGHEST_ROLES]
+    names = ", ".join(head_name(*divmod(int(place), values.shape[1])) for place in highest)
+    with reading:
+        st.markdown(
+            f"{words} Highest: {names}.\n\nAttention describes; only a head's effect says whether the model needs it. "
+            "Click a point to select its head."
+        )
+        rounding_note(view.frame.model)
 
 
 def baseline_banner(view: HeadView) -> None:
@@ -299,9 +346,7 @@ def baseline_banner(view: HeadView) -> None:
     if view.task.kind == "text":
         return
     run = dense_evaluation(view.frame, view.frame.task)
-    report = EvalReport(view.scores.questions, view.scores.dense)
-    if run is not None:
-        report = report_of(view.frame.store, run)
+    report = EvalReport(view.scores.questions, view.scores.dense) if run is None else report_of(view.frame.store, run)
     test = against_guessing(view.frame.task, report)
     if not test.clearly_above and test.n >= FEWEST_FOR_BANNER:
         caution(
@@ -312,20 +357,15 @@ def baseline_banner(view: HeadView) -> None:
 
 def specificity_body(task: HeadView, control: HeadView) -> None:
     """Draw map and ranking of the differences. Raises `CapVizError` when the runs are too small to compare."""
-    assert task.source.run is not None
-    assert control.source.run is not None
-    found = specificity_of(task.frame.store, task.source.run, control.source.run)
+    found = specificity_of(task.frame.store, task.run, control.run)
     here, text = task.task.title, control.task.title.lower()
-    left, right = st.columns([11, 10], gap="medium")
+    left, right = st.columns(HALVES, gap="medium")
     with right, st.container(gap="small"):
-        head = chosen_head(task.frame, found, lambda head: standing(found, head))
-        st.markdown(specificity_sentence(task, control, found, *head))
-        st.plotly_chart(
+        head = chosen_head(task.frame, found)
+        st.markdown(sentences.specificity_sentence(task, control, found, head))
+        head_chart(
             effect_scatter(found.task, found.control, found.survives, names=(here, control.task.title), selected=head),
             key="heads_scatter",
-            config=CONFIG,
-            on_select=lambda: pick_point("heads_scatter"),
-            selection_mode="points",
             alt=f"Standardised effect of every head on {here} against {text}",
         )
         st.caption(
@@ -333,41 +373,48 @@ def specificity_body(task: HeadView, control: HeadView) -> None:
             "below it more on the text."
         )
     with left, st.container(gap="small"):
-        st.markdown(overlap_sentence(task, control))
+        st.markdown(sentences.overlap_sentence(task, control))
         ends, also = (f"more on {text}", "more on this task"), {here: found.task, text: found.control}
         grid = Grid.of(found, ends=ends, selected=head, also=also, digits=2)
         draw_map(grid, SPECIFICITY_UNIT, f"Specificity of each head, {here} against {text}")
-    lower_left, lower_right = st.columns([11, 10], gap="medium")
+    lower_left, lower_right = st.columns(HALVES, gap="medium")
     with lower_left:
         draw_bars(task.frame, found, head, SPECIFICITY_UNIT, "specificity")
-    with lower_right:
-        specificity_notes(task, control, found)
-
-
-def specificity_notes(task: HeadView, control: HeadView, found: Specificity) -> None:
-    text = control.task.title.lower()
-    st.markdown("#### Reading specificity")
-    st.markdown(
+    lower_right.markdown("#### Reading specificity")
+    lower_right.markdown(
         f"- Each effect is divided by how much heads truly differ in its run: {found.task_scale:.3f} nats per token on "
-        f"{task.task.title} ({found.n_task} examples), {found.control_scale:.3f} on {text} ({found.n_control}). The "
-        "noise of few examples is taken out first. Intervals resample the examples of both runs.\n"
+        f"{here} ({found.n_task} examples), {found.control_scale:.3f} on {text} ({found.n_control}). The noise of few "
+        "examples is taken out first. Intervals resample the examples of both runs.\n"
         f"- Near 0, a head matters as much to {text} as to this task. Far from 0, it differs between the two, maybe "
         f"for reasons other than reasoning: {text} differs in subject, format and length, too."
     )
 
 
-def estimate_body(frame: Frame, source: Source, run: StoredRun) -> None:
+def estimate_body(frame: Frame, source: Source, run: StoredRun[ScoreSpec]) -> None:
     """Draw a gradient or hybrid estimate: no head was ablated on most examples, so there are no answers to show."""
-    found, metric = estimated(frame, source, run), source.metric or "nll"
-    estimate, unit, ends = found.estimate, METRICS[metric].unit, ablation_words(source.spec).ends
-    left, right = st.columns([11, 10], gap="medium")
+    metric, spec, estimator = source.metric or "nll", source.spec, f"{source.estimator} estimator"
+    if source.gradient is not None:
+        estimate, narrower = hybrid_of(frame.store, run, source.gradient)
+        above = (
+            f"Intervals are **{narrower:.1f} times** narrower (median head) than those of the {estimate.n} exact "
+            f"examples alone, thanks to the gradients of {estimate.n_gradient}."
+        )
+        below = "Both parts are stored runs of their own: choose them under Run."
+    else:
+        stats = statistics_of(frame.store, run, metric)
+        estimate, above = stats.estimate, sentences.gradient_sentence(stats)
+        below = sentences.agreement_sentence(frame, spec, stats, metric)
+    unit = METRICS[metric].unit
+    left, right = st.columns(HALVES, gap="medium")
     with right, st.container(gap="small"):
-        head = chosen_head(frame, estimate, lambda head: standing(estimate, head))
-        estimate_detail(frame, source, estimate, found.effects, metric, head)
+        head = chosen_head(frame, estimate)
+        st.markdown(sentences.effect_sentence(spec, metric, estimate, head, f"by the {estimator}", f", {estimator}"))
+        st.caption(below)
         draw_bars(frame, estimate, head, unit)
     with left, st.container(gap="small"):
-        st.markdown(found.above)
-        draw_map(Grid.of(estimate, ends=ends, selected=head), unit, effect_title(source, metric))
+        st.markdown(above)
+        grid = Grid.of(estimate, ends=ablation_words(spec).ends, selected=head)
+        draw_map(grid, unit, effect_title(spec, metric, source.estimator))
 
 
 def live_body(frame: Frame, source: Source, metric: str) -> None:
@@ -377,34 +424,22 @@ def live_body(frame: Frame, source: Source, metric: str) -> None:
     if not job.active:
         st.rerun()
     job_view(job, key="heads")
-    partial = job.progress.partial
-    if isinstance(partial, HeadScores):
-        live_map(frame, source, partial, metric)
-    else:
+    partial_scores = job.progress.partial
+    if not isinstance(partial_scores, HeadScores):
         empty("The first numbers appear soon", "The map fills layer by layer once the model is loaded.")
-
-
-def live_map(frame: Frame, source: Source, partial: HeadScores, metric: str) -> None:
-    effects, unit = arrived_effects(partial, metric), METRICS[metric].unit
+        return
+    effects, unit = arrived_effects(partial_scores, metric), METRICS[metric].unit
     counts = np.isfinite(effects).sum(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(counts > 0, np.nansum(effects, axis=-1) / counts, np.nan)
-    left, right = st.columns([11, 10], gap="medium")
+    mean = np.where(counts > 0, np.nansum(effects, axis=-1) / np.maximum(counts, 1), np.nan)
+    left, right = st.columns(HALVES, gap="medium")
     with right:
-        first = np.unravel_index(int(np.nan_to_num(mean, nan=-np.inf).argmax()), mean.shape)
+        largest = divmod(int(np.nan_to_num(mean, nan=-np.inf).argmax()), mean.shape[1])
         with st.container(horizontal=True, gap="small"):
-            layer, head = head_boxes(frame.selection, *mean.shape, default=(int(first[0]), int(first[1])))
-        st.markdown(live_sentence(mean, counts, layer, head, unit))
+            head = head_boxes(frame.selection, *mean.shape, default=largest)
+        n = int(counts[head])
+        said = f": {signed(mean[head])} {unit} after {sentences.count(n)}" if n else " has not been measured yet"
+        st.markdown(f"**Head {head[1]} of layer {head[0]}**{said}.")
         st.caption("Intervals, ranks and examples follow when the run is complete.")
     with left:
         ends, seen = ablation_words(source.spec).ends, {"examples so far": counts}
-        draw_map(Grid(mean, colour_limit(mean), ends, selected=(layer, head), also=seen), unit, "Effects so far")
-
-
-def live_sentence(
-    mean: Float[np.ndarray, "layer head"], counts: Int[np.ndarray, "layer head"], layer: int, head: int, unit: str
-) -> str:
-    n = int(counts[layer, head])
-    if n == 0:
-        return f"**Head {head} of layer {layer}** has not been measured yet."
-    return f"**Head {head} of layer {layer}**: {signed(mean[layer, head])} {unit} after {count(n)}."
+        draw_map(Grid(mean, colour_limit(mean), ends, selected=head, also=seen), unit, "Effects so far")

@@ -6,29 +6,25 @@ zeroed`). Runs of the same name (with different reference examples, for instance
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import streamlit as st
 
 from cap_viz.dashboard.components.job_card import active_jobs
-from cap_viz.dashboard.components.panels import problem
-from cap_viz.dashboard.components.submission import submit_run
+from cap_viz.dashboard.components.submission import own_jobs
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import run_title
 from cap_viz.dashboard.selection import asked_for, choose
-from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.models.loading import ModelShape
 from cap_viz.runs.jobs import Job
-from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_queries import score_runs
-from cap_viz.runs.spec import RunSpec, ScoreSpec, spec_key
+from cap_viz.runs.spec import JointSpec, RoleSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats.hybrid import FEWEST_EXACT
 
-WATCHED_JOB, SUBMIT_PROBLEM = "heads_job", "heads_problem"
-# The keys of a run to show once it is available: a hybrid run waits for both of its parts.
+# Session key: the keys of a run to show once it is available; a hybrid run waits for both of its parts.
 WANTED_RUN = "heads_wanted"
 
 
@@ -86,25 +82,35 @@ def hybrid_name(exact: ScoreSpec, gradient: ScoreSpec) -> str:
     return f"n{len(exact.examples.ids)}of{run_name(replace(gradient, estimator='hybrid'))[1:]}"
 
 
-def sources(view: Frame) -> list[Source]:
+def sources(frame: Frame) -> list[Source]:
     """Return stored runs of this model and task, then active jobs, each with a unique name.
 
     Exact runs come first, then hybrid combinations, then gradient runs; in each group zero ablation comes before other
     ablations, and more examples before fewer.
     """
-    jobs = {job.number: job for job in (*view.jobs, *active_jobs(lambda spec: concerns(view, spec)))}.values()
+    jobs = {job.number: job for job in (*frame.jobs, *active_jobs(lambda spec: concerns(spec, frame)))}.values()
     # In this order: a job that is no longer active has its result.
-    states = [(job, job.active, job.result) for job in jobs if concerns(view, job.spec)]
-    stored = {run.key for run in view.runs}
+    states = [(job, job.active, job.result) for job in jobs if concerns(job.spec, frame)]
+    stored = {run.key for run in frame.runs}
     ended_since = [result for _, _, result in states if result is not None and result.key not in stored]
-    found = stored_sources([*view.runs, *ended_since], view.model, view.task.name)
+    found = stored_sources([*frame.runs, *ended_since], frame.model, frame.task.name)
     known = {source.keys for source in found}
     found += [
         Source(run_name(job.spec), job.spec, job=job)
         for job, active, _ in states
-        if active and isinstance(job.spec, ScoreSpec) and (job.key,) not in known
+        if active and concerns(job.spec, frame) and (job.key,) not in known
     ]
     return told_apart(found)
+
+
+def concerns(spec: object, frame: Frame) -> TypeGuard[ScoreSpec]:
+    """Whether a spec is about heads of the chosen model on the chosen task."""
+    return (
+        isinstance(spec, ScoreSpec)
+        and spec.model == frame.model
+        and spec.examples.task == frame.task.name
+        and spec.parts is None
+    )
 
 
 def stored_sources(runs: Sequence[StoredRun], model: ModelRef, task: str) -> list[Source]:
@@ -113,11 +119,24 @@ def stored_sources(runs: Sequence[StoredRun], model: ModelRef, task: str) -> lis
         [Source(run_name(run.spec), run.spec, run=run) for run in score_runs(runs, model, task, estimator=estimator)]
         for estimator in ("exact", "gradient")
     )
+    combined = [
+        Source(hybrid_name(few.spec, many.spec), few.spec, run=few.run, gradient=many.run)
+        for many in gradient
+        for few in exact
+        if can_combine(few.spec, many.spec)
+    ]
     return [
         source
-        for group in (exact, combinations(exact, gradient), gradient)
+        for group in (exact, combined, gradient)
         for source in sorted(group, key=lambda source: source.spec.ablation != "zero")
     ]
+
+
+def can_combine(exact: ScoreSpec, gradient: ScoreSpec) -> bool:
+    """Whether the exact examples are some of the gradient's, with the same values in place of a head's output."""
+    few, many = exact.examples.ids, gradient.examples.ids
+    alike = exact.ablation == gradient.ablation and gradient.reference == exact.values_from
+    return alike and FEWEST_EXACT <= len(few) < len(many) and set(few) <= set(many)
 
 
 def told_apart(found: Sequence[Source]) -> list[Source]:
@@ -136,10 +155,10 @@ def told_apart(found: Sequence[Source]) -> list[Source]:
     ]
 
 
-def name_of(view: Frame, spec: ScoreSpec) -> str:
+def name_of(frame: Frame, spec: ScoreSpec) -> str:
     """Return the name of a run that is stored or was just queued."""
     keys = (spec_key(spec),)
-    return next((source.name for source in sources(view) if source.keys == keys), run_name(spec))
+    return next((source.name for source in sources(frame) if source.keys == keys), run_name(spec))
 
 
 def shown_name(runs: Sequence[StoredRun], run: StoredRun) -> str:
@@ -148,33 +167,7 @@ def shown_name(runs: Sequence[StoredRun], run: StoredRun) -> str:
     return next(source.name for source in available if source.keys == (run.key,))
 
 
-def combinations(exact: Sequence[Source], gradient: Sequence[Source]) -> list[Source]:
-    """Combine exact with gradient runs: their examples are a subset of the gradient run's, their ablation the same."""
-    return [
-        Source(hybrid_name(few.spec, many.spec), few.spec, run=few.run, gradient=many.run)
-        for many in gradient
-        for few in exact
-        if can_combine(few.spec, many.spec)
-    ]
-
-
-def can_combine(exact: ScoreSpec, gradient: ScoreSpec) -> bool:
-    few, many = exact.examples.ids, gradient.examples.ids
-    values = exact.reference if exact.ablation == "zero" else exact.reference or exact.examples
-    alike = exact.ablation == gradient.ablation and gradient.reference == values
-    return alike and FEWEST_EXACT <= len(few) < len(many) and set(few) <= set(many)
-
-
-def concerns(view: Frame, spec: object) -> bool:
-    return (
-        isinstance(spec, ScoreSpec)
-        and spec.model == view.model
-        and spec.examples.task == view.task.name
-        and spec.parts is None
-    )
-
-
-def pick_source(view: Frame, available: list[Source]) -> Source | None:
+def pick_source(frame: Frame, available: list[Source]) -> Source | None:
     """Draw the run selector, first of all with a run that was waited for; return its source, None without any."""
     if not available:
         return None
@@ -182,59 +175,41 @@ def pick_source(view: Frame, available: list[Source]) -> Source | None:
     if wanted is not None:
         del st.session_state[WANTED_RUN]
         choose({"run": wanted.name})
-    by_name = {source.name: source for source in available}
     titles = titles_of(available)
-    chosen = view.selection.selectbox(
+    chosen = frame.selection.selectbox(
         "Run",
         "run",
-        list(by_name),
+        list(titles),
         names=lambda name: titles.get(name, name),
         what="the run",
         help="Stored and running measurements. 16 + 128 examples: 16 exactly, corrected by the gradients of 128.",
     )
-    return by_name[chosen]
+    return next(source for source in available if source.name == chosen)
 
 
 def titles_of(available: Sequence[Source]) -> dict[str, str]:
     """Return a plain title for each name; sources of the same title are told apart by their keys."""
-    titles = {source.name: source.title for source in available}
+    titles = [source.title for source in available]
     return {
         source.name: f"{source.title} ({'+'.join(key[:6] for key in source.keys)})"
-        if list(titles.values()).count(source.title) > 1
+        if titles.count(source.title) > 1
         else source.title
         for source in available
     }
 
 
-def watched_end(available: Collection[str]) -> Job | None:
-    """Return the job this session started last, if it failed or was cancelled.
+def last_failure(frame: Frame, available: Collection[Source]) -> Job | None:
+    """Return the job about heads that this session started last, if it failed or was cancelled.
 
     Its run leaves the address, so that the page is back at a stored one and no link is blamed.
     """
-    number = st.session_state.get(WATCHED_JOB)
-    job = next((job for job in shared_queue().listing() if job.number == number), None)
+    kinds = ScoreSpec | RoleSpec | JointSpec
+    own = [job for job in own_jobs() if isinstance(job.spec, kinds) and job.spec.model == frame.model]
+    job = own[-1] if own else None
     if job is None or job.state not in ("failed", "cancelled"):
         return None
     (asked,) = (asked_for("run") or ("",))[-1:]
-    if isinstance(job.spec, ScoreSpec) and asked.startswith(run_name(job.spec)) and asked not in available:
+    is_known = asked in [source.name for source in available]
+    if isinstance(job.spec, ScoreSpec) and asked.startswith(run_name(job.spec)) and not is_known:
         choose({"run": None})
     return job
-
-
-def start(wanted: Mapping[str, RunSpec]) -> None:
-    """Queue runs by their titles and follow the last, in a callback; the page then reports what the queue refused."""
-    try:
-        for title, spec in wanted.items():
-            st.session_state[WATCHED_JOB] = submit_run(spec, title).number
-    except CapVizError as error:
-        st.session_state[SUBMIT_PROBLEM] = str(error)
-
-
-def submit_problem() -> None:
-    sentence = st.session_state.pop(SUBMIT_PROBLEM, "")
-    if sentence:
-        problem(sentence)
-
-
-def shape_of(run: StoredRun) -> ModelShape:
-    return ModelShape(**run.provenance["shape"])

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cap_viz.dashboard.components.head_map import head_name, named_heads
+from cap_viz.dashboard.components.head_map import Head, head_name, named_heads
 from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
 from cap_viz.dashboard.components.panels import problem
 from cap_viz.dashboard.heads.data import HeadView
-from cap_viz.dashboard.heads.detail import interval
-from cap_viz.dashboard.heads.new_run import measure_button, seconds_each, timed_run
+from cap_viz.dashboard.heads.new_run import measure_button, missing_texts
+from cap_viz.dashboard.heads.sentences import interval_at
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
@@ -23,6 +23,7 @@ from cap_viz.progress import duration
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.joint import judged, load_joint
 from cap_viz.runs.run_labels import AblationWords
+from cap_viz.runs.sample_plan import seconds_each, timed_run
 from cap_viz.runs.spec import JointSpec
 from cap_viz.stats import JointEffect
 from cap_viz.tasks.example_sets import evaluation_set
@@ -33,7 +34,7 @@ N_QUESTIONS = 32
 TOP = (2, 4, 8)
 
 
-def together_section(view: HeadView, selected: tuple[int, int]) -> None:
+def together_section(view: HeadView, selected: Head) -> None:
     """Draw the selector of heads, and the result of ablating them together or the button that measures it."""
     heads_by_name = named_heads(view.scores.n_layers, view.scores.n_heads)
     st.markdown("#### What if all of these")
@@ -47,12 +48,13 @@ def together_section(view: HeadView, selected: tuple[int, int]) -> None:
         help=GLOSSARY["together"],
     )
     shortcuts(view, picked, head_name(*selected))
-    heads = tuple(sorted(heads_by_name[name] for name in picked))
-    if not heads:
+    if not picked:
         st.caption("Two heads may do the same work, or stand in for each other: then single effects do not add up.")
-        return
-    spec = spec_of(view, heads)
-    ticking(lambda: result(view, spec), live=spec is not None and bool(under_way(spec)))
+    elif not view.task.is_local():
+        st.caption(missing_texts(view.task))
+    else:
+        spec = joint_spec(view, tuple(sorted(heads_by_name[name] for name in picked)))
+        ticking(lambda: result(view, spec), live=bool(under_way(spec)))
 
 
 def shortcuts(view: HeadView, picked: tuple[str, ...], selected: str) -> None:
@@ -71,52 +73,40 @@ def shortcuts(view: HeadView, picked: tuple[str, ...], selected: str) -> None:
             st.button(label, key=f"together_{key}", on_click=choose, args=({KEY: names},))
 
 
-def spec_of(view: HeadView, heads: tuple[tuple[int, int], ...]) -> JointSpec | None:
-    """Return the spec on evaluation questions; None if the task's texts are not on this machine."""
-    if not view.task.is_local():
-        return None
+def joint_spec(view: HeadView, heads: tuple[Head, ...]) -> JointSpec:
+    """Make the spec on evaluation questions, with values from the same reference examples as the head scores."""
     held_out = evaluation_set(view.task.name, min(N_QUESTIONS, len(view.task.splits.evaluation)))
-    spec = view.source.spec
-    # Mean and resample ablation take their values from the same reference examples as the head scores.
-    reference = None if spec.ablation == "zero" else spec.reference or spec.examples
-    return JointSpec(spec.model, held_out, heads, ablation=spec.ablation, reference=reference)
-
-
-def result(view: HeadView, spec: JointSpec | None) -> None:
-    if spec is None:
-        st.caption(f"The texts of {view.task.title} are not on this machine; set CAP_VIZ_DATA to measure here.")
-        return
-    run = view.frame.store.get(spec)
-    if run is not None:
-        try:
-            show(view, spec, judged(spec, load_joint(view.frame.store, run), view.metric))
-        except CapVizError as error:
-            problem(str(error))
-        return
-    jobs = under_way(spec)
-    for job in jobs:
-        job_view(job, key="together")
-    if not jobs:
-        offer(view, spec)
+    return JointSpec(view.spec.model, held_out, heads, view.spec.ablation, view.spec.values_from)
 
 
 def under_way(spec: JointSpec) -> list[Job]:
     return active_jobs(lambda one: one == spec)
 
 
-def offer(view: HeadView, spec: JointSpec) -> None:
-    n = len(spec.heads)
-    label = "Measure this head" if n == 1 else f"Measure these {n} heads together"
-    measure_button(view.frame, label, f"{n} heads together", spec, key="together_start", type="primary")
-    st.caption(
-        f"On {len(spec.examples.ids)} evaluation questions, with {spec.draws} random sets of as many other heads for "
-        f"comparison{expected_time(view, spec)}."
-    )
+def result(view: HeadView, spec: JointSpec) -> None:
+    """Draw the stored result, else the job that measures it, else the button that starts one."""
+    run = view.frame.store.get(spec)
+    if run is not None:
+        try:
+            show(view, judged(spec, load_joint(view.frame.store, run), view.metric), len(spec.examples.ids))
+        except CapVizError as error:
+            problem(str(error))
+    elif jobs := under_way(spec):
+        for job in jobs:
+            job_view(job, key="together")
+    else:
+        n = len(spec.heads)
+        label = "Measure this head" if n == 1 else f"Measure these {n} heads together"
+        measure_button(view.frame, label, f"{n} heads together", spec, key="together_start", type="primary")
+        st.caption(
+            f"On {len(spec.examples.ids)} evaluation questions, with {spec.draws} random sets of as many other heads "
+            f"for comparison{expected_time(view, spec)}."
+        )
 
 
 def expected_time(view: HeadView, spec: JointSpec) -> str:
     """Return the expected time in words, at the pace of a stored run of head scores; empty if none was timed."""
-    basis = timed_run(view.frame, spec.examples.task)
+    basis = timed_run(view.frame.runs, view.frame.model, spec.examples.task)
     if basis is None:
         return ""
     # The intact model, the set, each of its heads alone, and the random sets.
@@ -125,8 +115,8 @@ def expected_time(view: HeadView, spec: JointSpec) -> str:
     return f": {passes} passes, about **{duration(seconds)}**"
 
 
-def show(view: HeadView, spec: JointSpec, found: JointEffect) -> None:
-    st.markdown(verdict(found, view.words, view.unit, len(spec.examples.ids)))
+def show(view: HeadView, found: JointEffect, n: int) -> None:
+    st.markdown(verdict(found, view.words, view.unit, n))
     st.plotly_chart(
         joint_effect(found, view.unit),
         key="together_figure",
@@ -138,24 +128,21 @@ def show(view: HeadView, spec: JointSpec, found: JointEffect) -> None:
 
 def verdict(found: JointEffect, words: AblationWords, unit: str, n: int) -> str:
     """Report the joint effect, the range of random sets, and whether the single effects add up."""
-    joint, excess = found.joint, found.excess
+    joint, singles, excess = (float(one.mean) for one in (found.joint, found.singles, found.excess))
     which, by = (f"these {found.size} heads", words.each) if found.size > 1 else ("this head", words.by)
-    parts = [
-        f"With {which} {words.done}{by}: **{signed(float(joint.mean))} {unit}** "
-        f"{interval(float(joint.low), float(joint.high))} on {n} evaluation questions.",
-        f"{found.n_random} random groups of {found.size} other heads: {signed(found.random_low)} to "
-        f"{signed(found.random_high)} (95 %, p = {found.p_value:.2g}).",
-    ]
-    if found.size > 1:
-        meaning = (
-            "the effects add up, within noise"
-            if excess.unclear
-            else "more than the sum, as when each stands in for the others"
-            if float(excess.mean) > 0
-            else "the effects overlap, or the answer was already lost"
-        )
-        parts.append(
-            f"Together {signed(float(joint.mean))}, single effects {signed(float(found.singles.mean))}: {meaning} "
-            f"(difference {signed(float(excess.mean))} {interval(float(excess.low), float(excess.high))})."
-        )
-    return " ".join(parts)
+    said = (
+        f"With {which} {words.done}{by}: **{signed(joint)} {unit}** {interval_at(found.joint)} on {n} evaluation "
+        f"questions. {found.n_random} random groups of {found.size} other heads: {signed(found.random_low)} to "
+        f"{signed(found.random_high)} (95 %, p = {found.p_value:.2g})."
+    )
+    if found.size == 1:
+        return said
+    meaning = "the effects overlap, or the answer was already lost"
+    if found.excess.unclear:
+        meaning = "the effects add up, within noise"
+    elif excess > 0:
+        meaning = "more than the sum, as when each stands in for the others"
+    return (
+        f"{said} Together {signed(joint)}, single effects {signed(singles)}: {meaning} (difference {signed(excess)} "
+        f"{interval_at(found.excess)})."
+    )
