@@ -9,9 +9,11 @@ from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.hybrid import hybrid_scores
+from cap_viz.dashboard.heads.data import View, head_table
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.kinds.scores import load_blocks, load_gradient, load_scores
 from cap_viz.runs.run_queries import block_spec
+from cap_viz.runs.score_sources import stored_sources
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import rank_agreement, split_half
@@ -81,6 +83,15 @@ def test_the_hybrid_grid_holds_the_combination(store: Store, exact: StoredRun, g
     np.testing.assert_allclose(drawn(at), found.estimate.mean, atol=SEEN)
     assert saying(at, "narrower", "16", "40")
     assert at.number_input(key="layer").value == 2
+
+
+def test_the_hybrid_table_holds_the_combination(store: Store, exact: StoredRun, gradient: StoredRun) -> None:
+    """It held the effects of the exact part, under the name of the combination."""
+    (source,) = [one for one in stored_sources(store.runs(), exact.spec.model, "mini_science") if one.gradient]
+    found = hybrid_scores(load_scores(store, exact), load_gradient(store, gradient)).estimate
+    table = head_table(store, View(source, "nll")).sort_values(["layer", "head"])
+    np.testing.assert_allclose(table["mean_effect"], found.mean.ravel())
+    np.testing.assert_allclose(table["ci_low"], found.low.ravel())
 
 
 def test_a_hybrid_run_started_on_the_page_is_shown_when_both_parts_are_there(store: Store, exact: StoredRun) -> None:

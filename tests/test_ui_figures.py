@@ -126,7 +126,7 @@ def test_ranked_bars_show_intervals_around_the_mean() -> None:
 
 def test_example_strip_numbers_its_points_in_the_order_given() -> None:
     effects = np.array([0.2, -0.1, 0.05])
-    figure = example_strip(effects, list("abc"), mean=0.05, low=-0.3, high=0.4, unit="nats", selected=2)
+    figure = example_strip(effects, list("abc"), unit="nats", selected=2)
     points = scatters(figure)[0]
     np.testing.assert_array_equal(np.asarray(points.x), effects)
     assert [int(number[0]) for number in points.customdata] == [0, 1, 2]
@@ -135,8 +135,7 @@ def test_example_strip_numbers_its_points_in_the_order_given() -> None:
 
 
 def test_a_single_example_has_no_interval_to_draw() -> None:
-    nan = float("nan")
-    figure = example_strip(np.array([0.2]), ["a"], mean=0.2, low=nan, high=nan, unit="nats")
+    figure = example_strip(np.array([0.2]), ["a"], unit="nats")
     assert all(trace.mode != "lines" for trace in scatters(figure))
 
 

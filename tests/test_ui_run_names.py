@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.source import Source, run_name, sources, stored_sources, told_apart
+from cap_viz.dashboard.heads.controls import sources
 from cap_viz.dashboard.prune.controls import score_label, usable_scores
 from cap_viz.dashboard.selection import Selection
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.scores import load_scores
+from cap_viz.runs.score_sources import ScoreSource, run_name, stored_sources, told_apart
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import load_task
@@ -81,7 +82,7 @@ def frame_of(runs: list[StoredRun], *jobs: Job) -> Frame:
     return Frame(Store(), runs, selection, MODEL, load_task(TASK), 1, installed=False, install_hint="", jobs=jobs)
 
 
-def shown(runs: Sequence[StoredRun]) -> list[Source]:
+def shown(runs: Sequence[StoredRun]) -> list[ScoreSource]:
     newest_first = list(reversed(runs))
     frame = frame_of(newest_first)
     return sources(frame)

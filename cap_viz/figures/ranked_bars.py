@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank, signed
-from cap_viz.stats import HeadEstimate, JointEffect
+from cap_viz.stats import HeadEstimate, JointEffect, mean_with_ci
 
 
 def ranked_bars(
@@ -75,13 +75,12 @@ def example_strip(
     effects: Float[np.ndarray, " example"],
     hover: Sequence[str],
     *,
-    mean: float,
-    low: float,
-    high: float,
     unit: str,
     selected: int | None = None,
 ) -> go.Figure:
     """Plot one head's effect on every example, mean and interval beneath; a click reports the example's index."""
+    estimate = mean_with_ci(effects)
+    mean, low, high = (float(value) for value in (estimate.mean, estimate.low, estimate.high))
     figure = blank(height=116, left=12, top=2, bottom=36)
     always = {"marker": {"opacity": 1}}
     colours = [HURTS if value >= 0 else HELPS for value in effects]

@@ -30,6 +30,13 @@ def hybrid_specs(exact: ScoreSpec, metric: str | None, many: ExampleSet) -> dict
     return {"exact": exact, "gradient": gradient}
 
 
+def can_combine(exact: ScoreSpec, gradient: ScoreSpec) -> bool:
+    """Whether these are the parts of a hybrid run: the exact examples are some of the gradient's, all else is alike."""
+    few, many = exact.examples.ids, gradient.examples.ids
+    alike = gradient == hybrid_specs(exact, gradient.metric, gradient.examples)["gradient"]
+    return alike and FEWEST_EXACT <= len(few) < len(many) and set(few) <= set(many)
+
+
 def pilot_specs(model: ModelRef, task: Task, *, seed: int, ablation: str, metric: str) -> dict[str, ScoreSpec]:
     """Make the specs of a pilot: the fewest examples of a hybrid run, measured by both estimators."""
     exact = ScoreSpec(model, calibration_set(task, FEWEST_EXACT, seed), ablation=ablation)

@@ -17,9 +17,11 @@ from streamlit.components.v2 import component
 
 from cap_viz.dashboard.components.accessibility import minified
 from cap_viz.dashboard.selection import Selection, choose
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid, colour_limit
+from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import CONFIG
-from cap_viz.stats import HeadEstimate
+from cap_viz.stats import HeadEstimate, Specificity
 
 Head = tuple[int, int]
 TALLEST, TALLEST_SMALL = 452, 214
@@ -149,6 +151,24 @@ def pick_head(layer: int, head: int) -> None:
 def head_chart(figure: go.Figure, *, key: str, alt: str) -> None:
     """Draw a figure whose points are heads: a click on one chooses it. `alt` is what a screen reader says of it."""
     st.plotly_chart(figure, key=key, config=CONFIG, on_select=lambda: pick_point(key), selection_mode="points", alt=alt)
+
+
+def difference_scatter(
+    found: Specificity, names: tuple[str, str], selected: Head | None, *, key: str, height: int = 300
+) -> None:
+    """Draw the two standardised effects of every head against each other, and say what they were divided by."""
+    head_chart(
+        effect_scatter(found.task, found.control, found.survives, names=names, selected=selected, height=height),
+        key=key,
+        alt=f"Standardised effect of every head on {names[0]} against {names[1]}",
+    )
+    st.caption(
+        f"Effects divided by how much heads truly differ: {found.task_scale:.3f} nats per token on {names[0]} "
+        f"(n = {found.n_task}), {found.control_scale:.3f} on {names[1]} (n = {found.n_control}). Coloured: beyond "
+        "chance. A head can matter more to one of two texts for other reasons than reasoning: subject, format and "
+        "length differ, too.",
+        help=GLOSSARY["specificity"],
+    )
 
 
 def pick_point(key: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +12,12 @@ from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import HeadScores
 from cap_viz.dashboard.components.share import Download
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.source import Source
 from cap_viz.dashboard.stored import HeadStatistics, scores_of, specificity_of, statistics_of, texts_of
 from cap_viz.runs.html_page import html_of
 from cap_viz.runs.kinds.scores import load_gradient
 from cap_viz.runs.run_labels import AblationWords, ablation_words
 from cap_viz.runs.run_queries import control_runs
+from cap_viz.runs.score_sources import ScoreSource
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
@@ -42,7 +40,7 @@ class View:
     `control`: the stored run on generic text, None if there is none.
     """
 
-    source: Source
+    source: ScoreSource
     metric: str
     name: str = TASK_EFFECT
     control: StoredRun[ScoreSpec] | None = None
@@ -116,7 +114,7 @@ def views_of(task: str, estimator: str) -> tuple[str, ...]:
     return VIEWS[:1] if task in CONTROL_TEXTS or estimator != "exact" else VIEWS
 
 
-def controls_of(frame: Frame, source: Source) -> dict[str, StoredRun[ScoreSpec]]:
+def controls_of(frame: Frame, source: ScoreSource) -> dict[str, StoredRun[ScoreSpec]]:
     """Return the stored runs on generic text that a source can be compared with, by text."""
     has_views = len(views_of(frame.task.name, source.estimator)) > 1
     return control_runs(frame.runs, source.spec) if has_views else {}
@@ -156,19 +154,20 @@ def downloads_of(store: Store, view: View) -> list[Download]:
     name = "-".join([view.name.replace(" ", "-"), run.spec.examples.task, view.metric, view.source.name])
     return [
         Download("Heads as CSV", lambda: csv_text(head_table(store, view)), f"{name}.csv", "text/csv"),
-        Download("Everything as JSON", lambda: head_json(store, view), f"{name}.json", "application/json"),
         Download("The run as a web page", lambda: html_of(store, run), f"{run.title}.html", "text/html"),
     ]
 
 
 def head_table(store: Store, view: View) -> pd.DataFrame:
-    """Return one row per head, in rank order.
+    """Return one row per head, in rank order; intervals of ranks are left out where the estimate combines two runs.
 
     Of specificities, effects are in nats per token, the rest in standard deviations over heads.
     """
     assert view.run is not None
     stats = statistics_of(store, view.run, view.metric)
-    if view.name != SPECIFICITY:
+    if view.source.gradient is not None:
+        columns = hybrid_of(store, view.run, view.source.gradient)[0].columns()
+    elif view.name != SPECIFICITY:
         columns = {**stats.estimate.columns(), "rank_low": stats.ranks.low, "rank_high": stats.ranks.high}
     else:
         assert view.control is not None
@@ -181,44 +180,3 @@ def head_table(store: Store, view: View) -> pd.DataFrame:
             "control_effect": statistics_of(store, view.control, "nll").estimate.mean,
         }
     return pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}).sort_values("rank")
-
-
-def head_json(store: Store, view: View) -> str:
-    """Return the table with its provenance, and the effect of every head on every example of each run."""
-    assert view.run is not None
-    runs = {"run": view.run}
-    if view.name == SPECIFICITY and view.control is not None:
-        runs = {"task": view.run, "control": view.control}
-    stats = {name: statistics_of(store, run, view.metric) for name, run in runs.items()}
-    content: dict[str, Any] = {
-        name: {**facts_of(run), "effects": np.round(stats[name].effects, 6).tolist()} for name, run in runs.items()
-    }
-    if "control" in stats:
-        both = stats["task"], stats["control"]
-        shared, ranks = shared_top(*both), agreement(*both)
-        content |= {
-            "top": {"k": shared.k, "shared": shared.shared, "expected": shared.expected, "p_value": shared.p_value},
-            "rank_correlation": none_for_nan(ranks.correlation),
-            "noise_ceiling": none_for_nan(ranks.ceiling),
-        }
-    heads = json.loads(head_table(store, view).to_json(None, orient="records") or "[]")
-    content |= {"metric": view.metric, "unit": METRICS[view.metric].unit, "heads": heads}
-    return json.dumps(content, allow_nan=False)
-
-
-def facts_of(run: StoredRun[ScoreSpec]) -> dict[str, Any]:
-    spec = run.spec
-    return {
-        "title": run.title,
-        "key": run.key,
-        "model": spec.model.id,
-        "fingerprint": spec.model.fingerprint,
-        "task": spec.examples.task,
-        "example_ids": list(spec.examples.ids),
-        "estimator": spec.estimator,
-        "ablation": spec.ablation,
-    }
-
-
-def none_for_nan(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -16,13 +16,13 @@ from cap_viz.dashboard.components.head_map import Head
 from cap_viz.dashboard.components.panels import escaped, problem
 from cap_viz.dashboard.heads.data import HeadView
 from cap_viz.dashboard.heads.new_run import missing_texts
-from cap_viz.dashboard.playground.data import Change, pattern
+from cap_viz.dashboard.playground.data import Change
 from cap_viz.dashboard.playground.data import outcome as read_by_model
-from cap_viz.dashboard.playground.page import MOST_ATTENTION_TOKENS, rounding_note, written
+from cap_viz.dashboard.playground.page import attention_chart, rounding_note, written
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
-from cap_viz.figures.next_tokens import attention_map, coloured_prompt
+from cap_viz.figures.next_tokens import coloured_prompt
 from cap_viz.figures.options import option_shares
 from cap_viz.figures.ranked_bars import example_strip
 from cap_viz.figures.theme import CONFIG, signed
@@ -46,9 +46,26 @@ def shown_example(view: HeadView, head: Head) -> int:
     return int(most_hurt_first(view, head)[0 if asked == "most_hurt" else -1])
 
 
+def example_section(view: HeadView, head: Head, row: int) -> bool:
+    """Draw the effect on every example and the chosen one in full; return whether the model is to read it."""
+    effect_strip(view, head, row)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        example_selector(view, head)
+        reads = (
+            view.frame.installed
+            and view.texts is not None
+            and view.frame.selection.toggle("Read with the model", "reading", help=GLOSSARY["reading"])
+        )
+    example = None if view.texts is None else view.texts.get(view.ids[row])
+    (passage if view.task.kind == "text" else option_table)(view, head, row, example)
+    if view.texts is None:
+        st.caption(f"Only ids are shown. {missing_texts(view.task)}")
+    return reads
+
+
 def effect_strip(view: HeadView, head: Head, row: int) -> None:
     """Draw the head's effect on every example; a click chooses one."""
-    effects, estimate = view.stats.effects[head], view.stats.estimate
+    effects = view.stats.effects[head]
     questions = [
         name if view.texts is None else "<br>".join(wrap(escape(view.texts[name].question, quote=False), HOVER_WIDTH))
         for name in view.ids
@@ -56,9 +73,6 @@ def effect_strip(view: HeadView, head: Head, row: int) -> None:
     figure = example_strip(
         effects,
         [f"{signed(one)} {view.unit}<br>{question}" for one, question in zip(effects, questions, strict=True)],
-        mean=float(estimate.mean[head]),
-        low=float(estimate.low[head]),
-        high=float(estimate.high[head]),
         unit=view.unit,
         selected=row,
     )
@@ -116,17 +130,6 @@ def short(text: str) -> str:
     return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…"
 
 
-def example_panel(view: HeadView, head: Head, row: int) -> None:
-    """Draw the chosen example in full."""
-    example = None if view.texts is None else view.texts.get(view.ids[row])
-    if view.task.kind == "text":
-        passage(view, head, row, example)
-    else:
-        option_table(view, head, row, example)
-    if view.texts is None:
-        st.caption(f"Only ids are shown. {missing_texts(view.task)}")
-
-
 def option_table(view: HeadView, head: Head, row: int, example: Example | None) -> None:
     """Draw one question with the probability of every option, intact and with the head ablated."""
     scores, words = view.scores, view.words
@@ -170,13 +173,6 @@ def lines_of(text: str) -> str:
     return escaped(text.strip()).replace("\n", "  \n")
 
 
-def reading_toggle(view: HeadView) -> bool:
-    """Draw the switch of the reading; none where the texts or the model are not on this machine."""
-    if not view.frame.installed or view.texts is None:
-        return False
-    return view.frame.selection.toggle("Read with the model", "reading", help=GLOSSARY["reading"])
-
-
 def reading_section(view: HeadView, head: Head, row: int) -> None:
     """Draw the shown example token by token; the head is zero-ablated here, whatever ablation the run used."""
     assert view.texts is not None
@@ -195,15 +191,7 @@ def reading_section(view: HeadView, head: Head, row: int) -> None:
                 own_answers(view, example, without)
         with right:
             st.markdown("**What the head attends to here**")
-            if len(found.tokens) > MOST_ATTENTION_TOKENS:
-                st.caption(f"Shown for up to {MOST_ATTENTION_TOKENS} tokens; this example has {len(found.tokens)}.")
-                return
-            st.plotly_chart(
-                attention_map(found.tokens, pattern(view.frame.model, text, layer, number, ())),
-                key="heads_attention",
-                config=CONFIG,
-                alt=f"Attention pattern of head {number} of layer {layer} on the shown example",
-            )
+            attention_chart(view.frame.model, text, found.tokens, head, key="heads_attention")
             rounding_note(view.frame.model)
     except CapVizError as error:
         problem(str(error))

@@ -14,11 +14,12 @@ from typing import Any
 import streamlit as st
 
 from cap_viz.attribution.effect_metrics import DIFFERENTIABLE, METRICS, applicable_metrics
+from cap_viz.attribution.estimators import ESTIMATORS
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard.components.job_card import active_jobs, job_view
 from cap_viz.dashboard.components.submission import submit_all
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.source import WANTED_RUN, Source, name_of
+from cap_viz.dashboard.heads.controls import WANTED_RUN, name_of
 from cap_viz.dashboard.names import ABLATION_NAMES, metric_name
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
@@ -28,6 +29,7 @@ from cap_viz.runs.jobs import Job, JobSpec
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import alike, block_run, block_spec
 from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from, seconds_each, timed_run
+from cap_viz.runs.score_sources import ScoreSource
 from cap_viz.runs.spec import RunSpec, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task, load_task
@@ -36,12 +38,6 @@ from cap_viz.tasks.readable import CONTROL_TEXTS, controls_for
 
 # Key of the buttons that start a run, under which a refusal is shown; session key of the popover.
 STARTED, NEW_RUN_OPEN = "heads_started", "heads_new_run"
-ESTIMATORS = {
-    "exact": "Ablates each head in turn. No approximation; all metrics at once.",
-    "gradient": "All heads from one backward pass per example. Fast, but may mislead on the largest heads.",
-    "hybrid": "A few examples exactly, many by gradient. Its intervals are honest; those of gradient alone are too "
-    "narrow.",
-}
 USUAL_EXAMPLES = {"exact": 16, "gradient": 128}
 SIZES = ("by hand", "time budget", "precision")
 CONTROL_EXAMPLES = 16
@@ -58,8 +54,7 @@ def new_run(frame: Frame) -> None:
         if reason := hindrance(frame, frame.task):
             st.markdown(reason)
             return
-        estimator = picked("Estimator", tuple(ESTIMATORS), "heads_estimator", label_visibility="collapsed")
-        st.caption(ESTIMATORS[estimator])
+        estimator = picked("Estimator", ESTIMATORS, "heads_estimator", help=GLOSSARY["estimator"])
         names = ABLATION_NAMES.__getitem__
         ablation = picked(
             "Head's output becomes", ABLATIONS, "heads_ablation", format_func=names, help=GLOSSARY["ablation"]
@@ -129,7 +124,7 @@ def hybrid_sizes(frame: Frame, seed: int, ablation: str, metric: str, most: int)
     runs = {name: run for name, spec in pilot.items() if (run := frame.store.get(spec)) is not None}
     if len(runs) < len(pilot):
         label = f"Measure the pilot ({FEWEST_EXACT} examples, both ways)"
-        st.button(label, key="heads_pilot", on_click=submit_all, args=(titles_by_spec("Pilot", pilot), STARTED))
+        measure_button(frame, label, "Pilot", *pilot.values(), key="heads_pilot")
         raise UsageError("The sizes are planned from a pilot with this draw, ablation and metric, and then fixed.")
     unit, seconds, half_width = METRICS[metric].unit, None, None
     if how == "time budget":
@@ -148,30 +143,30 @@ def hybrid_sizes(frame: Frame, seed: int, ablation: str, metric: str, most: int)
 def submit(frame: Frame, specs: Mapping[str, ScoreSpec]) -> None:
     """Queue the runs not stored and select them; a hybrid run is selected once both parts are there."""
     st.session_state[NEW_RUN_OPEN] = False
-    missing = {name: spec for name, spec in specs.items() if frame.store.sound(spec) is None}
-    submit_all(titles_by_spec("Head scores", missing), STARTED)
+    submit_all(titled("Head scores", *(spec for spec in specs.values() if frame.store.sound(spec) is None)), STARTED)
     choose({"run": name_of(frame, list(specs.values())[-1])})
     if len(specs) == 2:
         st.session_state[WANTED_RUN] = tuple(spec_key(spec) for spec in specs.values())
 
 
-def titles_by_spec(what: str, specs: Mapping[str, ScoreSpec]) -> dict[JobSpec, str]:
-    """Title jobs by what they measure, their task, estimator and number of examples."""
-    return {spec: job_title(f"{what}, {spec.examples.task}, {name}", spec) for name, spec in specs.items()}
+def titled(what: str, *specs: RunSpec) -> dict[JobSpec, str]:
+    """Title jobs by what they measure: `Head scores, mini_science, exact, n = 16`."""
+    return {
+        spec: ", ".join([what, spec.examples.task, *by_estimator(spec), f"n = {len(spec.examples.ids)}"])
+        for spec in specs
+    }
 
 
-def job_title(what: str, spec: RunSpec) -> str:
-    return f"{what}, n = {len(spec.examples.ids)}"
+def by_estimator(spec: RunSpec) -> list[str]:
+    return [spec.estimator] if isinstance(spec, ScoreSpec) and spec.parts is None else []
 
 
-def measure_button(frame: Frame, label: str, what: str, spec: RunSpec, *, key: str, **more: Any) -> None:
-    """Draw a button that starts a run, or say why it cannot be started here; `what` begins the title of the job."""
-    task = load_task(spec.examples.task)
-    if reason := hindrance(frame, task):
+def measure_button(frame: Frame, label: str, what: str, *specs: RunSpec, key: str, **more: Any) -> None:
+    """Draw a button that starts runs, or say why they cannot be started here; `what` begins the titles of the jobs."""
+    if reason := hindrance(frame, load_task(specs[0].examples.task)):
         st.caption(reason)
-        return
-    jobs = {spec: job_title(f"{what}, {task.name}", spec)}
-    st.button(label, key=key, on_click=submit_all, args=(jobs, STARTED), **more)
+    else:
+        st.button(label, key=key, on_click=submit_all, args=(titled(what, *specs), STARTED), **more)
 
 
 def cost_sentence(frame: Frame, n: int, task: str, estimator: str = "exact") -> str:
@@ -188,14 +183,14 @@ def cost_sentence(frame: Frame, n: int, task: str, estimator: str = "exact") -> 
     )
 
 
-def control_jobs(source: Source) -> list[Job]:
+def control_jobs(source: ScoreSource) -> list[Job]:
     """Return the active jobs whose run can become the control of this one."""
     return active_jobs(
         lambda spec: isinstance(spec, ScoreSpec) and spec.examples.task in CONTROL_TEXTS and alike(spec, source.spec)
     )
 
 
-def no_control(frame: Frame, source: Source) -> None:
+def no_control(frame: Frame, source: ScoreSource) -> None:
     """Draw the placeholder of a view that lacks its control: the purpose of a control, and ways to measure it."""
     jobs, spec = control_jobs(source), source.spec
     for job in jobs:

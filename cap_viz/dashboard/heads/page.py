@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import streamlit as st
 
 from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
-from cap_viz.attribution.effect_metrics import METRICS, applicable_metrics
+from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import EvalReport, HeadScores
-from cap_viz.dashboard.components.head_map import Head, head_boxes, head_chart, head_map, head_name, pick_head
+from cap_viz.dashboard.components.head_map import (
+    Head,
+    difference_scatter,
+    head_boxes,
+    head_chart,
+    head_map,
+    head_name,
+    pick_head,
+)
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
 from cap_viz.dashboard.components.panels import (
     age,
@@ -26,6 +32,7 @@ from cap_viz.dashboard.components.share import share
 from cap_viz.dashboard.components.submission import refusal
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads import sentences
+from cap_viz.dashboard.heads.controls import last_failure, pick_metric, pick_source, pick_view, sources
 from cap_viz.dashboard.heads.data import (
     GENERIC_TEXT,
     SPECIFICITY,
@@ -33,23 +40,13 @@ from cap_viz.dashboard.heads.data import (
     TASK_EFFECT,
     HeadView,
     View,
-    controls_of,
     downloads_of,
     hybrid_of,
-    views_of,
 )
-from cap_viz.dashboard.heads.example import (
-    effect_strip,
-    example_panel,
-    example_selector,
-    reading_section,
-    reading_toggle,
-    shown_example,
-)
+from cap_viz.dashboard.heads.example import example_section, reading_section, shown_example
 from cap_viz.dashboard.heads.new_run import STARTED, control_jobs, measure_button, new_run, no_control, offer_blocks
-from cap_viz.dashboard.heads.source import Source, last_failure, pick_source, sources
 from cap_viz.dashboard.heads.together import together_section
-from cap_viz.dashboard.names import metric_name, metrics_help, model_name, task_name
+from cap_viz.dashboard.names import metric_name, model_name, task_name
 from cap_viz.dashboard.overview.data import dense_evaluation
 from cap_viz.dashboard.playground.page import rounding_note
 from cap_viz.dashboard.stored import arrived_effects, report_of, specificity_of, statistics_of
@@ -58,24 +55,23 @@ from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.figures.ranked_bars import ranked_bars
-from cap_viz.figures.specificity import effect_scatter, role_scatter
+from cap_viz.figures.specificity import role_scatter
 from cap_viz.figures.theme import signed
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.kinds.scores import load_blocks
 from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.run_queries import block_run, role_spec
+from cap_viz.runs.score_sources import ScoreSource
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import HeadEstimate, RankIntervals, mean_with_ci
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks import load_task
-from cap_viz.tasks.readable import CONTROL_TEXTS
 
 FEWEST_FOR_BANNER = 8
 MOST_BARS = 60
 HIGHEST_ROLES = 7
-VIEW_NAMES = {TASK_EFFECT: "This task", GENERIC_TEXT: "Generic text", SPECIFICITY: "Specificity"}
 VIEW_WIDTH, METRIC_WIDTH = 276, 352
 # Widths of the map and of what stands beside it.
 HALVES = (11, 10)
@@ -123,50 +119,6 @@ def controls(frame: Frame) -> View | None:
         name = pick_view(frame, source.estimator)
     with metric_place:
         return pick_metric(frame, source, name)
-
-
-def pick_view(frame: Frame, estimator: str) -> str:
-    views = views_of(frame.task.name, estimator)
-    if len(views) > 1:
-        return frame.selection.segmented(
-            "View", "view", views, names=VIEW_NAMES.__getitem__, what="the view", help=GLOSSARY["view"]
-        )
-    frame.selection.choice("view", views, what="the view")
-    st.caption(
-        "This text is itself a control: other tasks are compared with it."
-        if frame.task.name in CONTROL_TEXTS
-        else f"Estimator: {estimator}. Generic text is compared by exact runs."
-    )
-    return TASK_EFFECT
-
-
-def pick_metric(frame: Frame, source: Source, view: str) -> View:
-    """Draw the selector of the metric, or of the text to compare with, which has one metric only."""
-    controls, names = controls_of(frame, source), partial(metric_name, frame.task)
-    if view != TASK_EFFECT:
-        if not controls:
-            return View(source, "nll", view)
-        text = frame.selection.selectbox(
-            "Control text",
-            "control",
-            list(controls),
-            names=task_name,
-            what="the control text",
-            help="Text that asks for no reasoning, measured with the same estimator and ablation.",
-        )
-        return View(source, "nll", view, controls[text])
-    offered = applicable_metrics(frame.task)
-    if source.metric is not None:
-        metric = source.metric
-        st.caption(f"Metric: {names(metric)}, the one this {source.estimator} run is about.")
-    elif len(offered) == 1:
-        metric = frame.selection.choice("metric", offered, what="the metric")
-        st.caption(f"Metric: {names(metric)}. The others compare options; {frame.task.title} has none.")
-    else:
-        metric = frame.selection.segmented(
-            "Metric", "metric", offered, names=names, what="the metric", help=metrics_help(offered)
-        )
-    return View(source, metric, view, next(iter(controls.values()), None))
 
 
 def facts_of(view: View) -> list[str]:
@@ -224,11 +176,7 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
         head = chosen_head(view.frame, estimate, view.stats.ranks, ranked=view.ranks_heads)
         row, n = shown_example(view, head), sentences.count(view.n)
         st.markdown(sentences.effect_sentence(spec, view.metric, estimate, head, f"on {n}", f", mean of {n}"))
-        effect_strip(view, head, row)
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            example_selector(view, head)
-            reads = reading_toggle(view)
-        example_panel(view, head, row)
+        reads = example_section(view, head, row)
         st.caption(sentences.group_sentence(view, head))
         if roles is not None:
             st.caption(sentences.role_sentence(roles, head))
@@ -314,8 +262,7 @@ def roles_section(view: HeadView, roles: HeadRoles | None, selected: Head) -> No
             "What heads attend to",
             role_spec(view.spec),
             key="heads_roles_start",
-            icon=":material/visibility:",
-            help="Previous token, first token, entropy and induction of every head: one reading of each example.",
+            help=GLOSSARY["roles"],
         )
         return
     measure = view.frame.selection.segmented(
@@ -363,34 +310,16 @@ def specificity_body(task: HeadView, control: HeadView) -> None:
     with right, st.container(gap="small"):
         head = chosen_head(task.frame, found)
         st.markdown(sentences.specificity_sentence(task, control, found, head))
-        head_chart(
-            effect_scatter(found.task, found.control, found.survives, names=(here, control.task.title), selected=head),
-            key="heads_scatter",
-            alt=f"Standardised effect of every head on {here} against {text}",
-        )
-        st.caption(
-            "Dotted: the same effect on both. Coloured: a difference beyond chance, above the line more on this task, "
-            "below it more on the text."
-        )
+        difference_scatter(found, (here, control.task.title), head, key="heads_scatter")
     with left, st.container(gap="small"):
         st.markdown(sentences.overlap_sentence(task, control))
         ends, also = (f"more on {text}", "more on this task"), {here: found.task, text: found.control}
         grid = Grid.of(found, ends=ends, selected=head, also=also, digits=2)
         draw_map(grid, SPECIFICITY_UNIT, f"Specificity of each head, {here} against {text}")
-    lower_left, lower_right = st.columns(HALVES, gap="medium")
-    with lower_left:
-        draw_bars(task.frame, found, head, SPECIFICITY_UNIT, "specificity")
-    lower_right.markdown("#### Reading specificity")
-    lower_right.markdown(
-        f"- Each effect is divided by how much heads truly differ in its run: {found.task_scale:.3f} nats per token on "
-        f"{here} ({found.n_task} examples), {found.control_scale:.3f} on {text} ({found.n_control}). The noise of few "
-        "examples is taken out first. Intervals resample the examples of both runs.\n"
-        f"- Near 0, a head matters as much to {text} as to this task. Far from 0, it differs between the two, maybe "
-        f"for reasons other than reasoning: {text} differs in subject, format and length, too."
-    )
+    draw_bars(task.frame, found, head, SPECIFICITY_UNIT, "specificity")
 
 
-def estimate_body(frame: Frame, source: Source, run: StoredRun[ScoreSpec]) -> None:
+def estimate_body(frame: Frame, source: ScoreSource, run: StoredRun[ScoreSpec]) -> None:
     """Draw a gradient or hybrid estimate: no head was ablated on most examples, so there are no answers to show."""
     metric, spec, estimator = source.metric or "nll", source.spec, f"{source.estimator} estimator"
     if source.gradient is not None:
@@ -417,7 +346,7 @@ def estimate_body(frame: Frame, source: Source, run: StoredRun[ScoreSpec]) -> No
         draw_map(grid, unit, effect_title(spec, metric, source.estimator))
 
 
-def live_body(frame: Frame, source: Source, metric: str) -> None:
+def live_body(frame: Frame, source: ScoreSource, metric: str) -> None:
     """Draw progress and the filling map; rerun the whole page when the job ends, to show the stored run."""
     job = source.job
     assert job is not None

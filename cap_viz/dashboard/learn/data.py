@@ -13,7 +13,6 @@ from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.components.head_map import Head, head_name
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.source import shown_name
 from cap_viz.dashboard.overview.data import default_scores, dense_evaluation, usual_group
 from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
@@ -24,6 +23,7 @@ from cap_viz.pruning import ZeroCounts, criterion_title
 from cap_viz.runs.kinds.joint import load_joint
 from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.run_queries import control_runs, dense_sizes, runs_of
+from cap_viz.runs.score_sources import shown_name
 from cap_viz.runs.spec import EvalSpec, JointSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import HeadEstimate, PairedComparison, mean_with_ci

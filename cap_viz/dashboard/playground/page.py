@@ -7,7 +7,7 @@ from operator import attrgetter
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from cap_viz.dashboard.components.head_map import head_boxes
+from cap_viz.dashboard.components.head_map import Head, head_boxes
 from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
 from cap_viz.dashboard.components.panels import caution, empty, escaped, percent, problem, provenance, stale
 from cap_viz.dashboard.components.share import share
@@ -217,27 +217,29 @@ def prompt_tokens(found: Outcome, change: Change) -> None:
         st.dataframe(named, hide_index=True, key="play_candidates")
 
 
-def attention(
-    view: Frame, shape: ModelShape, prompt: str, off: HeadSet, found: Outcome, start: tuple[int, int]
-) -> None:
+def attention(view: Frame, shape: ModelShape, prompt: str, off: HeadSet, found: Outcome, start: Head) -> None:
     """Draw the attention of a head, of `start` unless the address names one."""
     st.markdown("#### What one head looks at", help="Attention is where a head reads, not what it does with it.")
     inputs, figure = st.columns([2, 5], gap="medium")
     with inputs:
         with st.container(horizontal=True, gap="small"):
-            layer, head = head_boxes(view.selection, shape.n_layers, shape.n_heads, default=start)
+            chosen = head_boxes(view.selection, shape.n_layers, shape.n_heads, default=start)
         st.caption("Each row is a token that looks back at the columns; rows sum to 1. Pruned weights are not applied.")
         rounding_note(view.model)
     with figure:
-        if len(found.tokens) > MOST_ATTENTION_TOKENS:
-            st.caption(f"Shown for prompts of up to {MOST_ATTENTION_TOKENS} tokens; this one has {len(found.tokens)}.")
-            return
-        st.plotly_chart(
-            attention_map(found.tokens, pattern(view.model, prompt, layer, head, off)),
-            key="play_attention",
-            config=CONFIG,
-            alt=f"Attention pattern of head {head} of layer {layer} on the prompt",
-        )
+        attention_chart(view.model, prompt, found.tokens, chosen, off, key="play_attention")
+
+
+def attention_chart(
+    model: ModelRef, text: str, tokens: tuple[str, ...], head: Head, off: HeadSet = (), *, key: str
+) -> None:
+    """Draw the attention of a head on a text, with the heads `off` ablated. Raises `CapVizError` with its message."""
+    if len(tokens) > MOST_ATTENTION_TOKENS:
+        st.caption(f"Shown for texts of up to {MOST_ATTENTION_TOKENS} tokens; this one has {len(tokens)}.")
+        return
+    figure = attention_map(tokens, pattern(model, text, *head, off))
+    alt = f"Attention pattern of head {head[1]} of layer {head[0]}, token by token"
+    st.plotly_chart(figure, key=key, config=CONFIG, alt=alt)
 
 
 def rounding_note(model: ModelRef) -> None:

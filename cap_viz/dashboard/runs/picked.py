@@ -24,7 +24,6 @@ from cap_viz.dashboard.components.panels import (
 )
 from cap_viz.dashboard.components.share import Download, download_button
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.source import shown_name
 from cap_viz.dashboard.names import model_name, run_words, task_name
 from cap_viz.dashboard.runs.result import sentence_on
 from cap_viz.dashboard.selection import choose, go_button
@@ -43,6 +42,7 @@ from cap_viz.runs.kinds.evaluation import measures_of
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
+from cap_viz.runs.score_sources import shown_name
 from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun

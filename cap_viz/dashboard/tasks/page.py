@@ -31,7 +31,6 @@ from cap_viz.dashboard.tasks.own import own_tasks_popover, unscored
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import Grid, colour_limit
-from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.tasks import AgreementMatrix, HeadOnTasks, agreement_matrix, head_on_tasks
 from cap_viz.figures.theme import CONFIG
 from cap_viz.figures.thumbnail import thumbnail
@@ -87,7 +86,9 @@ def tasks_page(view: Frame) -> None:
         shared_section(measured, choice.k, shared, agreements)
         if difference is not None:
             st.markdown(f"#### {choice.first.title} against {choice.second.title}", help=GLOSSARY["difference"])
-            pair_scatter(choice, difference, selected)
+            difference_scatter(
+                difference, (choice.first.title, choice.second.title), selected, key="tasks_scatter", height=MAP_HEIGHT
+            )
 
 
 def nothing_to_compare(view: Frame, measured: Sequence[Measured]) -> None:
@@ -309,17 +310,3 @@ def titled_map(grid: Grid, key: str, title: str, label: str, unit: str) -> None:
     with st.container(width=MAP_WIDTH, gap="xsmall"):
         st.markdown(f"**{title}**")
         head_map(grid, key=key, unit=unit, label=label, on_pick=pick_head, small=True, tallest=MAP_HEIGHT)
-
-
-def pair_scatter(choice: TaskPair, found: Specificity, selected: Head | None) -> None:
-    names = (choice.first.title, choice.second.title)
-    head_chart(
-        effect_scatter(found.task, found.control, found.survives, names=names, selected=selected, height=MAP_HEIGHT),
-        key="tasks_scatter",
-        alt=f"Standardised effect of every head on {names[0]} against {names[1]}",
-    )
-    st.caption(
-        f"Effects divided by how much heads truly differ: {found.task_scale:.3f} nats per token on {names[0]} "
-        f"(n = {found.n_task}), {found.control_scale:.3f} on {names[1]} (n = {found.n_control}). A head can matter "
-        "more to one of two texts for other reasons than reasoning: subject, format and length differ, too."
-    )
