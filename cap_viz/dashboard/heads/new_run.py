@@ -151,14 +151,11 @@ def submit(frame: Frame, specs: Mapping[str, ScoreSpec]) -> None:
 
 def titled(what: str, *specs: RunSpec) -> dict[JobSpec, str]:
     """Title jobs by what they measure: `Head scores, mini_science, exact, n = 16`."""
-    return {
-        spec: ", ".join([what, spec.examples.task, *by_estimator(spec), f"n = {len(spec.examples.ids)}"])
-        for spec in specs
-    }
-
-
-def by_estimator(spec: RunSpec) -> list[str]:
-    return [spec.estimator] if isinstance(spec, ScoreSpec) and spec.parts is None else []
+    titles: dict[JobSpec, str] = {}
+    for spec in specs:
+        by = f", {spec.estimator}" if isinstance(spec, ScoreSpec) else ""
+        titles[spec] = f"{what}, {spec.examples.task}{by}, n = {len(spec.examples.ids)}"
+    return titles
 
 
 def measure_button(frame: Frame, label: str, what: str, *specs: RunSpec, key: str, **more: Any) -> None:
