@@ -170,7 +170,7 @@ def test_every_figure_says_what_it_shows_to_those_who_cannot_see_it() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("plotly_chart", "head_chart"))
     ]
-    assert len(calls) > 15
+    assert len(calls) > 10
     for name, call in calls:
         given = {keyword.arg for keyword in call.keywords}
         assert {"alt", "key"} <= given, f"{name}, line {call.lineno}"
