@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.attribution.effect_metrics import METRICS, Metric
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.dashboard.heads.data import View, head_table
 from cap_viz.models.loading import ReasoningModel
@@ -152,3 +152,15 @@ def test_the_ranking_is_compared_with_other_ablations_of_the_same_examples(
     means = [load_scores(store, run).mean_effect("nll") for run in (exact, other)]
     wanted, _ = spearmanr(means[0].ravel(), means[1].ravel())
     assert f"mean ρ = {wanted:.2f}" in text(heads_page(exact))
+
+
+def test_a_metric_of_another_package_is_shown_like_the_others(
+    store: Store, exact: StoredRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page looked for its help in the glossary and for its wording in a table, which know ours only."""
+    twice = Metric(lambda *numbers: 2 * METRICS["nll"](*numbers), "Twice the loss", "nats", origin="demo 1.0")
+    monkeypatch.setitem(METRICS, "twice", twice)
+    at = heads_page(exact, metric="twice")
+    np.testing.assert_allclose(drawn(at), 2 * load_scores(store, exact).mean_effect("nll"), atol=2 * SEEN)
+    assert at.segmented_control(key="metric").value == "twice"
+    assert saying(at, "**", f"{twice.unit}**")
