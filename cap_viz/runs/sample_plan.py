@@ -1,8 +1,4 @@
-"""Head scores to compute: both parts of a hybrid run, its sizes planned from a pilot, and the time that scoring takes.
-
-specs = pilot_specs(model, task, seed=0, ablation="zero", metric="nll")
-plan = plan_from(store, {name: store.get(spec) for name, spec in specs.items()}, available=200, seconds=600)
-"""
+"""Head scores to compute: both parts of a hybrid run, its sizes planned from a pilot, and the time scoring takes."""
 
 from __future__ import annotations
 
