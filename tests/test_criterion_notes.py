@@ -14,7 +14,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.results import ABLATIONS
-from cap_viz.dashboard.prune.notes import cost_sentence
+from cap_viz.dashboard.prune.page import cost_sentence
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning import CRITERIA, prune_mask
 from cap_viz.pruning.criterion import SCATTERED, STRUCTURED

@@ -31,7 +31,7 @@ from cap_viz.dashboard.components.paired import (
     verdict_lines,
 )
 from cap_viz.dashboard.prune.accuracy import CHOICES, accuracy_row
-from cap_viz.dashboard.prune.downloads import audit_csv, comparison_json, items_csv
+from cap_viz.dashboard.prune.export import comparison_json, items_csv
 from cap_viz.dashboard.prune.flips import flip_table, option_table
 from cap_viz.dashboard.prune.setting import (
     PruneSetting,
@@ -274,11 +274,11 @@ def test_shares_of_the_parts_add_up_to_what_is_reached(world: World) -> None:
 
 def test_marks_are_where_accuracies_are_stored_for_the_same_question(world: World) -> None:
     runs = world.store.runs()
-    assert measured_percents(runs, world.setting, highest=90) == {20: {"cap", "wanda"}}
-    assert measured_percents(runs, replace(world.setting, criteria=("cap", "magnitude")), highest=90) == {20: {"cap"}}
+    assert measured_percents(runs, world.setting) == {20: {"cap", "wanda"}}
+    assert measured_percents(runs, replace(world.setting, criteria=("cap", "magnitude"))) == {20: {"cap"}}
     by_choices = replace(world.setting, options=MaskOptions(metric="choice_nll"))
-    assert measured_percents(runs, by_choices, highest=90) == {20: {"wanda"}}
-    assert measured_percents(runs, replace(world.setting, evaluation=evaluation_set(TASK, 12)), highest=90) == {}
+    assert measured_percents(runs, by_choices) == {20: {"wanda"}}
+    assert measured_percents(runs, replace(world.setting, evaluation=evaluation_set(TASK, 12))) == {}
 
 
 def test_the_outlier_is_the_head_without_which_the_scale_shrinks_most() -> None:
@@ -393,7 +393,7 @@ def test_the_first_items_of_a_longer_run_are_taken_at_once(world: World) -> None
     assert len(whole) == N_ITEMS
     assert found.report.questions.ids == whole.questions.ids[:n]
     np.testing.assert_array_equal(found.report.logliks, whole.logliks[:n])
-    assert len(pd.read_csv(io.StringIO(audit_csv(world.store, [found])))) == n
+    assert len(pd.read_csv(io.StringIO(items_csv(world.store, [found])))) == n
 
 
 def test_two_criteria_at_different_sparsities_are_not_compared(world: World) -> None:
@@ -505,9 +505,11 @@ def test_flips_are_the_items_answered_differently() -> None:
 def test_files_hold_items_intervals_and_specs(world: World) -> None:
     queue = idle_queue(world)
     columns = [found_column(world, queue, world.setting, name) for name in world.setting.columns]
-    lines = items_csv(columns).decode().splitlines()
-    assert len(lines) == 1 + N_ITEMS
-    assert lines[0].startswith("id,gold,dense_chosen,dense_right")
+    table = pd.read_csv(io.StringIO(items_csv(world.store, columns)))
+    assert table["model"].value_counts().to_dict() == {"Dense": N_ITEMS, "CAP": N_ITEMS, "Wanda": N_ITEMS}
+    for one in columns:
+        assert one.report is not None
+        assert table.loc[table["model"] == one.title, "right"].tolist() == one.report.correct.tolist()
     content = json.loads(comparison_json(columns, differences(CHOICES, columns)))
     report = columns[1].report
     assert report is not None
@@ -883,7 +885,7 @@ def test_the_flip_tables_item_shows_every_option(world: World) -> None:
     assert table["Option"].tolist() == [option.strip() for option in example.options]
     assert table["Right"].tolist().index("✓") == example.gold
     np.testing.assert_array_equal(table["Dense"], load_report(world.store, run).logliks[2])
-    audit = pd.read_csv(io.StringIO(audit_csv(world.store, [column])))
+    audit = pd.read_csv(io.StringIO(items_csv(world.store, [column])))
     assert len(audit) == N_ITEMS
     assert audit["prompt"].iloc[2] == example.prompt
     assert set(audit["model"]) == {"Dense"}

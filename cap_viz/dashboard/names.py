@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.dashboard.components.panels import percent
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import CATALOGUE
@@ -12,6 +13,7 @@ from cap_viz.runs.kinds import describe
 from cap_viz.runs.mask_provenance import MaskProvenance, provenance_of
 from cap_viz.runs.spec import MaskSpec, RunSpec, ScoreSpec
 from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.example_sets import ExampleSet
 
 TEXT_LOSS = "Token loss"
 ABLATION_NAMES = {"zero": "zeroed", "mean": "mean", "resample": "resampled"}
@@ -40,6 +42,14 @@ def task_name(name: str) -> str:
         return load_task(name).title
     except CapVizError:
         return name
+
+
+def texts_missing(task: Task) -> str:
+    """Say that a task's texts are not on this machine, and how to get them there."""
+    return (
+        f"The texts of {task.title} are not on this machine. To see and measure them, set CAP_VIZ_DATA to a folder "
+        f"that holds {task.data_folder}/."
+    )
 
 
 def metric_title(metric: str) -> str:
@@ -90,9 +100,27 @@ def run_words(spec: RunSpec) -> str:
     return said[:1].upper() + said[1:]
 
 
+def basis_words(basis: MaskProvenance) -> str:
+    """Describe what masks are built on: `masks from 48 examples of Mini science`, and every unusual option."""
+    examples, activations = basis.examples, basis.get("activations")
+    if examples is None:
+        said = ["masks without calibration"]
+    else:
+        draw = f", draw {examples.seed}" if examples.seed else ""
+        said = [f"masks from {len(examples.ids)} examples of {task_name(examples.task)}{draw}"]
+    if isinstance(activations, ExampleSet):
+        said.append(f"activations of {task_name(activations.task)}")
+    return ", ".join([*said, *option_words(basis)])
+
+
 def option_words(made: MaskProvenance) -> list[str]:
     """Name the options of a mask that differ from the usual ones."""
     return [f"{OPTION_WORDS.get(name, name)} {metric_title(value).lower()}" for name, value in made.unusual.items()]
+
+
+def mask_name(mask: MaskSpec | None) -> str:
+    """Name weights within a sentence: `CAP at 20 %`, or the dense model."""
+    return "the dense model" if mask is None else f"{criterion_title(mask.criterion)} at {percent(mask.sparsity, 0)}"
 
 
 def criterion_group(name: str) -> str:

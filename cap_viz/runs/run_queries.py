@@ -153,9 +153,13 @@ def profile_spec(mask: MaskSpec, scores: ScoreSpec) -> ProfileSpec:
     return ProfileSpec(model=scores.model, examples=scores.examples, mask=replace(mask, sparsity=0.0))
 
 
-def missing_tasks(spec: EvalSpec | ProfileSpec) -> tuple[Task, ...]:
-    """Find the tasks and texts that a run reads and that are not on this machine; a profile reads those of its mask."""
+def missing_tasks(spec: EvalSpec | ProfileSpec | MaskSpec) -> tuple[Task, ...]:
+    """Find the tasks and texts that a run or a mask reads and that are not on this machine.
+
+    A profile reads those of its mask alone.
+    """
+    mask = spec if isinstance(spec, MaskSpec) else spec.mask
     questions = spec.examples if isinstance(spec, EvalSpec) else None
-    read = (questions, *(() if spec.mask is None else (spec.mask.calibration, spec.mask.text)))
+    read = (questions, *(() if mask is None else (mask.calibration, mask.text)))
     tasks = [load_task(name) for name in dict.fromkeys(one.task for one in read if one is not None)]
     return tuple(task for task in tasks if not task.is_local())

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.dashboard.compare.data import ComparisonChoice, Stored
-from cap_viz.dashboard.names import criteria_help, criteria_in_groups, criterion_group, option_words, task_name
+from cap_viz.dashboard.names import criteria_help, criteria_in_groups, criterion_group
 from cap_viz.dashboard.selection import Selection
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, MEASURES, Measure, measure_named
 from cap_viz.figures.reported import MODEL, reported_accuracy
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import DENSE, SUBJECT, counts_weights
 from cap_viz.runs.fixed_question import RIVAL
-from cap_viz.runs.mask_provenance import MaskProvenance, ProvenanceGroup
+from cap_viz.runs.mask_provenance import ProvenanceGroup
 from cap_viz.tasks import Task
-from cap_viz.tasks.example_sets import ExampleSet
 
 # Shown at first, beside dense; everything else is a tick away.
 FIRST_SHOWN = (SUBJECT, RIVAL, "cap_fine")
@@ -95,16 +94,3 @@ def paper_control(selection: Selection, task: Task, measure: Measure) -> bool:
         "paper",
         help=f"Hollow diamonds: what the paper reports for {MODEL}, second-hand.",
     )
-
-
-def basis_words(basis: MaskProvenance) -> str:
-    """Describe what masks are built on: `masks from 48 examples of Mini science`, and every unusual option."""
-    examples, activations = basis.examples, basis.get("activations")
-    if examples is None:
-        said = ["masks without calibration"]
-    else:
-        draw = f", draw {examples.seed}" if examples.seed else ""
-        said = [f"masks from {len(examples.ids)} examples of {task_name(examples.task)}{draw}"]
-    if isinstance(activations, ExampleSet):
-        said.append(f"activations of {task_name(activations.task)}")
-    return ", ".join([*said, *option_words(basis)])

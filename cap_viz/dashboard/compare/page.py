@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from cap_viz.dashboard.compare.controls import basis_words, controls
+from cap_viz.dashboard.compare.controls import controls
 from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Stored, compared, name_of, stored_comparison
 from cap_viz.dashboard.compare.table import draw_table, table_csv
 from cap_viz.dashboard.compare.text_loss import measure_text, perplexity_section, solutions_section
@@ -16,7 +16,7 @@ from cap_viz.dashboard.components.panels import caution, empty, escaped, listed,
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.components.verdict import OUTSIDE, best_line, verdict_of, verdict_strip
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import model_name
+from cap_viz.dashboard.names import basis_words, model_name
 from cap_viz.dashboard.selection import go_button
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.compare import CurvePoint, Curves, curves, figure_html

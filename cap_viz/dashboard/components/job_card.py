@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import escaped, problem
+from cap_viz.dashboard.components.panels import escaped, note, problem
 from cap_viz.dashboard.components.submission import discard_jobs, is_discarded, may_cancel, refusal, submit_all
 from cap_viz.progress import duration
-from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights
+from cap_viz.runs.jobs import Job, JobSpec, PrunedWeights, job_key
 from cap_viz.runs.queue import shared_queue
 
 TICK_SECONDS = 1.0
@@ -20,9 +20,44 @@ def active_jobs(wanted: Callable[[JobSpec], bool]) -> list[Job]:
     return [job for job in shared_queue().listing() if job.active and wanted(job.spec)]
 
 
+def jobs_of(specs: Iterable[JobSpec]) -> list[Job]:
+    """Return the jobs of these specs that the queue remembers."""
+    found = (shared_queue().find(spec) for spec in specs)
+    return [job for job in found if job is not None]
+
+
 def ticking(draw: Callable[[], None], *, live: bool) -> None:
     """Run `draw` as a fragment that repeats every second while `live`."""
     st.fragment(draw, run_every=TICK_SECONDS if live else None)()
+
+
+def while_active(specs: Iterable[JobSpec], draw: Callable[[], None]) -> None:
+    """Draw every second while jobs of these specs are active, and the whole page once one of them starts or ends."""
+    specs = tuple(specs)
+    before = [job.number for job in jobs_of(specs) if job.active]
+
+    def tick() -> None:
+        if [job.number for job in jobs_of(specs) if job.active] != before:
+            st.rerun()
+        draw()
+
+    ticking(tick, live=bool(before))
+
+
+def offer_jobs(titles: Mapping[JobSpec, str], label: str, said: str, *, key: str, blocked: str = "") -> None:
+    """Draw the jobs of these specs, by title, and a button that queues the others, or why it cannot (`blocked`)."""
+    jobs = jobs_of(titles)
+    jobs_view(jobs, key=key)
+    ended_view(*jobs)
+    refusal(key)
+    shown = {job.key for job in jobs if job.active or has_ended(job)}
+    idle = {spec: title for spec, title in titles.items() if job_key(spec) not in shown}
+    if idle and blocked:
+        note(blocked)
+    elif idle:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.button(label, key=key, on_click=submit_all, args=(idle, key))
+            st.caption(said, width="stretch", help="You can leave the page; it goes on.")
 
 
 def jobs_view(jobs: Sequence[Job], *, key: str) -> None:

@@ -13,10 +13,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import streamlit as st
 
-from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_view, ticking
+from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_view
 from cap_viz.dashboard.components.panels import cut_words, escaped, listed, note, origin_words
 from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.names import mask_name
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Measure
 from cap_viz.figures.prune import DENSE, colour_of
@@ -32,6 +33,9 @@ from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.pairing import Items
+
+# Widths of a tile and of the button beside the tiles.
+TILE_PIXELS, OFFER_PIXELS = 170, 230
 
 
 class ReportOfItems(Protocol):
@@ -176,19 +180,6 @@ def same_task(spec: EvalSpec) -> tuple[str, int]:
 # Drawing ---------------------------------------------------------------------------------------------------------
 
 
-def watched(now: Callable[[], list[Column[Report]]], draw: Callable[[list[Column[Report]]], None]) -> None:
-    """Draw the columns as they are now: every second while some are measured, and the whole page once one has ended."""
-    active = [column.name for column in now() if column.active]
-
-    def tick() -> None:
-        columns = now()
-        if [column.name for column in columns if column.active] != active:
-            st.rerun()
-        draw(columns)
-
-    ticking(tick, live=bool(active))
-
-
 @dataclass(frozen=True)
 class Tile:
     """The text of a tile: a number, its interval, and what else belongs to it."""
@@ -238,25 +229,46 @@ def origin(view: Frame, column: Column[Any]) -> str:
 
 @dataclass(frozen=True)
 class Offer:
-    """How missing columns are measured: the button's key and label, the titles of jobs and a sentence on the work.
+    """How missing columns are measured: key and label of the button; what is measured, and on how much.
 
     `blocked` says why nothing can be measured; `stored` what is stored where data is missing.
     """
 
     key: str
     label: str
-    title: Callable[[Column[Any]], str]
-    work: Callable[[Sequence[Column[Any]]], str]
+    what: str
+    amount: str
     blocked: str = ""
     stored: str = ""
 
 
+def draw_columns(
+    view: Frame,
+    columns: Sequence[Column[Report]],
+    tell: Callable[[Report], Tile],
+    label: str,
+    offer: Offer,
+    about: Callable[[Column[Report]], str] = lambda column: "",
+) -> None:
+    """Draw a tile per column (see `draw_tile`), the button that measures what is missing, and the columns' jobs."""
+    with st.container(horizontal=True, gap="medium"):
+        for column in columns:
+            with st.container(width=TILE_PIXELS, gap="xxsmall"):
+                draw_tile(view, column, tell, label, about(column))
+        with st.container(width=OFFER_PIXELS, gap="xxsmall"):
+            offer_button(view, columns, offer)
+    jobs = [column.job for column in columns if column.job is not None and not column.fresh]
+    jobs_view(jobs, key=offer.key)
+    ended_view(*jobs)
+
+
 def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> None:
     """Draw the button that measures the missing columns with its cost, or why they cannot be measured."""
-    refusal(offer.key)
+    key = f"{offer.key}_measure"
+    refusal(key)
     if sentence := missing_words(columns, offer.stored):
         note(sentence)
-    # Those whose job failed or was cancelled are told by `under_way`, with a button to go on.
+    # Jobs that failed or were cancelled are drawn below the tiles, with a button to go on.
     missing = [one for one in columns if one.measurable and not (one.job is not None and has_ended(one.job))]
     if not missing:
         return
@@ -264,19 +276,14 @@ def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> N
         note(offer.blocked or view.install_hint)
         return
     specs = [column.wanted for column in missing if column.wanted is not None]
-    titles = {spec: offer.title(column) for spec, column in zip(specs, missing, strict=True)}
-    st.button(offer.label, type="primary", key=offer.key, on_click=submit_all, args=(titles, offer.key))
+    where = f"on {view.task.title}, {offer.amount}"
+    titles = {spec: f"{offer.what} of {mask_name(spec.mask)} {where}" for spec in specs}
+    st.button(offer.label, type="primary", key=key, on_click=submit_all, args=(titles, key))
     seconds = [expected_seconds(view.runs, spec) for spec in specs]
     known = [one for one in seconds if one is not None]
     time = f"about {duration(sum(known))}" if len(known) == len(seconds) else "no stored run tells how long"
-    st.caption(f"{offer.work(missing)}: {time}", help="You can leave the page; it goes on.")
-
-
-def under_way(columns: Sequence[Column[Any]], key: str) -> None:
-    """Draw the columns' jobs: those that run, and those that failed or were cancelled."""
-    jobs = [column.job for column in columns if column.job is not None and not column.fresh]
-    jobs_view(jobs, key=key)
-    ended_view(*jobs)
+    names = listed([column.title for column in missing])
+    st.caption(f"{names}, {offer.amount}: {time}", help="You can leave the page; it goes on.")
 
 
 def missing_words(columns: Sequence[Column[Any]], stored: str) -> str:

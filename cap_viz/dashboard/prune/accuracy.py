@@ -8,18 +8,16 @@ from functools import partial
 import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
+from cap_viz.dashboard.components.job_card import while_active
 from cap_viz.dashboard.components.measured_column import (
     Column,
     Offer,
     ReportKind,
     Tile,
     column_of,
-    draw_tile,
+    draw_columns,
     named,
-    offer_button,
     title_of,
-    under_way,
-    watched,
 )
 from cap_viz.dashboard.components.paired import (
     ColumnDifference,
@@ -29,23 +27,23 @@ from cap_viz.dashboard.components.paired import (
     verdict_lines,
 )
 from cap_viz.dashboard.components.panels import caution, escaped, listed, percent
+from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import task_name
 from cap_viz.dashboard.prune.flips import ANCHOR
 from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, eval_spec, measured_percents
 from cap_viz.dashboard.prune.zeros import weights_words
 from cap_viz.dashboard.selection import LANDING, choose
 from cap_viz.dashboard.stored import report_of
-from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, Level, against_guessing, level_of, per_question
+from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, against_guessing, level_of, per_question
 from cap_viz.evaluation.flips import APART
 from cap_viz.figures.prune import AccuracyRow, accuracy_whiskers
 from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
+from cap_viz.stats import Interval
 from cap_viz.tasks import Task
 
 LAST = "prune_last"
-TILE_PIXELS, OFFER_PIXELS = 170, 230
 HELP = (
     "Accuracy (acc) on evaluation items that took no part in choosing weights: the option with the highest "
     "log-likelihood is right. Intervals are 95 % (Wilson)."
@@ -67,80 +65,55 @@ def current_columns(view: Frame, setting: PruneSetting) -> Columns:
         column_of(CHOICES, view.store, shared_queue(), name, partial(eval_spec, setting, name), last.get(name))
         for name in setting.columns
     ]
-    for column in columns:
-        if column.fresh and column.wanted is not None:
-            last[column.name] = column.wanted
+    last |= {column.name: column.wanted for column in columns if column.fresh and column.wanted is not None}
     return columns
 
 
-def accuracy_section(view: Frame, setting: PruneSetting) -> None:
+def accuracy_section(view: Frame, setting: PruneSetting, columns: Columns) -> None:
     """Draw stored and arriving accuracies, with updates while jobs run."""
-    watched(lambda: current_columns(view, setting), lambda columns: draw_accuracy(view, setting, columns))
+    wanted = [column.wanted for column in columns if column.wanted is not None]
+    while_active(wanted, lambda: draw_accuracy(view, setting, current_columns(view, setting)))
 
 
 def draw_accuracy(view: Frame, setting: PruneSetting, columns: Columns) -> None:
-    with st.container(horizontal=True, gap="medium", key="prune_tiles"):
-        for column in columns:
-            with st.container(width=TILE_PIXELS, gap="xxsmall"):
-                spec = column.shown or column.wanted
-                about = "" if spec is None or spec.mask is None else weights_words(view, spec.mask)
-                draw_tile(view, column, accuracy_tile, "Accuracy (acc)", about)
-        with st.container(width=OFFER_PIXELS, gap="xxsmall"):
-            offer_button(view, columns, offer(view, setting))
-    under_way(columns, "prune")
+    kept, n = [f"{at} %" for at in measured_percents(view.runs, setting)], len(setting.evaluation.ids)
+    stored, label = f"Stored: {listed(kept)}. " if kept else "", f"Measure at {percent(setting.sparsity, 0)}"
+    offer = Offer("prune", label, "Accuracy", f"{n} questions", stored=stored)
+    draw_columns(view, columns, accuracy_tile, "Accuracy (acc)", offer, partial(weights_of, view))
     if not any(column.report is not None for column in columns):
         return
     figure, words = st.columns([5, 4], gap="medium")
-    found = differences(CHOICES, columns)
+    rows = [accuracy_row(column) for column in columns]
     with figure:
         st.plotly_chart(
-            accuracy_whiskers([accuracy_row(column) for column in columns], chance_of(view.task, columns)),
+            accuracy_whiskers(rows, chance_of(view.task, columns)),
             config=CONFIG,
             key="prune_accuracy_figure",
-            alt="; ".join(accuracy_row(column).hover or f"{column.title} not measured" for column in columns),
+            alt="; ".join(row.hover or f"{row.title} not measured" for row in rows),
         )
     with words:
-        verdict(found)
+        verdict(view, differences(CHOICES, columns))
     below_chance(view.task, columns)
+
+
+def weights_of(view: Frame, column: Column[EvalReport]) -> str:
+    """Say what share of the weights a column lacks where its criterion counts heads."""
+    spec = column.shown or column.wanted
+    return "" if spec is None or spec.mask is None else weights_words(view, spec.mask)
 
 
 def accuracy_tile(report: EvalReport) -> Tile:
     acc, norm, n = level_of(report, ACC), level_of(report, ACC_NORM), len(report)
     return Tile(
         percent(acc.value),
-        f"{limits(acc)}, {round(acc.value * n)} of {n}",
+        f"{limits(acc.ci)}, {round(acc.value * n)} of {n}",
         f"{HELP} By log-likelihood per character, as in lm-evaluation-harness (acc_norm): {percent(norm.value)} "
-        f"({limits(norm)}).",
+        f"({limits(norm.ci)}).",
     )
 
 
-def limits(level: Level) -> str:
-    return f"{100 * level.ci.low:.1f}–{percent(level.ci.high)}"
-
-
-def offer(view: Frame, setting: PruneSetting) -> Offer:
-    items = setting.evaluation
-    kept = [f"{at} %" for at in measured_percents(view.runs, setting, highest=100)]
-
-    def title(column: Column[EvalReport]) -> str:
-        whose = pruned_words(column.name, setting.sparsity)
-        return f"Accuracy of {whose}, {len(items.ids)} questions of {task_name(items.task)}"
-
-    def work(missing: Sequence[Column[EvalReport]]) -> str:
-        return f"{listed([column.title for column in missing])}, {len(items.ids)} questions"
-
-    return Offer(
-        "prune_measure",
-        f"Measure at {percent(setting.sparsity, 0)}",
-        title,
-        work,
-        stored=f"Stored: {listed(kept)}. " if kept else "",
-    )
-
-
-def pruned_words(name: str, sparsity: float) -> str:
-    """Name a column within a sentence: the dense model, or a criterion at its sparsity."""
-    return "the dense model" if name == DENSE else f"{title_of(name)} at {percent(sparsity, 0)}"
+def limits(ci: Interval) -> str:
+    return f"{100 * ci.low:.1f}–{percent(ci.high)}"
 
 
 def accuracy_row(column: Column[EvalReport]) -> AccuracyRow:
@@ -149,8 +122,9 @@ def accuracy_row(column: Column[EvalReport]) -> AccuracyRow:
     acc, n = level_of(column.report, ACC), len(column.report)
     state = "interim" if column.partial else "stale" if column.stale else ""
     so_far = ", so far" if column.partial else f" ({column.stale})" if column.stale else ""
-    said = f"{column.title}: {round(acc.value * n)} of {n} right, {percent(acc.value)}, interval {limits(acc)}{so_far}"
-    return AccuracyRow(column.name, column.title, (acc.value, acc.ci.low, acc.ci.high), said, state)
+    right = f"{round(acc.value * n)} of {n} right, {percent(acc.value)}, interval {limits(acc.ci)}{so_far}"
+    interval = (acc.value, acc.ci.low, acc.ci.high)
+    return AccuracyRow(column.name, column.title, interval, f"{column.title}: {right}", state)
 
 
 def chance_of(task: Task, columns: Columns) -> float | None:
@@ -159,8 +133,10 @@ def chance_of(task: Task, columns: Columns) -> float | None:
     return against_guessing(task, max(reports, key=len)).chance if reports else None
 
 
-def verdict(found: Sequence[ColumnDifference]) -> None:
-    """Say what the first of the differences says, by each measure; all of them with their tests on demand."""
+def verdict(view: Frame, found: Sequence[ColumnDifference]) -> None:
+    """Draw the answer to the fixed question, then what the first of the differences says; all of them on demand."""
+    if (answer := verdict_of(view)) is not None:
+        verdict_line(answer)
     first = found[0]
     st.markdown(f"{named(first.first)} − {named(first.second)}")
     st.markdown("  \n".join(verdict_lines(first, CHOICES.measures)))
@@ -193,9 +169,9 @@ def below_chance(task: Task, columns: Columns) -> None:
             continue
         test = against_guessing(task, column.report)
         if not test.clearly_above:
-            whose = "The dense model" if column.name == DENSE else escaped(column.title)
+            dense = column.name == DENSE
             caution(
-                f"{whose} is not clearly above chance here ({percent(test.accuracy)} against {percent(test.chance)}, "
-                f"p = {test.p_value:.2g}): "
-                + ("differences on this task mean little." if column.name == DENSE else "what is left may be guessing.")
+                f"{'The dense model' if dense else escaped(column.title)} is not clearly above chance here "
+                f"({percent(test.accuracy)} against {percent(test.chance)}, p = {test.p_value:.2g}): "
+                f"{'differences on this task mean little' if dense else 'what is left may be guessing'}."
             )

@@ -18,8 +18,9 @@ from cap_viz.dashboard.names import (
     metrics_help,
     run_title,
     task_name,
+    texts_missing,
 )
-from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec, measured_percents
+from cap_viz.dashboard.prune.setting import HIGHEST_PERCENT, PruneSetting, mask_spec, measured_percents
 from cap_viz.dashboard.prune.zeros import weights_words
 from cap_viz.dashboard.selection import Selection, choose
 from cap_viz.dashboard.terms import GLOSSARY
@@ -36,20 +37,13 @@ from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
 from cap_viz.tasks.readable import controls_for
 
-DEFAULT_PERCENT, HIGHEST_PERCENT, MOST_SEED = 20, 90, 99
+DEFAULT_PERCENT, MOST_SEED = 20, 99
 # Widths of the controls; the slider takes what is left.
 CHOICE_PIXELS, MORE_PIXELS = 210, 110
 # Accuracy effects of single heads are too coarse to rank heads by.
 METRICS = ("nll", "choice_nll", "logit_diff")
 UNIFORM, OWN_TASK = "uniform", "task"
 SCOPE_NAMES = {"both": "Both", "attention": "Attention", "mlp": "MLP"}
-KV_NAMES = {"mean": "Mean", "max": "Maximum"}
-SPREAD_RULES = {
-    UNIFORM: "The criterion's own way.",
-    "owl": "OWL: layers with many outlying weight-times-input scores keep more, within 8 points of the sparsity.",
-    "2:4": "2 of every 4 neighbouring weights of a row go, as some GPUs compute faster with; always 50 %.",
-    "4:8": "4 of every 8 neighbouring weights of a row go; always 50 %.",
-}
 # Stored sparsities stand close below the slider they are marks of.
 MARKS = """<style>
 .st-key-prune_marks { margin-top: -0.9rem; }
@@ -73,22 +67,22 @@ def controls(view: Frame) -> PruneSetting:
     with second:
         help = "A second rule, at the same sparsity."
         against = selection.selectbox("Compare with", "against", names, default="wanda", help=help, **listing)
+    criteria = tuple(dict.fromkeys((criterion, against)))
     with more:
         st.space("small")
         with st.popover("More", width="stretch", help="What the criteria are built on, and how zeros are spread"):
-            options, scores, text = more_controls(selection, runs, (criterion, against), controls_for(view.model.id))
+            options, scores, text = more_controls(selection, runs, criteria, controls_for(view.model.id))
     with slider:
-        sparsity = sparsity_slider(selection, (criterion, against), options.pattern)
+        sparsity = sparsity_slider(selection, criteria, options.pattern)
         marks = st.container(horizontal=True, vertical_alignment="center", gap="xxsmall", key="prune_marks")
     setting = PruneSetting(
         model=view.model,
         evaluation=evaluation,
-        criteria=(criterion, against),
+        criteria=criteria,
         sparsity=round(sparsity / 100, 2),
         options=options,
         scores=scores,
         calibration=calibration_items(view.task, scores, text),
-        only_gradient=not runs and bool(score_runs(view.runs, view.model, view.task.name, estimator="gradient")),
     )
     with marks:
         stored_marks(view, setting, sparsity)
@@ -99,9 +93,8 @@ def controls(view: Frame) -> PruneSetting:
 
 def sparsity_slider(selection: Selection, criteria: Sequence[str], pattern: str | None) -> int:
     """Draw the slider; a pattern of zeros has one sparsity only."""
-    in_heads = [title_of(name) for name in dict.fromkeys(criteria) if not counts_weights(name)]
+    in_heads = [title_of(name) for name in criteria if not counts_weights(name)]
     label = "Sparsity" if not in_heads else f"Sparsity ({listed(in_heads)}: share of heads)"
-    help = " ".join([GLOSSARY["sparsity"], *(f"{title} counts heads instead." for title in in_heads)])
     if pattern is not None:
         needed = round(100 * pattern_sparsity(pattern))
         st.slider(f"{label}, always {needed} % in the pattern {pattern}", 0, HIGHEST_PERCENT, needed, disabled=True)
@@ -114,7 +107,7 @@ def sparsity_slider(selection: Selection, criteria: Sequence[str], pattern: str 
         default=DEFAULT_PERCENT,
         what="a sparsity of",
         format="%d %%",
-        help=help,
+        help=GLOSSARY["sparsity"],
     )
 
 
@@ -122,8 +115,8 @@ def stored_marks(view: Frame, setting: PruneSetting, sparsity: int) -> None:
     """Draw buttons that jump to the sparsities with stored accuracies."""
     if view.task.kind == "text" or setting.options.pattern is not None:
         return
-    measured = measured_percents(view.runs, setting, highest=HIGHEST_PERCENT)
-    if len(set(setting.criteria)) == 1:
+    measured = measured_percents(view.runs, setting)
+    if len(setting.criteria) == 1:
         st.caption("Both are the same criterion.", width="content")
     nothing = f"Nothing stored on these {len(setting.evaluation.ids)} items."
     st.caption("Stored:" if measured else nothing, width="content")
@@ -142,7 +135,7 @@ def stored_marks(view: Frame, setting: PruneSetting, sparsity: int) -> None:
 def heads_words(view: Frame, setting: PruneSetting) -> list[str]:
     """Say what share of the weights goes with whole heads, and that the other criterion removes another."""
     said = []
-    for name in dict.fromkeys(setting.criteria):
+    for name in setting.criteria:
         if counts_weights(name) or (setting.scores is None and CRITERIA[name].needs_scores):
             continue
         others = [title_of(other) for other in setting.criteria if counts_weights(other)]
@@ -155,7 +148,7 @@ def heads_words(view: Frame, setting: PruneSetting) -> list[str]:
 def deaf_words(setting: PruneSetting) -> list[str]:
     """Name the criteria that ignore the chosen allocation or pattern."""
     spread = setting.options.spread
-    deaf = [title_of(name) for name in dict.fromkeys(setting.criteria) if setting.options_of(name).spread != spread]
+    deaf = [title_of(name) for name in setting.criteria if setting.options_of(name).spread != spread]
     return [f"{listed(deaf)} decides itself where zeros go: {spread} does not apply to it."] if deaf else []
 
 
@@ -171,11 +164,7 @@ def more_controls(
     default.
     """
     needs = [CRITERIA[name] for name in criteria]
-    help = (
-        "Which weights take part: attention projections (q, k, v, o), MLP projections (gate, up, down), or both. The "
-        "sparsity is reached over these."
-    )
-    scope = selection.segmented("Scope", "scope", SCOPES, default="both", names=SCOPE_NAMES.__getitem__, help=help)
+    scope = selection.segmented("Scope", "scope", SCOPES, names=SCOPE_NAMES.__getitem__, help=GLOSSARY["scope"])
     # Without a criterion on head scores, these still determine the calibration examples of the others.
     metric, kv_combine, scores = None, None, runs[0].spec if runs else None
     if any(one.needs_scores for one in needs):
@@ -185,14 +174,33 @@ def more_controls(
         *(ALLOCATIONS if any(one.allocations for one in needs) else ()),
         *(PATTERNS if any(one.patterns for one in needs) else ()),
     ]
-    spread = spread_control(selection, spreads) if len(spreads) > 1 else UNIFORM
-    measured = any(one.needs_calibration for one in needs) or spread in ALLOCATIONS
-    text = text_control(selection, (OWN_TASK, *texts)) if measured else OWN_TASK
+    spread, text, seed = UNIFORM, OWN_TASK, None
+    if len(spreads) > 1:
+        spread = selection.selectbox(
+            "Zeros spread",
+            "spread",
+            spreads,
+            names=lambda name: "As the criterion does" if name == UNIFORM else name.replace("owl", "OWL"),
+            what="spread of zeros",
+            help=f"{GLOSSARY['allocation']}\n\n{GLOSSARY['pattern']}",
+        )
+    if spread in ALLOCATIONS or any(one.needs_calibration for one in needs):
+        text = selection.selectbox(
+            "Activations measured on",
+            "calibration",
+            (OWN_TASK, *texts),
+            names=lambda name: "This task's examples" if name == OWN_TASK else task_name(name),
+            what="text to measure",
+            help="Calibration examples of the task, or generic text; head scores stay on the task.",
+        )
+    if any(one.needs_seed for one in needs):
+        help = "Names the random draw. One draw shows little: 19 of them make the smallest p 0.05."
+        seed = selection.number_input("Draw of the control", "control_seed", 0, MOST_SEED, default=0, help=help)
     options = MaskOptions(
         scope=cast(Scope, scope),
         metric=metric,
         kv_combine=kv_combine,
-        control_seed=seed_control(selection) if any(one.needs_seed for one in needs) else None,
+        control_seed=seed,
         allocation=spread if spread in ALLOCATIONS else None,
         pattern=spread if spread in PATTERNS else None,
     )
@@ -202,21 +210,15 @@ def more_controls(
 def head_controls(
     selection: Selection, runs: Sequence[StoredRun[ScoreSpec]]
 ) -> tuple[str, KvCombine, ScoreSpec | None]:
-    metric = selection.selectbox(
-        "Metric of the head scores",
-        "metric",
-        METRICS,
-        names=metric_title,
-        help=metrics_help(METRICS),
-    )
+    help = metrics_help(METRICS)
+    metric = selection.selectbox("Metric of the head scores", "metric", METRICS, names=metric_title, help=help)
     kv_combine = selection.selectbox(
         "Key-value groups combined by",
         "kv",
         KV_COMBINES,
-        names=KV_NAMES.__getitem__,
+        names=str.capitalize,
         what="KV combination",
-        help="Several query heads share one set of key and value weights (grouped-query attention). Their importance "
-        "is the mean or the maximum of these heads' importances; the paper leaves it open.",
+        help=GLOSSARY["kv_group"],
     )
     labels = {score_label(run): run.spec for run in runs}
     if not labels:
@@ -236,46 +238,6 @@ def score_label(run: StoredRun[ScoreSpec]) -> str:
     return f"{len(run.spec.examples.ids)}-{run.spec.estimator}-{run.spec.ablation}-{run.key[:8]}"
 
 
-def spread_control(selection: Selection, spreads: Sequence[str]) -> str:
-    spread = selection.selectbox(
-        "Zeros spread",
-        "spread",
-        spreads,
-        names=lambda name: "As the criterion does" if name == UNIFORM else name.replace("owl", "OWL"),
-        what="spread of zeros",
-        help="Over layers or neighbours.",
-    )
-    st.caption(SPREAD_RULES[spread])
-    return spread
-
-
-def text_control(selection: Selection, texts: Sequence[str]) -> str:
-    text = selection.selectbox(
-        "Activations measured on",
-        "calibration",
-        texts,
-        names=lambda name: "This task's examples" if name == OWN_TASK else task_name(name),
-        what="text to measure",
-        help="Calibration examples of the task, or generic text.",
-    )
-    if text != OWN_TASK:
-        st.caption("Head scores stay on the task.")
-    return text
-
-
-def seed_control(selection: Selection) -> int:
-    seed = selection.number_input(
-        "Draw of the control",
-        "control_seed",
-        0,
-        MOST_SEED,
-        default=0,
-        help="Which random numbers (random) or which permutation of heads (shuffled CAP).",
-    )
-    st.caption("One draw shows little: 19 of them make the smallest p 0.05.")
-    return seed
-
-
 # What is stored --------------------------------------------------------------------------------------------------
 
 
@@ -284,9 +246,8 @@ def usable_scores(view: Frame) -> list[StoredRun[ScoreSpec]]:
 
     Shipped ones come first, since shipped accuracies are built on them; then those with the most examples.
     """
-    found = [
-        run for run in score_runs(view.runs, view.model, view.task.name) if run.spec.examples.split == "calibration"
-    ]
+    scored = score_runs(view.runs, view.model, view.task.name)
+    found = [run for run in scored if run.spec.examples.split == "calibration"]
     return sorted(found, key=lambda run: run.origin != "precomputed")
 
 
@@ -296,13 +257,10 @@ def evaluation_items(view: Frame) -> ExampleSet:
     if task.is_local():
         return evaluation_set(task.name, None if task.kind == "text" else view.n)
     stored = [run for run in eval_runs(view.runs, view.model, task.name) if run.spec.examples.version == task.version]
-    if stored:
-        ids = max((run.spec.examples.ids for run in stored), key=len)
-        return ExampleSet(task.name, task.version, ids[: view.n], "evaluation")
-    raise CapVizError(
-        f"The examples of {task.title} are not on this machine, and no stored run names them; set CAP_VIZ_DATA to a "
-        f"folder that holds {task.data_folder}/, or choose the offline task mini_science."
-    )
+    if not stored:
+        raise CapVizError(f"{texts_missing(task)} No stored run names them; the task mini_science works offline.")
+    ids = max((run.spec.examples.ids for run in stored), key=len)
+    return ExampleSet(task.name, task.version, ids[: view.n], "evaluation")
 
 
 def calibration_items(task: Task, scores: ScoreSpec | None, text: str) -> ExampleSet | None:

@@ -1,94 +1,147 @@
-"""Export of the pruned model from the page, as a job."""
+"""What leaves the Prune page: its numbers as files, and the pruned model as a folder, written by a job."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_view, ticking
-from cap_viz.dashboard.components.measured_column import title_of
-from cap_viz.dashboard.components.panels import note, percent, problem
+from cap_viz.attribution.results import EvalReport
+from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_of, jobs_view, while_active
+from cap_viz.dashboard.components.measured_column import Column
+from cap_viz.dashboard.components.paired import ColumnDifference
+from cap_viz.dashboard.components.panels import note, problem
+from cap_viz.dashboard.components.share import Download
 from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.names import mask_name
 from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec
 from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.errors import CapVizError
+from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, level_of
 from cap_viz.models.devices import BYTES
+from cap_viz.runs.audit import audit_of
 from cap_viz.runs.exports import check_room, export_folder
-from cap_viz.runs.jobs import ExportedModel, Job
-from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.jobs import ExportedModel
+from cap_viz.runs.run_queries import missing_tasks
+from cap_viz.runs.spec import spec_dict, spec_key
+from cap_viz.runs.spreadsheet import csv_text
+from cap_viz.runs.store import Store
 from cap_viz.runs.zero_counts import shape_from
-from cap_viz.tasks import load_task
 
 KEY = "prune_export"
+Columns = Sequence[Column[EvalReport]]
+
+
+def downloads(store: Store, name: str, columns: Columns, found: Sequence[ColumnDifference]) -> list[Download]:
+    """Return the files of the Share menu; `columns` are measured ones."""
+    items, comparison = f"{name}.csv", f"{name}.json"
+    return [
+        Download("Items (CSV)", lambda: items_csv(store, columns), items, "text/csv"),
+        Download(
+            "Comparison with specs (JSON)", lambda: comparison_json(columns, found), comparison, "application/json"
+        ),
+    ]
+
+
+def items_csv(store: Store, columns: Columns) -> str:
+    """CSV with one row per model and item: prompt, options and answer (see `audit_of`); without texts only numbers."""
+    tables = []
+    for column in columns:
+        if column.run is None or column.report is None:
+            continue
+        try:
+            table = audit_of(store, column.run)
+        except CapVizError:
+            table = column.report.to_pandas()
+        table = table[table["id"].isin(column.report.questions.ids)]
+        tables.append(table.assign(model=column.title, run=column.run.key))
+    return csv_text(pd.concat(tables)) if tables else ""
+
+
+def comparison_json(columns: Columns, found: Sequence[ColumnDifference]) -> str:
+    """Every column with its spec, key and accuracies, and the paired differences."""
+    content = {
+        "columns": [column_dict(column) for column in columns if column.report is not None],
+        "differences": [
+            {"first": one.first, "second": one.second, **asdict(one.results[ACC.name])}
+            | {CHOICE_LOSS.name: asdict(one.results[CHOICE_LOSS.name])}
+            for one in found
+            if one.results
+        ],
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def column_dict(column: Column[EvalReport]) -> dict[str, Any]:
+    assert column.report is not None
+    assert column.shown is not None
+    levels = {measure.name: level_of(column.report, measure) for measure in (ACC, ACC_NORM)}
+    return {
+        "name": column.name,
+        "key": spec_key(column.shown),
+        "stale": column.stale,
+        "origin": None if column.run is None else column.run.origin,
+        "n": len(column.report),
+        **{name: level.value for name, level in levels.items()},
+        **{f"{name}_ci95": [level.ci.low, level.ci.high] for name, level in levels.items()},
+        "spec": spec_dict(column.shown),
+    }
+
+
+# The pruned model ------------------------------------------------------------------------------------------------
 
 
 def export_section(view: Frame, setting: PruneSetting) -> None:
     """Draw the export menu, the jobs under way and the folders that are there, with updates while jobs run."""
-    active = active_exports(view, setting)
-    ticking(lambda: draw_export(view, setting, len(active)), live=bool(active))
+    specs: list[ExportedModel] = []
+    for name in setting.criteria:
+        try:
+            specs.append(ExportedModel(view.model, mask_spec(setting, name)))
+        except CapVizError:
+            continue  # The section on zeros says why.
+    if specs:
+        while_active(specs, lambda: draw_export(view, specs))
 
 
-def draw_export(view: Frame, setting: PruneSetting, n_active: int) -> None:
-    jobs = active_exports(view, setting)
-    if len(jobs) != n_active:
-        st.rerun()
+def draw_export(view: Frame, specs: Sequence[ExportedModel]) -> None:
     with st.popover("Export the pruned model", icon=":material/download:"), st.container(width=480):
         if is_shared():
             st.caption(REFUSAL.format(what="exporting models"))
         else:
             st.caption("Writes a folder on this machine that other programs load without CAP Viz.")
-            for name in dict.fromkeys(setting.criteria):
-                export_choice(view, setting, name)
+            for spec in specs:
+                export_choice(view, spec)
+    jobs = jobs_of(specs)
     jobs_view(jobs, key=KEY)
-    found = [shared_queue().find(spec) for spec in export_specs(view, setting).values()]
-    ended_view(*(job for job in found if job is not None))
+    ended_view(*jobs)
     refusal(KEY)
 
 
-def export_specs(view: Frame, setting: PruneSetting) -> dict[str, ExportedModel]:
-    """Return the exports that the setting asks for, by criterion; none of a criterion that has no mask."""
-    specs = {}
-    for name in dict.fromkeys(setting.criteria):
-        try:
-            specs[name] = ExportedModel(view.model, mask_spec(setting, name))
-        except CapVizError:
-            continue  # The section on zeros says why.
-    return specs
-
-
-def active_exports(view: Frame, setting: PruneSetting) -> list[Job]:
-    found = [shared_queue().find(spec) for spec in export_specs(view, setting).values()]
-    return [job for job in found if job is not None and job.active]
-
-
-def export_choice(view: Frame, setting: PruneSetting, name: str) -> None:
-    """Draw the button that exports a criterion's model with its size, why it cannot be, or where it already is."""
-    spec = export_specs(view, setting).get(name)
-    title = f"{title_of(name)} at {percent(setting.sparsity, 0)}"
-    if spec is None:
-        st.caption(f"{title} needs head scores or examples that are not here.")
-        return
-    folder, job = export_folder(view.store, spec), shared_queue().find(spec)
+def export_choice(view: Frame, spec: ExportedModel) -> None:
+    """Draw the button that exports a model with its size, why it cannot be, or where it already is."""
+    title, folder, missing = mask_name(spec.mask), export_folder(view.store, spec), missing_tasks(spec.mask)
     if folder.is_dir():
         st.markdown(f"**{title}** is in this folder, with a README.md on how it was made:")
         st.code(str(folder), language=None, wrap_lines=True)
         st.caption("Load it without CAP Viz:")
         st.code(f'AutoModelForCausalLM.from_pretrained("{folder}")', language="python", wrap_lines=True)
-        return
-    if job is not None and (job.active or has_ended(job)):
+    elif any(job.active or has_ended(job) for job in jobs_of([spec])):
         st.caption(f"{title}: see below.")
-        return
-    lacking = [load_task(one.task) for one in (spec.mask.calibration, spec.mask.text) if one is not None]
-    lacking = [task for task in lacking if not task.is_local()]
-    if lacking or not view.installed:
-        note(f"{title} needs {lacking[0].title}, which is not on this machine." if lacking else view.install_hint)
-        return
-    shape = shape_from(view.runs, view.model)
-    size = None if shape is None else shape.n_params * BYTES[view.model.dtype]
-    try:
-        check_room(view.store, spec, size or 0)
-    except CapVizError as error:
-        problem(str(error))
-        return
-    label = title if size is None else f"{title} ({size / 2**20:,.0f} MiB)"
-    st.button(label, key=f"{KEY}_{name}", on_click=submit_all, args=({spec: f"Export of {title}"}, KEY))
+    elif missing or not view.installed:
+        note(f"{title} needs {missing[0].title}, which is not on this machine." if missing else view.install_hint)
+    else:
+        shape = shape_from(view.runs, view.model)
+        size = 0 if shape is None else shape.n_params * BYTES[view.model.dtype]
+        try:
+            check_room(view.store, spec, size)
+        except CapVizError as error:
+            problem(str(error))
+            return
+        label = f"{title} ({size / 2**20:,.0f} MiB)" if size else title
+        key = f"{KEY}_{spec.mask.criterion}"
+        st.button(label, key=key, on_click=submit_all, args=({spec: f"Export of {title}"}, KEY))

@@ -10,42 +10,18 @@ import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.measured_column import Column, title_of
-from cap_viz.dashboard.components.panels import escaped, problem
+from cap_viz.dashboard.components.panels import escaped, problem, stale
 from cap_viz.dashboard.components.row_picker import row_picker
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.prune.downloads import audit_csv
+from cap_viz.dashboard.names import texts_missing
 from cap_viz.dashboard.prune.setting import DENSE
 from cap_viz.dashboard.stored import texts_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.flips import ALL, APART, Flip, flips_by_filter, flips_of
-from cap_viz.tasks import Example, Task
+from cap_viz.tasks import Example
 
 HEADING, ANCHOR = "Questions whose answer changes", "questions-whose-answer-changes"
 Columns = Sequence[Column[EvalReport]]
-
-
-def flip_table(flips: Sequence[Flip], columns: Columns, texts: Mapping[str, Example]) -> pd.DataFrame:
-    """One row per item; answers carry a check mark when right and a cross when wrong."""
-    rows = []
-    for flip in flips:
-        example = texts.get(flip.id)
-        answers = {
-            column.title: f"{'✓' if flip.right(column.name) else '✗'} {option_text(example, flip.chosen[column.name])}"
-            for column in columns
-            if column.report is not None
-        }
-        question = {} if example is None else {"Question": example.question}
-        right = {"Right answer": option_text(example, flip.gold)}
-        rows.append({"Item": flip.number, **question, **right, **answers, "Id": flip.id})
-    return pd.DataFrame(rows)
-
-
-def option_text(example: Example | None, option: int) -> str:
-    letter = chr(ord("A") + option)
-    return letter if example is None else f"{letter}. {example.options[option].strip()}"
-
-
-# Drawing ---------------------------------------------------------------------------------------------------------
 
 
 @st.fragment
@@ -72,16 +48,15 @@ def flips_section(view: Frame, columns: Columns) -> None:
         wrap=True,
     )
     shown = filters[chosen]
-    stale = "; ".join(f"{column.title}: {column.stale}" for column in ready if column.stale)
-    if stale:
-        st.caption(f":orange-badge[stale] {escaped(stale)}")
+    if said := "; ".join(f"{column.title}: {column.stale}" for column in ready if column.stale):
+        stale(said)
     if not shown:
         st.caption("No question answers this description.")
         return
-    texts = texts_of(view.task.name, tuple(flip.id for flip in shown))
-    if texts is None:
-        st.caption(missing_texts(view.task))
-    table = flip_table(shown, ready, texts or {})
+    texts = texts_of(view.task.name, tuple(flip.id for flip in shown)) or {}
+    if not texts:
+        st.caption(texts_missing(view.task))
+    table = flip_table(shown, ready, texts)
     names = {flip.id: f"{flip.number}. {texts[flip.id].question if texts else flip.id}"[:120] for flip in shown}
     picked = row_picker(
         view.selection,
@@ -96,63 +71,58 @@ def flips_section(view: Frame, columns: Columns) -> None:
             **{name: st.column_config.TextColumn(width=150) for name in table.columns[2:-1]},
         },
     )
-    if picked is not None and texts is not None:
+    if picked in texts:
         item_detail(texts[picked], ready)
-    if texts is not None:
-        st.download_button(
-            "Audit of all items (CSV)",
-            lambda: audit_csv(view.store, ready),
-            "audit.csv",
-            "text/csv",
-            icon=":material/download:",
-            key="prune_audit",
-            on_click="ignore",
-            help="Prompt, right answer, answer and log-likelihood of every option, for each model and each item.",
-        )
 
 
 def filter_title(name: str) -> str:
     kind, _, criterion = name.partition("_")
-    title = title_of(criterion)
     titles = {ALL: "All that differ", APART: "Only one of the two right"}
-    return titles.get(kind) or f"{title}: {'right → wrong' if kind == 'lost' else 'wrong → right'}"
+    return titles.get(kind) or f"{title_of(criterion)}: {'right → wrong' if kind == 'lost' else 'wrong → right'}"
 
 
-def missing_texts(task: Task) -> str:
-    return (
-        "The questions' texts are not on this machine, so ids stand here. Set CAP_VIZ_DATA to a folder with "
-        f"{task.data_folder}/train.jsonl and test.jsonl to see them."
-    )
+def flip_table(flips: Sequence[Flip], columns: Columns, texts: Mapping[str, Example]) -> pd.DataFrame:
+    """One row per item; answers carry a check mark when right and a cross when wrong."""
+    rows = []
+    for flip in flips:
+        example = texts.get(flip.id)
+        question = {} if example is None else {"Question": example.question}
+        answers = {
+            column.title: f"{'✓' if flip.right(column.name) else '✗'} {option_text(example, flip.chosen[column.name])}"
+            for column in columns
+        }
+        right = option_text(example, flip.gold)
+        rows.append({"Item": flip.number, **question, "Right answer": right, **answers, "Id": flip.id})
+    return pd.DataFrame(rows)
+
+
+def option_text(example: Example | None, option: int) -> str:
+    letter = chr(ord("A") + option)
+    return letter if example is None else f"{letter}. {example.options[option].strip()}"
 
 
 def item_detail(example: Example, columns: Columns) -> None:
     """Draw the prompt as the models got it, and a table with a row per option."""
     st.code(example.prompt, language=None, wrap_lines=True)
-    st.dataframe(
-        option_table(example, columns),
-        hide_index=True,
-        column_config={
-            "Option": st.column_config.TextColumn(width=260),
-            **{column.title: st.column_config.NumberColumn(format="%.2f") for column in columns},
-        },
-    )
-    chose = {column.title: example.options[int(logliks_of(example, column).argmax())].strip() for column in columns}
-    said = "; ".join(f"{title} chose {option}" for title, option in chose.items())
+    table, titles = option_table(example, columns), [column.title for column in columns]
+    numbers = {title: st.column_config.NumberColumn(format="%.2f") for title in titles}
+    option = st.column_config.TextColumn(width=260)
+    st.dataframe(table, hide_index=True, column_config={"Option": option, **numbers})
+    said = "; ".join(f"{title} chose {table['Option'][table[title].idxmax()]}" for title in titles)
     st.caption(f"Log-likelihoods in nats; the highest of a column is that model's answer (acc). {escaped(said)}.")
 
 
 def option_table(example: Example, columns: Columns) -> pd.DataFrame:
-    right = ["✓" if option == example.gold else "" for option in range(len(example.options))]
+    """One row per option, with the log-likelihood of every column, in nats."""
+    n = len(example.options)
     return pd.DataFrame(
         {
-            "Right": right,
+            "Right": np.where(np.arange(n) == example.gold, "✓", ""),
             "Option": [option.strip() for option in example.options],
-            **{column.title: logliks_of(example, column) for column in columns},
+            **{
+                column.title: column.report.logliks[column.report.questions.ids.index(example.id), :n].astype(float)
+                for column in columns
+                if column.report is not None
+            },
         }
     )
-
-
-def logliks_of(example: Example, column: Column[EvalReport]) -> np.ndarray:
-    assert column.report is not None
-    row = column.report.questions.ids.index(example.id)
-    return column.report.logliks[row, : len(example.options)].astype(float)

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from functools import lru_cache
+from typing import Any
 
 import streamlit as st
 
-from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.accessibility import scroll_to_landing
-from cap_viz.dashboard.components.measured_column import Column, origin
+from cap_viz.dashboard.components.measured_column import named, origin
 from cap_viz.dashboard.components.paired import differences
 from cap_viz.dashboard.components.panels import age, heading, problem, provenance
 from cap_viz.dashboard.components.share import share
 from cap_viz.dashboard.frame import Frame, frame
-from cap_viz.dashboard.names import metric_title, run_title, task_name
-from cap_viz.dashboard.prune.accuracy import CHOICES, accuracy_section, current_columns
-from cap_viz.dashboard.prune.controls import SCOPE_NAMES, controls
-from cap_viz.dashboard.prune.downloads import downloads
-from cap_viz.dashboard.prune.export import export_section
+from cap_viz.dashboard.names import basis_words, model_name
+from cap_viz.dashboard.prune.accuracy import CHOICES, Columns, accuracy_section, current_columns
+from cap_viz.dashboard.prune.controls import controls
+from cap_viz.dashboard.prune.export import downloads, export_section
 from cap_viz.dashboard.prune.flips import flips_section
-from cap_viz.dashboard.prune.notes import importance_section, notes_section
 from cap_viz.dashboard.prune.setting import PruneSetting
 from cap_viz.dashboard.prune.written import written_section
-from cap_viz.dashboard.prune.zeros import zeros_section
+from cap_viz.dashboard.prune.zeros import importance_section, zeros_section
 from cap_viz.dashboard.selection import choose
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA
-from cap_viz.pruning.options import USUAL
+from cap_viz.runs.mask_provenance import provenance_of
+from cap_viz.settings import ASSETS
 from cap_viz.tasks import Task, load_task
-from cap_viz.tasks.example_sets import companion_task
 
-Columns = Sequence[Column[EvalReport]]
+# Measured by `benchmarks.pruned_cost`.
+COST = ASSETS / "pruned_cost.json"
+ACCURACY_NOTES = (
+    "At 10 and 20 % most differences are within noise on a few hundred items: look at the interval, not the mark.",
+    "Items come in the task's order and took no part in scoring heads or measuring activations.",
+)
 
 
 def prune_page() -> None:
     """Draw the page: numbers before machinery."""
     view = frame("Prune")
-    heading(
-        "Prune",
-        "What does pruning cost, and does it help to know the heads?",
-    )
+    heading("Prune", "What does pruning cost, and does it help to know the heads?")
     facts = st.container()
     try:
         setting = controls(view)
@@ -51,7 +53,7 @@ def prune_page() -> None:
     with facts:
         provenance_row(view, setting, columns)
     if has_accuracy:
-        accuracy_section(view, setting)
+        accuracy_section(view, setting, columns)
     else:
         no_accuracy_section(view.task)
     export_section(view, setting)
@@ -78,8 +80,8 @@ def provenance_row(view: Frame, setting: PruneSetting, columns: Columns) -> None
     files, said = [], ["Nothing measured yet." if view.task.kind != "text" else "Text has no accuracies to hand out."]
     if ready:
         found = differences(CHOICES, ready) if len(ready) == len(columns) else []
-        files = downloads(name, ready, found)
-        said = ["One row per item with what each model chose; and accuracies, intervals and the full specs."]
+        files = downloads(view.store, name, ready, found)
+        said = ["One row per model and item: prompt, options, answer; and accuracies, intervals and the full specs."]
     with menu:
         share("prune", files, said=said)
 
@@ -94,23 +96,12 @@ def origin_of(view: Frame, columns: Columns) -> str | None:
 
 
 def prune_facts(setting: PruneSetting, columns: Columns) -> list[str]:
-    """Facts behind the numbers, and every choice that is not the usual one."""
-    needs = [CRITERIA[name] for name in dict.fromkeys(setting.criteria)]
-    options, chosen = setting.options, [setting.options_of(one.name) for one in needs]
+    """Say on how much was measured, what each mask is built on, and how old the newest number is."""
     facts = [f"{len(setting.evaluation.ids)} questions"] if columns else []
-    if setting.scores is not None and any(one.needs_scores for one in needs):
-        facts.append(f"head scores: {run_title(setting.scores)}")
-        facts += [metric_title(options.metric)] if options.metric not in (None, USUAL["metric"]) else []
-        facts += ["KV groups by maximum"] if options.kv_combine not in (None, USUAL["kv_combine"]) else []
-    facts += [] if options.scope == "both" else [f"{SCOPE_NAMES[options.scope]} only"]
-    facts += ["OWL allocation"] if any(one.allocation for one in chosen) else []
-    facts += sorted({f"pattern {one.pattern}" for one in chosen if one.pattern})
-    text = setting.calibration
-    if text is not None and text.task != setting.evaluation.task:
-        measured = any(each.measures(one) for each, one in zip(needs, chosen, strict=True))
-        facts += [f"activations on {task_name(text.task)}"] if measured else []
-    facts += [f"{one.title} also reads {task_name(companion_task(setting.model))}" for one in needs if one.needs_text]
-    facts += [f"control draw {options.control_seed}"] if any(one.needs_seed for one in needs) else []
+    masks = [column.wanted.mask for column in columns if column.wanted is not None and column.wanted.mask is not None]
+    built = {CRITERIA[mask.criterion].title: basis_words(provenance_of(mask)) for mask in masks}
+    same = len(set(built.values())) == 1
+    facts += set(built.values()) if same else [f"{title}: {words}" for title, words in built.items()]
     newest = [column.run.created for column in columns if column.run is not None]
     return [*facts, age(max(newest))] if newest else facts
 
@@ -131,3 +122,51 @@ def no_accuracy_section(task: Task) -> None:
                     on_click=choose,
                     args=({"task": name},),
                 )
+
+
+# How to read the numbers -----------------------------------------------------------------------------------------
+
+
+def notes_section(setting: PruneSetting, *, has_accuracy: bool) -> None:
+    """Draw the caveats of these numbers and the rules of the criteria."""
+    with st.expander("Reading these numbers"):
+        said = [*criteria_notes(setting), *(ACCURACY_NOTES if has_accuracy else ())]
+        st.markdown("\n".join(f"- {one}" for one in said))
+        rules = [f"{named(name)}: {CRITERIA[name].summary} *{CRITERIA[name].source}*" for name in setting.criteria]
+        st.markdown("  \n".join(rules))
+        st.caption(cost_sentence(setting.criteria))
+        if has_accuracy:
+            st.caption(f"Chance: {GLOSSARY['chance']}")
+
+
+def criteria_notes(setting: PruneSetting) -> list[str]:
+    """Collect the criteria's notes under the chosen spread; a note not shared by all is prefixed with its criteria."""
+    whose: dict[str, list[str]] = {}
+    for one in (CRITERIA[name] for name in setting.criteria):
+        for note in one.notes(setting.options_of(one.name).pattern):
+            whose.setdefault(note, []).append(one.title)
+    shared = len(setting.criteria)
+    return [note if len(titles) == shared else f"{' and '.join(titles)}: {note}" for note, titles in whose.items()]
+
+
+@lru_cache(maxsize=1)
+def measured_cost() -> dict[str, Any]:
+    return json.loads(COST.read_text(encoding="utf-8"))
+
+
+def cost_sentence(criteria: tuple[str, ...]) -> str:
+    """State what the kinds of zeros the criteria make save in file size and time, as measured on one model."""
+
+    def saved(made: str) -> str:
+        return f"file ×{cost[made]['bytes_ratio']:.2f}, time ×{cost[made]['seconds_ratio']:.2f}"
+
+    cost, structured = measured_cost(), {CRITERIA[name].structured for name in criteria}
+    parts = []
+    if False in structured:
+        parts.append(f"At 50 % zeros: {saved('unstructured 50 %')}.")
+    if True in structured:
+        parts.append(
+            f"Without 20 % of the heads: {saved('whole heads 20 %')}; without 50 %: {saved('whole heads 50 %')}."
+        )
+    where = f"{model_name(cost['model'])}, {cost['tokens']} tokens, {cost['threads']} threads"
+    return f"{' '.join(parts)} Measured on {where}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,25 +18,26 @@ from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks.example_sets import ExampleSet
 
+# In per cent: the end of the slider.
+HIGHEST_PERCENT = 90
+
 
 @dataclass(frozen=True)
 class PruneSetting:
-    """Values of the controls: two criteria at one sparsity, the inputs of their masks and the evaluation items.
+    """Values of the controls: one or two criteria at one sparsity, the inputs of their masks and the evaluation items.
 
-    `scores` are the exact head scores behind CAP; None when the task has none (`only_gradient`: none but a gradient
-    run). `calibration` are the examples on which Wanda measures activations: those of the head scores where there are
-    any, unless another text is chosen. Both criteria share the `options`; one that does not support the allocation or
-    pattern keeps its own way.
+    `scores` are the exact head scores behind CAP; None when the task has none. `calibration` are the examples on which
+    Wanda measures activations: those of the head scores where there are any, unless another text is chosen. Both
+    criteria share the `options`; one that does not support the allocation or pattern keeps its own way.
     """
 
     model: ModelRef
     evaluation: ExampleSet
-    criteria: tuple[str, str]
+    criteria: tuple[str, ...]
     sparsity: float
     options: MaskOptions
     scores: ScoreSpec | None
     calibration: ExampleSet | None
-    only_gradient: bool = False
 
     def options_of(self, criterion: str, sparsity: float | None = None) -> MaskOptions:
         """The options a criterion follows at a sparsity, by default the setting's."""
@@ -43,8 +45,8 @@ class PruneSetting:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Dense and the criteria, each once."""
-        return tuple(dict.fromkeys((DENSE, *self.criteria)))
+        """Dense and the criteria."""
+        return (DENSE, *self.criteria)
 
 
 def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = None) -> MaskSpec:
@@ -53,14 +55,12 @@ def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = No
     Raises `CapVizError` when the criterion needs head scores or calibration examples and there are none.
     """
     sparsity = setting.sparsity if sparsity is None else sparsity
-    needs = criterion_named(criterion)
+    needs, options = criterion_named(criterion), setting.options_of(criterion, sparsity)
     if needs.needs_scores and setting.scores is None:
-        stored = "only a gradient run so far" if setting.only_gradient else "none yet"
         raise CapVizError(
-            f"{needs.title} is built on exact head scores and {setting.evaluation.task} has {stored}: score the heads "
-            "with the exact estimator first."
+            f"{needs.title} is built on exact head scores, and {setting.evaluation.task} has none (those of a gradient "
+            "run do not serve): score the heads with the exact estimator first."
         )
-    options = setting.options_of(criterion, sparsity)
     if needs.measures(options) and setting.calibration is None:
         raise CapVizError(f"{needs.title} measures activations on calibration examples, and none are on this machine.")
     return mask_spec_from(
@@ -79,8 +79,7 @@ def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = Non
 
     None for criteria with scores that depend on the sparsity, and for patterns, which have only one sparsity.
     """
-    needs = criterion_named(criterion)
-    if not needs.fixed_score or setting.options_of(criterion).pattern is not None:
+    if not criterion_named(criterion).fixed_score or setting.options_of(criterion).pattern is not None:
         return None
     mask = mask_spec(setting, criterion, 0.0)
     if setting.scores is not None:
@@ -89,18 +88,17 @@ def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = Non
     return ProfileSpec(model=setting.model, examples=examples, mask=mask, parts=parts)
 
 
-def measured_percents(runs: Sequence[StoredRun], setting: PruneSetting, *, highest: int) -> dict[int, set[str]]:
+def measured_percents(runs: Sequence[StoredRun], setting: PruneSetting) -> dict[int, set[str]]:
     """Map each whole-percent sparsity with a stored evaluation on these items to the criteria measured there."""
     recipes: dict[MaskSpec, str] = {}
     for criterion in setting.criteria:
         with suppress(CapVizError):
             recipes[mask_spec(setting, criterion, 0.0)] = criterion
-    found: dict[int, set[str]] = {}
+    found: dict[int, set[str]] = defaultdict(set)
     for run in eval_runs(runs, setting.model, setting.evaluation.task):
         mask = run.spec.mask
-        if mask is None or run.spec.examples != setting.evaluation:
-            continue
-        criterion, percent = recipes.get(replace(mask, sparsity=0.0)), round(100 * mask.sparsity)
-        if criterion is not None and percent <= highest and abs(percent / 100 - mask.sparsity) < 1e-9:
-            found.setdefault(percent, set()).add(criterion)
+        if mask is not None and run.spec.examples == setting.evaluation:
+            criterion, percent = recipes.get(replace(mask, sparsity=0.0)), round(100 * mask.sparsity)
+            if criterion is not None and percent <= HIGHEST_PERCENT and percent / 100 == mask.sparsity:
+                found[percent].add(criterion)
     return dict(sorted(found.items()))

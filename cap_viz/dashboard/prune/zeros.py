@@ -1,36 +1,48 @@
-"""Where the zeros are: per layer, matrix and head, shown before anything is measured."""
+"""What pruning removes, shown before anything is measured: where the zeros are, and the importance behind CAP."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_view, ticking
+from cap_viz.dashboard.components.job_card import offer_jobs, while_active
 from cap_viz.dashboard.components.measured_column import named, title_of
-from cap_viz.dashboard.components.panels import empty, note, percent, problem
-from cap_viz.dashboard.components.submission import refusal, submit_all
+from cap_viz.dashboard.components.panels import caution, empty, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, mask_spec
 from cap_viz.dashboard.selection import go_button
+from cap_viz.dashboard.stored import scores_of
 from cap_viz.errors import CapVizError
-from cap_viz.figures.prune import KIND_TITLES, LayerShares, MatrixShares, zeros_by_head, zeros_by_layer, zeros_by_matrix
+from cap_viz.figures.prune import (
+    KIND_TITLES,
+    LayerShares,
+    MatrixShares,
+    importance_histogram,
+    zeros_by_head,
+    zeros_by_layer,
+    zeros_by_matrix,
+)
 from cap_viz.figures.theme import CONFIG
-from cap_viz.pruning import CRITERIA
+from cap_viz.pruning import CRITERIA, importance
+from cap_viz.pruning.options import USUAL
 from cap_viz.runs.comparison import counts_weights
-from cap_viz.runs.jobs import Job
+from cap_viz.runs.jobs import JobSpec
 from cap_viz.runs.kinds.profile import load_head_zeros, load_zeros
-from cap_viz.runs.queue import shared_queue
+from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import missing_tasks
 from cap_viz.runs.spec import MaskSpec, ProfileSpec
 from cap_viz.runs.store import DamagedRun
 from cap_viz.runs.zero_counts import Zeros, head_zeros_of, zeros_of
+from cap_viz.stats import widest_outlier
 
 DETAILS = {"layers": "Layers", "matrices": "Matrices", "heads": "Heads"}
-COUNT = "prune_count"
+# An outlier gets a warning when the other heads span less than this share of the scale of I.
+NARROW = 0.6
 # A finished run never changes.
 read_zeros, read_head_zeros = lru_cache(64)(load_zeros), lru_cache(64)(load_head_zeros)
 
@@ -48,11 +60,10 @@ def weights_words(view: Frame, mask: MaskSpec) -> str:
 
 def zeros_section(view: Frame, setting: PruneSetting) -> None:
     """Draw the zeros section, with updates while counting jobs run."""
-    active = active_among(missing_counts(view, setting, "heads"))
-    ticking(lambda: draw_zeros(view, setting, len(active)), live=bool(active))
+    while_active(uncounted(view, setting, "heads"), lambda: draw_zeros(view, setting))
 
 
-def draw_zeros(view: Frame, setting: PruneSetting, n_active: int) -> None:
+def draw_zeros(view: Frame, setting: PruneSetting) -> None:
     title, switch = st.columns([2, 3], vertical_alignment="center")
     title.markdown("##### Where the zeros are", help="Counted from stored tables or from the rule, without a run.")
     with switch:
@@ -65,34 +76,37 @@ def draw_zeros(view: Frame, setting: PruneSetting, n_active: int) -> None:
             label_visibility="collapsed",
             width="stretch",
         )
-    active = active_among(missing_counts(view, setting, "heads"))
-    if len(active) != n_active:
-        st.rerun()
-    found = [zeros for name in dict.fromkeys(setting.criteria) if (zeros := zeros_or_sentence(view, setting, name))]
-    jobs_view(active, key="prune_zeros")
-    offer_counting(view, missing_counts(view, setting, detail))
+    found = [zeros for name in setting.criteria if (zeros := zeros_or_sentence(view, setting, name))]
+    missing = uncounted(view, setting, detail)
+    counts = "1 count is" if len(missing) == 1 else f"{len(missing)} counts are"
+    said, blocked = f"{counts} not stored yet.", "" if view.installed else view.install_hint
+    offer_jobs(missing, "Count the zeros", said, key="prune_count", blocked=blocked)
     if not found:
         return
     figure = zeros_figure(view, setting, found, detail)
     if figure is not None:
-        st.plotly_chart(figure, config=CONFIG, key="prune_zeros_figure", alt=zeros_in_words(found, setting))
-    sources = "; ".join(f"{title_of(one.criterion)}: {one.source}" for one in found)
+        reached = ", ".join(f"{title_of(one.criterion)} reaches {percent(one.reached)} zeros" for one in found)
+        alt = f"Zeros per layer at {percent(setting.sparsity, 0)} asked: {reached}."
+        st.plotly_chart(figure, config=CONFIG, key="prune_zeros_figure", alt=alt)
     st.table(zeros_table(found), border="horizontal", hide_index=True)
+    sources = "; ".join(f"{title_of(one.criterion)}: {one.source}" for one in found)
     dotted = f"Dotted: {percent(setting.sparsity, 0)} asked." if detail == "layers" else "Shares of zeros."
     st.caption(dotted, help=f"Counted from: {sources}.")
 
 
 def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], detail: str) -> go.Figure | None:
     """Make the figure of zeros in the chosen detail; None if zeros per head are asked for and there are none."""
+    titles = [title_of(one.criterion) for one in found]
     if detail == "layers":
-        parts = [{part: one.by_layer(part) for part in one.parts} for one in found]
-        return zeros_by_layer(
-            [LayerShares(one.criterion, title_of(one.criterion), by) for one, by in zip(found, parts, strict=True)],
-            setting.sparsity,
-        )
+        layers = [
+            LayerShares(one.criterion, title, {part: one.by_layer(part) for part in one.parts})
+            for one, title in zip(found, titles, strict=True)
+        ]
+        return zeros_by_layer(layers, setting.sparsity)
     if detail == "matrices":
+        kinds = tuple(KIND_TITLES)
         return zeros_by_matrix(
-            [MatrixShares(title_of(one.criterion), *one.by_kind(tuple(KIND_TITLES))) for one in found]
+            [MatrixShares(title, *one.by_kind(kinds)) for one, title in zip(found, titles, strict=True)]
         )
     if setting.options.scope == "mlp":
         st.caption("Only MLP weights are pruned, so heads keep all of theirs.")
@@ -113,53 +127,30 @@ def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], det
     return zeros_by_head(shares)
 
 
-def missing_counts(view: Frame, setting: PruneSetting, detail: str) -> dict[ProfileSpec, str]:
+def uncounted(view: Frame, setting: PruneSetting, detail: str) -> dict[JobSpec, str]:
     """Runs that would count zeros not stored yet, with the titles of their jobs."""
-    found: dict[ProfileSpec, str] = {}
-    for name in dict.fromkeys(setting.criteria):
+    found: dict[JobSpec, str] = {}
+    for name in setting.criteria:
         for parts in (None, "heads") if detail == "heads" else (None,):
-            spec = missing_count(view, setting, name, parts)
-            if spec is not None:
+            if (spec := uncounted_spec(view, setting, name, parts)) is not None:
                 found[spec] = f"Counting the zeros of {title_of(name)}{' per head' if parts else ''}"
     return found
 
 
-def missing_count(view: Frame, setting: PruneSetting, name: str, parts: str | None) -> ProfileSpec | None:
+def uncounted_spec(view: Frame, setting: PruneSetting, name: str, parts: str | None) -> ProfileSpec | None:
     """Run that would count a criterion's zeros, per matrix or per head; None if they are known or cannot be counted.
 
     They cannot be counted where the texts that the mask is measured on are not on this machine.
     """
+    if parts == "heads" and setting.options.scope == "mlp":
+        return None
     try:
-        if parts == "heads" and setting.options.scope == "mlp":
-            return None
         asked = (view.store, view.runs, mask_spec(setting, name), setting.model)
         known = zeros_of(*asked, read_zeros) if parts is None else head_zeros_of(*asked, read_head_zeros)
         spec = counting_spec(setting, name, parts) if known is None else None
     except CapVizError:
         return None  # `zeros_or_sentence` shows the error.
     return None if spec is None or view.store.get(spec) is not None or missing_tasks(spec) else spec
-
-
-def active_among(specs: dict[ProfileSpec, str]) -> list[Job]:
-    jobs = (shared_queue().find(spec) for spec in specs)
-    return [job for job in jobs if job is not None and job.active]
-
-
-def offer_counting(view: Frame, missing: dict[ProfileSpec, str]) -> None:
-    """Draw the button that counts missing zeros, and the outcome of earlier attempts."""
-    jobs = {spec: shared_queue().find(spec) for spec in missing}
-    ended_view(*(job for job in jobs.values() if job is not None))
-    refusal(COUNT)
-    idle = {spec: missing[spec] for spec, job in jobs.items() if job is None or not (job.active or has_ended(job))}
-    if not idle:
-        return
-    if not view.installed:
-        note(view.install_hint)
-        return
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.button("Count the zeros", key=COUNT, on_click=submit_all, args=(idle, COUNT))
-        counts = "1 count is" if len(idle) == 1 else f"{len(idle)} counts are"
-        st.caption(f"{counts} not stored yet.", help="You can leave the page; it goes on.")
 
 
 def zeros_or_sentence(view: Frame, setting: PruneSetting, name: str) -> Zeros | None:
@@ -177,23 +168,50 @@ def zeros_or_sentence(view: Frame, setting: PruneSetting, name: str) -> Zeros | 
     return zeros
 
 
-def zeros_in_words(found: Sequence[Zeros], setting: PruneSetting) -> str:
-    said = [f"{title_of(one.criterion)} reaches {percent(one.reached)} zeros" for one in found]
-    return f"Zeros per layer at {percent(setting.sparsity, 0)} asked: {', '.join(said)}."
-
-
 def zeros_table(found: Sequence[Zeros]) -> pd.DataFrame:
     """Reached sparsity and the split between attention and MLP; cells are Markdown."""
     return pd.DataFrame(
         {
             "": [named(one.criterion) for one in found],
             "Reached": [percent(one.reached, 2) for one in found],
-            "Attention": [part_words(one, "attention") for one in found],
-            "MLP": [part_words(one, "mlp") for one in found],
+            **{
+                title: [percent(one.parts[part]) if part in one.parts else "untouched" for one in found]
+                for part, title in (("attention", "Attention"), ("mlp", "MLP"))
+            },
             "Zeros in attention": [percent(one.attention_share_of_zeros, 0) for one in found],
         }
     )
 
 
-def part_words(zeros: Zeros, part: str) -> str:
-    return percent(zeros.parts[part]) if part in zeros.parts else "untouched"
+def importance_section(view: Frame, setting: PruneSetting) -> None:
+    """Draw the histogram of importance I, if one of the criteria scales head effects to it."""
+    if setting.scores is None or not any(CRITERIA[name].scales_importance for name in setting.criteria):
+        return
+    words = ablation_words(setting.scores)
+    st.markdown(
+        "##### Importance behind CAP",
+        help="CAP multiplies every weight's magnitude with the importance I of its head: the mean effect of "
+        f"{words.doing} the head{words.by}, scaled so that the least helpful head has I = 1 and the most helpful "
+        "I = 10.",
+    )
+    run = view.store.get(setting.scores)
+    if run is None:
+        st.caption("The head scores are no longer stored.")
+        return
+    try:
+        effect = scores_of(view.store, run).mean_effect(setting.options.metric or USUAL["metric"])
+    except DamagedRun as error:
+        problem(str(error))
+        return
+    scaled = importance(effect)
+    outlier = widest_outlier(scaled)
+    st.plotly_chart(importance_histogram(scaled, outlier), config=CONFIG, key="prune_importance", alt="Histogram of I")
+    low, high = np.quantile(scaled, [0.05, 0.95])
+    span = f"Nine heads in ten lie between I = {low:.1f} and {high:.1f}: a factor of {high / low:.1f}."
+    if outlier.range_left < NARROW:
+        caution(
+            f"One head (layer {outlier.layer}, head {outlier.head}) stretches the scale: without it the effects span "
+            f"{outlier.range_left:.0%} of their range. {span} CAP is then close to global magnitude."
+        )
+    else:
+        st.caption(f"{span} The closer to 1, the more CAP resembles global magnitude.")
