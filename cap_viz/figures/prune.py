@@ -89,23 +89,17 @@ def layer_line(shares: LayerShares, part: str) -> go.Scatter:
     )
 
 
-@dataclass(frozen=True)
-class MatrixShares:
-    """Share of zeros per layer and kind of matrix; NaN where a layer lacks the kind."""
+def zeros_by_matrix(shares: Mapping[str, tuple[Sequence[str], Float[np.ndarray, "layer kind"]]]) -> go.Figure:
+    """Share of zeros in every single matrix, by titles: layers by kinds, a panel each, one common scale.
 
-    title: str
-    kinds: tuple[str, ...]
-    share: Float[np.ndarray, "layer kind"]
-
-
-def zeros_by_matrix(shares: Sequence[MatrixShares]) -> go.Figure:
-    """Share of zeros in every single matrix: layers top to bottom, one panel per criterion, one common scale."""
-    figure = panels(len(shares), [one.title for one in shares], right=58)
-    for place, one in enumerate(shares, start=1):
-        figure.add_trace(matrix_cells(one), row=1, col=place)
-    layers_down(figure, max(len(one.share) for one in shares))
+    NaN stands where a layer lacks a kind.
+    """
+    figure = panels(len(shares), list(shares), right=58)
+    for place, (title, (kinds, share)) in enumerate(shares.items(), start=1):
+        figure.add_trace(matrix_cells(title, kinds, 100 * share), row=1, col=place)
+    layers_down(figure, max(len(share) for _, share in shares.values()))
     figure.update_xaxes(ticks="", tickfont={"size": 11}, tickangle=-45)
-    common_scale(figure, max(100 * float(np.nanmax(one.share)) for one in shares))
+    common_scale(figure, max(100 * float(np.nanmax(share)) for _, share in shares.values()))
     return figure
 
 
@@ -144,20 +138,18 @@ def common_scale(figure: go.Figure, highest: float) -> None:
     )
 
 
-def matrix_cells(shares: MatrixShares) -> go.Heatmap:
-    names = np.array([KIND_TITLES[kind] for kind in shares.kinds], dtype=object)
+def matrix_cells(title: str, kinds: Sequence[str], percent: Float[np.ndarray, "layer kind"]) -> go.Heatmap:
+    names = np.array([KIND_TITLES[kind] for kind in kinds], dtype=object)
     return go.Heatmap(
-        z=100 * shares.share,
-        x=list(shares.kinds),
-        y=np.arange(len(shares.share)),
-        customdata=np.broadcast_to(names, shares.share.shape),
+        z=percent,
+        x=list(kinds),
+        y=np.arange(len(percent)),
+        customdata=np.broadcast_to(names, percent.shape),
         coloraxis="coloraxis",
         xgap=1,
         ygap=1,
         hoverongaps=False,
-        hovertemplate=(
-            f"{shares.title} sets %{{z:.1f}} % of layer %{{y}}’s %{{customdata}} matrix to zero<extra></extra>"
-        ),
+        hovertemplate=f"{title} sets %{{z:.1f}} % of layer %{{y}}’s %{{customdata}} matrix to zero<extra></extra>",
     )
 
 

@@ -53,13 +53,13 @@ class Zeros:
     def by_layer(self, part: str | None = None) -> Float[np.ndarray, " layer"]:
         return self.counts.by_layer(part)[0]
 
-    def by_kind(self, kinds: Sequence[str]) -> tuple[tuple[str, ...], Float[np.ndarray, "layer kind"]]:
-        """Return the kinds of matrices there are, in the order of `kinds`, and their shares of zeros by layer.
+    def by_kind(self) -> tuple[tuple[str, ...], Float[np.ndarray, "layer kind"]]:
+        """Return the kinds of matrices in the order of masks, and their shares of zeros by layer.
 
         NaN stands where a layer lacks a kind.
         """
         matrices = self.counts.matrices
-        found = tuple(kind for kind in kinds if any(matrix.kind == kind for matrix in matrices))
+        found = tuple(dict.fromkeys(matrix.kind for matrix in matrices))
         share = np.full((1 + max(matrix.layer for matrix in matrices), len(found)), np.nan)
         for matrix, value in zip(matrices, self.counts.share[0], strict=True):
             share[matrix.layer, found.index(matrix.kind)] = value

@@ -178,15 +178,14 @@ def test_the_models_write_answers_side_by_side(server: str, open_tab: OpenTab) -
     assert not tab.errors
 
 
-def test_an_item_of_the_flip_table_is_shown_in_full_and_exported(
-    server: str, open_tab: OpenTab, tmp_path: Path
-) -> None:
+def test_every_item_of_every_model_is_in_the_file(server: str, open_tab: OpenTab, tmp_path: Path) -> None:
     tab = open_tab(f"{server}{SHIPPED}")
     tab.settle()
     page = tab.page
+    page.get_by_role("button", name="Share").click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Audit of all items (CSV)").click()
-    target = tmp_path / "audit.csv"
+        page.get_by_role("button", name="Items (CSV)").click()
+    target = tmp_path / "items.csv"
     download.value.save_as(target)
     table = pd.read_csv(target)
     assert set(table["model"]) == {"Dense", "CAP", "Wanda"}

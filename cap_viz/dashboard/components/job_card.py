@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 import streamlit as st
 
@@ -44,7 +45,15 @@ def while_active(specs: Iterable[JobSpec], draw: Callable[[], None]) -> None:
     ticking(tick, live=bool(before))
 
 
-def offer_jobs(titles: Mapping[JobSpec, str], label: str, said: str, *, key: str, blocked: str = "") -> None:
+def offer_jobs(
+    titles: Mapping[JobSpec, str],
+    label: str,
+    said: str,
+    *,
+    key: str,
+    blocked: str = "",
+    kind: Literal["primary", "secondary"] = "secondary",
+) -> None:
     """Draw the jobs of these specs, by title, and a button that queues the others, or why it cannot (`blocked`)."""
     jobs = jobs_of(titles)
     jobs_view(jobs, key=key)
@@ -56,7 +65,7 @@ def offer_jobs(titles: Mapping[JobSpec, str], label: str, said: str, *, key: str
         note(blocked)
     elif idle:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.button(label, key=key, on_click=submit_all, args=(idle, key))
+            st.button(label, key=key, type=kind, on_click=submit_all, args=(idle, key))
             st.caption(said, width="stretch", help="You can leave the page; it goes on.")
 
 

@@ -29,7 +29,7 @@ from cap_viz.runs.prefix_reuse import expected_seconds, longer_run
 from cap_viz.runs.queue import JobQueue
 from cap_viz.runs.run_labels import change_words
 from cap_viz.runs.run_queries import missing_tasks
-from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.tasks import Task
 from cap_viz.tasks.pairing import Items
@@ -189,11 +189,14 @@ class Tile:
     help: str
 
 
-def draw_tile(view: Frame, column: Column[Report], tell: Callable[[Report], Tile], label: str, about: str = "") -> None:
-    """Draw the column's number with where it comes from; `about` is a caption on its weights, in Markdown."""
+def draw_tile(
+    view: Frame, column: Column[Report], tell: Callable[[Report], Tile], label: str, about: Callable[[MaskSpec], str]
+) -> None:
+    """Draw the column's number with where it comes from."""
     st.markdown(f"{named(column.name)} {badge(view, column)}")
-    if about:
-        st.caption(about)
+    spec = column.shown or column.wanted
+    if spec is not None and spec.mask is not None and (said := about(spec.mask)):
+        st.caption(said)
     if column.report is None:
         st.metric(label, "–", label_visibility="collapsed")
         st.caption(escaped(column.problem) or ("No answers yet." if column.active else "Not measured."))
@@ -231,7 +234,7 @@ def origin(view: Frame, column: Column[Any]) -> str:
 class Offer:
     """How missing columns are measured: key and label of the button; what is measured, and on how much.
 
-    `blocked` says why nothing can be measured; `stored` what is stored where data is missing.
+    `blocked` says why nothing can be measured.
     """
 
     key: str
@@ -239,7 +242,6 @@ class Offer:
     what: str
     amount: str
     blocked: str = ""
-    stored: str = ""
 
 
 def draw_columns(
@@ -248,13 +250,16 @@ def draw_columns(
     tell: Callable[[Report], Tile],
     label: str,
     offer: Offer,
-    about: Callable[[Column[Report]], str] = lambda column: "",
+    about: Callable[[MaskSpec], str] = lambda mask: "",
 ) -> None:
-    """Draw a tile per column (see `draw_tile`), the button that measures what is missing, and the columns' jobs."""
+    """Draw a tile per column, the button that measures what is missing, and the columns' jobs.
+
+    `about` says something on the weights under a mask, in Markdown.
+    """
     with st.container(horizontal=True, gap="medium"):
         for column in columns:
             with st.container(width=TILE_PIXELS, gap="xxsmall"):
-                draw_tile(view, column, tell, label, about(column))
+                draw_tile(view, column, tell, label, about)
         with st.container(width=OFFER_PIXELS, gap="xxsmall"):
             offer_button(view, columns, offer)
     jobs = [column.job for column in columns if column.job is not None and not column.fresh]
@@ -266,7 +271,7 @@ def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> N
     """Draw the button that measures the missing columns with its cost, or why they cannot be measured."""
     key = f"{offer.key}_measure"
     refusal(key)
-    if sentence := missing_words(columns, offer.stored):
+    if sentence := missing_words(columns):
         note(sentence)
     # Jobs that failed or were cancelled are drawn below the tiles, with a button to go on.
     missing = [one for one in columns if one.measurable and not (one.job is not None and has_ended(one.job))]
@@ -286,8 +291,8 @@ def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> N
     st.caption(f"{names}, {offer.amount}: {time}", help="You can leave the page; it goes on.")
 
 
-def missing_words(columns: Sequence[Column[Any]], stored: str) -> str:
-    """Name the data that measuring needs and this machine lacks, what is stored, and the way out; else empty."""
+def missing_words(columns: Sequence[Column[Any]]) -> str:
+    """Name the data that measuring needs and this machine lacks, and the way out; else empty."""
     lacking = [column for column in columns if column.missing]
     if not lacking:
         return ""
@@ -295,6 +300,6 @@ def missing_words(columns: Sequence[Column[Any]], stored: str) -> str:
     titles, texts = listed([column.title for column in lacking]), listed([task.title for task in tasks])
     folders = listed([f"{task.data_folder}/" for task in tasks])
     return (
-        f"Not on this machine: {texts}, which measuring {titles} needs. {stored}To measure others, set CAP_VIZ_DATA to "
-        f"a folder that holds {folders}."
+        f"Not on this machine: {texts}, which measuring {titles} needs. Set CAP_VIZ_DATA to a folder that holds "
+        f"{folders}."
     )

@@ -76,17 +76,9 @@ def mask_control(view: Frame, run: StoredRun[ScoreSpec] | None) -> MaskSpec | No
             help=f"{GLOSSARY['criterion']} Calibrated on {view.task.title}, as on the Prune page.",
         )
     chosen = CRITERIA.get(criterion)
+    label, off = "Share of heads" if chosen is not None and chosen.structured else "Sparsity", chosen is None
     with right:
-        percent = view.selection.slider(
-            "Share of heads" if chosen is not None and chosen.structured else "Sparsity",
-            "zeros",
-            5,
-            90,
-            default=20,
-            step=5,
-            format="%d %%",
-            disabled=chosen is None,
-        )
+        percent = view.selection.slider(label, "zeros", 5, 90, default=20, step=5, format="%d %%", disabled=off)
     if chosen is None:
         return None
     scores = None if run is None else run.spec
@@ -113,25 +105,18 @@ def head_control(view: Frame, shape: ModelShape, run: StoredRun[ScoreSpec] | Non
         help="Their output (hook_z) is set to zero at every token. L3H8 is head 8 of layer 3, both counted from 0.",
     )
     estimate = None
-    if run is not None:
-        try:
-            estimate = statistics_of(view.store, run, "nll").estimate
-        except CapVizError as error:
-            note(str(error))
+    try:
+        estimate = None if run is None else statistics_of(view.store, run, "nll").estimate
+    except CapVizError as error:
+        note(str(error))
     number, take, clear = st.columns([3, 4, 3], vertical_alignment="bottom")
     with number:
         k = view.selection.number_input("How many", "top", 1, min(MOST_TOP, len(names)), default=3)
-    top = [] if estimate is None else [list(names)[place] for place in estimate.rank.ravel().argsort()[:k]]
-    take.button(
-        f"Switch off top {k}",
-        disabled=not top,
-        help=f"The heads with the largest effects on {view.task.title}, once these are measured on Heads.",
-        key="play_top",
-        on_click=choose,
-        args=({"off": top},),
-        width="stretch",
-    )
-    clear.button("All on", key="play_clear", on_click=choose, args=({"off": None},), width="stretch")
+    top = [] if estimate is None else [head_name(*head) for head in estimate.top_heads(k)]
+    help = f"The heads with the largest effects on {view.task.title}, once these are measured on Heads."
+    going = {"on_click": choose, "args": ({"off": top},), "help": help, "disabled": not top}
+    take.button(f"Switch off top {k}", key="play_top", width="stretch", **going)
+    clear.button("All on", key="play_clear", width="stretch", on_click=choose, args=({"off": None},))
     off = tuple(sorted(names[name] for name in chosen))
     if run is None or estimate is None:
         return off, (0, 0)
@@ -140,13 +125,14 @@ def head_control(view: Frame, shape: ModelShape, run: StoredRun[ScoreSpec] | Non
         switched = {*chosen} ^ {head_name(layer, head)}
         choose({"off": [name for name in names if name in switched] or None})
 
+    effect = f"Effect of each head on {view.task.title}"
     head_map(
         Grid.of(estimate, ends=ablation_words(run.spec).ends),
         key="play_map",
         unit="nats per token",
-        label=f"Effect of each head on {view.task.title}; picking one switches it off or on",
+        label=f"{effect}; picking one switches it off or on",
         on_pick=switch,
         off=off,
     )
-    st.caption(f"Effect of each head on {view.task.title}. ✕: switched off; a click switches.")
+    st.caption(f"{effect}. ✕: switched off; a click switches.")
     return off, estimate.top_head

@@ -23,15 +23,15 @@ from cap_viz.attribution.prompt_intervention import (
 )
 from cap_viz.dashboard.components.panels import listed
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.names import mask_name
 from cap_viz.figures.next_tokens import Candidate
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.prefix_reuse import expected_seconds
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_queries import eval_runs
+from cap_viz.runs.run_queries import eval_runs, missing_tasks
 from cap_viz.runs.spec import MaskSpec
 from cap_viz.stats.joint import HeadSet
-from cap_viz.tasks import load_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,10 +56,8 @@ class Change:
         return not self.heads and self.mask is None
 
     def __str__(self) -> str:
-        parts = [] if self.mask is None else [mask_name(self.mask)]
-        if self.heads:
-            parts.insert(0, f"{len(self.heads)} {'head' if len(self.heads) == 1 else 'heads'} off")
-        return " and ".join(parts) or "nothing changed"
+        heads = [f"{len(self.heads)} {'head' if len(self.heads) == 1 else 'heads'} off"] if self.heads else []
+        return " and ".join([*heads, *([mask_name(self.mask)] if self.mask else [])]) or "nothing changed"
 
 
 @dataclass(frozen=True)
@@ -154,15 +152,11 @@ def weights_of(model: ModelRef, change: Change) -> Mapping[str, Tensor]:
     return DENSE if change.mask is None else shared_queue().models.pruned_weights(model, change.mask)
 
 
-def mask_name(mask: MaskSpec) -> str:
-    return f"{criterion_title(mask.criterion)} at {100 * mask.sparsity:.0f} %"
-
-
 def mask_hindrance(model: ModelRef, mask: MaskSpec) -> str:
     """Say why the pruned weights cannot be made on this machine; "" if they can."""
-    read = sorted({one.task for one in (mask.calibration, mask.text) if one is not None})
-    if missing := [task.title for task in map(load_task, read) if not task.is_local()]:
-        return f"{criterion_title(mask.criterion)} reads {listed(missing)}, which is not on this machine."
+    if missing := missing_tasks(mask):
+        titles = listed([task.title for task in missing])
+        return f"{criterion_title(mask.criterion)} reads {titles}, which is not on this machine."
     if not shared_queue().models.has_room(model.id, 1):
         return "Pruned weights take as much memory as the model once more, and less than that is free."
     return ""

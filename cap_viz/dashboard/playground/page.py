@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from operator import attrgetter
 
+import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.dashboard.components.head_map import Head, head_boxes
-from cap_viz.dashboard.components.job_card import ended_view, job_view, ticking
-from cap_viz.dashboard.components.panels import caution, empty, escaped, percent, problem, provenance, stale
+from cap_viz.dashboard.components.job_card import offer_jobs, while_active
+from cap_viz.dashboard.components.panels import empty, escaped, percent, problem, provenance, stale
 from cap_viz.dashboard.components.share import share
-from cap_viz.dashboard.components.submission import submit_run
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import model_name
+from cap_viz.dashboard.names import mask_name, model_name
 from cap_viz.dashboard.playground.controls import head_control, mask_control, prompt_control
 from cap_viz.dashboard.playground.data import (
     LEAST,
@@ -22,7 +22,6 @@ from cap_viz.dashboard.playground.data import (
     ask,
     continuation,
     mask_hindrance,
-    mask_name,
     mask_seconds,
     outcome,
     pattern,
@@ -42,7 +41,7 @@ from cap_viz.figures.theme import CONFIG
 from cap_viz.models.catalogue import DEFAULT_MODEL, ModelRef
 from cap_viz.models.loading import ModelShape
 from cap_viz.progress import duration
-from cap_viz.runs.jobs import PrunedWeights
+from cap_viz.runs.jobs import JobSpec, PrunedWeights
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import MaskSpec
@@ -116,42 +115,16 @@ def applied(view: Frame, asked: MaskSpec | None) -> MaskSpec | None:
     if asked is None or models.has_pruned(view.model, asked):
         st.session_state[SHOWN_MASK] = asked
         return asked
-    spec = PrunedWeights(view.model, asked)
-    job = shared_queue().find(spec)
-    live = job is not None and job.active
-    ticking(lambda: pruning(view, spec, live), live=live)
+    name, seconds = mask_name(asked), mask_seconds(view, asked)
+    titles: dict[JobSpec, str] = {PrunedWeights(view.model, asked): f"Pruning by {name}"}
+    said = f"{f'About {duration(seconds)}. ' if seconds > 0 else ''}Kept in memory, not stored."
+    label, blocked = f"Apply {name}", mask_hindrance(view.model, asked)
+    while_active(titles, lambda: offer_jobs(titles, label, said, key="play_apply", blocked=blocked, kind="primary"))
     former: MaskSpec | None = st.session_state.get(SHOWN_MASK)
     if former is None or not models.has_pruned(view.model, former):
         return None
     stale(f"Below is {mask_name(former)}, until {mask_name(asked)} is applied.")
     return former
-
-
-def pruning(view: Frame, spec: PrunedWeights, live: bool) -> None:
-    """Draw the pruning job, or the button that starts it where it can run: some criteria take minutes."""
-    job = shared_queue().find(spec)
-    if live != (job is not None and job.active):
-        st.rerun()
-    if job is not None and live:
-        job_view(job, key="play")
-        return
-    if job is not None:
-        ended_view(job)
-    if hindrance := mask_hindrance(view.model, spec.mask):
-        caution(hindrance)
-        return
-    name, seconds = mask_name(spec.mask), mask_seconds(view, spec.mask)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        started = st.button(f"Apply {name}", key="play_apply", type="primary")
-        took = "" if seconds <= 0 else f"About {duration(seconds)}. "
-        st.caption(f"{took}Kept in memory, not stored.", width="stretch")
-    if started:
-        try:
-            submit_run(spec, f"Pruning by {name}")
-        except CapVizError as error:
-            problem(str(error))
-        else:
-            st.rerun()
 
 
 def continuation_cards(change: Change) -> dict[Change, DeltaGenerator]:
@@ -213,8 +186,8 @@ def prompt_tokens(found: Outcome, change: Change) -> None:
         }
         st.dataframe(tokens, hide_index=True, key="play_tokens")
         following = [(visible(one.text), one.dense, one.changed) for one in found.candidates]
-        named = dict(zip(("next token", DENSE, CHANGED), zip(*following, strict=True), strict=True))
-        st.dataframe(named, hide_index=True, key="play_candidates")
+        table = pd.DataFrame(following, columns=["next token", DENSE, CHANGED])
+        st.dataframe(table, hide_index=True, key="play_candidates")
 
 
 def attention(view: Frame, shape: ModelShape, prompt: str, off: HeadSet, found: Outcome, start: Head) -> None:

@@ -1,10 +1,12 @@
-"""What pruning costs in accuracy: dense and two criteria side by side, and their paired differences."""
+"""What pruning costs in accuracy: dense and two criteria side by side, their differences, and which answers change."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
@@ -26,28 +28,27 @@ from cap_viz.dashboard.components.paired import (
     unseen_words,
     verdict_lines,
 )
-from cap_viz.dashboard.components.panels import caution, escaped, listed, percent
+from cap_viz.dashboard.components.panels import caution, escaped, listed, percent, problem, stale
+from cap_viz.dashboard.components.row_picker import row_picker
 from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.prune.flips import ANCHOR
-from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, eval_spec, measured_percents
+from cap_viz.dashboard.names import texts_missing
+from cap_viz.dashboard.prune.setting import DENSE, PruneSetting, eval_spec
 from cap_viz.dashboard.prune.zeros import weights_words
 from cap_viz.dashboard.selection import LANDING, choose
-from cap_viz.dashboard.stored import report_of
+from cap_viz.dashboard.stored import report_of, texts_of
+from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, against_guessing, level_of, per_question
-from cap_viz.evaluation.flips import APART
+from cap_viz.evaluation.flips import ALL, APART, Flip, flips_by_filter, flips_of
 from cap_viz.figures.prune import AccuracyRow, accuracy_whiskers
 from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.stats import Interval
-from cap_viz.tasks import Task
+from cap_viz.tasks import Example, Task
 
 LAST = "prune_last"
-HELP = (
-    "Accuracy (acc) on evaluation items that took no part in choosing weights: the option with the highest "
-    "log-likelihood is right. Intervals are 95 % (Wilson)."
-)
+HEADING, ANCHOR = "Questions whose answer changes", "questions-whose-answer-changes"
 
 
 def first_items(report: EvalReport, n: int) -> EvalReport:
@@ -76,10 +77,9 @@ def accuracy_section(view: Frame, setting: PruneSetting, columns: Columns) -> No
 
 
 def draw_accuracy(view: Frame, setting: PruneSetting, columns: Columns) -> None:
-    kept, n = [f"{at} %" for at in measured_percents(view.runs, setting)], len(setting.evaluation.ids)
-    stored, label = f"Stored: {listed(kept)}. " if kept else "", f"Measure at {percent(setting.sparsity, 0)}"
-    offer = Offer("prune", label, "Accuracy", f"{n} questions", stored=stored)
-    draw_columns(view, columns, accuracy_tile, "Accuracy (acc)", offer, partial(weights_of, view))
+    amount, label = f"{len(setting.evaluation.ids)} questions", f"Measure at {percent(setting.sparsity, 0)}"
+    offer = Offer("prune", label, "Accuracy", amount)
+    draw_columns(view, columns, accuracy_tile, "Accuracy (acc)", offer, partial(weights_words, view))
     if not any(column.report is not None for column in columns):
         return
     figure, words = st.columns([5, 4], gap="medium")
@@ -96,19 +96,13 @@ def draw_accuracy(view: Frame, setting: PruneSetting, columns: Columns) -> None:
     below_chance(view.task, columns)
 
 
-def weights_of(view: Frame, column: Column[EvalReport]) -> str:
-    """Say what share of the weights a column lacks where its criterion counts heads."""
-    spec = column.shown or column.wanted
-    return "" if spec is None or spec.mask is None else weights_words(view, spec.mask)
-
-
 def accuracy_tile(report: EvalReport) -> Tile:
     acc, norm, n = level_of(report, ACC), level_of(report, ACC_NORM), len(report)
     return Tile(
         percent(acc.value),
         f"{limits(acc.ci)}, {round(acc.value * n)} of {n}",
-        f"{HELP} By log-likelihood per character, as in lm-evaluation-harness (acc_norm): {percent(norm.value)} "
-        f"({limits(norm.ci)}).",
+        f"{ACC.title} (acc): {ACC.summary}; 95 % interval (Wilson). {ACC_NORM.title} (acc_norm): "
+        f"{percent(norm.value)} ({limits(norm.ci)}), {ACC_NORM.summary}.",
     )
 
 
@@ -151,10 +145,8 @@ def verdict(view: Frame, found: Sequence[ColumnDifference]) -> None:
         return
     with st.expander("All differences, with tests"):
         st.table(difference_table(found, CHOICES.measures), border="horizontal", hide_index=True)
-        st.caption(
-            f"{unseen_words(found, ACC)} p is McNemar's, exact. Lost: right → wrong; gained: wrong → right. Choice "
-            "loss: surprise at the right option among those offered; lower is better."
-        )
+        tests = "p is McNemar's, exact. Lost: right → wrong; gained: wrong → right."
+        st.caption(f"{unseen_words(found, ACC)} {tests} Choice loss: lower is better.")
 
 
 def see_flips(two_criteria: bool) -> None:
@@ -164,14 +156,122 @@ def see_flips(two_criteria: bool) -> None:
 
 def below_chance(task: Task, columns: Columns) -> None:
     """Warn about columns not clearly above chance: such an accuracy says nothing about pruning."""
-    for column in columns:
-        if column.report is None or column.partial:
-            continue
-        test = against_guessing(task, column.report)
-        if not test.clearly_above:
-            dense = column.name == DENSE
-            caution(
-                f"{'The dense model' if dense else escaped(column.title)} is not clearly above chance here "
-                f"({percent(test.accuracy)} against {percent(test.chance)}, p = {test.p_value:.2g}): "
-                f"{'differences on this task mean little' if dense else 'what is left may be guessing'}."
-            )
+    final = [column for column in columns if not column.partial]
+    tests = {one.title: against_guessing(task, one.report) for one in final if one.report is not None}
+    low = [
+        f"{title} ({percent(one.accuracy)}, p = {one.p_value:.2g})"
+        for title, one in tests.items()
+        if not one.clearly_above
+    ]
+    if low:
+        chance = percent(next(iter(tests.values())).chance)
+        caution(
+            f"Not clearly above chance ({chance}): {listed(low)}. These may be guesses, and differences mean little."
+        )
+
+
+# Questions whose answer changes ----------------------------------------------------------------------------------
+
+
+@st.fragment
+def flips_section(view: Frame, columns: Columns) -> None:
+    """Draw the table of items with changed answers, and the picked one in full."""
+    st.markdown(f"##### {HEADING}", help="✓ right, ✗ wrong: the option each model finds most likely.")
+    ready = [column for column in columns if column.report is not None and not column.partial]
+    if len(ready) < 2:
+        st.caption("Appears when dense and a pruned model are measured.")
+        return
+    try:
+        flips = flips_of({column.name: column.report for column in ready if column.report is not None})
+    except CapVizError as error:
+        problem(str(error))
+        return
+    filters = flips_by_filter(flips, [column.name for column in ready], DENSE)
+    chosen = view.selection.segmented(
+        "Filter",
+        "flips",
+        list(filters),
+        names=lambda name: f"{filter_title(name)} ({len(filters[name])})",
+        what="a filter of questions",
+        label_visibility="collapsed",
+        wrap=True,
+    )
+    shown = filters[chosen]
+    if said := "; ".join(f"{column.title}: {column.stale}" for column in ready if column.stale):
+        stale(said)
+    if not shown:
+        st.caption("No question answers this description.")
+        return
+    texts = texts_of(view.task.name, tuple(flip.id for flip in shown)) or {}
+    if not texts:
+        st.caption(texts_missing(view.task))
+    table = flip_table(shown, ready, texts)
+    names = {flip.id: f"{flip.number}. {texts[flip.id].question if texts else flip.id}"[:120] for flip in shown}
+    picked = row_picker(
+        view.selection,
+        "item",
+        table,
+        names,
+        "Question in full",
+        height=min(420, 38 + 35 * len(table)),
+        column_config={
+            "Item": st.column_config.NumberColumn(width=52),
+            "Question": st.column_config.TextColumn(width=240),
+            **{name: st.column_config.TextColumn(width=150) for name in table.columns[2:-1]},
+        },
+    )
+    if picked in texts:
+        item_detail(texts[picked], ready)
+
+
+def filter_title(name: str) -> str:
+    kind, _, criterion = name.partition("_")
+    titles = {ALL: "All that differ", APART: "Only one of the two right"}
+    return titles.get(kind) or f"{title_of(criterion)}: {'right → wrong' if kind == 'lost' else 'wrong → right'}"
+
+
+def flip_table(flips: Sequence[Flip], columns: Columns, texts: Mapping[str, Example]) -> pd.DataFrame:
+    """One row per item; answers carry a check mark when right and a cross when wrong."""
+    rows = []
+    for flip in flips:
+        example = texts.get(flip.id)
+        question = {} if example is None else {"Question": example.question}
+        answers = {
+            column.title: f"{'✓' if flip.right(column.name) else '✗'} {option_text(example, flip.chosen[column.name])}"
+            for column in columns
+        }
+        right = option_text(example, flip.gold)
+        rows.append({"Item": flip.number, **question, "Right answer": right, **answers, "Id": flip.id})
+    return pd.DataFrame(rows)
+
+
+def option_text(example: Example | None, option: int) -> str:
+    letter = chr(ord("A") + option)
+    return letter if example is None else f"{letter}. {example.options[option].strip()}"
+
+
+def item_detail(example: Example, columns: Columns) -> None:
+    """Draw the prompt as the models got it, and a table with a row per option."""
+    st.code(example.prompt, language=None, wrap_lines=True)
+    table, titles = option_table(example, columns), [column.title for column in columns]
+    numbers = {title: st.column_config.NumberColumn(format="%.2f") for title in titles}
+    option = st.column_config.TextColumn(width=260)
+    st.dataframe(table, hide_index=True, column_config={"Option": option, **numbers})
+    said = "; ".join(f"{title} chose {table['Option'][table[title].idxmax()]}" for title in titles)
+    st.caption(f"Log-likelihoods in nats; the highest of a column is that model's answer (acc). {escaped(said)}.")
+
+
+def option_table(example: Example, columns: Columns) -> pd.DataFrame:
+    """One row per option, with the log-likelihood of every column, in nats."""
+    n = len(example.options)
+    return pd.DataFrame(
+        {
+            "Right": np.where(np.arange(n) == example.gold, "✓", ""),
+            "Option": [option.strip() for option in example.options],
+            **{
+                column.title: column.report.logliks[column.report.questions.ids.index(example.id), :n].astype(float)
+                for column in columns
+                if column.report is not None
+            },
+        }
+    )

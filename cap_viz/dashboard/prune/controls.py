@@ -57,7 +57,7 @@ def controls(view: Frame) -> PruneSetting:
     selection, evaluation, runs = view.selection, evaluation_items(view), usable_scores(view)
     st.html(MARKS)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key="prune_controls"):
-        first, second = st.container(width=CHOICE_PIXELS), st.container(width=CHOICE_PIXELS)
+        first, second = (st.container(width=CHOICE_PIXELS) for _ in range(2))
         slider, more = st.container(width="stretch", key="prune_slider"), st.container(width=MORE_PIXELS)
     names = criteria_in_groups(list(CRITERIA))
     listing = {"names": criterion_option, "what": "criterion"}
@@ -116,8 +116,6 @@ def stored_marks(view: Frame, setting: PruneSetting, sparsity: int) -> None:
     if view.task.kind == "text" or setting.options.pattern is not None:
         return
     measured = measured_percents(view.runs, setting)
-    if len(setting.criteria) == 1:
-        st.caption("Both are the same criterion.", width="content")
     nothing = f"Nothing stored on these {len(setting.evaluation.ids)} items."
     st.caption("Stored:" if measured else nothing, width="content")
     for value, criteria in measured.items():
@@ -133,16 +131,14 @@ def stored_marks(view: Frame, setting: PruneSetting, sparsity: int) -> None:
 
 
 def heads_words(view: Frame, setting: PruneSetting) -> list[str]:
-    """Say what share of the weights goes with whole heads, and that the other criterion removes another."""
-    said = []
-    for name in setting.criteria:
-        if counts_weights(name) or (setting.scores is None and CRITERIA[name].needs_scores):
-            continue
-        others = [title_of(other) for other in setting.criteria if counts_weights(other)]
-        beside = f" {listed(others)} removes {percent(setting.sparsity, 0)} of the weights." if others else ""
-        heads = f"{percent(setting.sparsity, 0)} of the heads: {weights_words(view, mask_spec(setting, name))}"
-        said.append(f"{title_of(name)} removes {heads}.{beside}")
-    return said
+    """Say what share of the weights goes with whole heads."""
+    heads = [name for name in setting.criteria if not counts_weights(name)]
+    return [
+        f"{title_of(name)} removes {percent(setting.sparsity, 0)} of the heads: "
+        f"{weights_words(view, mask_spec(setting, name))}."
+        for name in heads
+        if setting.scores is not None or not CRITERIA[name].needs_scores
+    ]
 
 
 def deaf_words(setting: PruneSetting) -> list[str]:
@@ -210,28 +206,20 @@ def more_controls(
 def head_controls(
     selection: Selection, runs: Sequence[StoredRun[ScoreSpec]]
 ) -> tuple[str, KvCombine, ScoreSpec | None]:
-    help = metrics_help(METRICS)
+    help, groups = metrics_help(METRICS), GLOSSARY["kv_group"]
     metric = selection.selectbox("Metric of the head scores", "metric", METRICS, names=metric_title, help=help)
     kv_combine = selection.selectbox(
-        "Key-value groups combined by",
-        "kv",
-        KV_COMBINES,
-        names=str.capitalize,
-        what="KV combination",
-        help=GLOSSARY["kv_group"],
+        "Key-value groups combined by", "kv", KV_COMBINES, names=str.capitalize, what="KV combination", help=groups
     )
-    labels = {score_label(run): run.spec for run in runs}
-    if not labels:
+    specs = {score_label(run): run.spec for run in runs}
+    if not specs:
         return metric, cast(KvCombine, kv_combine), None
+    help = "The stored run CAP is built on. Criteria that measure activations do so on the same examples."
+    names = {label: run_title(spec) for label, spec in specs.items()}
     chosen = selection.selectbox(
-        "Head scores",
-        "scores",
-        list(labels),
-        names=lambda label: run_title(labels[label]),
-        what="head scores",
-        help="The stored run CAP is built on. Criteria that measure activations do so on the same examples.",
+        "Head scores", "scores", list(specs), names=names.__getitem__, what="head scores", help=help
     )
-    return metric, cast(KvCombine, kv_combine), labels[chosen]
+    return metric, cast(KvCombine, kv_combine), specs[chosen]
 
 
 def score_label(run: StoredRun[ScoreSpec]) -> str:

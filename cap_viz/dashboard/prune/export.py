@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -13,39 +10,24 @@ import streamlit as st
 from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_of, jobs_view, while_active
 from cap_viz.dashboard.components.measured_column import Column
-from cap_viz.dashboard.components.paired import ColumnDifference
 from cap_viz.dashboard.components.panels import note, problem
-from cap_viz.dashboard.components.share import Download
 from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import mask_name
 from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec
 from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, level_of
 from cap_viz.models.devices import BYTES
 from cap_viz.runs.audit import audit_of
 from cap_viz.runs.exports import check_room, export_folder
 from cap_viz.runs.jobs import ExportedModel
 from cap_viz.runs.run_queries import missing_tasks
-from cap_viz.runs.spec import spec_dict, spec_key
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store
 from cap_viz.runs.zero_counts import shape_from
 
 KEY = "prune_export"
 Columns = Sequence[Column[EvalReport]]
-
-
-def downloads(store: Store, name: str, columns: Columns, found: Sequence[ColumnDifference]) -> list[Download]:
-    """Return the files of the Share menu; `columns` are measured ones."""
-    items, comparison = f"{name}.csv", f"{name}.json"
-    return [
-        Download("Items (CSV)", lambda: items_csv(store, columns), items, "text/csv"),
-        Download(
-            "Comparison with specs (JSON)", lambda: comparison_json(columns, found), comparison, "application/json"
-        ),
-    ]
 
 
 def items_csv(store: Store, columns: Columns) -> str:
@@ -61,36 +43,6 @@ def items_csv(store: Store, columns: Columns) -> str:
         table = table[table["id"].isin(column.report.questions.ids)]
         tables.append(table.assign(model=column.title, run=column.run.key))
     return csv_text(pd.concat(tables)) if tables else ""
-
-
-def comparison_json(columns: Columns, found: Sequence[ColumnDifference]) -> str:
-    """Every column with its spec, key and accuracies, and the paired differences."""
-    content = {
-        "columns": [column_dict(column) for column in columns if column.report is not None],
-        "differences": [
-            {"first": one.first, "second": one.second, **asdict(one.results[ACC.name])}
-            | {CHOICE_LOSS.name: asdict(one.results[CHOICE_LOSS.name])}
-            for one in found
-            if one.results
-        ],
-    }
-    return json.dumps(content, indent=1) + "\n"
-
-
-def column_dict(column: Column[EvalReport]) -> dict[str, Any]:
-    assert column.report is not None
-    assert column.shown is not None
-    levels = {measure.name: level_of(column.report, measure) for measure in (ACC, ACC_NORM)}
-    return {
-        "name": column.name,
-        "key": spec_key(column.shown),
-        "stale": column.stale,
-        "origin": None if column.run is None else column.run.origin,
-        "n": len(column.report),
-        **{name: level.value for name, level in levels.items()},
-        **{f"{name}_ci95": [level.ci.low, level.ci.high] for name, level in levels.items()},
-        "spec": spec_dict(column.shown),
-    }
 
 
 # The pruned model ------------------------------------------------------------------------------------------------

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
-from typing import Any
+from functools import cache
 
 import streamlit as st
 
 from cap_viz.dashboard.components.accessibility import scroll_to_landing
 from cap_viz.dashboard.components.measured_column import named, origin
-from cap_viz.dashboard.components.paired import differences
-from cap_viz.dashboard.components.panels import age, heading, problem, provenance
-from cap_viz.dashboard.components.share import share
+from cap_viz.dashboard.components.panels import age, empty, heading, problem, provenance
+from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame, frame
 from cap_viz.dashboard.names import basis_words, model_name
-from cap_viz.dashboard.prune.accuracy import CHOICES, Columns, accuracy_section, current_columns
+from cap_viz.dashboard.prune.accuracy import Columns, accuracy_section, current_columns, flips_section
 from cap_viz.dashboard.prune.controls import controls
-from cap_viz.dashboard.prune.export import downloads, export_section
-from cap_viz.dashboard.prune.flips import flips_section
+from cap_viz.dashboard.prune.export import export_section, items_csv
 from cap_viz.dashboard.prune.setting import PruneSetting
 from cap_viz.dashboard.prune.written import written_section
 from cap_viz.dashboard.prune.zeros import importance_section, zeros_section
@@ -76,12 +73,11 @@ def provenance_row(view: Frame, setting: PruneSetting, columns: Columns) -> None
     with facts:
         provenance(prune_facts(setting, columns), origin=origin_of(view, columns))
     ready = [column for column in columns if column.report is not None and not column.partial]
-    name = f"prune-{setting.evaluation.task}-{round(100 * setting.sparsity)}"
+    name = f"prune-{setting.evaluation.task}-{round(100 * setting.sparsity)}.csv"
     files, said = [], ["Nothing measured yet." if view.task.kind != "text" else "Text has no accuracies to hand out."]
     if ready:
-        found = differences(CHOICES, ready) if len(ready) == len(columns) else []
-        files = downloads(view.store, name, ready, found)
-        said = ["One row per model and item: prompt, options, answer; and accuracies, intervals and the full specs."]
+        files = [Download("Items (CSV)", lambda: items_csv(view.store, ready), name, "text/csv")]
+        said = ["One row per model and item: prompt, options, answer. Specs and intervals: Compare and Runs."]
     with menu:
         share("prune", files, said=said)
 
@@ -108,20 +104,11 @@ def prune_facts(setting: PruneSetting, columns: Columns) -> list[str]:
 
 def no_accuracy_section(task: Task) -> None:
     """Explain why a text task has no accuracy, and offer tasks that have one."""
-    with st.container(border=True):
-        st.markdown(f"**{task.title} has no accuracy**")
-        st.caption(
-            "Its examples have no options to get right or wrong. To see what pruning costs, choose another task:"
-        )
-        with st.container(horizontal=True):
-            for name in ("mini_science", "arc_easy"):
-                st.button(
-                    load_task(name).title,
-                    key=f"prune_task_{name}",
-                    icon=":material/arrow_forward:",
-                    on_click=choose,
-                    args=({"task": name},),
-                )
+    said = "Its examples have no options to get right or wrong. To see what pruning costs, choose another task:"
+    empty(f"{task.title} has no accuracy", said)
+    with st.container(horizontal=True):
+        for name in ("mini_science", "arc_easy"):
+            st.button(load_task(name).title, key=f"prune_task_{name}", on_click=choose, args=({"task": name},))
 
 
 # How to read the numbers -----------------------------------------------------------------------------------------
@@ -149,24 +136,19 @@ def criteria_notes(setting: PruneSetting) -> list[str]:
     return [note if len(titles) == shared else f"{' and '.join(titles)}: {note}" for note, titles in whose.items()]
 
 
-@lru_cache(maxsize=1)
-def measured_cost() -> dict[str, Any]:
-    return json.loads(COST.read_text(encoding="utf-8"))
-
-
+@cache
 def cost_sentence(criteria: tuple[str, ...]) -> str:
     """State what the kinds of zeros the criteria make save in file size and time, as measured on one model."""
+    cost, structured = json.loads(COST.read_text(encoding="utf-8")), {CRITERIA[name].structured for name in criteria}
 
     def saved(made: str) -> str:
         return f"file ×{cost[made]['bytes_ratio']:.2f}, time ×{cost[made]['seconds_ratio']:.2f}"
 
-    cost, structured = measured_cost(), {CRITERIA[name].structured for name in criteria}
     parts = []
     if False in structured:
         parts.append(f"At 50 % zeros: {saved('unstructured 50 %')}.")
     if True in structured:
-        parts.append(
-            f"Without 20 % of the heads: {saved('whole heads 20 %')}; without 50 %: {saved('whole heads 50 %')}."
-        )
+        few, half = saved("whole heads 20 %"), saved("whole heads 50 %")
+        parts.append(f"Without 20 % of the heads: {few}; without 50 %: {half}.")
     where = f"{model_name(cost['model'])}, {cost['tokens']} tokens, {cost['threads']} threads"
     return f"{' '.join(parts)} Measured on {where}."

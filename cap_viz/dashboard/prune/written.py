@@ -20,12 +20,13 @@ from cap_viz.dashboard.components.measured_column import (
     named,
 )
 from cap_viz.dashboard.components.paired import difference_table, differences, unseen_words
-from cap_viz.dashboard.components.panels import caution, percent, problem
+from cap_viz.dashboard.components.panels import caution, listed, percent, problem
 from cap_viz.dashboard.components.row_picker import row_picker
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.accuracy import limits
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec
 from cap_viz.dashboard.stored import texts_of
+from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import EXACT_MATCH, per_question
 from cap_viz.evaluation.generation import FORMATS, GenerationReport, prompt_text, room_for_answer, writing_of
@@ -50,14 +51,9 @@ Columns = Sequence[Column[GenerationReport]]
 
 def written_section(view: Frame, setting: PruneSetting) -> None:
     """Draw the controls, a tile per model, the differences, and the texts side by side."""
-    st.markdown(
-        "##### Answers written out",
-        help="The model writes its answer word by word (always the likeliest next token), and the answer is read from "
-        "the text. Strict: the form the prompt asks for; flexible: the last thing that could be an answer.",
-    )
+    st.markdown("##### Answers written out", help=GLOSSARY["written"])
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        help = "fewshot: worked examples first; zeroshot: an instruction; chat: the model's own chat template."
-        format = view.selection.segmented("How to ask", "format", FORMATS, what="the prompt format", help=help)
+        format = view.selection.segmented("How to ask", "format", FORMATS, what="the prompt format")
         with st.container(width=160):
             what = "a number of written answers of"
             count = view.selection.selectbox("Questions", "written", COUNTS, default=USUAL_COUNT, what=what)
@@ -96,7 +92,12 @@ def draw_written(view: Frame, format: str, offer: Offer, columns: Columns) -> No
     found = differences(WRITTEN, columns)
     st.table(difference_table(found, WRITTEN.measures), border="horizontal", hide_index=True)
     st.caption(unseen_words(found, EXACT_MATCH))
-    parse_caution(ready)
+    final = {column.title: column.report for column in ready if column.report is not None and not column.partial}
+    if low := [title for title, report in final.items() if report.parse_rate < LOW_PARSE_RATE]:
+        caution(
+            f"{listed(low)}: most texts hold no answer in the asked form, and these count as wrong. Exact match then "
+            "says more about the form than about the task."
+        )
     texts_side_by_side(view, format, ready)
 
 
@@ -108,15 +109,6 @@ def written_tile(report: GenerationReport) -> Tile:
         f"Strict reading. Flexible: {percent(report.correct_flexible.mean())}, found in "
         f"{percent(report.parse_rate_flexible, 0)}.",
     )
-
-
-def parse_caution(columns: Columns) -> None:
-    for column in columns:
-        if column.report is not None and not column.partial and column.report.parse_rate < LOW_PARSE_RATE:
-            caution(
-                f"{column.title}: in {percent(1 - column.report.parse_rate, 0)} of the texts no answer was found in "
-                "the asked form. They count as wrong, so this exact match says more about the form than about the task."
-            )
 
 
 def texts_side_by_side(view: Frame, format: str, ready: Columns) -> None:

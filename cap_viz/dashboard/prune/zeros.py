@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -19,9 +21,7 @@ from cap_viz.dashboard.selection import go_button
 from cap_viz.dashboard.stored import scores_of
 from cap_viz.errors import CapVizError
 from cap_viz.figures.prune import (
-    KIND_TITLES,
     LayerShares,
-    MatrixShares,
     importance_histogram,
     zeros_by_head,
     zeros_by_layer,
@@ -34,8 +34,8 @@ from cap_viz.runs.comparison import counts_weights
 from cap_viz.runs.jobs import JobSpec
 from cap_viz.runs.kinds.profile import load_head_zeros, load_zeros
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.run_queries import missing_tasks
-from cap_viz.runs.spec import MaskSpec, ProfileSpec
+from cap_viz.runs.run_queries import missing_tasks, runs_of
+from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.runs.store import DamagedRun
 from cap_viz.runs.zero_counts import Zeros, head_zeros_of, zeros_of
 from cap_viz.stats import widest_outlier
@@ -96,31 +96,24 @@ def draw_zeros(view: Frame, setting: PruneSetting) -> None:
 
 def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], detail: str) -> go.Figure | None:
     """Make the figure of zeros in the chosen detail; None if zeros per head are asked for and there are none."""
-    titles = [title_of(one.criterion) for one in found]
+    by_title = {title_of(one.criterion): one for one in found}
     if detail == "layers":
         layers = [
             LayerShares(one.criterion, title, {part: one.by_layer(part) for part in one.parts})
-            for one, title in zip(found, titles, strict=True)
+            for title, one in by_title.items()
         ]
         return zeros_by_layer(layers, setting.sparsity)
     if detail == "matrices":
-        kinds = tuple(KIND_TITLES)
-        return zeros_by_matrix(
-            [MatrixShares(title, *one.by_kind(kinds)) for one, title in zip(found, titles, strict=True)]
-        )
+        return zeros_by_matrix({title: one.by_kind() for title, one in by_title.items()})
     if setting.options.scope == "mlp":
         st.caption("Only MLP weights are pruned, so heads keep all of theirs.")
         return None
     shares = {}
-    for name in (one.criterion for one in found):
-        share = head_zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model, read_head_zeros)
-        if share is not None:
-            shares[title_of(name)] = share
-        elif counting_spec(setting, name, "heads") is None:
-            st.caption(
-                f"{named(name)} decides anew at every sparsity: its zeros per head are counted when its accuracy is "
-                "measured."
-            )
+    for title, one in by_title.items():
+        if (share := head_zeros_in(view, setting, one.criterion)) is not None:
+            shares[title] = share
+        elif counting_spec(setting, one.criterion, "heads") is None:
+            st.caption(f"{named(one.criterion)} decides anew at every sparsity: measuring its accuracy counts these.")
     if not shares:
         return None
     st.caption("Of a head’s own weights: its rows of the query matrix and its columns of the output matrix.")
@@ -128,35 +121,34 @@ def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], det
 
 
 def uncounted(view: Frame, setting: PruneSetting, detail: str) -> dict[JobSpec, str]:
-    """Runs that would count zeros not stored yet, with the titles of their jobs."""
+    """Return the runs that would count zeros not stored yet, per matrix and for the detail "heads" also per head.
+
+    By the titles of their jobs. Zeros cannot be counted where the texts a mask is measured on are not on this machine.
+    """
     found: dict[JobSpec, str] = {}
-    for name in setting.criteria:
-        for parts in (None, "heads") if detail == "heads" else (None,):
-            if (spec := uncounted_spec(view, setting, name, parts)) is not None:
+    for name, parts in product(setting.criteria, (None, "heads")):
+        if parts == "heads" and (detail != "heads" or setting.options.scope == "mlp"):
+            continue
+        with suppress(CapVizError):  # `zeros_or_sentence` shows the error.
+            known = zeros_in(view, setting, name) if parts is None else head_zeros_in(view, setting, name)
+            spec = counting_spec(setting, name, parts)
+            if known is None and spec is not None and view.store.get(spec) is None and not missing_tasks(spec):
                 found[spec] = f"Counting the zeros of {title_of(name)}{' per head' if parts else ''}"
     return found
 
 
-def uncounted_spec(view: Frame, setting: PruneSetting, name: str, parts: str | None) -> ProfileSpec | None:
-    """Run that would count a criterion's zeros, per matrix or per head; None if they are known or cannot be counted.
+def zeros_in(view: Frame, setting: PruneSetting, name: str) -> Zeros | None:
+    return zeros_of(view.store, view.runs, mask_spec(setting, name), view.model, read_zeros)
 
-    They cannot be counted where the texts that the mask is measured on are not on this machine.
-    """
-    if parts == "heads" and setting.options.scope == "mlp":
-        return None
-    try:
-        asked = (view.store, view.runs, mask_spec(setting, name), setting.model)
-        known = zeros_of(*asked, read_zeros) if parts is None else head_zeros_of(*asked, read_head_zeros)
-        spec = counting_spec(setting, name, parts) if known is None else None
-    except CapVizError:
-        return None  # `zeros_or_sentence` shows the error.
-    return None if spec is None or view.store.get(spec) is not None or missing_tasks(spec) else spec
+
+def head_zeros_in(view: Frame, setting: PruneSetting, name: str) -> np.ndarray | None:
+    return head_zeros_of(view.store, view.runs, mask_spec(setting, name), view.model, read_head_zeros)
 
 
 def zeros_or_sentence(view: Frame, setting: PruneSetting, name: str) -> Zeros | None:
     """Return the zeros of a criterion, or show why there are none unless a job can count them."""
     try:
-        zeros = zeros_of(view.store, view.runs, mask_spec(setting, name), setting.model, read_zeros)
+        zeros = zeros_in(view, setting, name)
         spec = counting_spec(setting, name) if zeros is None else None
     except CapVizError as error:
         problem(str(error))
@@ -194,11 +186,8 @@ def importance_section(view: Frame, setting: PruneSetting) -> None:
         f"{words.doing} the head{words.by}, scaled so that the least helpful head has I = 1 and the most helpful "
         "I = 10.",
     )
-    run = view.store.get(setting.scores)
-    if run is None:
-        st.caption("The head scores are no longer stored.")
-        return
     try:
+        run = next(run for run in runs_of(view.runs, ScoreSpec) if run.spec == setting.scores)
         effect = scores_of(view.store, run).mean_effect(setting.options.metric or USUAL["metric"])
     except DamagedRun as error:
         problem(str(error))
