@@ -148,11 +148,6 @@ def dense_run(runs: Sequence[StoredRun], model: ModelRef, task: str, n: int) -> 
     return max(within or dense, key=lambda run: len(run.spec.examples.ids), default=None)
 
 
-def profile_spec(mask: MaskSpec, scores: ScoreSpec) -> ProfileSpec:
-    """Make the spec of a mask's profile: the same recipe with sparsity 0, the convention for profiles."""
-    return ProfileSpec(model=scores.model, examples=scores.examples, mask=replace(mask, sparsity=0.0))
-
-
 def missing_tasks(spec: EvalSpec | ProfileSpec | MaskSpec) -> tuple[Task, ...]:
     """Find the tasks and texts that a run or a mask reads and that are not on this machine.
 

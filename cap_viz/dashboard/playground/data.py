@@ -26,7 +26,6 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import mask_name
 from cap_viz.figures.next_tokens import Candidate
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.pruning import criterion_title
 from cap_viz.runs.prefix_reuse import expected_seconds
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_queries import eval_runs, missing_tasks
@@ -155,8 +154,7 @@ def weights_of(model: ModelRef, change: Change) -> Mapping[str, Tensor]:
 def mask_hindrance(model: ModelRef, mask: MaskSpec) -> str:
     """Say why the pruned weights cannot be made on this machine; "" if they can."""
     if missing := missing_tasks(mask):
-        titles = listed([task.title for task in missing])
-        return f"{criterion_title(mask.criterion)} reads {titles}, which is not on this machine."
+        return f"{mask_name(mask)} reads {listed([task.title for task in missing])}, which is not on this machine."
     if not shared_queue().models.has_room(model.id, 1):
         return "Pruned weights take as much memory as the model once more, and less than that is free."
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import attrgetter
 
 import pandas as pd
@@ -185,9 +186,8 @@ def prompt_tokens(found: Outcome, change: Change) -> None:
             "change": found.token_change.round(3),
         }
         st.dataframe(tokens, hide_index=True, key="play_tokens")
-        following = [(visible(one.text), one.dense, one.changed) for one in found.candidates]
-        table = pd.DataFrame(following, columns=["next token", DENSE, CHANGED])
-        st.dataframe(table, hide_index=True, key="play_candidates")
+        following = [replace(one, text=visible(one.text)) for one in found.candidates]
+        st.dataframe(pd.DataFrame(following), hide_index=True, key="play_candidates")
 
 
 def attention(view: Frame, shape: ModelShape, prompt: str, off: HeadSet, found: Outcome, start: Head) -> None:

@@ -77,8 +77,8 @@ def accuracy_section(view: Frame, setting: PruneSetting, columns: Columns) -> No
 
 
 def draw_accuracy(view: Frame, setting: PruneSetting, columns: Columns) -> None:
-    amount, label = f"{len(setting.evaluation.ids)} questions", f"Measure at {percent(setting.sparsity, 0)}"
-    offer = Offer("prune", label, "Accuracy", amount)
+    n, label = len(setting.evaluation.ids), f"Measure at {percent(setting.sparsity, 0)}"
+    offer = Offer("prune", label, "Accuracy", f"{n} questions")
     draw_columns(view, columns, accuracy_tile, "Accuracy (acc)", offer, partial(weights_words, view))
     if not any(column.report is not None for column in columns):
         return
@@ -139,8 +139,7 @@ def verdict(view: Frame, found: Sequence[ColumnDifference]) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.caption(f"{only}{title_of(first.first)}.", width="content")
             if st.button("See them", key="prune_see_flips", on_click=see_flips, args=(len(found) > 1,)):
-                # The questions are drawn outside this fragment.
-                st.rerun()
+                st.rerun()  # The questions are drawn outside this fragment.
     if not any(one.results for one in found):
         return
     with st.expander("All differences, with tests"):

@@ -244,10 +244,10 @@ def evaluation_items(view: Frame) -> ExampleSet:
     task = view.task
     if task.is_local():
         return evaluation_set(task.name, None if task.kind == "text" else view.n)
-    stored = [run for run in eval_runs(view.runs, view.model, task.name) if run.spec.examples.version == task.version]
-    if not stored:
+    stored = [run.spec.examples for run in eval_runs(view.runs, view.model, task.name)]
+    ids = max((examples.ids for examples in stored if examples.version == task.version), key=len, default=())
+    if not ids:
         raise CapVizError(f"{texts_missing(task)} No stored run names them; the task mini_science works offline.")
-    ids = max((run.spec.examples.ids for run in stored), key=len)
     return ExampleSet(task.name, task.version, ids[: view.n], "evaluation")
 
 

@@ -20,7 +20,6 @@ from cap_viz.dashboard.prune.setting import PruneSetting
 from cap_viz.dashboard.prune.written import written_section
 from cap_viz.dashboard.prune.zeros import importance_section, zeros_section
 from cap_viz.dashboard.selection import choose
-from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA
 from cap_viz.runs.mask_provenance import provenance_of
@@ -122,8 +121,6 @@ def notes_section(setting: PruneSetting, *, has_accuracy: bool) -> None:
         rules = [f"{named(name)}: {CRITERIA[name].summary} *{CRITERIA[name].source}*" for name in setting.criteria]
         st.markdown("  \n".join(rules))
         st.caption(cost_sentence(setting.criteria))
-        if has_accuracy:
-            st.caption(f"Chance: {GLOSSARY['chance']}")
 
 
 def criteria_notes(setting: PruneSetting) -> list[str]:

@@ -13,7 +13,7 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.pruning.options import MaskOptions
 from cap_viz.runs.masks import mask_spec_from
-from cap_viz.runs.run_queries import eval_runs, profile_spec
+from cap_viz.runs.run_queries import eval_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.tasks.example_sets import ExampleSet
@@ -81,10 +81,8 @@ def counting_spec(setting: PruneSetting, criterion: str, parts: str | None = Non
     """
     if not criterion_named(criterion).fixed_score or setting.options_of(criterion).pattern is not None:
         return None
-    mask = mask_spec(setting, criterion, 0.0)
-    if setting.scores is not None:
-        return replace(profile_spec(mask, setting.scores), parts=parts)
-    examples = setting.calibration or setting.evaluation
+    mask = mask_spec(setting, criterion, 0.0)  # Profiles hold every sparsity, and a mask of sparsity 0 by convention.
+    examples = setting.scores.examples if setting.scores is not None else setting.calibration or setting.evaluation
     return ProfileSpec(model=setting.model, examples=examples, mask=mask, parts=parts)
 
 
