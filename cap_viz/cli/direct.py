@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -66,8 +67,8 @@ def direct(
     title = f"{task}, {total.n} examples: effects on {metric} ({unit})"
     table = Table("head", "total", "direct", "indirect, 95 % interval", "made up for", title=title)
     rows = split.to_pandas(metric)
-    largest = rows["direct"].abs().nlargest(top).index
-    for row in rows.loc[largest].to_dict("records"):
+    largest = np.argsort(-np.abs(rows["direct"].to_numpy()), kind="stable")[:top]
+    for row in rows.iloc[largest].to_dict("records"):
         table.add_row(
             f"L{row['layer']} H{row['head']}",
             *(f"{row[name]:+.4f}" for name in ("total", "direct")),

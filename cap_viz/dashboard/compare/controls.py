@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from cap_viz.dashboard.compare.data import ComparisonChoice, Stored
-from cap_viz.dashboard.names import criteria_help, criteria_in_groups, criterion_group
+from cap_viz.dashboard.names import basis_words, criteria_help, criteria_in_groups, criterion_group
 from cap_viz.dashboard.selection import Selection
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, MEASURES, Measure, measure_named
 from cap_viz.figures.reported import MODEL, reported_accuracy

@@ -137,7 +137,7 @@ def needed_heads(view: Frame, summary: TaskSummary) -> None:
     task, heads, run = summary.task, summary.heads, summary.score_run
     if heads is None or run is None:
         empty("No head scores yet", "They show which heads the task needs.")
-        timed = timed_run(view, task.name)
+        timed = timed_run(view.runs, view.model, task.name)
         time = "" if timed is None else f", about {duration(FIRST_EXAMPLES * seconds_each(timed))}"
         first_step(view, task, "Score its heads", f"up to {FIRST_EXAMPLES} examples{time}", "pages/heads.py")
         return

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.components.head_map import Head, head_boxes, head_map, pick_head
+from cap_viz.dashboard.components.head_map import Head, difference_scatter, head_boxes, head_map, pick_head
 from cap_viz.dashboard.components.panels import empty, note, p_words, problem, provenance_of
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
@@ -86,9 +86,7 @@ def tasks_page(view: Frame) -> None:
         shared_section(measured, choice.k, shared, agreements)
         if difference is not None:
             st.markdown(f"#### {choice.first.title} against {choice.second.title}", help=GLOSSARY["difference"])
-            difference_scatter(
-                difference, (choice.first.title, choice.second.title), selected, key="tasks_scatter", height=MAP_HEIGHT
-            )
+            pair_scatter(choice, difference, selected)
 
 
 def nothing_to_compare(view: Frame, measured: Sequence[Measured]) -> None:
@@ -267,6 +265,11 @@ def pair_section(store: Store, choice: TaskPair) -> None:
         pair_maps(choice, found, None)
     with scatter:
         pair_scatter(choice, found, None)
+
+
+def pair_scatter(choice: TaskPair, found: Specificity, selected: Head | None) -> None:
+    names = choice.first.title, choice.second.title
+    difference_scatter(found, names, selected, key="tasks_scatter", height=MAP_HEIGHT)
 
 
 def pair_sentence(choice: TaskPair, found: Specificity) -> str:
