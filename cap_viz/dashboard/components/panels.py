@@ -56,8 +56,8 @@ def cut_words(run: StoredRun) -> str:
 
 def examples_fact(examples: ExampleSet) -> str:
     seed = "" if examples.seed is None else f", seed {examples.seed}"
-    kind = {"calibration": "calibration", "evaluation": "evaluation"}.get(examples.split, "chosen")
-    return f"{len(examples.ids)} {kind} examples{seed}"
+    kinds = {"calibration": "calibration examples", "evaluation": "evaluation examples", "windows": "windows of text"}
+    return f"{len(examples.ids)} {kinds.get(examples.split, 'chosen examples')}{seed}"
 
 
 def tile(label: str, value: str, note: str = "", *, term: str | None = None) -> None:
