@@ -260,7 +260,7 @@ def pair_section(store: Store, choice: TaskPair) -> None:
     """Draw the whole comparison of two tasks or runs. Raises `CapVizError` if the two runs are too small to compare."""
     found = specificity_of(store, choice.first.run, choice.second.run)
     st.markdown(pair_sentence(choice, found), help=GLOSSARY["difference"])
-    maps, scatter = st.columns([11, 9], gap="medium")
+    maps, scatter = st.columns([14, 8], gap="medium")
     with maps:
         pair_maps(choice, found, None)
     with scatter:
