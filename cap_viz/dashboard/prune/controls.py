@@ -48,7 +48,7 @@ SCOPE_NAMES = {"both": "Both", "attention": "Attention", "mlp": "MLP"}
 MARKS = """<style>
 .st-key-prune_marks { margin-top: -0.9rem; }
 .st-key-prune_marks button { min-height: 1.5rem; padding: 0 0.4rem; }
-.st-key-prune_slider { min-width: 260px; }
+.st-key-prune_controls > :has(> .st-key-prune_slider) { min-width: 260px; }
 </style>"""
 
 
