@@ -9,7 +9,7 @@ APP := .venv/.installed-app
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-model test-ray e2e long fuzz audit package lowest docs lint check fix runs clean
+.PHONY: help run test test-model test-ray e2e long fuzz harness audit package lowest docs lint check fix runs clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -31,11 +31,15 @@ test-ray: $(DEV) ## the tests on a Ray cluster of two workers, started on this m
 e2e: $(DEV) ## the tests in a real browser (needs Chromium)
 	@$(PY) -m pytest -m "e2e and not long" $(ARGS)
 
-long: $(DEV) fuzz ## the tests that take many minutes, and kills
+long: $(DEV) fuzz ## the tests that take many minutes, kills, and our model type beside lm-eval's own
 	@$(PY) -m pytest -m long $(ARGS)
+	@$(MAKE) --no-print-directory harness
 
 fuzz: $(DEV) ## ten thousand hostile inputs for every parser
 	@$(PY) -m pytest tests/test_hostile.py tests/test_hostile_models.py tests/test_pack.py --hypothesis-profile=fuzz --timeout 3600 -n auto
+
+harness: $(DEV) ## our model type and lm-eval's own on 200 questions, item by item
+	@$(PY) -m scripts.package --arc
 
 audit: $(DEV) ## known vulnerabilities of the pins, and the list of licences
 	@$(PY) -m scripts.supply_chain

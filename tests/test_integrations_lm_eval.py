@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from cap_viz.errors import UsageError
 from cap_viz.integrations.harness_task import converted, harness_fields
 from cap_viz.integrations.sample_logs import compare_logs, read_log
+from cap_viz.settings import PROJECT
 from cap_viz.tasks.description import described, splits_of
 from tests.shell import Shell
 
@@ -175,3 +180,35 @@ def test_the_harness_is_asked_for_in_a_sentence(shell: Shell, monkeypatch: pytes
     code, _, err = shell("lm-eval", "run", "--tasks", "arc_easy")
     assert code == 2
     assert "cap-viz[lm-eval]" in err
+
+
+def stand_in(name: str, **content: Any) -> ModuleType:
+    module = ModuleType(name)
+    vars(module).update(content)
+    return module
+
+
+def test_the_entry_point_leads_to_our_model_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval is not installed here: stand-ins for the two names taken from it. With it: `make package`."""
+    registered: dict[str, type] = {}
+
+    def register_model(name: str) -> Any:
+        return lambda kind: registered.setdefault(name, kind)
+
+    for module in (
+        stand_in("lm_eval"),
+        stand_in("lm_eval.api"),
+        stand_in("lm_eval.api.registry", register_model=register_model),
+        stand_in("lm_eval.models"),
+        stand_in("lm_eval.models.huggingface", HFLM=type("HFLM", (), {})),
+        stand_in("cap_viz.integrations.lm_eval"),
+    ):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    # Imported anew with the stand-ins, and forgotten with them.
+    del sys.modules["cap_viz.integrations.lm_eval"]
+    declared = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    (entry,) = [EntryPoint(name, value, "lm_eval.models") for name, value in declared["lm_eval.models"].items()]
+    found = entry.load()
+    assert registered == {entry.name: found}
+    # lm-eval takes the class for the entry point's own only where the two are written alike.
+    assert entry.value == f"{found.__module__}:{found.__name__}"
