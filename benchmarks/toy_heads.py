@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.guards import shipped_only
 from cap_viz.attribution.attention_patterns import MEASURES
-from cap_viz.attribution.results import JointScores
+from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.models.catalogue import TOY_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.progress import finish

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from cap_viz.attribution.estimators import score_heads
     from cap_viz.attribution.exact import direct_effects, score_blocks
     from cap_viz.attribution.hybrid import HybridScores
-    from cap_viz.attribution.joint_ablation import hooks
+    from cap_viz.attribution.joint_ablation import hooks, joint_effects
+    from cap_viz.attribution.joint_scores import JointScores
     from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
     from cap_viz.evaluation.choice import evaluate
     from cap_viz.evaluation.comparison import EvalComparison as Comparison
     from cap_viz.evaluation.comparison import compare
+    from cap_viz.evaluation.generation import GenerationReport, generate
     from cap_viz.evaluation.saved import load_result as load
     from cap_viz.evaluation.sweep import SweepResult, sweep
     from cap_viz.models.loading import ReasoningModel as Model
@@ -57,11 +59,13 @@ HOMES = {
     "HeadScores": "cap_viz.attribution.results.HeadScores",
     "GradientEffects": "cap_viz.attribution.results.GradientEffects",
     "HybridScores": "cap_viz.attribution.hybrid.HybridScores",
+    "JointScores": "cap_viz.attribution.joint_scores.JointScores",
     "BlockScores": "cap_viz.attribution.results.BlockScores",
     "DirectScores": "cap_viz.attribution.results.DirectScores",
     "EffectSplit": "cap_viz.attribution.effect_split.EffectSplit",
     "Mask": "cap_viz.pruning.mask.Mask",
     "EvalReport": "cap_viz.attribution.results.EvalReport",
+    "GenerationReport": "cap_viz.evaluation.generation.GenerationReport",
     "Comparison": "cap_viz.evaluation.comparison.EvalComparison",
     "SweepResult": "cap_viz.evaluation.sweep.SweepResult",
     "Store": "cap_viz.runs.store.Store",
@@ -72,9 +76,11 @@ HOMES = {
     "score_blocks": "cap_viz.attribution.exact.score_blocks",
     "direct_effects": "cap_viz.attribution.exact.direct_effects",
     "split_effects": "cap_viz.attribution.effect_split.split_effects",
+    "joint_effects": "cap_viz.attribution.joint_ablation.joint_effects",
     "hooks": "cap_viz.attribution.joint_ablation.hooks",
     "prune_mask": "cap_viz.pruning.prune_mask",
     "evaluate": "cap_viz.evaluation.choice.evaluate",
+    "generate": "cap_viz.evaluation.generation.generate",
     "compare": "cap_viz.evaluation.comparison.compare",
     "sweep": "cap_viz.evaluation.sweep.sweep",
     "load": "cap_viz.evaluation.saved.load_result",
@@ -88,9 +94,11 @@ __all__ = [
     "EffectSplit",
     "EvalReport",
     "Example",
+    "GenerationReport",
     "GradientEffects",
     "HeadScores",
     "HybridScores",
+    "JointScores",
     "Mask",
     "Model",
     "Store",
@@ -101,7 +109,9 @@ __all__ = [
     "direct_effects",
     "evaluate",
     "examples",
+    "generate",
     "hooks",
+    "joint_effects",
     "load",
     "load_model",
     "load_task",

@@ -147,7 +147,9 @@ def beside_the_harness(programs: Path, folder: Path, variables: dict[str, str], 
     theirs, ours = ([json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] for log in logs)
     assert len(ours) == n, len(ours)
     different = [
-        one["doc_id"] for one, other in zip(ours, theirs, strict=True) if one["filtered_resps"] != other["filtered_resps"]
+        one["doc_id"]
+        for one, other in zip(ours, theirs, strict=True)
+        if one["filtered_resps"] != other["filtered_resps"]
     ]
     assert not different, f"log-likelihoods differ on {len(different)} of {n} questions: {different}"
     (row,) = json.loads(run([cap_viz, "compare-logs", *map(str, logs), "--json"], folder, **variables))["rows"]

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +27,7 @@ from cap_viz.attribution.results import ABLATIONS, Ablation
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.comparison import COMPARED, MeasureName
 from cap_viz.evaluation.contrasts import DENSE
+from cap_viz.evaluation.generation import FORMATS, PromptFormat
 from cap_viz.evaluation.saved import SAVED
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.pruning import CRITERIA, CriterionName
@@ -34,6 +36,7 @@ from cap_viz.pruning.options import KV_COMBINES, KvCombine
 from cap_viz.runs.store import Store
 from cap_viz.stats import compare_paired, holm, mean_with_ci
 from cap_viz.tasks import Splits, Task
+from cap_viz.tasks.writing import Writing
 from tests.tiny import tiny_examples
 
 SENTENCE = re.compile(r"[^\n]+[.)]$")
@@ -57,6 +60,7 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
     mask = cv.prune_mask(model, "sparsegpt", sparsity=0.4, calibration=examples[:4], progress=False)
     direct = cv.direct_effects(model, examples, progress=False)
     pruned, dense = (cv.evaluate(model, examples, mask=one, progress=False) for one in (mask, None))
+    written = written_task(examples)
     return {
         "HeadScores": scores,
         "GradientEffects": cv.score_heads(model, examples, estimator="gradient", progress=False),
@@ -64,15 +68,32 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
         "BlockScores": cv.score_blocks(model, examples[:4], progress=False),
         "DirectScores": direct,
         "EffectSplit": cv.split_effects(scores, direct),
+        "JointScores": cv.joint_effects(
+            model,
+            examples[:6],
+            [[(0, 1), (2, 3)], [(1, 0)], [(0, head) for head in range(4)] + [(1, 2)]],
+            progress=False,
+        ),
         "Mask": mask,
         "EvalReport": dense,
         "texts": cv.evaluate(model, texts, progress=False),
         "EvalComparison": cv.compare(pruned, dense),
         "losses": cv.compare(pruned, dense, measure="choice_nll"),
+        "GenerationReport": cv.generate(model, written, written.evaluation(5), progress=False),
         "SweepResult": cv.sweep(
             model, task_of(examples), ["cap", "wanda", "head"], [0.2, 0.6], n_calibration=4, progress=False
         ),
     }
+
+
+def written_task(examples: tuple[cv.Example, ...]) -> Task:
+    """A task with answers to write out: the first sun or moon in the text."""
+    found = re.compile(r"(sun|moon)")
+    writing = Writing(
+        instruction="answer", strict=found, flexible=found, normal=str.upper, stops=(), max_tokens=8, shots=1
+    )
+    solved = tuple(replace(one, solution=" the sun") for one in examples)
+    return replace(task_of(solved), writing=writing)
 
 
 def task_of(examples: tuple[cv.Example, ...]) -> Task:
@@ -123,6 +144,7 @@ def test_every_public_name_is_there_and_stays() -> None:
         (KvCombine, KV_COMBINES),
         (Scope, SCOPES),
         (MeasureName, COMPARED),
+        (PromptFormat, FORMATS),
     ],
 )
 def test_literal_types_are_the_registries(names: object, registry: Any) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pandas.testing import assert_frame_equal
 
+import cap_viz as cv
 from cap_viz.attribution.prompt_intervention import continuation_steps
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import (
@@ -226,6 +228,30 @@ def test_report_by_hand() -> None:
     assert report.correct.tolist() == [True, False, False, False]
     assert report.correct_flexible.tolist() == [True, True, False, False]
     assert (report.parse_rate, report.parse_rate_flexible) == (0.5, 0.75)
+
+
+def test_python_writes_what_a_run_stores(task: Task, tiny_model: ReasoningModel, store: Store) -> None:
+    pruned = cv.prune_mask(tiny_model, "magnitude", sparsity=0.7, progress=False)
+    spec = mask_spec_for(tiny_model.ref, "magnitude", 0.7, task="tiny", n=4)
+    for mask, recipe in ((None, None), (pruned, spec)):
+        run = finish(run_steps(spec_of(tiny_model, mask=recipe), tiny_model, store))
+        fresh = cv.generate(tiny_model, task, task.evaluation(5), mask=mask, progress=False)
+        assert_frame_equal(fresh.to_pandas(), load_answers(store, run).to_pandas(), check_dtype=False)
+        assert fresh.tasks == (task.as_version,)
+
+
+def test_python_refuses_what_cannot_be_asked(task: Task, tiny_model: ReasoningModel) -> None:
+    examples = task.evaluation(2)
+    for options, sentence in (
+        ({"format": "rhyme"}, "'rhyme'.*fewshot"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"max_tokens": 128}, "no room for a prompt"),
+        ({"examples": ()}, "no examples"),
+        ({"task": load_task("mini_science")}, "mini_science"),
+    ):
+        asked = {"task": task, "examples": examples, **options}
+        with pytest.raises(UsageError, match=sentence):
+            cv.generate(tiny_model, progress=False, **asked)  # pyright: ignore[reportArgumentType]
 
 
 def test_interrupted_writing_resumes_to_the_same_bits(

@@ -30,6 +30,7 @@ def test_what_has_moved_is_where_the_table_says(former: str) -> None:
         ("estimators.gradient", "gradient_effects", "attribution.gradient"),
         ("engine.capture", "dense_pass", "attribution.forward.dense_pass"),
         ("pruning.masks", "Mask", "pruning.mask"),
+        ("results", "JointScores", "attribution.joint_scores"),
         ("generation", "generation_spec", "runs.protocols"),
     ],
 )

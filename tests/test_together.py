@@ -10,7 +10,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from cap_viz.attribution.joint_ablation import joint_effects
-from cap_viz.attribution.results import JointScores, Questions
+from cap_viz.attribution.joint_scores import JointScores
+from cap_viz.attribution.results import Questions
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
@@ -74,6 +75,21 @@ def test_judged_by_hand() -> None:
     assert float(found.excess.mean) == pytest.approx(1.0)
     assert (found.random_low, found.random_high) == (0, 0)
     assert found.p_value == pytest.approx(1 / 20)
+
+
+def test_effects_of_sets_are_tabulated_by_hand() -> None:
+    """The right option falls from -1 to -3 on one question and to -4 on the other: the loss rises by 2.5."""
+    ones = np.ones((2, 2), dtype=np.int64)
+    questions = Questions(ids=("a", "b"), gold=np.zeros(2, dtype=np.int64), tokens=ones, chars=ones)
+    gold = np.array([[-1, -1], [-3, -4], [-1, -1]])
+    scores = JointScores(questions, ((), HEADS, ((1, 1),)), np.stack([gold, np.full_like(gold, -9)], axis=-1) * 1.0)
+    table = scores.to_pandas("nll")
+    assert table["set"].tolist() == [1, 2]
+    assert table["heads"].tolist() == ["L0H1 L2H3", "L1H1"]
+    assert table["size"].tolist() == [2, 1]
+    assert table["mean_effect"].tolist() == [2.5, 0]
+    assert scores.headline.startswith("2 sets of 1 or 2 heads, 2 examples, nll")
+    assert list(scores.plot("nll").data[0].y) == ["1: L0 H1, L2 H3", "2: L1 H1"]  # pyright: ignore
 
 
 def test_a_head_that_is_not_there_is_one_sentence(tiny_model: ReasoningModel, tiny_task: Task, store: Store) -> None:

@@ -18,11 +18,12 @@ from cap_viz.attribution.exact import TOKENS_PER_FORWARD, ScorePlan, encode_all,
 from cap_viz.attribution.forward.dense_pass import option_logliks
 from cap_viz.attribution.forward.patching import Hook, heads_site, set_hooks
 from cap_viz.attribution.forward.shortcut_checks import batch_of, checked, packing_is_valid
-from cap_viz.attribution.results import JointScores
+from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.errors import UsageError
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ModelShape, ReasoningModel
-from cap_viz.stats.joint import HeadSet
+from cap_viz.progress import Progress, Steps, finish_with_bar
+from cap_viz.stats.joint import Head, HeadSet
 from cap_viz.tasks.base import Example
 
 
@@ -71,20 +72,30 @@ def joint_steps(model: ReasoningModel, plan: ScorePlan, sets: Sequence[HeadSet])
 def joint_effects(
     model: ReasoningModel,
     examples: Sequence[Example],
-    sets: Sequence[HeadSet],
+    sets: Sequence[Sequence[Head]],
     *,
     ablation: str = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> JointScores:
     """Ablate each set of (layer, head) as a whole; the untouched model is added as the empty set.
 
-    Use other examples than those that ranked the heads. Raises `UsageError` for a head the model does not have, a
-    head listed twice in a set, no examples or an unknown ablation.
+    Use other examples than those that ranked the heads. `progress` shows a bar. Raises `UsageError` for a head the
+    model does not have, a head listed twice in a set, no examples or an unknown ablation.
     """
-    wanted = tuple(dict.fromkeys([(), *(tuple(heads) for heads in sets)]))
+    plain = (tuple((int(layer), int(head)) for layer, head in heads) for heads in sets)
     plan = make_joint_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
-    return collected(plan, wanted, joint_steps(model, plan, wanted))
+    return finish_with_bar(joint_score_steps(model, plan, tuple(dict.fromkeys([(), *plain]))), progress)
+
+
+def joint_score_steps(model: ReasoningModel, plan: ScorePlan, sets: tuple[HeadSet, ...]) -> Steps[JointScores]:
+    """Ablate every set on every example; progress after each set of a batch."""
+    blocks, total = [], len(plan.batches.batches) * len(sets)
+    for block in joint_steps(model, plan, sets):
+        blocks.append(block)
+        yield Progress(len(blocks), total, "heads removed together")
+    return collected(plan, sets, blocks)
 
 
 def collected(plan: ScorePlan, sets: tuple[HeadSet, ...], blocks: Iterable[JointBlock]) -> JointScores:

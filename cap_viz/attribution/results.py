@@ -18,7 +18,6 @@ from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.result_base import Result, drawing
 from cap_viz.errors import UsageError
 from cap_viz.stats import HeadEstimate, mean_with_ci, wilson
-from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks.base import Example, TaskVersion, tasks_of
 from cap_viz.tasks.pairing import Items
 
@@ -46,8 +45,7 @@ class Questions:
         return len(self.ids)
 
     def __str__(self) -> str:
-        """Such as "200 examples of arc_easy version 2"."""
-        return f"{len(self)} examples{' of ' if self.tasks else ''}{' and '.join(map(str, self.tasks))}"
+        return sample_words(len(self), self.tasks)
 
     @property
     def items(self) -> Items:
@@ -67,6 +65,11 @@ class Questions:
     def n_options(self) -> Int[np.ndarray, " example"]:
         return (self.tokens > 0).sum(axis=1)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics, or the token loss alone for texts without options."""
+        return tuple(METRICS) if (self.n_options > 1).all() else ("nll",)
+
     def take(self, rows: Sequence[int]) -> Questions:
         index = np.asarray(rows, dtype=np.int64)
         return Questions(
@@ -76,6 +79,11 @@ class Questions:
             chars=self.chars[index],
             tasks=self.tasks,
         )
+
+
+def sample_words(n: int, tasks: Sequence[TaskVersion]) -> str:
+    """Name a sample: "200 examples of arc_easy version 2"."""
+    return f"{n} examples{' of ' if tasks else ''}{' and '.join(map(str, tasks))}"
 
 
 def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[int]]) -> Questions:
@@ -203,8 +211,7 @@ class Ablations(AboutQuestions, EffectResult):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """All metrics, or the token loss alone for texts without options."""
-        return tuple(METRICS) if (self.questions.n_options > 1).all() else ("nll",)
+        return self.questions.metrics
 
     def estimated(self, metric: str = "nll") -> HeadEstimate:
         return mean_with_ci(self.effects(metric))
@@ -457,36 +464,6 @@ class EvalReport(AboutQuestions, Result):
             ids=tuple(first["id"]), gold=first["gold"].to_numpy(dtype=np.int64), tokens=tokens, chars=chars, tasks=tasks
         )
         return cls(questions=questions, logliks=logliks)
-
-
-@dataclass(frozen=True)
-class JointScores:
-    """Log-likelihood of every option with each set of heads removed; NaN where an option does not exist.
-
-    The empty set stands for the untouched model.
-    """
-
-    questions: Questions
-    sets: tuple[HeadSet, ...]
-    ablated: Float[np.ndarray, "set example option"]
-
-    def losses(self, metric: str) -> Float[np.ndarray, "set example"]:
-        return metric_named(metric)(self.ablated, self.questions.gold, self.questions.tokens)
-
-    def effects(self, metric: str) -> Float[np.ndarray, "set example"]:
-        """Loss with the set removed minus the untouched model's: positive means the set helps."""
-        losses = self.losses(metric)
-        return losses - losses[self.sets.index(())]
-
-    def to_tables(self) -> dict[str, pd.DataFrame]:
-        joint = values_table(self.ablated, "set", "example", "option")
-        return {"options": options_table(self.questions, self.ablated[0]), "joint": joint}
-
-    @classmethod
-    def from_tables(cls, tables: Tables, *, sets: tuple[HeadSet, ...], tasks: tuple[TaskVersion, ...] = ()) -> Self:
-        dense = EvalReport.from_tables(tables, tasks=tasks)
-        ablated = values_from(tables["joint"], "set", "example", "option", last=(len(sets), *dense.logliks.shape))
-        return cls(questions=dense.questions, sets=sets, ablated=ablated)
 
 
 def options_table(questions: Questions, logliks: Float[np.ndarray, "example option"]) -> pd.DataFrame:

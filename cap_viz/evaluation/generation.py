@@ -13,24 +13,32 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
 from cap_viz.attribution.batch_plan import BatchPlan
-from cap_viz.errors import UsageError
+from cap_viz.attribution.result_base import Result, drawing
+from cap_viz.attribution.results import sample_words
+from cap_viz.errors import UsageError, choose
 from cap_viz.models.tensors import Tensor
+from cap_viz.progress import Progress, Steps, finish_with_bar
+from cap_viz.stats import wilson
 from cap_viz.tasks import Example, Task, all_tasks
 from cap_viz.tasks.base import TaskVersion, tasks_of
 from cap_viz.tasks.pairing import Items
 from cap_viz.tasks.writing import Writing
 
 if TYPE_CHECKING:
-    from cap_viz.models.loading import ReasoningModel
+    import plotly.graph_objects as go
 
-FORMATS = ("fewshot", "zeroshot", "chat")
+    from cap_viz.models.loading import ReasoningModel
+    from cap_viz.pruning.mask import Mask
+
+PromptFormat = Literal["fewshot", "zeroshot", "chat"]
+FORMATS: tuple[PromptFormat, ...] = get_args(PromptFormat)
 # Reasons why a text ends, in the order of their numbers in a run's table.
 ENDINGS = ("length", "end of text", "stop string")
 LENGTH, END_OF_TEXT, STOP_STRING = range(3)
@@ -79,8 +87,8 @@ class Unfinished:
     done: float
 
 
-@dataclass(frozen=True)
-class GenerationReport:
+@dataclass(frozen=True, repr=False)
+class GenerationReport(Result):
     """Written text of every example, and the answers its strict and flexible readings found (None where none).
 
     `tokens` counts the tokens written, `dropped` the tokens cut from the beginning of the prompt; `ended` indexes
@@ -123,6 +131,53 @@ class GenerationReport:
     def parse_rate_flexible(self) -> float:
         return float(np.mean([found is not None for found in self.flexible]))
 
+    @property
+    def headline(self) -> str:
+        right, ci = self.correct, wilson(int(self.correct.sum()), len(self))
+        found = f"exact match {right.mean():.1%} [{ci.low:.1%}, {ci.high:.1%}], an answer in {self.parse_rate:.1%}"
+        return f"{sample_words(len(self), self.tasks)}, {found}"
+
+    def overview(self) -> pd.DataFrame:
+        """Return the exact match of both readings with 95 % intervals, and how often they found an answer."""
+        rows = []
+        for name, right, parsed in (
+            ("exact_match", self.correct, self.parse_rate),
+            ("exact_match_flexible", self.correct_flexible, self.parse_rate_flexible),
+        ):
+            ci = wilson(int(right.sum()), len(self))
+            level = {"value": float(right.mean()), "ci_low": ci.low, "ci_high": ci.high}
+            rows.append({"measure": name, **level, "parse_rate": parsed})
+        return pd.DataFrame(rows)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Tabulate the written answers, one row per example.
+
+        Columns: id, text, strict and flexible (the answer that each reading found; None where none), gold, right and
+        right_flexible (exact match), ended (length, end of text, stop string), tokens written, dropped (tokens cut from
+        the beginning of the prompt).
+        """
+        return pd.DataFrame(
+            {
+                "id": self.ids,
+                "text": self.texts,
+                "strict": self.strict,
+                "flexible": self.flexible,
+                "gold": self.gold,
+                "right": self.correct,
+                "right_flexible": self.correct_flexible,
+                "ended": [ENDINGS[number] for number in self.ended],
+                "tokens": self.tokens,
+                "dropped": self.dropped,
+            }
+        )
+
+    def plot(self) -> go.Figure:
+        """Draw the exact match of both readings with their intervals."""
+        with drawing():
+            from cap_viz.figures.results import NamedLevel, share_levels
+        levels = self.overview().drop(columns="parse_rate").itertuples(index=False, name=None)
+        return share_levels([NamedLevel(*level) for level in levels])
+
     def to_tables(self) -> dict[str, pd.DataFrame]:
         """Table `answers`: one row per example; `strict` and `flexible` are null where a reading found no answer."""
         answers = pd.DataFrame(
@@ -141,7 +196,7 @@ class GenerationReport:
         return {"answers": answers}
 
     @classmethod
-    def from_tables(cls, tables: Mapping[str, pd.DataFrame]) -> Self:
+    def from_tables(cls, tables: Mapping[str, pd.DataFrame], *, tasks: tuple[TaskVersion, ...] = ()) -> Self:
         table = tables["answers"]
         strict, flexible = (
             tuple(None if pd.isna(answer) else str(answer) for answer in table[name]) for name in ("strict", "flexible")
@@ -156,6 +211,7 @@ class GenerationReport:
             tokens=tokens,
             ended=ended,
             dropped=dropped,
+            tasks=tasks,
         )
 
 
@@ -169,6 +225,18 @@ def writing_of(task: Task) -> Writing:
 def room_for_answer(writing: Writing, n_ctx: int) -> int:
     """Return the limit on an answer's tokens: the task's own, at most half of the tokens a model can read."""
     return min(writing.max_tokens, n_ctx // 2)
+
+
+def generation_protocol(task: Task, format: str, max_tokens: int) -> GenerationProtocol:
+    """Check how answers are asked for.
+
+    Raises `UsageError` for a task without written answers, an unknown format, or a token limit below 1.
+    """
+    writing_of(task)
+    choose("prompt format", format, FORMATS)
+    if max_tokens < 1:
+        raise UsageError(f"At most {max_tokens} tokens leave nothing to write; allow at least 1.")
+    return GenerationProtocol(format, max_tokens)
 
 
 def prompt_text(task: Task, example: Example, format: str) -> str:
@@ -355,3 +423,48 @@ class GenerationArrays:
             dropped=np.array([self.plan.dropped[row] for row in rows], dtype=np.int64),
             tasks=tasks_of(self.plan.examples),
         )
+
+
+def writing_steps(
+    model: ReasoningModel,
+    task: Task,
+    protocol: GenerationProtocol,
+    examples: Sequence[Example],
+    mask: Mask | None = None,
+) -> Steps[GenerationReport]:
+    """Have the model, pruned by `mask` if one is given, write its answers to `examples`, token by token."""
+    plan = generation_plan(model, task, protocol, examples)
+    with model.lease:
+        weights = {} if mask is None else model.pruned_weights(mask.keep, mask.updated)
+    arrays = GenerationArrays(model, plan, task)
+    for step in generation_steps(model, plan, weights):
+        under_way = 0.0
+        if isinstance(step, Block):
+            arrays.add(step)
+        else:
+            under_way = step.done
+        yield Progress(len(arrays.arrived) + under_way, len(examples), "writing answers")
+    return arrays.report()
+
+
+def generate(
+    model: ReasoningModel,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    format: PromptFormat = "fewshot",
+    max_tokens: int | None = None,
+    mask: Mask | None = None,
+    progress: bool = True,
+) -> GenerationReport:
+    """Have the model write its answers to examples of a task, pruned by `mask` if one is given, and read them.
+
+    `max_tokens` limits an answer; left out, it is the task's own limit, at most half of what the model can read.
+    `progress` shows a bar. Raises `UsageError` for a task without written answers, an unknown format, no examples, or a
+    limit that leaves no room for the prompt.
+    """
+    most = room_for_answer(writing_of(task), model.shape.n_ctx) if max_tokens is None else max_tokens
+    protocol = generation_protocol(task, format, most)
+    if not examples:
+        raise UsageError("There are no examples to answer.")
+    return finish_with_bar(writing_steps(model, task, protocol, examples, mask), progress)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from cap_viz.attribution.effect_split import EffectSplit
 from cap_viz.attribution.hybrid import HybridScores
+from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.attribution.result_base import Result, read_result
 from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
 from cap_viz.evaluation.comparison import EvalComparison
+from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.evaluation.sweep import SweepResult
 from cap_viz.pruning.mask import Mask
 
@@ -22,8 +24,10 @@ SAVED: dict[str, type[Result]] = {
         BlockScores,
         GradientEffects,
         HybridScores,
+        JointScores,
         Mask,
         EvalReport,
+        GenerationReport,
         EvalComparison,
         SweepResult,
     )

@@ -1,4 +1,4 @@
-"""Bars of ranked head estimates, one head's effect on each example, and the joint effect of several heads."""
+"""Bars of effects such as those of ranked heads, one head's effect on each example, and several heads together."""
 
 from __future__ import annotations
 
@@ -15,43 +15,16 @@ from cap_viz.stats import HeadEstimate, JointEffect, mean_with_ci
 def ranked_bars(
     estimate: HeadEstimate, *, top: int, selected: tuple[int, int], unit: str, quantity: str = "effect"
 ) -> go.Figure:
-    """Plot the `top` heads by rank as horizontal bars with whiskers, the first on top, coloured by sign.
+    """Plot the `top` heads by rank as bars of their effects; `selected`, if shown, is shaded.
 
-    A click on a bar reports its layer and head; the selected one, if shown, is shaded.
+    A click on a bar reports its layer and head.
     """
     shown = estimate.top_heads(top)
     layers, heads = np.array(shown).T
     mean, low, high = (values[layers, heads] for values in (estimate.mean, estimate.low, estimate.high))
-    labels = [f"L{layer} H{head}" for layer, head in shown]
-    figure = blank(height=54 + 19 * max(3, len(shown)), left=64, top=6, bottom=40)
-    always = {"marker": {"opacity": 1}}
-    figure.add_trace(
-        go.Bar(
-            x=mean,
-            y=labels,
-            orientation="h",
-            marker={"color": [HURTS if value >= 0 else HELPS for value in mean]},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": high - mean,
-                "arrayminus": mean - low,
-                "color": NEUTRAL,
-                "thickness": 1.2,
-                "width": 3,
-            },
-            customdata=np.array(shown),
-            text=[
-                f"{label}: {value:+.3f} {unit} [{lower:+.3f}, {upper:+.3f}]"
-                for label, value, lower, upper in zip(labels, mean, low, high, strict=True)
-            ],
-            textposition="none",
-            hovertemplate="%{text}<extra></extra>",
-            selected=always,
-            unselected=always,
-        )
-    )
-    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
+    names = [f"L{layer} H{head}" for layer, head in shown]
+    figure = effect_bars(names, mean, low, high, unit=unit, quantity=quantity)
+    figure.update_traces(customdata=np.array(shown))
     if selected in shown:
         place = shown.index(selected)
         figure.add_shape(
@@ -66,6 +39,48 @@ def ranked_bars(
             opacity=0.13,
             layer="below",
         )
+    return figure
+
+
+def effect_bars(
+    names: Sequence[str],
+    mean: Float[np.ndarray, " bar"],
+    low: Float[np.ndarray, " bar"],
+    high: Float[np.ndarray, " bar"],
+    *,
+    unit: str,
+    quantity: str = "effect",
+) -> go.Figure:
+    """Plot effects as horizontal bars with whiskers, the first on top, coloured by sign; no two names are the same."""
+    longest = max(map(len, names), default=0)
+    figure = blank(height=54 + 19 * max(3, len(names)), left=max(64, 12 + 7 * longest), top=6, bottom=40)
+    always = {"marker": {"opacity": 1}}
+    figure.add_trace(
+        go.Bar(
+            x=mean,
+            y=list(names),
+            orientation="h",
+            marker={"color": [HURTS if value >= 0 else HELPS for value in mean]},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": high - mean,
+                "arrayminus": mean - low,
+                "color": NEUTRAL,
+                "thickness": 1.2,
+                "width": 3,
+            },
+            text=[
+                f"{name}: {value:+.3f} {unit} [{lower:+.3f}, {upper:+.3f}]"
+                for name, value, lower, upper in zip(names, mean, low, high, strict=True)
+            ],
+            textposition="none",
+            hovertemplate="%{text}<extra></extra>",
+            selected=always,
+            unselected=always,
+        )
+    )
+    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
     figure.update_yaxes(type="category", autorange="reversed", ticks="", tickfont={"size": 11})
     figure.update_xaxes(title=f"{quantity}, {unit}", showgrid=True, gridcolor=FAINT)
     return figure

@@ -75,8 +75,8 @@ class NamedLevel:
     high: float
 
 
-def share_levels(levels: Sequence[NamedLevel], *, guessing: float) -> go.Figure:
-    """Plot shares in percent with their 95 % whiskers, side by side, over the level of guessing."""
+def share_levels(levels: Sequence[NamedLevel], *, guessing: float | None = None) -> go.Figure:
+    """Plot shares in percent with their 95 % whiskers, side by side, over the level of guessing where there is one."""
     figure = blank(height=300, left=46, right=60, top=10, bottom=40)
     marks = Marks(
         criterion="",
@@ -88,11 +88,12 @@ def share_levels(levels: Sequence[NamedLevel], *, guessing: float) -> go.Figure:
         hover=[f"{one.name}: {one.value:.1%} [{one.low:.1%}, {one.high:.1%}]" for one in levels],
     )
     figure.add_trace(whisker_marks(marks))
-    horizontal(figure, 100 * guessing, "dot", "guessing")
+    if guessing is not None:
+        horizontal(figure, 100 * guessing, "dot", "guessing")
     names = [level.name for level in levels]
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5], ticks="")
-    lowest, highest = min([guessing, *(one.low for one in levels)]), max([guessing, *(one.high for one in levels)])
-    room = [100 * lowest - 3, 100 * highest + 2]
+    shown = [end for one in levels for end in (one.low, one.high)] + ([] if guessing is None else [guessing])
+    room = [100 * min(shown) - 3, 100 * max(shown) + 2]
     figure.update_yaxes(ticksuffix=" %", showgrid=True, gridcolor=FAINT, nticks=6, range=room)
     return figure
 

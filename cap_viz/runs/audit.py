@@ -10,7 +10,7 @@ import pandas as pd
 from cap_viz.attribution.results import EvalReport
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.generation import GenerationProtocol, prompt_text
-from cap_viz.runs.kinds.evaluation import answer_rows, load_answers, load_report
+from cap_viz.runs.kinds.evaluation import load_answers, load_report
 from cap_viz.runs.protocols import ChoiceProtocol, SolutionProtocol, protocol_in
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Example, load_task
@@ -37,7 +37,7 @@ def audit_of(store: Store, run: StoredRun) -> pd.DataFrame:
             table = load_report(store, run).to_pandas()
             table.insert(1, "solution", [example.options[0].strip() for example in examples])
         case GenerationProtocol(format, _):
-            table = answer_rows(load_answers(store, run))
+            table = load_answers(store, run).to_pandas()
             prompts = [prompt_text(task, example, format) for example in examples]
     table.insert(1, "prompt", prompts)
     return table

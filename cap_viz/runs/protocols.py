@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cap_viz.errors import UsageError, choose
-from cap_viz.evaluation.generation import FORMATS, GenerationProtocol, writing_of
+from cap_viz.errors import UsageError
+from cap_viz.evaluation.generation import FORMATS, GenerationProtocol, generation_protocol, writing_of
 from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS, text_task, window_id
 from cap_viz.evaluation.solution_loss import check_has_solutions
 from cap_viz.models.catalogue import ModelRef
@@ -98,12 +98,10 @@ def generation_spec(
 
     Raises `UsageError` for a task without written answers, an unknown format, or a token limit below 1.
     """
-    writing = writing_of(load_task(examples.task))
-    choose("prompt format", format, FORMATS)
-    most = writing.max_tokens if max_tokens is None else max_tokens
-    if most < 1:
-        raise UsageError(f"At most {most} tokens leave nothing to write; allow at least 1.")
-    return EvalSpec(model=model, examples=examples, mask=mask, protocol=f"generate-{format}-{most}")
+    task = load_task(examples.task)
+    most = writing_of(task).max_tokens if max_tokens is None else max_tokens
+    asked = generation_protocol(task, format, most)
+    return EvalSpec(model=model, examples=examples, mask=mask, protocol=f"generate-{asked.format}-{asked.max_tokens}")
 
 
 def solution_spec(model: ModelRef, examples: ExampleSet, mask: MaskSpec | None = None) -> EvalSpec:

@@ -23,7 +23,6 @@ from cap_viz.evaluation.eval_metrics import (
     level_of,
 )
 from cap_viz.evaluation.generation import (
-    ENDINGS,
     Block,
     GenerationArrays,
     GenerationProtocol,
@@ -134,7 +133,7 @@ class Evaluation(RunKind[EvalSpec]):
     def numbers(self, store: Store, run: StoredRun[EvalSpec]) -> pd.DataFrame:
         """One row per question, window or solution."""
         if isinstance(protocol_of(run.spec), GenerationProtocol):
-            return answer_rows(load_answers(store, run))
+            return load_answers(store, run).to_pandas()
         return load_report(store, run).to_pandas()
 
 
@@ -241,7 +240,7 @@ def load_answers(store: Store, run: StoredRun) -> GenerationReport:
     """Load written answers. Raises `UsageError` for a run that wrote none."""
     if "answers" not in run.digests:
         raise UsageError(f"Run {run.key} wrote no answers; it holds log-likelihoods.")
-    return replace(GenerationReport.from_tables(tables_of(store, run, "answers")), tasks=(task_of(run),))
+    return GenerationReport.from_tables(tables_of(store, run, "answers"), tasks=(task_of(run),))
 
 
 def measures_of(spec: EvalSpec) -> tuple[Measure, ...]:
@@ -263,20 +262,3 @@ def levels_of(store: Store, run: StoredRun[EvalSpec]) -> dict[Measure, Level]:
     """Return the measures of an evaluation with their values and intervals. Raises `DamagedRun`."""
     report = load_answers(store, run) if "answers" in run.digests else load_report(store, run)
     return {measure: level_of(report, measure) for measure in measures_of(run.spec)}
-
-
-def answer_rows(report: GenerationReport) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "id": report.ids,
-            "text": report.texts,
-            "strict": report.strict,
-            "flexible": report.flexible,
-            "gold": report.gold,
-            "right": report.correct,
-            "right_flexible": report.correct_flexible,
-            "ended": [ENDINGS[number] for number in report.ended],
-            "tokens": report.tokens,
-            "dropped": report.dropped,
-        }
-    )

@@ -7,24 +7,19 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cap_viz.attribution.effect_metrics import applicable_metrics
-from cap_viz.attribution.results import JointScores
+from cap_viz.attribution.joint_scores import JointScores, set_name
 from cap_viz.progress import Progress
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
 from cap_viz.runs.kinds.scores import ablation_options
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import JointSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import JointEffect, joint_effect, mean_with_ci, random_sets
+from cap_viz.stats import JointEffect, joint_effect, random_sets
 from cap_viz.stats.joint import HeadSet
-from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
-
-# Heads that a run's description lists by name.
-MOST_NAMED = 4
 
 
 class Joint(RunKind[JointSpec]):
@@ -38,29 +33,15 @@ class Joint(RunKind[JointSpec]):
         return Computed(scores.to_tables())
 
     def describe(self, spec: JointSpec) -> str:
-        named = ", ".join(f"L{layer} H{head}" for layer, head in spec.heads)
-        what = named if len(spec.heads) <= MOST_NAMED else f"{len(spec.heads)} heads"
-        return f"{what} together, {spec.ablation} ablation"
+        return f"{set_name(spec.heads)} together, {spec.ablation} ablation"
 
     def numbers(self, store: Store, run: StoredRun[JointSpec]) -> pd.DataFrame:
         """One row per metric and set of heads: the set, its single heads, random sets."""
-        scores, rows = load_joint(store, run), []
-        for metric in applicable_metrics(load_task(run.spec.examples.task)):
-            estimate = mean_with_ci(scores.effects(metric)[1:])
-            for at, heads in enumerate(scores.sets[1:]):
-                what = "set" if at == 0 else "head" if at <= len(run.spec.heads) else "random"
-                rows.append(
-                    {
-                        "metric": metric,
-                        "what": what,
-                        "heads": " ".join(f"L{layer}H{head}" for layer, head in heads),
-                        "mean_effect": estimate.mean[at],
-                        "ci_low": estimate.low[at],
-                        "ci_high": estimate.high[at],
-                        "n": estimate.n,
-                    }
-                )
-        return pd.DataFrame(rows)
+        table = load_joint(store, run).to_pandas()
+        last_head = 1 + len(run.spec.heads)
+        what = ["set" if at == 1 else "head" if at <= last_head else "random" for at in table["set"]]
+        table.insert(1, "what", what)
+        return table.drop(columns=["set", "size", "p_value"])
 
 
 def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
@@ -74,16 +55,12 @@ def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]
 
 def set_steps(spec: JointSpec, model: ReasoningModel) -> Generator[Progress, None, JointScores]:
     """Ablate every set on every example; progress after each set of a batch."""
-    from cap_viz.attribution.joint_ablation import check_sets, collected, joint_steps, make_joint_plan
+    from cap_viz.attribution.joint_ablation import check_sets, joint_score_steps, make_joint_plan
 
     check_sets([spec.heads], model.shape)
     sets = sets_of(spec, model.shape.n_layers, model.shape.n_heads)
     plan = make_joint_plan(model, examples_of(spec.examples), **ablation_options(spec))
-    blocks, total = [], len(plan.batches.batches) * len(sets)
-    for block in joint_steps(model, plan, sets):
-        blocks.append(block)
-        yield Progress(len(blocks), total, "heads removed together")
-    return collected(plan, sets, blocks)
+    return (yield from joint_score_steps(model, plan, sets))
 
 
 def load_joint(store: Store, run: StoredRun) -> JointScores:
