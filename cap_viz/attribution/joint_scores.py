@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from cap_viz.attribution.effect_metrics import METRIC_UNITS, metric_named
+from cap_viz.attribution.effect_metrics import metric_named
 from cap_viz.attribution.result_base import Result, drawing
 from cap_viz.attribution.results import (
     AboutQuestions,
@@ -102,7 +102,7 @@ class JointScores(AboutQuestions, Result):
         chosen = metric or self.questions.metrics[0]
         estimate = self.estimated(chosen)
         names = [f"{number}: {set_name(self.sets[number])}" for number in self.removed]
-        return effect_bars(names, estimate.mean, estimate.low, estimate.high, unit=METRIC_UNITS.get(chosen, ""))
+        return effect_bars(names, estimate.mean, estimate.low, estimate.high, unit=metric_named(chosen).unit)
 
     def to_tables(self) -> dict[str, pd.DataFrame]:
         joint = values_table(self.ablated, "set", "example", "option")

@@ -1,4 +1,8 @@
-"""Command `compare`: criteria at several sparsities on the same items."""
+"""Command `compare`: criteria at several sparsities on the same items.
+
+The fixed question (`runs/fixed_question.py`) has one p, here and on the pages; every other difference stands alone with
+its interval.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,9 @@ def compare(
 ) -> None:
     """Compare criteria at several sparsities on the same items, each paired against one reference."""
     from cap_viz.evaluation.eval_metrics import measure_named
+    from cap_viz.pruning import criterion_title
     from cap_viz.runs.comparison import DENSE, comparison_rows, comparison_specs
+    from cap_viz.runs.fixed_question import OUTSIDE, answers_by_pair
     from cap_viz.runs.kinds.evaluation import load_report
 
     # Every comparison includes the dense model; as the reference it is not a criterion to prune by.
@@ -70,20 +76,33 @@ def compare(
         metric=metric,
         calibration_task=calibration_task,
     )
-    reports = {cell: load_report(runs.store, run) for cell, run in runs.get(specs).items()}
+    computed = runs.get(specs)
+    reports = {cell: load_report(runs.store, run) for cell, run in computed.items()}
     rows = comparison_rows(load_task(task), reports, against, wanted)
+    asked = answers_by_pair(runs.store, runs.store.runs(), runs.ref, load_task(task), against, wanted)
+    for row in rows:
+        if row["against"] is not None:
+            sparsity = row["sparsity"]
+            first, second = computed[row["criterion"], sparsity], computed.get((against, sparsity), computed[DENSE])
+            answer = asked.get((first.key, second.key))
+            row["against"] |= {
+                "p_holm": None if answer is None else answer.p,
+                "verdict": OUTSIDE if answer is None else answer.outcome(criterion_title(against)),
+            }
     if as_json:
         print_json({"task": task, "model": model, "n": n, "against": against, "measure": measure, "rows": rows})
         return
     out.print(comparison_table(rows, wanted, f"{task}, {n} items", against))
-    out.print("Holm p: adjusted over all comparisons of this table.")
+    out.print(
+        "The fixed question is CAP minus the better Wanda, or minus a control, at 10, 20 and 50 % on the largest "
+        "stored set of questions; p is adjusted over these three (Holm). Every other interval stands alone."
+    )
 
 
 def comparison_table(rows: list[dict[str, Any]], measure: Measure, title: str, against: str) -> Table:
     """Format comparison rows as a table; `measure.scale` turns shares into percent."""
     paired = f"minus {against}, {measure.steps}"
-    test = "McNemar p" if measure.is_share else "paired p"
-    table = Table("criterion", "sparsity", measure.name, "95 % interval", paired, test, "Holm p", title=title)
+    table = Table("criterion", "sparsity", measure.name, "95 % interval", paired, "fixed question", title=title)
     scale, unit = measure.scale, measure.unit if measure.is_share else ""
     digits = 1 if measure.is_share else 3
     for row in rows:
@@ -92,6 +111,7 @@ def comparison_table(rows: list[dict[str, Any]], measure: Measure, title: str, a
         found = row["against"]
         if found is not None:
             step, low, high = (f"{scale * number:+.{digits}f}" for number in (found["difference"], *found["ci"]))
-            cells += [f"{step} [{low}, {high}]", f"{found['p']:.2g}", f"{found['p_holm']:.2g}"]
+            p = found["p_holm"]
+            cells += [f"{step} [{low}, {high}]", found["verdict"] if p is None else f"{found['verdict']}, p = {p:.2g}"]
         table.add_row(*cells)
     return table

@@ -1,8 +1,8 @@
 """Contrasts of several criteria at several sparsities on the same items, and the table made of them.
 
-A cell is a criterion at a sparsity. A contrast is one cell minus another on the same items. All contrasts of a table
+A cell is a criterion at a sparsity. A contrast is one cell minus another on the same items. Contrasts computed together
 are one family: their p-values are adjusted together (Holm), so that a table does not show differences merely because
-it has many rows.
+it has many rows. The rows of `comparison_rows` are comparisons by themselves.
 """
 
 from __future__ import annotations
@@ -91,13 +91,14 @@ def comparison_rows(
     task: Task, reports: Mapping[Cell, EvalReport], against: str, measure: Measure = ACC
 ) -> list[dict[str, Any]]:
     """Make one row per report: accuracy, the measure with its interval, and the paired difference to `against`."""
-    found = contrasts(reference_pairs(reports, against), lambda a, b: paired(reports[a], reports[b], measure))
-    by_cell = {contrast.first: contrast for contrast in found}
-    return [comparison_row(task, cell, report, by_cell.get(cell), measure) for cell, report in reports.items()]
+    found = {
+        first: paired(reports[first], reports[second], measure) for first, second in reference_pairs(reports, against)
+    }
+    return [comparison_row(task, cell, report, found.get(cell), measure) for cell, report in reports.items()]
 
 
 def comparison_row(
-    task: Task, cell: Cell, report: EvalReport, contrast: Contrast | None, measure: Measure
+    task: Task, cell: Cell, report: EvalReport, result: PairedComparison | None, measure: Measure
 ) -> dict[str, Any]:
     criterion, sparsity = cell
     test, level = against_guessing(task, report), level_of(report, measure)
@@ -111,7 +112,7 @@ def comparison_row(
         "value_ci": [level.ci.low, level.ci.high],
         "chance": test.chance,
         "p_above_chance": test.p_value,
-        "against": None if contrast is None else {**result_facts(contrast.result), "p_holm": contrast.p_holm},
+        "against": None if result is None else result_facts(result),
     }
 
 

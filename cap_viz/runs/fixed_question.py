@@ -32,7 +32,7 @@ from cap_viz.evaluation.perplexity import USUAL_LENGTH, USUAL_WINDOWS
 from cap_viz.evaluation.verdict import Grade, grade_of, is_ahead, outcome_words
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import CRITERIA, MaskOptions
-from cap_viz.runs.comparison import SUBJECT
+from cap_viz.runs.comparison import CONTROLS, SUBJECT
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.prefix_reuse import computing_seconds
@@ -47,6 +47,8 @@ from cap_viz.tasks.example_sets import ExampleSet, companion_task
 from cap_viz.tasks.readable import controls_for
 
 AT_CHANCE = "both at chance"
+# Said of every comparison that is not one of the question's.
+OUTSIDE = "outside the fixed question"
 RIVAL = "wanda"
 # Where a mask's activations come from: the task, text, or nowhere.
 ON_TASK, ON_TEXT, ON_NOTHING = "task", "text", ""
@@ -322,6 +324,25 @@ def answered(store: Store, found: QuestionRuns, task: Task, against: str = RIVAL
         text=text,
         best=best_peer(store, found, asked, task),
     )
+
+
+def answers_by_pair(
+    store: Store, runs: Sequence[StoredRun], model: ModelRef, task: Task, against: str, measure: Measure
+) -> dict[tuple[str, str], Answer]:
+    """Return the answers by one measure, under the keys of the two runs that each compares: of CAP, of its opponent.
+
+    Empty where the question is not asked of the opponent or by the measure, or its runs are not stored. Raises
+    `DamagedRun`.
+    """
+    if against not in (RIVAL, *CONTROLS) or measure not in (ACC, CHOICE_LOSS):
+        return {}
+    found = question_runs(runs, model, task.name, against)
+    if found is None:
+        return {}
+    said, by_pair = answers(measure, reports(store, found.asked), task), {}
+    for answer, asked in zip(said, found.asked, strict=True):
+        by_pair[asked.subject.key, dict(asked.opponents)[answer.chosen].key] = answer
+    return by_pair
 
 
 def best_peer(store: Store, found: QuestionRuns, asked: Reports, task: Task) -> Best | None:

@@ -14,7 +14,7 @@ from cap_viz.dashboard.compare.table import draw_table, table_csv
 from cap_viz.dashboard.compare.text_loss import measure_text, perplexity_section, solutions_section
 from cap_viz.dashboard.components.panels import caution, empty, escaped, listed, note, percent, problem, provenance_of
 from cap_viz.dashboard.components.share import Download, share
-from cap_viz.dashboard.components.verdict import OUTSIDE, best_line, verdict_of, verdict_strip
+from cap_viz.dashboard.components.verdict import best_line, verdict_of, verdict_strip
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import basis_words, model_name
 from cap_viz.dashboard.selection import go_button
@@ -24,6 +24,7 @@ from cap_viz.figures.reported import MODEL, NOTE, SOURCE, ReportedPoint, reporte
 from cap_viz.figures.theme import CONFIG, display_order
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROL, CONTROLS, DENSE, SUBJECT, Cell, counts_weights
+from cap_viz.runs.fixed_question import OUTSIDE
 from cap_viz.settings import MAIN_CRITERIA, SPARSITIES
 from cap_viz.tasks import Task
 

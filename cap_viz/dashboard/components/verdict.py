@@ -19,12 +19,11 @@ from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.evaluation.verdict import NO_DIFFERENCE, difference_words, is_ahead
 from cap_viz.pruning import CRITERIA, criterion_title
 from cap_viz.runs.comparison import SUBJECT
-from cap_viz.runs.fixed_question import ON_TASK, ON_TEXT, RIVAL, Answer, Verdict, answered, question_runs
+from cap_viz.runs.fixed_question import ON_TASK, ON_TEXT, OUTSIDE, RIVAL, Answer, Verdict, answered, question_runs
 from cap_viz.settings import SPARSITIES
 
 verdict_in = lru_cache(64)(answered)
 NOT_MEASURED = "not measured"
-OUTSIDE = "outside the fixed question"
 
 
 def verdict_of(view: Frame, against: str = RIVAL) -> Verdict | None:
