@@ -6,6 +6,8 @@ import ipaddress
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -20,7 +22,7 @@ from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.store import Store
-from cap_viz.settings import shipped_folder
+from cap_viz.settings import PROJECT, shipped_folder
 from cap_viz.tasks import TASKS, Splits, Task
 from tests.shell import Shell
 from tests.tiny import tiny_examples, write_tiny_model
@@ -173,6 +175,30 @@ def tiny_task(monkeypatch: pytest.MonkeyPatch) -> Task:
     )
     monkeypatch.setitem(TASKS, task.name, task)
     return task
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Leave criteria, tasks and head metrics as they were."""
+    from cap_viz.attribution.effect_metrics import METRICS
+    from cap_viz.pruning import CRITERIA
+
+    kept: list[tuple[dict[str, Any], dict[str, Any]]] = [(one, dict(one)) for one in (CRITERIA, TASKS, METRICS)]
+    yield
+    for registry, content in kept:
+        registry.clear()
+        registry.update(content)
+
+
+@pytest.fixture(scope="session")
+def example_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package in `examples/plugin`, installed into a folder of its own."""
+    folder = tmp_path_factory.mktemp("plugin")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    build = ["--no-build-isolation", "--no-index", "--target", str(folder), str(PROJECT / "examples" / "plugin")]
+    done = subprocess.run([*pip, *build], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture

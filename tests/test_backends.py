@@ -17,10 +17,11 @@ from cap_viz.runs.backends.ray_worker import Worker, versions_here
 from cap_viz.runs.execute import mask_steps
 from cap_viz.runs.kinds import batched_run
 from cap_viz.runs.masks import mask_spec_for
+from cap_viz.runs.plugin_packages import packages_of
 from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict
 from cap_viz.runs.store import Store
 from cap_viz.settings import ADDRESS, BACKEND, WORKERS
-from cap_viz.tasks import Task
+from cap_viz.tasks import TASKS, Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
 
@@ -116,6 +117,19 @@ def test_a_worker_prunes_by_the_mask_it_is_sent(tiny_model: ReasoningModel, tiny
     np.testing.assert_array_equal(pruned, mine.content(0)["logliks"])
     worker.begin(spec_dict(replace(spec, mask=None)), mine.batches, None)
     assert not np.array_equal(worker.batch(0)["logliks"], pruned)
+
+
+def test_a_worker_names_the_packages_it_lacks(
+    tiny_model: ReasoningModel, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS, "tiny", replace(tiny_task, origin="own-tasks 1.0"))
+    spec, worker = EvalSpec(tiny_model.ref, evaluation_set("tiny", 2)), held(tiny_model)
+    asked, plan = packages_of(spec), batched_run(tiny_model, spec).batches
+    assert asked == {"own-tasks 1.0"}
+    worker.begin(spec_dict(spec), plan, None, asked)
+    monkeypatch.setitem(TASKS, "tiny", replace(tiny_task, origin="own-tasks 0.9"))
+    with pytest.raises(CapVizError, match=r"^The worker on \S+ lacks own-tasks 1\.0, .* same packages on all machines"):
+        worker.begin(spec_dict(spec), plan, None, asked)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.integrations.plugins import load_plugins
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.backends.local import HERE
@@ -29,6 +30,7 @@ from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
+from cap_viz.tasks import TASKS
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
 
@@ -38,14 +40,18 @@ TASK = "mini_science"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def settings() -> Iterator[None]:
-    """Ray's files in a short temporary folder (the paths of its sockets are limited), one thread everywhere."""
+def settings(example_plugin: Path) -> Iterator[None]:
+    """Ray's files in a short temporary folder (the paths of its sockets are limited), one thread everywhere.
+
+    The workers find the example of a plug-in, this process does not.
+    """
     import torch
 
     folder, threads = tempfile.mkdtemp(prefix="ray-"), torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("CAP_VIZ_THREADS", "1")
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(example_plugin), os.environ.get("PYTHONPATH")])))
         patch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 200)
         patch.setattr("cap_viz.evaluation.choice.TOKENS_PER_FORWARD", 60)
         patch.setattr("cap_viz.attribution.gradient.TOKENS_PER_BACKWARD", 60)
@@ -107,6 +113,28 @@ def test_every_kind_of_run_has_the_bits_of_this_process(
         assert len(mine.provenance["plan"]["batches"]) > 1
         assert theirs.provenance["workers"] == 2
         assert "workers" not in mine.provenance
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_criterion_and_a_task_of_a_plug_in_run_there(
+    cluster: Cluster,
+    tiny_model: ReasoningModel,
+    stores: tuple[Store, Store],
+    example_plugin: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(example_plugin))
+    # Past the cache: the package was not there when this process looked first.
+    load_plugins.__wrapped__()
+    mask = mask_spec_for(tiny_model.ref, "lamp", 0.5, task="weekdays", n=4)
+    spec = EvalSpec(tiny_model.ref, evaluation_set("weekdays", 8), mask)
+    mine, theirs = computed(spec, tiny_model, stores[0]), computed(spec, tiny_model, stores[1], cluster)
+    assert theirs.digests == mine.digests
+    assert theirs.provenance["workers"] == 2
+    assert theirs.provenance["versions"]["cap-viz-lamp"] == "0.1"
+    monkeypatch.setitem(TASKS, "weekdays", replace(TASKS["weekdays"], origin="cap-viz-lamp 0.2"))
+    with pytest.raises(CapVizError, match=r"The worker on \S+ lacks cap-viz-lamp 0\.2, .*on all machines"):
+        computed(replace(spec, mask=None), tiny_model, stores[1], cluster)
 
 
 @pytest.mark.parametrize("moment", [1, 3])

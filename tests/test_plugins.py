@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -23,17 +22,7 @@ from cap_viz.pruning import CRITERIA
 from cap_viz.settings import PROJECT
 from cap_viz.tasks import TASKS
 
-EXAMPLE = PROJECT / "examples" / "plugin"
-
-
-@pytest.fixture(autouse=True)
-def registries() -> Iterator[None]:
-    """Leave the registries as they were."""
-    kept: list[tuple[dict[str, Any], dict[str, Any]]] = [(one, dict(one)) for one in (CRITERIA, TASKS, METRICS)]
-    yield
-    for registry, content in kept:
-        registry.clear()
-        registry.update(content)
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 def entry(kind: str, name: str, thing: Any, monkeypatch: pytest.MonkeyPatch) -> Plugin:
@@ -99,22 +88,11 @@ def test_a_shared_server_loads_only_the_packages_it_names(
     assert plugins.is_wanted("mine") is wanted
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example package, installed into a folder of its own."""
-    folder = tmp_path_factory.mktemp("plugin")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    build = ["--no-build-isolation", "--no-index", "--target", str(folder), str(EXAMPLE)]
-    done = subprocess.run([*pip, *build], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def shell(installed: Path, cache: Path, *arguments: str) -> Any:
+def shell(example_plugin: Path, cache: Path, *arguments: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", "cap_viz", *arguments, "--json"],
         cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(installed), "CAP_VIZ_CACHE": str(cache)},
+        env={**os.environ, "PYTHONPATH": str(example_plugin), "CAP_VIZ_CACHE": str(cache)},
         capture_output=True,
         text=True,
         check=False,
@@ -124,38 +102,36 @@ def shell(installed: Path, cache: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_example_package_adds_a_criterion_a_task_and_a_metric(installed: Path, tmp_path: Path) -> None:
-    found = shell(installed, tmp_path, "plugins")["plugins"]
+def test_the_example_package_adds_a_criterion_a_task_and_a_metric(example_plugin: Path, tmp_path: Path) -> None:
+    found = shell(example_plugin, tmp_path, "plugins")["plugins"]
     assert {(one["kind"], one["name"]) for one in found} == {
         ("criterion", "lamp"),
         ("task", "weekdays"),
         ("metric", "brier"),
     }
     assert {one["problem"] for one in found} == {""}
-    tasks = {one["task"]: one for one in shell(installed, tmp_path, "tasks")["tasks"]}
+    tasks = {one["task"]: one for one in shell(example_plugin, tmp_path, "tasks")["tasks"]}
     assert (tasks["weekdays"]["calibration"], tasks["weekdays"]["evaluation"]) == (100, 300)
     assert tasks["weekdays"]["chance"] == 0.25
 
 
-def test_a_run_with_a_criterion_of_a_package_names_it(installed: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_criterion_of_a_package_names_it(example_plugin: Path, tmp_path: Path) -> None:
     toy = ("--model", "toy-reasoner", "--task", "toy_choice")
-    shell(installed, tmp_path, "eval", *toy, "--n", "8", "--criterion", "lamp", "--sparsity", "0.3")
+    shell(example_plugin, tmp_path, "eval", *toy, "--n", "8", "--criterion", "lamp", "--sparsity", "0.3")
     (manifest,) = tmp_path.rglob("manifest.json")
     versions = json.loads(manifest.read_text(encoding="utf-8"))["provenance"]["versions"]
     assert versions["cap-viz-lamp"] == "0.1"
 
 
-def test_lamp_is_its_formula() -> None:
+def test_lamp_is_its_formula(example_plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand, for weights 3, 1 and 2: 9/9, 1/(1 + 4 + 9), 4/(4 + 9)."""
     import torch
 
     from cap_viz.models.loading import Matrix
 
-    sys.path.insert(0, str(EXAMPLE))
-    try:
-        from cap_viz_lamp.criterion import lamp  # pyright: ignore[reportMissingImports]
-    finally:
-        sys.path.remove(str(EXAMPLE))
+    monkeypatch.syspath_prepend(str(example_plugin))
+    from cap_viz_lamp.criterion import lamp  # pyright: ignore[reportMissingImports]
+
     linear = torch.nn.Linear(3, 1, bias=False)
     linear.weight.data = torch.tensor([[3.0, 1.0, -2.0]])
     assert torch.allclose(lamp(Matrix(0, "q", "attention", linear)), torch.tensor([[1.0, 1 / 14, 4 / 13]]))

@@ -20,11 +20,9 @@ from filelock import FileLock, Timeout
 
 from cap_viz import __version__
 from cap_viz.attribution.batch_plan import BatchPlan
-from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.errors import CapVizError
 from cap_viz.files import write_json
 from cap_viz.progress import Progress
-from cap_viz.pruning import criterion_named
 from cap_viz.pruning.mask import Mask
 from cap_viz.runs import masks
 from cap_viz.runs.backends.local import HERE
@@ -33,6 +31,7 @@ from cap_viz.runs.checkpoints import Checkpoints
 from cap_viz.runs.kinds import KINDS
 from cap_viz.runs.kinds.base import Computation, RunKind
 from cap_viz.runs.kinds.scores import effects_by
+from cap_viz.runs.plugin_packages import packages_of
 from cap_viz.runs.spec import MaskSpec, RunSpec, spec_dict
 from cap_viz.runs.store import SPEC, Store, StoredRun, lock_file
 from cap_viz.runs.unfinished import discard, forget_ending, keep_ending
@@ -135,16 +134,6 @@ def pruned_weights_steps(
         return model.pruned_weights(mask.keep, mask.updated)
 
 
-def plugins_of(spec: RunSpec) -> set[str]:
-    """Return package and version of whatever other packages add to the spec: task, criterion, head metric."""
-    mask = getattr(spec, "mask", None)
-    metrics = (getattr(spec, "metric", None), getattr(mask, "metric", None))
-    found = {load_task(spec.examples.task).origin, *(METRICS[one].origin for one in metrics if one in METRICS)}
-    if mask is not None:
-        found.add(criterion_named(mask.criterion).origin)
-    return found - {""}
-
-
 def provenance(spec: RunSpec, model: ReasoningModel, batches: BatchPlan | None, started: float) -> dict[str, Any]:
     """Record how a run was made: everything beyond the spec that its numbers may depend on."""
     import torch
@@ -162,7 +151,7 @@ def provenance(spec: RunSpec, model: ReasoningModel, batches: BatchPlan | None, 
         "shape": asdict(model.shape),
         "versions": {
             **{name: __version__ if name == "cap_viz" else version(name) for name in packages},
-            **dict(origin.rsplit(" ", 1) for origin in plugins_of(spec)),
+            **dict(origin.rsplit(" ", 1) for origin in packages_of(spec)),
         },
         "plan": None if batches is None else asdict(batches),
     }

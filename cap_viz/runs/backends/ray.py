@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cap_viz.errors import OUT_OF_MEMORY, CapVizError, OutOfMemory, UsageError, is_out_of_memory
 from cap_viz.runs.backends.ray_worker import Worker, versions_here
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep
+from cap_viz.runs.plugin_packages import packages_of
 from cap_viz.runs.spec import spec_dict
 from cap_viz.settings import CPU, PROJECT, THREADS, prepare_ray, requested_device, thread_count, told_to_workers
 
@@ -40,8 +42,6 @@ TOKENS = (
 )
 # Long, since a machine may have to wait in a queue before it starts, and then imports torch.
 START_SECONDS = 300
-# Run by each worker when it starts, by name: what other packages add is registered there, too.
-SETUP = "cap_viz.integrations.plugins.load_plugins"
 REACH_SECONDS = 5
 REPLACEMENTS = 3
 
@@ -57,14 +57,18 @@ class WorkerShare:
 
 @dataclass(frozen=True)
 class RunMessage:
-    """Everything a worker needs to compute batches of a run; `mask` is a reference into Ray's object store."""
+    """Everything a worker needs to compute batches of a run; `mask` is a reference into Ray's object store.
+
+    `packages` are the other packages that add something to the run, each with its version.
+    """
 
     spec: dict[str, Any]
     plan: BatchPlan
     mask: Any
+    packages: frozenset[str]
 
     def to(self, worker: Any) -> Any:
-        return worker.begin.remote(self.spec, self.plan, self.mask)
+        return worker.begin.remote(self.spec, self.plan, self.mask, self.packages)
 
 
 class Cluster:
@@ -99,7 +103,7 @@ class Cluster:
         with ray_errors_explained():
             self.join()
             self.hold(run.spec.model)
-            message = RunMessage(spec_dict(run.spec), run.batches, ray.put(run.mask))
+            message = RunMessage(spec_dict(run.spec), run.batches, ray.put(run.mask), packages_of(run.spec))
             self.asked([message.to(worker) for worker in self.workers], "read the run's examples")
             yield from self.shared_out(run, deque(wanted), message)
 
@@ -162,14 +166,10 @@ class Cluster:
         variables = told_to_workers()
         variables[THREADS] = variables["OMP_NUM_THREADS"] = str(self.share.cpus)
         if not self.address:
-            variables["PYTHONPATH"] = str(PROJECT)
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
         # Ray itself must not restart workers: a new one has no model yet and does not know the run.
         options = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus, "max_restarts": 0}
-        return (
-            ray.remote(Worker)
-            .options(**options, runtime_env={"env_vars": variables, "worker_process_setup_hook": SETUP})
-            .remote()
-        )
+        return ray.remote(Worker).options(**options, runtime_env={"env_vars": variables}).remote()
 
     def hold(self, model: ModelRef) -> None:
         """Have all workers load the model, unless they hold it; a worker that died since the last run is replaced."""

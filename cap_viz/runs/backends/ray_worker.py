@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cap_viz import __version__
@@ -40,10 +41,16 @@ def versions_here() -> Versions:
     return Versions(__version__, ENGINE_VERSION, version("torch"))
 
 
+# Named, not imported: what other packages add stands above runs in the order of imports.
+PLUGINS = "cap_viz.integrations.plugins"
+
+
 class Worker:
     """One copy of a model, and the current run."""
 
     def __init__(self) -> None:
+        # Ray's setup hook would run for the whole job only, in processes that do not find CAP Viz in a checkout.
+        import_module(PLUGINS).load_plugins()
         self.model: ReasoningModel | None = None
         self.run: BatchedRun | None = None
 
@@ -70,11 +77,22 @@ class Worker:
         self.model = load(source)
         return str(self.model.device)
 
-    def begin(self, spec: dict[str, Any], plan: BatchPlan, mask: Mask | None) -> None:
-        """Prepare the batches of a run from the JSON of its spec. Raises `CapVizError` where its data is missing."""
+    def begin(
+        self, spec: dict[str, Any], plan: BatchPlan, mask: Mask | None, packages: frozenset[str] = frozenset()
+    ) -> None:
+        """Prepare the batches of a run from the JSON of its spec.
+
+        Raises `CapVizError` where its data is missing, or one of the `packages` that it is made with.
+        """
         from cap_viz.runs.kinds import batched_run
+        from cap_viz.runs.plugin_packages import packages_here
 
         assert self.model is not None
+        if lacking := sorted(packages - packages_here()):
+            raise CapVizError(
+                f"The worker on {socket.gethostname()} lacks {' and '.join(lacking)}, which this run is made with; "
+                "install the same packages on all machines."
+            )
         self.run = batched_run(self.model, spec_from_dict(spec), plan, mask)  # pyright: ignore[reportArgumentType]
 
     def batch(self, number: int) -> Arrays:
