@@ -11,11 +11,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+import cap_viz as cv
 from cap_viz.errors import UsageError
 from cap_viz.integrations.harness_task import converted, harness_fields
 from cap_viz.integrations.sample_logs import compare_logs, read_log
+from cap_viz.models.loading import ReasoningModel
 from cap_viz.settings import PROJECT
+from cap_viz.tasks import load_task
 from cap_viz.tasks.description import described, splits_of
 from tests.shell import Shell
 
@@ -182,33 +187,79 @@ def test_the_harness_is_asked_for_in_a_sentence(shell: Shell, monkeypatch: pytes
     assert "cap-viz[lm-eval]" in err
 
 
+class StandInHFLM:
+    """What `CapVizLM` takes from the harness' own model type: it loads the network from a folder."""
+
+    def __init__(self, pretrained: str, dtype: str, **others: Any) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=getattr(torch, dtype)).eval()
+        self.others = others
+
+
 def stand_in(name: str, **content: Any) -> ModuleType:
     module = ModuleType(name)
     vars(module).update(content)
     return module
 
 
-def test_the_entry_point_leads_to_our_model_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval is not installed here: stand-ins for the two names taken from it. With it: `make package`."""
-    registered: dict[str, type] = {}
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Model types by name, as our declared entry points load them.
+
+    lm-eval is not installed here: stand-ins for the two names taken from it. With it: `make package`.
+    """
+    found: dict[str, Any] = {}
 
     def register_model(name: str) -> Any:
-        return lambda kind: registered.setdefault(name, kind)
+        return lambda kind: found.setdefault(name, kind)
 
     for module in (
         stand_in("lm_eval"),
         stand_in("lm_eval.api"),
         stand_in("lm_eval.api.registry", register_model=register_model),
         stand_in("lm_eval.models"),
-        stand_in("lm_eval.models.huggingface", HFLM=type("HFLM", (), {})),
+        stand_in("lm_eval.models.huggingface", HFLM=StandInHFLM),
         stand_in("cap_viz.integrations.lm_eval"),
     ):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     # Imported anew with the stand-ins, and forgotten with them.
     del sys.modules["cap_viz.integrations.lm_eval"]
-    declared = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
-    (entry,) = [EntryPoint(name, value, "lm_eval.models") for name, value in declared["lm_eval.models"].items()]
-    found = entry.load()
-    assert registered == {entry.name: found}
+    for entry in declared():
+        assert entry.load() is found[entry.name]
+    return found
+
+
+def declared() -> list[EntryPoint]:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    group = "lm_eval.models"
+    return [EntryPoint(name, value, group) for name, value in project["entry-points"][group].items()]
+
+
+def test_the_entry_point_leads_to_our_model_type(registered: dict[str, Any]) -> None:
+    (entry,) = declared()
+    assert list(registered) == [entry.name] == ["cap_viz"]
     # lm-eval takes the class for the entry point's own only where the two are written alike.
-    assert entry.value == f"{found.__module__}:{found.__name__}"
+    kind = registered["cap_viz"]
+    assert entry.value == f"{kind.__module__}:{kind.__name__}"
+
+
+def test_the_harness_evaluates_the_pruned_network(
+    registered: dict[str, Any], tiny_folder: Path, tiny_model: ReasoningModel
+) -> None:
+    """The network of the model type gives the logits of the pruned model, and dense those of the model."""
+    asked = {"criterion": "wanda", "sparsity": 0.5, "task": "mini_science", "n_calibration": 4, "scope": "mlp"}
+    calibration = load_task("mini_science").calibration(4)
+    mask = cv.prune_mask(tiny_model, "wanda", sparsity=0.5, calibration=calibration, scope="mlp", progress=False)
+    tokens = torch.arange(1, 9)[None]
+    with tiny_model.lease, torch.no_grad():
+        weights = {"pruned": tiny_model.pruned_weights(mask.keep, mask.updated), "dense": {}}
+    for name, options in (("pruned", asked), ("dense", {})):
+        found = registered["cap_viz"](str(tiny_folder), **options, batch_size=2)
+        assert found.others == {"batch_size": 2}
+        with tiny_model.swapped(weights[name]), torch.no_grad():
+            assert torch.allclose(found.model(tokens).logits, tiny_model.bridge(tokens), atol=1e-4)
+    assert mask.reached == pytest.approx(0.5, abs=0.01)
+
+
+def test_an_option_of_a_mask_needs_a_criterion(registered: dict[str, Any], tiny_folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"'scope' needs criterion="):
+        registered["cap_viz"](str(tiny_folder), scope="mlp")
