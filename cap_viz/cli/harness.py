@@ -17,7 +17,7 @@ from cap_viz.errors import UsageError
 
 
 def lm_eval(context: typer.Context) -> None:
-    """Run lm-evaluation-harness with the model type `cap_viz` at hand; all arguments are its own."""
+    """Run lm-evaluation-harness with the model type `cap_viz`; all arguments are passed on to it."""
     if find_spec("lm_eval") is None:
         raise UsageError("lm-evaluation-harness is not installed: pip install 'cap-viz[lm-eval]'")
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]

@@ -39,7 +39,7 @@ class PruneFirst(CalibratedMask):
 
     criterion: Annotated[str, typer.Option(help="Prune by this criterion first; dense if left out.")] = ""
     sparsity: Annotated[float, typer.Option(help="Share of weights set to zero.")] = 0.2
-    n_calibration: Annotated[int, typer.Option(help="Calibration examples behind the criterion.")] = N_CALIBRATION
+    n_calibration: Annotated[int, typer.Option(help="Calibration examples of the criterion.")] = N_CALIBRATION
 
     def mask(self, model: ModelRef, task: str) -> MaskSpec | None:
         """Describe the mask, calibrated on `task`; None for the dense model."""

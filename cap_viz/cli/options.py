@@ -28,22 +28,25 @@ TaskOption = Annotated[
     str, typer.Option("--task", "-t", callback=task_named, help="Task name (see `tasks`), or a file of your own.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the draw of calibration examples.")]
-CriterionOption = Annotated[str, typer.Option(help=f"One of {', '.join(CRITERIA)}.")]
+SeedOption = Annotated[int, typer.Option(help="Seed for drawing calibration examples.")]
+CriterionOption = Annotated[str, typer.Option(help=f"Criterion: {', '.join(CRITERIA)}.")]
 SparsityOption = Annotated[float, typer.Option(help="Share of weights set to zero, 0 ≤ s < 1.")]
-MetricOption = Annotated[str, typer.Option(help="Metric behind CAP's head scores.")]
+MetricOption = Annotated[str, typer.Option(help="Metric of CAP's head scores.")]
 CalibrationTaskOption = Annotated[
-    str | None, typer.Option(help="Measure activations and gradients on this task's text, say generic_text.")
+    str | None, typer.Option(help="Measure activations and gradients on another task, e.g. generic_text.")
 ]
 ScoresTaskOption = Annotated[
-    str | None, typer.Option(help="Build CAP on head scores of this task, say own solutions.", callback=task_or_none)
+    str | None,
+    typer.Option(help="Build CAP from head scores of another task, e.g. own solutions.", callback=task_or_none),
 ]
 # --engine is the former name, accepted until version 0.2.
 BackendOption = Annotated[
-    str, typer.Option("--backend", "--engine", help="Who computes: local, or ray (workers of a cluster).")
+    str, typer.Option("--backend", "--engine", help="Backend: local, or ray (workers of a cluster).")
 ]
-AddressOption = Annotated[str, typer.Option(help="ray: address of a running cluster, or auto; none: on this machine.")]
-WorkersOption = Annotated[int | None, typer.Option(help="ray: how many workers; one to a device where left out.")]
+AddressOption = Annotated[
+    str, typer.Option(help="ray: address of a running cluster, or auto; this machine if left out.")
+]
+WorkersOption = Annotated[int | None, typer.Option(help="ray: number of workers; one per device if left out.")]
 
 
 def split_list(what: str, text: str) -> list[str]:

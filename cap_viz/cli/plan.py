@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 def plan(
     task: TaskOption = "mini_science",
     model: Annotated[
-        str, typer.Option("--model", "-m", help="As elsewhere, or a folder with config.json and tokenizer only.")
+        str,
+        typer.Option("--model", "-m", help="Catalogue name, hub id, or a folder with config.json and the tokenizer."),
     ] = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", help="Calibration examples whose heads are scored.")] = N_CALIBRATION,
-    n_evaluation: Annotated[int, typer.Option(help="Evaluation examples of one accuracy.")] = 600,
+    n: Annotated[int, typer.Option("--n", help="Calibration examples of the head scores.")] = N_CALIBRATION,
+    n_evaluation: Annotated[int, typer.Option(help="Evaluation examples per accuracy.")] = 600,
     teraflops: Annotated[
-        float, typer.Option(help="What the device does in products, in 10^12 operations a second; 0: no times.")
+        float, typer.Option(help="Measured rate of matrix products, in 10^12 operations a second; 0: no times.")
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate memory and operations of head scores and accuracies from the config and the tokenizer alone.
 
-    With --teraflops also times: give what matrix products of the model's size reach, not the maker's figure.
+    With --teraflops also estimate times: give the measured rate of matrix products, not the maker's figure.
     """
     from cap_viz.attribution.exact import MOST_TOKENS_PER_STEP
     from cap_viz.models.cost_model import dimensions_in, mean_operations, memory_plan

@@ -12,7 +12,7 @@ from cap_viz.integrations.plugins import load_plugins
 
 
 def plugins(as_json: JsonOption = False) -> None:
-    """List the criteria, tasks and metrics of other packages, and why one is left out."""
+    """List the criteria, tasks and metrics that other packages add, and the reason for each one left out."""
     found = load_plugins()
     if as_json:
         print_json({"plugins": [asdict(one) for one in found]})

@@ -29,7 +29,7 @@ def prune(
     sparsity: SparsityOption = 0.2,
     task: TaskOption = "mini_science",
     model: ModelOption = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = N_CALIBRATION,
+    n: Annotated[int, typer.Option("--n", help="Calibration examples of scores or activations.")] = N_CALIBRATION,
     as_json: JsonOption = False,
     *,
     mask: CalibratedMask,
@@ -67,12 +67,12 @@ def prune(
 
 @takes_mask
 def export(
-    to: Annotated[Path, typer.Option(help="A new folder, or with --mask-only a new file.")],
+    to: Annotated[Path, typer.Option(help="New folder, or with --mask-only new file.")],
     criterion: CriterionOption = "cap",
     sparsity: SparsityOption = 0.2,
     task: TaskOption = "mini_science",
     model: ModelOption = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", help="Calibration examples behind scores or activations.")] = N_CALIBRATION,
+    n: Annotated[int, typer.Option("--n", help="Calibration examples of scores or activations.")] = N_CALIBRATION,
     mask_only: Annotated[bool, typer.Option("--mask-only", help="Write the mask as one safetensors file.")] = False,
     *,
     mask: CalibratedMask,

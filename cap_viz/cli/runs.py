@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 runs_app = typer.Typer(
-    help="Stored runs: list, show, audit, verify, repair, export, pack, import.", invoke_without_command=True
+    help="List, show, audit, verify, repair, export, pack and import stored runs.", invoke_without_command=True
 )
-KeyArgument = Annotated[str, typer.Argument(help="The run's key, or the beginning of it.")]
+KeyArgument = Annotated[str, typer.Argument(help="Key of the run, or the beginning of the key.")]
 
 
 @runs_app.callback()
@@ -79,7 +79,7 @@ def verify_runs(as_json: JsonOption = False) -> None:
 
 @runs_app.command("repair")
 def repair_runs(as_json: JsonOption = False) -> None:
-    """Set damaged runs aside and remove left-overs of dead processes; unfinished runs stay, to be resumed."""
+    """Set damaged runs aside and remove leftovers of dead processes; unfinished runs stay and can be resumed."""
     from cap_viz.runs.repair import repair
     from cap_viz.runs.store import Store
 
@@ -101,7 +101,7 @@ def audit(
     key: KeyArgument,
     to: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; JSON lines on stdout if left out.")] = None,
 ) -> None:
-    """Write every item of an evaluation: prompt, model output, how it was read, and gold."""
+    """Write every item of an evaluation: prompt, model output, parsed answer and gold answer."""
     from cap_viz.runs.audit import audit_of
     from cap_viz.runs.store import Store
 
@@ -148,7 +148,7 @@ def pack(
     to: Annotated[Path, typer.Argument(help="A new folder, or a pack to add the runs to.")],
     keys: Annotated[list[str] | None, typer.Argument(help="Keys of the runs; all local ones if left out.")] = None,
 ) -> None:
-    """Pack many runs into few files, to be copied to others or committed; the runs themselves stay."""
+    """Pack runs into a few files, to copy or commit; the runs themselves stay."""
     from cap_viz.runs.pack import INDEX, open_pack
     from cap_viz.runs.pack_writer import write_pack
     from cap_viz.runs.store import Store

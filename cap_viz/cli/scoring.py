@@ -43,24 +43,28 @@ def score(
     model: ModelOption = DEFAULT_MODEL,
     n: Annotated[int, typer.Option("--n", help="Number of calibration examples.")] = 16,
     seed: SeedOption = 0,
-    estimator: Annotated[str, typer.Option(help="How effects are computed: exact, gradient or hybrid.")] = "exact",
+    estimator: Annotated[str, typer.Option(help="Estimator of the effects: exact, gradient or hybrid.")] = "exact",
     big_n: Annotated[int, typer.Option("--big-n", help="hybrid: examples measured by their gradient.")] = 128,
-    slope: Annotated[str, typer.Option(help="hybrid: fitted to each head, or one (exactly unbiased).")] = "fitted",
+    slope: Annotated[
+        str, typer.Option(help="hybrid: slope of the gradient, fitted to each head or one (unbiased).")
+    ] = "fitted",
     minutes: Annotated[
-        float | None, typer.Option(help="hybrid: choose n and big-n for this time, by a pilot of 16 examples.")
+        float | None, typer.Option(help="hybrid: choose n and big-n for this time, from a pilot of 16 examples.")
     ] = None,
     half_width: Annotated[
-        float | None, typer.Option(help="hybrid: choose them for this median half-width of the interval.")
+        float | None, typer.Option(help="hybrid: choose n and big-n for this median half-width of the intervals.")
     ] = None,
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
-    ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    metric: Annotated[str, typer.Option(help=f"Metric of the effects: {', '.join(METRICS)}.")] = "nll",
+    ablation: Annotated[str, typer.Option(help=f"Replacement of a head's output: {', '.join(ABLATIONS)}.")] = "zero",
     reference_n: Annotated[
         int | None,
-        typer.Option(help="mean, resample: take values from so many calibration examples, not from the n."),
+        typer.Option(help="mean, resample: calibration examples to take values from; the n if left out."),
     ] = None,
-    reference_seed: Annotated[int, typer.Option(help="Seed of the draw of reference examples and partners.")] = 0,
-    parts: Annotated[str, typer.Option(help="heads, or blocks: whole attention layers and MLPs, exactly.")] = "heads",
-    ids: Annotated[Path | None, typer.Option(help="Score exactly these example ids (one a line, any split).")] = None,
+    reference_seed: Annotated[int, typer.Option(help="Seed for drawing reference examples and partners.")] = 0,
+    parts: Annotated[
+        str, typer.Option(help="Parts to ablate: heads, or blocks (attention layers and MLPs).")
+    ] = "heads",
+    ids: Annotated[Path | None, typer.Option(help="Score these example ids (one per line, any split).")] = None,
     full: Annotated[bool, typer.Option("--full", help="With --json: add effects per example and raw values.")] = False,
     backend: BackendOption = "",
     address: AddressOption = "",

@@ -19,11 +19,11 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8501,
-    allow: Annotated[str, typer.Option(help="Host names, separated by commas, under which browsers may come.")] = "",
+    allow: Annotated[str, typer.Option(help="Host names that browsers may use, separated by commas.")] = "",
     model: Annotated[str, typer.Option(help="Model to show first: a catalogue name, folder or hub id.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of data sets; see docs/data.md.")] = None,
 ) -> None:
-    """Open the dashboard in a browser; nothing leaves this machine."""
+    """Serve the dashboard, on this machine alone unless --host says otherwise."""
     if find_spec("streamlit") is None:
         raise UsageError(
             "The dashboard needs Streamlit and Plotly, which are not installed: pip install streamlit plotly"

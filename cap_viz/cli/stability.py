@@ -23,13 +23,13 @@ def stability(
     model: ModelOption = DEFAULT_MODEL,
     n: Annotated[int, typer.Option("--n", help="Number of calibration examples.")] = 16,
     seed: SeedOption = 0,
-    ablations: Annotated[str, typer.Option(help="At least two, separated by commas.")] = ",".join(ABLATIONS),
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
+    ablations: Annotated[str, typer.Option(help="Ablations, at least two, separated by commas.")] = ",".join(ABLATIONS),
+    metric: Annotated[str, typer.Option(help=f"Metric of the effects: {', '.join(METRICS)}.")] = "nll",
     as_json: JsonOption = False,
 ) -> None:
     """Compare the rankings of heads by zero, mean and resample ablation on the same examples.
 
-    A ranking's own reliability limits how well it can agree with another; it stands on the diagonal.
+    The diagonal shows the reliability of each ranking, which limits its agreement with the others.
     """
     from cap_viz.runs.kinds.scores import load_scores
     from cap_viz.stats import rank_stability, split_half
