@@ -230,7 +230,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.lowest:
-            tools = ["pytest", "pytest-timeout", "pytest-xdist", "beartype", "hypothesis", "playwright", "nbformat"]
+            tools = ["-r", str(PROJECT / "requirements-dev.txt")]
             programs = environment(folder / "env", [str(wheel), *tools], lowest_versions())
             tests = [str(programs / "python"), "-m", "pytest", "-q", "-n", "2", "-x"]
             print(run("default tests", tests, PROJECT)[-2000:])
