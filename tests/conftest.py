@@ -179,12 +179,15 @@ def tiny_task(monkeypatch: pytest.MonkeyPatch) -> Task:
 
 @pytest.fixture
 def registries() -> Iterator[None]:
-    """Leave criteria, tasks and head metrics as they were."""
+    """Leave criteria, tasks and head metrics as they were; plug-ins are looked for anew."""
     from cap_viz.attribution.effect_metrics import METRICS
+    from cap_viz.integrations.plugins import load_plugins
     from cap_viz.pruning import CRITERIA
 
     kept: list[tuple[dict[str, Any], dict[str, Any]]] = [(one, dict(one)) for one in (CRITERIA, TASKS, METRICS)]
+    load_plugins.cache_clear()
     yield
+    load_plugins.cache_clear()
     for registry, content in kept:
         registry.clear()
         registry.update(content)

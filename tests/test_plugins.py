@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from streamlit.testing.v1 import AppTest
 
+import cap_viz as cv
 from cap_viz.attribution.effect_metrics import METRICS, Metric
 from cap_viz.dashboard import names
 from cap_viz.integrations import plugins
 from cap_viz.integrations.plugins import Plugin, load
+from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL
 from cap_viz.pruning import CRITERIA
 from cap_viz.settings import PROJECT
 from cap_viz.tasks import TASKS
@@ -113,6 +116,21 @@ def test_the_example_package_adds_a_criterion_a_task_and_a_metric(example_plugin
     tasks = {one["task"]: one for one in shell(example_plugin, tmp_path, "tasks")["tasks"]}
     assert (tasks["weekdays"]["calibration"], tasks["weekdays"]["evaluation"]) == (100, 300)
     assert tasks["weekdays"]["chance"] == 0.25
+
+
+def test_the_pages_and_python_offer_them(example_plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(example_plugin))
+    assert {one.problem for one in plugins.load_plugins()} == {""}
+    at = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    at.switch_page("pages/prune.py")
+    for name, value in {"model": DEFAULT_MODEL, "task": "weekdays", "criterion": "lamp"}.items():
+        at.query_params[name] = value
+    at.run()
+    assert not at.exception
+    assert [at.selectbox(key=name).value for name in ("task", "criterion")] == ["weekdays", "lamp"]
+    assert cv.load_task("weekdays").origin == "cap-viz-lamp 0.1"
+    mask = cv.prune_mask(cv.load_model(TOY_MODEL), "lamp", sparsity=0.3, progress=False)
+    assert mask.reached == pytest.approx(0.3, abs=1e-3)
 
 
 def test_a_run_with_a_criterion_of_a_package_names_it(example_plugin: Path, tmp_path: Path) -> None:
