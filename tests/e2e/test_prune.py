@@ -118,7 +118,7 @@ def test_measuring_can_be_cancelled_and_sessions_keep_their_own_numbers(server: 
     expect(second.page.get_by_text(re.compile("cancelled"))).to_be_visible(timeout=PATIENCE_MS)
     second.page.get_by_role("button", name="Discard").click()
     expect(second.page.get_by_role("button", name="Measure at")).to_be_visible(timeout=PATIENCE_MS)
-    expect(second.page.get_by_text(re.compile("cancelled"))).to_have_count(0)
+    expect(second.page.get_by_text(re.compile("cancelled"))).to_have_count(0, timeout=PATIENCE_MS)
     second.settle()
     assert numbers(second.page)[1:] == ["–", "–"]
     assert numbers(first.page) == theirs
