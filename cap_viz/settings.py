@@ -177,6 +177,11 @@ def told_to_workers() -> dict[str, str]:
     return {name: os.environ[name] for name in TOLD_TO_WORKERS if os.environ.get(name)}
 
 
+def python_path() -> str:
+    """Return the PYTHONPATH of workers on this machine: this checkout or installation, then what this process has."""
+    return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+
+
 def reported() -> dict[str, str]:
     """Return the variables for an issue report; secrets show only as set or not set."""
     values = {name: os.environ.get(name, "not set") for name in REPORTED}

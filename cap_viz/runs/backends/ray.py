@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from cap_viz.runs.backends.ray_worker import Worker, versions_here
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep
 from cap_viz.runs.plugin_packages import packages_of
 from cap_viz.runs.spec import spec_dict
-from cap_viz.settings import CPU, PROJECT, THREADS, prepare_ray, requested_device, thread_count, told_to_workers
+from cap_viz.settings import CPU, THREADS, prepare_ray, python_path, requested_device, thread_count, told_to_workers
 
 prepare_ray()
 import ray
@@ -166,7 +165,7 @@ class Cluster:
         variables = told_to_workers()
         variables[THREADS] = variables["OMP_NUM_THREADS"] = str(self.share.cpus)
         if not self.address:
-            variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+            variables["PYTHONPATH"] = python_path()
         # Ray itself must not restart workers: a new one has no model yet and does not know the run.
         options = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus, "max_restarts": 0}
         return ray.remote(Worker).options(**options, runtime_env={"env_vars": variables}).remote()
