@@ -28,7 +28,7 @@ def install_model(view: Frame) -> None:
         problem(install.error)
     with st.container(border=True, horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.markdown(escaped(f"Live runs need the weights of {entry.title}, which are not installed."), width="stretch")
-        label = f"Install them ({entry.megabytes} MB)"
+        label = f"Install the weights ({entry.megabytes} MB)"
         st.button(label, key="install_model", icon=":material/download:", on_click=install.start)
 
 
