@@ -2,6 +2,8 @@
 HOST ?= 127.0.0.1
 PORT ?= 8501
 export PYTHON TORCH_INDEX
+# Compiled modules stay for the next process: without them every process of the tests compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 PY := .venv/bin/python
 # Stamp files: written last, so that an interrupted installation is simply done again.
