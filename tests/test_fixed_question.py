@@ -166,6 +166,7 @@ def shipped() -> tuple[Store, tuple[StoredRun, ...]]:
     return store, tuple(store.runs())
 
 
+@cache
 def shipped_verdict(model: str, task: str, against: str = RIVAL) -> Verdict:
     store, runs = shipped()
     ref = next(run.spec.model for run in runs if run.spec.model.id == model)
