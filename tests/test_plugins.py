@@ -91,9 +91,26 @@ def test_a_shared_server_loads_only_the_packages_it_names(
     assert plugins.is_wanted("mine") is wanted
 
 
-def shell(example_plugin: Path, cache: Path, *arguments: str) -> Any:
+COMMANDS = """
+import sys
+from cap_viz.cli import main
+
+for line in sys.argv[1:]:
+    sys.argv = ["cap_viz", *line.split(), "--json"]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, line
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(example_plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]:
+    """What the command line says with the example package beside it, and where it keeps its runs."""
+    cache = tmp_path_factory.mktemp("cache")
+    lines = ("plugins", "tasks", "eval --model toy-reasoner --task toy_choice --n 8 --criterion lamp --sparsity 0.3")
     done = subprocess.run(
-        [sys.executable, "-m", "cap_viz", *arguments, "--json"],
+        [sys.executable, "-c", COMMANDS, *lines],
         cwd=PROJECT,
         env={**os.environ, "PYTHONPATH": str(example_plugin), "CAP_VIZ_CACHE": str(cache)},
         capture_output=True,
@@ -102,18 +119,18 @@ def shell(example_plugin: Path, cache: Path, *arguments: str) -> Any:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()], cache
 
 
-def test_the_example_package_adds_a_criterion_a_task_and_a_metric(example_plugin: Path, tmp_path: Path) -> None:
-    found = shell(example_plugin, tmp_path, "plugins")["plugins"]
-    assert {(one["kind"], one["name"]) for one in found} == {
+def test_the_example_package_adds_a_criterion_a_task_and_a_metric(answers: tuple[list[Any], Path]) -> None:
+    (listed, offered, _), _ = answers
+    assert {(one["kind"], one["name"]) for one in listed["plugins"]} == {
         ("criterion", "lamp"),
         ("task", "weekdays"),
         ("metric", "brier"),
     }
-    assert {one["problem"] for one in found} == {""}
-    tasks = {one["task"]: one for one in shell(example_plugin, tmp_path, "tasks")["tasks"]}
+    assert {one["problem"] for one in listed["plugins"]} == {""}
+    tasks = {one["task"]: one for one in offered["tasks"]}
     assert (tasks["weekdays"]["calibration"], tasks["weekdays"]["evaluation"]) == (100, 300)
     assert tasks["weekdays"]["chance"] == 0.25
 
@@ -133,10 +150,9 @@ def test_the_pages_and_python_offer_them(example_plugin: Path, monkeypatch: pyte
     assert mask.reached == pytest.approx(0.3, abs=1e-3)
 
 
-def test_a_run_with_a_criterion_of_a_package_names_it(example_plugin: Path, tmp_path: Path) -> None:
-    toy = ("--model", "toy-reasoner", "--task", "toy_choice")
-    shell(example_plugin, tmp_path, "eval", *toy, "--n", "8", "--criterion", "lamp", "--sparsity", "0.3")
-    (manifest,) = tmp_path.rglob("manifest.json")
+def test_a_run_with_a_criterion_of_a_package_names_it(answers: tuple[list[Any], Path]) -> None:
+    _, cache = answers
+    (manifest,) = cache.rglob("manifest.json")
     versions = json.loads(manifest.read_text(encoding="utf-8"))["provenance"]["versions"]
     assert versions["cap-viz-lamp"] == "0.1"
 

@@ -21,6 +21,7 @@ import cap_viz
 from cap_viz.dashboard.server import options
 from cap_viz.figures.theme import ACCENT, CRITERION_COLOURS, HELPS, HURTS
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL
+from tests.shell import Shell
 
 PROJECT = Path(__file__).resolve().parent.parent
 TEXTS = ("textColor", "linkColor", "grayTextColor", "codeTextColor", "dataframeHeaderTextColor")
@@ -160,40 +161,40 @@ def luminance(colour: str) -> float:
     return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def served(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cap_viz", "serve", *options],
-        cwd=PROJECT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    """In a process of its own: there a server would start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = served("--port", str(port), CAP_VIZ_CACHE=str(tmp_path))
+        done = subprocess.run(
+            [sys.executable, "-m", "cap_viz", "serve", "--port", str(port)],
+            cwd=PROJECT,
+            env={**os.environ, "CAP_VIZ_CACHE": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     assert done.returncode == 1
     assert str(port) in done.stderr
     assert f"make run PORT={port + 1}" in done.stderr
 
 
-def test_a_folder_that_cannot_hold_results_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_hold_results_is_named(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
-    done = served(CAP_VIZ_CACHE=str(tmp_path / "file" / "cache"))
-    assert done.returncode == 1
-    assert "CAP_VIZ_CACHE" in done.stderr
-    assert done.stderr.count("\n") == 1
+    monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "file" / "cache"))
+    code, _, err = shell("serve")
+    assert code == 1
+    assert "CAP_VIZ_CACHE" in err
+    assert err.count("\n") == 1
 
 
-def test_a_missing_data_folder_and_an_unknown_model_are_named(tmp_path: Path) -> None:
-    for option, value in (("--data", str(tmp_path / "none")), ("--model", "no-such-model")):
-        done = served(option, value, CAP_VIZ_CACHE=str(tmp_path))
-        assert done.returncode == 2
-        assert value in done.stderr
+@pytest.mark.parametrize("option", ["--data", "--model"])
+def test_a_missing_data_folder_and_an_unknown_model_are_named(shell: Shell, option: str) -> None:
+    code, _, err = shell("serve", option, "no-such-thing")
+    assert code == 2
+    assert "no-such-thing" in err
 
 
 def test_only_named_hosts_are_let_in() -> None:
