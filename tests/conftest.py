@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HOME"] = str(Path(scratch.name, "huggingface"))
     os.environ["CAP_VIZ_CACHE"] = str(Path(scratch.name, "cache"))
     os.environ["CAP_VIZ_LOG"] = str(Path(scratch.name, "cap_viz.log"))
+    if hasattr(config, "workerinput"):
+        Path(scratch.name, "cache").mkdir()
+        Path(scratch.name, "cache", "models").symlink_to(config.workerinput["models"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """All workers use one folder of converted models: converting takes 20 s."""
+    models = Path(node.config.stash[SCRATCH].name, "models")
+    models.mkdir(exist_ok=True)
+    node.workerinput["models"] = str(models)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -88,14 +100,26 @@ def own_folders(
 ) -> None:
     """An empty cache and log for each test, few shipped runs, and no data folder: the same tasks everywhere.
 
-    Tests on the real model and in the browser share one cache folder (converting the model takes 20 s) and may use
-    the public data sets.
+    Tests on the real model and in the browser share one cache folder and may use the public data sets.
     """
     if not any(request.node.get_closest_marker(name) for name in ("model", "e2e")):
         monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: few_shipped)
         monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("CAP_VIZ_LOG", str(tmp_path / "cap_viz.log"))
         monkeypatch.delenv("CAP_VIZ_DATA", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_component_scan() -> Iterator[None]:
+    """Looks for Streamlit components among the installed packages once, not for every session of an AppTest."""
+    if "streamlit" not in sys.modules:
+        yield
+        return
+    from streamlit.components.v2 import manifest_scanner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", cache(manifest_scanner.scan_component_manifests))
+        yield
 
 
 @pytest.fixture
