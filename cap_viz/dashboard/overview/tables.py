@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.components.measured_column import swatch
+from cap_viz.dashboard.components.measured_column import swatch, title_of
 from cap_viz.dashboard.components.panels import percent, percent_interval
 from cap_viz.dashboard.overview.data import PrunedCell, PruningTable, TaskSummary
 from cap_viz.dashboard.selection import go_button
 from cap_viz.dashboard.terms import GLOSSARY
+from cap_viz.figures.prune import DENSE
 from cap_viz.figures.thumbnail import thumbnail
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
@@ -26,7 +27,7 @@ def costs_table(costs: PruningTable, dense: float) -> pd.DataFrame:
         f"{swatch(name)} {criterion_title(name)}": [cost_cell(cell) for cell in cells]
         for name, cells in costs.rows.items()
     }
-    rows["Dense"] = [f"{100 * dense:.1f}"] * len(costs.sparsities)
+    rows[f"{swatch(DENSE)} {title_of(DENSE)}"] = [f"{100 * dense:.1f}"] * len(costs.sparsities)
     return pd.DataFrame.from_dict(rows, orient="index", columns=[percent(one, 0) for one in costs.sparsities])
 
 
