@@ -248,7 +248,7 @@ def test_all_questions_are_used_where_there_are_fewer_than_asked(
     for page in ("pages/heads.py", "pages/prune.py"):
         at = opened(page, model=control.spec.model.id, task="tiny", n="600")
         assert not at.exception
-        assert at.selectbox(key="n").options == ["20"]
+        assert at.selectbox(key="n").options == ["all 20"]
         assert [one for one in saying(at, "600") if numbers(one) == {"600", "20"}]
     assert [one for one in saying(at, "20 items") if "-badge[" not in one]
 
