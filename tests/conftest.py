@@ -62,9 +62,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HOME"] = str(Path(scratch.name, "huggingface"))
     os.environ["CAP_VIZ_CACHE"] = str(Path(scratch.name, "cache"))
     os.environ["CAP_VIZ_LOG"] = str(Path(scratch.name, "cap_viz.log"))
-    if hasattr(config, "workerinput"):
+    if worker := getattr(config, "workerinput", None):
         Path(scratch.name, "cache").mkdir()
-        Path(scratch.name, "cache", "models").symlink_to(config.workerinput["models"])
+        Path(scratch.name, "cache", "models").symlink_to(worker["models"])
 
 
 @pytest.hookimpl(optionalhook=True)

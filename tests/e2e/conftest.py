@@ -1,7 +1,7 @@
 """A real server on a free port and a real browser.
 
-All tests of a session share one cache folder (converting the model takes 20 s) and one server; `start_server`
-gives a test a server of its own.
+All tests of a worker share one cache folder, one server and one browser; `start_server` gives a test a server of its
+own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -28,6 +29,8 @@ PATIENCE_MS = 60_000
 expect.set_options(timeout=PATIENCE_MS)
 # A layout that has not moved for so long has settled.
 STILL_MS = 400
+# Asking at every painted frame, as Playwright does by default, keeps the page painting frames.
+POLLING_MS = 50
 
 
 def free_port() -> int:
@@ -114,6 +117,16 @@ class Tab:
     page: Page
     errors: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        # The message of a failed request does not name its address, so addresses are taken from the responses.
+        self.page.on(
+            "console", lambda m: self.errors.append(m.text) if m.type == "error" and "404" not in m.text else None
+        )
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on(
+            "response", lambda r: self.errors.append(r.url) if r.status >= 400 and not tolerated(r.url) else None
+        )
+
     def goto(self, address: str) -> None:
         self.page.goto(address)
         self.page.locator("[data-testid=stMainBlockContainer] h1").first.wait_for(timeout=PATIENCE_MS)
@@ -125,9 +138,18 @@ class Tab:
         """
         settled = False
         while not settled:
-            self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+            self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS, polling=POLLING_MS)
             self.page.wait_for_timeout(STILL_MS)
             settled = bool(self.page.evaluate(SETTLED_NOW))
+
+    def use_theme(self, scheme: Literal["light", "dark"]) -> None:
+        self.page.emulate_media(color_scheme=scheme)
+        expect(self.page.locator(".stApp")).to_have_css("color-scheme", scheme)
+        self.settle()
+
+    def overhang(self) -> int:
+        """By how many pixels the page is wider than the window; 0 or less where it fits."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
     def cell(self, row: int, column: int, *, figure: int = 0) -> tuple[float, float]:
         """Where a cell of a heatmap is on the screen, once it stays there: a note above may still push it."""
@@ -152,32 +174,27 @@ CELL_PLACE = """([row, column, number]) => {
 OpenTab = Callable[..., Tab]
 
 
-@pytest.fixture
-def open_tab(browser: Browser) -> Iterator[OpenTab]:
-    """`open_tab(address, dark=False, size=(1280, 800))`: a tab with cookies and storage of its own."""
-    contexts = []
-
-    def open_one(address: str, *, dark: bool = False, size: tuple[int, int] = (1280, 800)) -> Tab:
-        context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
-        )
-        contexts.append(context)
+@contextmanager
+def opened_tab(
+    browser: Browser, address: str, *, dark: bool = False, size: tuple[int, int] = (1280, 800)
+) -> Iterator[Tab]:
+    """A tab with cookies and storage of its own, and without animations, which take a core where there is no GPU."""
+    with browser.new_context(
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",
+    ) as context:
         context.set_default_timeout(PATIENCE_MS)
         tab = Tab(context.new_page())
-        # The message of a failed request does not name its address, so addresses are taken from the responses.
-        tab.page.on(
-            "console", lambda m: tab.errors.append(m.text) if m.type == "error" and "404" not in m.text else None
-        )
-        tab.page.on("pageerror", lambda error: tab.errors.append(str(error)))
-        tab.page.on(
-            "response", lambda r: tab.errors.append(r.url) if r.status >= 400 and not tolerated(r.url) else None
-        )
         tab.goto(address)
-        return tab
+        yield tab
 
-    yield open_one
-    for context in contexts:
-        context.close()
+
+@pytest.fixture
+def open_tab(browser: Browser) -> Iterator[OpenTab]:
+    """`open_tab(address, dark=False, size=(1280, 800))`: see `opened_tab`."""
+    with ExitStack() as tabs:
+        yield lambda address, **options: tabs.enter_context(opened_tab(browser, address, **options))
 
 
 def tolerated(address: str) -> bool:

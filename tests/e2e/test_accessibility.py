@@ -6,12 +6,13 @@ Each page is opened once for all its tests.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.conftest import PATIENCE_MS, OpenTab, Tab
+from tests.e2e.conftest import PATIENCE_MS, OpenTab, Tab, opened_tab
 
 pytestmark = pytest.mark.e2e
 
@@ -106,32 +107,41 @@ WORDS = r"""() => {
   }
   return found;
 }"""
-# What shows where the focus is: styles of the focused element, what is around it, and its label's parts.
-LOOK = """async () => {
-  await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+# Whether the focused element looks the same without the focus. What can show it: styles of the element, of what is
+# around it, and of its label's parts. Null where there is nothing to compare.
+UNSEEN = """async () => {
+  const drawn = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+  // A table hands the focus on to a cell, whose ring it paints on a canvas.
+  await drawn();
+  if (document.activeElement === document.body) return null;
+  if (document.activeElement.closest('[data-testid^=glide-cell]')) return null;
   // A component keeps its stops in a shadow root.
-  const inner = document.activeElement.shadowRoot?.activeElement ?? document.activeElement;
-  const at = window.capVizStop ??= inner, around = [at];
-  while (around.length < 6 && around.at(-1).parentElement) around.push(around.at(-1).parentElement);
-  around.push(...(at.closest("label")?.querySelectorAll("*") ?? []));
-  return around.map(one => {
-    const {outline, boxShadow, borderColor, backgroundColor} = getComputedStyle(one);
-    return [outline, boxShadow, borderColor, backgroundColor].join();
-  }).join("|");
+  const at = document.activeElement.shadowRoot?.activeElement ?? document.activeElement;
+  const look = async () => {
+    await drawn();
+    const around = [at];
+    while (around.length < 6 && around.at(-1).parentElement) around.push(around.at(-1).parentElement);
+    around.push(...(at.closest("label")?.querySelectorAll("*") ?? []));
+    return around.map(one => {
+      const {outline, boxShadow, borderColor, backgroundColor} = getComputedStyle(one);
+      return [outline, boxShadow, borderColor, backgroundColor].join();
+    }).join("|");
+  };
+  const focused = await look();
+  at.blur();
+  const unseen = await look() === focused;
+  at.focus({focusVisible: true});
+  return unseen ? at.outerHTML.slice(0, 200) : null;
 }"""
 
 
 @pytest.fixture(scope="module", params=VIEWS, ids=lambda view: view.partition("?")[0] or "overview")
 def tab(request: pytest.FixtureRequest, browser: Browser, server: str) -> Iterator[Tab]:
     """A page at rest, for all tests of it in turn."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(PATIENCE_MS)
-    opened = Tab(context.new_page())
-    opened.goto(f"{server}/{request.param}")
-    opened.settle()
-    opened.page.evaluate(AXE_SCRIPT)
-    yield opened
-    context.close()
+    with opened_tab(browser, f"{server}/{request.param}") as opened:
+        opened.settle()
+        opened.page.evaluate(AXE_SCRIPT)
+        yield opened
 
 
 def view_of(tab: Tab) -> str:
@@ -152,10 +162,8 @@ def test_everything_has_a_name(tab: Tab) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_can_be_read(tab: Tab, scheme: str) -> None:
-    tab.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    expect(tab.page.locator(".stApp")).to_have_css("color-scheme", scheme)
-    tab.settle()
+def test_everything_can_be_read(tab: Tab, scheme: Literal["light", "dark"]) -> None:
+    tab.use_theme(scheme)
     assert tab.page.evaluate(SERIOUS) == []
     assert tab.page.evaluate(PALE_WORDS) == []
     assert tab.page.evaluate(PALE_MARKS) == []
@@ -200,17 +208,8 @@ def test_the_focus_can_be_seen(tab: Tab) -> None:
     unseen = []
     for _ in range(40):
         tab.page.keyboard.press("Tab")
-        tab.page.evaluate("() => { window.capVizStop = null; }")
-        if tab.page.evaluate("() => document.activeElement === document.body"):
-            continue  # Between the last and the first stop: the browser itself.
-        if tab.page.evaluate("() => !!document.activeElement.closest('[data-testid^=glide-cell]')"):
-            continue  # A table paints the ring of its cell on a canvas.
-        with_focus = tab.page.evaluate(LOOK)
-        tab.page.evaluate("() => window.capVizStop.blur()")
-        if tab.page.evaluate(LOOK) == with_focus:
-            unseen.append(tab.page.evaluate("() => window.capVizStop.outerHTML.slice(0, 200)"))
-        tab.page.evaluate("() => window.capVizStop.focus({focusVisible: true})")
-    assert unseen == []
+        unseen.append(tab.page.evaluate(UNSEEN))
+    assert [one for one in unseen if one] == []
 
 
 def test_a_key_hides_the_sidebar_and_brings_it_back(tab: Tab) -> None:

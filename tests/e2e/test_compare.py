@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.conftest import PATIENCE_MS, OpenTab
+from tests.e2e.conftest import PATIENCE_MS, OpenTab, Tab, opened_tab
 
 pytestmark = pytest.mark.e2e
 
@@ -23,19 +24,25 @@ def figure_box(page: Page) -> tuple[float, float]:
     return box["y"], box["y"] + box["height"]
 
 
-def test_the_answer_is_in_the_first_screen(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/compare?task=mini_science&n=600")
-    tab.settle()
-    top, _ = figure_box(tab.page)
+@pytest.fixture(scope="module")
+def shown(browser: Browser, server: str) -> Iterator[Tab]:
+    """The comparison on mini_science, for tests that leave it as it is."""
+    with opened_tab(browser, f"{server}/compare?task=mini_science&n=600") as tab:
+        tab.settle()
+        yield tab
+
+
+def test_the_answer_is_in_the_first_screen(shown: Tab) -> None:
+    top, _ = figure_box(shown.page)
     assert 0 < top < 800
-    strip = tab.page.get_by_test_id("stTable").first
+    strip = shown.page.get_by_test_id("stTable").first
     # As the README's table and `python -m studies --table ordering` print it, whatever the size chosen.
     expect(strip).to_contain_text("−9.7 points [−13.7, −5.9]", timeout=PATIENCE_MS)
     expect(strip).to_contain_text("−0.095 nats [−0.172, −0.017], p 0.014")
     box = strip.bounding_box()
     assert box is not None
     assert box["y"] + box["height"] <= 800
-    assert not tab.errors
+    assert not shown.errors
 
 
 def test_a_deep_link_restores_the_view_and_the_measure_is_in_the_url(server: str, open_tab: OpenTab) -> None:
@@ -51,10 +58,8 @@ def test_a_deep_link_restores_the_view_and_the_measure_is_in_the_url(server: str
     assert not tab.errors
 
 
-def test_files_can_be_downloaded(server: str, open_tab: OpenTab, tmp_path: Path) -> None:
-    tab = open_tab(f"{server}/compare?task=mini_science&n=600")
-    page = tab.page
-    tab.settle()
+def test_files_can_be_downloaded(shown: Tab, tmp_path: Path) -> None:
+    page = shown.page
     page.get_by_role("button", name="Share").click()
     saved: dict[str, Path] = {}
     for label in ("Table (CSV)", "Figure (HTML)"):
@@ -69,7 +74,8 @@ def test_files_can_be_downloaded(server: str, open_tab: OpenTab, tmp_path: Path)
     assert float(rows[0]["value"]) == pytest.approx(0.658, abs=1e-3)
     assert len([row for row in rows if row["against"]]) == 9
     assert "Plotly.newPlot" in saved["html"].read_text()
-    assert not tab.errors
+    page.keyboard.press("Escape")
+    assert not shown.errors
 
 
 def test_the_prune_page_opens_with_the_same_criteria(server: str, open_tab: OpenTab) -> None:
@@ -86,6 +92,5 @@ def test_nothing_is_wider_than_the_window(server: str, open_tab: OpenTab) -> Non
     for width in (1440, 800, 420):
         tab.page.set_viewport_size({"width": width, "height": 900})
         tab.settle()
-        widths = tab.page.evaluate("() => [document.documentElement.scrollWidth, window.innerWidth]")
-        assert widths[0] <= widths[1]
+        assert tab.overhang() <= 0, f"{width} px"
     assert not tab.errors

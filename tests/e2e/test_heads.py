@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from cap_viz.figures.head_grid import Grid
 from cap_viz.models.catalogue import DEFAULT_MODEL
@@ -17,7 +19,7 @@ from cap_viz.runs.run_queries import model_ref, score_runs
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import mean_with_ci
-from tests.e2e.conftest import PATIENCE_MS, OpenTab
+from tests.e2e.conftest import PATIENCE_MS, OpenTab, Tab, opened_tab
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -36,13 +38,41 @@ def test_heads_opens_by_deep_link_on_a_fresh_server(start_server: str, open_tab:
     assert tab.errors == []
 
 
-def test_a_click_on_a_cell_shows_that_head_and_goes_into_the_url(server: str, open_tab: OpenTab) -> None:
+@pytest.fixture(scope="module")
+def shown(browser: Browser, server: str) -> Iterator[Tab]:
+    """Heads of mini_science at rest, for tests that leave it as it is."""
+    with opened_tab(browser, f"{server}/heads?task=mini_science") as tab:
+        tab.settle()
+        yield tab
+
+
+def test_a_head_is_chosen_by_click_and_number_and_back_returns_to_the_one_before(
+    server: str, open_tab: OpenTab
+) -> None:
     tab = open_tab(f"{server}/heads?task=mini_science")
     tab.settle()
+    layer, head = (tab.page.get_by_role("spinbutton", name=name) for name in ("Layer", "Head"))
     cell(tab.page, 24, 6).click()
     expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page).to_have_url(re.compile("layer=24&head=6|head=6&layer=24"))
-    expect(tab.page.get_by_role("spinbutton", name="Layer")).to_have_value("24")
+    expect(layer).to_have_value("24")
+    cell(tab.page, 7, 2).click()
+    expect(tab.page.get_by_text("head 2 of layer 7")).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    # The boxes hold the head by then; what they hold goes with the next message.
+    expect(layer).to_have_value("7")
+    expect(head).to_have_value("2")
+    tab.page.go_back()
+    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
+    expect(cell(tab.page, 24, 6)).to_have_attribute("aria-selected", "true")
+    tab.settle()
+    layer.fill("3")
+    layer.press("Enter")
+    expect(tab.page.get_by_text("head 6 of layer 3")).to_be_visible(timeout=PATIENCE_MS)
+    tab.settle()
+    # The same cell as before.
+    cell(tab.page, 24, 6).click()
+    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
 
 
 def test_the_frame_moves_at_the_click_before_the_server_answers(server: str, open_tab: OpenTab) -> None:
@@ -74,19 +104,17 @@ def test_the_map_is_walked_and_chosen_from_by_keyboard(server: str, open_tab: Op
     assert focused(tab.page).startswith("Layer 28, head 8:")
 
 
-def test_a_cell_says_the_same_to_eyes_and_ears_as_the_library(server: str, open_tab: OpenTab) -> None:
+def test_a_cell_says_the_same_to_eyes_and_ears_as_the_library(shown: Tab) -> None:
     """The sentence is composed twice: in the browser for the map, in Python for exported figures."""
     store = Store()
     (run,) = [run for run in score_runs(store.runs(), model_ref(store, DEFAULT_MODEL), "mini_science") if is_usual(run)]
     estimate = mean_with_ci(load_scores(store, run).effects("nll"))
     grid = Grid.of(estimate, ends=ablation_words(run.spec).ends)
-    tab = open_tab(f"{server}/heads?task=mini_science")
-    tab.settle()
     for layer, head in ((1, 3), (7, 0), (24, 6), (29, 8)):
         said = grid.says(layer, head, "nats per token")
-        expect(cell(tab.page, layer, head)).to_have_attribute("aria-label", said)
-        cell(tab.page, layer, head).hover()
-        tip = tab.page.locator(".tip")
+        expect(cell(shown.page, layer, head)).to_have_attribute("aria-label", said)
+        cell(shown.page, layer, head).hover()
+        tip = shown.page.locator(".tip")
         expect(tip).to_be_visible()
         for part in said.replace(": ", ", ").split(", "):
             expect(tip).to_contain_text(part)
@@ -96,14 +124,13 @@ def is_usual(run: StoredRun[ScoreSpec]) -> bool:
     return run.spec.ablation == "zero" and len(run.spec.examples.ids) == 48
 
 
-def test_the_colours_follow_the_theme_without_a_rerun(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/heads?task=mini_science")
-    tab.settle()
+def test_the_colours_follow_the_theme_without_a_rerun(shown: Tab) -> None:
     colour = "element => getComputedStyle(element).color"
-    light = cell(tab.page, 2, 2).evaluate(colour)
-    tab.page.emulate_media(color_scheme="dark")
-    expect(tab.page.locator("body")).not_to_have_css("background-color", "rgb(255, 255, 255)")
-    assert cell(tab.page, 2, 2).evaluate(colour) != light
+    light = cell(shown.page, 2, 2).evaluate(colour)
+    shown.page.emulate_media(color_scheme="dark")
+    expect(shown.page.locator("body")).not_to_have_css("background-color", "rgb(255, 255, 255)")
+    assert cell(shown.page, 2, 2).evaluate(colour) != light
+    shown.use_theme("light")
 
 
 def test_the_words_of_the_colour_bar_do_not_overlap_on_a_phone(server: str, open_tab: OpenTab) -> None:
@@ -115,22 +142,6 @@ def test_the_words_of_the_colour_bar_do_not_overlap_on_a_phone(server: str, open
     for left, right in pairwise(boxes):
         assert left["right"] <= right["left"]
     assert boxes[-1]["right"] <= 390
-
-
-def test_back_returns_to_the_head_before(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/heads?task=mini_science")
-    tab.settle()
-    cell(tab.page, 24, 6).click()
-    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
-    cell(tab.page, 7, 2).click()
-    expect(tab.page.get_by_text("head 2 of layer 7")).to_be_visible(timeout=PATIENCE_MS)
-    tab.settle()
-    # The boxes hold the head by then; what they hold goes with the next message.
-    expect(tab.page.get_by_role("spinbutton", name="Layer")).to_have_value("7")
-    expect(tab.page.get_by_role("spinbutton", name="Head")).to_have_value("2")
-    tab.page.go_back()
-    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
-    expect(cell(tab.page, 24, 6)).to_have_attribute("aria-selected", "true")
 
 
 def test_the_shared_link_is_that_of_the_head_shown(server: str, open_tab: OpenTab) -> None:
@@ -162,24 +173,10 @@ def test_another_model_starts_with_its_own_top_head(server: str, open_tab: OpenT
     expect(tab.page.get_by_text("The link asks")).to_have_count(0)
 
 
-def test_number_inputs_select_a_head_and_the_same_cell_can_be_clicked_again(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/heads?task=mini_science")
-    tab.settle()
-    cell(tab.page, 24, 6).click()
-    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
-    layer = tab.page.get_by_role("spinbutton", name="Layer")
-    layer.fill("3")
-    layer.press("Enter")
-    expect(tab.page.get_by_text("head 6 of layer 3")).to_be_visible(timeout=PATIENCE_MS)
-    tab.settle()
-    cell(tab.page, 24, 6).click()
-    expect(tab.page.get_by_text("head 6 of layer 24")).to_be_visible(timeout=PATIENCE_MS)
-
-
 def test_a_live_run_shows_progress_and_stops_soon_after_cancel(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/heads?task=mini_science")
     tab.settle()
-    start_run(tab.page, n=2, seed=7)
+    start_run(tab, n=2, seed=7)
     expect(tab.page.get_by_text("Head scores, mini_science, exact, n = 2").first).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page.get_by_text("after 1 example").or_(tab.page.get_by_text("after 2 examples"))).to_be_visible(
         timeout=RUN_MS
@@ -199,7 +196,7 @@ def test_a_live_run_shows_progress_and_stops_soon_after_cancel(server: str, open
 def test_a_live_run_fills_the_grid_and_becomes_the_run_shown(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/heads?task=mini_science&layer=1&head=3")
     tab.settle()
-    start_run(tab.page, n=1, seed=3)
+    start_run(tab, n=1, seed=3)
     expect(tab.page.get_by_text("after 1 example").or_(tab.page.get_by_text("1 example: too few"))).to_be_visible(
         timeout=RUN_MS
     )
@@ -208,29 +205,35 @@ def test_a_live_run_fills_the_grid_and_becomes_the_run_shown(server: str, open_t
     expect(tab.page.get_by_text("live", exact=True)).to_be_visible()
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 800), (1720, 1000), (420, 900)], ids=["laptop", "desktop", "phone"])
+@pytest.mark.parametrize("device", ["laptop", "phone"])
 @pytest.mark.parametrize(
-    "path", ["/", "/heads?layer=1&head=3", "/heads?view=specificity"], ids=["overview", "heads", "specificity"]
+    "path",
+    ["/", "/heads?layer=1&head=3", "/heads?view=specificity", "/prune"],
+    ids=["overview", "heads", "specificity", "prune"],
 )
 def test_pages_paint_without_errors(
-    server: str, open_tab: OpenTab, path: str, size: tuple[int, int], dark: bool
+    server: str, open_tab: OpenTab, path: str, device: Literal["laptop", "phone"]
 ) -> None:
-    tab = open_tab(f"{server}{path}", dark=dark, size=size)
+    """Opened in either theme, then in the other, and on a laptop in a larger window."""
+    opened: Literal["light", "dark"] = "light" if device == "laptop" else "dark"
+    sizes = {"laptop": [(1280, 800), (1720, 1000)], "phone": [(420, 900)]}[device]
+    tab = open_tab(f"{server}{path}", dark=opened == "dark", size=sizes[0])
     tab.settle()
+    assert tab.overhang() <= 0
+    tab.use_theme("dark" if opened == "light" else "light")
+    for width, height in sizes:
+        tab.page.set_viewport_size({"width": width, "height": height})
+        tab.settle()
+        assert tab.overhang() <= 0, f"{width} px"
     assert tab.page.locator("[data-testid=stException]").count() == 0
     assert tab.errors == []
-    # Nothing may be wider than the screen.
-    assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_the_main_figure_is_in_the_first_screen(server: str, open_tab: OpenTab) -> None:
-    tab = open_tab(f"{server}/heads?task=mini_science")
-    tab.settle()
-    expect(cell(tab.page, 29, 0)).to_be_in_viewport(timeout=PATIENCE_MS)
+def test_the_main_figure_is_in_the_first_screen(shown: Tab) -> None:
+    expect(cell(shown.page, 29, 0)).to_be_in_viewport(timeout=PATIENCE_MS)
     # The example and the switch of its reading stand beside the map.
-    expect(tab.page.get_by_text("Read with the model")).to_be_in_viewport()
-    expect(tab.page.get_by_role("table").last).to_be_in_viewport(ratio=0.9)
+    expect(shown.page.get_by_text("Read with the model")).to_be_in_viewport()
+    expect(shown.page.get_by_role("table").last).to_be_in_viewport(ratio=0.9)
 
 
 def test_the_view_is_in_the_link_and_can_be_switched(server: str, open_tab: OpenTab) -> None:
@@ -282,11 +285,11 @@ FOCUSED = """() => {
 }"""
 
 
-def start_run(page: Page, n: int, seed: int) -> None:
-    page.get_by_role("button", name="New run").click()
+def start_run(tab: Tab, n: int, seed: int) -> None:
+    tab.page.get_by_role("button", name="New run").click()
     for label, value in (("Examples", n), ("Seed of the draw", seed)):
-        field = page.get_by_role("spinbutton", name=label)
+        field = tab.page.get_by_role("spinbutton", name=label)
         field.fill(str(value))
         field.press("Tab")
-    page.wait_for_timeout(1000)
-    page.get_by_role("button", name="Start", exact=True).click()
+    tab.settle()
+    tab.page.get_by_role("button", name="Start", exact=True).click()

@@ -99,18 +99,21 @@ def test_two_quick_steps_back_are_two_steps(server: str, open_tab: OpenTab) -> N
     assert tab.errors == []
 
 
-@pytest.mark.parametrize("step", [1, 2, 4, 7])
-def test_projector_mode_has_large_type_and_no_sidebar(server: str, open_tab: OpenTab, step: int) -> None:
-    tab = open_tab(f"{server}/learn?model=toy-reasoner&step={step}&guesses={step}b")
+def test_projector_mode_has_large_type_and_no_sidebar(server: str, open_tab: OpenTab) -> None:
+    guesses = "".join(f"{number}b" for number in range(1, len(STEPS) + 1))
+    tab = open_tab(f"{server}/learn?model=toy-reasoner&guesses={guesses}")
     ready(tab)
     sidebar = tab.page.get_by_test_id("stSidebar")
     expect(sidebar).to_be_visible()
     tab.page.keyboard.press("p")
     expect(sidebar).to_be_hidden(timeout=PATIENCE_MS)
     expect(tab.page).to_have_url(re.compile("projector=true"))
-    tab.settle()
-    assert tab.page.evaluate(SMALL_TEXTS) == []
-    assert tab.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    for number in range(1, len(STEPS) + 1):
+        expect(tab.page.get_by_text(title(number))).to_be_visible(timeout=PATIENCE_MS)
+        ready(tab)
+        assert tab.page.evaluate(SMALL_TEXTS) == [], title(number)
+        assert tab.overhang() <= 0, title(number)
+        tab.page.keyboard.press("ArrowRight")
     tab.page.keyboard.press("p")
     expect(sidebar).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page).not_to_have_url(re.compile("projector"))

@@ -44,7 +44,7 @@ def test_a_job_its_killed_server_left_behind_is_resumed(tmp_path: Path, open_tab
     with server_process(tmp_path / "cache", port) as (address, process):
         tab = open_tab(f"{address}/heads?{TOY}")
         tab.settle()
-        start_run(tab.page, n=MANY, seed=5)
+        start_run(tab, n=MANY, seed=5)
         expect(tab.page.get_by_text(re.compile(r"after \d+ examples\."))).to_be_visible(timeout=PATIENCE_MS)
         process.kill()
         process.wait()
@@ -63,7 +63,7 @@ def test_a_job_its_killed_server_left_behind_is_resumed(tmp_path: Path, open_tab
 def test_a_job_cancelled_in_another_tab_is_said_to_be_cancelled(start_server: str, open_tab: OpenTab) -> None:
     first = open_tab(f"{start_server}/heads?{TOY}")
     first.settle()
-    start_run(first.page, n=MANY, seed=6)
+    start_run(first, n=MANY, seed=6)
     expect(first.page.get_by_role("button", name="Cancel")).to_be_visible(timeout=PATIENCE_MS)
     other = open_tab(f"{start_server}/runs?{TOY}")
     other.page.get_by_role("button", name="Cancel").click()
