@@ -104,7 +104,7 @@ class DirectBlock:
 
     def written(
         self, change: Float[Tensor, "row query head d_head"], heads: range | None
-    ) -> tuple[Float[Tensor, "head place d_head"], Float[Tensor, "head d_head d_model"]]:
+    ) -> tuple[Float[Tensor, "ablated place d_head"], Float[Tensor, "ablated d_head d_model"]]:
         """Factors of what a change of each head's z (of all, or a range) adds to the residual stream."""
         part = slice(None) if heads is None else slice(heads.start, heads.stop)
         output = self.o.weight.view(-1, *change.shape[2:])
