@@ -73,6 +73,7 @@ def test_an_upload_becomes_a_task_and_is_forgotten_again(start_server: str, open
     page.get_by_role("button", name="Score its heads").click()
     expect(page.get_by_role("heading", name="Heads", exact=True)).to_be_visible(timeout=PATIENCE_MS)
     expect(page).to_have_url(re.compile("task=riddles"))
+    tab.settle()
     page.go_back()
     expect(banner).to_be_visible(timeout=PATIENCE_MS)
     tab.settle()
