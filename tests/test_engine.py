@@ -45,7 +45,8 @@ def slow_effects(model: ReasoningModel, n: int, value: Tensor) -> np.ndarray:
                     return z
 
                 with torch.inference_mode():
-                    result[layer, head, i] = option_logliks(model, batch, [(f"blocks.{layer}.attn.hook_z", overwrite)])
+                    found = option_logliks(model, batch, [(f"blocks.{layer}.attn.hook_z", overwrite)])
+                result[layer, head, i] = found.numpy()
     return result
 
 

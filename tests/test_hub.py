@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
@@ -22,11 +22,13 @@ from cap_viz.tasks import TASKS, Task, arc, load_task, strategyqa
 from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.tasks.sources import PublicData
 
+# The hub's client: httpx2, or httpx before huggingface_hub 2.
+httpx: Any = import_module(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def answer(status: int) -> httpx2.Response:
-    return httpx2.Response(status, request=httpx2.Request("GET", "https://hub.test/"))
+def answer(status: int) -> Any:
+    return httpx.Response(status, request=httpx.Request("GET", "https://hub.test/"))
 
 
 @pytest.fixture
@@ -74,9 +76,9 @@ FAILURES = [
     (errors.HfHubHTTPError("m", response=answer(401)), CapVizError, r"{id} .*\b401\b.*\bHF_TOKEN\b"),
     (errors.HfHubHTTPError("m", response=answer(503)), CapVizError, r"{id} .*\b503\b.*\btry again\b"),
     (errors.OfflineModeIsEnabled("m"), CapVizError, r"{id} .*\bunset HF_HUB_OFFLINE\b"),
-    (httpx2.ConnectError("m"), CapVizError, UNREACHABLE),
-    (httpx2.ReadTimeout("m"), CapVizError, UNREACHABLE),
-    (httpx2.ProxyError("m"), CapVizError, UNREACHABLE),
+    (httpx.ConnectError("m"), CapVizError, UNREACHABLE),
+    (httpx.ReadTimeout("m"), CapVizError, UNREACHABLE),
+    (httpx.ProxyError("m"), CapVizError, UNREACHABLE),
     (ConnectionResetError("m"), CapVizError, UNREACHABLE),
     (errors.XetDownloadError("m"), CapVizError, UNREACHABLE),
     (OSError(28, "No space left on device"), CapVizError, r"{id} .*\bcache\b.*No space left"),

@@ -120,12 +120,23 @@ def attention_products(query: list[int], key: list[int], *_: object, **__: objec
     return 2 * 2 * rows * heads * queries * key[2] * d_head
 
 
+def summed_product(left: list[int], right: list[int], *_: object, **__: object) -> int:
+    """Operations of `bmm`, but for one that sums nothing: older transformers make the angles of positions by one."""
+    rows, n, inner = left
+    return 2 * rows * n * inner * right[2] if inner > 1 else 0
+
+
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def counting() -> FlopCounterMode:
     return FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.addmm_: added_product, FUSED: attention_products}
+        display=False,
+        custom_mapping={
+            torch.ops.aten.addmm_: added_product,
+            torch.ops.aten.bmm: summed_product,
+            FUSED: attention_products,
+        },
     )
 
 

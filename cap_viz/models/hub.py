@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.settings import limit_hub_waiting
@@ -64,7 +64,6 @@ def hub_snapshot(
 @contextmanager
 def hub_errors_explained(kind: RepoType, repository: str, revision: str | None, instead: str) -> Iterator[None]:
     """Turn errors of the hub, the network and the disk into `CapVizError`s of one sentence; others pass."""
-    from httpx2 import HTTPError
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -75,6 +74,8 @@ def hub_errors_explained(kind: RepoType, repository: str, revision: str | None, 
         XetDownloadError,
     )
 
+    # That of the hub's client: httpx2, or httpx before huggingface_hub 2.
+    http_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])
     try:
         yield
     except GatedRepoError as error:
@@ -93,7 +94,7 @@ def hub_errors_explained(kind: RepoType, repository: str, revision: str | None, 
         raise CapVizError(
             f"The hub refused to deliver {repository} (HTTP status {status}); {what}, or {instead}."
         ) from error
-    except (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError, XetDownloadError) as error:
+    except (http_error, ConnectionError, TimeoutError, LocalEntryNotFoundError, XetDownloadError) as error:
         offline = ", or unset HF_HUB_OFFLINE" if isinstance(error, OfflineModeIsEnabled) else ""
         raise CapVizError(
             f"{repository} is not on this machine and the model hub cannot be reached; {instead}{offline}."
