@@ -41,17 +41,20 @@ BARS = {
 # The system counts computing time in steps of 10 ms.
 RERUNS = 20
 LAYERS, HEADS = 30, 9
-# From the key "r" (Streamlit's rerun) to the end of the script, as the page itself sees it.
-SCRIPT_RUN = """() => new Promise(resolve => {
+# Armed before the key "r" (Streamlit's rerun): from the start of the script to its end, as the page itself sees it.
+ARM_RUN = """() => {
   const app = document.querySelector('[data-test-script-state]');
-  let started = 0;
+  let started = null;
+  window.capVizRun = null;
   new MutationObserver((_, watcher) => {
     const state = app.getAttribute('data-test-script-state');
-    if (state === 'running' && !started) started = performance.now();
-    if (state === 'notRunning' && started) { watcher.disconnect(); resolve(performance.now() - started); }
+    if (state === 'running' && started === null) started = performance.now();
+    if (state === 'notRunning' && started !== null) {
+      watcher.disconnect();
+      window.capVizRun = performance.now() - started;
+    }
   }).observe(app, {attributes: true, attributeFilter: ['data-test-script-state']});
-  document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'r', code: 'KeyR', keyCode: 82, bubbles: true}));
-})"""
+}"""
 SHIFT = """() => new Promise(resolve => {
   new PerformanceObserver((list, watcher) => {
     watcher.disconnect();
@@ -105,7 +108,7 @@ def measured(browser: Browser, address: str, view: str, process: psutil.Process)
     shift = float(page.evaluate(SHIFT))
     times, before = [], computing(process)
     for _ in range(RERUNS):
-        times.append(float(page.evaluate(SCRIPT_RUN)))
+        times.append(script_ms(page))
         page.wait_for_timeout(100)
     spent = computing(process) - before
     page.context.close()
@@ -115,6 +118,13 @@ def measured(browser: Browser, address: str, view: str, process: psutil.Process)
         "server_cpu_ms": round(1000 * spent / RERUNS),
         "layout_shift": round(shift, 3),
     }
+
+
+def script_ms(page: Page) -> float:
+    page.evaluate(ARM_RUN)
+    page.keyboard.press("r")
+    page.wait_for_function("() => window.capVizRun !== null", timeout=PATIENCE_MS)
+    return float(page.evaluate("() => window.capVizRun"))
 
 
 def computing(process: psutil.Process) -> float:
