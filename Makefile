@@ -10,6 +10,9 @@ PY := .venv/bin/python
 APP := .venv/.installed-app
 DEV := .venv/.installed-dev
 
+# A process of the tests for each core.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-model test-ray e2e long fuzz harness audit package lowest docs lint check fix runs clean
 
@@ -22,16 +25,16 @@ run: $(APP) ## install what is missing and start the dashboard on http://127.0.0
 	@$(PY) -m cap_viz serve --host $(HOST) --port $(PORT) --allow "$(ALLOW)"
 
 test: $(DEV) ## the default tests: no network, no model
-	@$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+	@$(PY) -m pytest $(WORKERS) $(ARGS)
 
 test-model: $(DEV) ## the tests on the real model (SmolLM2)
-	@$(PY) -m pytest -m "model and not long" $(ARGS)
+	@$(PY) -m pytest -m "model and not long" $(WORKERS) $(ARGS)
 
 test-ray: $(DEV) ## the tests on a Ray cluster of two workers, started on this machine
 	@$(PY) -m pytest -m ray $(ARGS)
 
 e2e: $(DEV) ## the tests in a real browser (needs Chromium)
-	@$(PY) -m pytest -m "e2e and not long" $(ARGS)
+	@$(PY) -m pytest -m "e2e and not long" $(WORKERS) $(ARGS)
 
 long: $(DEV) fuzz ## the tests that take many minutes, kills, and our model type beside lm-eval's own
 	@$(PY) -m pytest -m long $(ARGS)
