@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from cap_viz.attribution.estimators import score_heads
     from cap_viz.attribution.exact import direct_effects, score_blocks
     from cap_viz.attribution.hybrid import HybridScores
-    from cap_viz.attribution.joint_ablation import hooks, joint_effects
+    from cap_viz.attribution.joint_ablation import hooks, joint_effects, pair_effects
     from cap_viz.attribution.joint_scores import JointScores
+    from cap_viz.attribution.pair_scores import PairScores
     from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
     from cap_viz.evaluation.choice import evaluate
     from cap_viz.evaluation.comparison import EvalComparison as Comparison
@@ -60,6 +61,7 @@ HOMES = {
     "GradientEffects": "cap_viz.attribution.results.GradientEffects",
     "HybridScores": "cap_viz.attribution.hybrid.HybridScores",
     "JointScores": "cap_viz.attribution.joint_scores.JointScores",
+    "PairScores": "cap_viz.attribution.pair_scores.PairScores",
     "BlockScores": "cap_viz.attribution.results.BlockScores",
     "DirectScores": "cap_viz.attribution.results.DirectScores",
     "EffectSplit": "cap_viz.attribution.effect_split.EffectSplit",
@@ -77,6 +79,7 @@ HOMES = {
     "direct_effects": "cap_viz.attribution.exact.direct_effects",
     "split_effects": "cap_viz.attribution.effect_split.split_effects",
     "joint_effects": "cap_viz.attribution.joint_ablation.joint_effects",
+    "pair_effects": "cap_viz.attribution.joint_ablation.pair_effects",
     "hooks": "cap_viz.attribution.joint_ablation.hooks",
     "prune_mask": "cap_viz.pruning.prune_mask",
     "evaluate": "cap_viz.evaluation.choice.evaluate",
@@ -101,6 +104,7 @@ __all__ = [
     "JointScores",
     "Mask",
     "Model",
+    "PairScores",
     "Store",
     "SweepResult",
     "Task",
@@ -115,6 +119,7 @@ __all__ = [
     "load",
     "load_model",
     "load_task",
+    "pair_effects",
     "prune_mask",
     "runs",
     "score_blocks",

@@ -26,6 +26,7 @@ from cap_viz.runs.spec import (
     EvalSpec,
     JointSpec,
     MaskSpec,
+    PairSpec,
     ProfileSpec,
     RoleSpec,
     RunSpec,
@@ -49,6 +50,7 @@ REFERENCE = replace(CALIBRATION, ids=("d",), seed=3)
 SCORES = ScoreSpec(model=MODEL, examples=CALIBRATION)
 MASK = MaskSpec(criterion="wanda", sparsity=0.5)
 JOINT = JointSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
+PAIRS = PairSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
 SCORE_OPTIONS: dict[str, Any] = {
     "estimator": "gradient",
     "ablation": "mean",
@@ -79,6 +81,7 @@ def generated() -> dict[str, RunSpec]:
         **with_options("score", SCORES, SCORE_OPTIONS),
         **with_options("eval", dense, {"protocol": "perplexity-1024"}),
         **with_options("joint", JOINT, JOINT_OPTIONS),
+        **with_options("pairs", PAIRS, {"ablation": "mean", "reference": REFERENCE}),
         "roles": roles,
     }
     for name, mask in with_options("mask", MASK, MASK_OPTIONS).items():
@@ -89,7 +92,8 @@ def generated() -> dict[str, RunSpec]:
     for name, scores in few_options("score", SCORES, SCORE_OPTIONS):
         mask = replace(MASK, criterion="cap", scores=scores)
         specs[f"eval, mask scores, {name}"] = replace(dense, mask=mask)
-    for name, other in {"score": SCORES, "eval": dense, "profile": profile, "roles": roles, "joint": JOINT}.items():
+    plain = {"score": SCORES, "eval": dense, "profile": profile, "roles": roles, "joint": JOINT, "pairs": PAIRS}
+    for name, other in plain.items():
         specs[f"{name}, dtype"] = replace(other, model=replace(MODEL, dtype="bfloat16"))
         specs[f"{name}, other model"] = replace(other, model=ModelRef(id="toy", fingerprint="fedcba9876543210"))
         specs[f"{name}, windows"] = replace(other, examples=WINDOWS)
@@ -100,6 +104,7 @@ def generated() -> dict[str, RunSpec]:
     for sparsity in (0, 1, 1.0, 0.1, 0.1 + 0.2, 1e-5):
         specs[f"eval, sparsity {sparsity!r}"] = replace(dense, mask=replace(MASK, sparsity=sparsity))
     specs["joint, no heads"] = replace(JOINT, heads=())
+    specs["pairs, other heads"] = replace(PAIRS, heads=((3, 2), (0, 0), (1, 1)))
     return specs
 
 

@@ -74,6 +74,7 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
             [[(0, 1), (2, 3)], [(1, 0)], [(0, head) for head in range(4)] + [(1, 2)]],
             progress=False,
         ),
+        "PairScores": cv.pair_effects(model, examples[:6], [(0, 1), (2, 3), (1, 0)], progress=False),
         "Mask": mask,
         "EvalReport": dense,
         "texts": cv.evaluate(model, texts, progress=False),

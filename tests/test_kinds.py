@@ -17,7 +17,7 @@ from cap_viz.progress import Progress, finish
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds import KINDS, describe, numbers_of
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind
-from cap_viz.runs.kinds.joint import load_joint
+from cap_viz.runs.kinds.joint import load_joint, load_pairs
 from cap_viz.runs.kinds.scores import load_blocks, load_gradient, load_scores
 from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.spec import SPECS, EvalSpec, RunSpec, ScoreSpec, spec_dict, spec_from_dict
@@ -81,7 +81,13 @@ def test_a_reader_names_the_kind_of_run_it_needs(tiny_model: ReasoningModel, tin
     (found,) = store.runs()
     assert runs_of([found], EvalSpec) == [found]
     assert runs_of([found], ScoreSpec) == []
-    for load, kind in ((load_scores, "score"), (load_blocks, "score"), (load_gradient, "score"), (load_joint, "joint")):
+    for load, kind in (
+        (load_scores, "score"),
+        (load_blocks, "score"),
+        (load_gradient, "score"),
+        (load_joint, "joint"),
+        (load_pairs, "pairs"),
+    ):
         with pytest.raises(UsageError, match=f"^Run {found.key} is of kind eval; this needs one of kind {kind}.$"):
             load(store, found)
 

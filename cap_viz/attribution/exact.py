@@ -111,7 +111,7 @@ class ScorePlan:
 
     def n_parts(self, n_heads: int) -> int:
         """Number of parts ablated in turn in each layer."""
-        return len(BLOCK_PARTS) if self.parts == "blocks" else n_heads
+        return versions_of(self.parts, n_heads)
 
     def work(self, batch: int, layer: int, n_layers: int) -> int:
         members = self.batches.batches[batch]
@@ -142,8 +142,7 @@ def make_score_plan(
     choose("part of the model", parts, PARTS)
     encoded = encode_all(model, examples)
     if batches is None:
-        versions = len(BLOCK_PARTS) if parts == "blocks" else model.shape.n_heads
-        budget = max(1, tokens_at_once(TOKENS_PER_FORWARD, model) // versions)
+        budget = max(1, tokens_at_once(TOKENS_PER_FORWARD, model) // versions_of(parts, model.shape.n_heads))
         lengths = [example.row_length for example in encoded]
         packed = packing_is_valid(model, encoded)
         check_replay(model, encoded, packed=packed)
@@ -162,6 +161,11 @@ def make_score_plan(
         reference=reference_of(model, examples, encoded, batches, ablation, reference, seed),
         parts=parts,
     )
+
+
+def versions_of(parts: str, n_heads: int) -> int:
+    """Number of versions of an example that are run side by side in a layer, one per part; sets choose theirs."""
+    return {"blocks": len(BLOCK_PARTS), "sets": 1}.get(parts, n_heads)
 
 
 def reference_of(

@@ -1,26 +1,29 @@
-"""Joint ablation of sets of heads: the measurements behind `stats.joint_effect`.
+"""Joint ablation of sets of heads: the measurements behind `stats/joint.py` and `attribution/pair_scores.py`.
 
-`joint_steps` yields one block per batch and set; `joint_effects` collects them for notebooks.
+Sets that begin in the same layer run together from there on (`attribution/forward/replay.py`). `set_steps` yields one
+block per batch and group of sets; `joint_effects` and `pair_effects` collect them for notebooks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
-from cap_viz.attribution.exact import TOKENS_PER_FORWARD, ScorePlan, encode_all, make_score_plan, replacing
-from cap_viz.attribution.forward.dense_pass import option_logliks
-from cap_viz.attribution.forward.patching import Hook, heads_site, set_hooks
-from cap_viz.attribution.forward.shortcut_checks import batch_of, checked, packing_is_valid
+from cap_viz.attribution.exact import Replacements, ScorePlan, make_score_plan, replacements
+from cap_viz.attribution.forward.dense_pass import dense_pass, read_logliks
+from cap_viz.attribution.forward.patching import Hook
+from cap_viz.attribution.forward.replay import block_runner
+from cap_viz.attribution.forward.shortcut_checks import batch_of, checked
 from cap_viz.attribution.joint_scores import JointScores
+from cap_viz.attribution.pair_scores import PairScores, sets_of_pairs
+from cap_viz.attribution.results import Ablation
 from cap_viz.errors import UsageError
-from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ModelShape, ReasoningModel
 from cap_viz.progress import Progress, Steps, finish_with_bar
 from cap_viz.stats.joint import Head, HeadSet
@@ -28,45 +31,96 @@ from cap_viz.tasks.base import Example
 
 
 @dataclass(frozen=True)
-class JointBlock:
-    """Log-likelihoods of one batch with the heads of set number `number` removed."""
+class SetBlock:
+    """Log-likelihoods of one batch with some of the sets removed in turn; `sets` are their numbers.
+
+    `work` is the block's portion of `set_work`, in blocks x tokens; `last` marks the last block of the batch.
+    """
 
     batch: int
-    number: int
-    logliks: Float[np.ndarray, "example option"]
+    sets: tuple[int, ...]
+    logliks: Float[np.ndarray, "set example option"]
+    work: float
+    last: bool
 
 
-def make_joint_plan(
+def first_layer(heads: HeadSet) -> int:
+    return min(heads)[0]
+
+
+def set_work(plan: ScorePlan, batch: int, sets: Sequence[HeadSet], n_layers: int) -> float:
+    """Return the work in a batch, in blocks x tokens: each set runs from its first layer on."""
+    members = plan.batches.batches[batch]
+    n_tokens = len(members) * max(plan.encoded[i].row_length for i in members)
+    return float(n_tokens * sum(n_layers - (first_layer(heads) if heads else 0) for heads in sets))
+
+
+def set_groups(sets: Sequence[HeadSet], n_tokens: int, most: int) -> list[tuple[int, ...]]:
+    """Return the numbers of the sets that are ablated at once: of one first layer, and `most` tokens or one set."""
+    removed = sorted((number for number, heads in enumerate(sets) if heads), key=lambda one: first_layer(sets[one]))
+    size, groups = max(1, most // n_tokens), []
+    for _, alike in groupby(removed, key=lambda one: first_layer(sets[one])):
+        numbers = tuple(alike)
+        groups += [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    return groups
+
+
+def set_steps(
     model: ReasoningModel,
-    examples: Sequence[Example],
+    plan: ScorePlan,
+    sets: Sequence[HeadSet],
     *,
-    ablation: str = "zero",
-    reference: Sequence[Example] | None = None,
-    seed: int = 0,
-    batches: BatchPlan | None = None,
-) -> ScorePlan:
-    """Encode the examples and fix the batches. Raises `UsageError` for no examples or an unknown ablation."""
-    if batches is None:
-        encoded = encode_all(model, examples)
-        lengths = [example.row_length for example in encoded]
-        batches = BatchPlan(
-            plan_batches(lengths, tokens_at_once(TOKENS_PER_FORWARD, model)),
-            packed=packing_is_valid(model, encoded),
-        )
-    return make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, batches=batches)
+    only: Iterable[int] | None = None,
+    replaced: Replacements | None = None,
+) -> Generator[SetBlock, None, None]:
+    """Yield the log-likelihoods with each set removed, batch by batch.
 
-
-def joint_steps(model: ReasoningModel, plan: ScorePlan, sets: Sequence[HeadSet]) -> Generator[JointBlock, None, None]:
-    """Yield one block per batch and set. The lease is held within a step only."""
+    One of the sets is empty and stands for the dense model; the plan is one of `parts="sets"`. The lease is held within
+    a step only. Raises `UsageError` for a head the model does not have or that a set lists twice.
+    """
     check_sets(sets, model.shape)
-    value_of = replacing(model, plan, heads_site(model.shape))
-    for batch_number, members in enumerate(plan.batches.batches):
+    values_of, n_layers = (replaced or replacements(model, plan)).z, model.shape.n_layers
+    runner = block_runner(model, direct=plan.batches.direct)
+    empty = sets.index(())
+    for number in plan.batches.numbers(only):
+        members = plan.batches.batches[number]
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
-        value = value_of(members)
-        for number, heads in enumerate(sets):
+        values = values_of(members)
+        n_tokens = batch.tokens.numel()
+        groups = set_groups(sets, n_tokens, plan.batches.most_tokens or n_tokens)
+        with model.lease, torch.inference_mode():
+            dense = dense_pass(model, batch)
+            logliks = checked(model, batch, read_logliks(model, batch, dense.final[:, None])[0])
+        yield SetBlock(number, (empty,), logliks[None], n_tokens * n_layers, not groups)
+        for group in groups:
+            chosen = [sets[one] for one in group]
             with model.lease, torch.inference_mode():
-                logliks = checked(model, batch, option_logliks(model, batch, set_hooks(heads, value)))
-            yield JointBlock(batch=batch_number, number=number, logliks=logliks)
+                logliks = checked(model, batch, runner.ablate_sets(batch, dense, chosen, values))
+            work = n_tokens * (n_layers - first_layer(chosen[0])) * len(group)
+            yield SetBlock(number, group, logliks, work, group == groups[-1])
+
+
+class SetArrays:
+    """Log-likelihoods of all sets, assembled from blocks; NaN where no block has arrived yet."""
+
+    def __init__(self, plan: ScorePlan, sets: tuple[HeadSet, ...]) -> None:
+        self.plan, self.sets = plan, sets
+        self.ablated = np.full((len(sets), *plan.questions.tokens.shape), np.nan, dtype=np.float32)
+
+    def add(self, block: SetBlock) -> None:
+        members = self.plan.batches.batches[block.batch]
+        self.ablated[np.ix_(block.sets, members, range(block.logliks.shape[-1]))] = block.logliks
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        """Return the part of the arrays that belongs to one batch."""
+        return {"ablated": self.ablated[:, list(self.plan.batches.batches[number])]}
+
+    def restore(self, number: int, content: dict[str, np.ndarray]) -> None:
+        """Put the content of one batch back: the inverse of `batch`."""
+        self.ablated[:, list(self.plan.batches.batches[number])] = content["ablated"]
+
+    def result(self) -> JointScores:
+        return JointScores(questions=self.plan.questions, sets=self.sets, ablated=self.ablated.copy())
 
 
 def joint_effects(
@@ -74,7 +128,7 @@ def joint_effects(
     examples: Sequence[Example],
     sets: Sequence[Sequence[Head]],
     *,
-    ablation: str = "zero",
+    ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -85,25 +139,37 @@ def joint_effects(
     model does not have, a head listed twice in a set, no examples or an unknown ablation.
     """
     plain = (tuple((int(layer), int(head)) for layer, head in heads) for heads in sets)
-    plan = make_joint_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
-    return finish_with_bar(joint_score_steps(model, plan, tuple(dict.fromkeys([(), *plain]))), progress)
+    plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="sets")
+    return finish_with_bar(collected(model, plan, tuple(dict.fromkeys([(), *plain]))), progress)
 
 
-def joint_score_steps(model: ReasoningModel, plan: ScorePlan, sets: tuple[HeadSet, ...]) -> Steps[JointScores]:
-    """Ablate every set on every example; progress after each set of a batch."""
-    blocks, total = [], len(plan.batches.batches) * len(sets)
-    for block in joint_steps(model, plan, sets):
-        blocks.append(block)
-        yield Progress(len(blocks), total, "heads removed together")
-    return collected(plan, sets, blocks)
+def pair_effects(
+    model: ReasoningModel,
+    examples: Sequence[Example],
+    heads: Sequence[Head],
+    *,
+    ablation: Ablation = "zero",
+    reference: Sequence[Example] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> PairScores:
+    """Ablate each of the heads, (layer, head), alone and each pair of them together.
+
+    Arguments and errors are those of `joint_effects`; raises `UsageError` for fewer than two heads as well.
+    """
+    sets = sets_of_pairs(tuple((int(layer), int(head)) for layer, head in heads))
+    plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="sets")
+    return PairScores(finish_with_bar(collected(model, plan, sets), progress))
 
 
-def collected(plan: ScorePlan, sets: tuple[HeadSet, ...], blocks: Iterable[JointBlock]) -> JointScores:
-    ablated = np.full((len(sets), *plan.questions.tokens.shape), np.nan, dtype=np.float32)
-    for block in blocks:
-        members = list(plan.batches.batches[block.batch])
-        ablated[block.number, members, : block.logliks.shape[1]] = block.logliks
-    return JointScores(questions=plan.questions, sets=sets, ablated=ablated)
+def collected(model: ReasoningModel, plan: ScorePlan, sets: tuple[HeadSet, ...]) -> Steps[JointScores]:
+    arrays, n_layers = SetArrays(plan, sets), model.shape.n_layers
+    done, total = 0.0, sum(set_work(plan, batch, sets, n_layers) for batch in plan.batches.numbers())
+    for block in set_steps(model, plan, sets):
+        arrays.add(block)
+        done += block.work
+        yield Progress(done, total, "heads removed together")
+    return arrays.result()
 
 
 def check_sets(sets: Sequence[HeadSet], shape: ModelShape) -> None:

@@ -107,7 +107,7 @@ def questions_of(examples: Sequence[Example], answer_lengths: Sequence[Sequence[
 # the other, and the parts of one layer in the order of `BlockScores`.
 Ablation = Literal["zero", "mean", "resample"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
-PARTS = ("heads", "blocks", "writes")
+PARTS = ("heads", "blocks", "writes", "sets")
 BLOCK_PARTS = ("attention", "mlp")
 # Types of the columns that index a table's values.
 INDEX_TYPES = {name: np.int16 for name in ("layer", "head", "part", "set", "option")} | {

@@ -22,6 +22,7 @@ from cap_viz.cli import (
     direct,
     evaluations,
     harness,
+    pairs,
     plan,
     plugins,
     pruning,
@@ -58,6 +59,7 @@ app.add_typer(catalogue.models_app, name="models")
 app.add_typer(catalogue.tasks_app, name="tasks")
 app.command()(scoring.score)
 app.command()(direct.direct)
+app.command()(pairs.pairs)
 app.command()(stability.stability)
 app.command()(pruning.prune)
 app.command()(pruning.export)

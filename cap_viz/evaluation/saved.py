@@ -7,6 +7,7 @@ from pathlib import Path
 from cap_viz.attribution.effect_split import EffectSplit
 from cap_viz.attribution.hybrid import HybridScores
 from cap_viz.attribution.joint_scores import JointScores
+from cap_viz.attribution.pair_scores import PairScores
 from cap_viz.attribution.result_base import Result, read_result
 from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
 from cap_viz.evaluation.comparison import EvalComparison
@@ -25,6 +26,7 @@ SAVED: dict[str, type[Result]] = {
         GradientEffects,
         HybridScores,
         JointScores,
+        PairScores,
         Mask,
         EvalReport,
         GenerationReport,

@@ -137,7 +137,20 @@ class JointSpec:
     kind = "joint"
 
 
-RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec
+@dataclass(frozen=True)
+class PairSpec:
+    """Ablation of heads one at a time and two at a time (`runs/kinds/joint.py`), as in `JointSpec`."""
+
+    model: ModelRef
+    examples: ExampleSet
+    heads: tuple[tuple[int, int], ...]
+    ablation: str = "zero"
+    reference: ExampleSet | None = None
+
+    kind = "pairs"
+
+
+RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec | PairSpec
 
 
 def spec_dict(spec: RunSpec) -> dict[str, Any]:

@@ -15,6 +15,7 @@ per loaded model, before it is used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from cap_viz.attribution.forward.dense_pass import DensePass, at_least_float32, loglik_sums
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.stats.joint import HeadSet
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 # Activations of one slice of the MLP: gate and up together take 4 MB in float32.
@@ -218,6 +220,32 @@ class DirectModel:
         hidden = torch.baddbmm(chosen.flatten(1, 2), *block.written(there.unflatten(-1, by_head) - z, heads))
         return self.read_answers(hidden.unflatten(1, chosen.shape[1:3]), layout)
 
+    def ablate_sets(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        sets: Sequence[HeadSet],
+        values: Float[Tensor, "layer #row #position head d_head"],
+    ) -> Float[Tensor, "set example option"]:
+        """Ablate whole sets of heads that begin in the same layer; see `BlockRunner`."""
+        start, last = min(sets[0])[0], len(self.blocks) - 1
+        before, by_head = dense.calls[start].hidden, values.shape[3:]
+        layout = self.laid_out(batch, before)
+        hidden = before.repeat(len(sets), 1, 1, 1)
+        for layer, block in enumerate(self.blocks[start:], start):
+            index, value = None, values[layer]
+            # All sets see the same input in the first layer.
+            asking = before[None] if layer == start else hidden
+            if layer == last:
+                index, hidden = layout.index, gathered(hidden, layout.index)
+                value = gathered(value.flatten(-2).expand(*before.shape[:2], -1)[None], index)[0].unflatten(-1, by_head)
+            z = block.z(asking, layout.rotary, batch.mask, index)
+            z = z.repeat(len(sets), 1, 1, 1) if layer == start else z
+            put(z.unflatten(-1, by_head), layer, sets, value)
+            add_linear(block.o, z, hidden)
+            block.add_mlp(hidden)
+        return self.read_answers(hidden, layout)
+
     def embedded(self, tokens: Int[Tensor, "row position"]) -> Float[Tensor, "row position d_model"]:
         # A copy, since the residual stream is added to in place.
         return self.embed(tokens).clone()
@@ -309,6 +337,19 @@ def direct_block(layer: Any, d_head: int) -> DirectBlock:
         up=original(mlp, "up_proj"),
         down=original(mlp, "down_proj"),
     )
+
+
+def put(
+    z: Float[Tensor, "set row query head d_head"],
+    layer: int,
+    sets: Sequence[HeadSet],
+    value: Float[Tensor, "#row #query head d_head"],
+) -> None:
+    """Overwrite z of the heads that each set has in a layer."""
+    for number, heads in enumerate(sets):
+        here = [head for at, head in heads if at == layer]
+        if here:
+            z[number, :, :, here] = value[:, :, here]
 
 
 def original(owner: Any, name: str) -> Any:

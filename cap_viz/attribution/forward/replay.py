@@ -26,10 +26,11 @@ from cap_viz.attribution.forward.dense_pass import (
     option_logliks,
     read_logliks,
 )
-from cap_viz.attribution.forward.llama_fast_path import direct_model
+from cap_viz.attribution.forward.llama_fast_path import direct_model, put
 from cap_viz.attribution.forward.packing import PackedBatch
 from cap_viz.attribution.forward.patching import heads_site, mlp_site
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.stats.joint import HeadSet
 
 
 class BlockRunner(Protocol):
@@ -74,6 +75,16 @@ class BlockRunner(Protocol):
         heads: range | None = None,
     ) -> Float[Tensor, "ablated example option"]:
         """As `ablate_heads`, but change only what each head adds to the last residual stream."""
+        ...
+
+    def ablate_sets(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        sets: Sequence[HeadSet],
+        values: Float[Tensor, "layer #row #position head d_head"],
+    ) -> Float[Tensor, "set example option"]:
+        """Ablate whole sets of heads, the first of which are all in the same layer, by replacing their z."""
         ...
 
 
@@ -153,16 +164,36 @@ class OwnBlocks:
         change = written(self.model, layer, versions) - written(self.model, layer, z)[:, None]
         return read_logliks(self.model, batch, dense.final[:, None] + change)
 
+    def ablate_sets(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        sets: Sequence[HeadSet],
+        values: Float[Tensor, "layer #row #position head d_head"],
+    ) -> Float[Tensor, "set example option"]:
+        def replacing(layer: int) -> Callable[[Tensor, Any], Tensor]:
+            def replace(z: Tensor, hook: Any) -> Tensor:
+                # Rows are example-major, as in `ablate_heads`.
+                by_set = z.reshape(len(batch.tokens), len(sets), batch.tokens.shape[1], *values.shape[3:]).clone()
+                put(by_set.transpose(0, 1), layer, sets, values[layer])
+                return by_set.reshape(z.shape)
+
+            return replace
+
+        layers = sorted({layer for heads in sets for layer, _ in heads})
+        hooks = [(heads_site(self.model.shape).name(layer), replacing(layer)) for layer in layers]
+        return self.replayed(batch, dense, layers[0], len(sets), hooks)
+
     def replayed(
         self, batch: PackedBatch, dense: DensePass, layer: int, versions: int, hooks: Sequence[Hook]
     ) -> Float[Tensor, "version example option"]:
-        """Run block `layer` with the hooks and the later ones without, on `versions` copies of each row."""
+        """Run the blocks from `layer` on with the hooks, on `versions` copies of each row."""
         n_rows, n_positions, d_model = dense.calls[layer].hidden.shape
         first, *later = (repeated(call, n_rows, versions) for call in dense.calls[layer:])
         with self.model.bridge.hooks(fwd_hooks=list(hooks)):
             hidden = run_block(self.model, layer, first, first.hidden)
-        for number, call in enumerate(later, start=layer + 1):
-            hidden = run_block(self.model, number, call, hidden)
+            for number, call in enumerate(later, start=layer + 1):
+                hidden = run_block(self.model, number, call, hidden)
         return read_logliks(self.model, batch, hidden.reshape(n_rows, versions, n_positions, d_model))
 
 

@@ -160,13 +160,15 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
     def difference(direct: DirectModel) -> float:
         batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
         layer = max(0, model.shape.n_layers - 2)
-        value, dense = zeros(model, heads_site(model.shape))[layer], dense_pass(model, batch)
+        values, dense = zeros(model, heads_site(model.shape)), dense_pass(model, batch)
+        value, both = values[layer], ((layer, 0), (model.shape.n_layers - 1, 0))
         ours, own = (
             torch.cat(
                 [
                     blocks.dense_logliks(batch)[None],
                     blocks.ablate_heads(batch, dense, layer, value),
                     blocks.ablate_writes(batch, dense, layer, value),
+                    blocks.ablate_sets(batch, dense, [both], values),
                 ]
             )
             for blocks in (direct, OwnBlocks(model))

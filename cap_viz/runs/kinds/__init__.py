@@ -12,7 +12,7 @@ import pandas as pd
 
 from cap_viz.runs.kinds.base import RunKind
 from cap_viz.runs.kinds.evaluation import Evaluation
-from cap_viz.runs.kinds.joint import Joint
+from cap_viz.runs.kinds.joint import Joint, Pairs
 from cap_viz.runs.kinds.patterns import Patterns
 from cap_viz.runs.kinds.profile import Profile
 from cap_viz.runs.kinds.scores import Scores
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from cap_viz.pruning.mask import Mask
     from cap_viz.runs.batched_runs import BatchedRun
 
-KINDS: dict[str, RunKind[Any]] = {kind.name: kind for kind in (Scores(), Evaluation(), Profile(), Patterns(), Joint())}
+KINDS: dict[str, RunKind[Any]] = {
+    kind.name: kind for kind in (Scores(), Evaluation(), Profile(), Patterns(), Joint(), Pairs())
+}
 
 
 def describe(spec: RunSpec) -> str:

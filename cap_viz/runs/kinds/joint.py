@@ -1,36 +1,85 @@
-"""Joint ablation of a set of heads: the sets to measure, and the statistics of their effects (`stats/joint.py`)."""
+"""Joint ablation: a set of heads with its heads alone and random sets (`stats/joint.py`), and heads in pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
 from cap_viz.attribution.joint_scores import JointScores, set_name
+from cap_viz.attribution.pair_scores import PairScores, sets_of_pairs
+from cap_viz.errors import UsageError
 from cap_viz.progress import Progress
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
-from cap_viz.runs.kinds.scores import ablation_options
+from cap_viz.runs.kinds.scores import AblationRun, ablation_options
 from cap_viz.runs.run_queries import as_run_of
-from cap_viz.runs.spec import JointSpec
+from cap_viz.runs.spec import JointSpec, PairSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import JointEffect, joint_effect, random_sets
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
+    from cap_viz.attribution.batch_plan import BatchPlan
     from cap_viz.models.loading import ReasoningModel
+    from cap_viz.pruning.mask import Mask
+
+SetSpec = TypeVar("SetSpec", JointSpec, PairSpec)
 
 
-class Joint(RunKind[JointSpec]):
+class SetRun(AblationRun):
+    """Sets of heads, ablated one after the other on every example."""
+
+    note = "heads removed together"
+
+    def __init__(self, model: ReasoningModel, spec: JointSpec | PairSpec, plan: BatchPlan | None) -> None:
+        from cap_viz.attribution.exact import make_score_plan
+        from cap_viz.attribution.joint_ablation import SetArrays, check_sets
+
+        super().__init__(model, spec)
+        check_sets([spec.heads], model.shape)
+        self.sets = sets_of(spec, model.shape.n_layers, model.shape.n_heads)
+        options = {**ablation_options(spec), "parts": "sets", "batches": plan}
+        self.plan = make_score_plan(model, examples_of(spec.examples), **options)
+        self.arrays = SetArrays(self.plan, self.sets)
+
+    def size(self, batch: int) -> float:
+        from cap_viz.attribution.joint_ablation import set_work
+
+        return set_work(self.plan, batch, self.sets, self.model.shape.n_layers)
+
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
+        from cap_viz.attribution.joint_ablation import set_steps
+
+        done = 0.0
+        for block in set_steps(self.model, self.plan, self.sets, only=wanted, replaced=self.replaced):
+            self.arrays.add(block)
+            done += block.work
+            yield BatchStep(block.batch, done, block.last)
+            done = 0.0 if block.last else done
+
+
+class SetKind(RunKind[SetSpec]):
+    """What the two kinds share: batches of sets of heads."""
+
+    def steps(self, spec: SetSpec, by: Computation) -> Generator[Progress, None, Computed]:
+        run = self.batched(by.model, spec, by.checkpoints.plan())
+        facts = yield from batch_steps(run, by.checkpoints, by.backend)
+        return Computed(run.tables(), run.batches, facts)
+
+    def batched(
+        self, model: ReasoningModel, spec: SetSpec, plan: BatchPlan | None = None, mask: Mask | None = None
+    ) -> BatchedRun:
+        return SetRun(model, spec, plan)
+
+
+class Joint(SetKind[JointSpec]):
     """A set of heads, each of its heads alone, and random sets, ablated on every example."""
 
     name = JointSpec.kind
     title, summary = "heads together", "effects of several heads removed at once"
-
-    def steps(self, spec: JointSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        scores = yield from set_steps(spec, by.model)
-        return Computed(scores.to_tables())
 
     def describe(self, spec: JointSpec) -> str:
         return f"{set_name(spec.heads)} together, {spec.ablation} ablation"
@@ -44,23 +93,35 @@ class Joint(RunKind[JointSpec]):
         return table.drop(columns=["set", "size", "p_value"])
 
 
-def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
+class Pairs(SetKind[PairSpec]):
+    """Heads alone and in pairs, ablated on every example."""
+
+    name = PairSpec.kind
+    title, summary = "pairs of heads", "effects of heads removed two at a time"
+
+    def check(self, spec: PairSpec) -> None:
+        """Raise `UsageError` for fewer than two heads, or one named twice."""
+        sets_of_pairs(spec.heads)
+        if len(set(spec.heads)) < len(spec.heads):
+            raise UsageError("The heads of pairs are listed twice; name every head once.")
+
+    def describe(self, spec: PairSpec) -> str:
+        return f"pairs of {len(spec.heads)} heads, {spec.ablation} ablation"
+
+    def numbers(self, store: Store, run: StoredRun[PairSpec]) -> pd.DataFrame:
+        """One row per metric and pair."""
+        return load_pairs(store, run).to_pandas()
+
+
+def sets_of(spec: JointSpec | PairSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
     """List the sets to ablate: none (dense), the set, each of its heads alone, then random sets of other heads.
 
-    Raises `UsageError` where the model has too few other heads.
+    For pairs those of `sets_of_pairs`. Raises `UsageError` where the model has too few other heads.
     """
+    if isinstance(spec, PairSpec):
+        return sets_of_pairs(spec.heads)
     random = random_sets(n_layers, n_heads, len(spec.heads), draws=spec.draws, seed=spec.seed, without=spec.heads)
     return ((), spec.heads, *((head,) for head in spec.heads), *random)
-
-
-def set_steps(spec: JointSpec, model: ReasoningModel) -> Generator[Progress, None, JointScores]:
-    """Ablate every set on every example; progress after each set of a batch."""
-    from cap_viz.attribution.joint_ablation import check_sets, joint_score_steps, make_joint_plan
-
-    check_sets([spec.heads], model.shape)
-    sets = sets_of(spec, model.shape.n_layers, model.shape.n_heads)
-    plan = make_joint_plan(model, examples_of(spec.examples), **ablation_options(spec))
-    return (yield from joint_score_steps(model, plan, sets))
 
 
 def load_joint(store: Store, run: StoredRun) -> JointScores:
@@ -68,6 +129,12 @@ def load_joint(store: Store, run: StoredRun) -> JointScores:
     shape = run.provenance["shape"]
     sets = sets_of(as_run_of(run, JointSpec).spec, shape["n_layers"], shape["n_heads"])
     return JointScores.from_tables(tables_of(store, run, "options", "joint"), sets=sets, tasks=(task_of(run),))
+
+
+def load_pairs(store: Store, run: StoredRun) -> PairScores:
+    """Load the log-likelihoods with heads removed alone and in pairs."""
+    heads = as_run_of(run, PairSpec).spec.heads
+    return PairScores.from_tables(tables_of(store, run, "options", "joint"), heads=heads, tasks=(task_of(run),))
 
 
 def judged(spec: JointSpec, scores: JointScores, metric: str) -> JointEffect:

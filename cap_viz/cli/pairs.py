@@ -1,0 +1,110 @@
+"""Command `pairs`: which heads back each other up, and which do the same work."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from cap_viz.attribution.effect_metrics import METRICS, metric_named
+from cap_viz.attribution.results import ABLATIONS
+from cap_viz.cli.computing import ModelRuns
+from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, split_list
+from cap_viz.cli.output import out, print_json, run_facts
+from cap_viz.errors import UsageError, choose
+from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.runs.spec import PairSpec, ScoreSpec
+from cap_viz.stats.joint import Head
+from cap_viz.tasks import check_metric, load_task
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
+
+# Pairs in the printed table.
+MOST_ROWS = 12
+
+
+def pairs(
+    task: TaskOption = "mini_science",
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Number of evaluation questions on which the pairs are removed.")] = 32,
+    top: Annotated[int, typer.Option(help="Number of heads, those with the largest effects.")] = 8,
+    heads: Annotated[str, typer.Option(help="These heads instead, for example L0H1,L2H3,L5H0.")] = "",
+    calibration: Annotated[int, typer.Option(help="Number of calibration examples whose effects rank the heads.")] = 16,
+    seed: SeedOption = 0,
+    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
+    ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    as_json: JsonOption = False,
+) -> None:
+    """Remove heads two at a time and compare with removing each alone.
+
+    The pair effect is the effect of both minus the sum of the two. Above zero the heads back each other up: each alone
+    is missed less. Below zero they overlap: they stand in series or do the same damage. The heads are ranked on
+    calibration examples and removed on evaluation questions, so that the ranking does not flatter them.
+    """
+    from cap_viz.runs.kinds.joint import load_pairs
+
+    metric_named(metric)
+    chosen = load_task(task)
+    check_metric(chosen, metric)
+    choose("ablation", ablation, ABLATIONS)
+    runs = ModelRuns(model)
+
+    def reference() -> ExampleSet:
+        """Calibration examples, which rank the heads and give the values of mean and resample ablation."""
+        return calibration_set(chosen, calibration, seed)
+
+    if heads:
+        removed = tuple(head_named(name) for name in split_list("heads", heads))
+    else:
+        removed = strongest(runs, ScoreSpec(model=runs.ref, examples=reference(), ablation=ablation), metric, top)
+    values_from = None if ablation == "zero" else reference()
+    spec = PairSpec(runs.ref, evaluation_set(chosen, n), removed, ablation, values_from)
+    run = runs.get({"": spec})[""]
+    scores = load_pairs(runs.store, run)
+    rows = scores.to_pandas(metric)
+    if as_json:
+        singles = scores.singles(metric)
+        print_json(
+            {"task": task, "metric": metric, "ablation": ablation, "n": singles.n, "run": run_facts(run)}
+            | {"heads": [list(head) for head in scores.heads], "effects": singles.mean.tolist()}
+            | {"pairs": rows.astype(object).where(rows.notna(), None).to_dict("records")}
+        )
+        return
+    unit = METRICS[metric].unit
+    title = f"{task}, {len(spec.examples.ids)} questions: heads removed together, {metric} ({unit})"
+    table = Table("heads", "first", "second", "both", "pair effect, 95 % interval", "kind", title=title)
+    order = np.argsort(-np.abs(rows["pair_effect"].to_numpy()), kind="stable")
+    for row in rows.iloc[order[:MOST_ROWS]].to_dict("records"):
+        table.add_row(
+            f"{row['first']} {row['second']}",
+            *(f"{row[f'effect_{name}']:+.3f}" for name in ("first", "second", "both")),
+            f"{row['pair_effect']:+.3f}  {row['ci_low']:+.3f} … {row['ci_high']:+.3f}",
+            row["kind"],
+        )
+    out.print(table)
+    out.print(
+        f"The {min(MOST_ROWS, len(rows))} largest of {len(rows)} pairs. Kinds at a false discovery rate of 5 %; "
+        "ceiling: one of the two alone already makes the model guess.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def strongest(runs: ModelRuns, spec: ScoreSpec, metric: str, top: int) -> tuple[Head, ...]:
+    """Return the heads with the largest effects. Raises `UsageError` for more heads than there are, or a single one."""
+    from cap_viz.runs.kinds.scores import load_scores
+
+    estimate = load_scores(runs.store, runs.get({"": spec})[""]).estimated(metric)
+    if not 2 <= top <= estimate.mean.size:
+        raise UsageError(f"--top {top}: name from 2 to {estimate.mean.size} heads, all that the model has.")
+    return tuple(estimate.top_heads(top))
+
+
+def head_named(name: str) -> Head:
+    """Return (layer, head) of a name such as L3H1. Raises `UsageError` for any other text."""
+    found = re.fullmatch(r"L(\d{1,4})H(\d{1,4})", name, flags=re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"{name!r} is no head; write layer and head as in L3H1.")
+    return int(found[1]), int(found[2])
