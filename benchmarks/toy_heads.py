@@ -21,11 +21,13 @@ import numpy as np
 
 from benchmarks.guards import shipped_only
 from cap_viz.attribution.attention_patterns import MEASURES
+from cap_viz.attribution.exact import make_score_plan
+from cap_viz.attribution.joint_ablation import joint_steps
 from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.models.catalogue import TOY_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
 from cap_viz.progress import finish
-from cap_viz.runs.kinds.joint import judged, set_steps
+from cap_viz.runs.kinds.joint import judged, sets_of
 from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.run_queries import role_spec, score_runs
@@ -34,7 +36,7 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import mean_with_ci
 from cap_viz.stats.circuits import order_of
 from cap_viz.stats.joint import HeadSet
-from cap_viz.tasks.example_sets import evaluation_set
+from cap_viz.tasks.example_sets import evaluation_set, examples_of
 
 TASKS = ("toy_math", "toy_strategy", "toy_choice")
 METRIC = "nll"
@@ -95,9 +97,10 @@ def accuracy(scores: JointScores, number: int) -> float:
 def removals(model: ReasoningModel, task: str, sets: dict[str, HeadSet], n: int) -> list[Removal]:
     """Every task's first heads on the questions of one task, against random sets of other heads."""
     examples, found = evaluation_set(task, n), []
+    plan = make_score_plan(model, examples_of(examples), parts="sets")
     for ranked_on, heads in sets.items():
         spec = JointSpec(model=model.ref, examples=examples, heads=heads, draws=DRAWS, seed=SEED)
-        scores = finish(set_steps(spec, model))
+        scores = finish(joint_steps(model, plan, sets_of(spec, model.shape.n_layers, model.shape.n_heads)))
         effect = judged(spec, scores, METRIC)
         chance = [accuracy(scores, number) for number in range(len(scores.sets) - DRAWS, len(scores.sets))]
         found.append(

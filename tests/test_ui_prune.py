@@ -429,6 +429,10 @@ def test_cost_is_judged_from_past_runs_that_were_not_resumed(world: World) -> No
     asked = replace(world.setting, sparsity=0.3)
     specs = [eval_spec(asked, name) for name in asked.criteria]
     assert [expected_seconds(made, spec) for spec in specs] == [pytest.approx(16.0), pytest.approx(30.0)]
+    # A task that was never timed is judged by the others, question by question.
+    half = ExampleSet("new", 1, specs[0].examples.ids[: len(specs[0].examples.ids) // 2], "evaluation")
+    share = len(half.ids) / len(specs[0].examples.ids)
+    assert expected_seconds(made, replace(specs[0], examples=half, mask=None)) == pytest.approx(10.0 * share)
     resumed = [listed_run(run.spec, **{**run.provenance, "resumed_batches": 1}) for run in made]
     assert expected_seconds(resumed, specs[0]) is None
 

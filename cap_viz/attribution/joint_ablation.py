@@ -140,7 +140,7 @@ def joint_effects(
     """
     plain = (tuple((int(layer), int(head)) for layer, head in heads) for heads in sets)
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="sets")
-    return finish_with_bar(collected(model, plan, tuple(dict.fromkeys([(), *plain]))), progress)
+    return finish_with_bar(joint_steps(model, plan, tuple(dict.fromkeys([(), *plain]))), progress)
 
 
 def pair_effects(
@@ -159,10 +159,11 @@ def pair_effects(
     """
     sets = sets_of_pairs(tuple((int(layer), int(head)) for layer, head in heads))
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="sets")
-    return PairScores(finish_with_bar(collected(model, plan, sets), progress))
+    return PairScores(finish_with_bar(joint_steps(model, plan, sets), progress))
 
 
-def collected(model: ReasoningModel, plan: ScorePlan, sets: tuple[HeadSet, ...]) -> Steps[JointScores]:
+def joint_steps(model: ReasoningModel, plan: ScorePlan, sets: tuple[HeadSet, ...]) -> Steps[JointScores]:
+    """Collect the blocks of `set_steps`; progress after each."""
     arrays, n_layers = SetArrays(plan, sets), model.shape.n_layers
     done, total = 0.0, sum(set_work(plan, batch, sets, n_layers) for batch in plan.batches.numbers())
     for block in set_steps(model, plan, sets):

@@ -64,18 +64,18 @@ def computing_seconds(run: StoredRun) -> float | None:
 def expected_seconds(runs: Sequence[StoredRun], wanted: EvalSpec) -> float | None:
     """Estimate seconds: items times the median per item (of dense if stored), plus the median for such a mask.
 
-    From evaluations of the same weights and task that were neither resumed nor taken from longer ones; None if there
-    are none.
+    From evaluations by the same weights and protocol that were neither resumed nor taken from longer ones: those of the
+    task, else of all tasks; None if there are none.
     """
-    like = [
+    timed = [
         (run.spec, seconds)
         for run in runs_of(runs, EvalSpec)
         if (seconds := computing_seconds(run)) is not None
         and run.spec.model == wanted.model
-        and run.spec.examples.task == wanted.examples.task
         and run.spec.protocol == wanted.protocol
         and not run.provenance.get("resumed_batches")
     ]
+    like = [one for one in timed if one[0].examples.task == wanted.examples.task] or timed
     if not like:
         return None
     dense = [seconds / len(spec.examples.ids) for spec, seconds in like if spec.mask is None]
