@@ -479,7 +479,7 @@ def test_the_link_sets_every_control(world: World, page: AppTest) -> None:
 def test_a_link_with_nonsense_says_so(world: World, page: AppTest) -> None:
     opened(page, world, measure="f1", criteria=["cap", "magic"], reference="luck")
     notes = [note.value for note in page.info]
-    for control, asked in (("measure", "f1"), ("criterion", "magic"), ("reference", "luck")):
+    for control, asked in (("measure", "f1"), ("criteria", "magic"), ("reference", "luck")):
         (note,) = [note for note in notes if asked in note]
         assert control in note
     assert page.selectbox(key="reference").value == "wanda"

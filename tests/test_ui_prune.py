@@ -576,7 +576,7 @@ def test_a_link_with_nonsense_says_so_and_shows_the_default(world: World, page: 
     opened(page, world, criterion="magic", sparsity="99")
     shown = texts(page)
     assert "criterion “magic”" in shown
-    assert "a sparsity of “99”" in shown
+    assert "sparsity “99”" in shown
     assert page.slider(key="sparsity").value == 20
 
 

@@ -159,7 +159,6 @@ def model_and_task(selection: Selection, models: list[str]) -> tuple[str, str]:
         "Model",
         "model",
         models,
-        what="model",
         names=model_name,
         keep=("task",),
         help="Other models appear here once they have been scored: python -m cap_viz score --model FOLDER_OR_HUB_ID",
@@ -167,7 +166,7 @@ def model_and_task(selection: Selection, models: list[str]) -> tuple[str, str]:
     other_model_button(model_id, models)
     tasks = tasks_for(model_id)
     lines = "\n".join(f"- **{task_name(name)}** `{name}`: {load_task(name).summary}" for name in tasks)
-    task = selection.selectbox("Task", "task", tasks, what="task", names=task_name, keep=KEPT_WITH_TASK, help=lines)
+    task = selection.selectbox("Task", "task", tasks, names=task_name, keep=KEPT_WITH_TASK, help=lines)
     return model_id, task
 
 
@@ -196,20 +195,8 @@ def size_control(selection: Selection, runs: list[StoredRun], model: ModelRef, t
     default = measured_size(runs, model, task.name)
     if default not in sizes:
         default = max([size for size in sizes if size <= UNSTORED_SIZE] or sizes)
-
-    def name(size: str) -> str:
-        number = f"all {int(size):,}" if int(size) == total else f"{int(size):,}"
-        return f"{number} · stored" if int(size) in stored else number
-
-    chosen = selection.selectbox(
-        "Evaluation size",
-        "n",
-        [str(size) for size in sizes],
-        default=str(default),
-        names=name,
-        what="an evaluation size of",
-        help=GLOSSARY["n"],
-    )
+    names = {str(size): f"{'all ' * (size == total)}{size:,}{' · stored' * (size in stored)}" for size in sizes}
+    chosen = selection.selectbox("Evaluation size", "n", names, default=str(default), help=GLOSSARY["n"])
     if task.kind == "text":
         st.caption(f"{task.title} has no options to choose from, so there is no accuracy; the size is not used.")
     return int(chosen)

@@ -13,7 +13,7 @@ of the browser's history.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -168,16 +168,16 @@ class Selection:
 
     notes: DeltaGenerator
 
-    def choice(self, key: str, options: Sequence[str], default: str | None = None, what: str = "") -> str:
+    def choice(self, key: str, options: Collection[str], default: str | None = None) -> str:
         """Return the option that the address names, else the default (the first option)."""
-        usual = options[0] if default is None else default
+        usual = next(iter(options)) if default is None else default
         asked = asked_for(key)
         if asked is None or asked[-1] in options:
             return shown(key, usual if asked is None else asked[-1])
-        self.report(key, f"{what or key} “{asked[-1][:60]}”, which is not available here; showing {usual} instead.")
+        self.report(key, asked[-1], f"is not available here; showing {usual} instead")
         return shown(key, usual)
 
-    def choices(self, key: str, options: Sequence[str], default: Sequence[str] = (), what: str = "") -> tuple[str, ...]:
+    def choices(self, key: str, options: Sequence[str], default: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the options that the address names, without unknown ones; the default where it names none."""
         asked = asked_for(key)
         if asked is None:
@@ -186,17 +186,16 @@ class Selection:
         known = tuple(one for one in named if one in options)
         if len(known) < len(named):
             unknown = next(one for one in named if one not in options)
-            self.report(key, f"{what or key} “{unknown[:60]}”, which is not available here and left out.")
+            self.report(key, unknown, "is not available here and left out")
         return shown(key, known if known or not named else tuple(default))
 
-    def number(self, key: str, low: int, high: int, default: int, what: str = "") -> int:
+    def number(self, key: str, low: int, high: int, default: int) -> int:
         """Return the number that the address names, else the default."""
         asked = asked_for(key)
         if asked is not None and asked[-1].isdecimal() and low <= int(asked[-1]) <= high:
             return shown(key, int(asked[-1]))
         if asked is not None:
-            wrong = f"{what or key} “{asked[-1][:20]}”, which is not available: there are {low} to {high}."
-            self.report(key, wrong)
+            self.report(key, asked[-1], f"is not available: there are {low} to {high}")
         return shown(key, default)
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -207,28 +206,30 @@ class Selection:
         asked = asked_for(key)
         return shown(key, default if asked is None else asked[-1])
 
-    def report(self, key: str, sentence: str) -> None:
+    def report(self, key: str, asked: str, wrong: str) -> None:
+        """Say what is wrong with a value of the link, under the name that it has there."""
         if key in st.session_state.get(ASKED, ()):
             with self.notes:
-                note(f"The link asks for {sentence}")
+                note(f"The link asks for {key} “{asked[:60]}”, which {wrong}.")
 
     def selectbox(
         self,
         label: str,
         key: str,
-        options: Sequence[str],
+        options: Collection[str],
         *,
         default: str | None = None,
         names: Callable[[str], str] = str,
-        what: str = "",
         draw: Callable[..., Any] = st.selectbox,
         **more: Any,
     ) -> str:
-        value = self.choice(key, options, default, what)
-        draw(label, options, format_func=names, **controlled(key, value, more))
+        """Offer ids by their `names`, or as a mapping of ids to names."""
+        value = self.choice(key, options, default)
+        named = options.__getitem__ if isinstance(options, Mapping) else names
+        draw(label, list(options), format_func=named, **controlled(key, value, more))
         return value
 
-    def segmented(self, label: str, key: str, options: Sequence[str], **more: Any) -> str:
+    def segmented(self, label: str, key: str, options: Collection[str], **more: Any) -> str:
         return self.selectbox(label, key, options, draw=st.segmented_control, required=True, **more)
 
     def multiselect(
@@ -239,24 +240,29 @@ class Selection:
         *,
         default: Sequence[str] = (),
         names: Callable[[str], str] = str,
-        what: str = "",
         **more: Any,
     ) -> tuple[str, ...]:
-        value = self.choices(key, options, default, what)
+        value = self.choices(key, options, default)
         st.multiselect(label, options, format_func=names, **controlled(key, list(value), more))
         return value
 
-    def slider(self, label: str, key: str, low: int, high: int, *, default: int, what: str = "", **more: Any) -> int:
-        value = self.number(key, low, high, default, what)
-        st.slider(label, low, high, **controlled(key, value, more))
+    def slider(
+        self,
+        label: str,
+        key: str,
+        low: int,
+        high: int,
+        *,
+        default: int,
+        draw: Callable[..., Any] = st.slider,
+        **more: Any,
+    ) -> int:
+        value = self.number(key, low, high, default)
+        draw(label, low, high, **controlled(key, value, more))
         return value
 
-    def number_input(
-        self, label: str, key: str, low: int, high: int, *, default: int, what: str = "", **more: Any
-    ) -> int:
-        value = self.number(key, low, high, default, what)
-        st.number_input(label, low, high, **controlled(key, value, more))
-        return value
+    def number_input(self, label: str, key: str, low: int, high: int, **more: Any) -> int:
+        return self.slider(label, key, low, high, draw=st.number_input, **more)
 
     def toggle(self, label: str, key: str, *, default: bool = False, **more: Any) -> bool:
         value = self.flag(key, default)

@@ -28,10 +28,8 @@ def controls(selection: Selection, task: Task, stored: Stored) -> ComparisonChoi
             selection.segmented(
                 "Measure",
                 "measure",
-                list(MEASURES),
+                {name: "Normalised" if one == ACC_NORM else one.title for name, one in MEASURES.items()},
                 default=ACC.name,
-                names=lambda name: "Normalised" if name == ACC_NORM.name else MEASURES[name].title,
-                what="the measure",
                 width="stretch",
                 help="\n".join(f"- {one.title} (`{one.name}`): {one.summary}" for one in MEASURES.values()),
             )
@@ -49,19 +47,16 @@ def controls(selection: Selection, task: Task, stored: Stored) -> ComparisonChoi
             options,
             default=[name for name in FIRST_SHOWN if name in options] or options[: len(FIRST_SHOWN)],
             names=lambda name: f"{criterion_title(name)}{' (control)' if criterion_group(name) == 'control' else ''}",
-            what="the criterion",
             placeholder="Choose at least one criterion",
             help=criteria_help(options),
         )
     with places[2]:
-        rivals = [*(name for name in options if counts_weights(name)), DENSE[0]]
+        rivals = {name: criterion_title(name) for name in options if counts_weights(name)}
         reference = selection.selectbox(
             "Compared with",
             "reference",
-            rivals,
+            {**rivals, DENSE[0]: "Dense model"},
             default=RIVAL if RIVAL in rivals else DENSE[0],
-            names=lambda name: "Dense model" if name == DENSE[0] else criterion_title(name),
-            what="the reference",
             help="Differences are against this criterion at the same sparsity, or against the dense model.",
         )
     return ComparisonChoice(measure, criteria, reference, group, paper)
@@ -72,17 +67,17 @@ def group_control(selection: Selection, groups: Sequence[ProvenanceGroup]) -> Pr
     if not groups:
         st.caption("Nothing pruned is stored on these questions.")
         return None
-    by_name, said = {group.name: group for group in groups}, [basis_words(group.basis) for group in groups]
-    chosen = selection.selectbox(
-        "Masks built on",
-        "basis",
-        list(by_name),
-        names=lambda name: words if said.count(words := basis_words(by_name[name].basis)) == 1 else f"{words} ({name})",
-        what="masks built on",
-        help="Calibration examples and unusual options behind the masks. Only criteria built on the same things are "
-        "shown together.",
+    said = [basis_words(group.basis) for group in groups]
+    names = {
+        group.name: words if said.count(words) == 1 else f"{words} ({group.name})"
+        for group, words in zip(groups, said, strict=True)
+    }
+    help = (
+        "Calibration examples and unusual options behind the masks. Only criteria built on the same things are shown "
+        "together."
     )
-    return by_name[chosen]
+    chosen = selection.selectbox("Masks built on", "basis", names, help=help)
+    return next(group for group in groups if group.name == chosen)
 
 
 def paper_control(selection: Selection, task: Task, measure: Measure) -> bool:

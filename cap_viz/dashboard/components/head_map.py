@@ -182,9 +182,9 @@ def pick_point(key: str) -> None:
 def head_boxes(selection: Selection, n_layers: int, n_heads: int, *, default: Head) -> Head:
     """Draw the number boxes of layer and head side by side; return the chosen head."""
     with st.container(width=BOX_WIDTH):
-        layer = selection.number_input("Layer", "layer", 0, n_layers - 1, default=default[0], what="layer")
+        layer = selection.number_input("Layer", "layer", 0, n_layers - 1, default=default[0])
     with st.container(width=BOX_WIDTH):
-        head = selection.number_input("Head", "head", 0, n_heads - 1, default=default[1], what="head")
+        head = selection.number_input("Head", "head", 0, n_heads - 1, default=default[1])
     return layer, head
 
 

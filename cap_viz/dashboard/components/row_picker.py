@@ -17,8 +17,8 @@ def row_picker(
     selection: Selection, key: str, table: pd.DataFrame, names: Mapping[str, str], label: str, **more: Any
 ) -> str | None:
     """Draw the table, whose rows are those of `names` (by id), and the list; return the picked id under this key."""
-    ids = list(names)
-    picked = selection.choice(key, [NOBODY, *ids], what="an item")
+    ids, options = list(names), {NOBODY: "None: pick one here, or a row of the table", **names}
+    picked = selection.choice(key, options)
     # The table's own key holds the rows and columns that are selected in it.
     table_key = f"{key}_table"
     rows = [ids.index(picked)] if picked in names else []
@@ -31,9 +31,7 @@ def row_picker(
         selection_mode="single-row",
         **more,
     )
-    selection.selectbox(
-        label, key, [NOBODY, *ids], names=lambda one: names.get(one, "None: pick one here, or a row of the table")
-    )
+    selection.selectbox(label, key, options)
     return picked or None
 
 

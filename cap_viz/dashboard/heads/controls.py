@@ -69,14 +69,8 @@ def pick_source(frame: Frame, available: list[ScoreSource]) -> ScoreSource | Non
         del st.session_state[WANTED_RUN]
         choose({"run": wanted.name})
     titles = titles_of(available)
-    chosen = frame.selection.selectbox(
-        "Run",
-        "run",
-        list(titles),
-        names=lambda name: titles.get(name, name),
-        what="the run",
-        help="Stored and running measurements. 16 + 128 examples: 16 exactly, corrected by the gradients of 128.",
-    )
+    help = "Stored and running measurements. 16 + 128 examples: 16 exactly, corrected by the gradients of 128."
+    chosen = frame.selection.selectbox("Run", "run", titles, help=help)
     return next(source for source in available if source.name == chosen)
 
 
@@ -113,12 +107,10 @@ def last_failure(frame: Frame, available: Collection[ScoreSource]) -> Job | None
 
 
 def pick_view(frame: Frame, estimator: str) -> str:
-    views = views_of(frame.task.name, estimator)
+    views = {name: VIEW_NAMES[name] for name in views_of(frame.task.name, estimator)}
     if len(views) > 1:
-        return frame.selection.segmented(
-            "View", "view", views, names=VIEW_NAMES.__getitem__, what="the view", help=GLOSSARY["view"]
-        )
-    frame.selection.choice("view", views, what="the view")
+        return frame.selection.segmented("View", "view", views, help=GLOSSARY["view"])
+    frame.selection.choice("view", views)
     st.caption(
         "This text is itself a control: other tasks are compared with it."
         if frame.task.name in CONTROL_TEXTS
@@ -134,7 +126,7 @@ def pick_metric(frame: Frame, source: ScoreSource, view: str) -> View:
         if not controls:
             return View(source, "nll", view)
         text = frame.selection.selectbox(
-            "Control text", "control", list(controls), names=task_name, what="the control text", help=GLOSSARY["view"]
+            "Control text", "control", list(controls), names=task_name, help=GLOSSARY["view"]
         )
         return View(source, "nll", view, controls[text])
     offered = applicable_metrics(frame.task)
@@ -142,10 +134,8 @@ def pick_metric(frame: Frame, source: ScoreSource, view: str) -> View:
         metric = source.metric
         st.caption(f"Metric: {names(metric)}, the one this {source.estimator} run is about.")
     elif len(offered) == 1:
-        metric = frame.selection.choice("metric", offered, what="the metric")
+        metric = frame.selection.choice("metric", offered)
         st.caption(f"Metric: {names(metric)}. The others compare options; {frame.task.title} has none.")
     else:
-        metric = frame.selection.segmented(
-            "Metric", "metric", offered, names=names, what="the metric", help=metrics_help(offered)
-        )
+        metric = frame.selection.segmented("Metric", "metric", offered, names=names, help=metrics_help(offered))
     return View(source, metric, view, next(iter(controls.values()), None))

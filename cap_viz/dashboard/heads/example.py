@@ -40,7 +40,7 @@ def most_hurt_first(view: HeadView, head: Head) -> np.ndarray:
 
 def shown_example(view: HeadView, head: Head) -> int:
     """Return the index of the chosen example: one id, or the extreme of the selected head."""
-    asked = view.frame.selection.choice("example", [*EXTREMES, *view.ids], what="the example")
+    asked = view.frame.selection.choice("example", [*EXTREMES, *view.ids])
     if asked in view.ids:
         return view.ids.index(asked)
     return int(most_hurt_first(view, head)[0 if asked == "most_hurt" else -1])
@@ -97,17 +97,10 @@ def example_selector(view: HeadView, head: Head) -> None:
     """Draw the selector: the extremes of the head, then every example from most hurt to most helped."""
     ids, effects, changes = view.ids, view.stats.effects[head], changes_of(view, head)
     names = {
-        name: f"{signed(effects[i], 2)} {changes[i]}: {short(view.texts[name].question) if view.texts else name}"
-        for i, name in enumerate(ids)
+        ids[i]: f"{signed(effects[i], 2)} {changes[i]}: {short(view.texts[ids[i]].question) if view.texts else ids[i]}"
+        for i in most_hurt_first(view, head)
     }
-    view.frame.selection.selectbox(
-        "Example",
-        "example",
-        [*EXTREMES, *(ids[i] for i in most_hurt_first(view, head))],
-        names=lambda name: {**EXTREMES, **names}.get(name, name),
-        what="the example",
-        label_visibility="collapsed",
-    )
+    view.frame.selection.selectbox("Example", "example", {**EXTREMES, **names}, label_visibility="collapsed")
 
 
 def changes_of(view: HeadView, head: Head) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from cap_viz.attribution.attention_patterns import MEASURES, TITLES, HeadRoles
+from cap_viz.attribution.attention_patterns import TITLES, HeadRoles
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.dashboard.components.head_map import (
@@ -265,9 +265,7 @@ def roles_section(view: HeadView, roles: HeadRoles | None, selected: Head) -> No
             help=GLOSSARY["roles"],
         )
         return
-    measure = view.frame.selection.segmented(
-        "Measure of attention", "role", MEASURES, names=TITLES.__getitem__, help=GLOSSARY["roles"]
-    )
+    measure = view.frame.selection.segmented("Measure of attention", "role", TITLES, help=GLOSSARY["roles"])
     estimate, values, title = view.stats.estimate, roles.values[measure], TITLES[measure]
     correlation = signed(rank_correlation(estimate.mean.ravel(), values.ravel()), 2)
     words = f"Rank correlation over {estimate.mean.size} heads: {correlation}."

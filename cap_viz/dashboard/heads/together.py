@@ -42,7 +42,6 @@ def together_section(view: HeadView, selected: Head) -> None:
         f"Heads {view.words.done} together",
         KEY,
         list(heads_by_name),
-        what="head",
         max_selections=MOST_HEADS,
         placeholder="Choose heads, or take them from below",
         help=GLOSSARY["together"],

@@ -33,10 +33,10 @@ def body(view: Frame) -> None:
     for style in ("lesson.css", "projector.css")[: 1 + projector]:
         st.html(ASSETS / style)
     if len(files) == 1:
-        name = selection.choice("lesson", list(files), what="lesson")
+        name = selection.choice("lesson", files)
     else:
         with st.sidebar:
-            name = selection.selectbox("Lesson", "lesson", list(files), what="lesson", keep=SETTING)
+            name = selection.selectbox("Lesson", "lesson", list(files), keep=SETTING)
     try:
         lesson = read_lesson(files[name])
     except CapVizError as error:

@@ -59,7 +59,7 @@ def lesson_map(
     The map of the name `hidden` shows the picked cell only. `said` stands below until there is one.
     """
     heads = named_heads(*next(iter(estimates.values())).mean.shape)
-    picked = heads.get(stage.evidence.view.selection.choice("pick", ["", *heads], what="head"))
+    picked = heads.get(stage.evidence.view.selection.choice("pick", ["", *heads]))
     limit = colour_limit(*(one.mean for one in estimates.values())) if one_scale else None
     ends, effects = ablation_words(stage.evidence.score_run.spec).ends, []
     for column, (title, one) in zip(st.columns(len(estimates), gap="small"), estimates.items(), strict=True):

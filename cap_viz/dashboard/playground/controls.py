@@ -42,7 +42,7 @@ def prompt_control(view: Frame) -> str:
     """
     own = own_tasks_of(view.model.id)
     examples = {name: load_task(name).evaluation(1)[0].prompt for name in own} if own else EXAMPLES
-    example = view.selection.choice("example", list(examples), what="the example")
+    example = view.selection.choice("example", examples)
     prompt = view.selection.text("prompt", examples[example])
     st.pills(
         "Examples",
@@ -70,9 +70,7 @@ def mask_control(view: Frame, run: StoredRun[ScoreSpec] | None) -> MaskSpec | No
         criterion = view.selection.selectbox(
             "Pruned by",
             "mask",
-            [NO_MASK, *criteria_in_groups(list(CRITERIA))],
-            names=lambda name: "Nothing" if name == NO_MASK else criterion_option(name),
-            what="the criterion",
+            {NO_MASK: "Nothing", **{name: criterion_option(name) for name in criteria_in_groups(list(CRITERIA))}},
             help=f"{GLOSSARY['criterion']} Calibrated on {view.task.title}, as on the Prune page.",
         )
     chosen = CRITERIA.get(criterion)
@@ -100,7 +98,6 @@ def head_control(view: Frame, shape: ModelShape, run: StoredRun[ScoreSpec] | Non
         "Heads switched off",
         "off",
         list(names),
-        what="the head",
         placeholder="None: type a name such as L3H8, or click the map",
         help="Their output (hook_z) is set to zero at every token. L3H8 is head 8 of layer 3, both counted from 0.",
     )

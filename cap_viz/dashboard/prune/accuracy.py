@@ -186,15 +186,8 @@ def flips_section(view: Frame, columns: Columns) -> None:
         problem(str(error))
         return
     filters = flips_by_filter(flips, [column.name for column in ready], DENSE)
-    chosen = view.selection.segmented(
-        "Filter",
-        "flips",
-        list(filters),
-        names=lambda name: f"{filter_title(name)} ({len(filters[name])})",
-        what="a filter of questions",
-        label_visibility="collapsed",
-        wrap=True,
-    )
+    names = {name: f"{filter_title(name)} ({len(found)})" for name, found in filters.items()}
+    chosen = view.selection.segmented("Filter", "flips", names, label_visibility="collapsed", wrap=True)
     shown = filters[chosen]
     if said := "; ".join(f"{column.title}: {column.stale}" for column in ready if column.stale):
         stale(said)

@@ -26,7 +26,7 @@ from cap_viz.dashboard.selection import Selection, choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.pruning import CRITERIA
-from cap_viz.pruning.mask import SCOPES, Scope
+from cap_viz.pruning.mask import Scope
 from cap_viz.pruning.options import ALLOCATIONS, KV_COMBINES, PATTERNS, KvCombine, MaskOptions, pattern_sparsity
 from cap_viz.runs.comparison import counts_weights
 from cap_viz.runs.run_queries import eval_runs, score_runs
@@ -59,14 +59,13 @@ def controls(view: Frame) -> PruneSetting:
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key="prune_controls"):
         first, second = (st.container(width=CHOICE_PIXELS) for _ in range(2))
         slider, more = st.container(width="stretch", key="prune_slider"), st.container(width=MORE_PIXELS)
-    names = criteria_in_groups(list(CRITERIA))
-    listing = {"names": criterion_option, "what": "criterion"}
+    names = {name: criterion_option(name) for name in criteria_in_groups(list(CRITERIA))}
     with first:
-        help = f"{GLOSSARY['criterion']}\n\n{criteria_help(names)}"
-        criterion = selection.selectbox("Remove by", "criterion", names, default="cap", help=help, **listing)
+        help = f"{GLOSSARY['criterion']}\n\n{criteria_help(list(names))}"
+        criterion = selection.selectbox("Remove by", "criterion", names, default="cap", help=help)
     with second:
         help = "A second rule, at the same sparsity."
-        against = selection.selectbox("Compare with", "against", names, default="wanda", help=help, **listing)
+        against = selection.selectbox("Compare with", "against", names, default="wanda", help=help)
     criteria = tuple(dict.fromkeys((criterion, against)))
     with more:
         st.space("small")
@@ -99,16 +98,8 @@ def sparsity_slider(selection: Selection, criteria: Sequence[str], pattern: str 
         needed = round(100 * pattern_sparsity(pattern))
         st.slider(f"{label}, always {needed} % in the pattern {pattern}", 0, HIGHEST_PERCENT, needed, disabled=True)
         return needed
-    return selection.slider(
-        label,
-        "sparsity",
-        0,
-        HIGHEST_PERCENT,
-        default=DEFAULT_PERCENT,
-        what="a sparsity of",
-        format="%d %%",
-        help=GLOSSARY["sparsity"],
-    )
+    help, most = GLOSSARY["sparsity"], HIGHEST_PERCENT
+    return selection.slider(label, "sparsity", 0, most, default=DEFAULT_PERCENT, format="%d %%", help=help)
 
 
 def stored_marks(view: Frame, setting: PruneSetting, sparsity: int) -> None:
@@ -160,35 +151,24 @@ def more_controls(
     default.
     """
     needs = [CRITERIA[name] for name in criteria]
-    scope = selection.segmented("Scope", "scope", SCOPES, names=SCOPE_NAMES.__getitem__, help=GLOSSARY["scope"])
+    scope = selection.segmented("Scope", "scope", SCOPE_NAMES, help=GLOSSARY["scope"])
     # Without a criterion on head scores, these still determine the calibration examples of the others.
     metric, kv_combine, scores = None, None, runs[0].spec if runs else None
     if any(one.needs_scores for one in needs):
         metric, kv_combine, scores = head_controls(selection, runs)
-    spreads = [
-        UNIFORM,
-        *(ALLOCATIONS if any(one.allocations for one in needs) else ()),
-        *(PATTERNS if any(one.patterns for one in needs) else ()),
-    ]
+    spreads = {UNIFORM: "As the criterion does"}
+    if any(one.allocations for one in needs):
+        spreads |= {name: name.replace("owl", "OWL") for name in ALLOCATIONS}
+    if any(one.patterns for one in needs):
+        spreads |= {name: name for name in PATTERNS}
     spread, text, seed = UNIFORM, OWN_TASK, None
     if len(spreads) > 1:
-        spread = selection.selectbox(
-            "Zeros spread",
-            "spread",
-            spreads,
-            names=lambda name: "As the criterion does" if name == UNIFORM else name.replace("owl", "OWL"),
-            what="spread of zeros",
-            help=f"{GLOSSARY['allocation']}\n\n{GLOSSARY['pattern']}",
-        )
+        help = f"{GLOSSARY['allocation']}\n\n{GLOSSARY['pattern']}"
+        spread = selection.selectbox("Zeros spread", "spread", spreads, help=help)
     if spread in ALLOCATIONS or any(one.needs_calibration for one in needs):
-        text = selection.selectbox(
-            "Activations measured on",
-            "calibration",
-            (OWN_TASK, *texts),
-            names=lambda name: "This task's examples" if name == OWN_TASK else task_name(name),
-            what="text to measure",
-            help="Calibration examples of the task, or generic text; head scores stay on the task.",
-        )
+        sources = {OWN_TASK: "This task's examples", **{name: task_name(name) for name in texts}}
+        help = "Calibration examples of the task, or generic text; head scores stay on the task."
+        text = selection.selectbox("Activations measured on", "calibration", sources, help=help)
     if any(one.needs_seed for one in needs):
         help = "Names the random draw. One draw shows little: 19 of them make the smallest p 0.05."
         seed = selection.number_input("Draw of the control", "control_seed", 0, MOST_SEED, default=0, help=help)
@@ -209,16 +189,14 @@ def head_controls(
     help, groups = metrics_help(METRICS), GLOSSARY["kv_group"]
     metric = selection.selectbox("Metric of the head scores", "metric", METRICS, names=metric_title, help=help)
     kv_combine = selection.selectbox(
-        "Key-value groups combined by", "kv", KV_COMBINES, names=str.capitalize, what="KV combination", help=groups
+        "Key-value groups combined by", "kv", KV_COMBINES, names=str.capitalize, help=groups
     )
     specs = {score_label(run): run.spec for run in runs}
     if not specs:
         return metric, cast(KvCombine, kv_combine), None
     help = "The stored run CAP is built on. Criteria that measure activations do so on the same examples."
     names = {label: run_title(spec) for label, spec in specs.items()}
-    chosen = selection.selectbox(
-        "Head scores", "scores", list(specs), names=names.__getitem__, what="head scores", help=help
-    )
+    chosen = selection.selectbox("Head scores", "scores", names, help=help)
     return metric, cast(KvCombine, kv_combine), specs[chosen]
 
 

@@ -53,10 +53,9 @@ def written_section(view: Frame, setting: PruneSetting) -> None:
     """Draw the controls, a tile per model, the differences, and the texts side by side."""
     st.markdown("##### Answers written out", help=GLOSSARY["written"])
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        format = view.selection.segmented("How to ask", "format", FORMATS, what="the prompt format")
+        format = view.selection.segmented("How to ask", "format", FORMATS)
         with st.container(width=160):
-            what = "a number of written answers of"
-            count = view.selection.selectbox("Questions", "written", COUNTS, default=USUAL_COUNT, what=what)
+            count = view.selection.selectbox("Questions", "written", COUNTS, default=USUAL_COUNT)
     examples = first_questions(view.task, setting.evaluation, int(count))
     writing, shape = writing_of(view.task), shape_from(view.runs, view.model)
     # What the model can read beside a prompt limits the answer.

@@ -67,15 +67,7 @@ def draw_zeros(view: Frame, setting: PruneSetting) -> None:
     title, switch = st.columns([2, 3], vertical_alignment="center")
     title.markdown("##### Where the zeros are", help="Counted from stored tables or from the rule, without a run.")
     with switch:
-        detail = view.selection.segmented(
-            "Detail",
-            "detail",
-            tuple(DETAILS),
-            names=DETAILS.__getitem__,
-            what="a detail of",
-            label_visibility="collapsed",
-            width="stretch",
-        )
+        detail = view.selection.segmented("Detail", "detail", DETAILS, label_visibility="collapsed", width="stretch")
     found = [zeros for name in setting.criteria if (zeros := zeros_or_sentence(view, setting, name))]
     missing = uncounted(view, setting, detail)
     counts = "1 count is" if len(missing) == 1 else f"{len(missing)} counts are"

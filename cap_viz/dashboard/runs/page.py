@@ -58,7 +58,7 @@ def queue() -> None:
 def stored(view: Frame) -> None:
     """Draw the table with the picked run beside it; two picked runs are compared below."""
     by_key = {run.key: run for run in view.runs}
-    picked = view.selection.choices("runs", list(by_key), what="the run")
+    picked = view.selection.choices("runs", list(by_key))
     runs = filtered(view)
     left, right = st.columns([2, 1], gap="small")
     with left:

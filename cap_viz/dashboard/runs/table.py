@@ -37,19 +37,12 @@ def filtered(view: Frame) -> list[StoredRun]:
         asked = selection.text_input("Find", "find", placeholder="task, criterion, model, key", max_chars=80)
     with places[1]:
         help_text = "  \n".join(f"`{one.title}` {one.summary}" for one in KINDS.values())
-        names = KIND_NAMES.__getitem__
-        kind = selection.selectbox("Kind", "kind", list(KIND_NAMES), names=names, what="runs of kind", help=help_text)
+        kind = selection.selectbox("Kind", "kind", KIND_NAMES, help=help_text)
     with places[2]:
-        where = selection.selectbox("About", "where", list(WHERE), names=WHERE.__getitem__, what="runs of")
+        where = selection.selectbox("About", "where", WHERE)
     with places[3]:
-        origin = selection.selectbox(
-            "Origin",
-            "origin",
-            list(ORIGINS),
-            names=ORIGINS.__getitem__,
-            what="runs that are",
-            help="Precomputed: came with CAP Viz and is only read.  \nLive: computed or imported on this machine.",
-        )
+        help_text = "Precomputed: came with CAP Viz and is only read.  \nLive: computed or imported on this machine."
+        origin = selection.selectbox("Origin", "origin", ORIGINS, help=help_text)
     words = asked.casefold().split()
     runs = [
         run

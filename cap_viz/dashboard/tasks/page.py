@@ -113,28 +113,14 @@ def task_pair(selection: Selection, measured: Sequence[Measured], place: int) ->
                 list(others),
                 default=next((name for name in CONTROL_TEXTS if name in others), None),
                 names=task_name,
-                what="the comparison with",
                 help="The first task of the comparison is the one in the sidebar. A click on the matrix sets both.",
             )
         with st.container(width=196):
-            scale = selection.segmented(
-                "Scale of the maps",
-                "scale",
-                list(SCALE_UNITS),
-                what="the scale",
-                width="stretch",
-                help=GLOSSARY["scale"],
-            )
+            help = GLOSSARY["scale"]
+            scale = selection.segmented("Scale of the maps", "scale", tuple(SCALE_UNITS), width="stretch", help=help)
         with st.container(width="stretch"):
-            k = selection.slider(
-                "Heads in the top",
-                "k",
-                1,
-                n_heads // 2,
-                default=usual_top(n_heads),
-                what="a top of",
-                help="How many heads with the largest effects are compared; a tenth of all unless you say otherwise.",
-            )
+            help = "How many heads with the largest effects are compared; a tenth of all unless you say otherwise."
+            k = selection.slider("Heads in the top", "k", 1, n_heads // 2, default=usual_top(n_heads), help=help)
         own_tasks_popover()
         with st.container(width=104):
             file = f"heads-of-tasks-top{k}.csv"
