@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.dashboard.components.job_card import active_jobs, jobs_view, ticking
-from cap_viz.dashboard.components.panels import escaped, percent, problem
+from cap_viz.dashboard.components.panels import escaped, percent, problems_told
 from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import run_words, task_name
@@ -89,16 +89,13 @@ def loss_table(view: Frame, runs: Sequence[StoredRun[EvalSpec]], about: str, ite
     """Draw a row per mask, dense first and compared with it where it is stored; `items` are windows or examples."""
     by_mask = {run.spec.mask: run for run in runs}
     order = sorted(by_mask, key=lambda mask: ("", 0.0) if mask is None else (mask.criterion, mask.sparsity))
-    try:
-        rows = [loss_row(view.store, by_mask[mask], by_mask.get(None)) for mask in order]
-    except CapVizError as error:
-        problem(str(error))
-        return
-    st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
     made = f"masks calibrated on {view.task.title} or on nothing"
-    st.caption(
-        escaped(f"{about}; {made}. Brackets: 95 % intervals over {items}; dense is compared on the same {items}.")
-    )
+    with problems_told():
+        rows = [loss_row(view.store, by_mask[mask], by_mask.get(None)) for mask in order]
+        st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
+        st.caption(
+            escaped(f"{about}; {made}. Brackets: 95 % intervals over {items}; dense is compared on the same {items}.")
+        )
 
 
 def loss_row(store: Store, run: StoredRun[EvalSpec], dense: StoredRun[EvalSpec] | None) -> dict[str, str]:

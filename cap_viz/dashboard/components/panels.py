@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from math import isnan
 
@@ -11,6 +12,7 @@ import streamlit as st
 
 from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.dashboard.terms import GLOSSARY
+from cap_viz.errors import CapVizError
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import Interval
 from cap_viz.tasks.example_sets import ExampleSet
@@ -77,6 +79,15 @@ def empty(title: str, text: str) -> None:
 def problem(sentence: str) -> None:
     """Show an error as one sentence that says what to do."""
     st.error(escaped(sentence), icon=":material/error:")
+
+
+@contextmanager
+def problems_told() -> Iterator[None]:
+    """Show a `CapVizError` of what is drawn within, in its place."""
+    try:
+        yield
+    except CapVizError as error:
+        problem(str(error))
 
 
 def note(sentence: str) -> None:

@@ -10,11 +10,10 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.dashboard.components.measured_column import swatch
-from cap_viz.dashboard.components.panels import escaped, listed, p_words, percent, problem
+from cap_viz.dashboard.components.panels import escaped, listed, p_words, percent, problems_told
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name, task_name
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.evaluation.verdict import NO_DIFFERENCE, difference_words, is_ahead
 from cap_viz.pruning import CRITERIA, criterion_title
@@ -31,11 +30,9 @@ def verdict_of(view: Frame, against: str = RIVAL) -> Verdict | None:
     found = question_runs(view.runs, view.model, view.task.name, against)
     if found is None:
         return None
-    try:
+    with problems_told():
         return verdict_in(view.store, found, view.task, against)
-    except CapVizError as error:
-        problem(str(error))
-        return None
+    return None
 
 
 def verdict_strip(verdict: Verdict) -> None:

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.head_map import Head
-from cap_viz.dashboard.components.panels import escaped, problem
+from cap_viz.dashboard.components.panels import escaped, problems_told
 from cap_viz.dashboard.heads.data import HeadView
 from cap_viz.dashboard.heads.new_run import missing_texts
 from cap_viz.dashboard.playground.data import Change
@@ -21,7 +21,6 @@ from cap_viz.dashboard.playground.data import outcome as read_by_model
 from cap_viz.dashboard.playground.page import attention_chart, rounding_note, written
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.errors import CapVizError
 from cap_viz.figures.next_tokens import coloured_prompt
 from cap_viz.figures.options import option_shares
 from cap_viz.figures.ranked_bars import example_strip
@@ -172,7 +171,7 @@ def reading_section(view: HeadView, head: Head, row: int) -> None:
     layer, number = head
     example, without = view.texts[view.ids[row]], Change(heads=(head,))
     text = example.prompt + example.options[example.gold]
-    try:
+    with problems_told():
         with st.spinner("Reading the example …", show_time=True):
             found = read_by_model(view.frame.model, text, without)
         left, right = st.columns([11, 10], gap="medium")
@@ -186,8 +185,6 @@ def reading_section(view: HeadView, head: Head, row: int) -> None:
             st.markdown("**What the head attends to here**")
             attention_chart(view.frame.model, text, found.tokens, head, key="heads_attention")
             rounding_note(view.frame.model)
-    except CapVizError as error:
-        problem(str(error))
 
 
 def own_answers(view: HeadView, example: Example, without: Change) -> None:

@@ -25,7 +25,7 @@ from cap_viz.dashboard.components.panels import (
     escaped,
     examples_fact,
     heading,
-    problem,
+    problems_told,
     provenance,
 )
 from cap_viz.dashboard.components.share import share
@@ -51,7 +51,6 @@ from cap_viz.dashboard.overview.data import dense_evaluation
 from cap_viz.dashboard.playground.page import rounding_note
 from cap_viz.dashboard.stored import arrived_effects, report_of, specificity_of, statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.figures.ranked_bars import ranked_bars
@@ -143,7 +142,7 @@ def body(frame: Frame, view: View) -> None:
     if view.needs_control:
         no_control(frame, source)
         return
-    try:
+    with problems_told():
         if source.estimator != "exact":
             estimate_body(frame, source, source.run)
             return
@@ -157,8 +156,6 @@ def body(frame: Frame, view: View) -> None:
             effect_body(control, shown, above=sentences.overlap_sentence(shown, control))
         else:
             effect_body(shown, control)
-    except CapVizError as error:
-        problem(str(error))
 
 
 def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> None:

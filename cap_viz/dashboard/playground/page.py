@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.dashboard.components.head_map import Head, head_boxes
 from cap_viz.dashboard.components.job_card import offer_jobs, while_active
-from cap_viz.dashboard.components.panels import empty, escaped, percent, problem, provenance, stale
+from cap_viz.dashboard.components.panels import empty, escaped, percent, problem, problems_told, provenance, stale
 from cap_viz.dashboard.components.share import share
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import mask_name, model_name
@@ -101,13 +101,11 @@ def body(view: Frame) -> None:
         next_token(found, change)
     with right:
         prompt_tokens(found, change)
-    try:
+    with problems_told():
         attention(view, shape, prompt, off, found, top_head)
         for one, card in cards.items():
             with card:
                 written(view, prompt, one)
-    except CapVizError as error:
-        problem(str(error))
 
 
 def applied(view: Frame, asked: MaskSpec | None) -> MaskSpec | None:

@@ -10,12 +10,11 @@ import streamlit as st
 from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_of, jobs_view, while_active
 from cap_viz.dashboard.components.measured_column import Column
-from cap_viz.dashboard.components.panels import note, problem
+from cap_viz.dashboard.components.panels import is_refused_here, note, problems_told
 from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import mask_name
 from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec
-from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.errors import CapVizError
 from cap_viz.models.devices import BYTES
 from cap_viz.runs.audit import audit_of
@@ -62,9 +61,7 @@ def export_section(view: Frame, setting: PruneSetting) -> None:
 
 def draw_export(view: Frame, specs: Sequence[ExportedModel]) -> None:
     with st.popover("Export the pruned model", icon=":material/download:"), st.container(width=480):
-        if is_shared():
-            st.caption(REFUSAL.format(what="exporting models"))
-        else:
+        if not is_refused_here("exporting models"):
             st.caption("Writes a folder on this machine that other programs load without CAP Viz.")
             for spec in specs:
                 export_choice(view, spec)
@@ -89,11 +86,7 @@ def export_choice(view: Frame, spec: ExportedModel) -> None:
     else:
         shape = shape_from(view.runs, view.model)
         size = 0 if shape is None else shape.n_params * BYTES[view.model.dtype]
-        try:
+        label, key = f"{title} ({size / 2**20:,.0f} MiB)" if size else title, f"{KEY}_{spec.mask.criterion}"
+        with problems_told():
             check_room(view.store, spec, size)
-        except CapVizError as error:
-            problem(str(error))
-            return
-        label = f"{title} ({size / 2**20:,.0f} MiB)" if size else title
-        key = f"{KEY}_{spec.mask.criterion}"
-        st.button(label, key=key, on_click=submit_all, args=({spec: f"Export of {title}"}, KEY))
+            st.button(label, key=key, on_click=submit_all, args=({spec: f"Export of {title}"}, KEY))

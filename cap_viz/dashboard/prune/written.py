@@ -20,14 +20,13 @@ from cap_viz.dashboard.components.measured_column import (
     named,
 )
 from cap_viz.dashboard.components.paired import difference_table, differences, unseen_words
-from cap_viz.dashboard.components.panels import caution, listed, percent, problem
+from cap_viz.dashboard.components.panels import caution, listed, percent, problems_told
 from cap_viz.dashboard.components.row_picker import row_picker
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.accuracy import limits
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec
 from cap_viz.dashboard.stored import texts_of
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import EXACT_MATCH, per_question
 from cap_viz.evaluation.generation import FORMATS, GenerationReport, prompt_text, room_for_answer, writing_of
 from cap_viz.figures.text_difference import text_html
@@ -129,11 +128,8 @@ def texts_side_by_side(view: Frame, format: str, ready: Columns) -> None:
         return
     example = (texts_of(view.task.name, (picked,)) or {}).get(picked)
     if example is not None:
-        with st.expander("Prompt"):
-            try:
-                st.code(prompt_text(view.task, example, format), language=None, wrap_lines=True)
-            except CapVizError as error:
-                problem(str(error))
+        with st.expander("Prompt"), problems_told():
+            st.code(prompt_text(view.task, example, format), language=None, wrap_lines=True)
     texts = [
         (column, column.report.texts[column.report.ids.index(picked)]) for column in ready if column.report is not None
     ]

@@ -14,7 +14,7 @@ import streamlit as st
 
 from cap_viz.dashboard.components.job_card import offer_jobs, while_active
 from cap_viz.dashboard.components.measured_column import named, title_of
-from cap_viz.dashboard.components.panels import caution, empty, percent, problem
+from cap_viz.dashboard.components.panels import caution, empty, percent, problem, problems_told
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, mask_spec
 from cap_viz.dashboard.selection import go_button
@@ -178,13 +178,14 @@ def importance_section(view: Frame, setting: PruneSetting) -> None:
         f"{words.doing} the head{words.by}, scaled so that the least helpful head has I = 1 and the most helpful "
         "I = 10.",
     )
-    try:
+    with problems_told():
         run = next(run for run in runs_of(view.runs, ScoreSpec) if run.spec == setting.scores)
         effect = scores_of(view.store, run).mean_effect(setting.options.metric or USUAL["metric"])
-    except DamagedRun as error:
-        problem(str(error))
-        return
-    scaled = importance(effect)
+        draw_importance(importance(effect))
+
+
+def draw_importance(scaled: np.ndarray) -> None:
+    """Draw the histogram of importance per head, and say how far it spreads."""
     outlier = widest_outlier(scaled)
     st.plotly_chart(importance_histogram(scaled, outlier), config=CONFIG, key="prune_importance", alt="Histogram of I")
     low, high = np.quantile(scaled, [0.05, 0.95])

@@ -18,7 +18,7 @@ from cap_viz.dashboard.components.panels import (
     examples_fact,
     is_refused_here,
     p_words,
-    problem,
+    problems_told,
     provenance,
     tile,
 )
@@ -75,10 +75,8 @@ def detail(view: Frame, run: StoredRun) -> None:
     provenance([model_name(spec.model.id), examples_fact(spec.examples), age(run.created)], origin=run.origin)
     if cut := cut_words(run):
         caution(cut)
-    try:
+    with problems_told():
         headline(view.store, run)
-    except CapVizError as error:
-        problem(str(error))
     open_button(view.runs, run)
     with st.container(horizontal=True, gap="xsmall"):
         for one in files(view.store, run):
@@ -183,7 +181,7 @@ def delete(store: Store, picked: Sequence[StoredRun], local: Sequence[StoredRun]
 
 def overlay(store: Store, first: StoredRun, second: StoredRun) -> None:
     """Compare two runs: head scores head by head, evaluations question by question."""
-    try:
+    with problems_told():
         if is_head_scores(first) and is_head_scores(second):
             if first.spec.model != second.spec.model:
                 caution("The two runs are of different weights: their heads have the same numbers, nothing else.")
@@ -195,8 +193,6 @@ def overlay(store: Store, first: StoredRun, second: StoredRun) -> None:
             empty(
                 "These two cannot be compared", "Pick two exact head scores, or two evaluations of the same questions."
             )
-    except CapVizError as error:
-        problem(str(error))
 
 
 def paired_evaluations(

@@ -11,7 +11,7 @@ from pathlib import Path
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from cap_viz.dashboard.components.panels import escaped, is_refused_here, problem
+from cap_viz.dashboard.components.panels import escaped, is_refused_here, problem, problems_told
 from cap_viz.dashboard.components.upload import as_file
 from cap_viz.dashboard.selection import KEPT_WITH_TASK, asked_for, choose, go_button
 from cap_viz.errors import CapVizError
@@ -60,15 +60,16 @@ def unscored(task: Task, instead: str) -> None:
 
 
 def uploaded(file: UploadedFile) -> None:
-    """Preview the parsed file with what is wrong in it, and draw the button that adds it."""
+    """Preview the parsed file and offer to add it."""
     content = file.getvalue()
-    try:
-        with as_file(file.name, content) as path:
-            kind, first = kind_of_rows(path), rows_of(path)[:SHOWN_ROWS]
-    except CapVizError as error:
-        problem(str(error))
-        return
-    st.dataframe([{"line": row.place.rpartition(" ")[2], **row.fields} for row in first], hide_index=True)
+    with problems_told(), as_file(file.name, content) as path:
+        kind, first = kind_of_rows(path), rows_of(path)[:SHOWN_ROWS]
+        st.dataframe([{"line": row.place.rpartition(" ")[2], **row.fields} for row in first], hide_index=True)
+        offer_task(file, content, kind)
+
+
+def offer_task(file: UploadedFile, content: bytes, kind: str) -> None:
+    """Draw the name of the task, what is wrong in its rows, and the button that adds it."""
     usual = name_from(Path(file.name).stem)
     name = st.text_input("Name", usual, key=f"{NAME}_{file.file_id}", max_chars=40) or usual
     wrong = mistake_in(file.name, content, name)

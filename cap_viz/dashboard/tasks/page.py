@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import Head, difference_scatter, head_boxes, head_map, pick_head
-from cap_viz.dashboard.components.panels import empty, note, p_words, problem, provenance_of
+from cap_viz.dashboard.components.panels import empty, note, p_words, problems_told, provenance_of
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.data import SPECIFICITY_UNIT, agreement, shared_top
@@ -29,7 +29,6 @@ from cap_viz.dashboard.tasks.data import (
 )
 from cap_viz.dashboard.tasks.own import own_tasks_popover, unscored
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.figures.tasks import AgreementMatrix, HeadOnTasks, agreement_matrix, head_on_tasks
 from cap_viz.figures.theme import CONFIG
@@ -72,13 +71,10 @@ def tasks_page(view: Frame) -> None:
         layer, head = shared[["layer", "head"]].to_numpy()[0].tolist()
         selected = head_section(view.selection, measured, default=(layer, head))
         all_maps(measured, choice, selected)
-    try:
+    difference = None
+    with answer, problems_told():
         difference = specificity_of(view.store, choice.first.run, choice.second.run)
-        answer.markdown(pair_sentence(choice, difference), help=GLOSSARY["fdr"])
-    except CapVizError as error:
-        difference = None
-        with answer:
-            problem(str(error))
+        st.markdown(pair_sentence(choice, difference), help=GLOSSARY["fdr"])
     with maps:
         pair_maps(choice, difference, selected)
     with right:
