@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cap_viz.attribution.effect_metrics import METRICS
-from cap_viz.dashboard.components.panels import percent
+from cap_viz.dashboard.components.panels import listed, percent
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import CATALOGUE
@@ -44,11 +44,12 @@ def task_name(name: str) -> str:
         return name
 
 
-def texts_missing(task: Task) -> str:
-    """Say that a task's texts are not on this machine, and how to get them there."""
+def texts_missing(*tasks: Task) -> str:
+    """Say that the texts of tasks are not on this machine, and how to get them there."""
+    titles, folders = listed([task.title for task in tasks]), listed([f"{task.data_folder}/" for task in tasks])
     return (
-        f"The texts of {task.title} are not on this machine. To see and measure them, set CAP_VIZ_DATA to a folder "
-        f"that holds {task.data_folder}/."
+        f"The texts of {titles} are not on this machine. To see and measure them, set CAP_VIZ_DATA to a folder that "
+        f"holds {folders}. Mini science and Mini text work without."
     )
 
 

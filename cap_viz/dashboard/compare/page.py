@@ -102,7 +102,7 @@ def own_section(view: Frame, stored: Stored, menu: DeltaGenerator) -> None:
     comparison = compared(view.store, view.task, stored.dense, choice)
     with facts:
         built = [] if choice.group is None else [basis_words(choice.group.basis)]
-        provenance_of(list(comparison.runs.values()), [f"{comparison.n:,} questions", *built])
+        provenance_of(list(comparison.runs.values()), view.runs, [f"{comparison.n:,} questions", *built])
     with menu:
         share("compare", downloads(comparison), said=["The figure opens in any browser and needs no network."])
     for sentence in comparison.damage:

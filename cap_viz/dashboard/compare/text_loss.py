@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from cap_viz.dashboard.components.job_card import active_jobs, jobs_view, ticking
+from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.panels import escaped, percent, problems_told
-from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import run_words, task_name
 from cap_viz.dashboard.stored import levels_in, paired_in
@@ -26,8 +25,6 @@ from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import SPARSITIES
 
-MEASURE_TEXT = "compare_measure_text"
-
 
 def measure_text(view: Frame, text: RunningText | None) -> None:
     """Offer to measure what the verdict's row of running text lacks, or say why this machine cannot."""
@@ -38,25 +35,15 @@ def measure_text(view: Frame, text: RunningText | None) -> None:
     except CapVizError as error:
         st.caption(f"Running text: {escaped(str(error))}")
         return
-    if not view.installed:
-        st.caption(escaped(view.install_hint))
+    if not wanted:
         return
-    ticking(lambda: text_jobs(view, wanted), live=bool(active_jobs(lambda spec: spec in wanted)))
-
-
-def text_jobs(view: Frame, wanted: Sequence[EvalSpec]) -> None:
-    jobs = active_jobs(lambda spec: spec in wanted)
-    jobs_view(jobs, key="compare_text")
-    refusal(MEASURE_TEXT)
-    if jobs or not wanted:
-        return
-    seconds, text = text_seconds(view.runs, wanted), escaped(task_name(wanted[0].examples.task))
-    st.button(
+    seconds, source = text_seconds(view.runs, wanted), escaped(task_name(wanted[0].examples.task))
+    offer_jobs(
+        {spec: run_words(spec) for spec in wanted},
         f"Measure running text ({f'{len(wanted)} runs' if seconds is None else duration(seconds)})",
-        key=MEASURE_TEXT,
-        on_click=submit_all,
-        args=({spec: run_words(spec) for spec in wanted}, MEASURE_TEXT),
-        help=f"Perplexity of {text} under CAP’s and Wanda’s masks: {len(wanted)} runs.",
+        f"Perplexity of {source} under CAP’s and Wanda’s masks: {len(wanted)} runs.",
+        key="compare_measure_text",
+        blocked="" if view.installed else view.install_hint,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any
 
 import streamlit as st
 
@@ -46,27 +46,28 @@ def while_active(specs: Iterable[JobSpec], draw: Callable[[], None]) -> None:
 
 
 def offer_jobs(
-    titles: Mapping[JobSpec, str],
-    label: str,
-    said: str,
-    *,
-    key: str,
-    blocked: str = "",
-    kind: Literal["primary", "secondary"] = "secondary",
+    titles: Mapping[JobSpec, str], label: str, said: str, *, key: str, blocked: str = "", **more: Any
 ) -> None:
-    """Draw the jobs of these specs, by title, and a button that queues the others, or why it cannot (`blocked`)."""
-    jobs = jobs_of(titles)
-    jobs_view(jobs, key=key)
-    ended_view(*jobs)
-    refusal(key)
-    shown = {job.key for job in jobs if job.active or has_ended(job)}
-    idle = {spec: title for spec, title in titles.items() if job_key(spec) not in shown}
-    if idle and blocked:
-        note(blocked)
-    elif idle:
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.button(label, key=key, type=kind, on_click=submit_all, args=(idle, key))
-            st.caption(said, width="stretch", help="You can leave the page; it goes on.")
+    """Draw the jobs of these specs, by title, and a button that queues the others, or why it cannot (`blocked`).
+
+    The page is drawn anew once a job starts or ends.
+    """
+
+    def offer() -> None:
+        jobs = jobs_of(titles)
+        jobs_view(jobs, key=key)
+        ended_view(*jobs, key=key)
+        refusal(key)
+        shown = {job.key for job in jobs if job.active or has_ended(job)}
+        idle = {spec: title for spec, title in titles.items() if job_key(spec) not in shown}
+        if idle and blocked:
+            note(blocked)
+        elif idle:
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.button(label, key=key, on_click=submit_all, args=(idle, key), **more)
+                st.caption(said, width="stretch", help="You can leave the page; it goes on.")
+
+    while_active(titles, offer)
 
 
 def jobs_view(jobs: Sequence[Job], *, key: str) -> None:
@@ -134,14 +135,14 @@ def has_ended(job: Job) -> bool:
     return job.state in ("failed", "cancelled") and not is_discarded(job)
 
 
-def ended_view(*jobs: Job) -> None:
+def ended_view(*jobs: Job, key: str) -> None:
     """Report failed and cancelled jobs, those of one reason together, with buttons to go on and to discard."""
     reasons: dict[str, list[Job]] = {}
     for job in jobs:
         if has_ended(job):
             reasons.setdefault(job.error, []).append(job)
     for reason, ended in reasons.items():
-        whose, key = "; ".join(job.title for job in ended), f"job_{ended[0].number}"
+        whose, own_key = "; ".join(job.title for job in ended), f"{key}_{ended[0].number}"
         if reason:
             problem(f"{whose} stopped: {reason}")
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -149,9 +150,9 @@ def ended_view(*jobs: Job) -> None:
                 st.caption(f"{escaped(whose)} {'was' if len(ended) == 1 else 'were'} cancelled. {kept_words(ended)}")
             again = {job.spec: job.title for job in ended}
             label = "Try again" if reason else "Continue"
-            st.button(label, key=f"{key}_again", on_click=submit_all, args=(again, key))
-            st.button("Discard", key=f"{key}_discard", on_click=discard_jobs, args=(ended,))
-        refusal(key)
+            st.button(label, key=f"{own_key}_again", on_click=submit_all, args=(again, own_key))
+            st.button("Discard", key=f"{own_key}_discard", on_click=discard_jobs, args=(ended,))
+        refusal(own_key)
 
 
 def kept_words(jobs: Sequence[Job]) -> str:

@@ -17,7 +17,7 @@ from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_vi
 from cap_viz.dashboard.components.panels import cut_words, escaped, listed, note, origin_words
 from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import mask_name
+from cap_viz.dashboard.names import mask_name, texts_missing
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Measure
 from cap_viz.figures.prune import DENSE, colour_of
@@ -264,7 +264,7 @@ def draw_columns(
             offer_button(view, columns, offer)
     jobs = [column.job for column in columns if column.job is not None and not column.fresh]
     jobs_view(jobs, key=offer.key)
-    ended_view(*jobs)
+    ended_view(*jobs, key=offer.key)
 
 
 def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> None:
@@ -294,12 +294,5 @@ def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> N
 def missing_words(columns: Sequence[Column[Any]]) -> str:
     """Name the data that measuring needs and this machine lacks, and the way out; else empty."""
     lacking = [column for column in columns if column.missing]
-    if not lacking:
-        return ""
     tasks = {task.name: task for column in lacking for task in column.missing}.values()
-    titles, texts = listed([column.title for column in lacking]), listed([task.title for task in tasks])
-    folders = listed([f"{task.data_folder}/" for task in tasks])
-    return (
-        f"Not on this machine: {texts}, which measuring {titles} needs. Set CAP_VIZ_DATA to a folder that holds "
-        f"{folders}."
-    )
+    return f"{listed([column.title for column in lacking])}: {texts_missing(*tasks)}" if lacking else ""

@@ -32,10 +32,10 @@ def provenance(facts: Sequence[str], *, origin: str | None = None) -> None:
     st.caption(badge + " · ".join(escaped(fact) for fact in facts))
 
 
-def provenance_of(runs: Sequence[StoredRun], facts: Sequence[str]) -> None:
-    """Draw facts about results of several runs, with the age of the newest and the origins of all."""
-    newest = max(run.created for run in runs)
-    origins = sorted({run.origin for run in runs}, reverse=True)
+def provenance_of(shown: Sequence[StoredRun], runs: Sequence[StoredRun], facts: Sequence[str]) -> None:
+    """Draw facts about the results shown, with the age of the newest and the origins of all; `runs` are all stored."""
+    newest = max(run.created for run in shown)
+    origins = sorted({origin_words(run, runs) for run in shown}, reverse=True)
     provenance([*facts, f"newest {age(newest)}"], origin=" and ".join(origins))
 
 

@@ -19,7 +19,7 @@ from cap_viz.dashboard.selection import asked_for, choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.runs.jobs import Job
 from cap_viz.runs.score_sources import ScoreSource, run_name, stored_sources, told_apart
-from cap_viz.runs.spec import JointSpec, RoleSpec, ScoreSpec, spec_key
+from cap_viz.runs.spec import ScoreSpec, spec_key
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
 # Session key: the keys of a run to show once it is available; a hybrid run waits for both of its parts.
@@ -90,18 +90,15 @@ def title_of(source: ScoreSource) -> str:
 
 
 def last_failure(frame: Frame, available: Collection[ScoreSource]) -> Job | None:
-    """Return the job about heads that this session started last, if it failed or was cancelled.
+    """Return the job of head scores that this session started last, if it failed or was cancelled.
 
     Its run leaves the address, so that the page is back at a stored one and no link is blamed.
     """
-    kinds = ScoreSpec | RoleSpec | JointSpec
-    own = [job for job in own_jobs() if isinstance(job.spec, kinds) and job.spec.model == frame.model]
-    job = own[-1] if own else None
-    if job is None or job.state not in ("failed", "cancelled"):
+    own = [(job, job.spec) for job in own_jobs() if concerns(job.spec, frame)]
+    if not own or own[-1][0].state not in ("failed", "cancelled"):
         return None
-    (asked,) = (asked_for("run") or ("",))[-1:]
-    is_known = asked in [source.name for source in available]
-    if isinstance(job.spec, ScoreSpec) and asked.startswith(run_name(job.spec)) and not is_known:
+    (job, spec), (asked,) = own[-1], (asked_for("run") or ("",))[-1:]
+    if asked.startswith(run_name(spec)) and asked not in [source.name for source in available]:
         choose({"run": None})
     return job
 

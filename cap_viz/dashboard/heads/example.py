@@ -15,7 +15,7 @@ from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.head_map import Head
 from cap_viz.dashboard.components.panels import escaped, problems_told
 from cap_viz.dashboard.heads.data import HeadView
-from cap_viz.dashboard.heads.new_run import missing_texts
+from cap_viz.dashboard.names import texts_missing
 from cap_viz.dashboard.playground.data import Change
 from cap_viz.dashboard.playground.data import outcome as read_by_model
 from cap_viz.dashboard.playground.page import attention_chart, rounding_note, written
@@ -58,7 +58,7 @@ def example_section(view: HeadView, head: Head, row: int) -> bool:
     example = None if view.texts is None else view.texts.get(view.ids[row])
     (passage if view.task.kind == "text" else option_table)(view, head, row, example)
     if view.texts is None:
-        st.caption(f"Only ids are shown. {missing_texts(view.task)}")
+        st.caption(f"Only ids are shown. {texts_missing(view.task)}")
     return reads
 
 

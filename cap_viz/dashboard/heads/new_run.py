@@ -16,27 +16,26 @@ import streamlit as st
 from cap_viz.attribution.effect_metrics import DIFFERENTIABLE, METRICS, applicable_metrics
 from cap_viz.attribution.estimators import ESTIMATORS
 from cap_viz.attribution.results import ABLATIONS
-from cap_viz.dashboard.components.job_card import active_jobs, job_view
+from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.submission import submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.controls import WANTED_RUN, name_of
-from cap_viz.dashboard.names import ABLATION_NAMES, metric_name
+from cap_viz.dashboard.names import ABLATION_NAMES, metric_name, texts_missing
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.progress import duration
-from cap_viz.runs.jobs import Job, JobSpec
+from cap_viz.runs.jobs import JobSpec
 from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.run_queries import alike, block_run, block_spec
+from cap_viz.runs.run_queries import block_run, block_spec
 from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from, seconds_each, timed_run
-from cap_viz.runs.score_sources import ScoreSource
 from cap_viz.runs.spec import RunSpec, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import calibration_set
-from cap_viz.tasks.readable import CONTROL_TEXTS, controls_for
+from cap_viz.tasks.readable import controls_for
 
-# Key of the buttons that start a run, under which a refusal is shown; session key of the popover.
+# Key of the button that starts a new run, under which a refusal is shown; session key of the popover.
 STARTED, NEW_RUN_OPEN = "heads_started", "heads_new_run"
 USUAL_EXAMPLES = {"exact": 16, "gradient": 128}
 SIZES = ("by hand", "time budget", "precision")
@@ -84,15 +83,7 @@ def hindrance(frame: Frame, task: Task) -> str:
     """Say why nothing can be measured here: the model or the task's texts are missing; "" if nothing is."""
     if not frame.installed:
         return frame.install_hint
-    return "" if task.is_local() else missing_texts(task)
-
-
-def missing_texts(task: Task) -> str:
-    offline = load_task("mini_text" if task.kind == "text" else "mini_science").title
-    return (
-        f"The examples of {task.title} are not on this machine. Set CAP_VIZ_DATA to a folder that holds "
-        f"{task.data_folder}/ with its splits as JSON lines, or choose the task {offline}, which works offline."
-    )
+    return "" if task.is_local() else texts_missing(task)
 
 
 def wanted_specs(frame: Frame, estimator: str, seed: int, ablation: str, metric: str | None) -> dict[str, ScoreSpec]:
@@ -122,9 +113,9 @@ def hybrid_sizes(frame: Frame, seed: int, ablation: str, metric: str, most: int)
         return int(n), int(n_gradient)
     pilot = pilot_specs(frame.model, frame.task, seed=seed, ablation=ablation, metric=metric)
     runs = {name: run for name, spec in pilot.items() if (run := frame.store.get(spec)) is not None}
-    if len(runs) < len(pilot):
+    if missing := [spec for name, spec in pilot.items() if name not in runs]:
         label = f"Measure the pilot ({FEWEST_EXACT} examples, both ways)"
-        measure_button(frame, label, "Pilot", *pilot.values(), key="heads_pilot")
+        offer_runs(frame, label, "Pilot", *missing, key="heads_pilot")
         raise UsageError("The sizes are planned from a pilot with this draw, ablation and metric, and then fixed.")
     unit, seconds, half_width = METRICS[metric].unit, None, None
     if how == "time budget":
@@ -158,12 +149,10 @@ def titled(what: str, *specs: RunSpec) -> dict[JobSpec, str]:
     return titles
 
 
-def measure_button(frame: Frame, label: str, what: str, *specs: RunSpec, key: str, **more: Any) -> None:
-    """Draw a button that starts runs, or say why they cannot be started here; `what` begins the titles of the jobs."""
-    if reason := hindrance(frame, load_task(specs[0].examples.task)):
-        st.caption(reason)
-    else:
-        st.button(label, key=key, on_click=submit_all, args=(titled(what, *specs), STARTED), **more)
+def offer_runs(frame: Frame, label: str, what: str, *specs: RunSpec, key: str, said: str = "", **more: Any) -> None:
+    """Offer to measure runs that are not stored, unless that is impossible here; `what` begins the jobs' titles."""
+    blocked = hindrance(frame, load_task(specs[0].examples.task))
+    offer_jobs(titled(what, *specs), label, said, key=key, blocked=blocked, **more)
 
 
 def cost_sentence(frame: Frame, n: int, task: str, estimator: str = "exact") -> str:
@@ -180,18 +169,8 @@ def cost_sentence(frame: Frame, n: int, task: str, estimator: str = "exact") -> 
     )
 
 
-def control_jobs(source: ScoreSource) -> list[Job]:
-    """Return the active jobs whose run can become the control of this one."""
-    return active_jobs(
-        lambda spec: isinstance(spec, ScoreSpec) and spec.examples.task in CONTROL_TEXTS and alike(spec, source.spec)
-    )
-
-
-def no_control(frame: Frame, source: ScoreSource) -> None:
-    """Draw the placeholder of a view that lacks its control: the purpose of a control, and ways to measure it."""
-    jobs, spec = control_jobs(source), source.spec
-    for job in jobs:
-        job_view(job, key="heads_control")
+def no_control(frame: Frame, spec: ScoreSpec) -> None:
+    """Draw the placeholder of a view that lacks its control: the purpose of a control, and the way to measure it."""
     # Of the texts for every model one is part of CAP Viz.
     text = next(task for task in map(load_task, controls_for(spec.model.id)) if task.is_local())
     with st.container(border=True):
@@ -201,14 +180,11 @@ def no_control(frame: Frame, source: ScoreSource) -> None:
             "A head that matters on this task may simply be one that any text needs. To tell the two apart, the same "
             f"measurement is made on {text.title.lower()}, which asks for no reasoning."
         )
-        if jobs:
-            st.caption("It is being measured now; this view appears when it is complete.")
-            return
         n = min(CONTROL_EXAMPLES, len(text.splits.calibration))
         wanted = replace(spec, examples=calibration_set(text.name, n))
         label = f"Measure {text.title.lower()} ({n} passages)"
-        measure_button(frame, label, "Head scores", wanted, key="heads_control_start", type="primary")
-        st.caption(cost_sentence(frame, n, text.name))
+        said = cost_sentence(frame, n, text.name)
+        offer_runs(frame, label, "Head scores", wanted, key="heads_control_start", said=said, type="primary")
 
 
 def offer_blocks(frame: Frame, spec: ScoreSpec) -> None:
@@ -216,7 +192,7 @@ def offer_blocks(frame: Frame, spec: ScoreSpec) -> None:
     if hindrance(frame, frame.task) or block_run(frame.store, spec) is not None:
         return
     words = ablation_words(spec)
-    measure_button(
+    offer_runs(
         frame,
         "Measure whole layers, too",
         "Whole layers",

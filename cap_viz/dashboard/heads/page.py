@@ -44,7 +44,7 @@ from cap_viz.dashboard.heads.data import (
     hybrid_of,
 )
 from cap_viz.dashboard.heads.example import example_section, reading_section, shown_example
-from cap_viz.dashboard.heads.new_run import STARTED, control_jobs, measure_button, new_run, no_control, offer_blocks
+from cap_viz.dashboard.heads.new_run import STARTED, new_run, no_control, offer_blocks, offer_runs
 from cap_viz.dashboard.heads.together import together_section
 from cap_viz.dashboard.names import metric_name, model_name, task_name
 from cap_viz.dashboard.overview.data import dense_evaluation
@@ -86,8 +86,7 @@ def page(frame: Frame) -> None:
         return
     with facts:
         provenance(facts_of(view), origin="running" if view.source.run is None else view.source.run.origin)
-    live = view.source.job is not None or (view.needs_control and bool(control_jobs(view.source)))
-    ticking(lambda: body(frame, view), live=live)
+    ticking(lambda: body(frame, view), live=view.source.job is not None)
     # Last, since its link holds the head that the body shows.
     with share_place:
         downloads = downloads_of(frame.store, view)
@@ -106,7 +105,7 @@ def controls(frame: Frame) -> View | None:
             source = pick_source(frame, available)
     refusal(STARTED)
     if ended is not None:
-        ended_view(ended)
+        ended_view(ended, key="heads_ended")
     if source is None:
         empty(
             f"No head scores of {model_name(frame.model.id)} on {frame.task.title} yet",
@@ -140,7 +139,7 @@ def body(frame: Frame, view: View) -> None:
         live_body(frame, source, view.metric)
         return
     if view.needs_control:
-        no_control(frame, source)
+        no_control(frame, source.spec)
         return
     with problems_told():
         if source.estimator != "exact":
@@ -253,7 +252,7 @@ def roles_section(view: HeadView, roles: HeadRoles | None, selected: Head) -> No
     """Draw effect against a chosen measure of attention for all heads, or the button that starts the measurement."""
     st.markdown("#### Effect and attention")
     if roles is None:
-        measure_button(
+        offer_runs(
             view.frame,
             "Measure what heads attend to",
             "What heads attend to",

@@ -9,18 +9,16 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import Head, head_name, named_heads
-from cap_viz.dashboard.components.job_card import active_jobs, job_view, ticking
-from cap_viz.dashboard.components.panels import problem
+from cap_viz.dashboard.components.panels import problems_told
 from cap_viz.dashboard.heads.data import HeadView
-from cap_viz.dashboard.heads.new_run import measure_button, missing_texts
+from cap_viz.dashboard.heads.new_run import offer_runs
 from cap_viz.dashboard.heads.sentences import interval_at
+from cap_viz.dashboard.names import texts_missing
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.errors import CapVizError
 from cap_viz.figures.ranked_bars import joint_effect
 from cap_viz.figures.theme import CONFIG, signed
 from cap_viz.progress import duration
-from cap_viz.runs.jobs import Job
 from cap_viz.runs.kinds.joint import judged, load_joint
 from cap_viz.runs.run_labels import AblationWords
 from cap_viz.runs.sample_plan import seconds_each, timed_run
@@ -50,10 +48,9 @@ def together_section(view: HeadView, selected: Head) -> None:
     if not picked:
         st.caption("Two heads may do the same work, or stand in for each other: then single effects do not add up.")
     elif not view.task.is_local():
-        st.caption(missing_texts(view.task))
+        st.caption(texts_missing(view.task))
     else:
-        spec = joint_spec(view, tuple(sorted(heads_by_name[name] for name in picked)))
-        ticking(lambda: result(view, spec), live=bool(under_way(spec)))
+        result(view, joint_spec(view, tuple(sorted(heads_by_name[name] for name in picked))))
 
 
 def shortcuts(view: HeadView, picked: tuple[str, ...], selected: str) -> None:
@@ -78,29 +75,19 @@ def joint_spec(view: HeadView, heads: tuple[Head, ...]) -> JointSpec:
     return JointSpec(view.spec.model, held_out, heads, view.spec.ablation, view.spec.values_from)
 
 
-def under_way(spec: JointSpec) -> list[Job]:
-    return active_jobs(lambda one: one == spec)
-
-
 def result(view: HeadView, spec: JointSpec) -> None:
-    """Draw the stored result, else the job that measures it, else the button that starts one."""
-    run = view.frame.store.get(spec)
+    """Draw the stored result, else offer to measure it."""
+    run, n = view.frame.store.get(spec), len(spec.heads)
     if run is not None:
-        try:
+        with problems_told():
             show(view, judged(spec, load_joint(view.frame.store, run), view.metric), len(spec.examples.ids))
-        except CapVizError as error:
-            problem(str(error))
-    elif jobs := under_way(spec):
-        for job in jobs:
-            job_view(job, key="together")
-    else:
-        n = len(spec.heads)
-        label = "Measure this head" if n == 1 else f"Measure these {n} heads together"
-        measure_button(view.frame, label, f"{n} heads together", spec, key="together_start", type="primary")
-        st.caption(
-            f"On {len(spec.examples.ids)} evaluation questions, with {spec.draws} random sets of as many other heads "
-            f"for comparison{expected_time(view, spec)}."
-        )
+        return
+    label = "Measure this head" if n == 1 else f"Measure these {n} heads together"
+    said = (
+        f"On {len(spec.examples.ids)} evaluation questions, with {spec.draws} random sets of as many other heads for "
+        f"comparison{expected_time(view, spec)}."
+    )
+    offer_runs(view.frame, label, f"{n} heads together", spec, key="together_start", said=said, type="primary")
 
 
 def expected_time(view: HeadView, spec: JointSpec) -> str:

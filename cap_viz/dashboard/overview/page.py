@@ -10,23 +10,21 @@ from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.dashboard.components.head_map import head_map
 from cap_viz.dashboard.components.install_model import install_model
 from cap_viz.dashboard.components.panels import (
-    age,
     caution,
     empty,
     escaped,
     heading,
     listed,
-    origin_words,
     percent,
     percent_interval,
     problem,
-    provenance,
+    provenance_of,
     tile,
 )
 from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.new_run import seconds_each, timed_run
-from cap_viz.dashboard.names import metric_title, model_name
+from cap_viz.dashboard.names import metric_title, model_name, texts_missing
 from cap_viz.dashboard.overview.data import METRIC, PruningTable, TaskSummary, pruning_table, summaries
 from cap_viz.dashboard.overview.tables import costs_table, task_table
 from cap_viz.dashboard.selection import go, go_button
@@ -80,13 +78,9 @@ def overview(view: Frame) -> None:
 
 def sources(view: Frame, found: list[TaskSummary]) -> None:
     runs = [run for one in found for run in (one.dense_run, one.score_run) if run is not None]
-    if not runs:
-        return
-    scored = runs_of(runs, ScoreSpec)
-    ways = sorted({f"{run.spec.estimator}, {run.spec.ablation} ablation" for run in scored})
-    newest = f"newest {age(max(run.created for run in runs))}"
-    origin = " and ".join(sorted({origin_words(run, view.runs) for run in runs}, reverse=True))
-    provenance([model_name(view.model.id), *ways, metric_title(METRIC).lower(), newest], origin=origin)
+    ways = sorted({f"{run.spec.estimator}, {run.spec.ablation} ablation" for run in runs_of(runs, ScoreSpec)})
+    if runs:
+        provenance_of(runs, view.runs, [model_name(view.model.id), *ways, metric_title(METRIC).lower()])
 
 
 def task_row(view: Frame, summary: TaskSummary, costs: PruningTable | None) -> None:
@@ -131,8 +125,7 @@ def first_step(view: Frame, task: Task, label: str, amount: str, page: str) -> N
         go_button(label, page, key=key, icon=":material/arrow_forward:")
         st.caption(amount)
     else:
-        lacking = f"The texts of {task.title} are not on this machine; set CAP_VIZ_DATA to measure it."
-        st.caption(escaped(view.install_hint or lacking))
+        st.caption(escaped(view.install_hint or texts_missing(task)))
 
 
 def needed_heads(view: Frame, summary: TaskSummary) -> None:

@@ -21,9 +21,8 @@ from cap_viz.attribution.prompt_intervention import (
     read_prompt,
     token_texts,
 )
-from cap_viz.dashboard.components.panels import listed
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import mask_name
+from cap_viz.dashboard.names import mask_name, texts_missing
 from cap_viz.figures.next_tokens import Candidate
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.prefix_reuse import expected_seconds
@@ -154,7 +153,7 @@ def weights_of(model: ModelRef, change: Change) -> Mapping[str, Tensor]:
 def mask_hindrance(model: ModelRef, mask: MaskSpec) -> str:
     """Say why the pruned weights cannot be made on this machine; "" if they can."""
     if missing := missing_tasks(mask):
-        return f"{mask_name(mask)} reads {listed([task.title for task in missing])}, which is not on this machine."
+        return f"{mask_name(mask)}: {texts_missing(*missing)}"
     if not shared_queue().models.has_room(model.id, 1):
         return "Pruned weights take as much memory as the model once more, and less than that is free."
     return ""

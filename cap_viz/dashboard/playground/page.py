@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from cap_viz.dashboard.components.head_map import Head, head_boxes
-from cap_viz.dashboard.components.job_card import offer_jobs, while_active
+from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.panels import empty, escaped, percent, problem, problems_told, provenance, stale
 from cap_viz.dashboard.components.share import share
 from cap_viz.dashboard.frame import Frame
@@ -118,7 +118,7 @@ def applied(view: Frame, asked: MaskSpec | None) -> MaskSpec | None:
     titles: dict[JobSpec, str] = {PrunedWeights(view.model, asked): f"Pruning by {name}"}
     said = f"{f'About {duration(seconds)}. ' if seconds > 0 else ''}Kept in memory, not stored."
     label, blocked = f"Apply {name}", mask_hindrance(view.model, asked)
-    while_active(titles, lambda: offer_jobs(titles, label, said, key="play_apply", blocked=blocked, kind="primary"))
+    offer_jobs(titles, label, said, key="play_apply", blocked=blocked, type="primary")
     former: MaskSpec | None = st.session_state.get(SHOWN_MASK)
     if former is None or not models.has_pruned(view.model, former):
         return None

@@ -225,7 +225,7 @@ def evaluation_items(view: Frame) -> ExampleSet:
     stored = [run.spec.examples for run in eval_runs(view.runs, view.model, task.name)]
     ids = max((examples.ids for examples in stored if examples.version == task.version), key=len, default=())
     if not ids:
-        raise CapVizError(f"{texts_missing(task)} No stored run names them; the task mini_science works offline.")
+        raise CapVizError(f"{texts_missing(task)} No stored run names them.")
     return ExampleSet(task.name, task.version, ids[: view.n], "evaluation")
 
 

@@ -67,7 +67,7 @@ def draw_export(view: Frame, specs: Sequence[ExportedModel]) -> None:
                 export_choice(view, spec)
     jobs = jobs_of(specs)
     jobs_view(jobs, key=KEY)
-    ended_view(*jobs)
+    ended_view(*jobs, key=KEY)
     refusal(KEY)
 
 

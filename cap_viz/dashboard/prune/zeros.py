@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from cap_viz.dashboard.components.job_card import offer_jobs, while_active
+from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.measured_column import named, title_of
 from cap_viz.dashboard.components.panels import caution, empty, percent, problem, problems_told
 from cap_viz.dashboard.frame import Frame
@@ -58,12 +58,9 @@ def weights_words(view: Frame, mask: MaskSpec) -> str:
     return f"{percent(zeros.reached)} of the weights" if zeros else "a smaller share of the weights, not counted yet"
 
 
+@st.fragment
 def zeros_section(view: Frame, setting: PruneSetting) -> None:
-    """Draw the zeros section, with updates while counting jobs run."""
-    while_active(uncounted(view, setting, "heads"), lambda: draw_zeros(view, setting))
-
-
-def draw_zeros(view: Frame, setting: PruneSetting) -> None:
+    """Draw where the zeros are, in figure and table, and offer to count those that are not known."""
     title, switch = st.columns([2, 3], vertical_alignment="center")
     title.markdown("##### Where the zeros are", help="Counted from stored tables or from the rule, without a run.")
     with switch:

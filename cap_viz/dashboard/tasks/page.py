@@ -58,7 +58,7 @@ def tasks_page(view: Frame) -> None:
         return
     made = f"exact, {measured[0].run.spec.ablation} ablation"
     facts = [model_name(view.model.id), f"{len(measured)} tasks", made, metric_title(METRIC).lower()]
-    provenance_of([one.run for one in measured], facts)
+    provenance_of([one.run for one in measured], view.runs, facts)
     choice = task_pair(view.selection, measured, names.index(view.task.name) if view.task.name in names else 0)
     shared, agreements = shared_heads(measured, choice.k), pair_table(measured, choice.k)
     answer = st.container()
