@@ -12,8 +12,7 @@ from cap_viz.attribution.estimators import ESTIMATORS
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard import names
 from cap_viz.dashboard.frame import PAGE_FILES
-from cap_viz.dashboard.glossary.data import all_groups, folded, search
-from cap_viz.dashboard.glossary.page import LIMITS
+from cap_viz.dashboard.glossary.page import LIMITS, all_groups, folded, search
 from cap_viz.dashboard.terms import GLOSSARY, Term, groups
 from cap_viz.evaluation.eval_metrics import MEASURES, TOKEN_LOSS
 from cap_viz.evaluation.generation import FORMATS
