@@ -21,8 +21,7 @@ from streamlit.testing.v1 import AppTest
 from cap_viz.attribution.results import options_table
 from cap_viz.dashboard.names import run_words
 from cap_viz.dashboard.runs.picked import files
-from cap_viz.dashboard.runs.result import result_of
-from cap_viz.dashboard.runs.table import csv_of, table_of
+from cap_viz.dashboard.runs.table import csv_of, result_of, table_of
 from cap_viz.errors import UsageError
 from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import ModelRef

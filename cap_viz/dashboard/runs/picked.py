@@ -18,6 +18,7 @@ from cap_viz.dashboard.components.panels import (
     examples_fact,
     is_refused_here,
     p_words,
+    percent,
     problems_told,
     provenance,
     tile,
@@ -25,21 +26,22 @@ from cap_viz.dashboard.components.panels import (
 from cap_viz.dashboard.components.share import Download, download_button
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name, run_words, task_name
-from cap_viz.dashboard.runs.result import sentence_on
 from cap_viz.dashboard.selection import choose, go_button
-from cap_viz.dashboard.stored import levels_in, paired_in, statistics_of
+from cap_viz.dashboard.stored import levels_in, paired_in, report_of, statistics_of
 from cap_viz.dashboard.tasks.data import STANDARDISED, TaskPair, measured_in
 from cap_viz.dashboard.tasks.page import pair_section
 from cap_viz.errors import CapVizError, UsageError
-from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, Measure
+from cap_viz.evaluation.eval_metrics import TOKEN_LOSS, Measure, against_guessing
+from cap_viz.evaluation.generation import LENGTH, GenerationProtocol
 from cap_viz.evaluation.verdict import grade_of
 from cap_viz.figures.head_grid import Grid
 from cap_viz.figures.theme import signed
 from cap_viz.runs.archive import archive_bytes
 from cap_viz.runs.html_page import html_of
 from cap_viz.runs.kinds import numbers_of
-from cap_viz.runs.kinds.evaluation import measures_of
+from cap_viz.runs.kinds.evaluation import load_answers, measures_of
 from cap_viz.runs.notebook import notebook_of
+from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, protocol_of
 from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
 from cap_viz.runs.score_sources import shown_name
@@ -47,6 +49,7 @@ from cap_viz.runs.spec import EvalSpec, JointSpec, ProfileSpec, RoleSpec, ScoreS
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import PairedComparison, usual_top
+from cap_viz.tasks import load_task
 
 # Session key of what the page says about a run, by its key; by "" what it says about several.
 SAID = "runs_said"
@@ -103,6 +106,27 @@ def headline(store: Store, run: StoredRun) -> None:
         st.caption(sentence_on(store, run))
     else:
         st.dataframe(numbers_of(store, run), height=240, hide_index=True)
+
+
+def sentence_on(store: Store, run: StoredRun[EvalSpec]) -> str:
+    """Say what the numbers of an evaluation are of. Raises `CapVizError` for a damaged run."""
+    protocol = protocol_of(run.spec)
+    if isinstance(protocol, GenerationProtocol):
+        answers = load_answers(store, run)
+        return (
+            f"{len(answers)} answers, {int(answers.tokens.sum()):,} tokens; an answer found in "
+            f"{percent(answers.parse_rate, 0)} (strict) and {percent(answers.parse_rate_flexible, 0)} (flexible), "
+            f"{percent(float((answers.ended == LENGTH).mean()), 0)} cut off."
+        )
+    report = report_of(store, run)
+    if isinstance(protocol, ChoiceProtocol):
+        test = against_guessing(load_task(run.spec.examples.task), report)
+        verdict = "clearly above" if test.clearly_above else "not clearly above"
+        right = f"{int(report.correct.sum())} of {len(report)} questions right"
+        return f"{right}; {verdict} chance ({percent(test.chance)})."
+    items = "windows of text" if isinstance(protocol, PerplexityProtocol) else "worked solutions"
+    n_tokens = int(report.questions.tokens[:, 0].sum())
+    return f"{len(report)} {items}, {n_tokens:,} tokens scored; the interval resamples {items}."
 
 
 def tiles(texts: Iterable[tuple[str, str, str]]) -> None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import pandas as pd
 import streamlit as st
 
+from cap_viz.dashboard.components.head_map import head_name
 from cap_viz.dashboard.components.panels import age
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import model_name, run_words, task_name
-from cap_viz.dashboard.runs.result import result_of
 from cap_viz.dashboard.selection import choose, controlled, is_choice
+from cap_viz.dashboard.stored import levels_in, statistics_of
+from cap_viz.errors import CapVizError
+from cap_viz.evaluation.eval_metrics import ACC, TOKEN_LOSS
+from cap_viz.figures.theme import signed
 from cap_viz.runs.kinds import KINDS, describe, runs_table
+from cap_viz.runs.kinds.joint import judged, load_joint
 from cap_viz.runs.prefix_reuse import computing_seconds
+from cap_viz.runs.run_queries import is_head_scores, is_run_of
+from cap_viz.runs.spec import EvalSpec, JointSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 
@@ -147,3 +155,21 @@ def csv_of(store: Store, runs: Sequence[StoredRun]) -> str:
     ids = runs_table(runs).rename(columns={"model": "model_id", "task": "task_id", "what": "described"})
     seconds = [computing_seconds(run) for run in runs]
     return csv_text(pd.concat([named, ids.assign(seconds=seconds)], axis="columns"))
+
+
+@lru_cache(2048)
+def result_of(store: Store, run: StoredRun) -> str:
+    """Return accuracy, perplexity, loss or the head of largest effect; "" for runs without one main number."""
+    try:
+        if is_run_of(run, EvalSpec) and (levels := levels_in(store, run)):
+            measure, level = next(iter(levels.items()))
+            unit = measure.unit if measure == TOKEN_LOSS else "" if measure == ACC else measure.title.lower()
+            return f"{measure.words(level.value)} {unit}".rstrip()
+        if is_head_scores(run) or is_head_scores(run, "gradient"):
+            estimate = statistics_of(store, run, "nll").estimate
+            return f"{head_name(*estimate.top_head)} {signed(float(estimate.mean[estimate.top_head]), 2)} nats"
+        if is_run_of(run, JointSpec):
+            return f"{signed(float(judged(run.spec, load_joint(store, run), 'nll').joint.mean), 2)} nats"
+    except CapVizError:  # Its sentence stands beside the run once it is picked.
+        return "damaged"
+    return ""
