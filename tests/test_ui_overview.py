@@ -15,8 +15,7 @@ from PIL import Image
 from cap_viz.dashboard.components.panels import origin_words
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.overview.data import PruningTable, pruning_table, summarise, usual_group
-from cap_viz.dashboard.overview.page import PICKED
-from cap_viz.dashboard.overview.tables import costs_table
+from cap_viz.dashboard.overview.page import PICKED, costs_table
 from cap_viz.dashboard.selection import Selection
 from cap_viz.dashboard.stored import paired_in, report_of, stored_runs
 from cap_viz.evaluation.eval_metrics import ACC

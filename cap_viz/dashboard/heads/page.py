@@ -177,7 +177,8 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
         if roles is not None:
             st.caption(sentences.role_sentence(roles, head))
     with left, st.container(gap="small"):
-        st.markdown(above or sentences.reliability_sentence(view))
+        ranking = sentences.reliability_sentence(view.stats) if view.ranks_heads else sentences.NOT_RANKED
+        st.markdown(above or ranking)
         rounding = noise_floor(spec.model.dtype, view.metric, estimate.mean, view.n)
         if rounding is not None and rounding.below:
             caution(str(rounding))
@@ -325,7 +326,8 @@ def estimate_body(frame: Frame, source: ScoreSource, run: StoredRun[ScoreSpec]) 
         below = "Both parts are stored runs of their own: choose them under Run."
     else:
         stats = statistics_of(frame.store, run, metric)
-        estimate, above = stats.estimate, sentences.gradient_sentence(stats)
+        estimate = stats.estimate
+        above = f"{sentences.reliability_sentence(stats)} Approximation: the interval does not cover its error."
         below = sentences.agreement_sentence(frame, spec, stats, metric)
     unit = METRICS[metric].unit
     left, right = st.columns(HALVES, gap="medium")

@@ -38,6 +38,7 @@ OTHER_MEANING = ("raises the loss", "lowers the loss")
 # Factors on the probability nearer to 1 say nothing.
 LEAST_FACTOR = 1.05
 TARGET_RELIABILITY = 0.8
+NOT_RANKED = "Errors change on few questions: this view shows where, and is not used to rank heads."
 
 
 def count(n: int) -> str:
@@ -110,13 +111,11 @@ def role_sentence(roles: HeadRoles, head: Head) -> str:
     return f"Attends to: {' · '.join(parts)}."
 
 
-def reliability_sentence(view: HeadView) -> str:
+def reliability_sentence(stats: HeadStatistics) -> str:
     """Say how far the ranking depends on the examples, and how many would make it stable."""
-    found = view.stats.reliability
-    if not view.ranks_heads:
-        return "Errors change on few questions: this view shows where, and is not used to rank heads."
+    found, n = stats.reliability, stats.estimate.n
     if found is None:
-        return f"{count(view.n)}: too few to tell how stable this ranking is (at least 4 are needed)."
+        return f"{count(n)}: too few to tell how stable this ranking is (at least 4 are needed)."
     needed = found.n_for(TARGET_RELIABILITY)
     if found.full >= TARGET_RELIABILITY:
         outlook = "stable under other examples"
@@ -124,7 +123,7 @@ def reliability_sentence(view: HeadView) -> str:
         outlook = "other examples would give another ranking"
     else:
         outlook = f"about {needed} examples would reach {TARGET_RELIABILITY}"
-    return f"Ranking reliability **{found.full:.2f}** at n = {view.n}: {outlook}."
+    return f"Ranking reliability **{found.full:.2f}** at n = {n}: {outlook}."
 
 
 def stability_sentence(view: HeadView) -> str:
@@ -148,13 +147,6 @@ def stability_sentence(view: HeadView) -> str:
         if i > 0
     )
     return f"Rank stability, {this.ablation} against other ablations of the same examples: {said}."
-
-
-def gradient_sentence(found: HeadStatistics) -> str:
-    """Say how stable a gradient ranking is, and what its intervals leave out."""
-    reliability, n = found.reliability, found.estimate.n
-    stable = "" if reliability is None else f"Ranking reliability **{reliability.full:.2f}** at n = {n}. "
-    return f"{stable}Approximation: the interval does not cover its error."
 
 
 def agreement_sentence(frame: Frame, spec: ScoreSpec, found: HeadStatistics, metric: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import streamlit as st
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.dashboard.components.head_map import head_map
 from cap_viz.dashboard.components.install_model import install_model
+from cap_viz.dashboard.components.measured_column import swatch, title_of
 from cap_viz.dashboard.components.panels import (
     caution,
     empty,
@@ -23,32 +26,33 @@ from cap_viz.dashboard.components.panels import (
 )
 from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.heads.new_run import seconds_each, timed_run
+from cap_viz.dashboard.heads.sentences import reliability_sentence
 from cap_viz.dashboard.names import metric_title, model_name, texts_missing
-from cap_viz.dashboard.overview.data import METRIC, PruningTable, TaskSummary, pruning_table, summaries
-from cap_viz.dashboard.overview.tables import costs_table, task_table
+from cap_viz.dashboard.overview.data import METRIC, PrunedCell, PruningTable, TaskSummary, pruning_table, summaries
 from cap_viz.dashboard.selection import go, go_button
-from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.accuracy import accuracy_strip
 from cap_viz.figures.head_grid import Grid
+from cap_viz.figures.prune import DENSE
 from cap_viz.figures.theme import signed
+from cap_viz.figures.thumbnail import thumbnail
 from cap_viz.progress import duration
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import runs_of
+from cap_viz.runs.sample_plan import seconds_each, timed_run
 from cap_viz.runs.spec import ScoreSpec
+from cap_viz.settings import ASSETS
 from cap_viz.stats import ChanceTest
 from cap_viz.tasks import Task
 
 TALLEST = 372
 # In pixels: the three parts fit side by side from a width of 1,280 on; the last takes the rest.
 NUMBERS_WIDTH, MAP_WIDTH = 176, 372
+NAME_WIDTH = 150
 # Calibration examples of the first run offered, as preset on Heads.
 FIRST_EXAMPLES = 16
 TOP_HEADS = 3
-# A ranking this reliable keeps its order under other examples.
-STABLE = 0.8
 # Session key of the head picked on the map: pages are switched in a script run, not in a callback.
 PICKED = "overview_picked"
 
@@ -151,7 +155,7 @@ def needed_heads(view: Frame, summary: TaskSummary) -> None:
         f"**{beyond} of {estimate.survives.size}** heads have an effect beyond chance.{approximate}",
         help=GLOSSARY["fdr"],
     )
-    st.caption(reliability_words(heads), help=GLOSSARY["reliability"])
+    st.caption(reliability_sentence(heads), help=GLOSSARY["reliability"])
     with st.container(horizontal=True, gap="small"):
         for layer, head in estimate.top_heads(TOP_HEADS):
             go_button(
@@ -165,14 +169,6 @@ def needed_heads(view: Frame, summary: TaskSummary) -> None:
 
 def pick(layer: int, head: int) -> None:
     st.session_state[PICKED] = (layer, head)
-
-
-def reliability_words(heads: HeadStatistics) -> str:
-    """Say in words how far the ranking of the heads depends on the examples."""
-    if heads.reliability is None:
-        return f"{heads.estimate.n} examples are too few to tell how stable the ranking is."
-    found = heads.reliability.full
-    return f"Ranking reliability {found:.2f}: {'' if found >= STABLE else 'not yet '}stable under other examples."
 
 
 def pruning(view: Frame, summary: TaskSummary, costs: PruningTable | None) -> None:
@@ -200,3 +196,52 @@ def pruning_words(costs: PruningTable, dense: ChanceTest) -> str:
     if missing := [criterion_title(name) for name, cells in costs.rows.items() if None in cells]:
         said.append(f"–: not measured ({listed(missing)}).")
     return " ".join(said)
+
+
+def costs_table(costs: PruningTable, dense: float) -> pd.DataFrame:
+    """Table of accuracies in percent, a row per criterion and one for dense; cells are Markdown, the best one bold."""
+    rows = {
+        f"{swatch(name)} {criterion_title(name)}": [cost_cell(cell) for cell in cells]
+        for name, cells in costs.rows.items()
+    }
+    rows[f"{swatch(DENSE)} {title_of(DENSE)}"] = [f"{100 * dense:.1f}"] * len(costs.sparsities)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[percent(one, 0) for one in costs.sparsities])
+
+
+def cost_cell(cell: PrunedCell | None) -> str:
+    value = "–" if cell is None else f"{100 * cell.accuracy:.1f}"
+    return f"**{value}**" if cell is not None and cell.best else value
+
+
+def task_table(summaries: Sequence[TaskSummary]) -> None:
+    helps, hurts = ablation_words(*(one.score_run.spec for one in summaries if one.score_run is not None)).ends
+    st.html(ASSETS / "overview.css")
+    st.markdown("#### Other tasks", help=GLOSSARY["reliability"])
+    st.caption(f"Maps as above, each on a scale of its own; teal: {hurts}, brown: {helps}. Tasks compares them.")
+    for summary in summaries:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            with st.container(width=NAME_WIDTH):
+                name, heads = summary.task.name, summary.heads
+                layer, head = (None, None) if heads is None else heads.estimate.top_head
+                params = {"task": name, "layer": layer, "head": head}
+                icon, key = ":material/grid_on:", f"overview_heads_{name}"
+                go_button(summary.task.title, "pages/heads.py", key=key, params=params, icon=icon)
+            st.html(row_html(summary), width="stretch")
+
+
+def row_html(summary: TaskSummary) -> str:
+    """Write accuracy (of a text the loss), how it stands to guessing, reliability and map of a task."""
+    test, loss, heads = summary.dense, summary.loss, summary.heads
+    level, against, reliability, image = "not evaluated yet", "", "no head scores yet", ""
+    if loss is not None:
+        level, against = f"Loss <b>{loss.mean:.2f}</b> ({loss.low:.2f} – {loss.high:.2f})", "nats per token"
+    elif test is not None:
+        level = f"<b>{percent(test.accuracy)}</b> ({percent_interval(test.ci)})"
+        above = "above" if test.clearly_above else "<b>not clearly above</b>"
+        against = f"{above} guessing ({percent(test.chance)})"
+    if heads is not None:
+        known = "unknown" if heads.reliability is None else f"{heads.reliability.full:.2f}"
+        reliability = f"reliability {known}, n = {heads.estimate.n}"
+        image = thumbnail(heads.estimate.mean, heads.estimate.unclear, f"Head map of {summary.task.title}")
+    cells = "".join(f"<span>{cell}</span>" for cell in (level, against, reliability))
+    return f'<div class="cv-row">{cells}{image}</div>'
