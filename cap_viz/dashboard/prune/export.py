@@ -8,10 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
-from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_of, jobs_view, while_active
+from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.measured_column import Column
-from cap_viz.dashboard.components.panels import is_refused_here, note, problems_told
-from cap_viz.dashboard.components.submission import refusal, submit_all
+from cap_viz.dashboard.components.panels import is_refused_here
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import mask_name
 from cap_viz.dashboard.prune.setting import PruneSetting, mask_spec
@@ -25,7 +24,6 @@ from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store
 from cap_viz.runs.zero_counts import shape_from
 
-KEY = "prune_export"
 Columns = Sequence[Column[EvalReport]]
 
 
@@ -48,45 +46,38 @@ def items_csv(store: Store, columns: Columns) -> str:
 
 
 def export_section(view: Frame, setting: PruneSetting) -> None:
-    """Draw the export menu, the jobs under way and the folders that are there, with updates while jobs run."""
+    """Draw the export menu: for each criterion the offer to write its model, or the folder that holds it."""
     specs: list[ExportedModel] = []
     for name in setting.criteria:
         try:
             specs.append(ExportedModel(view.model, mask_spec(setting, name)))
         except CapVizError:
             continue  # The section on zeros says why.
-    if specs:
-        while_active(specs, lambda: draw_export(view, specs))
-
-
-def draw_export(view: Frame, specs: Sequence[ExportedModel]) -> None:
+    if not specs:
+        return
     with st.popover("Export the pruned model", icon=":material/download:"), st.container(width=480):
         if not is_refused_here("exporting models"):
             st.caption("Writes a folder on this machine that other programs load without CAP Viz.")
             for spec in specs:
                 export_choice(view, spec)
-    jobs = jobs_of(specs)
-    jobs_view(jobs, key=KEY)
-    ended_view(*jobs, key=KEY)
-    refusal(KEY)
 
 
 def export_choice(view: Frame, spec: ExportedModel) -> None:
-    """Draw the button that exports a model with its size, why it cannot be, or where it already is."""
+    """Draw where a model was exported to, or offer to do so with its size, or say why that cannot be."""
     title, folder, missing = mask_name(spec.mask), export_folder(view.store, spec), missing_tasks(spec.mask)
     if folder.is_dir():
         st.markdown(f"**{title}** is in this folder, with a README.md on how it was made:")
         st.code(str(folder), language=None, wrap_lines=True)
         st.caption("Load it without CAP Viz:")
         st.code(f'AutoModelForCausalLM.from_pretrained("{folder}")', language="python", wrap_lines=True)
-    elif any(job.active or has_ended(job) for job in jobs_of([spec])):
-        st.caption(f"{title}: see below.")
-    elif missing or not view.installed:
-        note(f"{title} needs {missing[0].title}, which is not on this machine." if missing else view.install_hint)
-    else:
-        shape = shape_from(view.runs, view.model)
-        size = 0 if shape is None else shape.n_params * BYTES[view.model.dtype]
-        label, key = f"{title} ({size / 2**20:,.0f} MiB)" if size else title, f"{KEY}_{spec.mask.criterion}"
-        with problems_told():
-            check_room(view.store, spec, size)
-            st.button(label, key=key, on_click=submit_all, args=({spec: f"Export of {title}"}, KEY))
+        return
+    shape, blocked = shape_from(view.runs, view.model), "" if view.installed else view.install_hint
+    size = 0 if shape is None else shape.n_params * BYTES[view.model.dtype]
+    if missing:
+        blocked = f"{title} needs {missing[0].title}, which is not on this machine."
+    try:
+        check_room(view.store, spec, size)
+    except CapVizError as error:
+        blocked = blocked or str(error)
+    said, key = f"{size / 2**20:,.0f} MiB" if size else "", f"prune_export_{spec.mask.criterion}"
+    offer_jobs({spec: f"Export of {title}"}, title, said, key=key, blocked=blocked)
