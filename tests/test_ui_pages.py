@@ -18,7 +18,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
-from cap_viz.dashboard.stored import arrived_effects
 from cap_viz.errors import CapVizError
 from cap_viz.figures.theme import signed
 from cap_viz.models.catalogue import CATALOGUE, DEFAULT_MODEL
@@ -281,7 +280,7 @@ def test_effects_of_an_unfinished_run_are_missing_where_nothing_arrived(store: S
     ablated[2:] = np.nan
     ablated[:, :, 5:] = np.nan
     for metric in ("nll", "choice_nll", "logit_diff", "accuracy"):
-        effects = arrived_effects(replace(whole, ablated=ablated), metric)
+        effects = replace(whole, ablated=ablated).arrived_effects(metric)
         np.testing.assert_array_equal(effects[:2, :, :5], whole.effects(metric)[:2, :, :5])
         assert np.isnan(effects[2:]).all()
         assert np.isnan(effects[:, :, 5:]).all()

@@ -234,6 +234,12 @@ class HeadScores(Ablations):
     def n_heads(self) -> int:
         return self.ablated.shape[1]
 
+    def arrived_effects(self, metric: str) -> Float[np.ndarray, "layer head example"]:
+        """Return the effects of an unfinished run, with NaN for examples a layer has not seen yet."""
+        missing = np.isnan(self.ablated[..., np.arange(len(self.questions)), self.questions.gold])
+        with np.errstate(all="ignore"):
+            return np.where(missing, np.nan, self.effects(metric))
+
     def to_tables(self) -> dict[str, pd.DataFrame]:
         ablated = values_table(self.ablated, "layer", "head", "example", "option")
         return {"options": options_table(self.questions, self.dense), "ablated": ablated}
@@ -347,6 +353,10 @@ class EvalReport(AboutQuestions, Result):
     @property
     def items(self) -> Items:
         return self.questions.items
+
+    def first(self, n: int) -> EvalReport:
+        """Return the report of the first n examples."""
+        return EvalReport(self.questions.take(range(n)), self.logliks[:n])
 
     @property
     def has_options(self) -> bool:

@@ -112,14 +112,6 @@ def specificity_of(store: Store, run: StoredRun, control: StoredRun) -> Specific
     return specificity(*(statistics_of(store, one, "nll").effects for one in (run, control)))
 
 
-def arrived_effects(scores: HeadScores, metric: str) -> Float[np.ndarray, "layer head example"]:
-    """Return the effects of an unfinished run, with NaN for examples a layer has not seen yet."""
-    gold = scores.questions.gold
-    missing = np.isnan(scores.ablated[..., np.arange(len(gold)), gold])
-    with np.errstate(all="ignore"):
-        return np.where(missing, np.nan, scores.effects(metric))
-
-
 def texts_of(task: str, ids: tuple[str, ...]) -> dict[str, Example] | None:
     """Return the examples by id, or None if the task's texts are not on this machine. Never downloads."""
     chosen = load_task(task)

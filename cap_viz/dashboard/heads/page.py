@@ -49,7 +49,7 @@ from cap_viz.dashboard.heads.together import together_section
 from cap_viz.dashboard.names import metric_name, model_name, task_name
 from cap_viz.dashboard.overview.data import dense_evaluation
 from cap_viz.dashboard.playground.page import rounding_note
-from cap_viz.dashboard.stored import arrived_effects, report_of, specificity_of, statistics_of
+from cap_viz.dashboard.stored import report_of, specificity_of, statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.head_grid import Grid, colour_limit
@@ -353,7 +353,7 @@ def live_body(frame: Frame, source: ScoreSource, metric: str) -> None:
     if not isinstance(partial_scores, HeadScores):
         empty("The first numbers appear soon", "The map fills layer by layer once the model is loaded.")
         return
-    effects, unit = arrived_effects(partial_scores, metric), METRICS[metric].unit
+    effects, unit = partial_scores.arrived_effects(metric), METRICS[metric].unit
     counts = np.isfinite(effects).sum(axis=-1)
     mean = np.where(counts > 0, np.nansum(effects, axis=-1) / np.maximum(counts, 1), np.nan)
     left, right = st.columns(HALVES, gap="medium")
