@@ -927,7 +927,7 @@ def test_all_jobs_of_a_measurement_are_cancelled_at_once_and_discarded(
     monkeypatch.setattr(shared_queue().models, "load", lambda model_id: gate.wait(30) and world.model)
     opened(page, world, sparsity="35")
     page.button(key="prune_measure").click().run()
-    page.button(key="prune_cancel_all").click().run()
+    page.button(key="prune_measure_cancel_all").click().run()
     gate.set()
     wait_for_jobs()
     page.run()

@@ -168,8 +168,14 @@ def paired(
     Raises `UsageError` when the items (for losses of text also their tokens) differ.
     """
     check_same_items(first.items, second.items)
-    a, b = per_question(first, measure), per_question(second, measure)
-    return compare_paired(a > 0, b > 0) if measure.is_share else compare_means(a, b)
+    return compare_values(per_question(first, measure), per_question(second, measure), measure)
+
+
+def compare_values(
+    first: Float[np.ndarray, " example"], second: Float[np.ndarray, " example"], measure: Measure
+) -> PairedComparison:
+    """Compare values of a measure on the same questions, first minus second."""
+    return compare_paired(first > 0, second > 0) if measure.is_share else compare_means(first, second)
 
 
 def paired_p(first: EvalReport, second: EvalReport, measure: Measure) -> float:

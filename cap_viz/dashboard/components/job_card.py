@@ -48,26 +48,26 @@ def while_active(specs: Iterable[JobSpec], draw: Callable[[], None]) -> None:
 def offer_jobs(
     titles: Mapping[JobSpec, str], label: str, said: str, *, key: str, blocked: str = "", **more: Any
 ) -> None:
-    """Draw the jobs of these specs, by title, and a button that queues the others, or why it cannot (`blocked`).
+    """Draw an offer (see `draw_offer`) anew every second while its jobs are active."""
+    while_active(titles, lambda: draw_offer(titles, label, said, key=key, blocked=blocked, **more))
 
-    The page is drawn anew once a job starts or ends.
-    """
 
-    def offer() -> None:
-        jobs = jobs_of(titles)
-        jobs_view(jobs, key=key)
-        ended_view(*jobs, key=key)
-        refusal(key)
-        shown = {job.key for job in jobs if job.active or has_ended(job)}
-        idle = {spec: title for spec, title in titles.items() if job_key(spec) not in shown}
-        if idle and blocked:
-            note(blocked)
-        elif idle:
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.button(label, key=key, on_click=submit_all, args=(idle, key), **more)
-                st.caption(said, width="stretch", help="You can leave the page; it goes on.")
-
-    while_active(titles, offer)
+def draw_offer(
+    titles: Mapping[JobSpec, str], label: str, said: str, *, key: str, blocked: str = "", **more: Any
+) -> None:
+    """Draw the jobs of these specs, by title, and a button that queues the others, or why it cannot (`blocked`)."""
+    jobs = jobs_of(titles)
+    jobs_view(jobs, key=key)
+    ended_view(*jobs, key=key)
+    refusal(key)
+    shown = {job.key for job in jobs if job.active or has_ended(job)}
+    idle = {spec: title for spec, title in titles.items() if job_key(spec) not in shown}
+    if idle and blocked:
+        note(blocked)
+    elif idle:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.button(label, key=key, on_click=submit_all, args=(idle, key), **more)
+            st.caption(said, width="stretch", help="You can leave the page; it goes on.")
 
 
 def jobs_view(jobs: Sequence[Job], *, key: str) -> None:

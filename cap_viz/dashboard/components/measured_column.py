@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-import numpy as np
 import streamlit as st
 
-from cap_viz.dashboard.components.job_card import ended_view, has_ended, jobs_view
+from cap_viz.attribution.results import EvalReport
+from cap_viz.dashboard.components.job_card import draw_offer
 from cap_viz.dashboard.components.panels import cut_words, escaped, listed, note, origin_words
-from cap_viz.dashboard.components.submission import refusal, submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import mask_name, texts_missing
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Measure
+from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.figures.prune import DENSE, colour_of
 from cap_viz.figures.theme import criterion_glyph
 from cap_viz.progress import duration
 from cap_viz.pruning import criterion_title
-from cap_viz.runs.jobs import Job
+from cap_viz.runs.jobs import Job, JobSpec
 from cap_viz.runs.prefix_reuse import expected_seconds, longer_run
 from cap_viz.runs.queue import JobQueue
 from cap_viz.runs.run_labels import change_words
@@ -32,22 +32,10 @@ from cap_viz.runs.run_queries import missing_tasks
 from cap_viz.runs.spec import EvalSpec, MaskSpec
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
 from cap_viz.tasks import Task
-from cap_viz.tasks.pairing import Items
 
-# Widths of a tile and of the button beside the tiles.
-TILE_PIXELS, OFFER_PIXELS = 170, 230
-
-
-class ReportOfItems(Protocol):
-    """Results of items, some or all of those asked for."""
-
-    @property
-    def items(self) -> Items: ...
-
-    def __len__(self) -> int: ...
-
-
-Report = TypeVar("Report", bound=ReportOfItems)
+TILE_PIXELS = 170
+# Results of items, some or all of those asked for.
+Report = TypeVar("Report", EvalReport, GenerationReport)
 
 
 @dataclass(frozen=True)
@@ -60,7 +48,6 @@ class ReportKind(Generic[Report]):
     kind: type[Report]
     read: Callable[[Store, StoredRun], Report]
     measures: tuple[Measure, ...]
-    values: Callable[[Report, Measure], np.ndarray]
     first: Callable[[Report, int], Report] | None = None
 
 
@@ -252,7 +239,7 @@ def draw_columns(
     offer: Offer,
     about: Callable[[MaskSpec], str] = lambda mask: "",
 ) -> None:
-    """Draw a tile per column, the button that measures what is missing, and the columns' jobs.
+    """Draw a tile per column, and offer to measure what is missing.
 
     `about` says something on the weights under a mask, in Markdown.
     """
@@ -260,35 +247,16 @@ def draw_columns(
         for column in columns:
             with st.container(width=TILE_PIXELS, gap="xxsmall"):
                 draw_tile(view, column, tell, label, about)
-        with st.container(width=OFFER_PIXELS, gap="xxsmall"):
-            offer_button(view, columns, offer)
-    jobs = [column.job for column in columns if column.job is not None and not column.fresh]
-    jobs_view(jobs, key=offer.key)
-    ended_view(*jobs, key=offer.key)
-
-
-def offer_button(view: Frame, columns: Sequence[Column[Any]], offer: Offer) -> None:
-    """Draw the button that measures the missing columns with its cost, or why they cannot be measured."""
-    key = f"{offer.key}_measure"
-    refusal(key)
     if sentence := missing_words(columns):
         note(sentence)
-    # Jobs that failed or were cancelled are drawn below the tiles, with a button to go on.
-    missing = [one for one in columns if one.measurable and not (one.job is not None and has_ended(one.job))]
-    if not missing:
-        return
-    if offer.blocked or not view.installed:
-        note(offer.blocked or view.install_hint)
-        return
-    specs = [column.wanted for column in missing if column.wanted is not None]
-    where = f"on {view.task.title}, {offer.amount}"
-    titles = {spec: f"{offer.what} of {mask_name(spec.mask)} {where}" for spec in specs}
-    st.button(offer.label, type="primary", key=key, on_click=submit_all, args=(titles, key))
-    seconds = [expected_seconds(view.runs, spec) for spec in specs]
+    wanted = {one.title: one.wanted for one in columns if one.wanted and not one.fresh and not one.missing}
+    where, blocked = f"on {view.task.title}, {offer.amount}", "" if view.installed else view.install_hint
+    titles: dict[JobSpec, str] = {spec: f"{offer.what} of {mask_name(spec.mask)} {where}" for spec in wanted.values()}
+    seconds = [expected_seconds(view.runs, spec) for spec in wanted.values()]
     known = [one for one in seconds if one is not None]
     time = f"about {duration(sum(known))}" if len(known) == len(seconds) else "no stored run tells how long"
-    names = listed([column.title for column in missing])
-    st.caption(f"{names}, {offer.amount}: {time}", help="You can leave the page; it goes on.")
+    said = f"{listed(list(wanted))}, {offer.amount}: {time}" if wanted else ""
+    draw_offer(titles, offer.label, said, key=offer.key, blocked=offer.blocked or blocked, type="primary")
 
 
 def missing_words(columns: Sequence[Column[Any]]) -> str:

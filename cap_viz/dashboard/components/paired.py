@@ -11,10 +11,10 @@ import pandas as pd
 from cap_viz.dashboard.components.measured_column import Column, Report, ReportKind, swatch, title_of
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.errors import UsageError
-from cap_viz.evaluation.eval_metrics import Measure
+from cap_viz.evaluation.eval_metrics import Measure, compare_values, per_question
 from cap_viz.evaluation.verdict import difference_words, hint_reason, outcome_words
 from cap_viz.runs.comparison import same_unit
-from cap_viz.stats import PairedComparison, compare_means, compare_paired
+from cap_viz.stats import PairedComparison
 from cap_viz.tasks.pairing import common_rows
 
 
@@ -58,10 +58,11 @@ def compare_columns(reading: ReportKind[Report], first: Column[Report], second: 
         return replace(refused, reason=str(error))
     if not rows:
         return replace(refused, reason="no common items yet")
-    results = {}
-    for measure in reading.measures:
-        a, b = reading.values(first.report, measure)[rows], reading.values(second.report, measure)[others]
-        results[measure.name] = compare_paired(a > 0, b > 0) if measure.is_share else compare_means(a, b)
+    a, b = first.report, second.report
+    results = {
+        one.name: compare_values(per_question(a, one)[rows], per_question(b, one)[others], one)
+        for one in reading.measures
+    }
     return replace(refused, results=results, provisional=first.partial or second.partial)
 
 

@@ -38,7 +38,7 @@ from cap_viz.dashboard.prune.zeros import weights_words
 from cap_viz.dashboard.selection import LANDING, choose
 from cap_viz.dashboard.stored import report_of, texts_of
 from cap_viz.errors import CapVizError
-from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, against_guessing, level_of, per_question
+from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, against_guessing, level_of
 from cap_viz.evaluation.flips import ALL, APART, Flip, flips_by_filter, flips_of
 from cap_viz.figures.prune import AccuracyRow, accuracy_whiskers
 from cap_viz.figures.theme import CONFIG
@@ -51,11 +51,7 @@ LAST = "prune_last"
 HEADING, ANCHOR = "Questions whose answer changes", "questions-whose-answer-changes"
 
 
-def first_items(report: EvalReport, n: int) -> EvalReport:
-    return EvalReport(report.questions.take(range(n)), report.logliks[:n])
-
-
-CHOICES = ReportKind(EvalReport, report_of, (ACC, CHOICE_LOSS), per_question, first_items)
+CHOICES = ReportKind(EvalReport, report_of, (ACC, CHOICE_LOSS), EvalReport.first)
 Columns = list[Column[EvalReport]]
 
 
@@ -78,7 +74,7 @@ def accuracy_section(view: Frame, setting: PruneSetting, columns: Columns) -> No
 
 def draw_accuracy(view: Frame, setting: PruneSetting, columns: Columns) -> None:
     n, label = len(setting.evaluation.ids), f"Measure at {percent(setting.sparsity, 0)}"
-    offer = Offer("prune", label, "Accuracy", f"{n} questions")
+    offer = Offer("prune_measure", label, "Accuracy", f"{n} questions")
     draw_columns(view, columns, accuracy_tile, "Accuracy (acc)", offer, partial(weights_words, view))
     if not any(column.report is not None for column in columns):
         return

@@ -54,7 +54,7 @@ MARKS = """<style>
 
 def controls(view: Frame) -> PruneSetting:
     """Draw the controls, return their setting. Raises `CapVizError` when the evaluation items are unknown."""
-    selection, evaluation, runs = view.selection, evaluation_items(view), usable_scores(view)
+    selection, evaluation, runs = view.selection, evaluation_items(view, view.n), usable_scores(view)
     st.html(MARKS)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key="prune_controls"):
         first, second = (st.container(width=CHOICE_PIXELS) for _ in range(2))
@@ -217,16 +217,16 @@ def usable_scores(view: Frame) -> list[StoredRun[ScoreSpec]]:
     return sorted(found, key=lambda run: run.origin != "precomputed")
 
 
-def evaluation_items(view: Frame) -> ExampleSet:
+def evaluation_items(view: Frame, n: int) -> ExampleSet:
     """Return the first n items of the task (all of a text), from a stored run if its data is not on this machine."""
     task = view.task
     if task.is_local():
-        return evaluation_set(task.name, None if task.kind == "text" else view.n)
+        return evaluation_set(task.name, None if task.kind == "text" else min(n, len(task.splits.evaluation)))
     stored = [run.spec.examples for run in eval_runs(view.runs, view.model, task.name)]
     ids = max((examples.ids for examples in stored if examples.version == task.version), key=len, default=())
     if not ids:
         raise CapVizError(f"{texts_missing(task)} No stored run names them.")
-    return ExampleSet(task.name, task.version, ids[: view.n], "evaluation")
+    return ExampleSet(task.name, task.version, ids[:n], "evaluation")
 
 
 def calibration_items(task: Task, scores: ScoreSpec | None, text: str) -> ExampleSet | None:

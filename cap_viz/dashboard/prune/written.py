@@ -24,10 +24,11 @@ from cap_viz.dashboard.components.panels import caution, listed, percent, proble
 from cap_viz.dashboard.components.row_picker import row_picker
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.accuracy import limits
+from cap_viz.dashboard.prune.controls import evaluation_items
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec
 from cap_viz.dashboard.stored import texts_of
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.evaluation.eval_metrics import EXACT_MATCH, per_question
+from cap_viz.evaluation.eval_metrics import EXACT_MATCH
 from cap_viz.evaluation.generation import FORMATS, GenerationReport, prompt_text, room_for_answer, writing_of
 from cap_viz.figures.text_difference import text_html
 from cap_viz.models.catalogue import has_chat_template
@@ -37,14 +38,12 @@ from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.zero_counts import shape_from
 from cap_viz.stats import wilson
-from cap_viz.tasks import Task
-from cap_viz.tasks.example_sets import ExampleSet, evaluation_set
 
 COUNTS = ("16", "32", "64", "128")
 USUAL_COUNT = "32"
 # Parse rate below which most wrong answers are answers that were not found.
 LOW_PARSE_RATE = 0.5
-WRITTEN = ReportKind(GenerationReport, lru_cache(32)(load_answers), (EXACT_MATCH,), per_question)
+WRITTEN = ReportKind(GenerationReport, lru_cache(32)(load_answers), (EXACT_MATCH,))
 Columns = Sequence[Column[GenerationReport]]
 
 
@@ -55,14 +54,14 @@ def written_section(view: Frame, setting: PruneSetting) -> None:
         format = view.selection.segmented("How to ask", "format", FORMATS)
         with st.container(width=160):
             count = view.selection.selectbox("Questions", "written", COUNTS, default=USUAL_COUNT)
-    examples = first_questions(view.task, setting.evaluation, int(count))
+    examples = evaluation_items(view, int(count))
     writing, shape = writing_of(view.task), shape_from(view.runs, view.model)
     # What the model can read beside a prompt limits the answer.
     most = writing.max_tokens if shape is None else room_for_answer(writing, shape.n_ctx)
     amount = f"{len(examples.ids)} questions, answers of at most {most} tokens"
     no_template = format == "chat" and not has_chat_template(view.model.id)
     blocked = f"{view.model.id} has no chat template; choose the format fewshot or zeroshot." if no_template else ""
-    offer = Offer("written", "Let them write", "Answers", amount, blocked)
+    offer = Offer("written_measure", "Let them write", "Answers", amount, blocked)
     asked = generation_spec(setting.model, examples, format=format, max_tokens=most)
 
     def spec(name: str) -> EvalSpec:
@@ -73,13 +72,6 @@ def written_section(view: Frame, setting: PruneSetting) -> None:
 
     wanted = [column.wanted for column in now() if column.wanted is not None]
     while_active(wanted, lambda: draw_written(view, format, offer, now()))
-
-
-def first_questions(task: Task, evaluation: ExampleSet, n: int) -> ExampleSet:
-    """Return the first n questions of the task, or those known by their ids where its data is not on this machine."""
-    if not task.is_local():
-        return replace(evaluation, ids=evaluation.ids[:n])
-    return evaluation_set(task, min(n, len(task.splits.evaluation)))
 
 
 def draw_written(view: Frame, format: str, offer: Offer, columns: Columns) -> None:
