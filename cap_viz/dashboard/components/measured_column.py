@@ -249,14 +249,19 @@ def draw_columns(
                 draw_tile(view, column, tell, label, about)
     if sentence := missing_words(columns):
         note(sentence)
-    wanted = {one.title: one.wanted for one in columns if one.wanted and not one.fresh and not one.missing}
+    wanted = [one.wanted for one in columns if one.wanted and not one.fresh and not one.missing]
     where, blocked = f"on {view.task.title}, {offer.amount}", "" if view.installed else view.install_hint
-    titles: dict[JobSpec, str] = {spec: f"{offer.what} of {mask_name(spec.mask)} {where}" for spec in wanted.values()}
-    seconds = [expected_seconds(view.runs, spec) for spec in wanted.values()]
+    titles: dict[JobSpec, str] = {spec: f"{offer.what} of {mask_name(spec.mask)} {where}" for spec in wanted}
+    said = cost_words(view, [one for one in columns if one.measurable], offer.amount)
+    draw_offer(titles, offer.label, said, key=offer.key, blocked=offer.blocked or blocked, type="primary")
+
+
+def cost_words(view: Frame, missing: Sequence[Column[Any]], amount: str) -> str:
+    """Name the columns to measure, on how much, and how long it takes."""
+    seconds = [expected_seconds(view.runs, column.wanted) for column in missing]
     known = [one for one in seconds if one is not None]
     time = f"about {duration(sum(known))}" if len(known) == len(seconds) else "no stored run tells how long"
-    said = f"{listed(list(wanted))}, {offer.amount}: {time}" if wanted else ""
-    draw_offer(titles, offer.label, said, key=offer.key, blocked=offer.blocked or blocked, type="primary")
+    return f"{listed([column.title for column in missing])}, {amount}: {time}" if missing else ""
 
 
 def missing_words(columns: Sequence[Column[Any]]) -> str:
