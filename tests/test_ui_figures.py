@@ -10,7 +10,6 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from cap_viz.dashboard.components.head_map import map_data, map_height
 from cap_viz.figures.head_grid import (
     DIVERGING,
     GRID_MARGINS,
@@ -20,6 +19,7 @@ from cap_viz.figures.head_grid import (
     head_grid,
     ticks,
 )
+from cap_viz.figures.head_map import map_data, map_height
 from cap_viz.figures.ranked_bars import example_strip, ranked_bars, spread
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import HELPS, HURTS

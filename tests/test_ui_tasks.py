@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cap_viz.dashboard.stored import HeadStatistics
 from cap_viz.dashboard.tasks.data import RAW, STANDARDISED, Measured, TaskPair, pair_table, shared_heads
 from cap_viz.dashboard.tasks.page import matrix_of
 from cap_viz.figures.tasks import agreement_matrix, correlation_words
@@ -19,7 +18,7 @@ from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT
-from cap_viz.stats import rank_agreement, rank_heads, true_spread
+from cap_viz.stats import HeadStatistics, rank_agreement, rank_heads, true_spread
 from cap_viz.tasks import TASKS
 from cap_viz.tasks.own import add_task
 from tests.words import bold_titles, saying

@@ -6,12 +6,8 @@ run whose files were replaced is read again; what raises is not kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Float
 
 from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
@@ -20,17 +16,7 @@ from cap_viz.runs.kinds.evaluation import levels_of, load_answers, load_report
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import (
-    HeadEstimate,
-    PairedComparison,
-    RankIntervals,
-    Reliability,
-    Specificity,
-    bootstrap_rank_intervals,
-    mean_with_ci,
-    specificity,
-    split_half,
-)
+from cap_viz.stats import HeadStatistics, PairedComparison, Specificity, specificity
 from cap_viz.tasks import Example, load_task
 
 
@@ -71,32 +57,6 @@ def paired_in(store: Store, first: StoredRun, second: StoredRun, measure: Measur
     """Compare the measure of two runs on the same items, first minus second. Raises `CapVizError`."""
     read = load_answers if measure == EXACT_MATCH else report_of
     return paired(read(store, first), read(store, second), measure)
-
-
-@dataclass(frozen=True)
-class HeadStatistics:
-    """Effect of every head on every example of one run, by one metric, with the statistics that need all of them.
-
-    They are computed on first access: the Overview shows nine tasks at once.
-    """
-
-    effects: Float[np.ndarray, "layer head example"]
-
-    @cached_property
-    def estimate(self) -> HeadEstimate:
-        return mean_with_ci(self.effects)
-
-    @cached_property
-    def ranks(self) -> RankIntervals:
-        return bootstrap_rank_intervals(self.effects)
-
-    @cached_property
-    def reliability(self) -> Reliability | None:
-        """Split-half reliability of the ranking; None below 4 examples."""
-        try:
-            return split_half(self.effects)
-        except CapVizError:
-            return None
 
 
 @lru_cache(32)

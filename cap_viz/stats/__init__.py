@@ -7,6 +7,7 @@ from cap_viz._moved import names_of
 from cap_viz.stats.chance import ChanceTest, above_chance, guessing_floor
 from cap_viz.stats.circuits import CircuitAreas, circuit_areas, faithfulness, michel_scores
 from cap_viz.stats.head_estimate import HeadEstimate, mean_with_ci
+from cap_viz.stats.head_statistics import HeadStatistics
 from cap_viz.stats.hybrid import HybridEstimate, hybrid_mean
 from cap_viz.stats.intervals import Interval, bootstrap_mean_ci, wilson
 from cap_viz.stats.joint import JointEffect, joint_effect, random_sets
@@ -30,6 +31,7 @@ __all__ = [
     "ChanceTest",
     "CircuitAreas",
     "HeadEstimate",
+    "HeadStatistics",
     "HybridEstimate",
     "Interval",
     "JointEffect",

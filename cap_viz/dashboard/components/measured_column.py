@@ -258,7 +258,7 @@ def draw_columns(
 
 def cost_words(view: Frame, missing: Sequence[Column[Any]], amount: str) -> str:
     """Name the columns to measure, on how much, and how long it takes."""
-    seconds = [expected_seconds(view.runs, column.wanted) for column in missing]
+    seconds = [expected_seconds(view.runs, column.wanted) for column in missing if column.wanted]
     known = [one for one in seconds if one is not None]
     time = f"about {duration(sum(known))}" if len(known) == len(seconds) else "no stored run tells how long"
     return f"{listed([column.title for column in missing])}, {amount}: {time}" if missing else ""

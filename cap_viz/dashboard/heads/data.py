@@ -12,7 +12,7 @@ from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import HeadScores
 from cap_viz.dashboard.components.share import Download
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.stored import HeadStatistics, scores_of, specificity_of, statistics_of, texts_of
+from cap_viz.dashboard.stored import scores_of, specificity_of, statistics_of, texts_of
 from cap_viz.runs.html_page import html_of
 from cap_viz.runs.kinds.scores import load_gradient
 from cap_viz.runs.run_labels import AblationWords, ablation_words
@@ -21,7 +21,15 @@ from cap_viz.runs.score_sources import ScoreSource
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import RankAgreement, TopOverlap, mean_with_ci, rank_agreement, top_overlap, usual_top
+from cap_viz.stats import (
+    HeadStatistics,
+    RankAgreement,
+    TopOverlap,
+    mean_with_ci,
+    rank_agreement,
+    top_overlap,
+    usual_top,
+)
 from cap_viz.stats.hybrid import HybridEstimate
 from cap_viz.tasks import Example, Task, load_task
 from cap_viz.tasks.readable import CONTROL_TEXTS

@@ -15,12 +15,12 @@ from cap_viz.dashboard.components.head_map import Head
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.data import HeadView, agreement, shared_top
 from cap_viz.dashboard.names import run_title
-from cap_viz.dashboard.stored import HeadStatistics, statistics_of
+from cap_viz.dashboard.stored import statistics_of
 from cap_viz.figures.theme import signed
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec
-from cap_viz.stats import HeadEstimate, RankIntervals, Specificity, rank_stability
+from cap_viz.stats import HeadEstimate, HeadStatistics, RankIntervals, Specificity, rank_stability
 from cap_viz.tasks import load_task
 
 # Wording of a positive and a negative effect: on running text, per metric on questions, and by a package's metric.

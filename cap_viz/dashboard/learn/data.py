@@ -14,7 +14,7 @@ from cap_viz.dashboard.components.head_map import Head, head_name
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.overview.data import default_scores, dense_evaluation, usual_group
-from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
+from cap_viz.dashboard.stored import paired_in, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.evaluation.verdict import grade_of
@@ -26,7 +26,7 @@ from cap_viz.runs.run_queries import control_runs, dense_sizes, runs_of
 from cap_viz.runs.score_sources import shown_name
 from cap_viz.runs.spec import EvalSpec, JointSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import HeadEstimate, PairedComparison, mean_with_ci
+from cap_viz.stats import HeadEstimate, HeadStatistics, PairedComparison, mean_with_ci
 from cap_viz.stats.specificity import top_overlap
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import tasks_for

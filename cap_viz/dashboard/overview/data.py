@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.stored import HeadStatistics, paired_in, report_of, scores_of, statistics_of
+from cap_viz.dashboard.stored import paired_in, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing
 from cap_viz.evaluation.verdict import grade_of
@@ -19,7 +19,7 @@ from cap_viz.runs.run_queries import dense_run, measured_size, score_runs
 from cap_viz.runs.spec import EvalSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.settings import SPARSITIES
-from cap_viz.stats import ChanceTest, HeadEstimate, family_p, mean_with_ci
+from cap_viz.stats import ChanceTest, HeadEstimate, HeadStatistics, family_p, mean_with_ci
 from cap_viz.tasks import Task, all_tasks
 
 METRIC = "nll"

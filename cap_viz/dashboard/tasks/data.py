@@ -14,12 +14,12 @@ from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.data import agreement, shared_top
 from cap_viz.dashboard.names import task_name
 from cap_viz.dashboard.overview.data import default_scores
-from cap_viz.dashboard.stored import HeadStatistics, statistics_of
+from cap_viz.dashboard.stored import statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.runs.run_queries import alike
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import HeadEstimate, true_spread
+from cap_viz.stats import HeadEstimate, HeadStatistics, true_spread
 from cap_viz.tasks import Task, all_tasks, load_task
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
