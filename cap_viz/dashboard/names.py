@@ -101,6 +101,11 @@ def run_words(spec: RunSpec) -> str:
     return said[:1].upper() + said[1:]
 
 
+def job_title(spec: RunSpec) -> str:
+    """Name what computes a run: `Mini science, CAP at 20 %, n = 600`."""
+    return f"{task_name(spec.examples.task)}, {run_words(spec)}, n = {len(spec.examples.ids)}"
+
+
 def basis_words(basis: MaskProvenance) -> str:
     """Describe what masks are built on: `masks from 48 examples of Mini science`, and every unusual option."""
     examples, activations = basis.examples, basis.get("activations")

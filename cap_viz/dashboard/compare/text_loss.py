@@ -11,7 +11,7 @@ import streamlit as st
 from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.panels import escaped, percent, problems_told
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import run_words, task_name
+from cap_viz.dashboard.names import job_title, task_name
 from cap_viz.dashboard.stored import levels_in, paired_in
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.verdict import difference_words
@@ -39,7 +39,7 @@ def measure_text(view: Frame, text: RunningText | None) -> None:
         return
     seconds, source = text_seconds(view.runs, wanted), escaped(task_name(wanted[0].examples.task))
     offer_jobs(
-        {spec: run_words(spec) for spec in wanted},
+        {spec: job_title(spec) for spec in wanted},
         f"Measure running text ({f'{len(wanted)} runs' if seconds is None else duration(seconds)})",
         f"Perplexity of {source} under CAP’s and Wanda’s masks: {len(wanted)} runs.",
         key="compare_measure_text",

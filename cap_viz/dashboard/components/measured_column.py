@@ -16,7 +16,7 @@ from cap_viz.attribution.results import EvalReport
 from cap_viz.dashboard.components.job_card import draw_offer
 from cap_viz.dashboard.components.panels import cut_words, escaped, listed, note, origin_words
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import mask_name, texts_missing
+from cap_viz.dashboard.names import job_title, texts_missing
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import Measure
 from cap_viz.evaluation.generation import GenerationReport
@@ -219,14 +219,13 @@ def origin(view: Frame, column: Column[Any]) -> str:
 
 @dataclass(frozen=True)
 class Offer:
-    """How missing columns are measured: key and label of the button; what is measured, and on how much.
+    """How missing columns are measured: key and label of the button; on how much it is measured.
 
     `blocked` says why nothing can be measured.
     """
 
     key: str
     label: str
-    what: str
     amount: str
     blocked: str = ""
 
@@ -250,10 +249,10 @@ def draw_columns(
     if sentence := missing_words(columns):
         note(sentence)
     wanted = [one.wanted for one in columns if one.wanted and not one.fresh and not one.missing]
-    where, blocked = f"on {view.task.title}, {offer.amount}", "" if view.installed else view.install_hint
-    titles: dict[JobSpec, str] = {spec: f"{offer.what} of {mask_name(spec.mask)} {where}" for spec in wanted}
+    titles: dict[JobSpec, str] = {spec: job_title(spec) for spec in wanted}
     said = cost_words(view, [one for one in columns if one.measurable], offer.amount)
-    draw_offer(titles, offer.label, said, key=offer.key, blocked=offer.blocked or blocked, type="primary")
+    blocked = offer.blocked or ("" if view.installed else view.install_hint)
+    draw_offer(titles, offer.label, said, key=offer.key, blocked=blocked, type="primary")
 
 
 def cost_words(view: Frame, missing: Sequence[Column[Any]], amount: str) -> str:

@@ -20,12 +20,11 @@ from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.submission import submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.controls import WANTED_RUN, name_of
-from cap_viz.dashboard.names import ABLATION_NAMES, metric_name, texts_missing
+from cap_viz.dashboard.names import ABLATION_NAMES, job_title, metric_name, texts_missing
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.progress import duration
-from cap_viz.runs.jobs import JobSpec
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import block_run, block_spec
 from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from, seconds_each, timed_run
@@ -115,7 +114,7 @@ def hybrid_sizes(frame: Frame, seed: int, ablation: str, metric: str, most: int)
     runs = {name: run for name, spec in pilot.items() if (run := frame.store.get(spec)) is not None}
     if missing := [spec for name, spec in pilot.items() if name not in runs]:
         label = f"Measure the pilot ({FEWEST_EXACT} examples, both ways)"
-        offer_runs(frame, label, "Pilot", *missing, key="heads_pilot")
+        offer_runs(frame, label, *missing, key="heads_pilot")
         raise UsageError("The sizes are planned from a pilot with this draw, ablation and metric, and then fixed.")
     unit, seconds, half_width = METRICS[metric].unit, None, None
     if how == "time budget":
@@ -134,25 +133,16 @@ def hybrid_sizes(frame: Frame, seed: int, ablation: str, metric: str, most: int)
 def submit(frame: Frame, specs: Mapping[str, ScoreSpec]) -> None:
     """Queue the runs not stored and select them; a hybrid run is selected once both parts are there."""
     st.session_state[NEW_RUN_OPEN] = False
-    submit_all(titled("Head scores", *(spec for spec in specs.values() if frame.store.sound(spec) is None)), STARTED)
+    submit_all({spec: job_title(spec) for spec in specs.values() if frame.store.sound(spec) is None}, STARTED)
     choose({"run": name_of(frame, list(specs.values())[-1])})
     if len(specs) == 2:
         st.session_state[WANTED_RUN] = tuple(spec_key(spec) for spec in specs.values())
 
 
-def titled(what: str, *specs: RunSpec) -> dict[JobSpec, str]:
-    """Title jobs by what they measure: `Head scores, mini_science, exact, n = 16`."""
-    titles: dict[JobSpec, str] = {}
-    for spec in specs:
-        by = f", {spec.estimator}" if isinstance(spec, ScoreSpec) else ""
-        titles[spec] = f"{what}, {spec.examples.task}{by}, n = {len(spec.examples.ids)}"
-    return titles
-
-
-def offer_runs(frame: Frame, label: str, what: str, *specs: RunSpec, key: str, said: str = "", **more: Any) -> None:
-    """Offer to measure runs that are not stored, unless that is impossible here; `what` begins the jobs' titles."""
+def offer_runs(frame: Frame, label: str, *specs: RunSpec, key: str, said: str = "", **more: Any) -> None:
+    """Offer to measure runs that are not stored, unless that is impossible here."""
     blocked = hindrance(frame, load_task(specs[0].examples.task))
-    offer_jobs(titled(what, *specs), label, said, key=key, blocked=blocked, **more)
+    offer_jobs({spec: job_title(spec) for spec in specs}, label, said, key=key, blocked=blocked, **more)
 
 
 def cost_sentence(frame: Frame, n: int, task: str, estimator: str = "exact") -> str:
@@ -184,7 +174,7 @@ def no_control(frame: Frame, spec: ScoreSpec) -> None:
         wanted = replace(spec, examples=calibration_set(text.name, n))
         label = f"Measure {text.title.lower()} ({n} passages)"
         said = cost_sentence(frame, n, text.name)
-        offer_runs(frame, label, "Head scores", wanted, key="heads_control_start", said=said, type="primary")
+        offer_runs(frame, label, wanted, key="heads_control_start", said=said, type="primary")
 
 
 def offer_blocks(frame: Frame, spec: ScoreSpec) -> None:
@@ -195,7 +185,6 @@ def offer_blocks(frame: Frame, spec: ScoreSpec) -> None:
     offer_runs(
         frame,
         "Measure whole layers, too",
-        "Whole layers",
         block_spec(spec),
         key="heads_blocks_start",
         icon=":material/view_column:",

@@ -256,7 +256,6 @@ def roles_section(view: HeadView, roles: HeadRoles | None, selected: Head) -> No
         offer_runs(
             view.frame,
             "Measure what heads attend to",
-            "What heads attend to",
             role_spec(view.spec),
             key="heads_roles_start",
             help=GLOSSARY["roles"],

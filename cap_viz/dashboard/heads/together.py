@@ -87,7 +87,7 @@ def result(view: HeadView, spec: JointSpec) -> None:
         f"On {len(spec.examples.ids)} evaluation questions, with {spec.draws} random sets of as many other heads for "
         f"comparison{expected_time(view, spec)}."
     )
-    offer_runs(view.frame, label, f"{n} heads together", spec, key="together_start", said=said, type="primary")
+    offer_runs(view.frame, label, spec, key="together_start", said=said, type="primary")
 
 
 def expected_time(view: HeadView, spec: JointSpec) -> str:

@@ -74,7 +74,7 @@ def accuracy_section(view: Frame, setting: PruneSetting, columns: Columns) -> No
 
 def draw_accuracy(view: Frame, setting: PruneSetting, columns: Columns) -> None:
     n, label = len(setting.evaluation.ids), f"Measure at {percent(setting.sparsity, 0)}"
-    offer = Offer("prune_measure", label, "Accuracy", f"{n} questions")
+    offer = Offer("prune_measure", label, f"{n} questions")
     draw_columns(view, columns, accuracy_tile, "Accuracy (acc)", offer, partial(weights_words, view))
     if not any(column.report is not None for column in columns):
         return

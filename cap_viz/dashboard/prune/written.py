@@ -61,7 +61,7 @@ def written_section(view: Frame, setting: PruneSetting) -> None:
     amount = f"{len(examples.ids)} questions, answers of at most {most} tokens"
     no_template = format == "chat" and not has_chat_template(view.model.id)
     blocked = f"{view.model.id} has no chat template; choose the format fewshot or zeroshot." if no_template else ""
-    offer = Offer("written_measure", "Let them write", "Answers", amount, blocked)
+    offer = Offer("written_measure", "Let them write", amount, blocked)
     asked = generation_spec(setting.model, examples, format=format, max_tokens=most)
 
     def spec(name: str) -> EvalSpec:

@@ -11,7 +11,7 @@ from cap_viz.dashboard.components.panels import empty, escaped, is_refused_here,
 from cap_viz.dashboard.components.submission import discard_jobs, is_discarded, own_jobs, refusal, submit_all
 from cap_viz.dashboard.components.upload import as_file
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.names import model_name, run_words, task_name
+from cap_viz.dashboard.names import job_title, model_name
 from cap_viz.dashboard.runs.picked import SAID, overlay, picked_section
 from cap_viz.dashboard.runs.table import draw_table, filtered, picked_list
 from cap_viz.dashboard.selection import choose
@@ -134,7 +134,7 @@ def failed_at_once(resumable: set[str]) -> dict[RunSpec, Ending]:
 
 def row(store: Store, spec: RunSpec, ending: Ending, *, resumable: bool) -> None:
     key, reason = spec_key(spec), ending.reason or REASONS[ending.state]
-    title = f"{task_name(spec.examples.task)}, {run_words(spec)}, n = {len(spec.examples.ids)}"
+    title = job_title(spec)
     about = escaped(f"{title}, {model_name(spec.model.id)}")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         badge = f":{COLOURS[ending.state]}-badge[{ending.state}]"
