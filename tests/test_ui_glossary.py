@@ -11,8 +11,8 @@ from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.estimators import ESTIMATORS
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.dashboard import names
-from cap_viz.dashboard.frame import PAGE_FILES
 from cap_viz.dashboard.glossary.page import LIMITS, all_groups, folded, search
+from cap_viz.dashboard.selection import PAGE_ICONS
 from cap_viz.dashboard.terms import GLOSSARY, Term, groups
 from cap_viz.evaluation.eval_metrics import MEASURES, TOKEN_LOSS
 from cap_viz.evaluation.generation import FORMATS
@@ -97,7 +97,7 @@ def test_names_of_metrics_are_those_of_the_pages() -> None:
 @pytest.mark.parametrize("term", EVERY, ids=lambda term: term.name)
 def test_no_term_is_defined_by_itself_and_its_link_exists(term: Term) -> None:
     assert not re.match(rf"(an?|one|the) {re.escape(term.name)}\b", term.line, re.IGNORECASE)
-    assert term.page in ("", *PAGE_FILES)
+    assert term.page in ("", *PAGE_ICONS)
 
 
 def test_each_group_is_shown_with_all_its_terms() -> None:

@@ -18,7 +18,15 @@ from cap_viz.dashboard.components.accessibility import accessibility
 from cap_viz.dashboard.components.panels import heading, problem
 from cap_viz.dashboard.components.submission import own_jobs
 from cap_viz.dashboard.names import model_name, task_name
-from cap_viz.dashboard.selection import KEPT_WITH_TASK, Selection, address_of, choose, open_address
+from cap_viz.dashboard.selection import (
+    KEPT_WITH_TASK,
+    PAGE_ICONS,
+    Selection,
+    address_of,
+    choose,
+    open_address,
+    page_file,
+)
 from cap_viz.dashboard.serving import offered
 from cap_viz.dashboard.stored import stored_runs
 from cap_viz.dashboard.terms import GLOSSARY
@@ -42,8 +50,6 @@ class PageEntry:
     """Navigation entry of a page, with the kinds of runs it shows and whether only the selected model's or task's."""
 
     label: str
-    file: str
-    icon: str
     kinds: tuple[str, ...] = ()
     one_task: bool = False
     one_model: bool = True
@@ -57,18 +63,16 @@ class PageEntry:
 
 EVERY_KIND = tuple(KINDS)
 PAGES = (
-    PageEntry("Overview", "app.py", ":material/dashboard:", ("score", "eval")),
-    PageEntry("Heads", "pages/heads.py", ":material/grid_on:", ("score", "roles", "joint")),
-    PageEntry("Tasks", "pages/tasks.py", ":material/view_module:", ("score",)),
-    PageEntry("Prune", "pages/prune.py", ":material/content_cut:", ("score", "eval", "profile"), one_task=True),
-    PageEntry("Compare", "pages/compare.py", ":material/show_chart:", ("eval", "profile")),
-    PageEntry("Playground", "pages/playground.py", ":material/science:", ("score",), one_task=True),
-    PageEntry("Runs", "pages/runs.py", ":material/history:", EVERY_KIND, one_model=False),
-    PageEntry("Learn", "pages/learn.py", ":material/school:", EVERY_KIND),
-    PageEntry("Glossary", "pages/glossary.py", ":material/menu_book:"),
+    PageEntry("Overview", ("score", "eval")),
+    PageEntry("Heads", ("score", "roles", "joint")),
+    PageEntry("Tasks", ("score",)),
+    PageEntry("Prune", ("score", "eval", "profile"), one_task=True),
+    PageEntry("Compare", ("eval", "profile")),
+    PageEntry("Playground", ("score",), one_task=True),
+    PageEntry("Runs", EVERY_KIND, one_model=False),
+    PageEntry("Learn", EVERY_KIND),
+    PageEntry("Glossary"),
 )
-# As lessons and the glossary name pages.
-PAGE_FILES = {page.label.lower(): page.file for page in PAGES}
 # Offered beside the stored sizes and the whole task.
 SIZES = (100, 200, 300, 400, 500, 600, 1000, 1500)
 # Chosen where nothing is stored.
@@ -144,9 +148,9 @@ def frame(title: str, question: str = "") -> Frame:
 
 def navigation() -> None:
     with st.container(gap="xxsmall"):
-        for page in PAGES:
-            query = address_of(page.label)
-            st.page_link(page.file, label=page.label, icon=page.icon, width="stretch", query_params=query)
+        for page, icon in PAGE_ICONS.items():
+            label = page.capitalize()
+            st.page_link(page_file(page), label=label, icon=icon, width="stretch", query_params=address_of(label))
 
 
 def model_and_task(selection: Selection, models: list[str]) -> tuple[str, str]:

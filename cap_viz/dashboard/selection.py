@@ -33,6 +33,18 @@ Address = dict[str, tuple[str, ...]]
 # included. VISITED: the last address of every page. LANDING: the anchor to land at, since links carry no #anchor.
 ADDRESS, FORMER, ASKED = "address", "address_former", "address_asked"
 SHOWN, VISITED, PAGE, LANDING = "address_shown", "address_visited", "address_page", "landing"
+# Pages by name, in the order of the navigation.
+PAGE_ICONS = {
+    "overview": ":material/dashboard:",
+    "heads": ":material/grid_on:",
+    "tasks": ":material/view_module:",
+    "prune": ":material/content_cut:",
+    "compare": ":material/show_chart:",
+    "playground": ":material/science:",
+    "runs": ":material/history:",
+    "learn": ":material/school:",
+    "glossary": ":material/menu_book:",
+}
 # Keys that every page has.
 SHARED_KEYS = ("model", "task", "n")
 # How weights are chosen, and how results are shown, which another task leaves as they are.
@@ -129,24 +141,20 @@ def link_here() -> str:
     return f"{st.context.url or ''}?{urlencode(values, doseq=True)}"
 
 
-def go_button(
-    label: str,
-    page: str,
-    *,
-    key: str,
-    params: Mapping[str, object] | None = None,
-    anchor: str = "",
-    icon: str | None = None,
-) -> None:
-    """Draw a button to another page (see `go`)."""
-    if st.button(label, key=key, icon=icon, type="tertiary"):
+def page_file(page: str) -> str:
+    return "app.py" if page == "overview" else f"pages/{page}.py"
+
+
+def go_button(label: str, page: str, *, key: str, params: Mapping[str, object] | None = None, anchor: str = "") -> None:
+    """Draw a button to another page (see `go`), with its icon."""
+    if st.button(label, key=key, icon=PAGE_ICONS[page], type="tertiary"):
         go(page, params=params, anchor=anchor)
 
 
 def go(page: str, *, params: Mapping[str, object] | None = None, anchor: str = "") -> None:
-    """Switch to another page, where model, task and size stay unless `params` changes them; not from a callback.
+    """Switch to the page of this name, where model, task and size stay unless `params` changes them.
 
-    The page lands at the heading named by `anchor`.
+    Do not call it from a callback. The page lands at the heading named by `anchor`.
     """
     held: Address = st.session_state.get(ADDRESS, {})
     stays = {name: held[name] for name in SHARED_KEYS if name in held}
@@ -154,7 +162,7 @@ def go(page: str, *, params: Mapping[str, object] | None = None, anchor: str = "
         stays.pop("n", None)
     chosen = {name: texts(value) for name, value in (params or {}).items() if value is not None}
     st.session_state[LANDING] = anchor
-    st.switch_page(page, query_params={name: list(values) for name, values in {**stays, **chosen}.items()})
+    st.switch_page(page_file(page), query_params={name: list(values) for name, values in {**stays, **chosen}.items()})
 
 
 @dataclass(frozen=True)

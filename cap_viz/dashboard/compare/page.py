@@ -203,7 +203,7 @@ def no_options(view: Frame) -> None:
         "It is scored by the loss on a given text, and offers no options to choose from. Choose a task with options in "
         "the sidebar, or see which heads this one needs.",
     )
-    go_button("Its heads", "pages/heads.py", key="compare_heads", icon=":material/grid_on:")
+    go_button("Its heads", "heads", key="compare_heads")
     solutions_section(view)
     paper_section(task)
 
@@ -242,13 +242,8 @@ def paper_section(task: Task) -> None:
 
 def next_steps(view: Frame, criteria: Sequence[str], n: int, params: dict[str, str]) -> None:
     """Offer one sparsity on Prune, with `params` for its link, and the command that measures these criteria."""
-    go_button(
-        "Look at one sparsity on Prune: where the zeros are and which answers change",
-        "pages/prune.py",
-        key="compare_prune",
-        params=params,
-        icon=":material/content_cut:",
-    )
+    label = "Look at one sparsity on Prune: where the zeros are and which answers change"
+    go_button(label, "prune", key="compare_prune", params=params)
     with st.expander("Measure more from the shell"):
         st.caption("What is stored is not computed again; --sparsities takes others.")
         asked = f"--criteria {','.join(criteria)} --sparsities {','.join(map(str, SPARSITIES))} --n {n}"

@@ -9,9 +9,8 @@ from functools import cache
 import streamlit as st
 
 from cap_viz.dashboard.components.panels import empty, escaped
-from cap_viz.dashboard.frame import PAGE_FILES
 from cap_viz.dashboard.names import criterion_group
-from cap_viz.dashboard.selection import Selection, address_of
+from cap_viz.dashboard.selection import Selection, address_of, page_file
 from cap_viz.dashboard.terms import Group, Term, groups
 from cap_viz.evaluation.eval_metrics import MEASURES, TOKEN_LOSS
 from cap_viz.models.catalogue import TOY_MODEL
@@ -56,7 +55,7 @@ def show(terms: Iterable[Term]) -> None:
                 # Another task or model is shown with what it has, not at the size and place of this one.
                 here = {} if {"model", "task"} & set(term.params) else address_of("")
                 st.page_link(
-                    PAGE_FILES[term.page],
+                    page_file(term.page),
                     label=f"See it on {term.page.capitalize()}",
                     icon=":material/arrow_outward:",
                     query_params={**here, **term.params},

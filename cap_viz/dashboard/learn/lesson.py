@@ -19,9 +19,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from cap_viz.dashboard.components.panels import escaped
-from cap_viz.dashboard.frame import PAGE_FILES
 from cap_viz.dashboard.learn.data import FACTS, Evidence
 from cap_viz.dashboard.learn.pictures import PICTURES
+from cap_viz.dashboard.selection import PAGE_ICONS
 from cap_viz.errors import CapVizError, UsageError, choose
 from cap_viz.settings import ASSETS, local_folder
 from cap_viz.validation import Text, from_json, mistake
@@ -62,7 +62,7 @@ class Link:
     params: Mapping[str, Template] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choose("page", self.page, PAGE_FILES)
+        choose("page", self.page, PAGE_ICONS)
 
 
 @dataclass(frozen=True)

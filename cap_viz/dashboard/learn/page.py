@@ -12,14 +12,13 @@ from html import escape
 
 import streamlit as st
 
-from cap_viz.dashboard.components.panels import empty, heading, problem
-from cap_viz.dashboard.frame import PAGE_FILES, Frame
+from cap_viz.dashboard.components.panels import empty, heading, problems_told
+from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.learn.data import Evidence, NotStored, nearest
 from cap_viz.dashboard.learn.lesson import LETTERS, Lesson, LessonStep, lesson_files, read_lesson
 from cap_viz.dashboard.learn.pictures import PICTURES, PROJECTOR, SCREEN, Stage
 from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.selection import choose, go_button
-from cap_viz.errors import CapVizError
 from cap_viz.settings import ASSETS
 
 PICTURE_AND_QUESTION = (3, 2)
@@ -37,14 +36,15 @@ def body(view: Frame) -> None:
     else:
         with st.sidebar:
             name = selection.selectbox("Lesson", "lesson", list(files), keep=SETTING)
-    try:
-        lesson = read_lesson(files[name])
-    except CapVizError as error:
-        problem(str(error))
-        return
+    with problems_told():
+        draw_lesson(view, read_lesson(files[name]), projector)
+
+
+def draw_lesson(view: Frame, lesson: Lesson, projector: bool) -> None:
+    """Draw the step of the address, or what is missing for it. Raises `CapVizError` if a run of it is damaged."""
     if not projector:
         heading("Learn", lesson.summary)
-    guesses = guesses_in(selection.text("guesses"), lesson)
+    guesses = guesses_in(view.selection.text("guesses"), lesson)
     number = navigation(view, lesson, guesses, projector)
     step, evidence = lesson.steps[number - 1], Evidence(view)
     st.header(f"{number}. {step.title}", anchor=False)
@@ -60,8 +60,6 @@ def body(view: Frame) -> None:
             answer(told, number, guesses) if number in guesses else ask(told, number, guesses)
     except NotStored as missing:
         not_stored(view, step, missing)
-    except CapVizError as error:
-        problem(str(error))
 
 
 def guesses_in(text: str, lesson: Lesson) -> dict[int, int]:
@@ -122,8 +120,7 @@ def answer(step: LessonStep, number: int, guesses: Mapping[int, int]) -> None:
     st.html(f'<ol class="lesson-choices">{"".join(lines)}</ol>')
     st.markdown(step.because)
     link, key = step.link, f"learn_go_{number}"
-    icon = ":material/arrow_outward:"
-    go_button(link.label, PAGE_FILES[link.page], key=key, params=link.params, anchor=link.anchor, icon=icon)
+    go_button(link.label, link.page, key=key, params=link.params, anchor=link.anchor)
 
 
 def not_stored(view: Frame, step: LessonStep, missing: NotStored) -> None:
@@ -138,5 +135,5 @@ def not_stored(view: Frame, step: LessonStep, missing: NotStored) -> None:
             keep = {"keep": PLACE}
             st.button(label, key="learn_usual", type="primary", on_click=choose, args=there, kwargs=keep)
         if missing.page and view.installed:
-            label, file = f"Measure it on {missing.page}", PAGE_FILES[missing.page.lower()]
-            go_button(label, file, key="learn_measure", params=missing.params, icon=":material/arrow_outward:")
+            label = f"Measure it on {missing.page}"
+            go_button(label, missing.page.lower(), key="learn_measure", params=missing.params)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import streamlit as st
@@ -60,12 +59,12 @@ PICKED = "overview_picked"
 def overview(view: Frame) -> None:
     if PICKED in st.session_state:
         layer, head = st.session_state.pop(PICKED)
-        go("pages/heads.py", params={"layer": layer, "head": head})
+        go("heads", params={"layer": layer, "head": head})
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
         with st.container(width="content"):
             heading("Overview", "What the model can do, which heads it needs, and what pruning costs.")
         with st.container(width="content"):
-            go_button("New here? 8-step lesson", "pages/learn.py", key="overview_learn", icon=":material/school:")
+            go_button("New here? 8-step lesson", "learn", key="overview_learn")
     install_model(view)
     found = summaries(view)
     lead = next(summary for summary in found if summary.task == view.task)
@@ -112,7 +111,7 @@ def accuracy(view: Frame, summary: TaskSummary) -> None:
         return
     if test is None:
         tile(label, "–", "not evaluated yet", term="dense")
-        first_step(view, task, "Ask the dense model", f"{view.n} questions", "pages/prune.py")
+        first_step(view, task, "Ask the dense model", f"{view.n} questions", "prune")
         return
     tile(label, percent(test.accuracy), percent_interval(test.ci), term="dense")
     st.html(accuracy_strip(test.accuracy, (test.ci.low, test.ci.high), test.chance))
@@ -125,8 +124,7 @@ def accuracy(view: Frame, summary: TaskSummary) -> None:
 def first_step(view: Frame, task: Task, label: str, amount: str, page: str) -> None:
     """Link to the page that takes a first measurement, with its amount, if it can run here."""
     if view.installed and task.is_local():
-        key = f"overview_first_{Path(page).stem}_{task.name}"
-        go_button(label, page, key=key, icon=":material/arrow_forward:")
+        go_button(label, page, key=f"overview_first_{page}_{task.name}")
         st.caption(amount)
     else:
         st.caption(escaped(view.install_hint or texts_missing(task)))
@@ -138,7 +136,7 @@ def needed_heads(view: Frame, summary: TaskSummary) -> None:
         empty("No head scores yet", "They show which heads the task needs.")
         timed = timed_run(view.runs, view.model, task.name)
         time = "" if timed is None else f", about {duration(FIRST_EXAMPLES * seconds_each(timed))}"
-        first_step(view, task, "Score its heads", f"up to {FIRST_EXAMPLES} examples{time}", "pages/heads.py")
+        first_step(view, task, "Score its heads", f"up to {FIRST_EXAMPLES} examples{time}", "heads")
         return
     words, unit, estimate = ablation_words(run.spec), METRICS[METRIC].unit, heads.estimate
     head_map(
@@ -158,13 +156,8 @@ def needed_heads(view: Frame, summary: TaskSummary) -> None:
     st.caption(reliability_sentence(heads), help=GLOSSARY["reliability"])
     with st.container(horizontal=True, gap="small"):
         for layer, head in estimate.top_heads(TOP_HEADS):
-            go_button(
-                f"L{layer}H{head} ({signed(float(estimate.mean[layer, head]), 2)})",
-                "pages/heads.py",
-                key=f"overview_head_{layer}_{head}",
-                params={"layer": layer, "head": head},
-                icon=":material/grid_on:",
-            )
+            label, place = f"L{layer}H{head} ({signed(estimate.mean[layer, head], 2)})", {"layer": layer, "head": head}
+            go_button(label, "heads", key=f"overview_head_{layer}_{head}", params=place)
 
 
 def pick(layer: int, head: int) -> None:
@@ -177,15 +170,15 @@ def pruning(view: Frame, summary: TaskSummary, costs: PruningTable | None) -> No
             st.caption("Compare shows what it costs on running text.")
         else:
             empty("No pruned accuracies yet", "Compare CAP with Wanda on the Prune page.")
-        go_button("Prune it", "pages/prune.py", key="overview_prune", icon=":material/content_cut:")
+        go_button("Prune it", "prune", key="overview_prune")
         return
     st.table(costs_table(costs, summary.dense.accuracy), border="horizontal")
     st.caption(pruning_words(costs, summary.dense), help=GLOSSARY["best"])
     if (verdict := verdict_of(view)) is not None:
         verdict_line(verdict)
     with st.container(gap=None):
-        go_button("Prune it", "pages/prune.py", key="overview_prune", icon=":material/content_cut:")
-        go_button("Compare all criteria", "pages/compare.py", key="overview_compare", icon=":material/show_chart:")
+        go_button("Prune it", "prune", key="overview_prune")
+        go_button("Compare all criteria", "compare", key="overview_compare")
 
 
 def pruning_words(costs: PruningTable, dense: ChanceTest) -> str:
@@ -224,8 +217,7 @@ def task_table(summaries: Sequence[TaskSummary]) -> None:
                 name, heads = summary.task.name, summary.heads
                 layer, head = (None, None) if heads is None else heads.estimate.top_head
                 params = {"task": name, "layer": layer, "head": head}
-                icon, key = ":material/grid_on:", f"overview_heads_{name}"
-                go_button(summary.task.title, "pages/heads.py", key=key, params=params, icon=icon)
+                go_button(summary.task.title, "heads", key=f"overview_heads_{name}", params=params)
             st.html(row_html(summary), width="stretch")
 
 

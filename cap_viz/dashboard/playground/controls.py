@@ -82,7 +82,7 @@ def mask_control(view: Frame, run: StoredRun[ScoreSpec] | None) -> MaskSpec | No
     scores = None if run is None else run.spec
     if chosen.needs_scores and scores is None:
         caution(f"{chosen.title} needs exact head scores of {view.task.title}, and none are stored.")
-        go_button("Measure them on Heads", "pages/heads.py", key="play_measure")
+        go_button("Measure them on Heads", "heads", key="play_measure")
         return None
     try:
         return mask_spec_for(view.model, criterion, percent / 100, task=view.task.name, n=N_CALIBRATION, scores=scores)

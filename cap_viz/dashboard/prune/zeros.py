@@ -142,7 +142,7 @@ def zeros_or_sentence(view: Frame, setting: PruneSetting, name: str) -> Zeros | 
     except CapVizError as error:
         problem(str(error))
         if CRITERIA[name].needs_scores and setting.scores is None:
-            go_button("Score the heads", "pages/heads.py", key=f"prune_to_heads_{name}", icon=":material/grid_on:")
+            go_button("Score the heads", "heads", key=f"prune_to_heads_{name}")
         return None
     if zeros is None and (spec is None or missing_tasks(spec)):
         empty(f"Zeros of {title_of(name)}", "They appear with the first measurement of this model.")

@@ -145,7 +145,7 @@ def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
     params: dict[str, object] = {"model": spec.model.id, "task": spec.examples.task}
     if is_run_of(run, ScoreSpec) and run.spec.parts is None:
         params["run"] = shown_name(runs, run)
-    go_button(f"Open on {page}", f"pages/{page.lower()}.py", key="runs_open", params=params)
+    go_button(f"Open on {page}", page.lower(), key="runs_open", params=params)
 
 
 def files(store: Store, run: StoredRun) -> list[Download]:

@@ -56,7 +56,7 @@ def unscored(task: Task, instead: str) -> None:
     said.append(f"No head scores of {task.title} yet{f'; comparing {instead} instead' if instead else ''}.")
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(f":material/info: {escaped(' '.join(said))}", width="content")
-        go_button("Score its heads", "pages/heads.py", key="tasks_score", icon=":material/arrow_forward:")
+        go_button("Score its heads", "heads", key="tasks_score")
 
 
 def uploaded(file: UploadedFile) -> None:

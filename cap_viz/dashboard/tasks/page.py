@@ -93,7 +93,7 @@ def nothing_to_compare(view: Frame, measured: Sequence[Measured]) -> None:
         f"the Heads page, or in the shell: python -m cap_viz score --model {view.model.id} --task mini_science",
     )
     with st.container(horizontal=True):
-        go_button("Measure on the Heads page", "pages/heads.py", key="tasks_start", icon=":material/arrow_forward:")
+        go_button("Measure on the Heads page", "heads", key="tasks_start")
         own_tasks_popover()
 
 
@@ -170,7 +170,7 @@ def head_section(selection: Selection, measured: Sequence[Measured], default: He
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         layer, head = head_boxes(selection, n_layers, n_heads, default=default)
         params = {"layer": layer, "head": head}
-        go_button("Open it on Heads", "pages/heads.py", key="tasks_inspect", params=params, icon=":material/grid_on:")
+        go_button("Open it on Heads", "heads", key="tasks_inspect", params=params)
     estimates = [one.estimate(STANDARDISED) for one in measured]
     at = (layer, head)
     value, low, high = np.array([(one.mean[at], one.low[at], one.high[at]) for one in estimates]).T
