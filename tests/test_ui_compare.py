@@ -306,7 +306,7 @@ def test_among_guesses_nobody_is_crowned() -> None:
 def test_running_text_is_measured_by_a_button(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default task listed no CAP and no Wanda on running text, and said nothing."""
     asked: list[EvalSpec] = []
-    monkeypatch.setattr("cap_viz.dashboard.frame.readiness", lambda model_id: (True, ""))
+    monkeypatch.setattr("cap_viz.dashboard.frame.install_hint", lambda model_id: "")
     monkeypatch.setattr("cap_viz.dashboard.components.submission.submit_run", lambda spec, title: asked.append(spec))
     test = shipped_page(task="mini_science")
     test.button(key="compare_measure_text").click().run()

@@ -41,7 +41,7 @@ def shipped_table(model_id: str, task_name: str) -> tuple[Frame, StoredRun[EvalS
     runs, model = stored_runs(shipped), model_ref(shipped, model_id)
     n = measured_size(runs, model, task_name)
     assert n is not None
-    view = Frame(shipped, runs, Selection(cast(Any, None)), model, task, n, installed=False, install_hint="")
+    view = Frame(shipped, runs, Selection(cast(Any, None)), model, task, n)
     dense = summarise(view, task).dense_run
     assert dense is not None
     found = pruning_table(view, task, dense)

@@ -79,7 +79,7 @@ def stored(specs: Sequence[ScoreSpec], n_shipped: int) -> list[StoredRun]:
 def frame_of(runs: list[StoredRun], *jobs: Job) -> Frame:
     """A frame without a page: what sources are read from."""
     selection = Selection(cast(Any, None))
-    return Frame(Store(), runs, selection, MODEL, load_task(TASK), 1, installed=False, install_hint="", jobs=jobs)
+    return Frame(Store(), runs, selection, MODEL, load_task(TASK), 1, jobs=jobs)
 
 
 def shown(runs: Sequence[StoredRun]) -> list[ScoreSource]:

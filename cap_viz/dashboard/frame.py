@@ -17,7 +17,7 @@ import streamlit as st
 from cap_viz.dashboard.components.accessibility import accessibility
 from cap_viz.dashboard.components.panels import heading, problem
 from cap_viz.dashboard.components.submission import own_jobs
-from cap_viz.dashboard.names import model_name, task_name
+from cap_viz.dashboard.names import model_name, task_name, texts_missing
 from cap_viz.dashboard.selection import (
     KEPT_WITH_TASK,
     PAGE_ICONS,
@@ -85,7 +85,7 @@ class Frame:
     """What is chosen and the runs stored at present.
 
     `selection` reads and draws what a page lets the user choose beside model and task. `n` is the number of evaluation
-    questions. `installed` says whether live runs are possible; if not, `install_hint` is a sentence on how to get them.
+    questions. `install_hint` says how to get the weights that live runs need; empty where they are here.
     `jobs` were active just before `runs` were read.
     """
 
@@ -95,9 +95,12 @@ class Frame:
     model: ModelRef
     task: Task
     n: int
-    installed: bool
-    install_hint: str
+    install_hint: str = ""
     jobs: tuple[Job, ...] = ()
+
+    def hindrance(self, task: Task) -> str:
+        """Say why nothing can be measured on a task here: the model or its texts are missing; "" if nothing is."""
+        return self.install_hint or ("" if task.is_local() else texts_missing(task))
 
 
 def frame(title: str, question: str = "") -> Frame:
@@ -142,8 +145,7 @@ def frame(title: str, question: str = "") -> Frame:
         st.fragment(status_line, run_every=STATUS_SECONDS)(ends, lambda spec: page.shows(spec, model_id, task_id))
     if question:
         heading(title, question)
-    installed, hint = readiness(model_id)
-    return Frame(store, runs, selection, model, task, n, installed, hint, active)
+    return Frame(store, runs, selection, model, task, n, install_hint(model_id), active)
 
 
 def navigation() -> None:
@@ -237,11 +239,11 @@ def identified(store: Store, runs: list[StoredRun], model_id: str) -> ModelRef:
     return next(stored, None) or model_ref(store, model_id)
 
 
-def readiness(model_id: str) -> tuple[bool, str]:
+def install_hint(model_id: str) -> str:
     entry = CATALOGUE.get(model_id)
     if entry is None or is_available(entry):
-        return True, ""
-    return False, f"Live runs need the weights of {entry.title}, which are not installed. Run: {entry.install}"
+        return ""
+    return f"Live runs need the weights of {entry.title}, which are not installed. Run: {entry.install}"
 
 
 def status_line(seen: Mapping[int, str], concerns: Callable[[JobSpec], bool]) -> None:

@@ -43,7 +43,7 @@ def measure_text(view: Frame, text: RunningText | None) -> None:
         f"Measure running text ({f'{len(wanted)} runs' if seconds is None else duration(seconds)})",
         f"Perplexity of {source} under CAP’s and Wanda’s masks: {len(wanted)} runs.",
         key="compare_measure_text",
-        blocked="" if view.installed else view.install_hint,
+        blocked=view.install_hint,
     )
 
 

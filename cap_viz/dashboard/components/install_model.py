@@ -22,7 +22,7 @@ def install_model(view: Frame) -> None:
         ticking(lambda: installation(install), live=True)
         return
     # Asked last: while pip writes the file, the model looks installed.
-    if view.installed:
+    if not view.install_hint:
         return
     if install.error:
         problem(install.error)

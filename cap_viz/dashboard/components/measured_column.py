@@ -251,8 +251,7 @@ def draw_columns(
     wanted = [one.wanted for one in columns if one.wanted and not one.fresh and not one.missing]
     titles: dict[JobSpec, str] = {spec: job_title(spec) for spec in wanted}
     said = cost_words(view, [one for one in columns if one.measurable], offer.amount)
-    blocked = offer.blocked or ("" if view.installed else view.install_hint)
-    draw_offer(titles, offer.label, said, key=offer.key, blocked=blocked, type="primary")
+    draw_offer(titles, offer.label, said, key=offer.key, blocked=offer.blocked or view.install_hint, type="primary")
 
 
 def cost_words(view: Frame, missing: Sequence[Column[Any]], amount: str) -> str:

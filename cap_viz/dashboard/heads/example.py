@@ -51,7 +51,7 @@ def example_section(view: HeadView, head: Head, row: int) -> bool:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         example_selector(view, head)
         reads = (
-            view.frame.installed
+            not view.frame.hindrance(view.task)
             and view.texts is not None
             and view.frame.selection.toggle("Read with the model", "reading", help=GLOSSARY["reading"])
         )

@@ -20,7 +20,7 @@ from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.submission import submit_all
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.controls import WANTED_RUN, name_of
-from cap_viz.dashboard.names import ABLATION_NAMES, job_title, metric_name, texts_missing
+from cap_viz.dashboard.names import ABLATION_NAMES, job_title, metric_name
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError, UsageError
@@ -30,7 +30,7 @@ from cap_viz.runs.run_queries import block_run, block_spec
 from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from, seconds_each, timed_run
 from cap_viz.runs.spec import RunSpec, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
-from cap_viz.tasks import Task, load_task
+from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import calibration_set
 from cap_viz.tasks.readable import controls_for
 
@@ -49,7 +49,7 @@ def new_run(frame: Frame) -> None:
     """Draw the popover: settings, estimated cost, and the start button or the reason why there is none."""
     popover = st.popover("New run", icon=":material/play_arrow:", width="stretch", key=NEW_RUN_OPEN, on_change="rerun")
     with popover, st.container(width=360, gap="small"):
-        if reason := hindrance(frame, frame.task):
+        if reason := frame.hindrance(frame.task):
             st.markdown(reason)
             return
         estimator = picked("Estimator", ESTIMATORS, "heads_estimator", help=GLOSSARY["estimator"])
@@ -76,13 +76,6 @@ def new_run(frame: Frame) -> None:
 def picked(label: str, options: tuple[str, ...], key: str, **more: Any) -> str:
     """Draw options side by side, of which one is always chosen, at first the first."""
     return str(st.segmented_control(label, options, default=options[0], required=True, key=key, **more))
-
-
-def hindrance(frame: Frame, task: Task) -> str:
-    """Say why nothing can be measured here: the model or the task's texts are missing; "" if nothing is."""
-    if not frame.installed:
-        return frame.install_hint
-    return "" if task.is_local() else texts_missing(task)
 
 
 def wanted_specs(frame: Frame, estimator: str, seed: int, ablation: str, metric: str | None) -> dict[str, ScoreSpec]:
@@ -141,7 +134,7 @@ def submit(frame: Frame, specs: Mapping[str, ScoreSpec]) -> None:
 
 def offer_runs(frame: Frame, label: str, *specs: RunSpec, key: str, said: str = "", **more: Any) -> None:
     """Offer to measure runs that are not stored, unless that is impossible here."""
-    blocked = hindrance(frame, load_task(specs[0].examples.task))
+    blocked = frame.hindrance(load_task(specs[0].examples.task))
     offer_jobs({spec: job_title(spec) for spec in specs}, label, said, key=key, blocked=blocked, **more)
 
 
@@ -179,7 +172,7 @@ def no_control(frame: Frame, spec: ScoreSpec) -> None:
 
 def offer_blocks(frame: Frame, spec: ScoreSpec) -> None:
     """Draw a button that measures whole layers, if the model and texts are local and no run is stored."""
-    if hindrance(frame, frame.task) or block_run(frame.store, spec) is not None:
+    if frame.hindrance(frame.task) or block_run(frame.store, spec) is not None:
         return
     words = ablation_words(spec)
     offer_runs(

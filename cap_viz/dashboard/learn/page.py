@@ -134,6 +134,6 @@ def not_stored(view: Frame, step: LessonStep, missing: NotStored) -> None:
             there = ({"model": other.model.id, "task": other.task.name, "n": other.n},)
             keep = {"keep": PLACE}
             st.button(label, key="learn_usual", type="primary", on_click=choose, args=there, kwargs=keep)
-        if missing.page and view.installed:
+        if missing.page and not view.install_hint:
             label = f"Measure it on {missing.page}"
             go_button(label, missing.page.lower(), key="learn_measure", params=missing.params)

@@ -26,7 +26,7 @@ from cap_viz.dashboard.components.panels import (
 from cap_viz.dashboard.components.verdict import verdict_line, verdict_of
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.sentences import reliability_sentence
-from cap_viz.dashboard.names import metric_title, model_name, texts_missing
+from cap_viz.dashboard.names import metric_title, model_name
 from cap_viz.dashboard.overview.data import METRIC, PrunedCell, PruningTable, TaskSummary, pruning_table, summaries
 from cap_viz.dashboard.selection import go, go_button
 from cap_viz.dashboard.terms import GLOSSARY
@@ -123,11 +123,10 @@ def accuracy(view: Frame, summary: TaskSummary) -> None:
 
 def first_step(view: Frame, task: Task, label: str, amount: str, page: str) -> None:
     """Link to the page that takes a first measurement, with its amount, if it can run here."""
-    if view.installed and task.is_local():
+    hindrance = view.hindrance(task)
+    if not hindrance:
         go_button(label, page, key=f"overview_first_{page}_{task.name}")
-        st.caption(amount)
-    else:
-        st.caption(escaped(view.install_hint or texts_missing(task)))
+    st.caption(escaped(hindrance or amount))
 
 
 def needed_heads(view: Frame, summary: TaskSummary) -> None:

@@ -61,7 +61,7 @@ SHOWN_MASK, TEXTS = "play_mask", "play_texts"
 
 
 def body(view: Frame) -> None:
-    if not view.installed:
+    if view.install_hint:
         empty("The Playground needs the model", view.install_hint)
         return
     try:

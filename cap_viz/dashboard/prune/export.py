@@ -71,7 +71,7 @@ def export_choice(view: Frame, spec: ExportedModel) -> None:
         st.caption("Load it without CAP Viz:")
         st.code(f'AutoModelForCausalLM.from_pretrained("{folder}")', language="python", wrap_lines=True)
         return
-    shape, blocked = shape_from(view.runs, view.model), "" if view.installed else view.install_hint
+    shape, blocked = shape_from(view.runs, view.model), view.install_hint
     size = 0 if shape is None else shape.n_params * BYTES[view.model.dtype]
     if missing:
         blocked = f"{title} needs {missing[0].title}, which is not on this machine."

@@ -68,8 +68,8 @@ def zeros_section(view: Frame, setting: PruneSetting) -> None:
     found = [zeros for name in setting.criteria if (zeros := zeros_or_sentence(view, setting, name))]
     missing = uncounted(view, setting, detail)
     counts = "1 count is" if len(missing) == 1 else f"{len(missing)} counts are"
-    said, blocked = f"{counts} not stored yet.", "" if view.installed else view.install_hint
-    offer_jobs(missing, "Count the zeros", said, key="prune_count", blocked=blocked)
+    said = f"{counts} not stored yet."
+    offer_jobs(missing, "Count the zeros", said, key="prune_count", blocked=view.install_hint)
     if not found:
         return
     figure = zeros_figure(view, setting, found, detail)
