@@ -14,7 +14,6 @@ from cap_viz.dashboard.serving import REFUSAL, is_shared
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import Interval
 from cap_viz.tasks.example_sets import ExampleSet
 
 
@@ -122,10 +121,6 @@ def escaped(text: str) -> str:
 
 def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
-
-
-def percent_interval(interval: Interval) -> str:
-    return f"{100 * interval.low:.1f} – {100 * interval.high:.1f} %"
 
 
 def p_words(p: float) -> str:

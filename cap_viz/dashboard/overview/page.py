@@ -18,7 +18,6 @@ from cap_viz.dashboard.components.panels import (
     heading,
     listed,
     percent,
-    percent_interval,
     problem,
     provenance_of,
     tile,
@@ -30,6 +29,7 @@ from cap_viz.dashboard.names import metric_title, model_name
 from cap_viz.dashboard.overview.data import METRIC, PrunedCell, PruningTable, TaskSummary, pruning_table, summaries
 from cap_viz.dashboard.selection import go, go_button
 from cap_viz.dashboard.terms import GLOSSARY
+from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.figures.accuracy import accuracy_strip
 from cap_viz.figures.head_grid import Grid
 from cap_viz.figures.prune import DENSE
@@ -113,7 +113,7 @@ def accuracy(view: Frame, summary: TaskSummary) -> None:
         tile(label, "–", "not evaluated yet", term="dense")
         first_step(view, task, "Ask the dense model", f"{view.n} questions", "prune")
         return
-    tile(label, percent(test.accuracy), percent_interval(test.ci), term="dense")
+    tile(label, percent(test.accuracy), ACC.interval_words(test.ci), term="dense")
     st.html(accuracy_strip(test.accuracy, (test.ci.low, test.ci.high), test.chance))
     if test.clearly_above:
         st.caption(f"{test.n} questions; guessing: {percent(test.chance)}.", help=GLOSSARY["chance"])
@@ -227,7 +227,7 @@ def row_html(summary: TaskSummary) -> str:
     if loss is not None:
         level, against = f"Loss <b>{loss.mean:.2f}</b> ({loss.low:.2f} – {loss.high:.2f})", "nats per token"
     elif test is not None:
-        level = f"<b>{percent(test.accuracy)}</b> ({percent_interval(test.ci)})"
+        level = f"<b>{percent(test.accuracy)}</b> ({ACC.interval_words(test.ci)})"
         above = "above" if test.clearly_above else "<b>not clearly above</b>"
         against = f"{above} guessing ({percent(test.chance)})"
     if heads is not None:

@@ -44,7 +44,6 @@ from cap_viz.figures.prune import AccuracyRow, accuracy_whiskers
 from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
-from cap_viz.stats import Interval
 from cap_viz.tasks import Example, Task
 
 LAST = "prune_last"
@@ -96,14 +95,10 @@ def accuracy_tile(report: EvalReport) -> Tile:
     acc, norm, n = level_of(report, ACC), level_of(report, ACC_NORM), len(report)
     return Tile(
         percent(acc.value),
-        f"{limits(acc.ci)}, {round(acc.value * n)} of {n}",
+        f"{ACC.interval_words(acc.ci)}, {round(acc.value * n)} of {n}",
         f"{ACC.title} (acc): {ACC.summary}; 95 % interval (Wilson). {ACC_NORM.title} (acc_norm): "
-        f"{percent(norm.value)} ({limits(norm.ci)}), {ACC_NORM.summary}.",
+        f"{percent(norm.value)} ({ACC.interval_words(norm.ci)}), {ACC_NORM.summary}.",
     )
-
-
-def limits(ci: Interval) -> str:
-    return f"{100 * ci.low:.1f}–{percent(ci.high)}"
 
 
 def accuracy_row(column: Column[EvalReport]) -> AccuracyRow:
@@ -112,7 +107,7 @@ def accuracy_row(column: Column[EvalReport]) -> AccuracyRow:
     acc, n = level_of(column.report, ACC), len(column.report)
     state = "interim" if column.partial else "stale" if column.stale else ""
     so_far = ", so far" if column.partial else f" ({column.stale})" if column.stale else ""
-    right = f"{round(acc.value * n)} of {n} right, {percent(acc.value)}, interval {limits(acc.ci)}{so_far}"
+    right = f"{round(acc.value * n)} of {n} right, {percent(acc.value)}, interval {ACC.interval_words(acc.ci)}{so_far}"
     interval = (acc.value, acc.ci.low, acc.ci.high)
     return AccuracyRow(column.name, column.title, interval, f"{column.title}: {right}", state)
 

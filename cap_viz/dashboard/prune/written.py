@@ -23,12 +23,11 @@ from cap_viz.dashboard.components.paired import difference_table, differences, u
 from cap_viz.dashboard.components.panels import caution, listed, percent, problems_told
 from cap_viz.dashboard.components.row_picker import row_picker
 from cap_viz.dashboard.frame import Frame
-from cap_viz.dashboard.prune.accuracy import limits
 from cap_viz.dashboard.prune.controls import evaluation_items
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec
 from cap_viz.dashboard.stored import texts_of
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.evaluation.eval_metrics import EXACT_MATCH
+from cap_viz.evaluation.eval_metrics import EXACT_MATCH, level_of
 from cap_viz.evaluation.generation import FORMATS, GenerationReport, prompt_text, room_for_answer, writing_of
 from cap_viz.figures.text_difference import text_html
 from cap_viz.models.catalogue import has_chat_template
@@ -37,7 +36,6 @@ from cap_viz.runs.protocols import generation_spec
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.runs.zero_counts import shape_from
-from cap_viz.stats import wilson
 
 COUNTS = ("16", "32", "64", "128")
 USUAL_COUNT = "32"
@@ -92,10 +90,10 @@ def draw_written(view: Frame, format: str, offer: Offer, columns: Columns) -> No
 
 
 def written_tile(report: GenerationReport) -> Tile:
-    hits, n = int(report.correct.sum()), len(report)
+    level, right = level_of(report, EXACT_MATCH), f"{int(report.correct.sum())} of {len(report)}"
     return Tile(
-        percent(hits / n),
-        f"{limits(wilson(hits, n))}, {hits} of {n}; answer found in {percent(report.parse_rate, 0)}",
+        EXACT_MATCH.words(level.value),
+        f"{EXACT_MATCH.interval_words(level.ci)}, {right}; answer found in {percent(report.parse_rate, 0)}",
         f"Strict reading. Flexible: {percent(report.correct_flexible.mean())}, found in "
         f"{percent(report.parse_rate_flexible, 0)}.",
     )
