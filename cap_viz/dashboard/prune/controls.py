@@ -8,7 +8,7 @@ from typing import cast
 import streamlit as st
 
 from cap_viz.dashboard.components.measured_column import swatch, title_of
-from cap_viz.dashboard.components.panels import listed, percent
+from cap_viz.dashboard.components.panels import listed
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import (
     criteria_help,
@@ -20,8 +20,7 @@ from cap_viz.dashboard.names import (
     task_name,
     texts_missing,
 )
-from cap_viz.dashboard.prune.setting import HIGHEST_PERCENT, PruneSetting, mask_spec, measured_percents
-from cap_viz.dashboard.prune.zeros import weights_words
+from cap_viz.dashboard.prune.setting import HIGHEST_PERCENT, PruneSetting, measured_percents
 from cap_viz.dashboard.selection import Selection, choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
@@ -85,7 +84,7 @@ def controls(view: Frame) -> PruneSetting:
     )
     with marks:
         stored_marks(view, setting, sparsity)
-    for sentence in (*deaf_words(setting), *heads_words(view, setting)):
+    if sentence := deaf_words(setting):
         st.caption(sentence)
     return setting
 
@@ -121,22 +120,11 @@ def stored_marks(view: Frame, setting: PruneSetting, sparsity: int) -> None:
         )
 
 
-def heads_words(view: Frame, setting: PruneSetting) -> list[str]:
-    """Say what share of the weights goes with whole heads."""
-    heads = [name for name in setting.criteria if not counts_weights(name)]
-    return [
-        f"{title_of(name)} removes {percent(setting.sparsity, 0)} of the heads: "
-        f"{weights_words(view, mask_spec(setting, name))}."
-        for name in heads
-        if setting.scores is not None or not CRITERIA[name].needs_scores
-    ]
-
-
-def deaf_words(setting: PruneSetting) -> list[str]:
-    """Name the criteria that ignore the chosen allocation or pattern."""
+def deaf_words(setting: PruneSetting) -> str:
+    """Name the criteria that ignore the chosen allocation or pattern; empty if none does."""
     spread = setting.options.spread
     deaf = [title_of(name) for name in setting.criteria if setting.options_of(name).spread != spread]
-    return [f"{listed(deaf)} decides itself where zeros go: {spread} does not apply to it."] if deaf else []
+    return f"{listed(deaf)} decides itself where zeros go: {spread} does not apply to it." if deaf else ""
 
 
 # What the criteria are built on ----------------------------------------------------------------------------------
