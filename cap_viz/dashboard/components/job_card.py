@@ -67,7 +67,8 @@ def draw_offer(
     elif idle:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.button(label, key=key, on_click=submit_all, args=(idle, key), **more)
-            st.caption(said, width="stretch", help="You can leave the page; it goes on.")
+            if said:
+                st.caption(said, width="stretch", help="You can leave the page; it goes on.")
 
 
 def jobs_view(jobs: Sequence[Job], *, key: str) -> None:

@@ -79,5 +79,5 @@ def export_choice(view: Frame, spec: ExportedModel) -> None:
         check_room(view.store, spec, size)
     except CapVizError as error:
         blocked = blocked or str(error)
-    said, key = f"{size / 2**20:,.0f} MiB" if size else "", f"prune_export_{spec.mask.criterion}"
-    offer_jobs({spec: f"Export of {title}"}, title, said, key=key, blocked=blocked)
+    label, key = f"{title} ({size / 2**20:,.0f} MiB)" if size else title, f"prune_export_{spec.mask.criterion}"
+    offer_jobs({spec: f"Export of {title}"}, label, "", key=key, blocked=blocked)
