@@ -13,6 +13,7 @@ from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import EXACT_MATCH, Level, Measure, level_of, paired
 from cap_viz.runs.kinds.evaluation import levels_of, load_answers, load_report
+from cap_viz.runs.kinds.profile import load_head_zeros, load_zeros
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.store import Store, StoredRun
@@ -48,8 +49,9 @@ def level_in(store: Store, run: StoredRun, measure: Measure) -> Level:
     return level_of(report_of(store, run), measure)
 
 
-# The main numbers of an evaluation; it raises `DamagedRun`.
+# The main numbers of an evaluation, and zeros per matrix and per head under a mask; they raise `DamagedRun`.
 levels_in = lru_cache(128)(levels_of)
+read_zeros, read_head_zeros = lru_cache(64)(load_zeros), lru_cache(64)(load_head_zeros)
 
 
 @lru_cache(1024)

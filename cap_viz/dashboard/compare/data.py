@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from cap_viz.dashboard.components.panels import percent
-from cap_viz.dashboard.stored import level_in, paired_in, report_of
+from cap_viz.dashboard.stored import level_in, paired_in, read_zeros, report_of
 from cap_viz.evaluation.eval_metrics import Level, Measure, against_guessing, guessing
 from cap_viz.evaluation.verdict import difference_words
 from cap_viz.figures.theme import display_order
@@ -15,7 +14,6 @@ from cap_viz.models.catalogue import ModelRef
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROLS, DENSE, SUBJECT, Cell, control_pairs, counts_weights, reference_pairs
 from cap_viz.runs.fixed_question import AT_CHANCE
-from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.mask_provenance import ProvenanceGroup, groups_of
 from cap_viz.runs.run_queries import dense_run
 from cap_viz.runs.store import DamagedRun, Store, StoredRun
@@ -144,7 +142,7 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
             continue
         try:
             if not counts_weights(cell[0]):
-                removed[cell] = weights_removed(store, run)
+                removed[cell] = float(read_zeros(store, run).reached[0])
             levels[cell] = level_in(store, run, measure)
             runs[cell] = run
         except DamagedRun as error:
@@ -165,12 +163,6 @@ def compared(store: Store, task: Task, dense: StoredRun, choice: ComparisonChoic
         guess=guessing(task, report, measure),
         damage=tuple(damage),
     )
-
-
-@lru_cache(64)
-def weights_removed(store: Store, run: StoredRun) -> float:
-    """Return the share of weights that are zero under a run's mask. Raises `DamagedRun`."""
-    return float(load_zeros(store, run).reached[0])
 
 
 def table_pairs(choice: ComparisonChoice, levels: dict[Cell, Level]) -> list[tuple[Cell, Cell]]:

@@ -14,14 +14,13 @@ from cap_viz.dashboard.components.head_map import Head, head_name
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.overview.data import default_scores, dense_evaluation, usual_group
-from cap_viz.dashboard.stored import paired_in, report_of, scores_of, statistics_of
+from cap_viz.dashboard.stored import paired_in, read_zeros, report_of, scores_of, statistics_of
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC
 from cap_viz.evaluation.verdict import grade_of
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.pruning import ZeroCounts, criterion_title
 from cap_viz.runs.kinds.joint import load_joint
-from cap_viz.runs.kinds.profile import load_zeros
 from cap_viz.runs.run_queries import control_runs, dense_sizes, runs_of
 from cap_viz.runs.score_sources import shown_name
 from cap_viz.runs.spec import EvalSpec, JointSpec, ScoreSpec
@@ -129,7 +128,7 @@ class Evidence:
 
     def zeros(self) -> ZeroCounts:
         """Return the zeros of CAP at 50 % sparsity."""
-        return load_zeros(self.view.store, self.pruned("cap"))
+        return read_zeros(self.view.store, self.pruned("cap"))
 
     def removed(self, part: str) -> float:
         """Return the percentage of the weights of a part that CAP removes at 50 % sparsity."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -18,7 +17,7 @@ from cap_viz.dashboard.components.panels import caution, empty, percent, problem
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.prune.setting import PruneSetting, counting_spec, mask_spec
 from cap_viz.dashboard.selection import go_button
-from cap_viz.dashboard.stored import scores_of
+from cap_viz.dashboard.stored import read_head_zeros, read_zeros, scores_of
 from cap_viz.errors import CapVizError
 from cap_viz.figures.prune import (
     LayerShares,
@@ -32,7 +31,6 @@ from cap_viz.pruning import CRITERIA, importance
 from cap_viz.pruning.options import USUAL
 from cap_viz.runs.comparison import counts_weights
 from cap_viz.runs.jobs import JobSpec
-from cap_viz.runs.kinds.profile import load_head_zeros, load_zeros
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.run_queries import missing_tasks, runs_of
 from cap_viz.runs.spec import MaskSpec, ScoreSpec
@@ -43,8 +41,6 @@ from cap_viz.stats import widest_outlier
 DETAILS = {"layers": "Layers", "matrices": "Matrices", "heads": "Heads"}
 # An outlier gets a warning when the other heads span less than this share of the scale of I.
 NARROW = 0.6
-# A finished run never changes.
-read_zeros, read_head_zeros = lru_cache(64)(load_zeros), lru_cache(64)(load_head_zeros)
 
 
 def weights_words(view: Frame, mask: MaskSpec) -> str:
