@@ -5,14 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from cap_viz.dashboard.components.head_map import head_map, head_name, named_heads
-from cap_viz.dashboard.components.panels import caution, note
+from cap_viz.dashboard.components.panels import caution, problems_told
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.names import criteria_in_groups, criterion_option, task_name
 from cap_viz.dashboard.selection import choose, controlled, go_button
 from cap_viz.dashboard.serving import most_prompt_characters
 from cap_viz.dashboard.stored import statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
-from cap_viz.errors import CapVizError
 from cap_viz.figures.head_grid import Grid
 from cap_viz.models.loading import ModelShape
 from cap_viz.pruning import CRITERIA
@@ -84,11 +83,9 @@ def mask_control(view: Frame, run: StoredRun[ScoreSpec] | None) -> MaskSpec | No
         caution(f"{chosen.title} needs exact head scores of {view.task.title}, and none are stored.")
         go_button("Measure them on Heads", "heads", key="play_measure")
         return None
-    try:
+    with problems_told():
         return mask_spec_for(view.model, criterion, percent / 100, task=view.task.name, n=N_CALIBRATION, scores=scores)
-    except CapVizError as error:
-        caution(str(error))
-        return None
+    return None
 
 
 def head_control(view: Frame, shape: ModelShape, run: StoredRun[ScoreSpec] | None) -> tuple[HeadSet, tuple[int, int]]:
@@ -102,10 +99,8 @@ def head_control(view: Frame, shape: ModelShape, run: StoredRun[ScoreSpec] | Non
         help="Their output (hook_z) is set to zero at every token. L3H8 is head 8 of layer 3, both counted from 0.",
     )
     estimate = None
-    try:
+    with problems_told():
         estimate = None if run is None else statistics_of(view.store, run, "nll").estimate
-    except CapVizError as error:
-        note(str(error))
     number, take, clear = st.columns([3, 4, 3], vertical_alignment="bottom")
     with number:
         k = view.selection.number_input("How many", "top", 1, min(MOST_TOP, len(names)), default=3)
