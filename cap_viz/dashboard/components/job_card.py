@@ -89,20 +89,11 @@ def jobs_view(jobs: Sequence[Job], *, key: str) -> None:
 def job_view(job: Job, *, key: str, timed: bool = True) -> None:
     """Draw the title, progress with remaining time (if `timed`) or queue position, and the cancel button."""
     text, button = st.columns([5, 1], vertical_alignment="center")
-    with text:
-        st.progress(job.progress.share, text=f"**{escaped(job.title)}** · {job_sentence(job, timed=timed)}")
-    with button:
-        asked = job.cancel_asked.is_set()
-        if not may_cancel(job):
-            return
-        st.button(
-            "Stopping" if asked else "Cancel",
-            key=f"{key}_cancel_{job.number}",
-            disabled=asked,
-            width="stretch",
-            on_click=cancel,
-            args=(job,),
-        )
+    text.progress(job.progress.share, text=f"**{escaped(job.title)}** · {job_sentence(job, timed=timed)}")
+    if may_cancel(job):
+        asked, own_key = job.cancel_asked.is_set(), f"{key}_cancel_{job.number}"
+        label = "Stopping" if asked else "Cancel"
+        button.button(label, key=own_key, disabled=asked, width="stretch", on_click=cancel, args=(job,))
 
 
 def cancel(*jobs: Job) -> None:
