@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cap_viz.attribution.joint_scores import JointScores
     from cap_viz.attribution.pair_scores import PairScores
     from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
+    from cap_viz.attribution.specification_curve import SpecificationCurve
     from cap_viz.evaluation.choice import evaluate
     from cap_viz.evaluation.comparison import EvalComparison as Comparison
     from cap_viz.evaluation.comparison import compare
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from cap_viz.pruning import prune_mask
     from cap_viz.pruning.mask import Mask
     from cap_viz.runs import list_runs as runs
+    from cap_viz.runs.specifications import specification_curve
     from cap_viz.runs.store import Store
     from cap_viz.tasks import load_task
     from cap_viz.tasks.base import Example, Task
@@ -65,6 +67,7 @@ HOMES = {
     "BlockScores": "cap_viz.attribution.results.BlockScores",
     "DirectScores": "cap_viz.attribution.results.DirectScores",
     "EffectSplit": "cap_viz.attribution.effect_split.EffectSplit",
+    "SpecificationCurve": "cap_viz.attribution.specification_curve.SpecificationCurve",
     "Mask": "cap_viz.pruning.mask.Mask",
     "EvalReport": "cap_viz.attribution.results.EvalReport",
     "GenerationReport": "cap_viz.evaluation.generation.GenerationReport",
@@ -81,6 +84,7 @@ HOMES = {
     "joint_effects": "cap_viz.attribution.joint_ablation.joint_effects",
     "pair_effects": "cap_viz.attribution.joint_ablation.pair_effects",
     "hooks": "cap_viz.attribution.joint_ablation.hooks",
+    "specification_curve": "cap_viz.runs.specifications.specification_curve",
     "prune_mask": "cap_viz.pruning.prune_mask",
     "evaluate": "cap_viz.evaluation.choice.evaluate",
     "generate": "cap_viz.evaluation.generation.generate",
@@ -105,6 +109,7 @@ __all__ = [
     "Mask",
     "Model",
     "PairScores",
+    "SpecificationCurve",
     "Store",
     "SweepResult",
     "Task",
@@ -124,6 +129,7 @@ __all__ = [
     "runs",
     "score_blocks",
     "score_heads",
+    "specification_curve",
     "split_effects",
     "sweep",
 ]

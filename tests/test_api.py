@@ -24,6 +24,7 @@ from cap_viz.attribution.estimators import ESTIMATORS, Estimator
 from cap_viz.attribution.forward.patching import set_hooks
 from cap_viz.attribution.result_base import FORMAT_VERSION, HEADER, Result
 from cap_viz.attribution.results import ABLATIONS, Ablation
+from cap_viz.attribution.specification_curve import Specification, SpecificationCurve
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.evaluation.comparison import COMPARED, MeasureName
 from cap_viz.evaluation.contrasts import DENSE
@@ -75,6 +76,12 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
             progress=False,
         ),
         "PairScores": cv.pair_effects(model, examples[:6], [(0, 1), (2, 3), (1, 0)], progress=False),
+        "SpecificationCurve": SpecificationCurve.of(
+            {
+                Specification(metric, "zero", 0, len(examples), "exact"): scores.estimated(metric)
+                for metric in ("nll", "accuracy")
+            }
+        ),
         "Mask": mask,
         "EvalReport": dense,
         "texts": cv.evaluate(model, texts, progress=False),

@@ -28,6 +28,7 @@ from cap_viz.cli import (
     pruning,
     scoring,
     serve,
+    specifications,
     stability,
 )
 from cap_viz.cli.output import err
@@ -61,6 +62,7 @@ app.command()(scoring.score)
 app.command()(direct.direct)
 app.command()(pairs.pairs)
 app.command()(stability.stability)
+app.command()(specifications.specifications)
 app.command()(pruning.prune)
 app.command()(pruning.export)
 app.command(name="eval")(evaluations.evaluate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,17 @@ def split_list(what: str, text: str) -> list[str]:
     if not parts:
         raise UsageError(f"{text!r} names no {what}; give at least one, separated by commas.")
     return parts
+
+
+def head_list(text: str) -> tuple[tuple[int, int], ...]:
+    """Read heads written as L0H1,L2H3; none for an empty text. Raises `UsageError` for anything else."""
+    found = []
+    for part in split_list("head", text) if text else ():
+        name = re.fullmatch(r"L(\d+) ?H(\d+)", part, re.IGNORECASE | re.ASCII)
+        if name is None:
+            raise UsageError(f"{part!r} is no head; write layer and head, both counted from 0, as in L0H1,L2H3.")
+        found.append((int(name[1]), int(name[2])))
+    return tuple(found)
 
 
 def number(text: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import numpy as np
@@ -12,7 +11,7 @@ from rich.table import Table
 from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
-from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, split_list
+from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, head_list
 from cap_viz.cli.output import out, print_json, run_facts
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
@@ -56,7 +55,7 @@ def pairs(
         return calibration_set(chosen, calibration, seed)
 
     if heads:
-        removed = tuple(head_named(name) for name in split_list("heads", heads))
+        removed = head_list(heads)
     else:
         removed = strongest(runs, ScoreSpec(model=runs.ref, examples=reference(), ablation=ablation), metric, top)
     values_from = None if ablation == "zero" else reference()
@@ -100,11 +99,3 @@ def strongest(runs: ModelRuns, spec: ScoreSpec, metric: str, top: int) -> tuple[
     if not 2 <= top <= estimate.mean.size:
         raise UsageError(f"--top {top}: name from 2 to {estimate.mean.size} heads, all that the model has.")
     return tuple(estimate.top_heads(top))
-
-
-def head_named(name: str) -> Head:
-    """Return (layer, head) of a name such as L3H1. Raises `UsageError` for any other text."""
-    found = re.fullmatch(r"L(\d{1,4})H(\d{1,4})", name, flags=re.IGNORECASE)
-    if found is None:
-        raise UsageError(f"{name!r} is no head; write layer and head as in L3H1.")
-    return int(found[1]), int(found[2])

@@ -10,6 +10,7 @@ from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.attribution.pair_scores import PairScores
 from cap_viz.attribution.result_base import Result, read_result
 from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
+from cap_viz.attribution.specification_curve import SpecificationCurve
 from cap_viz.evaluation.comparison import EvalComparison
 from cap_viz.evaluation.generation import GenerationReport
 from cap_viz.evaluation.sweep import SweepResult
@@ -27,6 +28,7 @@ SAVED: dict[str, type[Result]] = {
         HybridScores,
         JointScores,
         PairScores,
+        SpecificationCurve,
         Mask,
         EvalReport,
         GenerationReport,

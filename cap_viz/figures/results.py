@@ -48,7 +48,7 @@ def total_against_direct(
             x=direct.mean.ravel(),
             y=total.mean.ravel(),
             mode="markers",
-            marker={"color": HELPS, "size": 8, "symbol": np.where(repaired.ravel() > 0, "circle", "circle-open")},
+            marker={"color": HURTS, "size": 8, "symbol": np.where(repaired.ravel() > 0, "circle", "circle-open")},
             text=[
                 f"<b>Layer {layer}, head {head}</b><br>direct {signed(own)}, total {signed(whole)} {unit}"
                 + (f"<br>later layers make up for {made_up:.3g}" if made_up > 0 else "")
