@@ -47,6 +47,8 @@ from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import Example, Task
 
 LAST = "prune_last"
+# Of a question in a table or list.
+MOST_CHARACTERS = 80
 HEADING, ANCHOR = "Questions whose answer changes", "questions-whose-answer-changes"
 
 
@@ -189,7 +191,7 @@ def flips_section(view: Frame, columns: Columns) -> None:
     if not texts:
         st.caption(texts_missing(view.task))
     table = flip_table(shown, ready, texts)
-    names = {flip.id: f"{flip.number}. {texts[flip.id].question if texts else flip.id}"[:120] for flip in shown}
+    names = {flip.id: f"{flip.number}. {beginning(texts[flip.id].question) if texts else flip.id}" for flip in shown}
     picked = row_picker(
         view.selection,
         "item",
@@ -218,7 +220,7 @@ def flip_table(flips: Sequence[Flip], columns: Columns, texts: Mapping[str, Exam
     rows = []
     for flip in flips:
         example = texts.get(flip.id)
-        question = {} if example is None else {"Question": example.question}
+        question = {} if example is None else {"Question": beginning(example.question)}
         answers = {
             column.title: f"{'✓' if flip.right(column.name) else '✗'} {option_text(example, flip.chosen[column.name])}"
             for column in columns
@@ -226,6 +228,11 @@ def flip_table(flips: Sequence[Flip], columns: Columns, texts: Mapping[str, Exam
         right = option_text(example, flip.gold)
         rows.append({"Item": flip.number, **question, "Right answer": right, **answers, "Id": flip.id})
     return pd.DataFrame(rows)
+
+
+def beginning(text: str) -> str:
+    """Cut a text for tables and lists of hundreds of rows, all of which are sent; the picked one is shown in full."""
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
 
 
 def option_text(example: Example | None, option: int) -> str:
