@@ -38,7 +38,8 @@ FEW_SHIPPED = (
     "score-toy-reasoner-toy_math-*",
     "eval-toy-reasoner-toy_math-*",
 )
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# The shell without a window, where there is one, takes a seventh less computing.
+CHROMIUM_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_MAC = (
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
