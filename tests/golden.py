@@ -69,6 +69,7 @@ MASK_OPTIONS: dict[str, Any] = {
     "allocation": "owl",
     "pattern": "2:4",
 }
+FROZEN = replace(SCORES, parts="writes", frozen_norm=True)
 JOINT_OPTIONS: dict[str, Any] = {"ablation": "resample", "reference": REFERENCE, "draws": 5, "seed": 1}
 
 
@@ -100,6 +101,7 @@ def generated() -> dict[str, RunSpec]:
         specs[f"{name}, seed"] = replace(other, examples=replace(other.examples, seed=7))
     for estimator in ("exact", "gradient", "hybrid"):
         specs[f"score, {estimator} resample"] = replace(SCORES, estimator=estimator, ablation="resample")
+    specs["score, frozen norm"] = FROZEN
     # As JSON, 1 and 1.0 are two things, and .1 + .2 has all its digits.
     for sparsity in (0, 1, 1.0, 0.1, 0.1 + 0.2, 1e-5):
         specs[f"eval, sparsity {sparsity!r}"] = replace(dense, mask=replace(MASK, sparsity=sparsity))

@@ -106,6 +106,12 @@ def test_direct_effects_equal_forwards_with_all_else_frozen(family: ReasoningMod
     np.testing.assert_allclose(found.ablated, slow_direct(family, examples), atol=1e-4)
 
 
+def test_a_frozen_norm_keeps_its_dense_scale(family: ReasoningModel) -> None:
+    examples = tiny_examples(1)
+    found = direct_effects(family, examples, frozen_norm=True, progress=False)
+    np.testing.assert_allclose(found.ablated, slow_direct(family, examples, frozen_norm=True), atol=1e-4)
+
+
 def test_doctor_passes(family: ReasoningModel) -> None:
     assert [(c.name, c.detail) for c in checks(family) if not c.passed] == []
 

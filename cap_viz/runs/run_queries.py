@@ -82,9 +82,9 @@ def block_spec(spec: ScoreSpec) -> ScoreSpec:
     return replace(spec, estimator="exact", metric=None, parts="blocks")
 
 
-def direct_spec(spec: ScoreSpec) -> ScoreSpec:
-    """Make the spec of the direct effects that match head scores by any estimator."""
-    return replace(spec, estimator="exact", metric=None, parts="writes")
+def direct_spec(spec: ScoreSpec, *, frozen_norm: bool = False) -> ScoreSpec:
+    """Make the spec of the direct effects that match head scores by any estimator; see `direct_effects`."""
+    return replace(spec, estimator="exact", metric=None, parts="writes", frozen_norm=frozen_norm or None)
 
 
 def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, StoredRun[ScoreSpec]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
@@ -39,6 +39,7 @@ class ScoreSpec:
     `reference` are the examples that mean and resample ablation take values from, None for `examples` themselves; the
     seed of these examples also draws the partners for resample ablation. `parts` is None for heads, "blocks" for whole
     attention layers and MLPs, "writes" for the direct effects of heads (what they write into the last residual stream).
+    `frozen_norm` is True for direct effects under the final norm's dense scale.
     """
 
     model: ModelRef
@@ -48,6 +49,7 @@ class ScoreSpec:
     metric: str | None = None
     reference: ExampleSet | None = None
     parts: str | None = None
+    frozen_norm: Literal[True] | None = None
 
     kind = "score"
 

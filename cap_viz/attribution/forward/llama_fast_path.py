@@ -210,6 +210,8 @@ class DirectModel:
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
         heads: range | None = None,
+        *,
+        frozen_norm: bool = False,
     ) -> Float[Tensor, "ablated example option"]:
         """Change what each head adds to the last residual stream, where answers are read; see `BlockRunner`."""
         block, before, by_head = self.blocks[layer], dense.calls[layer].hidden, value.shape[2:]
@@ -218,7 +220,8 @@ class DirectModel:
         there = gathered(value.flatten(-2).expand(*before.shape[:2], -1)[None], layout.index)[0]
         chosen = gathered(dense.final[None], layout.index)
         hidden = torch.baddbmm(chosen.flatten(1, 2), *block.written(there.unflatten(-1, by_head) - z, heads))
-        return self.read_answers(hidden.unflatten(1, chosen.shape[1:3]), layout)
+        scale_of = chosen if frozen_norm else None
+        return self.read_answers(hidden.unflatten(1, chosen.shape[1:3]), layout, scale_of=scale_of)
 
     def ablate_sets(
         self,
@@ -282,11 +285,19 @@ class DirectModel:
         return self.read_answers(chosen, layout)
 
     def read_answers(
-        self, chosen: Float[Tensor, "version row query d_model"], layout: DirectLayout
+        self,
+        chosen: Float[Tensor, "version row query d_model"],
+        layout: DirectLayout,
+        *,
+        scale_of: Float[Tensor, "1 row query d_model"] | None = None,
     ) -> Float[Tensor, "version example option"]:
-        """Summed log-likelihood of each option, from vocabulary logits computed one slice at a time."""
+        """Summed log-likelihood of each option, from vocabulary logits computed one slice at a time.
+
+        With `scale_of`, the final norm divides by the scale of that residual stream.
+        """
         batch = layout.batch
-        read = rms_norm(self.norm, chosen.flatten(1, 2)[:, layout.place].transpose(0, 1))
+        read = at_reads(chosen, layout)
+        read = rms_norm(self.norm, read) if scale_of is None else scaled_as(self.norm, read, at_reads(scale_of, layout))
         weight, bias = self.unembed.weight, self.unembed.bias
         flat = read.reshape(-1, read.shape[-1])
         sums = []
@@ -379,6 +390,18 @@ def add_linear(linear: Any, x: Tensor, total: Tensor) -> None:
 
 def rms_norm(norm: Any, x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
+
+
+def at_reads(
+    chosen: Float[Tensor, "version row query d_model"], layout: DirectLayout
+) -> Float[Tensor, "read version d_model"]:
+    return chosen.flatten(1, 2)[:, layout.place].transpose(0, 1)
+
+
+def scaled_as(norm: Any, x: Tensor, other: Tensor) -> Tensor:
+    """As `rms_norm` of `x`, but divided by the root mean square of `other`."""
+    squares = at_least_float32(other).square().mean(dim=-1, keepdim=True)
+    return norm.weight * (x * (squares + norm.variance_epsilon).rsqrt()).to(x.dtype)
 
 
 def gathered(

@@ -73,8 +73,13 @@ class BlockRunner(Protocol):
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
         heads: range | None = None,
+        *,
+        frozen_norm: bool = False,
     ) -> Float[Tensor, "ablated example option"]:
-        """As `ablate_heads`, but change only what each head adds to the last residual stream."""
+        """As `ablate_heads`, but change only what each head adds to the last residual stream.
+
+        With `frozen_norm` the final norm keeps the scale of the dense pass.
+        """
         ...
 
     def ablate_sets(
@@ -151,6 +156,8 @@ class OwnBlocks:
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
         heads: range | None = None,
+        *,
+        frozen_norm: bool = False,
     ) -> Float[Tensor, "ablated example option"]:
         n_heads, call = self.model.shape.n_heads, dense.calls[layer]
         ablated = list(range(n_heads) if heads is None else heads)
@@ -162,7 +169,8 @@ class OwnBlocks:
         for version, head in enumerate(ablated):
             versions[:, version, :, head] = value[:, :, head]
         change = written(self.model, layer, versions) - written(self.model, layer, z)[:, None]
-        return read_logliks(self.model, batch, dense.final[:, None] + change)
+        changed = dense.final[:, None] + change
+        return read_logliks(self.model, batch, changed, scale_of=dense.final if frozen_norm else None)
 
     def ablate_sets(
         self,

@@ -169,6 +169,7 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
                     blocks.ablate_heads(batch, dense, layer, value),
                     blocks.ablate_writes(batch, dense, layer, value),
                     blocks.ablate_sets(batch, dense, [both], values),
+                    blocks.ablate_writes(batch, dense, layer, value, frozen_norm=True),
                 ]
             )
             for blocks in (direct, OwnBlocks(model))

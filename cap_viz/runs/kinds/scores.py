@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from cap_viz.attribution.results import BlockScores, DirectScores, GradientEffects, HeadScores
+from cap_viz.attribution.results import (
+    BlockScores,
+    DirectScores,
+    GradientEffects,
+    HeadScores,
+    check_frozen_norm,
+)
 from cap_viz.errors import UsageError, choose
 from cap_viz.progress import Progress
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
@@ -56,6 +62,7 @@ class Scores(RunKind[ScoreSpec]):
                 f"Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and with "
                 'the exact estimator "blocks" for whole attention layers and MLPs or "writes" for direct effects.'
             )
+        check_frozen_norm(bool(spec.frozen_norm), spec.parts)
         if spec.ablation == "zero" and spec.reference is not None:
             raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
 
@@ -71,7 +78,8 @@ class Scores(RunKind[ScoreSpec]):
 
     def describe(self, spec: ScoreSpec) -> str:
         about = "" if spec.metric is None else f" of {spec.metric}"
-        return f"{PARTS_WORDS[spec.parts]}{spec.estimator}{about}, {spec.ablation} ablation"
+        norm = "frozen norm, " if spec.frozen_norm else ""
+        return f"{PARTS_WORDS[spec.parts]}{norm}{spec.estimator}{about}, {spec.ablation} ablation"
 
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
@@ -110,7 +118,8 @@ class ScoreRun(AblationRun):
         from cap_viz.attribution.exact import ScoreArrays, make_score_plan
 
         super().__init__(model, spec)
-        options = {**ablation_options(spec), "parts": spec.parts or "heads", "batches": plan}
+        what = {"parts": spec.parts or "heads", "frozen_norm": bool(spec.frozen_norm)}
+        options = {**ablation_options(spec), **what, "batches": plan}
         self.plan = make_score_plan(model, examples_of(spec.examples), **options)
         self.arrays = ScoreArrays(self.plan, model.shape.n_layers, model.shape.n_heads)
         self.note = NOTES[spec.parts]
