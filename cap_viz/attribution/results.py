@@ -122,7 +122,7 @@ def check_frozen_norm(frozen_norm: bool, parts: str | None) -> None:
 
 # Types of the columns that index a table's values.
 INDEX_TYPES = {name: np.int16 for name in ("layer", "head", "part", "set", "option")} | {
-    name: np.int32 for name in ("example", "unit")
+    name: np.int32 for name in ("example", "unit", "path")
 }
 
 

@@ -96,19 +96,15 @@ class DirectBlock:
         """z of all heads, concatenated (hook_z), at all positions or those of `index`."""
         if index is not None:
             mask = mask.gather(2, index[:, None, :, None].expand(-1, -1, -1, mask.shape[-1]))
-        q, k, v = self.qkv(hidden, rotary, index)
-        versions, rows = q.shape[:2]
-        # One row's mask serves all versions without a copy.
-        masks = mask if rows == 1 else mask.repeat(versions, 1, 1, 1)
-        q, k, v = (each.flatten(0, 1).transpose(1, 2) for each in (q, k, v))
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=masks, enable_gqa=True)
-        return z.transpose(1, 2).flatten(2).unflatten(0, (versions, rows))
+        return attended(*self.qkv(hidden, rotary, index), mask)
 
     def written(
-        self, change: Float[Tensor, "row query head d_head"], heads: range | None
+        self, change: Float[Tensor, "row query head d_head"], heads: Sequence[int] | None
     ) -> tuple[Float[Tensor, "ablated place d_head"], Float[Tensor, "ablated d_head d_model"]]:
-        """Factors of what a change of each head's z (of all, or a range) adds to the residual stream."""
-        part = slice(None) if heads is None else slice(heads.start, heads.stop)
+        """Factors of what a change of each head's z (of all, or some) adds to the residual stream."""
+        part: Any = slice(None) if heads is None else list(heads)
+        if isinstance(heads, range):
+            part = slice(heads.start, heads.stop)  # A view, where a list would copy the weights.
         output = self.o.weight.view(-1, *change.shape[2:])
         return change[:, :, part].permute(2, 0, 1, 3).flatten(1, 2), output[:, part].permute(1, 2, 0)
 
@@ -168,7 +164,7 @@ class DirectModel:
         dense: DensePass,
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
-        heads: range | None = None,
+        heads: Sequence[int] | None = None,
     ) -> Float[Tensor, "ablated example option"]:
         """Ablate heads of `layer` in turn; see `BlockRunner`."""
         block, before = self.blocks[layer], dense.calls[layer].hidden
@@ -177,12 +173,7 @@ class DirectModel:
         after = before + block.o(z)
         factors = block.written(value - z.unflatten(-1, by_head), heads)
         hidden = torch.baddbmm(after.flatten(0, 1)[None], *factors).unflatten(1, after.shape[:2])
-        if layer < len(self.blocks) - 1:
-            block.add_mlp(hidden)
-            return self.rest(hidden, layer + 1, layout)
-        chosen = gathered(hidden, layout.index)
-        block.add_mlp(chosen)
-        return self.read_answers(chosen, layout)
+        return self.after_attention(hidden, layer, layout)
 
     def ablate_blocks(
         self,
@@ -209,7 +200,7 @@ class DirectModel:
         dense: DensePass,
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
-        heads: range | None = None,
+        heads: Sequence[int] | None = None,
         *,
         frozen_norm: bool = False,
     ) -> Float[Tensor, "ablated example option"]:
@@ -270,6 +261,17 @@ class DirectModel:
         index = torch.zeros(n_rows, width, dtype=torch.long, device=device)
         index[batch.read_row, column] = batch.read_position
         return DirectLayout(batch, self.rotary_at(hidden, batch.positions), index, batch.read_row * width + column)
+
+    def after_attention(
+        self, hidden: Float[Tensor, "version row position d_model"], layer: int, layout: DirectLayout
+    ) -> Float[Tensor, "version example option"]:
+        """Run the MLP of `layer` and the blocks after it, overwriting `hidden`."""
+        if layer < len(self.blocks) - 1:
+            self.blocks[layer].add_mlp(hidden)
+            return self.rest(hidden, layer + 1, layout)
+        chosen = gathered(hidden, layout.index)
+        self.blocks[layer].add_mlp(chosen)
+        return self.read_answers(chosen, layout)
 
     def rest(
         self, hidden: Float[Tensor, "version row position d_model"], start: int, layout: DirectLayout
@@ -378,6 +380,21 @@ def rotated(x: Float[Tensor, "version row position head d_head"], rotary: Rotary
     torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=right).addcmul_(first, sin)
     return turned
+
+
+def attended(
+    q: Float[Tensor, "version row query head d_head"],
+    k: Float[Tensor, "version row position kv_head d_head"],
+    v: Float[Tensor, "version row position kv_head d_head"],
+    mask: Float[Tensor, "row 1 query position"],
+) -> Float[Tensor, "version row query width"]:
+    """z of the heads, concatenated."""
+    versions, rows = q.shape[:2]
+    # One row's mask serves all versions without a copy.
+    masks = mask if rows == 1 else mask.repeat(versions, 1, 1, 1)
+    q, k, v = (each.flatten(0, 1).transpose(1, 2) for each in (q, k, v))
+    z = F.scaled_dot_product_attention(q, k, v, attn_mask=masks, enable_gqa=True)
+    return z.transpose(1, 2).flatten(2).unflatten(0, (versions, rows))
 
 
 def add_linear(linear: Any, x: Tensor, total: Tensor) -> None:
