@@ -152,7 +152,27 @@ class PairSpec:
     kind = "pairs"
 
 
-RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec | PairSpec
+@dataclass(frozen=True)
+class PathSpec:
+    """Paths from every head of a set to all that reads it (`runs/kinds/paths.py`), of a dense or pruned model.
+
+    `receivers` are the receiving heads, None for `heads` themselves; `parts` of them are changed ("all", or "q", "k",
+    "v"). `examples` should not be those that ranked the heads. `reference` is as in `ScoreSpec`.
+    """
+
+    model: ModelRef
+    examples: ExampleSet
+    heads: tuple[tuple[int, int], ...]
+    receivers: tuple[tuple[int, int], ...] | None = None
+    parts: tuple[str, ...] = ("all",)
+    ablation: str = "zero"
+    reference: ExampleSet | None = None
+    mask: MaskSpec | None = None
+
+    kind = "paths"
+
+
+RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec | PairSpec | PathSpec
 
 
 def spec_dict(spec: RunSpec) -> dict[str, Any]:
