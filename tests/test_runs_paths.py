@@ -1,4 +1,4 @@
-"""Paths between heads as stored runs."""
+"""Paths between heads as stored runs, and in the shell."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cap_viz.attribution.exact import exact_scores
+from cap_viz.attribution.path_scores import strongest_heads
 from cap_viz.attribution.paths import path_effects
 from cap_viz.attribution.self_test import weights_digest
 from cap_viz.errors import UsageError
@@ -28,6 +30,7 @@ from cap_viz.runs.spec import PathSpec, ScoreSpec, spec_dict, spec_from_dict, sp
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from tests.shell import Shell
 
 HEADS = ((0, 1), (1, 2), (2, 3))
 
@@ -154,6 +157,50 @@ def test_a_mask_built_on_scores_of_another_model(heads: ScoreSpec, tiny_model: R
     mask = mask_spec_for(other, "cap", 0.5, task="tiny", n=4)
     with pytest.raises(UsageError, match=r"head scores of other .*; use a mask of this model\.$"):
         finish(run_steps(path_spec(heads, HEADS, mask=mask), tiny_model, store))
+
+
+def test_the_shell_measures_paths(shell: Shell, tiny: list[str], tiny_model: ReasoningModel, tiny_task: Task) -> None:
+    answer = shell.json("paths", *tiny, "--n", "5", "--top", "3", "--calibration", "6", "--metric", "choice_nll")
+    chosen = strongest_heads(exact_scores(tiny_model, tiny_task.calibration(6)).estimated("choice_nll"), 3)
+    fresh = path_effects(tiny_model, tiny_task.evaluation(5), chosen, progress=False)
+    assert answer["heads"] == [list(head) for head in chosen]
+    table = fresh.to_pandas("choice_nll")
+    assert [path["receiver"] for path in answer["paths"]] == table["receiver"].tolist()
+    assert [path["mean_effect"] for path in answer["paths"]] == table["mean_effect"].tolist()
+    assert [row["remainder"] for row in answer["balance"]] == fresh.balance("choice_nll")["remainder"].tolist()
+    code, out, err = shell("paths", *tiny, "--n", "5", "--heads", "L0H1,L2H3", "--parts", "q")
+    assert code == 0, err
+    assert "L0H1" in out
+    assert "remainder" not in out
+
+
+def test_the_shell_measures_paths_of_a_pruned_model(shell: Shell, tiny: list[str]) -> None:
+    options = ("--n", "3", "--heads", "L0H1,L2H3")
+    dense, pruned = (
+        shell.json("paths", *tiny, *options, *more) for more in ((), ("--criterion", "magnitude", "--sparsity", "0.5"))
+    )
+    assert (dense["criterion"], pruned["criterion"]) == ("dense", "magnitude")
+    assert dense["paths"] != pruned["paths"]
+    code, _, _ = shell("paths", *tiny, "--n", "1", "--heads", "L0H1")
+    assert code == 0, "one example has no intervals"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--top", "13"), ["--top 13", "from 1 to 12 heads"]),
+        (("--heads", "3.1"), ["'3.1' is no head", "as in L0H1,L2H3"]),
+        (("--parts", "x"), ["part of the receiver 'x'", "all, q, k, v"]),
+        (("--heads", "L1H0", "--receivers", "L0H0"), ["No path leads to head 0 of layer 0"]),
+        (("--top", "0"), ["--top 0", "from 1 to 12 heads"]),
+    ],
+)
+def test_the_shell_refuses_with_a_sentence(
+    shell: Shell, tiny: list[str], options: tuple[str, ...], words: list[str]
+) -> None:
+    code, _, err = shell("paths", *tiny, "--n", "2", "--calibration", "2", *options)
+    assert code == 2
+    assert [word for word in words if word not in err] == [], err
 
 
 def test_a_run_is_exported_and_imported(
