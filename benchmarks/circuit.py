@@ -1,10 +1,16 @@
-"""The cost of direct effects beside that of exact scores: python -m benchmarks.circuit [--json]
+"""Direct effects beside exact scores, and paths beside a loop over them: python -m benchmarks.circuit [--json]
 
 Both sides run on the same ARC-Easy calibration examples in the same run with the same threads, turn by turn; plans,
 self-checks and dense passes are included.
 
-direct_share    seconds for the direct effects of all heads / seconds for their exact scores, median over the repeats
-max_abs_diff    largest difference between an option's log-likelihoods of the direct blocks and of the model's own
+direct_share        seconds for the direct effects of all heads / those for their exact scores, median over the repeats
+max_abs_diff        largest difference between an option's log-likelihoods of the direct blocks and of the model's own
+paths_ratio         naive seconds / our seconds for all query paths between `--k` heads spread over the layers, median
+paths_max_abs_diff  largest difference between an option's log-likelihoods of the two sides
+
+The naive side of paths: one dense run with a cache of z and of the residual streams, then `run_with_hooks` of
+TransformerLens for each path, with the receiver's queries computed from the changed stream; one row per option, rows
+sorted by length and batched, log-softmax at the answers only. A few paths over the layers are timed and scaled to all.
 
 With `--clock cpu` processor time takes the place of elapsed time, for a machine that is busy with other work.
 """
@@ -14,28 +20,42 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from cap_viz.attribution.exact import direct_effects, exact_scores, make_score_plan, replacements
+from benchmarks.guards import self_checks_made
+from benchmarks.replay_vs_naive import (
+    CLOCKS,
+    Clock,
+    OptionRow,
+    answer_logliks,
+    naive_batches,
+    option_rows,
+    spread_heads,
+)
+from cap_viz.attribution.exact import direct_effects, encode_all, exact_scores, make_score_plan, replacements
 from cap_viz.attribution.forward.dense_pass import dense_pass
 from cap_viz.attribution.forward.replay import OwnBlocks
 from cap_viz.attribution.forward.shortcut_checks import batch_of
+from cap_viz.attribution.path_scores import HeadPath, Receiver
+from cap_viz.attribution.paths import make_path_plan, path_score_steps
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
+from cap_viz.progress import finish
 from cap_viz.tasks import Example, load_task
 
-BAR = 0.25
+BAR, PATHS_BAR = 0.25, 5.0
 # Layers compared with the model's own blocks: first, middle, last.
 COMPARED = 3
 
 
 def own_difference(model: ReasoningModel, examples: Sequence[Example]) -> float:
     """Largest difference to the model's own blocks on the first example, at some layers."""
-    import torch
-
     plan = make_score_plan(model, examples[:1], parts="writes")
     batch = batch_of(model, plan.encoded, packed=plan.batches.packed)
     fast, z = direct_effects(model, examples[:1], progress=False).ablated, replacements(model, plan).z([0])
@@ -48,16 +68,89 @@ def own_difference(model: ReasoningModel, examples: Sequence[Example]) -> float:
     return max(differences)
 
 
+@dataclass(frozen=True)
+class PathTurn:
+    """One repeat of both sides: seconds (the naive ones scaled to all paths) and the largest difference."""
+
+    naive: float
+    ours: float
+    difference: float
+
+
+def query_paths(model: ReasoningModel, k: int) -> list[HeadPath]:
+    """All query paths between `k` heads spread over the layers."""
+    heads = spread_heads(model, k)
+    pairs = [(sender, head) for sender in heads for head in heads if sender[0] < head[0]]
+    return [HeadPath(sender, Receiver("head", *head), "q") for sender, head in pairs]
+
+
+def path_turn(
+    model: ReasoningModel, examples: Sequence[Example], paths: Sequence[HeadPath], timed: Sequence[int], clock: Clock
+) -> PathTurn:
+    started = clock()
+    batches = naive_batches(option_rows(encode_all(model, examples)))
+    caches = [naive_cache(model, batch, paths) for batch in batches]
+    cached = clock()
+    naive = {number: naive_path(model, batches, caches, paths[number]) for number in timed}
+    middle = clock()
+    with self_checks_made(model):
+        found = finish(path_score_steps(model, make_path_plan(model, examples, paths), {}))
+    ended = clock()
+    differences = [
+        abs(loglik - float(found.ablated[number, example, option]))
+        for number, values in naive.items()
+        for (example, option), loglik in values.items()
+    ]
+    each = (middle - cached) / len(timed)
+    return PathTurn(cached - started + each * len(paths), ended - middle, max(differences))
+
+
+def naive_ids(batch: Sequence[OptionRow]) -> Tensor:
+    width = max(len(row.ids) for row in batch)
+    return torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in batch])
+
+
+def naive_cache(model: ReasoningModel, batch: Sequence[OptionRow], paths: Sequence[HeadPath]) -> Any:
+    """z of the senders' layers and the residual streams that the receivers read."""
+    names = {f"blocks.{path.sender[0]}.attn.hook_z" for path in paths}
+    names |= {f"blocks.{path.receiver.layer}.hook_in" for path in paths}
+    with torch.inference_mode():
+        return model.bridge.run_with_cache(naive_ids(batch), names_filter=sorted(names))[1]
+
+
+def naive_path(
+    model: ReasoningModel, batches: Sequence[Sequence[OptionRow]], caches: Sequence[Any], path: HeadPath
+) -> dict[Any, float]:
+    """(example, option) -> log-likelihood with the sender's write taken out of the receiver's queries."""
+    (layer, head), receiver = path.sender, path.receiver
+    block, found = model.bridge.blocks[receiver.layer], {}
+    for batch, cache in zip(batches, caches, strict=True):
+        with torch.inference_mode():
+            write = cache[f"blocks.{layer}.attn.hook_z"][:, :, head] @ model.bridge.blocks[layer].attn.W_O[head]
+            q = block.ln1(cache[f"blocks.{receiver.layer}.hook_in"] - write) @ block.attn.W_Q[receiver.head]
+
+            def put_in(queries: Tensor, hook: Any, q: Tensor = q) -> Tensor:
+                queries[:, :, receiver.head] = q
+                return queries
+
+            hooks = [(f"blocks.{receiver.layer}.attn.hook_q", put_in)]
+            logits = model.bridge.run_with_hooks(naive_ids(batch), fwd_hooks=hooks)
+        found |= answer_logliks(logits, batch)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--task", default="arc_easy")
     parser.add_argument("--n", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--k", type=int, default=12)
+    parser.add_argument("--paths", type=int, default=6, help="paths of the naive side that are timed")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    clock: Callable[[], float] = time.perf_counter if options.clock == "wall" else time.process_time
+    clock = CLOCKS[options.clock]
     model = load_model(options.model)
     examples = load_task(options.task).calibration(options.n)
 
@@ -71,6 +164,10 @@ def main() -> None:
     for run in runs:
         run()
     taken = [[seconds(run) for run in runs] for _ in range(options.repeats)]
+    paths = query_paths(model, options.k)
+    timed = np.linspace(0, len(paths) - 1, options.paths).astype(int).tolist()
+    path_turn(model, examples[:1], paths, timed[:1], clock)
+    turns = [path_turn(model, examples, paths, timed, clock) for _ in range(options.repeats)]
     found = {
         "model": options.model,
         "task": options.task,
@@ -80,12 +177,21 @@ def main() -> None:
         "direct_share": statistics.median(direct / exact for exact, direct in taken),
         "bar": BAR,
         "max_abs_diff": own_difference(model, examples),
+        "paths": len(paths),
+        "paths_naive_s": statistics.median(turn.naive for turn in turns),
+        "paths_s": statistics.median(turn.ours for turn in turns),
+        "paths_ratio": statistics.median(turn.naive / turn.ours for turn in turns),
+        "paths_bar": PATHS_BAR,
+        "paths_max_abs_diff": max(turn.difference for turn in turns),
     }
     if options.json:
         print(json.dumps(found))
         return
     print(f"{options.n} examples of {options.task}: exact {found['exact_s']:.1f} s, direct {found['direct_s']:.1f} s")
     print(f"share {found['direct_share']:.3f} (at most {BAR}), largest difference {found['max_abs_diff']:.1e}")
+    print(f"{len(paths)} query paths: a loop {found['paths_naive_s']:.1f} s, here {found['paths_s']:.1f} s")
+    worst = found["paths_max_abs_diff"]
+    print(f"ratio {found['paths_ratio']:.2f} (at least {PATHS_BAR}), largest difference {worst:.1e}")
 
 
 if __name__ == "__main__":

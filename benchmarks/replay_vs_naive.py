@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.guards import self_checks_made
@@ -86,12 +87,21 @@ def naive_head(
         ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in batch])
         with torch.inference_mode():
             logits = model.bridge.run_with_hooks(ids, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", remove)])
-            for r, row in enumerate(batch):
-                start = len(row.ids) - row.n_answer
-                answers = torch.tensor(row.ids[start:])
-                # In double: float32 log_softmax over 49,152 words is itself off by 1e-5 a token.
-                picked = logits[r, start - 1 : len(row.ids) - 1].double().log_softmax(-1)
-                found[row.example, row.option] = float(picked.gather(1, answers[:, None]).sum())
+            found |= answer_logliks(logits, batch)
+    return found
+
+
+def answer_logliks(
+    logits: Float[Tensor, "row position vocabulary"], batch: Sequence[OptionRow]
+) -> dict[tuple[int, int], float]:
+    """(example, option) -> summed log-likelihood of the answer's tokens."""
+    found: dict[tuple[int, int], float] = {}
+    for r, row in enumerate(batch):
+        start = len(row.ids) - row.n_answer
+        answers = torch.tensor(row.ids[start:])
+        # In double: float32 log_softmax over 49,152 words is itself off by 1e-5 a token.
+        picked = logits[r, start - 1 : len(row.ids) - 1].double().log_softmax(-1)
+        found[row.example, row.option] = float(picked.gather(1, answers[:, None]).sum())
     return found
 
 

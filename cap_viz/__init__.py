@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from cap_viz.attribution.joint_ablation import hooks, joint_effects, pair_effects
     from cap_viz.attribution.joint_scores import JointScores
     from cap_viz.attribution.pair_scores import PairScores
+    from cap_viz.attribution.path_scores import PathScores
+    from cap_viz.attribution.paths import path_effects
     from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
     from cap_viz.attribution.specification_curve import SpecificationCurve
     from cap_viz.evaluation.choice import evaluate
@@ -64,6 +66,7 @@ HOMES = {
     "HybridScores": "cap_viz.attribution.hybrid.HybridScores",
     "JointScores": "cap_viz.attribution.joint_scores.JointScores",
     "PairScores": "cap_viz.attribution.pair_scores.PairScores",
+    "PathScores": "cap_viz.attribution.path_scores.PathScores",
     "BlockScores": "cap_viz.attribution.results.BlockScores",
     "DirectScores": "cap_viz.attribution.results.DirectScores",
     "EffectSplit": "cap_viz.attribution.effect_split.EffectSplit",
@@ -81,6 +84,7 @@ HOMES = {
     "score_blocks": "cap_viz.attribution.exact.score_blocks",
     "direct_effects": "cap_viz.attribution.exact.direct_effects",
     "split_effects": "cap_viz.attribution.effect_split.split_effects",
+    "path_effects": "cap_viz.attribution.paths.path_effects",
     "joint_effects": "cap_viz.attribution.joint_ablation.joint_effects",
     "pair_effects": "cap_viz.attribution.joint_ablation.pair_effects",
     "hooks": "cap_viz.attribution.joint_ablation.hooks",
@@ -109,6 +113,7 @@ __all__ = [
     "Mask",
     "Model",
     "PairScores",
+    "PathScores",
     "SpecificationCurve",
     "Store",
     "SweepResult",
@@ -125,6 +130,7 @@ __all__ = [
     "load_model",
     "load_task",
     "pair_effects",
+    "path_effects",
     "prune_mask",
     "runs",
     "score_blocks",

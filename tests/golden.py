@@ -27,6 +27,7 @@ from cap_viz.runs.spec import (
     JointSpec,
     MaskSpec,
     PairSpec,
+    PathSpec,
     ProfileSpec,
     RoleSpec,
     RunSpec,
@@ -51,6 +52,7 @@ SCORES = ScoreSpec(model=MODEL, examples=CALIBRATION)
 MASK = MaskSpec(criterion="wanda", sparsity=0.5)
 JOINT = JointSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
 PAIRS = PairSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
+PATHS = PathSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
 SCORE_OPTIONS: dict[str, Any] = {
     "estimator": "gradient",
     "ablation": "mean",
@@ -69,7 +71,15 @@ MASK_OPTIONS: dict[str, Any] = {
     "allocation": "owl",
     "pattern": "2:4",
 }
+FROZEN = replace(SCORES, parts="writes", frozen_norm=True)
 JOINT_OPTIONS: dict[str, Any] = {"ablation": "resample", "reference": REFERENCE, "draws": 5, "seed": 1}
+PATH_OPTIONS: dict[str, Any] = {
+    "receivers": ((13, 2),),
+    "parts": ("q", "k"),
+    "ablation": "mean",
+    "reference": REFERENCE,
+    "mask": MASK,
+}
 
 
 def generated() -> dict[str, RunSpec]:
@@ -82,6 +92,7 @@ def generated() -> dict[str, RunSpec]:
         **with_options("eval", dense, {"protocol": "perplexity-1024"}),
         **with_options("joint", JOINT, JOINT_OPTIONS),
         **with_options("pairs", PAIRS, {"ablation": "mean", "reference": REFERENCE}),
+        **with_options("paths", PATHS, PATH_OPTIONS),
         "roles": roles,
     }
     for name, mask in with_options("mask", MASK, MASK_OPTIONS).items():
@@ -92,7 +103,15 @@ def generated() -> dict[str, RunSpec]:
     for name, scores in few_options("score", SCORES, SCORE_OPTIONS):
         mask = replace(MASK, criterion="cap", scores=scores)
         specs[f"eval, mask scores, {name}"] = replace(dense, mask=mask)
-    plain = {"score": SCORES, "eval": dense, "profile": profile, "roles": roles, "joint": JOINT, "pairs": PAIRS}
+    plain = {
+        "score": SCORES,
+        "eval": dense,
+        "profile": profile,
+        "roles": roles,
+        "joint": JOINT,
+        "pairs": PAIRS,
+        "paths": PATHS,
+    }
     for name, other in plain.items():
         specs[f"{name}, dtype"] = replace(other, model=replace(MODEL, dtype="bfloat16"))
         specs[f"{name}, other model"] = replace(other, model=ModelRef(id="toy", fingerprint="fedcba9876543210"))
@@ -100,11 +119,13 @@ def generated() -> dict[str, RunSpec]:
         specs[f"{name}, seed"] = replace(other, examples=replace(other.examples, seed=7))
     for estimator in ("exact", "gradient", "hybrid"):
         specs[f"score, {estimator} resample"] = replace(SCORES, estimator=estimator, ablation="resample")
+    specs["score, frozen norm"] = FROZEN
     # As JSON, 1 and 1.0 are two things, and .1 + .2 has all its digits.
     for sparsity in (0, 1, 1.0, 0.1, 0.1 + 0.2, 1e-5):
         specs[f"eval, sparsity {sparsity!r}"] = replace(dense, mask=replace(MASK, sparsity=sparsity))
     specs["joint, no heads"] = replace(JOINT, heads=())
     specs["pairs, other heads"] = replace(PAIRS, heads=((3, 2), (0, 0), (1, 1)))
+    specs["paths, one head"] = replace(PATHS, heads=((3, 1),))
     return specs
 
 

@@ -22,6 +22,7 @@ import cap_viz as cv
 from cap_viz.attribution.effect_metrics import METRICS, MetricName
 from cap_viz.attribution.estimators import ESTIMATORS, Estimator
 from cap_viz.attribution.forward.patching import set_hooks
+from cap_viz.attribution.path_scores import PATH_PARTS, PathPart
 from cap_viz.attribution.result_base import FORMAT_VERSION, HEADER, Result
 from cap_viz.attribution.results import ABLATIONS, Ablation
 from cap_viz.attribution.specification_curve import Specification, SpecificationCurve
@@ -82,6 +83,7 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
                 for metric in ("nll", "accuracy")
             }
         ),
+        "PathScores": cv.path_effects(model, examples[:4], scores=scores, k=4, parts=("all", "q"), progress=False),
         "Mask": mask,
         "EvalReport": dense,
         "texts": cv.evaluate(model, texts, progress=False),
@@ -149,6 +151,7 @@ def test_every_public_name_is_there_and_stays() -> None:
         (CriterionName, CRITERIA),
         (Estimator, ESTIMATORS),
         (Ablation, ABLATIONS),
+        (PathPart, PATH_PARTS),
         (KvCombine, KV_COMBINES),
         (Scope, SCOPES),
         (MeasureName, COMPARED),

@@ -18,7 +18,7 @@ from cap_viz.runs.execute import mask_steps
 from cap_viz.runs.kinds import batched_run
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.plugin_packages import packages_of
-from cap_viz.runs.spec import EvalSpec, ScoreSpec, spec_dict
+from cap_viz.runs.spec import EvalSpec, PathSpec, ScoreSpec, spec_dict
 from cap_viz.runs.store import Store
 from cap_viz.settings import ADDRESS, BACKEND, WORKERS
 from cap_viz.tasks import TASKS, Task
@@ -117,6 +117,22 @@ def test_a_worker_prunes_by_the_mask_it_is_sent(tiny_model: ReasoningModel, tiny
     np.testing.assert_array_equal(pruned, mine.content(0)["logliks"])
     worker.begin(spec_dict(replace(spec, mask=None)), mine.batches, None)
     assert not np.array_equal(worker.batch(0)["logliks"], pruned)
+
+
+def test_a_worker_measures_paths_under_the_mask_it_is_sent(
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store
+) -> None:
+    mask_spec = mask_spec_for(tiny_model.ref, "wanda", 0.5, task="tiny", n=4)
+    spec = PathSpec(tiny_model.ref, evaluation_set("tiny", 3), ((0, 1), (2, 3)), ablation="mean", mask=mask_spec)
+    mine = batched_run(tiny_model, spec, mask=finish(mask_steps(mask_spec, tiny_model, store)))
+    worker, numbers = held(tiny_model), range(len(mine.batches.batches))
+    worker.begin(spec_dict(spec), mine.batches, mine.mask)
+    for _ in mine.steps(numbers):
+        pass
+    for number in numbers:
+        theirs = worker.batch(number)
+        for name, array in mine.content(number).items():
+            np.testing.assert_array_equal(theirs[name], array)
 
 
 def test_a_worker_names_the_packages_it_lacks(

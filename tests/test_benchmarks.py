@@ -18,7 +18,7 @@ from scipy import stats
 
 import cap_viz.attribution.forward.shortcut_checks
 import cap_viz.evaluation.choice
-from benchmarks import estimators, limits, live_pruning, pruned_cost, rankings, replay_vs_naive, toy_heads
+from benchmarks import circuit, estimators, limits, live_pruning, pruned_cost, rankings, replay_vs_naive, toy_heads
 from benchmarks.guards import CountingBackend, self_checks_made, shipped_only
 from benchmarks.sessions import CLICKED, VIEWS, check_busy, click_seconds
 from cap_viz.attribution import exact
@@ -98,6 +98,13 @@ def test_every_repeat_of_replay_vs_naive_makes_its_self_checks(
         checks.calls = 0
         replay_vs_naive.one_turn(tiny_model, tiny_examples(2), [(0, 0)], lambda: 0.0)
         assert checks.calls == 1
+
+
+def test_the_loop_over_paths_and_the_engine_give_the_same_numbers(tiny_model: ReasoningModel) -> None:
+    paths = circuit.query_paths(tiny_model, 3)
+    assert len(paths) == 3
+    turn = circuit.path_turn(tiny_model, tiny_examples(3), paths, range(len(paths)), lambda: 0.0)
+    assert turn.difference < 1e-4
 
 
 def test_every_turn_of_estimators_makes_its_self_checks(

@@ -27,7 +27,7 @@ from cap_viz.runs.batched_runs import Backend
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import generation_spec
-from cap_viz.runs.spec import EvalSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, PathSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
 from cap_viz.tasks import TASKS
@@ -53,6 +53,7 @@ def settings(example_plugin: Path) -> Iterator[None]:
         patch.setenv("CAP_VIZ_THREADS", "1")
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(example_plugin), os.environ.get("PYTHONPATH")])))
         patch.setattr("cap_viz.attribution.exact.TOKENS_PER_FORWARD", 200)
+        patch.setattr("cap_viz.attribution.paths.TOKENS_PER_FORWARD", 60)
         patch.setattr("cap_viz.evaluation.choice.TOKENS_PER_FORWARD", 60)
         patch.setattr("cap_viz.attribution.gradient.TOKENS_PER_BACKWARD", 60)
         patch.setattr("cap_viz.evaluation.generation.ROWS", 2)
@@ -102,6 +103,7 @@ def test_every_kind_of_run_has_the_bits_of_this_process(
         replace(scores, ablation="mean"),
         replace(scores, parts="blocks"),
         replace(scores, estimator="gradient", metric="nll"),
+        PathSpec(tiny_model.ref, scores.examples, ((0, 1), (2, 3))),
         evaluation,
         replace(evaluation, mask=mask_spec_for(tiny_model.ref, "cap", 0.5, task=TASK, n=12)),
         replace(evaluation, mask=mask_spec_for(tiny_model.ref, "sparsegpt", 0.5, task=TASK, n=4)),

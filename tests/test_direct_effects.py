@@ -30,9 +30,25 @@ def sites_from(model: ReasoningModel, layer: int) -> list[str]:
     ]
 
 
-def plain_direct(model: ReasoningModel, encoded: EncodedExample, option: int, value: float = 0.0) -> np.ndarray:
+def scaled_by(model: ReasoningModel, read: Tensor, dense: Tensor) -> Tensor:
+    """The final norm of `read` by hand, with the scale of `dense`."""
+    norm = model.bridge.ln_final.original_component
+    weight = norm.weight + 1 if "Gemma" in type(norm).__name__ else norm.weight
+    bias = 0
+    if isinstance(norm, torch.nn.LayerNorm):
+        read, dense = (x - x.mean(-1, keepdim=True) for x in (read, dense))
+        bias = norm.bias
+    eps = getattr(norm, "variance_epsilon", None) or norm.eps
+    return read / (dense.square().mean(-1, keepdim=True) + eps).sqrt() * weight + bias
+
+
+def plain_direct(
+    model: ReasoningModel, encoded: EncodedExample, option: int, value: float = 0.0, *, frozen_norm: bool = False
+) -> np.ndarray:
     """Log-likelihood [layer, head] of an option with z of one head set to `value` and all that reads it kept dense."""
     dense: dict[str, Tensor] = {}
+    read: list[Tensor] = []
+    into_norm, out_of_norm = "ln_final.hook_in", "ln_final.hook_out"
 
     def remember(output: Tensor, hook: Any) -> Tensor:
         dense[hook.name] = output.clone()
@@ -41,7 +57,7 @@ def plain_direct(model: ReasoningModel, encoded: EncodedExample, option: int, va
     def restore(output: Tensor, hook: Any) -> Tensor:
         return dense[hook.name]
 
-    plain_loglik(model, encoded, option, [(name, remember) for name in sites_from(model, 0)])
+    plain_loglik(model, encoded, option, [(name, remember) for name in [*sites_from(model, 0), into_norm]])
     found = np.zeros((model.shape.n_layers, model.shape.n_heads))
     for layer, head in np.ndindex(*found.shape):
 
@@ -52,11 +68,14 @@ def plain_direct(model: ReasoningModel, encoded: EncodedExample, option: int, va
 
         hooks: list[tuple[str, Callable[[Tensor, Any], Tensor]]] = [(f"blocks.{layer}.attn.hook_z", ablate)]
         hooks += [(name, restore) for name in sites_from(model, layer)]
+        if frozen_norm:
+            hooks.append((into_norm, lambda x, hook: read.append(x) or x))
+            hooks.append((out_of_norm, lambda x, hook: scaled_by(model, read.pop(), dense[into_norm])))
         found[layer, head] = plain_loglik(model, encoded, option, hooks)
     return found
 
 
-def slow_direct(model: ReasoningModel, examples: Sequence[Example]) -> np.ndarray:
+def slow_direct(model: ReasoningModel, examples: Sequence[Example], *, frozen_norm: bool = False) -> np.ndarray:
     """[layer, head, example, option], NaN for absent options."""
     encoded = encode_all(model, examples)
     width = max(len(example.branches) for example in encoded)
@@ -64,7 +83,7 @@ def slow_direct(model: ReasoningModel, examples: Sequence[Example]) -> np.ndarra
     found = np.full(shape, np.nan)
     for i, example in enumerate(encoded):
         for option in range(len(example.branches)):
-            found[:, :, i, option] = plain_direct(model, example, option)
+            found[:, :, i, option] = plain_direct(model, example, option, frozen_norm=frozen_norm)
     return found
 
 
@@ -79,6 +98,24 @@ def test_direct_effects_equal_forwards_with_all_else_frozen(
     scores = direct_effects(tiny_model, examples, progress=False)
     np.testing.assert_allclose(scores.ablated, slow_direct(tiny_model, examples), atol=1e-4)
     np.testing.assert_allclose(scores.dense, exact_scores(tiny_model, examples).dense, atol=1e-5)
+
+
+@pytest.mark.parametrize("own_blocks", [False, True])
+def test_a_frozen_norm_divides_by_the_dense_scale(
+    tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, own_blocks: bool
+) -> None:
+    if own_blocks:
+        monkeypatch.setattr("cap_viz.attribution.forward.shortcut_checks.direct_model", lambda model: None)
+    examples = tiny_examples(3)
+    frozen = direct_effects(tiny_model, examples, frozen_norm=True, progress=False)
+    np.testing.assert_allclose(frozen.ablated, slow_direct(tiny_model, examples, frozen_norm=True), atol=1e-4)
+    assert np.nanmax(np.abs(frozen.ablated - direct_effects(tiny_model, examples, progress=False).ablated)) > 1e-3
+
+
+@pytest.mark.parametrize("parts", ["heads", "blocks"])
+def test_the_norm_is_frozen_for_direct_effects_alone(tiny_model: ReasoningModel, parts: str) -> None:
+    with pytest.raises(UsageError, match=f'"writes".*{parts!r}; leave frozen_norm out'):
+        make_score_plan(tiny_model, tiny_examples(2), parts=parts, frozen_norm=True)
 
 
 def test_nothing_reads_the_last_layer_s_heads_but_its_own_mlp(tiny_model: ReasoningModel) -> None:

@@ -26,6 +26,8 @@ from cap_viz.attribution.forward.greedy import greedy_steps
 from cap_viz.attribution.forward.llama_fast_path import direct_model
 from cap_viz.attribution.forward.shortcut_checks import dense_logliks, direct_decoding_is_valid
 from cap_viz.attribution.gradient import gradient_effects
+from cap_viz.attribution.path_scores import PATH_PARTS, Receiver
+from cap_viz.attribution.paths import path_effects
 from cap_viz.attribution.self_test import checks
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelSource
@@ -34,6 +36,7 @@ from tests.test_decoding import plain_greedy
 from tests.test_direct_effects import slow_direct
 from tests.test_engine import slow_effects
 from tests.test_gradient import derivative, moved_z
+from tests.test_paths import hooked_path, slow_paths
 from tests.tiny import tiny_examples
 
 SMALL: dict[str, Any] = {
@@ -104,6 +107,22 @@ def test_direct_effects_equal_forwards_with_all_else_frozen(family: ReasoningMod
     examples = tiny_examples(2)
     found = direct_effects(family, examples, progress=False)
     np.testing.assert_allclose(found.ablated, slow_direct(family, examples), atol=1e-4)
+
+
+def test_a_frozen_norm_keeps_its_dense_scale(family: ReasoningModel) -> None:
+    examples = tiny_examples(1)
+    found = direct_effects(family, examples, frozen_norm=True, progress=False)
+    np.testing.assert_allclose(found.ablated, slow_direct(family, examples, frozen_norm=True), atol=1e-4)
+
+
+def test_paths_equal_forwards_with_one_receiver_changed(family: ReasoningModel) -> None:
+    examples = tiny_examples(1, n_options=2)
+    found = path_effects(family, examples, [(0, 1)], receivers=[(1, 2), (2, 0)], parts=PATH_PARTS, progress=False)
+    places = [n for n, path in enumerate(found.paths) if path.receiver.kind in ("head", "mlp")]
+    slow = slow_paths(family, examples, [found.paths[n] for n in places], hooked_path)
+    np.testing.assert_allclose(found.ablated[places], slow, atol=1e-4)
+    side_by_side = family.ref.id == "gpt_neox"
+    assert (Receiver("mlp", 0) in {path.receiver for path in found.paths}) != side_by_side
 
 
 def test_doctor_passes(family: ReasoningModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from cap_viz.errors import UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
-from cap_viz.runs.kinds import numbers_of
+from cap_viz.runs.kinds import describe, numbers_of
 from cap_viz.runs.kinds.scores import load_blocks, load_direct, load_scores
 from cap_viz.runs.run_queries import block_run, block_spec, direct_spec, score_runs
 from cap_viz.runs.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
@@ -36,8 +37,9 @@ def heads(tiny_model: ReasoningModel, tiny_task: Task) -> ScoreSpec:
 
 def test_new_fields_leave_old_keys_alone(heads: ScoreSpec) -> None:
     assert set(spec_dict(heads)) == {"kind", "model", "examples", "estimator", "ablation"}
-    keys = {spec_key(heads), spec_key(block_spec(heads)), spec_key(replace(heads, reference=heads.examples))}
-    assert len(keys) == 3
+    others = (block_spec(heads), direct_spec(heads), direct_spec(heads, frozen_norm=True))
+    keys = {spec_key(spec) for spec in (heads, *others, replace(heads, reference=heads.examples))}
+    assert len(keys) == 5
 
 
 def test_a_block_run_is_found_beside_the_heads(
@@ -76,12 +78,27 @@ def test_a_direct_run_is_found_beside_the_heads_and_is_none_of_them(
         load_direct(store, head_run)
 
 
+def test_a_direct_run_with_a_frozen_norm_is_another_run(
+    heads: ScoreSpec, tiny_model: ReasoningModel, tiny_task: Task, store: Store
+) -> None:
+    spec = direct_spec(heads, frozen_norm=True)
+    assert spec_from_dict(spec_dict(spec)) == spec
+    run = finish(run_steps(spec, tiny_model, store))
+    fresh = direct_effects(tiny_model, tiny_task.calibration(5, 3), frozen_norm=True, progress=False)
+    np.testing.assert_array_equal(load_direct(store, run).ablated, fresh.ablated)
+    assert store.get(direct_spec(heads)) is None
+    assert describe(spec) == "direct effects, frozen norm, exact, zero ablation"
+
+
 def test_the_shell_splits_effects(shell: Shell, tiny: list[str], tiny_model: ReasoningModel, tiny_task: Task) -> None:
     answer, examples = shell.json("direct", *tiny, "--n", "5", "--metric", "choice_nll"), tiny_task.calibration(5)
     total, own = exact_scores(tiny_model, examples), direct_effects(tiny_model, examples, progress=False)
     assert answer["total"] == total.mean_effect("choice_nll").tolist()
     assert answer["direct"] == own.mean_effect("choice_nll").tolist()
     np.testing.assert_allclose(np.add(answer["direct"], answer["indirect"]), answer["total"], atol=1e-6)
+    frozen = direct_effects(tiny_model, examples, frozen_norm=True, progress=False)
+    answer = shell.json("direct", *tiny, "--n", "5", "--frozen-norm")
+    assert answer["direct"] == frozen.mean_effect("nll").tolist()
     code, out, _ = shell("direct", *tiny, "--n", "5", "--top", "1")
     layer, head = divmod(int(np.abs(own.mean_effect()).argmax()), tiny_model.shape.n_heads)
     assert code == 0
@@ -123,11 +140,12 @@ def test_a_reference_set_is_part_of_the_run(
     [
         ({"parts": "heads"}, r"'heads'.*\bexact\b.*\"blocks\""),
         ({"parts": "blocks", "estimator": "gradient", "metric": "nll"}, r"'blocks'.*\bgradient\b"),
+        ({"parts": "blocks", "frozen_norm": True}, r"\bfrozen\b.*'blocks'"),
         ({"ablation": "noise"}, r"ablation 'noise'.*zero, mean, resample"),
     ],
 )
 def test_specs_that_contradict_themselves(
-    heads: ScoreSpec, tiny_model: ReasoningModel, store: Store, change: dict[str, str], sentence: str
+    heads: ScoreSpec, tiny_model: ReasoningModel, store: Store, change: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         finish(run_steps(replace(heads, **change), tiny_model, store))

@@ -38,12 +38,15 @@ def test_explicit_nulls_mean_what_their_absence_means() -> None:
     assert spec_from_dict(changed(protocol=None, examples={"seed": None}, mask={"scores": None})) == SPEC
 
 
+KINDS = "the kind of a run is one of score, eval, profile, roles, joint, pairs, paths"
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (changed(kind="quiz"), "the kind of a run is one of score, eval, profile, roles, joint, not 'quiz'"),
-        (changed(kind=["eval"]), "the kind of a run is one of score, eval, profile, roles, joint, not ['eval']"),
-        ("eval", "the kind of a run is one of score, eval, profile, roles, joint, not None"),
+        (changed(kind="quiz"), f"{KINDS}, not 'quiz'"),
+        (changed(kind=["eval"]), f"{KINDS}, not ['eval']"),
+        ("eval", f"{KINDS}, not None"),
         (changed(model=["a"]), "the field model should be an object, not a list"),
         (changed(model={"id": None}), "the field model.id should be a text, not null"),
         (changed(examples={"version": True}), "the field examples.version should be a whole number, not true or false"),

@@ -50,6 +50,7 @@ from cap_viz.attribution.results import (
     DirectScores,
     HeadScores,
     Questions,
+    check_frozen_norm,
     questions_of,
 )
 from cap_viz.errors import UsageError, choose
@@ -108,6 +109,7 @@ class ScorePlan:
     ablation: str
     reference: Reference
     parts: str = "heads"
+    frozen_norm: bool = False
 
     def n_parts(self, n_heads: int) -> int:
         """Number of parts ablated in turn in each layer."""
@@ -130,16 +132,19 @@ def make_score_plan(
     reference: Sequence[Example] | None = None,
     seed: int = 0,
     parts: str = "heads",
+    frozen_norm: bool = False,
     batches: BatchPlan | None = None,
 ) -> ScorePlan:
     """Encode the examples and fix the batches (or follow `batches`, when a run is resumed).
 
     Mean and resample ablation take their values from `reference`, by default the examples themselves; `seed` draws
-    the partners of resample. Raises `UsageError` for no examples, unknown names, resample without another
-    example, or an example that does not fit the context.
+    the partners of resample. With `frozen_norm`, which belongs to `parts="writes"`, the final norm keeps its dense
+    scale. Raises `UsageError` for no examples, unknown names, resample without another example, a frozen norm with
+    other parts, or an example that does not fit the context.
     """
     choose("ablation", ablation, ABLATIONS)
     choose("part of the model", parts, PARTS)
+    check_frozen_norm(frozen_norm, parts)
     encoded = encode_all(model, examples)
     if batches is None:
         budget = max(1, tokens_at_once(TOKENS_PER_FORWARD, model) // versions_of(parts, model.shape.n_heads))
@@ -160,6 +165,7 @@ def make_score_plan(
         ablation=ablation,
         reference=reference_of(model, examples, encoded, batches, ablation, reference, seed),
         parts=parts,
+        frozen_norm=frozen_norm,
     )
 
 
@@ -238,7 +244,7 @@ def score_steps(
         for layer, parts in product(range(model.shape.n_layers), groups):
             with model.lease, torch.inference_mode():
                 if plan.parts == "writes":
-                    logliks = runner.ablate_writes(batch, dense, layer, z[layer], parts)
+                    logliks = runner.ablate_writes(batch, dense, layer, z[layer], parts, frozen_norm=plan.frozen_norm)
                 elif mlp is None:
                     logliks = runner.ablate_heads(batch, dense, layer, z[layer], parts)
                 else:
@@ -395,15 +401,19 @@ def direct_effects(
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    frozen_norm: bool = False,
     progress: bool = True,
 ) -> DirectScores:
     """Compute the log-likelihoods of all options with each head's write to the last residual stream replaced.
 
     Every later layer goes on with the dense model's values and the final norm is computed anew, so that the effect is
-    the one that no later head or MLP passes on or makes up for (the direct effect of arXiv 2307.15771). Arguments and
-    errors are those of `make_score_plan`; `progress` shows a bar.
+    the one that no later head or MLP passes on or makes up for (the direct effect of arXiv 2307.15771). With
+    `frozen_norm` the final norm divides by the scale of the dense pass: what the two differ by is the norm's share of
+    self-repair (arXiv 2402.15390). Arguments and errors are those of `make_score_plan`; `progress` shows a bar.
     """
-    plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="writes")
+    plan = make_score_plan(
+        model, examples, ablation=ablation, reference=reference, seed=seed, parts="writes", frozen_norm=frozen_norm
+    )
     return finish_with_bar(collected(model, plan, DirectScores), progress)
 
 

@@ -109,9 +109,20 @@ Ablation = Literal["zero", "mean", "resample"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 PARTS = ("heads", "blocks", "writes", "sets")
 BLOCK_PARTS = ("attention", "mlp")
+
+
+def check_frozen_norm(frozen_norm: bool, parts: str | None) -> None:
+    """Raise `UsageError` for a frozen final norm with other parts than writes: later layers would move it anyway."""
+    if frozen_norm and parts != "writes":
+        raise UsageError(
+            f'The final norm is frozen for direct effects alone (parts "writes"), and the parts are '
+            f"{parts or 'heads'!r}; leave frozen_norm out."
+        )
+
+
 # Types of the columns that index a table's values.
 INDEX_TYPES = {name: np.int16 for name in ("layer", "head", "part", "set", "option")} | {
-    name: np.int32 for name in ("example", "unit")
+    name: np.int32 for name in ("example", "unit", "path")
 }
 
 

@@ -23,6 +23,7 @@ from cap_viz.cli import (
     evaluations,
     harness,
     pairs,
+    paths,
     plan,
     plugins,
     pruning,
@@ -61,6 +62,7 @@ app.add_typer(catalogue.tasks_app, name="tasks")
 app.command()(scoring.score)
 app.command()(direct.direct)
 app.command()(pairs.pairs)
+app.command()(paths.paths)
 app.command()(stability.stability)
 app.command()(specifications.specifications)
 app.command()(pruning.prune)

@@ -7,14 +7,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from cap_viz.cli.output import shown
+from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import ModelRef, resolve
 from cap_viz.runs.backends import BackendChoice, open_backend, requested_backend
-from cap_viz.runs.spec import MaskSpec, RunSpec
+from cap_viz.runs.spec import MaskSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
     from cap_viz.pruning.mask import Mask
+    from cap_viz.stats.joint import Head
 
 Name = TypeVar("Name")
 
@@ -52,3 +54,13 @@ class ModelRuns:
                 run = stored_run(spec, self.store)
                 found[name] = run or shown(missing_run_steps(spec, self.model, self.store, backend))
         return found
+
+
+def strongest(runs: ModelRuns, spec: ScoreSpec, metric: str, top: int, *, least: int = 1) -> tuple[Head, ...]:
+    """Return the heads with the largest effects. Raises `UsageError` for fewer than `least` or more than there are."""
+    from cap_viz.runs.kinds.scores import load_scores
+
+    estimate = load_scores(runs.store, runs.get({"": spec})[""]).estimated(metric)
+    if not least <= top <= estimate.mean.size:
+        raise UsageError(f"--top {top}: name from {least} to {estimate.mean.size} heads, all that the model has.")
+    return tuple(estimate.top_heads(top))

@@ -28,6 +28,9 @@ def direct(
     n: Annotated[int, typer.Option("--n", help="Number of calibration examples.")] = 16,
     seed: SeedOption = 0,
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
+    frozen_norm: Annotated[
+        bool, typer.Option("--frozen-norm", help="Direct effects under the dense scale of the final norm.")
+    ] = False,
     ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
     top: Annotated[int, typer.Option(help="Number of heads in the table, by the size of their direct effect.")] = (
         DEFAULT_TOP
@@ -38,6 +41,7 @@ def direct(
 
     The direct effect changes only what the head writes into the last residual stream; the indirect effect is the rest
     of the total one, paired per example. Where later layers make up for the head, the indirect effect is negative.
+    With --frozen-norm the final norm makes up for nothing in the direct effect.
     """
     from cap_viz.attribution.effect_split import split_effects
     from cap_viz.runs.kinds.scores import load_direct, load_scores
@@ -51,12 +55,12 @@ def direct(
         raise UsageError(f"--top {top}: the table needs at least one head.")
     runs = ModelRuns(model)
     spec = ScoreSpec(model=runs.ref, examples=calibration_set(chosen, n, seed), ablation=ablation)
-    found = runs.get({"total": spec, "direct": direct_spec(spec)})
+    found = runs.get({"total": spec, "direct": direct_spec(spec, frozen_norm=frozen_norm)})
     split = split_effects(load_scores(runs.store, found["total"]), load_direct(runs.store, found["direct"]))
     total, own, indirect = split.total.estimated(metric), split.direct.estimated(metric), split.indirect(metric)
     if as_json:
         print_json(
-            {"task": task, "metric": metric, "ablation": ablation, "n": total.n}
+            {"task": task, "metric": metric, "ablation": ablation, "frozen_norm": frozen_norm, "n": total.n}
             | {"runs": {name: run_facts(run) for name, run in found.items()}}
             | {"total": total.mean.tolist(), "direct": own.mean.tolist(), "indirect": indirect.mean.tolist()}
             | {"indirect_low": none_for_nan(indirect.low), "indirect_high": none_for_nan(indirect.high)}

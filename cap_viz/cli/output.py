@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -15,6 +15,8 @@ from rich.progress import Progress as Bar
 from cap_viz.progress import Progress, finish
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cap_viz.runs.store import StoredRun
 
 # Without a terminal the width is fixed, so that a table in a file or pipe is not truncated.
@@ -58,6 +60,11 @@ def none_for_nan(values: Any) -> Any:
     listed = np.asarray(values).astype(object)
     listed[np.isnan(values)] = None
     return listed.tolist()
+
+
+def records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """Convert a table to one dictionary per row, with None for NaN (JSON has no NaN)."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def print_json(content: Any) -> None:

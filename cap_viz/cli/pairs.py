@@ -10,13 +10,12 @@ from rich.table import Table
 
 from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.results import ABLATIONS
-from cap_viz.cli.computing import ModelRuns
+from cap_viz.cli.computing import ModelRuns, strongest
 from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, head_list
-from cap_viz.cli.output import out, print_json, run_facts
-from cap_viz.errors import UsageError, choose
+from cap_viz.cli.output import out, print_json, records, run_facts
+from cap_viz.errors import choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.spec import PairSpec, ScoreSpec
-from cap_viz.stats.joint import Head
 from cap_viz.tasks import check_metric, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
 
@@ -57,7 +56,9 @@ def pairs(
     if heads:
         removed = head_list(heads)
     else:
-        removed = strongest(runs, ScoreSpec(model=runs.ref, examples=reference(), ablation=ablation), metric, top)
+        removed = strongest(
+            runs, ScoreSpec(model=runs.ref, examples=reference(), ablation=ablation), metric, top, least=2
+        )
     values_from = None if ablation == "zero" else reference()
     spec = PairSpec(runs.ref, evaluation_set(chosen, n), removed, ablation, values_from)
     run = runs.get({"": spec})[""]
@@ -68,7 +69,7 @@ def pairs(
         print_json(
             {"task": task, "metric": metric, "ablation": ablation, "n": singles.n, "run": run_facts(run)}
             | {"heads": [list(head) for head in scores.heads], "effects": singles.mean.tolist()}
-            | {"pairs": rows.astype(object).where(rows.notna(), None).to_dict("records")}
+            | {"pairs": records(rows)}
         )
         return
     unit = METRICS[metric].unit
@@ -89,13 +90,3 @@ def pairs(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def strongest(runs: ModelRuns, spec: ScoreSpec, metric: str, top: int) -> tuple[Head, ...]:
-    """Return the heads with the largest effects. Raises `UsageError` for more heads than there are, or a single one."""
-    from cap_viz.runs.kinds.scores import load_scores
-
-    estimate = load_scores(runs.store, runs.get({"": spec})[""]).estimated(metric)
-    if not 2 <= top <= estimate.mean.size:
-        raise UsageError(f"--top {top}: name from 2 to {estimate.mean.size} heads, all that the model has.")
-    return tuple(estimate.top_heads(top))

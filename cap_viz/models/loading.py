@@ -137,12 +137,18 @@ class ReasoningModel:
         """Return copies of the named matrices with every weight outside `keep` set to zero.
 
         `updated` holds new values of whole matrices, used in place of the model's own. Raises `UsageError` for names
-        the model does not have.
+        the model does not have, and for matrices of another shape.
         """
         by_name = {matrix.name: matrix for matrix in self.matrices()}
         unknown = sorted(set(keep) - set(by_name))
         if unknown:
             raise UsageError(f"The mask names {unknown[0]!r}, which {self.ref.id} does not have.")
+        for name, kept in keep.items():
+            if (own := by_name[name].weight.shape) != kept.shape:
+                raise UsageError(
+                    f"The mask is of another model: its {name!r} is {' x '.join(map(str, kept.shape))}, that of "
+                    f"{self.ref.id} {' x '.join(map(str, own))}."
+                )
         weights = {name: by_name[name].weight.detach() for name in keep}
         for name, values in (updated or {}).items():
             weights[name] = values.to(weights[name])

@@ -8,9 +8,10 @@ from typing import TypeGuard, TypeVar
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelRef, resolve
-from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, RoleSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, PathSpec, ProfileSpec, RoleSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.example_sets import ExampleSet
 from cap_viz.tasks.readable import CONTROL_TEXTS
 
 Spec = TypeVar("Spec", bound=RunSpec)
@@ -82,9 +83,31 @@ def block_spec(spec: ScoreSpec) -> ScoreSpec:
     return replace(spec, estimator="exact", metric=None, parts="blocks")
 
 
-def direct_spec(spec: ScoreSpec) -> ScoreSpec:
-    """Make the spec of the direct effects that match head scores by any estimator."""
-    return replace(spec, estimator="exact", metric=None, parts="writes")
+def direct_spec(spec: ScoreSpec, *, frozen_norm: bool = False) -> ScoreSpec:
+    """Make the spec of the direct effects that match head scores by any estimator; see `direct_effects`."""
+    return replace(spec, estimator="exact", metric=None, parts="writes", frozen_norm=frozen_norm or None)
+
+
+def path_spec(
+    spec: ScoreSpec,
+    heads: Sequence[tuple[int, int]],
+    *,
+    receivers: Sequence[tuple[int, int]] | None = None,
+    parts: Sequence[str] = ("all",),
+    examples: ExampleSet | None = None,
+    mask: MaskSpec | None = None,
+) -> PathSpec:
+    """Make the spec of paths between heads under the ablation of these head scores, on their examples or on others."""
+    return PathSpec(
+        model=spec.model,
+        examples=examples or spec.examples,
+        heads=tuple(sorted(heads)),
+        receivers=None if receivers is None else tuple(sorted(receivers)),
+        parts=tuple(parts),
+        ablation=spec.ablation,
+        reference=spec.reference if examples in (None, spec.examples) else spec.values_from,
+        mask=mask,
+    )
 
 
 def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, StoredRun[ScoreSpec]]:

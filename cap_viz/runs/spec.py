@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
@@ -39,6 +39,7 @@ class ScoreSpec:
     `reference` are the examples that mean and resample ablation take values from, None for `examples` themselves; the
     seed of these examples also draws the partners for resample ablation. `parts` is None for heads, "blocks" for whole
     attention layers and MLPs, "writes" for the direct effects of heads (what they write into the last residual stream).
+    `frozen_norm` is True for direct effects under the final norm's dense scale.
     """
 
     model: ModelRef
@@ -48,6 +49,7 @@ class ScoreSpec:
     metric: str | None = None
     reference: ExampleSet | None = None
     parts: str | None = None
+    frozen_norm: Literal[True] | None = None
 
     kind = "score"
 
@@ -150,7 +152,27 @@ class PairSpec:
     kind = "pairs"
 
 
-RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec | PairSpec
+@dataclass(frozen=True)
+class PathSpec:
+    """Paths from every head of a set to all that reads it (`runs/kinds/paths.py`), of a dense or pruned model.
+
+    `receivers` are the receiving heads, None for `heads` themselves; `parts` of them are changed ("all", or "q", "k",
+    "v"). `examples` should not be those that ranked the heads. `reference` is as in `ScoreSpec`.
+    """
+
+    model: ModelRef
+    examples: ExampleSet
+    heads: tuple[tuple[int, int], ...]
+    receivers: tuple[tuple[int, int], ...] | None = None
+    parts: tuple[str, ...] = ("all",)
+    ablation: str = "zero"
+    reference: ExampleSet | None = None
+    mask: MaskSpec | None = None
+
+    kind = "paths"
+
+
+RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec | PairSpec | PathSpec
 
 
 def spec_dict(spec: RunSpec) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import cap_viz as cv
 from cap_viz.attribution.estimators import score_heads
 from cap_viz.attribution.exact import exact_scores, score_blocks
+from cap_viz.attribution.path_scores import HeadPath, Receiver
 from cap_viz.attribution.results import Ablation
 from cap_viz.attribution.self_test import checks, weights_digest
 from cap_viz.evaluation.generation import NO_TOKEN, Block, GenerationProtocol, generation_plan, generation_steps
@@ -27,6 +29,7 @@ from cap_viz.stats.reliability import spearman_rows
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import calibration_set, examples_of
 from studies.shipped import shipped_specs
+from tests.test_paths import by_transformer_lens, measured, slow_paths
 
 pytestmark = pytest.mark.model
 
@@ -71,6 +74,15 @@ def test_engine_equals_run_with_hooks_on_arc(model: ReasoningModel) -> None:
         for k, option in enumerate(example.options):
             expected = plain_loglik(model, example, option, layer, head)
             assert scores.ablated[layer, head, 0, k] == pytest.approx(expected, abs=1e-4)
+
+
+def test_query_paths_equal_those_of_transformer_lens(model: ReasoningModel) -> None:
+    """In the last layers, since TransformerLens goes through every head after the sender."""
+    (example,), paths = load_task("mini_science").evaluation(1), [HeadPath((28, 8), Receiver("head", 29, 0), "q")]
+    examples = [replace(example, options=example.options[:2], gold=0)]
+    found = measured(model, examples, paths)
+    np.testing.assert_allclose(found.ablated, slow_paths(model, examples, paths, by_transformer_lens), atol=1e-4)
+    assert np.abs(found.ablated[0] - found.dense).max() > 1e-2
 
 
 @needs_data

@@ -98,20 +98,43 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def read_logliks(
-    model: ReasoningModel, batch: PackedBatch, final: Float[Tensor, "row variant position d_model"]
+    model: ReasoningModel,
+    batch: PackedBatch,
+    final: Float[Tensor, "row variant position d_model"],
+    *,
+    scale_of: Float[Tensor, "row position d_model"] | None = None,
 ) -> Float[Tensor, "variant example option"]:
     """Read the summed log-likelihood of each option from the last residual stream; NaN for absent options.
 
     `variant` counts versions of each row (one per ablated head; 1 in the dense pass). Vocabulary logits are
-    computed once per distinct place that predicts an answer token.
+    computed once per distinct place that predicts an answer token. With `scale_of`, the final norm divides by the
+    scale of that residual stream instead of its own.
     """
     read = final[batch.read_row, :, batch.read_position]
-    logits = model.bridge.unembed(model.bridge.ln_final(read))
-    logits = at_least_float32(logits)
+    if scale_of is None:
+        normed = model.bridge.ln_final(read)
+    else:
+        normed = frozen_norm(model, scale_of[batch.read_row, batch.read_position][:, None], read)
+    logits = at_least_float32(model.bridge.unembed(normed))
     log_norm = logits.logsumexp(dim=-1)
     variants = torch.arange(final.shape[1], device=final.device)
     picked = logits[batch.answer_read[:, None], variants, batch.answer_token[:, None]]
     return loglik_sums(batch, picked - log_norm[batch.answer_read])
+
+
+def frozen_norm(
+    model: ReasoningModel, dense: Float[Tensor, "read 1 d_model"], read: Float[Tensor, "read variant d_model"]
+) -> Float[Tensor, "read variant d_model"]:
+    """Apply the final norm to `read` with the scale of `dense`.
+
+    For a fixed scale every norm is linear but for its bias N(0), so the change u adds (N(u) - N(0)) · s(u) / s(dense),
+    whatever the family centres, weights or offsets.
+    """
+    norm, change = model.bridge.ln_final, read - dense
+    with keeping(model, ["ln_final.hook_scale"]) as kept:
+        (normed, scale), (of_change, own_scale) = ((norm(x), kept["ln_final.hook_scale"]) for x in (dense, change))
+    linear = (of_change - norm(torch.zeros_like(dense))) * (own_scale / scale)
+    return normed + linear.to(normed.dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -96,19 +96,15 @@ class DirectBlock:
         """z of all heads, concatenated (hook_z), at all positions or those of `index`."""
         if index is not None:
             mask = mask.gather(2, index[:, None, :, None].expand(-1, -1, -1, mask.shape[-1]))
-        q, k, v = self.qkv(hidden, rotary, index)
-        versions, rows = q.shape[:2]
-        # One row's mask serves all versions without a copy.
-        masks = mask if rows == 1 else mask.repeat(versions, 1, 1, 1)
-        q, k, v = (each.flatten(0, 1).transpose(1, 2) for each in (q, k, v))
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=masks, enable_gqa=True)
-        return z.transpose(1, 2).flatten(2).unflatten(0, (versions, rows))
+        return attended(*self.qkv(hidden, rotary, index), mask)
 
     def written(
-        self, change: Float[Tensor, "row query head d_head"], heads: range | None
+        self, change: Float[Tensor, "row query head d_head"], heads: Sequence[int] | None
     ) -> tuple[Float[Tensor, "ablated place d_head"], Float[Tensor, "ablated d_head d_model"]]:
-        """Factors of what a change of each head's z (of all, or a range) adds to the residual stream."""
-        part = slice(None) if heads is None else slice(heads.start, heads.stop)
+        """Factors of what a change of each head's z (of all, or some) adds to the residual stream."""
+        part: Any = slice(None) if heads is None else list(heads)
+        if isinstance(heads, range):
+            part = slice(heads.start, heads.stop)  # A view, where a list would copy the weights.
         output = self.o.weight.view(-1, *change.shape[2:])
         return change[:, :, part].permute(2, 0, 1, 3).flatten(1, 2), output[:, part].permute(1, 2, 0)
 
@@ -168,7 +164,7 @@ class DirectModel:
         dense: DensePass,
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
-        heads: range | None = None,
+        heads: Sequence[int] | None = None,
     ) -> Float[Tensor, "ablated example option"]:
         """Ablate heads of `layer` in turn; see `BlockRunner`."""
         block, before = self.blocks[layer], dense.calls[layer].hidden
@@ -177,12 +173,7 @@ class DirectModel:
         after = before + block.o(z)
         factors = block.written(value - z.unflatten(-1, by_head), heads)
         hidden = torch.baddbmm(after.flatten(0, 1)[None], *factors).unflatten(1, after.shape[:2])
-        if layer < len(self.blocks) - 1:
-            block.add_mlp(hidden)
-            return self.rest(hidden, layer + 1, layout)
-        chosen = gathered(hidden, layout.index)
-        block.add_mlp(chosen)
-        return self.read_answers(chosen, layout)
+        return self.after_attention(hidden, layer, layout)
 
     def ablate_blocks(
         self,
@@ -209,7 +200,9 @@ class DirectModel:
         dense: DensePass,
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
-        heads: range | None = None,
+        heads: Sequence[int] | None = None,
+        *,
+        frozen_norm: bool = False,
     ) -> Float[Tensor, "ablated example option"]:
         """Change what each head adds to the last residual stream, where answers are read; see `BlockRunner`."""
         block, before, by_head = self.blocks[layer], dense.calls[layer].hidden, value.shape[2:]
@@ -218,7 +211,8 @@ class DirectModel:
         there = gathered(value.flatten(-2).expand(*before.shape[:2], -1)[None], layout.index)[0]
         chosen = gathered(dense.final[None], layout.index)
         hidden = torch.baddbmm(chosen.flatten(1, 2), *block.written(there.unflatten(-1, by_head) - z, heads))
-        return self.read_answers(hidden.unflatten(1, chosen.shape[1:3]), layout)
+        scale_of = chosen if frozen_norm else None
+        return self.read_answers(hidden.unflatten(1, chosen.shape[1:3]), layout, scale_of=scale_of)
 
     def ablate_sets(
         self,
@@ -268,6 +262,17 @@ class DirectModel:
         index[batch.read_row, column] = batch.read_position
         return DirectLayout(batch, self.rotary_at(hidden, batch.positions), index, batch.read_row * width + column)
 
+    def after_attention(
+        self, hidden: Float[Tensor, "version row position d_model"], layer: int, layout: DirectLayout
+    ) -> Float[Tensor, "version example option"]:
+        """Run the MLP of `layer` and the blocks after it, overwriting `hidden`."""
+        if layer < len(self.blocks) - 1:
+            self.blocks[layer].add_mlp(hidden)
+            return self.rest(hidden, layer + 1, layout)
+        chosen = gathered(hidden, layout.index)
+        self.blocks[layer].add_mlp(chosen)
+        return self.read_answers(chosen, layout)
+
     def rest(
         self, hidden: Float[Tensor, "version row position d_model"], start: int, layout: DirectLayout
     ) -> Float[Tensor, "version example option"]:
@@ -282,11 +287,19 @@ class DirectModel:
         return self.read_answers(chosen, layout)
 
     def read_answers(
-        self, chosen: Float[Tensor, "version row query d_model"], layout: DirectLayout
+        self,
+        chosen: Float[Tensor, "version row query d_model"],
+        layout: DirectLayout,
+        *,
+        scale_of: Float[Tensor, "1 row query d_model"] | None = None,
     ) -> Float[Tensor, "version example option"]:
-        """Summed log-likelihood of each option, from vocabulary logits computed one slice at a time."""
+        """Summed log-likelihood of each option, from vocabulary logits computed one slice at a time.
+
+        With `scale_of`, the final norm divides by the scale of that residual stream.
+        """
         batch = layout.batch
-        read = rms_norm(self.norm, chosen.flatten(1, 2)[:, layout.place].transpose(0, 1))
+        read = at_reads(chosen, layout)
+        read = rms_norm(self.norm, read) if scale_of is None else scaled_as(self.norm, read, at_reads(scale_of, layout))
         weight, bias = self.unembed.weight, self.unembed.bias
         flat = read.reshape(-1, read.shape[-1])
         sums = []
@@ -369,6 +382,21 @@ def rotated(x: Float[Tensor, "version row position head d_head"], rotary: Rotary
     return turned
 
 
+def attended(
+    q: Float[Tensor, "version row query head d_head"],
+    k: Float[Tensor, "version row position kv_head d_head"],
+    v: Float[Tensor, "version row position kv_head d_head"],
+    mask: Float[Tensor, "row 1 query position"],
+) -> Float[Tensor, "version row query width"]:
+    """z of the heads, concatenated."""
+    versions, rows = q.shape[:2]
+    # One row's mask serves all versions without a copy.
+    masks = mask if rows == 1 else mask.repeat(versions, 1, 1, 1)
+    q, k, v = (each.flatten(0, 1).transpose(1, 2) for each in (q, k, v))
+    z = F.scaled_dot_product_attention(q, k, v, attn_mask=masks, enable_gqa=True)
+    return z.transpose(1, 2).flatten(2).unflatten(0, (versions, rows))
+
+
 def add_linear(linear: Any, x: Tensor, total: Tensor) -> None:
     """`total += linear(x)` as one matrix product."""
     flat = total.view(-1, total.shape[-1])
@@ -379,6 +407,18 @@ def add_linear(linear: Any, x: Tensor, total: Tensor) -> None:
 
 def rms_norm(norm: Any, x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
+
+
+def at_reads(
+    chosen: Float[Tensor, "version row query d_model"], layout: DirectLayout
+) -> Float[Tensor, "read version d_model"]:
+    return chosen.flatten(1, 2)[:, layout.place].transpose(0, 1)
+
+
+def scaled_as(norm: Any, x: Tensor, other: Tensor) -> Tensor:
+    """As `rms_norm` of `x`, but divided by the root mean square of `other`."""
+    squares = at_least_float32(other).square().mean(dim=-1, keepdim=True)
+    return norm.weight * (x * (squares + norm.variance_epsilon).rsqrt()).to(x.dtype)
 
 
 def gathered(

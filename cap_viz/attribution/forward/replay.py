@@ -50,9 +50,9 @@ class BlockRunner(Protocol):
         dense: DensePass,
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
-        heads: range | None = None,
+        heads: Sequence[int] | None = None,
     ) -> Float[Tensor, "ablated example option"]:
-        """Ablate heads of `layer` in turn (all, or a range) by replacing their z with `value`."""
+        """Ablate heads of `layer` in turn (all, or some) by replacing their z with `value`."""
         ...
 
     def ablate_blocks(
@@ -72,9 +72,14 @@ class BlockRunner(Protocol):
         dense: DensePass,
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
-        heads: range | None = None,
+        heads: Sequence[int] | None = None,
+        *,
+        frozen_norm: bool = False,
     ) -> Float[Tensor, "ablated example option"]:
-        """As `ablate_heads`, but change only what each head adds to the last residual stream."""
+        """As `ablate_heads`, but change only what each head adds to the last residual stream.
+
+        With `frozen_norm` the final norm keeps the scale of the dense pass.
+        """
         ...
 
     def ablate_sets(
@@ -109,11 +114,10 @@ class OwnBlocks:
         dense: DensePass,
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
-        heads: range | None = None,
+        heads: Sequence[int] | None = None,
     ) -> Float[Tensor, "ablated example option"]:
         (n_rows, n_positions), n_heads = batch.tokens.shape, self.model.shape.n_heads
-        ablated = torch.arange(n_heads, device=value.device)
-        ablated = ablated if heads is None else ablated[heads.start : heads.stop]
+        ablated = torch.tensor(range(n_heads) if heads is None else list(heads), device=value.device)
         versions = torch.arange(len(ablated), device=value.device)
 
         def ablate(z: Tensor, hook: Any) -> Tensor:
@@ -150,8 +154,22 @@ class OwnBlocks:
         dense: DensePass,
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
-        heads: range | None = None,
+        heads: Sequence[int] | None = None,
+        *,
+        frozen_norm: bool = False,
     ) -> Float[Tensor, "ablated example option"]:
+        changed = dense.final[:, None] + self.writes(batch, dense, layer, value, heads)
+        return read_logliks(self.model, batch, changed, scale_of=dense.final if frozen_norm else None)
+
+    def writes(
+        self,
+        batch: PackedBatch,
+        dense: DensePass,
+        layer: int,
+        value: Float[Tensor, "#row #position head d_head"],
+        heads: Sequence[int] | None = None,
+    ) -> Float[Tensor, "row ablated position d_model"]:
+        """Compute what replacing z of each head by `value` changes in the residual stream after its attention."""
         n_heads, call = self.model.shape.n_heads, dense.calls[layer]
         ablated = list(range(n_heads) if heads is None else heads)
         name = heads_site(self.model.shape).name(layer)
@@ -161,8 +179,7 @@ class OwnBlocks:
         versions = z[:, None].repeat(1, len(ablated), 1, 1, 1)
         for version, head in enumerate(ablated):
             versions[:, version, :, head] = value[:, :, head]
-        change = written(self.model, layer, versions) - written(self.model, layer, z)[:, None]
-        return read_logliks(self.model, batch, dense.final[:, None] + change)
+        return written(self.model, layer, versions) - written(self.model, layer, z)[:, None]
 
     def ablate_sets(
         self,

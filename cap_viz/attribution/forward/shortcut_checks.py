@@ -6,7 +6,8 @@ loaded; one that failed is, so that every plan logs why it takes the slow path.
 1. Packed options must give the same result as one row per option; else options get rows of their own.
 2. Running the blocks one by one must reproduce the model; else its heads cannot be scored.
 3. What a block's attention adds to the residual stream must be what its output projection returns, normed where the
-   family does so; else direct effects cannot be computed.
+   family does so; else direct effects cannot be computed. For paths between heads, z must follow from queries, keys and
+   values, and the residual stream must pass through a block unchanged.
 4. The direct blocks (`attribution/forward/llama_fast_path.py`) must reproduce the model's own; else those are used.
 5. So must decoding with the direct blocks (`attribution/forward/llama_decoding.py`).
 """
@@ -14,6 +15,7 @@ loaded; one that failed is, so that every plan logs why it takes the slow path.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,12 +24,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cap_viz.attribution.forward.dense_pass import dense_pass, keeping
+from cap_viz.attribution.forward.dense_pass import BlockCall, Hook, dense_pass, keeping
 from cap_viz.attribution.forward.greedy import begun
 from cap_viz.attribution.forward.llama_decoding import DirectDecoder
 from cap_viz.attribution.forward.llama_fast_path import DirectModel, direct_model
 from cap_viz.attribution.forward.packing import EncodedExample, PackedBatch, lay_out, packed_rows, separate_rows
 from cap_viz.attribution.forward.patching import heads_site, mlp_site, zeros
+from cap_viz.attribution.forward.path_replay import PROJECTIONS, DirectPaths, OwnPaths, side_by_side
 from cap_viz.attribution.forward.replay import OwnBlocks, block_runner, replay_dense, run_block, written
 from cap_viz.errors import CapVizError
 from cap_viz.models.loading import ReasoningModel
@@ -140,6 +143,52 @@ def check_writes(model: ReasoningModel, encoded: Sequence[EncodedExample], *, pa
     model.passed.add("writes")
 
 
+def check_paths(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> None:
+    """Raise `CapVizError` when what a receiver reads cannot be changed apart from the rest of its block."""
+    if "paths" in model.passed:
+        return
+    batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
+    for layer in (0, model.shape.n_layers - 1):
+        with model.lease, torch.inference_mode():
+            worst = path_difference(model, layer, dense_pass(model, batch).calls[layer], batch)
+        if not worst <= REPLAY_TOLERANCE * coarser(model):
+            raise CapVizError(
+                f"Heads and MLPs of {model.ref.id} cannot be given an input of their own (difference {worst:.1e}); "
+                "this family is not supported for paths between heads."
+            )
+    model.passed.add("paths")
+
+
+def path_difference(model: ReasoningModel, layer: int, call: BlockCall, batch: PackedBatch) -> float:
+    """Return by how much a block does not do what path replay takes for granted, relative to its largest activations.
+
+    Something is added to its input. With queries, keys and values held at their dense outputs, z must stay; with z and
+    the MLP's output held, the block must pass the addition on unchanged. The MLP must read its own layer's attention,
+    except where the family says that it computes the two side by side.
+    """
+    z, mlp = (site.name(layer) for site in (heads_site(model.shape), mlp_site(model.shape)))
+    read, added = [f"blocks.{layer}.attn.hook_{each}" for each in PROJECTIONS], call.hidden.flip(-1)
+    if any(name not in model.bridge.hook_dict for name in read):
+        return math.inf
+
+    def held(names: Sequence[str]) -> list[Hook]:
+        return [(name, replaced_by(dense[name])) for name in names]
+
+    with keeping(model, [*read, z, mlp]) as dense:
+        output = run_block(model, layer, call, call.hidden)
+    with keeping(model, [z]) as kept, model.bridge.hooks(fwd_hooks=held(read)):
+        run_block(model, layer, call, call.hidden + added)
+    with model.bridge.hooks(fwd_hooks=held([z, mlp])):
+        passed_on = run_block(model, layer, call, call.hidden + added)
+    without = [(z, replaced_by(torch.zeros_like(dense[z])))]
+    with keeping(model, [mlp]) as alone, model.bridge.hooks(fwd_hooks=without):
+        run_block(model, layer, call, call.hidden)
+    if torch.equal(alone[mlp], dense[mlp]) != side_by_side(model):
+        return math.inf
+    pairs = ((kept[z], dense[z]), (passed_on - added, output))
+    return max(float((a - b).abs()[batch.is_real].max() / b.abs()[batch.is_real].max()) for a, b in pairs)
+
+
 def replaced_by(value: Tensor) -> Callable[[Tensor, Any], Tensor]:
     return lambda output, hook: value.reshape(output.shape)
 
@@ -169,6 +218,7 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
                     blocks.ablate_heads(batch, dense, layer, value),
                     blocks.ablate_writes(batch, dense, layer, value),
                     blocks.ablate_sets(batch, dense, [both], values),
+                    blocks.ablate_writes(batch, dense, layer, value, frozen_norm=True),
                 ]
             )
             for blocks in (direct, OwnBlocks(model))
@@ -176,6 +226,29 @@ def direct_is_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *,
         return relative_difference(ours, own)
 
     return direct_passes(model, "direct", difference)
+
+
+def direct_paths_are_valid(model: ReasoningModel, encoded: Sequence[EncodedExample], *, packed: bool) -> bool:
+    """Whether the direct blocks reproduce the model's own, scores included, on paths of the shortest example."""
+
+    def difference(direct: DirectModel) -> float:
+        batch = batch_of(model, [min(encoded, key=lambda example: example.row_length)], packed=packed)
+        layer, dense = model.shape.n_layers - 1, dense_pass(model, batch)
+        value, heads = zeros(model, heads_site(model.shape))[0], [*range(model.shape.n_heads)]
+        parts = [("all", *PROJECTIONS)[head % (1 + len(PROJECTIONS))] for head in heads]
+        ours, own = (
+            torch.cat(
+                [
+                    paths.into_heads(batch, dense, layer, changes, heads, parts),
+                    paths.into_mlp(batch, dense, layer, changes),
+                ]
+            )
+            for paths in (DirectPaths(direct), OwnPaths(model))
+            for changes in [paths.writes(batch, dense, 0, value, heads)]
+        )
+        return relative_difference(ours, own)
+
+    return direct_is_valid(model, encoded, packed=packed) and direct_passes(model, "direct paths", difference)
 
 
 def direct_decoding_is_valid(model: ReasoningModel, prompts: Sequence[Sequence[int]]) -> bool:

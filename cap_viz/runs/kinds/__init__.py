@@ -13,6 +13,7 @@ import pandas as pd
 from cap_viz.runs.kinds.base import RunKind
 from cap_viz.runs.kinds.evaluation import Evaluation
 from cap_viz.runs.kinds.joint import Joint, Pairs
+from cap_viz.runs.kinds.paths import Paths
 from cap_viz.runs.kinds.patterns import Patterns
 from cap_viz.runs.kinds.profile import Profile
 from cap_viz.runs.kinds.scores import Scores
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from cap_viz.runs.batched_runs import BatchedRun
 
 KINDS: dict[str, RunKind[Any]] = {
-    kind.name: kind for kind in (Scores(), Evaluation(), Profile(), Patterns(), Joint(), Pairs())
+    kind.name: kind for kind in (Scores(), Evaluation(), Profile(), Patterns(), Joint(), Pairs(), Paths())
 }
 
 

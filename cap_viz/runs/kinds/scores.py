@@ -10,14 +10,20 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from cap_viz.attribution.results import BlockScores, DirectScores, GradientEffects, HeadScores
+from cap_viz.attribution.results import (
+    BlockScores,
+    DirectScores,
+    GradientEffects,
+    HeadScores,
+    check_frozen_norm,
+)
 from cap_viz.errors import UsageError, choose
 from cap_viz.progress import Progress
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, GetScores, RunKind, tables_of, task_of
 from cap_viz.runs.masks import GetEffect
 from cap_viz.runs.run_queries import as_run_of
-from cap_viz.runs.spec import JointSpec, PairSpec, ScoreSpec
+from cap_viz.runs.spec import JointSpec, PairSpec, PathSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import examples_of
 
@@ -56,6 +62,7 @@ class Scores(RunKind[ScoreSpec]):
                 f"Parts {spec.parts!r} by the {spec.estimator} estimator: a spec names no parts for heads, and with "
                 'the exact estimator "blocks" for whole attention layers and MLPs or "writes" for direct effects.'
             )
+        check_frozen_norm(bool(spec.frozen_norm), spec.parts)
         if spec.ablation == "zero" and spec.reference is not None:
             raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
 
@@ -71,7 +78,8 @@ class Scores(RunKind[ScoreSpec]):
 
     def describe(self, spec: ScoreSpec) -> str:
         about = "" if spec.metric is None else f" of {spec.metric}"
-        return f"{PARTS_WORDS[spec.parts]}{spec.estimator}{about}, {spec.ablation} ablation"
+        norm = "frozen norm, " if spec.frozen_norm else ""
+        return f"{PARTS_WORDS[spec.parts]}{norm}{spec.estimator}{about}, {spec.ablation} ablation"
 
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
@@ -80,7 +88,7 @@ class Scores(RunKind[ScoreSpec]):
         return LOADERS[run.spec.parts](store, run).to_pandas()
 
 
-def ablation_options(spec: ScoreSpec | JointSpec | PairSpec) -> dict[str, Any]:
+def ablation_options(spec: ScoreSpec | JointSpec | PairSpec | PathSpec) -> dict[str, Any]:
     """Return the ablation keyword arguments of a spec, for `make_*_plan`."""
     reference = None if spec.reference is None else examples_of(spec.reference)
     seed = (spec.reference or spec.examples).seed or 0
@@ -110,7 +118,8 @@ class ScoreRun(AblationRun):
         from cap_viz.attribution.exact import ScoreArrays, make_score_plan
 
         super().__init__(model, spec)
-        options = {**ablation_options(spec), "parts": spec.parts or "heads", "batches": plan}
+        what = {"parts": spec.parts or "heads", "frozen_norm": bool(spec.frozen_norm)}
+        options = {**ablation_options(spec), **what, "batches": plan}
         self.plan = make_score_plan(model, examples_of(spec.examples), **options)
         self.arrays = ScoreArrays(self.plan, model.shape.n_layers, model.shape.n_heads)
         self.note = NOTES[spec.parts]

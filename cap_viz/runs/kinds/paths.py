@@ -1,0 +1,133 @@
+"""Paths between heads: from every head of a set to later heads, to MLPs and to the answer, dense or under a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from cap_viz.attribution.joint_scores import set_name
+from cap_viz.attribution.path_scores import PathScores, check_circuit
+from cap_viz.errors import UsageError
+from cap_viz.progress import Progress
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
+from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
+from cap_viz.runs.kinds.scores import ablation_options, effects_by
+from cap_viz.runs.masks import mask_steps
+from cap_viz.runs.run_labels import percent
+from cap_viz.runs.run_queries import as_run_of
+from cap_viz.runs.spec import PathSpec
+from cap_viz.runs.store import Store, StoredRun
+from cap_viz.tasks.example_sets import examples_of
+
+if TYPE_CHECKING:
+    from cap_viz.attribution.batch_plan import BatchPlan
+    from cap_viz.attribution.paths import Weights, ZValues
+    from cap_viz.models.loading import ReasoningModel
+    from cap_viz.pruning.mask import Mask
+
+
+class Paths(RunKind[PathSpec]):
+    """Paths between heads, batch by batch, after the mask is built where there is one."""
+
+    name = PathSpec.kind
+    title, summary = "paths", "effects of heads through single receivers"
+
+    def check(self, spec: PathSpec) -> None:
+        """Raise `UsageError` for unknown parts, heads listed twice, receivers before all senders, or another mask."""
+        check_circuit(spec.heads, spec.receivers, spec.parts)
+        scores = None if spec.mask is None else spec.mask.scores
+        if scores is not None and scores.model != spec.model:
+            raise UsageError(
+                f"The mask is built on head scores of {scores.model.id} with fingerprint {scores.model.fingerprint}, "
+                f"the paths are of {spec.model.id} with {spec.model.fingerprint}; use a mask of this model."
+            )
+        if spec.ablation == "zero" and spec.reference is not None:
+            raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
+
+    def steps(self, spec: PathSpec, by: Computation) -> Generator[Progress, None, Computed]:
+        mask = None
+        if spec.mask is not None:
+            mask = yield from mask_steps(spec.mask, by.model, effects_by(by.store, by.run))
+        run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
+        del mask  # So that the run frees it once it has the pruned weights.
+        facts = yield from batch_steps(run, by.checkpoints, by.backend)
+        return Computed(run.tables(), run.batches, facts)
+
+    def holds_weights(self, spec: PathSpec) -> bool:
+        return spec.mask is not None
+
+    def batched(
+        self, model: ReasoningModel, spec: PathSpec, plan: BatchPlan | None = None, mask: Mask | None = None
+    ) -> BatchedRun:
+        return PathRun(model, spec, plan, mask)
+
+    def describe(self, spec: PathSpec) -> str:
+        pruned = "" if spec.mask is None else f", {spec.mask.criterion} at {percent(spec.mask.sparsity)}"
+        parts = "" if spec.parts == ("all",) else f", {', '.join(spec.parts)}"
+        into = "" if spec.receivers is None else f" into {set_name(spec.receivers)}"
+        return f"paths from {set_name(spec.heads)}{into}{parts}, {spec.ablation} ablation{pruned}"
+
+    def numbers(self, store: Store, run: StoredRun[PathSpec]) -> pd.DataFrame:
+        """One row per metric and path."""
+        return load_paths(store, run).to_pandas()
+
+
+class PathRun(BatchedRun):
+    """Paths of the dense model or under a mask; the mask is released once the pruned weights are made."""
+
+    note = "paths between heads"
+
+    def __init__(self, model: ReasoningModel, spec: PathSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
+        from cap_viz.attribution.paths import PathArrays, make_path_plan, paths_between
+
+        self.model, self.spec, self.mask = model, spec, mask
+        paths = paths_between(model, spec.heads, spec.receivers, spec.parts)
+        options = {**ablation_options(spec), "batches": plan}
+        self.plan = make_path_plan(model, examples_of(spec.examples), paths, **options)
+        self.arrays = PathArrays(self.plan)
+
+    @cached_property
+    def weights(self) -> Weights:
+        if self.mask is None:
+            return {}
+        with self.model.lease:
+            weights = self.model.pruned_weights(self.mask.keep, self.mask.updated)
+        self.mask = None
+        return weights
+
+    @cached_property
+    def values(self) -> ZValues:
+        """Values that replace z, prepared once, with the first batch."""
+        from cap_viz.attribution.paths import replaced_z
+
+        return replaced_z(self.model, self.plan, self.weights)
+
+    def size(self, batch: int) -> float:
+        return self.plan.batch_work(batch, self.model.shape.n_layers)
+
+    def replan(self, batches: BatchPlan) -> None:
+        sample = replace(self.plan.sample, batches=batches)
+        self.plan = self.arrays.plan = replace(self.plan, sample=sample)
+
+    def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
+        from cap_viz.attribution.paths import path_steps
+
+        done = 0.0
+        for block in path_steps(self.model, self.plan, weights=self.weights, only=wanted, values=self.values):
+            self.arrays.add(block)
+            done += block.work
+            yield BatchStep(block.batch, done, block.last)
+            done = 0.0 if block.last else done
+
+    def partial(self) -> PathScores:
+        return self.arrays.result()
+
+
+def load_paths(store: Store, run: StoredRun) -> PathScores:
+    """Load the log-likelihoods under every path. Raises `UsageError` for a run of another kind."""
+    tables = tables_of(store, as_run_of(run, PathSpec), "options", "paths", "ablated")
+    return PathScores.from_tables(tables, tasks=(task_of(run),))
