@@ -21,8 +21,8 @@ from cap_viz.pruning import CRITERIA, criterion_named
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.pack import open_pack
 from cap_viz.runs.pack_writer import write_pack
-from cap_viz.runs.run_queries import block_spec, role_spec
-from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, RunSpec, ScoreSpec
+from cap_viz.runs.run_queries import block_spec, direct_spec, role_spec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, PairSpec, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES, shipped_folder
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
@@ -35,6 +35,9 @@ N_PASSAGES = 40
 # The toy model computes a whole heatmap in the time SmolLM2 needs for one question.
 N_TOY_CALIBRATION = 64
 N_TOY_EVALUATION = 200
+# Of the toy reasoner all heads are removed in pairs: 496 pairs.
+TOY_HEADS = tuple((layer, head) for layer in range(4) for head in range(8))
+N_PAIRED = 32
 TOY_SPARSITIES = tuple(tenths / 10 for tenths in range(1, 10))
 
 
@@ -44,7 +47,8 @@ class Shipment:
 
     Head scores on `n_scores` calibration examples (0: none), with `blocks` also those of whole attention layers and
     MLPs; the dense accuracy on the first `n_evaluation` evaluation examples (0: none); and the accuracy on the same
-    examples under each of `criteria` at each of `sparsities`.
+    examples under each of `criteria` at each of `sparsities`. With `together` also the direct effects, and all pairs of
+    heads on evaluation questions.
     """
 
     task: str
@@ -52,6 +56,7 @@ class Shipment:
     n_evaluation: int = 0
     criteria: tuple[str, ...] = ()
     blocks: bool = False
+    together: bool = False
     model: str = DEFAULT_MODEL
     sparsities: tuple[float, ...] = SPARSITIES
 
@@ -63,6 +68,7 @@ def toy_shipment(task: str) -> Shipment:
         N_TOY_EVALUATION,
         tuple(CRITERIA),
         blocks=True,
+        together=True,
         model=TOY_MODEL,
         sparsities=TOY_SPARSITIES,
     )
@@ -92,6 +98,9 @@ def shipped_specs(model: ModelRef) -> Iterator[RunSpec]:
             yield from evaluations(model, shipment)
         if shipment.n_scores:
             yield from scores_and_profiles(model, shipment)
+        if shipment.together:
+            yield direct_spec(ScoreSpec(model=model, examples=calibration_set(shipment.task, shipment.n_scores, SEED)))
+            yield PairSpec(model, evaluation_set(shipment.task, N_PAIRED), TOY_HEADS)
 
 
 def evaluations(model: ModelRef, shipment: Shipment) -> Iterator[EvalSpec]:

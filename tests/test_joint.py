@@ -15,6 +15,7 @@ from cap_viz.attribution.forward.dense_pass import option_logliks
 from cap_viz.attribution.forward.patching import set_hooks
 from cap_viz.attribution.forward.shortcut_checks import batch_of
 from cap_viz.attribution.joint_ablation import joint_effects
+from cap_viz.attribution.results import Ablation
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.stats import joint_effect, random_sets
@@ -25,7 +26,7 @@ EVERY = tuple((layer, head) for layer in range(3) for head in range(4))
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
-def test_one_head_is_the_exact_estimator(tiny_model: ReasoningModel, ablation: str) -> None:
+def test_one_head_is_the_exact_estimator(tiny_model: ReasoningModel, ablation: Ablation) -> None:
     examples = tiny_examples(4)
     found = joint_effects(tiny_model, examples, [((1, 2),), ((2, 0),)], ablation=ablation)
     exact = exact_scores(tiny_model, examples, ablation=ablation)

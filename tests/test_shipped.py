@@ -12,11 +12,12 @@ import pytest
 from cap_viz.evaluation.perplexity import USUAL_WINDOWS
 from cap_viz.models.catalogue import TOY_MODEL
 from cap_viz.runs.kinds.evaluation import load_report
+from cap_viz.runs.kinds.joint import load_pairs
 from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.kinds.profile import load_zeros
-from cap_viz.runs.kinds.scores import load_blocks, load_scores
+from cap_viz.runs.kinds.scores import load_blocks, load_direct, load_scores
 from cap_viz.runs.pack import IDS, INDEX, PLANS
-from cap_viz.runs.spec import EvalSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
+from cap_viz.runs.spec import EvalSpec, PairSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
 from cap_viz.tasks import TASKS, load_task
@@ -69,7 +70,7 @@ def test_tables_of_all_runs_match_the_code(task: str) -> None:
 
 def check_tables(run: StoredRun) -> None:
     if isinstance(run.spec, ScoreSpec):
-        scores = load_scores(STORE, run) if run.spec.parts is None else load_blocks(STORE, run)
+        scores = {None: load_scores, "blocks": load_blocks, "writes": load_direct}[run.spec.parts](STORE, run)
         assert scores.questions.ids == run.spec.examples.ids
         assert scores.effects("nll").shape[2] in calibration_sizes(run)
     elif isinstance(run.spec, EvalSpec):
@@ -85,6 +86,10 @@ def check_tables(run: StoredRun) -> None:
         roles = load_patterns(STORE, run)
         assert roles.n == SHIPPED[run.spec.examples.task].n_scores
         assert all(np.isfinite(values).all() for values in roles.values.values())
+    elif isinstance(run.spec, PairSpec):
+        pairs = load_pairs(STORE, run)
+        assert len(pairs.pairs) == 496
+        assert np.isfinite(pairs.effects("nll")).all()
     else:
         assert isinstance(run.spec, ProfileSpec)
         assert (load_zeros(STORE, run).reached >= 0).all()

@@ -18,7 +18,7 @@ from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.run_queries import direct_spec
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.specifications import (
-    Choices,
+    ScoringChoices,
     curve_of,
     expected_seconds_of,
     missing_runs,
@@ -107,7 +107,7 @@ def test_what_is_stored_is_the_curve_and_the_rest_is_missing(
     runs = {spec: finish(run_steps(spec, tiny_model, store)) for spec in (exact, gradient, *others)}
     choices = stored_choices(store, tiny_model.ref, tiny_task)
     metrics = ("nll", "choice_nll", "logit_diff", "accuracy")
-    assert choices == Choices(metrics, ("zero",), ((0, 4), (1, 4)), ("exact", "gradient"))
+    assert choices == ScoringChoices(metrics, ("zero",), ((0, 4), (1, 4)), ("exact", "gradient"))
     curve = curve_of(store, tiny_model.ref, tiny_task, choices)
     assert curve.specifications == (
         *(Specification(metric, "zero", 0, 4, "exact") for metric in metrics),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Choices:
+class ScoringChoices:
     """The choices that specifications combine; a draw is (seed, n)."""
 
     metrics: tuple[str, ...]
@@ -51,11 +51,11 @@ class Choices:
         return found
 
 
-def stored_choices(store: Store, model: ModelRef, task: Task) -> Choices:
+def stored_choices(store: Store, model: ModelRef, task: Task) -> ScoringChoices:
     """Return the choices that occur in the stored scores of a model's heads on drawn examples of a task."""
     specs = [run.spec for run in scores_of_draws(store.runs(), model, task.name)]
     seen = {(spec.examples.seed or 0, len(spec.examples.ids)) for spec in specs}
-    return Choices(
+    return ScoringChoices(
         metrics=applicable_metrics(task),
         ablations=tuple(one for one in ABLATIONS if any(spec.ablation == one for spec in specs)),
         draws=tuple(sorted(seen)),
@@ -74,7 +74,7 @@ def scores_of_draws(runs: Iterable[StoredRun], model: ModelRef, task: str) -> li
     ]
 
 
-def check_choices(choices: Choices) -> None:
+def check_choices(choices: ScoringChoices) -> None:
     """Raise `UsageError` for a metric, ablation or estimator that does not exist."""
     for metric in choices.metrics:
         metric_named(metric)
@@ -84,7 +84,7 @@ def check_choices(choices: Choices) -> None:
         choose("estimator", estimator, STORED_ESTIMATORS)
 
 
-def curve_of(store: Store, model: ModelRef, task: Task, choices: Choices) -> SpecificationCurve:
+def curve_of(store: Store, model: ModelRef, task: Task, choices: ScoringChoices) -> SpecificationCurve:
     """Read what is stored of all combinations. Raises `CapVizError` where fewer than two are."""
     estimates: dict[Specification, HeadEstimate] = {}
     missing: list[Specification] = []
@@ -98,7 +98,7 @@ def curve_of(store: Store, model: ModelRef, task: Task, choices: Choices) -> Spe
     return SpecificationCurve.of(estimates, missing=tuple(missing), tasks=(task.as_version,))
 
 
-def missing_runs(store: Store, model: ModelRef, task: Task, choices: Choices) -> list[ScoreSpec]:
+def missing_runs(store: Store, model: ModelRef, task: Task, choices: ScoringChoices) -> list[ScoreSpec]:
     """List the runs that would complete the curve."""
     return [spec for spec in choices.runs(model, task) if store.get(spec) is None]
 

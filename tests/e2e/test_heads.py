@@ -177,7 +177,8 @@ def test_a_live_run_shows_progress_and_stops_soon_after_cancel(server: str, open
     tab = open_tab(f"{server}/heads?task=mini_science")
     tab.settle()
     start_run(tab, n=2, seed=7)
-    expect(tab.page.get_by_text("Mini science, Heads: 2 examples, draw 7, zeroed").first).to_be_visible(timeout=PATIENCE_MS)
+    title = "Mini science, Heads: 2 examples, draw 7, zeroed"
+    expect(tab.page.get_by_text(title).first).to_be_visible(timeout=PATIENCE_MS)
     expect(tab.page.get_by_text("after 1 example").or_(tab.page.get_by_text("after 2 examples"))).to_be_visible(
         timeout=RUN_MS
     )
