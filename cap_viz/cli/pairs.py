@@ -60,7 +60,8 @@ def pairs(
             runs, ScoreSpec(model=runs.ref, examples=reference(), ablation=ablation), metric, top, least=2
         )
     values_from = None if ablation == "zero" else reference()
-    spec = PairSpec(runs.ref, evaluation_set(chosen, n), removed, ablation, values_from)
+    # Sorted, so that the same heads are the same run.
+    spec = PairSpec(runs.ref, evaluation_set(chosen, n), tuple(sorted(removed)), ablation, values_from)
     run = runs.get({"": spec})[""]
     scores = load_pairs(runs.store, run)
     rows = scores.to_pandas(metric)
