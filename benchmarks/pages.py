@@ -6,6 +6,7 @@ script_ms         per page, the time of a script run of an opened page (a rerun 
 rerun_kb          per page, all that the server sends for one script run to a browser that has nothing yet
 server_cpu_ms     per page, the server's computing time for a script run, mean of several; over the pages their mean
 layout_shift      per page, how much moves while it opens (Cumulative Layout Shift)
+streamlit_shift   the same of a script of two lines, a title and a word in the sidebar, with our configuration
 median_ms, p95_ms from a click on a cell of the head map to the painted sentence about that head; idle
 busy_median_ms, busy_p95_ms    the same while the worker scores heads
 
@@ -40,6 +41,7 @@ BARS = {
 }
 # The system counts computing time in steps of 10 ms.
 RERUNS = 20
+TWO_LINES = 'import streamlit as st\nst.set_page_config(layout="wide")\nst.sidebar.write("word")\nst.title("Title")\n'
 LAYERS, HEADS = 30, 9
 # Armed before the key "r" (Streamlit's rerun): from the start of the script to its end, as the page itself sees it.
 ARM_RUN = """() => {
@@ -159,7 +161,20 @@ def p95(values: list[float]) -> float:
     return sorted(values)[max(0, round(0.95 * len(values)) - 1)]
 
 
+def streamlit_shift(folder: Path) -> float:
+    """How much moves while the smallest page with a sidebar opens."""
+    script = folder / "two_lines.py"
+    script.write_text(TWO_LINES, encoding="utf-8")
+    with server(folder, script) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
+        Opened(browser, address, "").page.context.close()
+        shift = float(Opened(browser, address, "").page.evaluate(SHIFT))
+        browser.close()
+    return round(shift, 3)
+
+
 def measure(cache: Path, n_clicks: int) -> dict[str, Any]:
+    alone = streamlit_shift(cache)
     with server(cache) as address, sync_playwright() as playwright:
         process = server_process()
         browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
@@ -174,6 +189,7 @@ def measure(cache: Path, n_clicks: int) -> dict[str, Any]:
     worst = {name: max(one[name] for one in pages.values()) for name in ("script_ms", "rerun_kb", "layout_shift")}
     return {
         **worst,
+        "streamlit_shift": alone,
         "server_cpu_ms": round(statistics.mean(one["server_cpu_ms"] for one in pages.values())),
         "median_ms": round(statistics.median(idle)),
         "p95_ms": round(p95(idle)),

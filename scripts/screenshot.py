@@ -93,10 +93,10 @@ def save(picture: bytes, file: Path) -> None:
 
 
 @contextmanager
-def server(cache: Path) -> Iterator[str]:
-    """The address of a dashboard of our own that keeps its runs, log and output in `cache`."""
+def server(cache: Path, script: Path = PROJECT / "app.py") -> Iterator[str]:
+    """The address of a dashboard of our own (or another script) that keeps its runs, log and output in `cache`."""
     port = free_port()
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
+    command = [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}"]
     environment = os.environ | {"CAP_VIZ_CACHE": str(cache), "CAP_VIZ_LOG": str(cache / "log")}
     # The browser on the same machine needs a core as well.
     environment.setdefault("CAP_VIZ_THREADS", "1")
