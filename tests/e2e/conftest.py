@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect, sync_playwright
 
 PROJECT = Path(__file__).resolve().parents[2]
 # No network of its own, and no graphics card: drawing without one's emulation takes less time.
@@ -158,6 +158,17 @@ class Tab:
         self.page.emulate_media(color_scheme=scheme)
         expect(self.page.locator(".stApp")).to_have_css("color-scheme", scheme)
         self.settle()
+
+    def press(self, control: Locator, shown: Locator) -> None:
+        """Click until `shown` is there: a click that falls into a redrawing of the control can be lost."""
+        for timeout in (PATIENCE_MS / 4, PATIENCE_MS / 4, PATIENCE_MS):
+            control.click()
+            try:
+                shown.wait_for(timeout=timeout)
+                return
+            except TimeoutError:
+                continue
+        expect(shown).to_be_visible()
 
     def overhang(self) -> int:
         """By how many pixels the page is wider than the window; 0 or less where it fits."""

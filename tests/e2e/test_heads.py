@@ -246,8 +246,8 @@ def test_the_view_is_in_the_link_and_can_be_switched(server: str, open_tab: Open
     expect(page.get_by_text("Ranking reliability")).to_have_count(0)
     tab.settle()
     assert "view=specificity" in page.url
-    page.get_by_role("radio", name="This task").or_(page.get_by_role("button", name="This task")).first.click()
-    expect(page.get_by_text("Ranking reliability")).to_be_visible(timeout=PATIENCE_MS)
+    control = page.get_by_role("radio", name="This task").or_(page.get_by_role("button", name="This task")).first
+    tab.press(control, page.get_by_text("Ranking reliability"))
     expect(page).not_to_have_url(re.compile("view=specificity"))
     assert tab.errors == []
 
