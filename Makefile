@@ -34,7 +34,7 @@ test-ray: $(DEV) ## the tests on a Ray cluster of two workers, started on this m
 	@$(PY) -m pytest -m ray $(ARGS)
 
 e2e: $(DEV) ## the tests in a real browser (needs Chromium)
-	@$(PY) -m pytest -m "e2e and not long" $(WORKERS) $(ARGS)
+	@$(PY) -m pytest -m "e2e and not long" $(ARGS)
 
 long: $(DEV) fuzz ## the tests that take many minutes, kills, and our model type beside lm-eval's own
 	@$(PY) -m pytest -m long $(ARGS)
