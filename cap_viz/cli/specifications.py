@@ -13,7 +13,7 @@ from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
 from cap_viz.cli.options import JsonOption, ModelOption, TaskOption, head_list, split_list
-from cap_viz.cli.output import out, print_json
+from cap_viz.cli.output import out, print_json, records
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.progress import duration
@@ -76,11 +76,7 @@ def specifications(
         print_json(
             {"task": task, "specifications": [vars(one) for one in curve.specifications]}
             | {"missing": [vars(one) for one in curve.missing], "heads": table.to_dict("records")}
-            | (
-                {}
-                if of_head is None
-                else {"head": of_head.astype(object).where(of_head.notna(), None).to_dict("records")}
-            )
+            | ({} if of_head is None else {"head": records(of_head)})
         )
         return
     out.print(heads_table(table, task) if of_head is None else head_table(of_head, task, head))

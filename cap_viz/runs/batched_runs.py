@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +35,17 @@ class BatchStep:
     last: bool
 
 
+class MeasuredBlock(Protocol):
+    """Results of a part of a batch: `work` is the part's size, `last` marks the last of the batch."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def work(self) -> float: ...
+    @property
+    def last(self) -> bool: ...
+
+
 class BatchedRun(ABC):
     """Interface between a run and the backend that computes its batches.
 
@@ -59,6 +70,15 @@ class BatchedRun(ABC):
     @abstractmethod
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         """Compute the `wanted` batches here, in that order, and keep their results."""
+
+    def steps_of(self, blocks: Iterable[MeasuredBlock]) -> Iterator[BatchStep]:
+        """Keep the results of blocks as they come; a step after each."""
+        done = 0.0
+        for block in blocks:
+            self.arrays.add(block)
+            done += block.work
+            yield BatchStep(block.batch, done, block.last)
+            done = 0.0 if block.last else done
 
     def content(self, batch: int) -> Arrays:
         """Return the arrays of a computed batch, to be stored or sent."""

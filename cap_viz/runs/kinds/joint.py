@@ -53,12 +53,7 @@ class SetRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.joint_ablation import set_steps
 
-        done = 0.0
-        for block in set_steps(self.model, self.plan, self.sets, only=wanted, replaced=self.replaced):
-            self.arrays.add(block)
-            done += block.work
-            yield BatchStep(block.batch, done, block.last)
-            done = 0.0 if block.last else done
+        yield from self.steps_of(set_steps(self.model, self.plan, self.sets, only=wanted, replaced=self.replaced))
 
 
 class SetKind(RunKind[SetSpec]):

@@ -116,12 +116,9 @@ class PathRun(BatchedRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.paths import path_steps
 
-        done = 0.0
-        for block in path_steps(self.model, self.plan, weights=self.weights, only=wanted, values=self.values):
-            self.arrays.add(block)
-            done += block.work
-            yield BatchStep(block.batch, done, block.last)
-            done = 0.0 if block.last else done
+        yield from self.steps_of(
+            path_steps(self.model, self.plan, weights=self.weights, only=wanted, values=self.values)
+        )
 
     def partial(self) -> PathScores:
         return self.arrays.result()

@@ -130,12 +130,7 @@ class ScoreRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.exact import score_steps
 
-        done = 0.0
-        for block in score_steps(self.model, self.plan, only=wanted, replaced=self.replaced):
-            self.arrays.add(block)
-            done += block.work
-            yield BatchStep(block.batch, done, block.last)
-            done = 0.0 if block.last else done
+        yield from self.steps_of(score_steps(self.model, self.plan, only=wanted, replaced=self.replaced))
 
 
 class GradientRun(AblationRun):
