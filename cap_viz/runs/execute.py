@@ -3,7 +3,7 @@
 `run_steps` is a generator of `Progress` (about one a second) that returns the stored run; the masks it needs are built
 in the same way and not stored. Head scores and evaluations are computed in batches: the plan is written before the
 first forward, each finished batch is a file, and a killed process resumes from those files and ends with the same bits.
-Work without batches (masks, profiles, roles, joint ablation) starts again from the beginning. A second process that
+Work without batches (masks, profiles, roles) starts again from the beginning. A second process that
 needs the same run waits for the first.
 """
 
