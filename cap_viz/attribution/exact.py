@@ -115,10 +115,13 @@ class ScorePlan:
         """Number of parts ablated in turn in each layer."""
         return versions_of(self.parts, n_heads)
 
-    def work(self, batch: int, layer: int, n_layers: int) -> int:
+    def n_tokens(self, batch: int) -> int:
+        """Number of tokens of a batch with its padding."""
         members = self.batches.batches[batch]
-        n_tokens = len(members) * max(self.encoded[i].row_length for i in members)
-        return n_tokens * (1 if self.parts == "writes" else n_layers - layer)
+        return len(members) * max(self.encoded[i].row_length for i in members)
+
+    def work(self, batch: int, layer: int, n_layers: int) -> int:
+        return self.n_tokens(batch) * (1 if self.parts == "writes" else n_layers - layer)
 
     def batch_work(self, batch: int, n_layers: int) -> int:
         return sum(self.work(batch, layer, n_layers) for layer in range(n_layers))

@@ -50,9 +50,8 @@ def first_layer(heads: HeadSet) -> int:
 
 def set_work(plan: ScorePlan, batch: int, sets: Sequence[HeadSet], n_layers: int) -> float:
     """Return the work in a batch, in blocks x tokens: each set runs from its first layer on."""
-    members = plan.batches.batches[batch]
-    n_tokens = len(members) * max(plan.encoded[i].row_length for i in members)
-    return float(n_tokens * sum(n_layers - (first_layer(heads) if heads else 0) for heads in sets))
+    n_blocks = sum(n_layers - (first_layer(heads) if heads else 0) for heads in sets)
+    return float(plan.n_tokens(batch) * n_blocks)
 
 
 def set_groups(sets: Sequence[HeadSet], n_tokens: int, most: int) -> list[tuple[int, ...]]:

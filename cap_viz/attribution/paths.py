@@ -122,9 +122,8 @@ class PathPlan:
 
     def work(self, batch: int, group: PathGroup, n_layers: int) -> int:
         """Cost of a group, in blocks × tokens."""
-        members = self.batches.batches[batch]
-        n_tokens = len(members) * max(self.sample.encoded[i].row_length for i in members)
-        return n_tokens * len(group.paths) * (1 if group.kind == "answer" else n_layers - group.layer)
+        blocks = 1 if group.kind == "answer" else n_layers - group.layer
+        return self.sample.n_tokens(batch) * len(group.paths) * blocks
 
     def batch_work(self, batch: int, n_layers: int) -> int:
         return sum(self.work(batch, group, n_layers) for group in self.groups())

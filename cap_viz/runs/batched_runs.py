@@ -10,6 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
@@ -21,6 +22,9 @@ from cap_viz.runs.checkpoints import Arrays, Checkpoints
 from cap_viz.runs.spec import RunSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cap_viz.models.loading import ReasoningModel
     from cap_viz.pruning.mask import Mask
 
 log = logging.getLogger(__name__)
@@ -103,6 +107,22 @@ class BatchedRun(ABC):
     def facts(self) -> dict[str, Any]:
         """Return facts to record in the provenance."""
         return {}
+
+
+class MaskedRun(BatchedRun):
+    """A run of the dense model or under a mask, which is released once the pruned weights are made."""
+
+    def __init__(self, model: ReasoningModel, spec: RunSpec, mask: Mask | None) -> None:
+        self.model, self.spec, self.mask = model, spec, mask
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        if self.mask is None:
+            return {}
+        with self.model.lease:
+            weights = self.model.pruned_weights(self.mask.keep, self.mask.updated)
+        self.mask = None
+        return weights
 
 
 class Backend(Protocol):

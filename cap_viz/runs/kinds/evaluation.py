@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -35,7 +34,7 @@ from cap_viz.evaluation.perplexity import perplexity_plan, text_task
 from cap_viz.evaluation.solution_loss import check_has_solutions
 from cap_viz.progress import Progress
 from cap_viz.pruning.head_sparsity import mask_head_zeros
-from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep, MaskedRun, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
 from cap_viz.runs.kinds.scores import effects_by
 from cap_viz.runs.masks import mask_steps
@@ -55,8 +54,6 @@ from cap_viz.tasks import check_has_options, load_task
 from cap_viz.tasks.example_sets import examples_of, versioned_task
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cap_viz.attribution.batch_plan import BatchPlan
     from cap_viz.models.loading import ReasoningModel
     from cap_viz.pruning.mask import Mask
@@ -137,20 +134,8 @@ class Evaluation(RunKind[EvalSpec]):
         return load_report(store, run).to_pandas()
 
 
-class EvaluationRun(BatchedRun):
-    """Evaluation of the dense model or under a mask; the mask is released once the pruned weights are made."""
-
-    def __init__(self, model: ReasoningModel, spec: EvalSpec, mask: Mask | None) -> None:
-        self.model, self.spec, self.mask = model, spec, mask
-
-    @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        if self.mask is None:
-            return {}
-        with self.model.lease:
-            weights = self.model.pruned_weights(self.mask.keep, self.mask.updated)
-        self.mask = None
-        return weights
+class EvaluationRun(MaskedRun):
+    """Evaluation of the dense model or under a mask."""
 
     def facts(self) -> dict[str, Any]:
         """Count the truncated prompts and the tokens they lost; empty where no prompt was truncated."""

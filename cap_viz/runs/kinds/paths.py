@@ -13,7 +13,7 @@ from cap_viz.attribution.joint_scores import set_name
 from cap_viz.attribution.path_scores import PathScores, check_circuit
 from cap_viz.errors import UsageError
 from cap_viz.progress import Progress
-from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep, MaskedRun, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
 from cap_viz.runs.kinds.scores import ablation_options, effects_by
 from cap_viz.runs.masks import mask_steps
@@ -25,7 +25,7 @@ from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
     from cap_viz.attribution.batch_plan import BatchPlan
-    from cap_viz.attribution.paths import Weights, ZValues
+    from cap_viz.attribution.paths import ZValues
     from cap_viz.models.loading import ReasoningModel
     from cap_viz.pruning.mask import Mask
 
@@ -76,28 +76,19 @@ class Paths(RunKind[PathSpec]):
         return load_paths(store, run).to_pandas()
 
 
-class PathRun(BatchedRun):
-    """Paths of the dense model or under a mask; the mask is released once the pruned weights are made."""
+class PathRun(MaskedRun):
+    """Paths of the dense model or under a mask."""
 
     note = "paths between heads"
 
     def __init__(self, model: ReasoningModel, spec: PathSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         from cap_viz.attribution.paths import PathArrays, make_path_plan, paths_between
 
-        self.model, self.spec, self.mask = model, spec, mask
+        super().__init__(model, spec, mask)
         paths = paths_between(model, spec.heads, spec.receivers, spec.parts)
         options = {**ablation_options(spec), "batches": plan}
         self.plan = make_path_plan(model, examples_of(spec.examples), paths, **options)
         self.arrays = PathArrays(self.plan)
-
-    @cached_property
-    def weights(self) -> Weights:
-        if self.mask is None:
-            return {}
-        with self.model.lease:
-            weights = self.model.pruned_weights(self.mask.keep, self.mask.updated)
-        self.mask = None
-        return weights
 
     @cached_property
     def values(self) -> ZValues:
