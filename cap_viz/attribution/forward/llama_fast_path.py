@@ -208,9 +208,8 @@ class DirectModel:
         block, before, by_head = self.blocks[layer], dense.calls[layer].hidden, value.shape[2:]
         layout = self.laid_out(batch, before)
         z = block.z(before[None], layout.rotary, batch.mask, layout.index)[0].unflatten(-1, by_head)
-        there = gathered(value.flatten(-2).expand(*before.shape[:2], -1)[None], layout.index)[0]
         chosen = gathered(dense.final[None], layout.index)
-        hidden = torch.baddbmm(chosen.flatten(1, 2), *block.written(there.unflatten(-1, by_head) - z, heads))
+        hidden = torch.baddbmm(chosen.flatten(1, 2), *block.written(value_read(value, layout) - z, heads))
         scale_of = chosen if frozen_norm else None
         return self.read_answers(hidden.unflatten(1, chosen.shape[1:3]), layout, scale_of=scale_of)
 
@@ -232,7 +231,7 @@ class DirectModel:
             asking = before[None] if layer == start else hidden
             if layer == last:
                 index, hidden = layout.index, gathered(hidden, layout.index)
-                value = gathered(value.flatten(-2).expand(*before.shape[:2], -1)[None], index)[0].unflatten(-1, by_head)
+                value = value_read(value, layout)
             z = block.z(asking, layout.rotary, batch.mask, index)
             z = z.repeat(len(sets), 1, 1, 1) if layer == start else z
             put(z.unflatten(-1, by_head), layer, sets, value)
@@ -350,6 +349,14 @@ def direct_block(layer: Any, d_head: int) -> DirectBlock:
         up=original(mlp, "up_proj"),
         down=original(mlp, "down_proj"),
     )
+
+
+def value_read(
+    value: Float[Tensor, "#row #position head d_head"], layout: DirectLayout
+) -> Float[Tensor, "row query head d_head"]:
+    """Return the values that replace z where answers are read."""
+    everywhere = value.flatten(-2).expand(*layout.batch.tokens.shape, -1)
+    return gathered(everywhere[None], layout.index)[0].unflatten(-1, value.shape[2:])
 
 
 def put(
