@@ -53,7 +53,7 @@ class SetRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.joint_ablation import set_steps
 
-        yield from self.steps_of(set_steps(self.model, self.plan, self.sets, only=wanted, replaced=self.replaced))
+        return self.steps_of(set_steps(self.model, self.plan, self.sets, only=wanted, replaced=self.replaced))
 
 
 class SetKind(RunKind[SetSpec]):

@@ -107,9 +107,7 @@ class PathRun(MaskedRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.paths import path_steps
 
-        yield from self.steps_of(
-            path_steps(self.model, self.plan, weights=self.weights, only=wanted, values=self.values)
-        )
+        return self.steps_of(path_steps(self.model, self.plan, weights=self.weights, only=wanted, values=self.values))
 
     def partial(self) -> PathScores:
         return self.arrays.result()

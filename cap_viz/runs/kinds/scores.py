@@ -130,7 +130,7 @@ class ScoreRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.exact import score_steps
 
-        yield from self.steps_of(score_steps(self.model, self.plan, only=wanted, replaced=self.replaced))
+        return self.steps_of(score_steps(self.model, self.plan, only=wanted, replaced=self.replaced))
 
 
 class GradientRun(AblationRun):
