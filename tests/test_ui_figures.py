@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from cap_viz.dashboard.components.chart import drawn
 from cap_viz.figures.head_grid import (
     DIVERGING,
     GRID_MARGINS,
@@ -20,11 +23,12 @@ from cap_viz.figures.head_grid import (
     ticks,
 )
 from cap_viz.figures.head_map import map_data, map_height
+from cap_viz.figures.prune import importance_histogram
 from cap_viz.figures.ranked_bars import example_strip, ranked_bars, spread
 from cap_viz.figures.specificity import effect_scatter
 from cap_viz.figures.theme import HELPS, HURTS
 from cap_viz.settings import PROJECT
-from cap_viz.stats import mean_with_ci
+from cap_viz.stats import Outlier, mean_with_ci
 
 MEAN = np.array([[0.5, -0.2, 0.0], [0.1, np.nan, -3.0]])
 
@@ -163,17 +167,22 @@ def test_the_scatter_puts_every_head_once_and_colours_what_survives() -> None:
 
 
 def test_every_figure_says_what_it_shows_to_those_who_cannot_see_it() -> None:
-    """Streamlit hands `alt` to screen readers; without a key of its own a figure loses its state."""
-    calls = [
-        (file.name, node)
-        for file in sorted((PROJECT / "cap_viz" / "dashboard").rglob("*.py"))
+    """`chart` demands a key, without which a figure loses its state, and `alt`, which screen readers say."""
+    callers = {
+        file.name
+        for file in (PROJECT / "cap_viz" / "dashboard").rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("plotly_chart", "head_chart"))
-    ]
-    assert len(calls) > 10
-    for name, call in calls:
-        given = {keyword.arg for keyword in call.keywords}
-        assert {"alt", "key"} <= given, f"{name}, line {call.lineno}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("plotly_chart")
+    }
+    assert callers == {"chart.py"}
+
+
+def test_a_figure_is_made_once_for_the_same_content() -> None:
+    def figure(value: float) -> go.Figure:
+        return drawn(pickle.dumps(partial(importance_histogram, np.array([[1.0, value]]), Outlier(0, 1, value, 0.4))))
+
+    assert figure(5) is figure(5)
+    assert figure(5) is not figure(6)
 
 
 def test_a_map_sends_what_is_seen_of_every_head() -> None:

@@ -13,11 +13,12 @@ from cap_viz.attribution.results import EvalReport, HeadScores
 from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import EXACT_MATCH, Level, Measure, level_of, paired
 from cap_viz.runs.kinds.evaluation import levels_of, load_answers, load_report
+from cap_viz.runs.kinds.patterns import load_patterns
 from cap_viz.runs.kinds.profile import load_head_zeros, load_zeros
-from cap_viz.runs.kinds.scores import load_gradient, load_scores
+from cap_viz.runs.kinds.scores import load_blocks, load_gradient, load_scores
 from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.store import Store, StoredRun
-from cap_viz.stats import HeadStatistics, PairedComparison, Specificity, specificity
+from cap_viz.stats import HeadEstimate, HeadStatistics, PairedComparison, Specificity, mean_with_ci, specificity
 from cap_viz.tasks import Example, load_task
 
 
@@ -49,9 +50,11 @@ def level_in(store: Store, run: StoredRun, measure: Measure) -> Level:
     return level_of(report_of(store, run), measure)
 
 
-# The main numbers of an evaluation, and zeros per matrix and per head under a mask; they raise `DamagedRun`.
+# The main numbers of an evaluation, zeros per matrix and per head under a mask, and what heads attend to; they raise
+# `DamagedRun`.
 levels_in = lru_cache(128)(levels_of)
 read_zeros, read_head_zeros = lru_cache(64)(load_zeros), lru_cache(64)(load_head_zeros)
+roles_of = lru_cache(16)(load_patterns)
 
 
 @lru_cache(1024)
@@ -66,6 +69,12 @@ def statistics_of(store: Store, run: StoredRun, metric: str) -> HeadStatistics:
     """Return the head statistics of an exact or gradient run by a metric. Raises `CapVizError`."""
     scores = load_gradient(store, run) if is_head_scores(run, "gradient") else scores_of(store, run)
     return HeadStatistics(scores.effects(metric))
+
+
+@lru_cache(16)
+def block_estimate(store: Store, run: StoredRun, metric: str) -> HeadEstimate:
+    """Return the mean effects of whole attention layers and MLPs with intervals. Raises `DamagedRun`."""
+    return mean_with_ci(load_blocks(store, run).effects(metric))
 
 
 @lru_cache(16)

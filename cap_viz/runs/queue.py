@@ -137,9 +137,10 @@ class JobQueue:
 
     def find(self, spec: JobSpec) -> Job | None:
         """Find the newest job of a spec, active or ended."""
-        key = job_key(spec)
         with self.lock:
-            return next((job for job in reversed(self.jobs.values()) if job.key == key), None)
+            same = (job for job in reversed(self.jobs.values()) if job.spec == spec)
+            # Equal specs differ in key where one has 0 and the other 0.0; keys take longer to compute.
+            return next((job for job in same if job.key == job_key(spec)), None)
 
     def listing(self) -> list[Job]:
         """List all remembered jobs, oldest first."""

@@ -63,7 +63,7 @@ def score_runs(
     found = [
         run
         for run in runs
-        if is_head_scores(run, estimator) and run.spec.model == model and run.spec.examples.task == task
+        if run.spec.examples.task == task and is_head_scores(run, estimator) and run.spec.model == model
     ]
     return sorted(found, key=unusual)
 
@@ -135,8 +135,8 @@ def eval_runs(runs: Iterable[StoredRun], model: ModelRef, task: str, n: int | No
     return [
         run
         for run in runs_of(runs, EvalSpec)
-        if run.spec.model == model
-        and run.spec.examples.task == task
+        if run.spec.examples.task == task
+        and run.spec.model == model
         and run.spec.examples.split == "evaluation"
         and run.spec.protocol is None
         and n in (None, len(run.spec.examples.ids))

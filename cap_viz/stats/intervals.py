@@ -7,6 +7,7 @@ nearly equal values and covers less often where differences are rare.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -29,6 +30,7 @@ class Interval:
     high: float
 
 
+@lru_cache(1024)
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     """Return the Wilson score interval of a share. Raises CapVizError unless 0 ≤ successes ≤ n and n ≥ 1."""
     check_level(level)

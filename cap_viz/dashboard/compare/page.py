@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -12,6 +13,7 @@ from cap_viz.dashboard.compare.controls import controls
 from cap_viz.dashboard.compare.data import Comparison, ComparisonChoice, Stored, compared, name_of, stored_comparison
 from cap_viz.dashboard.compare.table import draw_table, table_csv
 from cap_viz.dashboard.compare.text_loss import measure_text, perplexity_section, solutions_section
+from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.panels import caution, empty, escaped, listed, note, percent, problem, provenance_of
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.components.verdict import best_line, verdict_of, verdict_strip
@@ -21,7 +23,7 @@ from cap_viz.dashboard.selection import go_button
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.compare import CurvePoint, Curves, curves, figure_html
 from cap_viz.figures.reported import MODEL, NOTE, SOURCE, ReportedPoint, reported_accuracy, reported_table
-from cap_viz.figures.theme import CONFIG, display_order
+from cap_viz.figures.theme import display_order
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.comparison import CONTROL, CONTROLS, DENSE, SUBJECT, Cell, counts_weights
 from cap_viz.runs.fixed_question import OUTSIDE
@@ -135,7 +137,7 @@ def downloads(comparison: Comparison) -> list[Download]:
 
 def draw_curves(comparison: Comparison) -> None:
     shown, measure = curves_of(comparison), comparison.measure
-    st.plotly_chart(curves(shown), config=CONFIG, key="compare_curves", alt=shown.in_words())
+    chart(partial(curves, shown), key="compare_curves", alt=shown.in_words())
     paper = f" ◇ paper, second-hand: {MODEL}, not this model." if shown.paper else ""
     st.caption(f"Whiskers and band: 95 % intervals.{'' if measure.is_share else ' Lower is better.'}{paper}")
 

@@ -8,6 +8,7 @@ A Streamlit component v2 (assets/head_map.js): the frame moves at the click, bef
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -15,12 +16,12 @@ import streamlit as st
 from streamlit.components.v2 import component
 
 from cap_viz.dashboard.components.accessibility import minified
+from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.selection import Selection, choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid
 from cap_viz.figures.head_map import Head, map_data, map_height
 from cap_viz.figures.specificity import effect_scatter
-from cap_viz.figures.theme import CONFIG
 from cap_viz.stats import Specificity
 
 BOX_WIDTH = 96
@@ -55,9 +56,9 @@ def pick_head(layer: int, head: int) -> None:
     choose({"layer": layer, "head": head})
 
 
-def head_chart(figure: go.Figure, *, key: str, alt: str) -> None:
-    """Draw a figure whose points are heads: a click on one chooses it. `alt` is what a screen reader says of it."""
-    st.plotly_chart(figure, key=key, config=CONFIG, on_select=lambda: pick_point(key), selection_mode="points", alt=alt)
+def head_chart(figure: partial[go.Figure], *, key: str, alt: str) -> None:
+    """Draw a figure whose points are heads, as `chart` does: a click on one chooses it."""
+    chart(figure, key=key, alt=alt, on_pick=lambda: pick_point(key))
 
 
 def difference_scatter(
@@ -65,7 +66,9 @@ def difference_scatter(
 ) -> None:
     """Draw the two standardised effects of every head against each other, and say what they were divided by."""
     head_chart(
-        effect_scatter(found.task, found.control, found.survives, names=names, selected=selected, height=height),
+        partial(
+            effect_scatter, found.task, found.control, found.survives, names=names, selected=selected, height=height
+        ),
         key=key,
         alt=f"Standardised effect of every head on {names[0]} against {names[1]}",
     )

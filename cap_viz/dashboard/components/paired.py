@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cap_viz.dashboard.components.measured_column import Column, Report, ReportKind, swatch, title_of
@@ -60,10 +62,16 @@ def compare_columns(reading: ReportKind[Report], first: Column[Report], second: 
         return replace(refused, reason="no common items yet")
     a, b = first.report, second.report
     results = {
-        one.name: compare_values(per_question(a, one)[rows], per_question(b, one)[others], one)
+        one.name: compared(tuple(per_question(a, one)[rows]), tuple(per_question(b, one)[others]), one)
         for one in reading.measures
     }
     return replace(refused, results=results, provisional=first.partial or second.partial)
+
+
+@lru_cache(256)
+def compared(first: tuple[float, ...], second: tuple[float, ...], measure: Measure) -> PairedComparison:
+    """Compare values on the same items, once: intervals take thousands of resamples."""
+    return compare_values(np.array(first), np.array(second), measure)
 
 
 def same_sparsity(first: Column[Any], second: Column[Any]) -> bool:

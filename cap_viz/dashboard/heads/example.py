@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 from math import exp
 from textwrap import wrap
@@ -12,6 +13,7 @@ from scipy.special import softmax
 
 from cap_viz.attribution.effect_metrics import nll
 from cap_viz.attribution.results import EvalReport
+from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.head_map import Head
 from cap_viz.dashboard.components.panels import escaped, problems_told
 from cap_viz.dashboard.heads.data import HeadView
@@ -24,7 +26,7 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.next_tokens import coloured_prompt
 from cap_viz.figures.options import option_shares
 from cap_viz.figures.ranked_bars import example_strip
-from cap_viz.figures.theme import CONFIG, signed
+from cap_viz.figures.theme import signed
 from cap_viz.tasks import Example
 
 EXTREMES = {"most_hurt": "Most hurt", "most_helped": "Most helped"}
@@ -69,18 +71,17 @@ def effect_strip(view: HeadView, head: Head, row: int) -> None:
         name if view.texts is None else "<br>".join(wrap(escape(view.texts[name].question, quote=False), HOVER_WIDTH))
         for name in view.ids
     ]
-    figure = example_strip(
+    figure = partial(
+        example_strip,
         effects,
         [f"{signed(one)} {view.unit}<br>{question}" for one, question in zip(effects, questions, strict=True)],
         unit=view.unit,
         selected=row,
     )
-    st.plotly_chart(
+    chart(
         figure,
         key=STRIP,
-        config=CONFIG,
-        on_select=lambda: clicked_example(view.ids),
-        selection_mode="points",
+        on_pick=lambda: clicked_example(view.ids),
         alt="Effect of the selected head on every example; the selector below chooses one, too",
     )
 

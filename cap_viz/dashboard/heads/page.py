@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import streamlit as st
 
@@ -49,7 +51,7 @@ from cap_viz.dashboard.heads.together import together_section
 from cap_viz.dashboard.names import metric_name, model_name, task_name
 from cap_viz.dashboard.overview.data import dense_evaluation
 from cap_viz.dashboard.playground.page import rounding_note
-from cap_viz.dashboard.stored import report_of, specificity_of, statistics_of
+from cap_viz.dashboard.stored import block_estimate, report_of, roles_of, specificity_of, statistics_of
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.evaluation.eval_metrics import against_guessing
 from cap_viz.figures.head_grid import Grid, colour_limit
@@ -57,14 +59,12 @@ from cap_viz.figures.ranked_bars import ranked_bars
 from cap_viz.figures.specificity import role_scatter
 from cap_viz.figures.theme import signed
 from cap_viz.models.rounding_noise import noise_floor
-from cap_viz.runs.kinds.patterns import load_patterns
-from cap_viz.runs.kinds.scores import load_blocks
 from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.run_queries import block_run, role_spec
 from cap_viz.runs.score_sources import ScoreSource
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import StoredRun
-from cap_viz.stats import HeadEstimate, RankIntervals, mean_with_ci
+from cap_viz.stats import HeadEstimate, RankIntervals
 from cap_viz.stats.reliability import rank_correlation
 from cap_viz.tasks import load_task
 
@@ -165,8 +165,8 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
     # The wider of the two scales, so that neither text has more heads beyond the scale than on its own.
     limit = max(colour_limit(one.stats.estimate.mean) for one in (view, other) if one is not None)
     stored_blocks, stored_roles = block_run(store, spec), store.get(role_spec(spec))
-    blocks = None if stored_blocks is None else mean_with_ci(load_blocks(store, stored_blocks).effects(view.metric))
-    roles = None if stored_roles is None else load_patterns(store, stored_roles)
+    blocks = None if stored_blocks is None else block_estimate(store, stored_blocks, view.metric)
+    roles = None if stored_roles is None else roles_of(store, stored_roles)
     left, right = st.columns(HALVES, gap="medium")
     with right, st.container(gap="small"):
         head = chosen_head(view.frame, estimate, view.stats.ranks, ranked=view.ranks_heads)
@@ -243,7 +243,7 @@ def draw_bars(frame: Frame, estimate: HeadEstimate, selected: Head, unit: str, q
     with slider:
         top = most if most <= 5 else frame.selection.slider("Heads shown", "top", 5, most, default=min(25, most))
     head_chart(
-        ranked_bars(estimate, top=top, selected=selected, unit=unit, quantity=quantity),
+        partial(ranked_bars, estimate, top=top, selected=selected, unit=unit, quantity=quantity),
         key="heads_ranked",
         alt=f"Heads of highest rank by {quantity}, with 95 % confidence intervals",
     )
@@ -268,7 +268,9 @@ def roles_section(view: HeadView, roles: HeadRoles | None, selected: Head) -> No
     figure, reading = st.columns(HALVES, gap="medium", vertical_alignment="center")
     with figure:
         head_chart(
-            role_scatter(estimate.mean, values, estimate.unclear, title=title, unit=view.unit, selected=selected),
+            partial(
+                role_scatter, estimate.mean, values, estimate.unclear, title=title, unit=view.unit, selected=selected
+            ),
             key="heads_roles",
             alt=f"Effect of every head against {title}; {words}",
         )

@@ -6,8 +6,11 @@ on the examples it was chosen on.
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
+from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.head_map import Head, head_name, named_heads
 from cap_viz.dashboard.components.panels import problems_told
 from cap_viz.dashboard.heads.data import HeadView
@@ -17,7 +20,7 @@ from cap_viz.dashboard.names import texts_missing
 from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.ranked_bars import joint_effect
-from cap_viz.figures.theme import CONFIG, signed
+from cap_viz.figures.theme import signed
 from cap_viz.progress import duration
 from cap_viz.runs.kinds.joint import judged, load_joint
 from cap_viz.runs.run_labels import AblationWords
@@ -103,10 +106,9 @@ def expected_time(view: HeadView, spec: JointSpec) -> str:
 
 def show(view: HeadView, found: JointEffect, n: int) -> None:
     st.markdown(verdict(found, view.words, view.unit, n))
-    st.plotly_chart(
-        joint_effect(found, view.unit),
+    chart(
+        partial(joint_effect, found, view.unit),
         key="together_figure",
-        config=CONFIG,
         alt="Joint effect of the chosen heads, the sum of their single effects, and random sets of as many heads; the "
         "sentence above holds the numbers.",
     )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 from scipy.special import softmax
 
+from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.head_map import Head, head_map, head_name, named_heads
 from cap_viz.dashboard.components.panels import escaped
 from cap_viz.dashboard.learn.data import HALF_PRUNED, TOP, Evidence
@@ -21,7 +23,7 @@ from cap_viz.dashboard.stored import level_in, report_of, texts_of
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing
 from cap_viz.figures import lesson as figures
 from cap_viz.figures.head_grid import Grid, colour_limit
-from cap_viz.figures.theme import CONFIG, criterion_colour
+from cap_viz.figures.theme import criterion_colour
 from cap_viz.pruning import criterion_title
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.stats import HeadEstimate
@@ -40,8 +42,8 @@ class Stage:
     revealed: bool
     canvas: figures.Canvas
 
-    def chart(self, figure: go.Figure, name: str, alt: str) -> None:
-        st.plotly_chart(figure, key=f"{self.key}_{name}", config=CONFIG, alt=alt)
+    def chart(self, figure: partial[go.Figure], name: str, alt: str) -> None:
+        chart(figure, key=f"{self.key}_{name}", alt=alt)
 
 
 def lesson_map(
@@ -143,7 +145,9 @@ def answers(stage: Stage) -> None:
         st.caption(escaped(" ".join(example.question.split())[:QUESTION_CHARACTERS]))
     shares = [softmax(one[shown, :n_options]) for one in evidence.logliks()]
     gold = int(questions.gold[shown])
-    figure = figures.answers_before_after(options, gold, shares, changed, stage.canvas, revealed=stage.revealed)
+    figure = partial(
+        figures.answers_before_after, options, gold, shares, changed, stage.canvas, revealed=stage.revealed
+    )
     stage.chart(figure, "answers", "Probability of each option, intact and without the head, and a square per question")
     st.caption(f"Below: {len(changed)} questions{', filled where the answer changes' * stage.revealed}.")
 
@@ -151,7 +155,7 @@ def answers(stage: Stage) -> None:
 def zeros(stage: Stage) -> None:
     found = stage.evidence.zeros()
     shares = {"attention": found.by_layer("attention")[0], "MLPs": found.by_layer("mlp")[0]}
-    figure = figures.zeros_by_layer(shares, HALF_PRUNED, stage.canvas, revealed=stage.revealed)
+    figure = partial(figures.zeros_by_layer, shares, HALF_PRUNED, stage.canvas, revealed=stage.revealed)
     stage.chart(figure, "zeros", "Share of the attention and of the MLP weights that CAP removes in each layer")
 
 
@@ -162,7 +166,7 @@ def accuracies(stage: Stage) -> None:
         level, colour = level_in(store, run, ACC), criterion_colour(name)
         bars.append(figures.Bar.percent(criterion_title(name), level.value, level.ci.low, level.ci.high, colour))
     chance = 100 * against_guessing(evidence.view.task, report_of(store, runs["dense"])).chance
-    figure = figures.accuracy_bars(bars, chance, stage.canvas, revealed=stage.revealed)
+    figure = partial(figures.accuracy_bars, bars, chance, stage.canvas, revealed=stage.revealed)
     stage.chart(figure, "accuracies", "Accuracy of the dense model, and with half of the weights removed")
 
 
@@ -174,7 +178,7 @@ def together(stage: Stage) -> None:
     elif (joint := stage.evidence.joint()) is None:
         lesson_map(stage, heads, f"Crossed out: the {len(top)} largest effects.", off=top)
     else:
-        figure = figures.joint_bars([head_name(*head) for head in top], *joint, stage.canvas)
+        figure = partial(figures.joint_bars, [head_name(*head) for head in top], *joint, stage.canvas)
         stage.chart(figure, "together", "Effects of the heads one by one, their sum, and all of them together")
 
 

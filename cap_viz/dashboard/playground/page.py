@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.head_map import Head, head_boxes
 from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.panels import empty, escaped, percent, problem, problems_told, provenance, stale
@@ -38,7 +40,6 @@ from cap_viz.figures.next_tokens import (
     next_token_bars,
     visible,
 )
-from cap_viz.figures.theme import CONFIG
 from cap_viz.models.catalogue import DEFAULT_MODEL, ModelRef
 from cap_viz.models.loading import ModelShape
 from cap_viz.progress import duration
@@ -157,10 +158,9 @@ def next_token(found: Outcome, change: Change) -> None:
         if change.is_none
         else f"{said}; {now}. KL divergence: {found.divergence:.3f} nats."
     )
-    st.plotly_chart(
-        next_token_bars(found.candidates, both=not change.is_none),
+    chart(
+        partial(next_token_bars, found.candidates, both=not change.is_none),
         key="play_next",
-        config=CONFIG,
         alt="Probabilities of the likeliest next tokens, dense and changed; the table of numbers holds them.",
     )
     legend = "" if change.is_none else "Grey: dense. Indigo: changed. "
@@ -208,9 +208,9 @@ def attention_chart(
     if len(tokens) > MOST_ATTENTION_TOKENS:
         st.caption(f"Shown for texts of up to {MOST_ATTENTION_TOKENS} tokens; this one has {len(tokens)}.")
         return
-    figure = attention_map(tokens, pattern(model, text, *head, off))
+    figure = partial(attention_map, tokens, pattern(model, text, *head, off))
     alt = f"Attention pattern of head {head[1]} of layer {head[0]}, token by token"
-    st.plotly_chart(figure, key=key, config=CONFIG, alt=alt)
+    chart(figure, key=key, alt=alt)
 
 
 def rounding_note(model: ModelRef) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from cap_viz.attribution.results import EvalReport
+from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.job_card import while_active
 from cap_viz.dashboard.components.measured_column import (
     Column,
@@ -41,7 +42,6 @@ from cap_viz.errors import CapVizError
 from cap_viz.evaluation.eval_metrics import ACC, ACC_NORM, CHOICE_LOSS, against_guessing, level_of
 from cap_viz.evaluation.flips import ALL, APART, Flip, flips_by_filter, flips_of
 from cap_viz.figures.prune import AccuracyRow, accuracy_whiskers
-from cap_viz.figures.theme import CONFIG
 from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec
 from cap_viz.tasks import Example, Task
@@ -82,9 +82,8 @@ def draw_accuracy(view: Frame, setting: PruneSetting, columns: Columns) -> None:
     figure, words = st.columns([5, 4], gap="medium")
     rows = [accuracy_row(column) for column in columns]
     with figure:
-        st.plotly_chart(
-            accuracy_whiskers(rows, chance_of(view.task, columns)),
-            config=CONFIG,
+        chart(
+            partial(accuracy_whiskers, rows, chance_of(view.task, columns)),
             key="prune_accuracy_figure",
             alt="; ".join(row.hover or f"{row.title} not measured" for row in rows),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.job_card import offer_jobs
 from cap_viz.dashboard.components.measured_column import named, title_of
 from cap_viz.dashboard.components.panels import caution, empty, percent, problem, problems_told
@@ -26,7 +28,6 @@ from cap_viz.figures.prune import (
     zeros_by_layer,
     zeros_by_matrix,
 )
-from cap_viz.figures.theme import CONFIG
 from cap_viz.pruning import CRITERIA, importance
 from cap_viz.pruning.options import USUAL
 from cap_viz.runs.comparison import counts_weights
@@ -72,14 +73,14 @@ def zeros_section(view: Frame, setting: PruneSetting) -> None:
     if figure is not None:
         reached = ", ".join(f"{title_of(one.criterion)} reaches {percent(one.reached)} zeros" for one in found)
         alt = f"Zeros per layer at {percent(setting.sparsity, 0)} asked: {reached}."
-        st.plotly_chart(figure, config=CONFIG, key="prune_zeros_figure", alt=alt)
+        chart(figure, key="prune_zeros_figure", alt=alt)
     st.table(zeros_table(found), border="horizontal", hide_index=True)
     sources = "; ".join(f"{title_of(one.criterion)}: {one.source}" for one in found)
     dotted = f"Dotted: {percent(setting.sparsity, 0)} asked." if detail == "layers" else "Shares of zeros."
     st.caption(dotted, help=f"Counted from: {sources}.")
 
 
-def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], detail: str) -> go.Figure | None:
+def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], detail: str) -> partial[go.Figure] | None:
     """Make the figure of zeros in the chosen detail; None if zeros per head are asked for and there are none."""
     by_title = {title_of(one.criterion): one for one in found}
     if detail == "layers":
@@ -87,9 +88,9 @@ def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], det
             LayerShares(one.criterion, title, {part: one.by_layer(part) for part in one.parts})
             for title, one in by_title.items()
         ]
-        return zeros_by_layer(layers, setting.sparsity)
+        return partial(zeros_by_layer, layers, setting.sparsity)
     if detail == "matrices":
-        return zeros_by_matrix({title: one.by_kind() for title, one in by_title.items()})
+        return partial(zeros_by_matrix, {title: one.by_kind() for title, one in by_title.items()})
     if setting.options.scope == "mlp":
         st.caption("Only MLP weights are pruned, so heads keep all of theirs.")
         return None
@@ -102,7 +103,7 @@ def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], det
     if not shares:
         return None
     st.caption("Of a head’s own weights: its rows of the query matrix and its columns of the output matrix.")
-    return zeros_by_head(shares)
+    return partial(zeros_by_head, shares)
 
 
 def uncounted(view: Frame, setting: PruneSetting, detail: str) -> dict[JobSpec, str]:
@@ -180,7 +181,7 @@ def importance_section(view: Frame, setting: PruneSetting) -> None:
 def draw_importance(scaled: np.ndarray) -> None:
     """Draw the histogram of importance per head, and say how far it spreads."""
     outlier = widest_outlier(scaled)
-    st.plotly_chart(importance_histogram(scaled, outlier), config=CONFIG, key="prune_importance", alt="Histogram of I")
+    chart(partial(importance_histogram, scaled, outlier), key="prune_importance", alt="Histogram of I")
     low, high = np.quantile(scaled, [0.05, 0.95])
     span = f"Nine heads in ten lie between I = {low:.1f} and {high:.1f}: a factor of {high / low:.1f}."
     if outlier.range_left < NARROW:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
+from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.head_map import Head, difference_scatter, head_boxes, head_map, pick_head
 from cap_viz.dashboard.components.panels import empty, note, p_words, problems_told, provenance_of
 from cap_viz.dashboard.components.share import Download, share
@@ -31,7 +33,6 @@ from cap_viz.dashboard.tasks.own import own_tasks_popover, unscored
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.figures.tasks import AgreementMatrix, HeadOnTasks, agreement_matrix, head_on_tasks
-from cap_viz.figures.theme import CONFIG
 from cap_viz.figures.thumbnail import thumbnail
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spreadsheet import csv_text
@@ -129,12 +130,10 @@ def matrix_section(measured: Sequence[Measured], choice: TaskPair, agreements: p
     names = [one.name for one in measured]
     # A key per pair: the cell of the pair shown can be clicked again later.
     key = f"{MATRIX}_{choice.first.name}_{choice.second.name}"
-    st.plotly_chart(
-        agreement_matrix(matrix_of(measured, choice, agreements)),
+    chart(
+        partial(agreement_matrix, matrix_of(measured, choice, agreements)),
         key=key,
-        config=CONFIG,
-        on_select=lambda: take_pair(key, names),
-        selection_mode="points",
+        on_pick=lambda: take_pair(key, names),
         alt="Rank correlation of every two tasks, with the reliability of each; below it the table of pairs.",
     )
     st.caption(
@@ -176,7 +175,7 @@ def head_section(selection: Selection, measured: Sequence[Measured], default: He
     value, low, high = np.array([(one.mean[at], one.low[at], one.high[at]) for one in estimates]).T
     ranks = [f"rank {one.rank[at]}" for one in estimates]
     shown = HeadOnTasks([one.title for one in measured], value, low, high, ranks, SCALE_UNITS[STANDARDISED])
-    st.plotly_chart(head_on_tasks(shown), key="tasks_head", config=CONFIG, alt="; ".join(shown.sentences))
+    chart(partial(head_on_tasks, shown), key="tasks_head", alt="; ".join(shown.sentences))
     return at
 
 
