@@ -14,17 +14,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cap_viz.attribution.path_scores import strongest_heads
 from cap_viz.errors import CapVizError
-from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef, resolve
+from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef, ModelSource, resolve
 from cap_viz.models.loading import load
 from cap_viz.pruning import CRITERIA, criterion_named
+from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.pack import open_pack
 from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.run_queries import block_spec, direct_spec, role_spec
-from cap_viz.runs.spec import EvalSpec, MaskSpec, PairSpec, ProfileSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, PairSpec, PathSpec, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES, shipped_folder
+from cap_viz.stats import mean_with_ci
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from studies.run_many import computed_in_turn
 from studies.study import study_parts
@@ -35,9 +38,8 @@ N_PASSAGES = 40
 # The toy model computes a whole heatmap in the time SmolLM2 needs for one question.
 N_TOY_CALIBRATION = 64
 N_TOY_EVALUATION = 200
-# Of the toy reasoner all heads are removed in pairs: 496 pairs.
-TOY_HEADS = tuple((layer, head) for layer in range(4) for head in range(8))
-N_PAIRED = 32
+# Heads of a circuit (all of the toy reasoner's), and the questions on which their paths and pairs are measured.
+N_HEADS, N_TOY_HEADS, N_CIRCUIT = 8, 32, 32
 TOY_SPARSITIES = tuple(tenths / 10 for tenths in range(1, 10))
 
 
@@ -46,9 +48,9 @@ class Shipment:
     """Runs shipped for a task and a model.
 
     Head scores on `n_scores` calibration examples (0: none), with `blocks` also those of whole attention layers and
-    MLPs; the dense accuracy on the first `n_evaluation` evaluation examples (0: none); and the accuracy on the same
-    examples under each of `criteria` at each of `sparsities`. With `together` also the direct effects, and all pairs of
-    heads on evaluation questions.
+    MLPs, with `direct` also the direct effects; paths and pairs of the `n_circuit` heads with the largest effects; the
+    dense accuracy on the first `n_evaluation` evaluation examples (0: none); and the accuracy on the same examples
+    under each of `criteria` at each of `sparsities`.
     """
 
     task: str
@@ -56,7 +58,8 @@ class Shipment:
     n_evaluation: int = 0
     criteria: tuple[str, ...] = ()
     blocks: bool = False
-    together: bool = False
+    direct: bool = False
+    n_circuit: int = 0
     model: str = DEFAULT_MODEL
     sparsities: tuple[float, ...] = SPARSITIES
 
@@ -68,15 +71,16 @@ def toy_shipment(task: str) -> Shipment:
         N_TOY_EVALUATION,
         tuple(CRITERIA),
         blocks=True,
-        together=True,
+        direct=True,
+        n_circuit=N_TOY_HEADS,
         model=TOY_MODEL,
         sparsities=TOY_SPARSITIES,
     )
 
 
 SHIPMENTS = (
-    Shipment("mini_science", N_CALIBRATION, 600, MAIN_CRITERIA, blocks=True),
-    Shipment("arc_easy", N_CALIBRATION, 600, MAIN_CRITERIA, blocks=True),
+    Shipment("mini_science", N_CALIBRATION, 600, MAIN_CRITERIA, blocks=True, n_circuit=N_HEADS),
+    Shipment("arc_easy", N_CALIBRATION, 600, MAIN_CRITERIA, blocks=True, n_circuit=N_HEADS),
     Shipment("arc_challenge", N_CALIBRATION, 600),
     Shipment("strategyqa", N_CALIBRATION, 229),
     Shipment("mini_strategy", N_CALIBRATION, 236),
@@ -98,9 +102,23 @@ def shipped_specs(model: ModelRef) -> Iterator[RunSpec]:
             yield from evaluations(model, shipment)
         if shipment.n_scores:
             yield from scores_and_profiles(model, shipment)
-        if shipment.together:
-            yield direct_spec(ScoreSpec(model=model, examples=calibration_set(shipment.task, shipment.n_scores, SEED)))
-            yield PairSpec(model, evaluation_set(shipment.task, N_PAIRED), TOY_HEADS)
+        if shipment.direct:
+            yield direct_spec(head_scores(model, shipment))
+
+
+def circuit_specs(model: ModelRef, store: Store) -> Iterator[RunSpec]:
+    """Yield the paths and pairs in `SHIPMENTS` for a model, whose heads follow from the stored head scores."""
+    for shipment in SHIPMENTS:
+        scores = store.get(head_scores(model, shipment)) if shipment.model == model.id and shipment.n_circuit else None
+        if scores is not None:
+            heads = strongest_heads(mean_with_ci(load_scores(store, scores).effects("nll")), shipment.n_circuit)
+            examples = evaluation_set(shipment.task, N_CIRCUIT)
+            yield PathSpec(model, examples, heads)
+            yield PairSpec(model, examples, heads)
+
+
+def head_scores(model: ModelRef, shipment: Shipment) -> ScoreSpec:
+    return ScoreSpec(model=model, examples=calibration_set(shipment.task, shipment.n_scores, SEED))
 
 
 def evaluations(model: ModelRef, shipment: Shipment) -> Iterator[EvalSpec]:
@@ -113,8 +131,7 @@ def evaluations(model: ModelRef, shipment: Shipment) -> Iterator[EvalSpec]:
 
 
 def scores_and_profiles(model: ModelRef, shipment: Shipment) -> Iterator[RunSpec]:
-    examples = calibration_set(shipment.task, shipment.n_scores, SEED)
-    heads = ScoreSpec(model=model, examples=examples)
+    heads = head_scores(model, shipment)
     yield heads
     yield role_spec(heads)
     if shipment.blocks:
@@ -122,7 +139,7 @@ def scores_and_profiles(model: ModelRef, shipment: Shipment) -> Iterator[RunSpec
     for criterion in shipment.criteria:
         if criterion_named(criterion).fixed_score:
             mask = calibrated_mask(model, shipment, criterion, 0.0)
-            yield ProfileSpec(model=model, examples=examples, mask=mask)
+            yield ProfileSpec(model=model, examples=heads.examples, mask=mask)
 
 
 def calibrated_mask(model: ModelRef, shipment: Shipment, criterion: str, sparsity: float) -> MaskSpec:
@@ -153,17 +170,22 @@ def main() -> None:
     store = Store()
     for model_id in dict.fromkeys(shipment.model for shipment in SHIPMENTS):
         source = resolve(model_id)
-        specs = list(shipped_specs(source.ref))
-        missing = [spec for spec in specs if (run := store.get(spec)) is None or run.origin == "live"]
-        there = len(specs) - len(missing)
-        print(f"{model_id}: {there} of {len(specs)} runs are there, {len(missing)} are missing.", flush=True)
-        if missing:
-            for turn in computed_in_turn(missing, load(source), store):
-                print(turn.line, flush=True)
-        computed = [run for spec in missing if (run := store.get(spec)) is not None]
+        # Circuits second: their heads are read from the scores.
+        for specs in (shipped_specs(source.ref), circuit_specs(source.ref, store)):
+            ship(list(specs), source, store)
         of_study = [run for run in study_runs(source.ref, store) if run.origin == "live"]
-        publish([*computed, *of_study], shipped_folder())
+        publish(of_study, shipped_folder())
         print(f"{model_id}: {len(of_study)} runs of the study were published.", flush=True)
+
+
+def ship(specs: Sequence[RunSpec], source: ModelSource, store: Store) -> None:
+    missing = [spec for spec in specs if (run := store.get(spec)) is None or run.origin == "live"]
+    there = len(specs) - len(missing)
+    print(f"{source.ref.id}: {there} of {len(specs)} runs are there, {len(missing)} are missing.", flush=True)
+    if missing:
+        for turn in computed_in_turn(missing, load(source), store):
+            print(turn.line, flush=True)
+    publish([run for spec in missing if (run := store.get(spec)) is not None], shipped_folder())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ that an overlap with a head that alone brings it there says little: it is told a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Self
@@ -60,6 +60,15 @@ class PairScores(Result):
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """The pairs as places in `heads`."""
         return tuple(combinations(range(len(self.heads)), 2))
+
+    def among(self, heads: Sequence[Head]) -> Self:
+        """Return the pairs of these heads. Raises `UsageError` for fewer than two, or one that was not paired."""
+        sets = sets_of_pairs([head for head in self.heads if head in heads])
+        if unknown := set(heads) - set(self.heads):
+            layer, head = min(unknown)
+            raise UsageError(f"Head {head} of layer {layer} was not removed in pairs; measure the pairs with it.")
+        places = [self.joint.sets.index(one) for one in sets]
+        return replace(self, joint=replace(self.joint, sets=sets, ablated=self.joint.ablated[places]))
 
     def effects(self, metric: str) -> Float[np.ndarray, "pair example"]:
         """Return the pair effects: joint effect minus the sum of the two heads' own."""

@@ -7,7 +7,7 @@ effect is the change of the metric when that receiver alone sees the sender's ou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
@@ -157,6 +157,23 @@ class PathScores(AboutQuestions, Result):
     @property
     def senders(self) -> tuple[Head, ...]:
         return tuple(dict.fromkeys(path.sender for path in self.paths))
+
+    def among(self, heads: Sequence[Head]) -> Self:
+        """Return the paths from these heads, and of those to heads the paths between them.
+
+        Raises `UsageError` for a head whose paths were not measured.
+        """
+        if unknown := [head for head in heads if head not in self.senders]:
+            raise UsageError(
+                f"The paths of {words_of(unknown)} were not measured, those of {words_of(self.senders)} were."
+            )
+        kept = [
+            number
+            for number, path in enumerate(self.paths)
+            if path.sender in heads
+            and (path.receiver.kind != "head" or (path.receiver.layer, path.receiver.head) in heads)
+        ]
+        return replace(self, paths=tuple(self.paths[number] for number in kept), ablated=self.ablated[kept])
 
     def effects(self, metric: str = "nll") -> Float[np.ndarray, "path example"]:
         """`metric(replaced) - metric(dense)` per example: positive means the path helps. In nats, or errors."""

@@ -40,6 +40,7 @@ PAGE_ICONS = {
     "tasks": ":material/view_module:",
     "prune": ":material/content_cut:",
     "compare": ":material/show_chart:",
+    "circuit": ":material/account_tree:",
     "playground": ":material/science:",
     "runs": ":material/history:",
     "learn": ":material/school:",

@@ -8,7 +8,7 @@ from typing import TypeGuard, TypeVar
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelRef, resolve
-from cap_viz.runs.spec import EvalSpec, MaskSpec, PathSpec, ProfileSpec, RoleSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, PairSpec, PathSpec, ProfileSpec, RoleSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet
@@ -108,6 +108,12 @@ def path_spec(
         reference=spec.reference if examples in (None, spec.examples) else spec.values_from,
         mask=mask,
     )
+
+
+def pair_spec(spec: ScoreSpec, heads: Sequence[tuple[int, int]], *, examples: ExampleSet | None = None) -> PairSpec:
+    """Make the spec of the pairs of heads under the ablation of these head scores, on their examples or on others."""
+    paths = path_spec(spec, heads, examples=examples)
+    return PairSpec(paths.model, paths.examples, paths.heads, paths.ablation, paths.reference)
 
 
 def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, StoredRun[ScoreSpec]]:
