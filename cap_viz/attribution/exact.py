@@ -150,8 +150,9 @@ def make_score_plan(
 
     Mean and resample ablation take their values from `reference`, by default the examples themselves; `seed` draws
     the partners of resample. With `frozen_norm`, which belongs to `parts="writes"`, the final norm keeps its dense
-    scale. `versions` of an example are run side by side, by default one per part. Raises `UsageError` for no examples, unknown names, resample without another example, a frozen norm with
-    other parts, or an example that does not fit the context.
+    scale. `versions` of an example are run side by side, by default one per part. Raises `UsageError` for no examples,
+    unknown names, resample without another example, a frozen norm with other parts, or an example that does not fit the
+    context.
     """
     choose("ablation", ablation, ABLATIONS)
     choose("part of the model", parts, PARTS)

@@ -70,6 +70,11 @@ class PositionEffects(AboutQuestions, Result):
     def names(self) -> list[str]:
         return [f"L{layer}H{head}" for layer, head in self.heads]
 
+    @property
+    def mean_tokens(self) -> Float[np.ndarray, " part"]:
+        """Mean length of each part, over the examples that have it."""
+        return self.tokens.sum(axis=0) / np.count_nonzero(self.tokens, axis=0)
+
     def effects(self, metric: str | None = None) -> Float[np.ndarray, "head part example"]:
         """Return the effects per example: positive means the head helps. Raises `UsageError` for another metric."""
         if metric is not None and metric not in self.metrics:
@@ -102,7 +107,7 @@ class PositionEffects(AboutQuestions, Result):
     def overview(self) -> pd.DataFrame:
         """Return the five largest effects of single parts on the first metric, by size."""
         table = self.to_pandas(self.metrics[0])
-        single = table[table[self.by] != self.parts[-1]]
+        single = table.loc[table[self.by] != self.parts[-1]]
         return largest_first(single).head(MOST_SHOWN).drop(columns=["metric", "layer", "head", "p_value"])
 
     def to_pandas(self, metric: str | None = None) -> pd.DataFrame:
@@ -118,7 +123,6 @@ class PositionEffects(AboutQuestions, Result):
     def rows(self, metric: str) -> pd.DataFrame:
         estimate = self.estimated(metric)
         head, part = (axis.ravel() for axis in np.indices(estimate.mean.shape))
-        n = (self.tokens > 0).sum(axis=0)
         return pd.DataFrame(
             {
                 "metric": metric,
@@ -126,13 +130,13 @@ class PositionEffects(AboutQuestions, Result):
                 "layer": [self.heads[one][0] for one in head],
                 "head": [self.heads[one][1] for one in head],
                 self.by: np.array(self.parts, dtype=object)[part],
-                "tokens": (self.tokens.sum(axis=0) / n)[part],
+                "tokens": self.mean_tokens[part],
                 "mean_effect": estimate.mean.ravel(),
                 "ci_low": estimate.low.ravel(),
                 "ci_high": estimate.high.ravel(),
                 "p_value": estimate.p_value.ravel(),
                 "q_value": estimate.q_value.ravel(),
-                "n": n[part],
+                "n": np.count_nonzero(self.tokens, axis=0)[part],
             }
         )
 
@@ -185,7 +189,7 @@ class PositionEffects(AboutQuestions, Result):
         pairs = list(zip(effects["layer"].tolist(), effects["head"].tolist(), strict=True))
         heads = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
         numbered = effects.assign(
-            metric=effects["metric"].map({name: number for number, name in enumerate(metrics)}),
+            metric=[metrics.index(name) for name in effects["metric"]],
             head=[heads[pair] for pair in pairs],
         )
         shape = (len(metrics), len(heads), len(names), len(dense))

@@ -146,9 +146,7 @@ def make_position_plan(
     else:
         sample = make_gradient_plan(model, examples, metric=metric, reference=reference, **options)
     with model.lease:
-        named = [
-            name_tokens(model.tokenizer, *one) for one in zip(examples, sample.encoded, sample.asked, strict=True)
-        ]
+        named = [name_tokens(model.tokenizer, *one) for one in zip(examples, sample.encoded, sample.asked, strict=True)]
     parts, tokens = counted([one.fed for one in named])
     numbered = tuple(one.numbered(row, parts) for one, row in zip(named, sample.encoded, strict=True))
     return PositionPlan(sample, chosen, (*parts, EVERYWHERE), with_total(tokens), metric, numbered)
