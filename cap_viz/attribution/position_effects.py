@@ -29,6 +29,7 @@ from cap_viz.errors import UsageError, choose
 from cap_viz.stats import HeadEstimate, mean_with_ci
 from cap_viz.stats.joint import Head
 from cap_viz.tasks.base import TaskVersion
+from cap_viz.tasks.spans import BYS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -206,7 +207,8 @@ class PositionEffects(AboutQuestions, Result):
 
 
 def check_split(by: str, heads: Sequence[Head] | None, metric: str | None) -> None:
-    """Raise `UsageError` for heads listed twice or not at all, and where a gradient is asked for that there is not."""
+    """Raise `UsageError` for an unknown split, heads listed twice or none, and a metric where effects are exact."""
+    choose("way to split effects", by, BYS)
     if heads is not None and (not heads or len(set(heads)) < len(heads)):
         raise UsageError("Name at least one head and each once, or none at all for every head of the model.")
     if metric is not None and by == "step":

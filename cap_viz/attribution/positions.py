@@ -36,12 +36,11 @@ from cap_viz.attribution.gradient import gradient_steps, make_gradient_plan
 from cap_viz.attribution.joint_ablation import check_sets
 from cap_viz.attribution.position_effects import EVERYWHERE, WHOLE_SOLUTION, PositionEffects, check_split
 from cap_viz.attribution.results import Ablation
-from cap_viz.errors import choose
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress, Steps, finish_with_bar
 from cap_viz.stats.joint import Head
 from cap_viz.tasks.base import Example
-from cap_viz.tasks.spans import BYS, By, span_names, with_solution
+from cap_viz.tasks.spans import By, span_names, with_solution
 
 # Number of a head in `PositionPlan.heads`, and of a part in `PositionPlan.parts`.
 Place = tuple[int, int]
@@ -123,7 +122,6 @@ def make_position_plan(
     Raises `UsageError` as it does, for heads the model does not have, for examples without the spans or steps, and as
     `check_split` does.
     """
-    choose("way to split effects", by, BYS)
     check_split(by, heads, metric)
     shape = model.shape
     chosen = tuple(product(range(shape.n_layers), range(shape.n_heads))) if heads is None else tuple(heads)

@@ -18,7 +18,7 @@ from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.spec import PositionSpec
 from cap_viz.tasks import check_metric, load_task
-from cap_viz.tasks.spans import BYS, with_solution
+from cap_viz.tasks.spans import BYS
 
 DEFAULT_TOP = 12
 
@@ -42,6 +42,7 @@ def positions(
     first order, which adds up over the spans, or exactly for --heads. By step: the loss of each step of the worked
     solution with the head removed, exactly, for tasks such as toy_math and gsm8k.
     """
+    from cap_viz.runs.kinds import KINDS
     from cap_viz.runs.kinds.positions import load_positions
     from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
@@ -55,11 +56,8 @@ def positions(
     first_order = way == "span" and named is None
     if first_order:
         check_differentiable(metric)
-    if way == "step":
-        if metric != "nll":
-            raise UsageError(f"--metric {metric}: the loss of a step is nll, per token; leave the metric out.")
-        for example in chosen.evaluation(n):
-            with_solution(example)
+    if way == "step" and metric != "nll":
+        raise UsageError(f"--metric {metric}: the loss of a step is nll, per token; leave the metric out.")
     runs = ModelRuns(model)
     spec = PositionSpec(
         model=runs.ref,
@@ -70,6 +68,8 @@ def positions(
         ablation=ablation,
         reference=None if ablation == "zero" else calibration_set(chosen, calibration, seed),
     )
+    # Before the model is loaded.
+    KINDS[spec.kind].check(spec)
     run = runs.get({"": spec})[""]
     effects = load_positions(runs.store, run)
     if as_json:

@@ -20,6 +20,7 @@ from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import PositionSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import examples_of
+from cap_viz.tasks.spans import prompt_spans, with_solution
 
 if TYPE_CHECKING:
     from cap_viz.attribution.batch_plan import BatchPlan
@@ -35,8 +36,10 @@ class Positions(RunKind[PositionSpec]):
     title, summary = "positions", "effects of heads by span of the prompt or step of the solution"
 
     def check(self, spec: PositionSpec) -> None:
-        """Raise `UsageError` for heads listed twice, or a metric where effects are exact."""
+        """Raise `UsageError` for heads listed twice, a metric where effects are exact, or examples without parts."""
         check_split(spec.by, spec.heads, spec.metric)
+        for example in examples_of(spec.examples):
+            with_solution(example) if spec.by == "step" else prompt_spans(example)
         if spec.ablation == "zero" and spec.reference is not None:
             raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
 
