@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from cap_viz.attribution.pair_scores import PairScores
     from cap_viz.attribution.path_scores import PathScores
     from cap_viz.attribution.paths import path_effects
+    from cap_viz.attribution.position_effects import PositionEffects
+    from cap_viz.attribution.positions import span_effects, step_effects
     from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
     from cap_viz.attribution.specification_curve import SpecificationCurve
     from cap_viz.evaluation.choice import evaluate
@@ -67,6 +69,7 @@ HOMES = {
     "JointScores": "cap_viz.attribution.joint_scores.JointScores",
     "PairScores": "cap_viz.attribution.pair_scores.PairScores",
     "PathScores": "cap_viz.attribution.path_scores.PathScores",
+    "PositionEffects": "cap_viz.attribution.position_effects.PositionEffects",
     "BlockScores": "cap_viz.attribution.results.BlockScores",
     "DirectScores": "cap_viz.attribution.results.DirectScores",
     "EffectSplit": "cap_viz.attribution.effect_split.EffectSplit",
@@ -85,6 +88,8 @@ HOMES = {
     "direct_effects": "cap_viz.attribution.exact.direct_effects",
     "split_effects": "cap_viz.attribution.effect_split.split_effects",
     "path_effects": "cap_viz.attribution.paths.path_effects",
+    "span_effects": "cap_viz.attribution.positions.span_effects",
+    "step_effects": "cap_viz.attribution.positions.step_effects",
     "joint_effects": "cap_viz.attribution.joint_ablation.joint_effects",
     "pair_effects": "cap_viz.attribution.joint_ablation.pair_effects",
     "hooks": "cap_viz.attribution.joint_ablation.hooks",
@@ -114,6 +119,7 @@ __all__ = [
     "Model",
     "PairScores",
     "PathScores",
+    "PositionEffects",
     "SpecificationCurve",
     "Store",
     "SweepResult",
@@ -135,8 +141,10 @@ __all__ = [
     "runs",
     "score_blocks",
     "score_heads",
+    "span_effects",
     "specification_curve",
     "split_effects",
+    "step_effects",
     "sweep",
 ]
 

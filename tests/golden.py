@@ -28,6 +28,7 @@ from cap_viz.runs.spec import (
     MaskSpec,
     PairSpec,
     PathSpec,
+    PositionSpec,
     ProfileSpec,
     RoleSpec,
     RunSpec,
@@ -53,6 +54,7 @@ MASK = MaskSpec(criterion="wanda", sparsity=0.5)
 JOINT = JointSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
 PAIRS = PairSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
 PATHS = PathSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
+POSITIONS = PositionSpec(model=MODEL, examples=EVALUATION, by="span")
 SCORE_OPTIONS: dict[str, Any] = {
     "estimator": "gradient",
     "ablation": "mean",
@@ -81,6 +83,13 @@ PATH_OPTIONS: dict[str, Any] = {
     "mask": MASK,
 }
 
+POSITION_OPTIONS: dict[str, Any] = {
+    "heads": ((0, 1), (12, 0)),
+    "metric": "choice_nll",
+    "ablation": "mean",
+    "reference": REFERENCE,
+}
+
 
 def generated() -> dict[str, RunSpec]:
     """Specs of every kind, with every combination of the optional fields, by a name that says what is set."""
@@ -93,6 +102,8 @@ def generated() -> dict[str, RunSpec]:
         **with_options("joint", JOINT, JOINT_OPTIONS),
         **with_options("pairs", PAIRS, {"ablation": "mean", "reference": REFERENCE}),
         **with_options("paths", PATHS, PATH_OPTIONS),
+        **with_options("positions", POSITIONS, POSITION_OPTIONS),
+        "positions, steps": replace(POSITIONS, by="step"),
         "roles": roles,
     }
     for name, mask in with_options("mask", MASK, MASK_OPTIONS).items():
@@ -111,6 +122,7 @@ def generated() -> dict[str, RunSpec]:
         "joint": JOINT,
         "pairs": PAIRS,
         "paths": PATHS,
+        "positions": POSITIONS,
     }
     for name, other in plain.items():
         specs[f"{name}, dtype"] = replace(other, model=replace(MODEL, dtype="bfloat16"))

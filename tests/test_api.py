@@ -84,6 +84,7 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
             }
         ),
         "PathScores": cv.path_effects(model, examples[:4], scores=scores, k=4, parts=("all", "q"), progress=False),
+        "PositionEffects": cv.span_effects(model, examples, metric="choice_nll", progress=False),
         "Mask": mask,
         "EvalReport": dense,
         "texts": cv.evaluate(model, texts, progress=False),

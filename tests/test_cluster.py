@@ -27,7 +27,7 @@ from cap_viz.runs.batched_runs import Backend
 from cap_viz.runs.execute import run_steps
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.protocols import generation_spec
-from cap_viz.runs.spec import EvalSpec, PathSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, PathSpec, PositionSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
 from cap_viz.tasks import TASKS
@@ -104,6 +104,8 @@ def test_every_kind_of_run_has_the_bits_of_this_process(
         replace(scores, parts="blocks"),
         replace(scores, estimator="gradient", metric="nll"),
         PathSpec(tiny_model.ref, scores.examples, ((0, 1), (2, 3))),
+        PositionSpec(tiny_model.ref, scores.examples, "span", ((0, 1), (2, 3))),
+        PositionSpec(tiny_model.ref, scores.examples, "span", metric="choice_nll"),
         evaluation,
         replace(evaluation, mask=mask_spec_for(tiny_model.ref, "cap", 0.5, task=TASK, n=12)),
         replace(evaluation, mask=mask_spec_for(tiny_model.ref, "sparsegpt", 0.5, task=TASK, n=4)),

@@ -28,6 +28,7 @@ from cap_viz.attribution.forward.shortcut_checks import dense_logliks, direct_de
 from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.attribution.path_scores import PATH_PARTS, Receiver
 from cap_viz.attribution.paths import path_effects
+from cap_viz.attribution.positions import span_effects
 from cap_viz.attribution.self_test import checks
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelSource
@@ -37,6 +38,8 @@ from tests.test_direct_effects import slow_direct
 from tests.test_engine import slow_effects
 from tests.test_gradient import derivative, moved_z
 from tests.test_paths import hooked_path, slow_paths
+from tests.test_positions import places_by_hand, replacing
+from tests.test_replacement import plain_loglik
 from tests.tiny import tiny_examples
 
 SMALL: dict[str, Any] = {
@@ -123,6 +126,16 @@ def test_paths_equal_forwards_with_one_receiver_changed(family: ReasoningModel) 
     np.testing.assert_allclose(found.ablated[places], slow, atol=1e-4)
     side_by_side = family.ref.id == "gpt_neox"
     assert (Receiver("mlp", 0) in {path.receiver for path in found.paths}) != side_by_side
+
+
+def test_spans_equal_forwards_changed_at_their_tokens(family: ReasoningModel) -> None:
+    example, head = tiny_examples(2)[1], (1, 2)
+    found, encoded = span_effects(family, [example], [head], progress=False), encode_all(family, [example])[0]
+    for name, places in places_by_hand(example, encoded).items():
+        hook = replacing(*head, torch.zeros(3, 4, family.shape.d_head), places)
+        change = plain_loglik(family, encoded, example.gold, []) - plain_loglik(family, encoded, example.gold, [hook])
+        expected = change / encoded.answer_lengths[example.gold]
+        assert found.effects("nll")[0, found.parts.index(name), 0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_doctor_passes(family: ReasoningModel) -> None:

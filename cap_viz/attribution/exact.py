@@ -120,6 +120,13 @@ class ScorePlan:
         members = self.batches.batches[batch]
         return len(members) * max(self.encoded[i].row_length for i in members)
 
+    def place_logliks(
+        self, whole: Float[np.ndarray, "example option"], batch: int, logliks: Float[np.ndarray, "member asked"]
+    ) -> None:
+        """Put the log-likelihoods of the options asked for in a batch into those of all examples and options."""
+        for i, found in zip(self.batches.batches[batch], logliks, strict=True):
+            whole[i, list(self.asked[i])] = found[: len(self.asked[i])]
+
     def work(self, batch: int, layer: int, n_layers: int) -> int:
         return self.n_tokens(batch) * (1 if self.parts == "writes" else n_layers - layer)
 
@@ -136,21 +143,24 @@ def make_score_plan(
     seed: int = 0,
     parts: str = "heads",
     frozen_norm: bool = False,
+    versions: int | None = None,
     batches: BatchPlan | None = None,
 ) -> ScorePlan:
     """Encode the examples and fix the batches (or follow `batches`, when a run is resumed).
 
     Mean and resample ablation take their values from `reference`, by default the examples themselves; `seed` draws
     the partners of resample. With `frozen_norm`, which belongs to `parts="writes"`, the final norm keeps its dense
-    scale. Raises `UsageError` for no examples, unknown names, resample without another example, a frozen norm with
-    other parts, or an example that does not fit the context.
+    scale. `versions` of an example are run side by side, by default one per part. Raises `UsageError` for no examples,
+    unknown names, resample without another example, a frozen norm with other parts, or an example that does not fit the
+    context.
     """
     choose("ablation", ablation, ABLATIONS)
     choose("part of the model", parts, PARTS)
     check_frozen_norm(frozen_norm, parts)
     encoded = encode_all(model, examples)
     if batches is None:
-        budget = max(1, tokens_at_once(TOKENS_PER_FORWARD, model) // versions_of(parts, model.shape.n_heads))
+        side_by_side = versions or versions_of(parts, model.shape.n_heads)
+        budget = max(1, tokens_at_once(TOKENS_PER_FORWARD, model) // side_by_side)
         lengths = [example.row_length for example in encoded]
         packed = packing_is_valid(model, encoded)
         check_replay(model, encoded, packed=packed)

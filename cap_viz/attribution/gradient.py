@@ -9,12 +9,13 @@ Counterpart of `attribution/exact.py`, with the same division of work: nothing i
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
 from cap_viz.attribution.effect_metrics import COMPARES_OPTIONS, check_differentiable
@@ -38,7 +39,7 @@ TOKENS_PER_BACKWARD = 320
 class GradientBlock:
     """First-order effects of all heads on one batch; `units` is summed over its examples. `work` counts examples.
 
-    `dense` holds the log-likelihoods of the options asked for.
+    `dense` holds the log-likelihoods of the options asked for; `by_span` splits the effects, where asked for.
     """
 
     batch: int
@@ -46,6 +47,7 @@ class GradientBlock:
     effects: Float[np.ndarray, "layer head example"]
     units: Float[np.ndarray, "layer unit"] | None
     work: int
+    by_span: Float[np.ndarray, "layer head span example"] | None = None
 
 
 def make_gradient_plan(
@@ -89,22 +91,27 @@ def gradient_steps(
     units: bool = False,
     only: Iterable[int] | None = None,
     replaced: Replacements | None = None,
+    spans: Callable[[Sequence[int]], Bool[Tensor, "row position span"]] | None = None,
 ) -> Generator[GradientBlock, None, None]:
-    """Yield one block per batch; all batches, or `only` the given ones. The lease is held within a step only."""
+    """Yield one block per batch; all batches, or `only` the given ones. The lease is held within a step only.
+
+    `spans` returns the positions of each span in the rows of some examples; the effects are then split by them, too.
+    """
     replaced = replaced or replacements(model, plan)
     for number in plan.batches.numbers(only):
         members = plan.batches.batches[number]
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
         gold = torch.tensor([plan.asked[i].index(plan.examples[i].gold) for i in members], device=model.device)
-        value = replaced.z(members)
+        value, split = replaced.z(members), None if spans is None else spans(members)
         with model.lease:
-            found = gradient_pass(model, batch, metric=metric, gold=gold, value=value, units=units)
+            found = gradient_pass(model, batch, metric=metric, gold=gold, value=value, units=units, spans=split)
         yield GradientBlock(
             batch=number,
             dense=found.logliks.cpu().numpy(),
             effects=finite(model, found.effects.cpu().numpy()),
             units=None if found.units is None else finite(model, found.units.cpu().numpy()),
             work=len(members),
+            by_span=None if found.by_span is None else finite(model, found.by_span.cpu().numpy()),
         )
 
 
@@ -130,9 +137,7 @@ class GradientArrays:
 
     def add(self, block: GradientBlock) -> None:
         members = list(self.plan.batches.batches[block.batch])
-        for i, logliks in zip(members, block.dense, strict=True):
-            options = list(self.plan.asked[i])
-            self.dense[i, options] = logliks[: len(options)]
+        self.plan.place_logliks(self.dense, block.batch, block.dense)
         self.effects[:, :, members] = block.effects
         if block.units is not None:
             self.units[block.batch] = block.units

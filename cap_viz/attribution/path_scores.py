@@ -21,6 +21,7 @@ from cap_viz.attribution.results import (
     EvalReport,
     Questions,
     Tables,
+    largest_first,
     options_table,
     values_from,
     values_table,
@@ -311,11 +312,6 @@ class PathScores(AboutQuestions, Result):
         shape = (len(paths), *dense.logliks.shape)
         ablated = values_from(tables["ablated"], "path", "example", "option", last=shape)
         return cls(questions=dense.questions, paths=paths, dense=dense.logliks, ablated=ablated)
-
-
-def largest_first(table: pd.DataFrame) -> pd.DataFrame:
-    """Sort a table of paths by the size of their effects."""
-    return table.sort_values("mean_effect", key=lambda effects: effects.abs(), ascending=False, kind="stable")
 
 
 def reading_order(receiver: Receiver) -> tuple[int, bool, int]:

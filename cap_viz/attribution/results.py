@@ -121,7 +121,7 @@ def check_frozen_norm(frozen_norm: bool, parts: str | None) -> None:
 
 
 # Types of the columns that index a table's values.
-INDEX_TYPES = {name: np.int16 for name in ("layer", "head", "part", "set", "option")} | {
+INDEX_TYPES = {name: np.int16 for name in ("layer", "head", "part", "set", "option", "metric")} | {
     name: np.int32 for name in ("example", "unit", "path")
 }
 
@@ -206,6 +206,11 @@ def effect_rows(metric: str, estimate: HeadEstimate, parts: Sequence[str] | None
             "n": estimate.n,
         }
     )
+
+
+def largest_first(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort a table by the size of its effects."""
+    return table.sort_values("mean_effect", key=lambda effects: effects.abs(), ascending=False, kind="stable")
 
 
 @dataclass(frozen=True, repr=False)

@@ -26,6 +26,7 @@ from cap_viz.cli import (
     paths,
     plan,
     plugins,
+    positions,
     pruning,
     scoring,
     serve,
@@ -63,6 +64,7 @@ app.command()(scoring.score)
 app.command()(direct.direct)
 app.command()(pairs.pairs)
 app.command()(paths.paths)
+app.command()(positions.positions)
 app.command()(stability.stability)
 app.command()(specifications.specifications)
 app.command()(pruning.prune)

@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 
 from cap_viz.attribution.effect_metrics import METRICS, metric_named
-from cap_viz.attribution.path_scores import DEFAULT_K, PATH_PARTS, check_circuit, largest_first
-from cap_viz.attribution.results import ABLATIONS
+from cap_viz.attribution.path_scores import DEFAULT_K, PATH_PARTS, check_circuit
+from cap_viz.attribution.results import ABLATIONS, largest_first
 from cap_viz.cli.computing import ModelRuns, strongest
 from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, head_list, split_list
 from cap_viz.cli.output import out, print_json, records, run_facts

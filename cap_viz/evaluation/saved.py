@@ -9,6 +9,7 @@ from cap_viz.attribution.hybrid import HybridScores
 from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.attribution.pair_scores import PairScores
 from cap_viz.attribution.path_scores import PathScores
+from cap_viz.attribution.position_effects import PositionEffects
 from cap_viz.attribution.result_base import Result, read_result
 from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
 from cap_viz.attribution.specification_curve import SpecificationCurve
@@ -31,6 +32,7 @@ SAVED: dict[str, type[Result]] = {
         PairScores,
         SpecificationCurve,
         PathScores,
+        PositionEffects,
         Mask,
         EvalReport,
         GenerationReport,

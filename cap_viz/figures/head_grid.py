@@ -145,6 +145,20 @@ def head_grid(grid: Grid, *, unit: str, tallest: int = 480) -> go.Figure:
     return figure
 
 
+def named_grid(
+    grid: Grid, *, unit: str, rows: Sequence[str], columns: Sequence[str], titles: tuple[str, str]
+) -> go.Figure:
+    """Plot signed effects of other things than all heads: named rows and columns, under the titles of both."""
+    figure = head_grid(grid, unit=unit)
+    every = {"tickmode": "array", "tickfont": {"size": 10}}
+    figure.update_xaxes(
+        title=titles[1], tickvals=list(range(len(columns))), ticktext=list(columns), tickangle=-60, **every
+    )
+    figure.update_yaxes(title=titles[0], tickvals=list(range(len(rows))), ticktext=list(rows), **every)
+    figure.update_layout(margin={"l": 74, "b": 74}, height=110 + 24 * max(4, len(rows)) + 36)
+    return figure
+
+
 def cells(
     mean: Float[np.ndarray, "layer head"],
     faded: Bool[np.ndarray, "layer head"] | None,

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from cap_viz.figures.head_grid import Grid, colour_limit, head_grid
+from cap_viz.figures.head_grid import Grid, colour_limit, named_grid
 from cap_viz.figures.theme import signed
 from cap_viz.stats import HeadEstimate
 
@@ -44,14 +44,7 @@ def path_matrix(
         faded=placed(estimate.unclear, False),
         marked=placed(estimate.survives, False),
     )
-    figure = head_grid(grid, unit=unit)
-    every = {"tickmode": "array", "tickfont": {"size": 10}}
-    figure.update_xaxes(
-        title="read by", tickvals=list(range(shape[1])), ticktext=list(receivers), tickangle=-60, **every
-    )
-    figure.update_yaxes(title="written by", tickvals=list(range(shape[0])), ticktext=list(senders), **every)
-    figure.update_layout(margin={"l": 74, "b": 74}, height=110 + 24 * max(4, shape[0]) + 36)
-    return figure
+    return named_grid(grid, unit=unit, rows=senders, columns=receivers, titles=("written by", "read by"))
 
 
 def hover_texts(

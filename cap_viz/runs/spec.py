@@ -172,7 +172,29 @@ class PathSpec:
     kind = "paths"
 
 
-RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec | PairSpec | PathSpec
+@dataclass(frozen=True)
+class PositionSpec:
+    """Effects of heads split by position (`runs/kinds/positions.py`).
+
+    `by` is "span" where z is replaced at one named span at a time, "step" where the loss of each step of the worked
+    solution is read. With `metric` the effects of all heads on spans are those of its gradient; without, effects are
+    exact, of `heads` or of every head. `reference` is as in `ScoreSpec`.
+    """
+
+    model: ModelRef
+    examples: ExampleSet
+    by: Literal["span", "step"]
+    heads: tuple[tuple[int, int], ...] | None = None
+    metric: str | None = None
+    ablation: str = "zero"
+    reference: ExampleSet | None = None
+
+    kind = "positions"
+
+
+RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec | PairSpec | PathSpec | PositionSpec
+# Specs of runs that replace outputs of heads, and name the ablation.
+AblationSpec = ScoreSpec | JointSpec | PairSpec | PathSpec | PositionSpec
 
 
 def spec_dict(spec: RunSpec) -> dict[str, Any]:

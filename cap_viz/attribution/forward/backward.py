@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from cap_viz.attribution.forward.dense_pass import at_least_float32, keeping, option_logliks
@@ -35,11 +35,15 @@ from cap_viz.models.loading import ReasoningModel
 
 @dataclass(frozen=True)
 class GradientPass:
-    """First-order effects on one batch: `effects[l, h, i]` on its i-th example; `units` summed over the examples."""
+    """First-order effects on one batch: `effects[l, h, i]` on its i-th example; `units` summed over the examples.
+
+    `by_span` splits `effects` by where z is replaced; None where not asked for.
+    """
 
     logliks: Float[Tensor, "example option"]
     effects: Float[Tensor, "layer head example"]
     units: Float[Tensor, "layer unit"] | None
+    by_span: Float[Tensor, "layer head span example"] | None = None
 
 
 def gradient_pass(
@@ -50,11 +54,12 @@ def gradient_pass(
     gold: Int[Tensor, " example"],
     value: Float[Tensor, "layer #row #position head d_head"],
     units: bool = False,
+    spans: Bool[Tensor, "row position span"] | None = None,
 ) -> GradientPass:
     """Compute first-order effects of replacing z of each head by `value`, in the metric's unit (nats).
 
     `metric` is one of `LOSSES`. With `units`, effects of the MLPs' hidden units are added (None where `has_units` is
-    false).
+    false). With `spans`, each of which holds some positions, the effects are split by them.
     """
     layers = range(model.shape.n_layers)
     names = [heads_site(model.shape).name(layer) for layer in layers]
@@ -66,10 +71,14 @@ def gradient_pass(
         slopes = dict(zip(kept, torch.autograd.grad(total, list(kept.values())), strict=True))
     z = torch.stack([kept[name].detach().reshape(*batch.tokens.shape, *value.shape[3:]) for name in names])
     slope = torch.stack([slopes[name].reshape(z.shape[1:]) for name in names])
-    by_row = torch.einsum("lrphd,lrphd->lhr", at_least_float32(value - z), at_least_float32(slope))
-    effects = by_row.new_zeros(*by_row.shape[:2], batch.n_examples).index_add_(2, example_of_row(batch), by_row)
+    change, slope = at_least_float32(value - z), at_least_float32(slope)
+    effects = by_example(batch, torch.einsum("lrphd,lrphd->lhr", change, slope))
+    by_span = None
+    if spans is not None:
+        by_token = torch.einsum("lrphd,lrphd->lhrp", change, slope)
+        by_span = by_example(batch, torch.einsum("lhrp,rps->lhsr", by_token, spans.to(by_token.dtype)))
     by_unit = [-(at_least_float32(kept[name].detach()) * slopes[name]).flatten(0, -2).sum(dim=0) for name in unit_names]
-    return GradientPass(logliks.detach(), effects, torch.stack(by_unit) if by_unit else None)
+    return GradientPass(logliks.detach(), effects, torch.stack(by_unit) if by_unit else None, by_span)
 
 
 def has_units(model: ReasoningModel) -> bool:
@@ -80,6 +89,12 @@ def has_units(model: ReasoningModel) -> bool:
 
 def units_hook(layer: int) -> str:
     return f"blocks.{layer}.mlp.hook_post"
+
+
+def by_example(batch: PackedBatch, by_row: Float[Tensor, "*at row"]) -> Float[Tensor, "*at example"]:
+    """Sum the values of each example's rows."""
+    total = by_row.new_zeros(*by_row.shape[:-1], batch.n_examples)
+    return total.index_add_(-1, example_of_row(batch), by_row)
 
 
 def example_of_row(batch: PackedBatch) -> Int[Tensor, " row"]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -165,14 +165,17 @@ class DirectModel:
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
         heads: Sequence[int] | None = None,
+        where: Bool[Tensor, "ablated row position"] | None = None,
     ) -> Float[Tensor, "ablated example option"]:
         """Ablate heads of `layer` in turn; see `BlockRunner`."""
         block, before = self.blocks[layer], dense.calls[layer].hidden
         layout, by_head = self.laid_out(batch, before), value.shape[2:]
         z = block.z(before[None], layout.rotary, batch.mask)[0]
         after = before + block.o(z)
-        factors = block.written(value - z.unflatten(-1, by_head), heads)
-        hidden = torch.baddbmm(after.flatten(0, 1)[None], *factors).unflatten(1, after.shape[:2])
+        change, weights = block.written(value - z.unflatten(-1, by_head), heads)
+        if where is not None:
+            change = change.masked_fill(~where.flatten(1)[..., None], 0)
+        hidden = torch.baddbmm(after.flatten(0, 1)[None], change, weights).unflatten(1, after.shape[:2])
         return self.after_attention(hidden, layer, layout)
 
     def ablate_blocks(

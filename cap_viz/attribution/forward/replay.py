@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cap_viz.attribution.forward.dense_pass import (
@@ -51,8 +51,12 @@ class BlockRunner(Protocol):
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
         heads: Sequence[int] | None = None,
+        where: Bool[Tensor, "ablated row position"] | None = None,
     ) -> Float[Tensor, "ablated example option"]:
-        """Ablate heads of `layer` in turn (all, or some) by replacing their z with `value`."""
+        """Ablate heads of `layer` in turn (all, or some) by replacing their z with `value`, everywhere or `where`.
+
+        With `where`, a head may be named more than once.
+        """
         ...
 
     def ablate_blocks(
@@ -115,6 +119,7 @@ class OwnBlocks:
         layer: int,
         value: Float[Tensor, "#row #position head d_head"],
         heads: Sequence[int] | None = None,
+        where: Bool[Tensor, "ablated row position"] | None = None,
     ) -> Float[Tensor, "ablated example option"]:
         (n_rows, n_positions), n_heads = batch.tokens.shape, self.model.shape.n_heads
         ablated = torch.tensor(range(n_heads) if heads is None else list(heads), device=value.device)
@@ -123,7 +128,10 @@ class OwnBlocks:
         def ablate(z: Tensor, hook: Any) -> Tensor:
             # Rows are example-major: row e * V + v is example e with the v-th of the heads ablated.
             by_version = z.reshape(n_rows, len(versions), n_positions, n_heads, -1)
-            by_version[:, versions, :, ablated] = value[:, :, ablated].permute(2, 0, 1, 3)
+            new = value[:, :, ablated].permute(2, 0, 1, 3)
+            if where is not None:
+                new = torch.where(where[..., None], new, by_version[:, versions, :, ablated])
+            by_version[:, versions, :, ablated] = new
             return by_version.reshape(z.shape)
 
         return self.replayed(batch, dense, layer, len(versions), [(heads_site(self.model.shape).name(layer), ablate)])

@@ -23,7 +23,7 @@ from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, GetScores, RunKind, tables_of, task_of
 from cap_viz.runs.masks import GetEffect
 from cap_viz.runs.run_queries import as_run_of
-from cap_viz.runs.spec import JointSpec, PairSpec, PathSpec, ScoreSpec
+from cap_viz.runs.spec import AblationSpec, JointSpec, PairSpec, PositionSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import examples_of
 
@@ -88,7 +88,7 @@ class Scores(RunKind[ScoreSpec]):
         return LOADERS[run.spec.parts](store, run).to_pandas()
 
 
-def ablation_options(spec: ScoreSpec | JointSpec | PairSpec | PathSpec) -> dict[str, Any]:
+def ablation_options(spec: AblationSpec) -> dict[str, Any]:
     """Return the ablation keyword arguments of a spec, for `make_*_plan`."""
     reference = None if spec.reference is None else examples_of(spec.reference)
     seed = (spec.reference or spec.examples).seed or 0
@@ -98,7 +98,7 @@ def ablation_options(spec: ScoreSpec | JointSpec | PairSpec | PathSpec) -> dict[
 class AblationRun(BatchedRun):
     """Scores by ablation; the replacements of outputs are prepared once, with the first batch."""
 
-    def __init__(self, model: ReasoningModel, spec: ScoreSpec | JointSpec | PairSpec) -> None:
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec | JointSpec | PairSpec | PositionSpec) -> None:
         self.model, self.spec = model, spec
 
     @cached_property
