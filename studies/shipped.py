@@ -24,7 +24,7 @@ from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.pack import open_pack
 from cap_viz.runs.pack_writer import write_pack
 from cap_viz.runs.run_queries import block_spec, direct_spec, role_spec
-from cap_viz.runs.spec import EvalSpec, MaskSpec, PairSpec, PathSpec, ProfileSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, MaskSpec, PairSpec, PathSpec, PositionSpec, ProfileSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES, shipped_folder
 from cap_viz.stats import mean_with_ci
@@ -48,9 +48,9 @@ class Shipment:
     """Runs shipped for a task and a model.
 
     Head scores on `n_scores` calibration examples (0: none), with `blocks` also those of whole attention layers and
-    MLPs, with `direct` also the direct effects; paths and pairs of the `n_circuit` heads with the largest effects; the
-    dense accuracy on the first `n_evaluation` evaluation examples (0: none); and the accuracy on the same examples
-    under each of `criteria` at each of `sparsities`.
+    MLPs, with `direct` also the direct effects. Paths and pairs of the `n_circuit` heads with the largest effects, and
+    effects of all heads by span. The dense accuracy on the first `n_evaluation` evaluation examples (0: none), and the
+    accuracy on the same examples under each of `criteria` at each of `sparsities`.
     """
 
     task: str
@@ -115,6 +115,7 @@ def circuit_specs(model: ModelRef, store: Store) -> Iterator[RunSpec]:
             examples = evaluation_set(shipment.task, N_CIRCUIT)
             yield PathSpec(model, examples, heads)
             yield PairSpec(model, examples, heads)
+            yield PositionSpec(model, examples, "span", metric="nll")
 
 
 def head_scores(model: ModelRef, shipment: Shipment) -> ScoreSpec:

@@ -63,10 +63,10 @@ class PairScores(Result):
 
     def among(self, heads: Sequence[Head]) -> Self:
         """Return the pairs of these heads. Raises `UsageError` for fewer than two, or one that was not paired."""
-        sets = sets_of_pairs([head for head in self.heads if head in heads])
         if unknown := set(heads) - set(self.heads):
             layer, head = min(unknown)
             raise UsageError(f"Head {head} of layer {layer} was not removed in pairs; measure the pairs with it.")
+        sets = sets_of_pairs([head for head in self.heads if head in heads])
         places = [self.joint.sets.index(one) for one in sets]
         return replace(self, joint=replace(self.joint, sets=sets, ablated=self.joint.ablated[places]))
 

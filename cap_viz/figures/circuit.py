@@ -55,7 +55,7 @@ def circuit_graph(
     stands out, a head with its paths.
     """
     n_layers, n_heads = shape
-    figure = blank(height=max(LEAST_HEIGHT, 80 + LAYER * n_layers), left=36, right=8, top=8, bottom=8)
+    figure = blank(height=max(LEAST_HEIGHT, 80 + LAYER * n_layers), left=36, right=8, top=24, bottom=8)
     widest = max((abs(path.effect) for path in paths), default=0.0) or 1.0
     chosen = [one.head for one in heads if one.name == selected]
     middles = []
@@ -91,7 +91,8 @@ def circuit_graph(
         color=[HURTS if one.effect > 0 else HELPS for one in heads],
         line={"color": [ACCENT if one.name == selected else CLEAR for one in heads], "width": 3},
     )
-    dots.update(mode="markers+text", text=[one.name for one in heads], textposition="top center")
+    # Names of the first layer's heads stand above the axes.
+    dots.update(mode="markers+text", text=[one.name for one in heads], textposition="top center", cliponaxis=False)
     figure.add_trace(dots)
     figure.update_xaxes(visible=False, range=[-0.7, n_heads + 1.3])
     figure.update_yaxes(

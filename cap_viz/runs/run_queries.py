@@ -8,7 +8,17 @@ from typing import TypeGuard, TypeVar
 
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.catalogue import ModelRef, resolve
-from cap_viz.runs.spec import EvalSpec, MaskSpec, PairSpec, PathSpec, ProfileSpec, RoleSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import (
+    EvalSpec,
+    MaskSpec,
+    PairSpec,
+    PathSpec,
+    PositionSpec,
+    ProfileSpec,
+    RoleSpec,
+    RunSpec,
+    ScoreSpec,
+)
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet
@@ -114,6 +124,12 @@ def pair_spec(spec: ScoreSpec, heads: Sequence[tuple[int, int]], *, examples: Ex
     """Make the spec of the pairs of heads under the ablation of these head scores, on their examples or on others."""
     paths = path_spec(spec, heads, examples=examples)
     return PairSpec(paths.model, paths.examples, paths.heads, paths.ablation, paths.reference)
+
+
+def position_spec(spec: ScoreSpec, examples: ExampleSet, metric: str) -> PositionSpec:
+    """Make the spec of first-order effects by span of all heads, under the ablation of these head scores."""
+    paths = path_spec(spec, (), examples=examples)
+    return PositionSpec(spec.model, examples, "span", metric=metric, ablation=paths.ablation, reference=paths.reference)
 
 
 def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, StoredRun[ScoreSpec]]:

@@ -14,9 +14,10 @@ from cap_viz.attribution.effect_metrics import applicable_metrics
 from cap_viz.attribution.pair_scores import BACK_UP, CEILING, OVERLAP
 from cap_viz.attribution.path_scores import HeadPath, strongest_heads
 from cap_viz.dashboard.circuit.data import Circuit, circuit_of, interval, stored_for
+from cap_viz.dashboard.circuit.positions import positions_section
 from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.head_map import Head, head_name
-from cap_viz.dashboard.components.panels import empty, escaped, examples_fact, problems_told, provenance_of
+from cap_viz.dashboard.components.panels import empty, escaped, examples_fact, p_words, problems_told, provenance_of
 from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.new_run import offer_runs
@@ -29,7 +30,7 @@ from cap_viz.figures.circuit import circuit_graph, pair_matrix
 from cap_viz.figures.compare import figure_html
 from cap_viz.figures.theme import signed
 from cap_viz.progress import duration
-from cap_viz.runs.run_queries import pair_spec, path_spec
+from cap_viz.runs.run_queries import pair_spec, path_spec, position_spec
 from cap_viz.runs.sample_plan import seconds_each, timed_run
 from cap_viz.runs.spec import PairSpec, PathSpec, ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
@@ -40,7 +41,7 @@ from cap_viz.tasks.example_sets import evaluation_set
 # Heads of a circuit: the most, and how many at first. Questions on which a new one is measured.
 MOST_HEADS, USUAL_HEADS, N_QUESTIONS = 16, 8, 32
 # Paths of less than this percentage of the largest one are left out at first.
-USUAL_LEAST = 3
+USUAL_LEAST = 8
 GRAPH, SELECTED = "circuit_graph", "shown"
 LEFT_WIDTH = 560
 MOST_PATHS, MOST_QUESTIONS, QUESTION_CHARACTERS = 6, 4, 110
@@ -69,6 +70,8 @@ def body(view: Frame) -> None:
         provenance_of([run for run in (paths, pairs) if run], view.runs, [model_name(view.model.id), *facts])
         st.markdown(answer(circuit), help=GLOSSARY["path"])
         graph = draw(view, circuit, shape_of(scores), least / 100)
+        by_span = position_spec(scores.spec, paths.spec.examples, metric)
+        positions_section(view, by_span, heads, metric)
         with share_place:
             share("circuit", downloads(view, circuit, graph))
 
@@ -207,7 +210,7 @@ def head_detail(circuit: Circuit, head: Head) -> None:
     if circuit.paths.has_sums:
         sums = circuit.paths.balance(circuit.metric).set_index("sender").loc[head_name(*head)]
         st.caption(
-            f"Its paths sum to {signed(sums['paths'])} {circuit.unit}, {signed(sums['remainder'])} remain to the total: "
+            f"Its paths sum to {signed(sums['paths'])} {circuit.unit}, {signed(sums['remainder'])} remain: "
             "heads not shown, and what paths do together."
         )
     go_button("Open it on Heads", "heads", key="circuit_head", params={"layer": head[0], "head": head[1]})
@@ -224,7 +227,7 @@ def path_detail(view: Frame, circuit: Circuit, path: HeadPath) -> None:
     place = circuit.paths.single.index(circuit.number(path))
     st.markdown(
         f"**{path}**: where only this receiver sees the head's output replaced, the loss changes by "
-        f"{interval(mean_with_ci(effects))} {circuit.unit} (q = {circuit.single.q_value[place]:.3f} over "
+        f"{interval(mean_with_ci(effects))} {circuit.unit} (q: {p_words(float(circuit.single.q_value[place]))}, over "
         f"{len(circuit.paths.single)} paths).",
         help=GLOSSARY["path"],
     )
