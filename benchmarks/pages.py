@@ -30,7 +30,7 @@ from playwright.sync_api import Browser, Page, WebSocket, sync_playwright
 from benchmarks.sessions import PATIENCE_MS, check_busy, start_job
 from scripts.screenshot import CHROMIUM_OPTIONS, SETTLED, chromium, server
 
-VIEWS = ("", "heads", "tasks", "prune?sparsity=50", "compare", "playground", "runs", "learn", "glossary")
+VIEWS = ("", "heads", "tasks", "prune?sparsity=50", "compare", "circuit", "playground", "runs", "learn", "glossary")
 BARS = {
     "script_ms": 150,
     "rerun_kb": 150,

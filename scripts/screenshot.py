@@ -30,6 +30,7 @@ PICTURES = {
     "tasks": "tasks?task=arc_easy&layer=24&head=6",
     "prune": "prune?task=mini_science&sparsity=20",
     "compare": "compare?task=mini_science&measure=choice_nll",
+    "circuit": "circuit?task=mini_science",
     "playground": "playground",
     "runs": "runs?kind=score",
     "learn": "learn?step=4&guesses=4b",

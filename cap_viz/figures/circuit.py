@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from cap_viz.figures.head_grid import DIVERGING, colour_limit
+from cap_viz.figures.head_grid import Grid, colour_limit, named_grid
 from cap_viz.figures.theme import ACCENT, CLEAR, HELPS, HURTS, NEUTRAL, blank, signed
 from cap_viz.stats import HeadEstimate
 
-CELL = 30
+PAIR_ENDS = ("overlap", "back-up")
 Head = tuple[int, int]
 # Pixels of the graph: the least height, a layer, the widest path, the smallest head and how much larger the largest is.
 LEAST_HEIGHT, LAYER, WIDEST, DOT, MORE = 430, 17, 9, 13, 17
@@ -141,44 +141,20 @@ def pair_matrix(
     *,
     unit: str,
 ) -> go.Figure:
-    """Plot the effect of every pair of heads, on both sides of the diagonal; a pair that is not shown has no number.
+    """Plot the effect of every pair of heads, on both sides of the diagonal.
 
+    Pairs whose interval includes zero are faded, those that survive the false-discovery control have a dot.
     `pairs` are places in `heads`; `estimate` and `kinds` (see `PairScores.kinds`) have an entry for each pair.
     """
-    n, names = len(heads), [f"L{layer} H{head}" for layer, head in heads]
-    values, texts, hovers = (
-        np.full((n, n), np.nan),
-        np.full((n, n), "", dtype=object),
-        np.full((n, n), "", dtype=object),
-    )
+    n, names = len(heads), [f"L{layer}H{head}" for layer, head in heads]
+    mean, faded, marked = np.full((n, n), np.nan), np.zeros((n, n), bool), np.zeros((n, n), bool)
+    hover = [["" for _ in heads] for _ in heads]
     for number, (first, second) in enumerate(pairs):
-        mean, low, high = (float(getattr(estimate, name)[number]) for name in ("mean", "low", "high"))
-        for place in ((first, second), (second, first)):
-            values[place] = mean
-            texts[place] = signed(mean, 2) if estimate.survives[number] else ""
-            hovers[place] = (
-                f"<b>{names[first]} and {names[second]}</b><br>{signed(mean)} {unit} [{signed(low)}, {signed(high)}]"
-                f"<br>{kinds[number]}"
-            )
-    limit, height = colour_limit(values), 90 + CELL * n
-    figure = blank(height=height, left=64, right=12, top=12, bottom=64)
-    figure.add_trace(
-        go.Heatmap(
-            z=values,
-            zmin=-limit,
-            zmax=limit,
-            colorscale=[[at, colour] for at, colour in DIVERGING],
-            colorbar={"title": unit, "thickness": 10, "outlinewidth": 0},
-            text=texts,
-            texttemplate="%{text}",
-            hovertext=hovers,
-            hovertemplate="%{hovertext}<extra></extra>",
-            hoverongaps=False,
-            xgap=2,
-            ygap=2,
-        )
-    )
-    labels = {"tickvals": list(range(n)), "ticktext": names, "ticks": "", "tickfont": {"size": 12, "color": NEUTRAL}}
-    figure.update_xaxes(tickangle=-45, range=[-0.5, n - 0.5], **labels)
-    figure.update_yaxes(range=[n - 0.5, -0.5], **labels)
-    return figure
+        value, low, high = (float(getattr(estimate, name)[number]) for name in ("mean", "low", "high"))
+        interval = f"{signed(value)} {unit} [{signed(low)}, {signed(high)}]"
+        for row, column in ((first, second), (second, first)):
+            mean[row, column] = value
+            faded[row, column], marked[row, column] = estimate.unclear[number], estimate.survives[number]
+            hover[row][column] = f"<b>{names[first]} and {names[second]}</b><br>{interval}<br>{kinds[number]}"
+    grid = Grid(mean, colour_limit(mean), PAIR_ENDS, hover=hover, faded=faded, marked=marked)
+    return named_grid(grid, unit=unit, rows=names, columns=names, titles=("head", "removed with"))

@@ -22,6 +22,7 @@ VIEWS = (
     "tasks",
     "prune?sparsity=20",
     "compare",
+    "circuit?model=toy-reasoner&task=toy_math",
     "playground?model=toy-reasoner",
     "runs",
     "learn",

@@ -186,7 +186,7 @@ def take_point() -> None:
     """Choose the clicked head or path; a cleared selection changes nothing."""
     points = st.session_state[GRAPH]["selection"]["points"]
     if points and "customdata" in points[0]:
-        choose({SELECTED: points[0]["customdata"]["0"]})
+        choose({SELECTED: points[0]["customdata"][0]})
 
 
 def head_detail(circuit: Circuit, head: Head) -> None:

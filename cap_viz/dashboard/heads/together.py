@@ -17,7 +17,7 @@ from cap_viz.dashboard.heads.data import HeadView
 from cap_viz.dashboard.heads.new_run import offer_runs
 from cap_viz.dashboard.heads.sentences import interval_at
 from cap_viz.dashboard.names import texts_missing
-from cap_viz.dashboard.selection import choose
+from cap_viz.dashboard.selection import choose, go_button
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.ranked_bars import joint_effect
 from cap_viz.figures.theme import signed
@@ -70,6 +70,7 @@ def shortcuts(view: HeadView, picked: tuple[str, ...], selected: str) -> None:
     with st.container(horizontal=True, gap="small"):
         for label, (key, names) in sets.items():
             st.button(label, key=f"together_{key}", on_click=choose, args=({KEY: names},))
+        go_button("Circuit of the strongest heads", "circuit", key="together_circuit")
 
 
 def joint_spec(view: HeadView, heads: tuple[Head, ...]) -> JointSpec:
