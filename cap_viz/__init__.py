@@ -26,6 +26,7 @@ from cap_viz._moved import find_former_modules
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cap_viz.attribution.effect_changes import EffectChanges, effect_changes
     from cap_viz.attribution.effect_split import EffectSplit, split_effects
     from cap_viz.attribution.estimators import score_heads
     from cap_viz.attribution.exact import direct_effects, score_blocks
@@ -69,6 +70,7 @@ HOMES = {
     "PathScores": "cap_viz.attribution.path_scores.PathScores",
     "BlockScores": "cap_viz.attribution.results.BlockScores",
     "DirectScores": "cap_viz.attribution.results.DirectScores",
+    "EffectChanges": "cap_viz.attribution.effect_changes.EffectChanges",
     "EffectSplit": "cap_viz.attribution.effect_split.EffectSplit",
     "SpecificationCurve": "cap_viz.attribution.specification_curve.SpecificationCurve",
     "Mask": "cap_viz.pruning.mask.Mask",
@@ -83,6 +85,7 @@ HOMES = {
     "score_heads": "cap_viz.attribution.estimators.score_heads",
     "score_blocks": "cap_viz.attribution.exact.score_blocks",
     "direct_effects": "cap_viz.attribution.exact.direct_effects",
+    "effect_changes": "cap_viz.attribution.effect_changes.effect_changes",
     "split_effects": "cap_viz.attribution.effect_split.split_effects",
     "path_effects": "cap_viz.attribution.paths.path_effects",
     "joint_effects": "cap_viz.attribution.joint_ablation.joint_effects",
@@ -102,6 +105,7 @@ __all__ = [
     "BlockScores",
     "Comparison",
     "DirectScores",
+    "EffectChanges",
     "EffectSplit",
     "EvalReport",
     "Example",
@@ -121,6 +125,7 @@ __all__ = [
     "__version__",
     "compare",
     "direct_effects",
+    "effect_changes",
     "evaluate",
     "examples",
     "generate",

@@ -120,6 +120,7 @@ def generated() -> dict[str, RunSpec]:
     for estimator in ("exact", "gradient", "hybrid"):
         specs[f"score, {estimator} resample"] = replace(SCORES, estimator=estimator, ablation="resample")
     specs["score, frozen norm"] = FROZEN
+    specs["score, mask"] = replace(SCORES, mask=MASK)
     # As JSON, 1 and 1.0 are two things, and .1 + .2 has all its digits.
     for sparsity in (0, 1, 1.0, 0.1, 0.1 + 0.2, 1e-5):
         specs[f"eval, sparsity {sparsity!r}"] = replace(dense, mask=replace(MASK, sparsity=sparsity))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cap_viz.attribution.effect_changes import EffectChanges
 from cap_viz.attribution.effect_split import EffectSplit
 from cap_viz.attribution.hybrid import HybridScores
 from cap_viz.attribution.joint_scores import JointScores
@@ -24,6 +25,7 @@ SAVED: dict[str, type[Result]] = {
         HeadScores,
         DirectScores,
         EffectSplit,
+        EffectChanges,
         BlockScores,
         GradientEffects,
         HybridScores,

@@ -49,8 +49,8 @@ def as_run_of(run: StoredRun, kind: type[Spec]) -> StoredRun[Spec]:
 
 
 def is_head_scores(run: StoredRun, estimator: str = "exact") -> TypeGuard[StoredRun[ScoreSpec]]:
-    """Whether a run holds total effects of heads (not of whole blocks, not direct ones) by this estimator."""
-    return is_run_of(run, ScoreSpec) and (run.spec.estimator, run.spec.parts) == (estimator, None)
+    """Whether a run holds total effects of the dense model's heads (not blocks, not direct ones) by an estimator."""
+    return is_run_of(run, ScoreSpec) and (run.spec.estimator, run.spec.parts, run.spec.mask) == (estimator, None, None)
 
 
 def score_runs(

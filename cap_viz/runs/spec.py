@@ -33,13 +33,13 @@ def kept_as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """Head scores of a model on a set of examples.
+    """Head scores of a model, dense or pruned, on a set of examples.
 
     `metric` is None for exact scores: they store raw log-likelihoods from which every metric follows.
     `reference` are the examples that mean and resample ablation take values from, None for `examples` themselves; the
     seed of these examples also draws the partners for resample ablation. `parts` is None for heads, "blocks" for whole
     attention layers and MLPs, "writes" for the direct effects of heads (what they write into the last residual stream).
-    `frozen_norm` is True for direct effects under the final norm's dense scale.
+    `frozen_norm` is True for direct effects under the final norm's dense scale. `mask` is None for the dense model.
     """
 
     model: ModelRef
@@ -50,6 +50,7 @@ class ScoreSpec:
     reference: ExampleSet | None = None
     parts: str | None = None
     frozen_norm: Literal[True] | None = None
+    mask: MaskSpec | None = None
 
     kind = "score"
 

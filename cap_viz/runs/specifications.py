@@ -64,13 +64,12 @@ def stored_choices(store: Store, model: ModelRef, task: Task) -> ScoringChoices:
 
 
 def scores_of_draws(runs: Iterable[StoredRun], model: ModelRef, task: str) -> list[StoredRun[ScoreSpec]]:
-    """Find the total effects of heads on drawn calibration examples, with replacements from these examples."""
+    """Find the dense model's total effects of heads on drawn calibration examples, which also give replacements."""
     return [
         run
         for run in runs_of(runs, ScoreSpec)
         if (run.spec.model, run.spec.examples.task, run.spec.examples.split) == (model, task, "calibration")
-        and run.spec.parts is None
-        and run.spec.reference is None
+        and (run.spec.parts, run.spec.reference, run.spec.mask) == (None, None, None)
     ]
 
 

@@ -38,7 +38,7 @@ class SetRun(AblationRun):
         from cap_viz.attribution.exact import make_score_plan
         from cap_viz.attribution.joint_ablation import SetArrays, check_sets
 
-        super().__init__(model, spec)
+        super().__init__(model, spec, None)
         check_sets([spec.heads], model.shape)
         self.sets = sets_of(spec, model.shape.n_layers, model.shape.n_heads)
         options = {**ablation_options(spec), "parts": "sets", "batches": plan}

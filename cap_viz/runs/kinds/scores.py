@@ -19,17 +19,19 @@ from cap_viz.attribution.results import (
 )
 from cap_viz.errors import UsageError, choose
 from cap_viz.progress import Progress
-from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep, MaskedRun, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, GetScores, RunKind, tables_of, task_of
-from cap_viz.runs.masks import GetEffect
+from cap_viz.runs.masks import GetEffect, mask_steps
+from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
-from cap_viz.runs.spec import JointSpec, PairSpec, PathSpec, ScoreSpec
+from cap_viz.runs.spec import JointSpec, MaskSpec, PairSpec, PathSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
     from cap_viz.attribution.batch_plan import BatchPlan
     from cap_viz.attribution.exact import Replacements
+    from cap_viz.models.catalogue import ModelRef
     from cap_viz.models.loading import ReasoningModel
     from cap_viz.pruning.mask import Mask
 
@@ -65,21 +67,30 @@ class Scores(RunKind[ScoreSpec]):
         check_frozen_norm(bool(spec.frozen_norm), spec.parts)
         if spec.ablation == "zero" and spec.reference is not None:
             raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
+        check_mask(spec.mask, spec.model)
 
     def steps(self, spec: ScoreSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        run = self.batched(by.model, spec, by.checkpoints.plan())
+        mask = yield from wanted_mask(spec.mask, by)
+        run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
+        del mask  # So that the run frees it once it has the pruned weights.
         facts = yield from batch_steps(run, by.checkpoints, by.backend)
         return Computed(run.tables(), run.batches, facts)
 
     def batched(
         self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None = None, mask: Mask | None = None
     ) -> BatchedRun:
-        return ScoreRun(model, spec, plan) if spec.estimator == "exact" else GradientRun(model, spec, plan)
+        made = ScoreRun if spec.estimator == "exact" else GradientRun
+        return made(model, spec, plan, mask)
+
+    def holds_weights(self, spec: ScoreSpec) -> bool:
+        return spec.mask is not None
 
     def describe(self, spec: ScoreSpec) -> str:
         about = "" if spec.metric is None else f" of {spec.metric}"
         norm = "frozen norm, " if spec.frozen_norm else ""
-        return f"{PARTS_WORDS[spec.parts]}{norm}{spec.estimator}{about}, {spec.ablation} ablation"
+        return (
+            f"{PARTS_WORDS[spec.parts]}{norm}{spec.estimator}{about}, {spec.ablation} ablation{pruned_words(spec.mask)}"
+        )
 
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
@@ -95,17 +106,29 @@ def ablation_options(spec: ScoreSpec | JointSpec | PairSpec | PathSpec) -> dict[
     return {"ablation": spec.ablation, "reference": reference, "seed": seed}
 
 
-class AblationRun(BatchedRun):
-    """Scores by ablation; the replacements of outputs are prepared once, with the first batch."""
+def wanted_mask(spec: MaskSpec | None, by: Computation) -> Generator[Progress, None, Mask | None]:
+    """Build the mask of a run; None for the dense model."""
+    return None if spec is None else (yield from mask_steps(spec, by.model, effects_by(by.store, by.run)))
 
-    def __init__(self, model: ReasoningModel, spec: ScoreSpec | JointSpec | PairSpec) -> None:
-        self.model, self.spec = model, spec
+
+def check_mask(mask: MaskSpec | None, model: ModelRef) -> None:
+    """Raise `UsageError` for a mask that is built on head scores of another model than the one measured."""
+    scores = None if mask is None else mask.scores
+    if scores is not None and scores.model != model:
+        raise UsageError(
+            f"The mask is built on head scores of {scores.model.id} with fingerprint {scores.model.fingerprint}, the "
+            f"run is of {model.id} with {model.fingerprint}; use a mask of this model."
+        )
+
+
+class AblationRun(MaskedRun):
+    """Scores by ablation; the replacements of outputs are prepared once, with the first batch."""
 
     @cached_property
     def replaced(self) -> Replacements:
         from cap_viz.attribution.exact import replacements
 
-        return replacements(self.model, self.plan)
+        return replacements(self.model, self.plan, self.weights)
 
     def partial(self) -> Any:
         return self.arrays.result()
@@ -114,10 +137,10 @@ class AblationRun(BatchedRun):
 class ScoreRun(AblationRun):
     """Exact scores of heads, or of whole attention layers and MLPs."""
 
-    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         from cap_viz.attribution.exact import ScoreArrays, make_score_plan
 
-        super().__init__(model, spec)
+        super().__init__(model, spec, mask)
         what = {"parts": spec.parts or "heads", "frozen_norm": bool(spec.frozen_norm)}
         options = {**ablation_options(spec), **what, "batches": plan}
         self.plan = make_score_plan(model, examples_of(spec.examples), **options)
@@ -130,7 +153,8 @@ class ScoreRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.exact import score_steps
 
-        return self.steps_of(score_steps(self.model, self.plan, only=wanted, replaced=self.replaced))
+        options = {"weights": self.weights, "only": wanted, "replaced": self.replaced}
+        return self.steps_of(score_steps(self.model, self.plan, **options))
 
 
 class GradientRun(AblationRun):
@@ -138,10 +162,10 @@ class GradientRun(AblationRun):
 
     note = "gradients of all heads"
 
-    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         from cap_viz.attribution.gradient import GradientArrays, make_gradient_plan
 
-        super().__init__(model, spec)
+        super().__init__(model, spec, mask)
         self.metric = spec.metric or "nll"
         options = {**ablation_options(spec), "metric": self.metric, "batches": plan}
         self.plan = make_gradient_plan(model, examples_of(spec.examples), **options)
@@ -150,8 +174,8 @@ class GradientRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.gradient import gradient_steps
 
-        options = {"metric": self.metric, "units": True, "only": wanted, "replaced": self.replaced}
-        for block in gradient_steps(self.model, self.plan, **options):
+        options = {"weights": self.weights, "only": wanted, "replaced": self.replaced}
+        for block in gradient_steps(self.model, self.plan, metric=self.metric, units=True, **options):
             self.arrays.add(block)
             yield BatchStep(block.batch, block.work, last=True)
 
