@@ -69,6 +69,7 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
         "HybridScores": cv.score_heads(model, examples, estimator="hybrid", progress=False),
         "BlockScores": cv.score_blocks(model, examples[:4], progress=False),
         "DirectScores": direct,
+        "EffectChanges": cv.effect_changes(scores, cv.score_heads(model, examples, mask=mask, progress=False)),
         "EffectSplit": cv.split_effects(scores, direct),
         "JointScores": cv.joint_effects(
             model,

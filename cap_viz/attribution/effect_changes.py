@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 Effects = HeadScores | BlockScores | GradientEffects
 EffectKind = Literal["HeadScores", "DirectScores", "BlockScores", "GradientEffects"]
-# Effects with a value per question, by the name that is saved, and the words for them in messages.
-EFFECTS: dict[str, type[Effects]] = {
-    kind.__name__: kind for kind in (HeadScores, DirectScores, BlockScores, GradientEffects)
+# Effects on all metrics, by the name that is saved, and the words for all effects with a value per question.
+EXACT: dict[str, type[HeadScores | BlockScores]] = {
+    kind.__name__: kind for kind in (HeadScores, DirectScores, BlockScores)
 }
 WORDS = {
     "HeadScores": "exact effects of heads",
@@ -150,7 +150,7 @@ class EffectChanges(Result):
             own = {name.removeprefix(prefix): table for name, table in tables.items() if name.startswith(prefix)}
             if metric is not None:
                 return GradientEffects.from_tables(own, metric=metric, tasks=tasks)
-            return EFFECTS[kind].from_tables(own, tasks=tasks)
+            return EXACT[kind].from_tables(own, tasks=tasks)
 
         return cls(side(BEFORE), side(AFTER))
 
@@ -162,11 +162,8 @@ def effect_changes(before: EffectResult, after: EffectResult) -> EffectChanges:
     and a pruned model (`mask=`), or of two models of one shape. Raises `UsageError` for effects without values per
     question (hybrid), of two kinds, on different metrics or questions, and of models of different shapes.
     """
+    before, after = per_question(before), per_question(after)
     names = [type(one).__name__ for one in (before, after)]
-    for name, effects in zip(names, (before, after), strict=True):
-        if not isinstance(effects, tuple(EFFECTS.values())):
-            raise UsageError(f"{name} has no effect for each question, so that none can be paired; score exactly.")
-    assert isinstance(before, Effects) and isinstance(after, Effects)
     if names[0] != names[1]:
         raise UsageError(f"{WORDS[names[0]].capitalize()} and {WORDS[names[1]]} are not comparable; use one kind.")
     if before.metrics != after.metrics:
@@ -182,6 +179,15 @@ def effect_changes(before: EffectResult, after: EffectResult) -> EffectChanges:
         first, second = (f"{layers} layers × {parts} heads" for layers, parts in shapes)
         raise UsageError(f"The models differ in shape: {first} and {second}; no head of one is that of the other.")
     return EffectChanges(before, after)
+
+
+def per_question(effects: EffectResult) -> Effects:
+    if not isinstance(effects, Effects):
+        raise UsageError(
+            f"{type(effects).__name__} have no effect for each question, so that none can be paired; score both models "
+            "by the exact or the gradient estimator."
+        )
+    return effects
 
 
 def shape_of(effects: Effects) -> Sequence[int]:

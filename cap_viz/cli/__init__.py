@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 from cap_viz import __version__
 from cap_viz.cli import (
     catalogue,
+    changes,
     compare,
     direct,
     evaluations,
@@ -63,6 +64,7 @@ app.command()(scoring.score)
 app.command()(direct.direct)
 app.command()(pairs.pairs)
 app.command()(paths.paths)
+app.command()(changes.changes)
 app.command()(stability.stability)
 app.command()(specifications.specifications)
 app.command()(pruning.prune)

@@ -12,7 +12,7 @@ from cap_viz.attribution.results import ABLATIONS
 from cap_viz.attribution.specification_curve import Specification, SpecificationCurve
 from cap_viz.errors import CapVizError, choose
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.kinds.scores import STORED_ESTIMATORS, load_gradient, load_scores
+from cap_viz.runs.kinds.scores import STORED_ESTIMATORS, load_effects
 from cap_viz.runs.run_queries import runs_of
 from cap_viz.runs.sample_plan import seconds_each, timed_run
 from cap_viz.runs.spec import ScoreSpec
@@ -92,7 +92,7 @@ def curve_of(store: Store, model: ModelRef, task: Task, choices: ScoringChoices)
         if run is None:
             missing += specifications
             continue
-        scores = load_scores(store, run) if spec.estimator == "exact" else load_gradient(store, run)
+        scores = load_effects(store, run)
         estimates |= {one: scores.estimated(one.metric) for one in specifications}
     return SpecificationCurve.of(estimates, missing=tuple(missing), tasks=(task.as_version,))
 

@@ -217,11 +217,14 @@ def load_gradient(store: Store, run: StoredRun) -> GradientEffects:
     return GradientEffects.from_tables(tables_of(store, run, *names), metric=metric, tasks=(task_of(run),))
 
 
+def load_effects(store: Store, run: StoredRun) -> HeadScores | GradientEffects:
+    """Load the total effects of heads, exact or by gradient. Raises `UsageError` for a run of other parts."""
+    return (load_gradient if as_run_of(run, ScoreSpec).spec.estimator == "gradient" else load_scores)(store, run)
+
+
 def load_mean_effect(store: Store, run: StoredRun[ScoreSpec], metric: str) -> Float[np.ndarray, "layer head"]:
     """Load the head scores of an exact or gradient run. Raises `UsageError` for a metric a gradient run lacks."""
-    if run.spec.estimator == "gradient":
-        return load_gradient(store, run).mean_effect(metric)
-    return load_scores(store, run).mean_effect(metric)
+    return load_effects(store, run).mean_effect(metric)
 
 
 def effects_by(store: Store, run: GetScores) -> GetEffect:
