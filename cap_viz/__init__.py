@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from cap_viz.attribution.pair_scores import PairScores
     from cap_viz.attribution.path_scores import PathScores
     from cap_viz.attribution.paths import path_effects
+    from cap_viz.attribution.removal import greedy_order, removal_curve
+    from cap_viz.attribution.removal_curve import RemovalCurve
     from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
     from cap_viz.attribution.specification_curve import SpecificationCurve
     from cap_viz.evaluation.choice import evaluate
@@ -68,6 +70,7 @@ HOMES = {
     "JointScores": "cap_viz.attribution.joint_scores.JointScores",
     "PairScores": "cap_viz.attribution.pair_scores.PairScores",
     "PathScores": "cap_viz.attribution.path_scores.PathScores",
+    "RemovalCurve": "cap_viz.attribution.removal_curve.RemovalCurve",
     "BlockScores": "cap_viz.attribution.results.BlockScores",
     "DirectScores": "cap_viz.attribution.results.DirectScores",
     "EffectChanges": "cap_viz.attribution.effect_changes.EffectChanges",
@@ -90,6 +93,8 @@ HOMES = {
     "path_effects": "cap_viz.attribution.paths.path_effects",
     "joint_effects": "cap_viz.attribution.joint_ablation.joint_effects",
     "pair_effects": "cap_viz.attribution.joint_ablation.pair_effects",
+    "removal_curve": "cap_viz.attribution.removal.removal_curve",
+    "greedy_order": "cap_viz.attribution.removal.greedy_order",
     "hooks": "cap_viz.attribution.joint_ablation.hooks",
     "specification_curve": "cap_viz.runs.specifications.specification_curve",
     "prune_mask": "cap_viz.pruning.prune_mask",
@@ -118,6 +123,7 @@ __all__ = [
     "Model",
     "PairScores",
     "PathScores",
+    "RemovalCurve",
     "SpecificationCurve",
     "Store",
     "SweepResult",
@@ -129,6 +135,7 @@ __all__ = [
     "evaluate",
     "examples",
     "generate",
+    "greedy_order",
     "hooks",
     "joint_effects",
     "load",
@@ -137,6 +144,7 @@ __all__ = [
     "pair_effects",
     "path_effects",
     "prune_mask",
+    "removal_curve",
     "runs",
     "score_blocks",
     "score_heads",

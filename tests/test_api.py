@@ -85,6 +85,7 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
             }
         ),
         "PathScores": cv.path_effects(model, examples[:4], scores=scores, k=4, parts=("all", "q"), progress=False),
+        "RemovalCurve": cv.removal_curve(model, examples[:4], scores, draws=2, progress=False),
         "Mask": mask,
         "EvalReport": dense,
         "texts": cv.evaluate(model, texts, progress=False),

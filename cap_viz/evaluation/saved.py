@@ -10,6 +10,7 @@ from cap_viz.attribution.hybrid import HybridScores
 from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.attribution.pair_scores import PairScores
 from cap_viz.attribution.path_scores import PathScores
+from cap_viz.attribution.removal_curve import RemovalCurve
 from cap_viz.attribution.result_base import Result, read_result
 from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
 from cap_viz.attribution.specification_curve import SpecificationCurve
@@ -33,6 +34,7 @@ SAVED: dict[str, type[Result]] = {
         PairScores,
         SpecificationCurve,
         PathScores,
+        RemovalCurve,
         Mask,
         EvalReport,
         GenerationReport,

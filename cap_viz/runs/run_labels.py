@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cap_viz.runs.prefix_reuse import taken_words
-from cap_viz.runs.spec import EvalSpec, JointSpec, MaskSpec, PairSpec, PathSpec, RunSpec, ScoreSpec
+from cap_viz.runs.spec import AblationSpec, EvalSpec, MaskSpec, RunSpec
 from cap_viz.runs.store import StoredRun
 
 
@@ -37,7 +37,7 @@ ABLATION_WORDS = {
 
 def ablation_words(*specs: RunSpec) -> AblationWords:
     """Choose the words for the ablation of these runs; where they use several ablations, words true of all."""
-    kinds = {spec.ablation for spec in specs if isinstance(spec, ScoreSpec | JointSpec | PairSpec | PathSpec)}
+    kinds = {spec.ablation for spec in specs if isinstance(spec, AblationSpec)}
     return ABLATION_WORDS[kinds.pop()] if len(kinds) == 1 else AblationWords("ablating", "ablated")
 
 

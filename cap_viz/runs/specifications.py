@@ -13,7 +13,7 @@ from cap_viz.attribution.specification_curve import Specification, Specification
 from cap_viz.errors import CapVizError, choose
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.kinds.scores import STORED_ESTIMATORS, load_effects
-from cap_viz.runs.run_queries import runs_of
+from cap_viz.runs.run_queries import of_whole_model, runs_of
 from cap_viz.runs.sample_plan import seconds_each, timed_run
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -69,7 +69,8 @@ def scores_of_draws(runs: Iterable[StoredRun], model: ModelRef, task: str) -> li
         run
         for run in runs_of(runs, ScoreSpec)
         if (run.spec.model, run.spec.examples.task, run.spec.examples.split) == (model, task, "calibration")
-        and (run.spec.parts, run.spec.reference, run.spec.mask) == (None, None, None)
+        and of_whole_model(run.spec)
+        and run.spec.reference is None
     ]
 
 

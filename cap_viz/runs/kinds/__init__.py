@@ -16,6 +16,7 @@ from cap_viz.runs.kinds.joint import Joint, Pairs
 from cap_viz.runs.kinds.paths import Paths
 from cap_viz.runs.kinds.patterns import Patterns
 from cap_viz.runs.kinds.profile import Profile
+from cap_viz.runs.kinds.removal import Removal
 from cap_viz.runs.kinds.scores import Scores
 from cap_viz.runs.spec import RunSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from cap_viz.runs.batched_runs import BatchedRun
 
 KINDS: dict[str, RunKind[Any]] = {
-    kind.name: kind for kind in (Scores(), Evaluation(), Profile(), Patterns(), Joint(), Pairs(), Paths())
+    kind.name: kind for kind in (Scores(), Evaluation(), Profile(), Patterns(), Joint(), Pairs(), Paths(), Removal())
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from cap_viz.attribution.joint_scores import set_name
 from cap_viz.attribution.results import (
     BlockScores,
     DirectScores,
@@ -24,13 +25,14 @@ from cap_viz.runs.kinds.base import Computation, Computed, GetScores, RunKind, t
 from cap_viz.runs.masks import GetEffect, mask_steps
 from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
-from cap_viz.runs.spec import JointSpec, MaskSpec, PairSpec, PathSpec, ScoreSpec
+from cap_viz.runs.spec import AblationSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
     from cap_viz.attribution.batch_plan import BatchPlan
     from cap_viz.attribution.exact import Replacements
+    from cap_viz.attribution.pruned_weights import MaskLike
     from cap_viz.models.catalogue import ModelRef
     from cap_viz.models.loading import ReasoningModel
     from cap_viz.pruning.mask import Mask
@@ -67,6 +69,11 @@ class Scores(RunKind[ScoreSpec]):
         check_frozen_norm(bool(spec.frozen_norm), spec.parts)
         if spec.ablation == "zero" and spec.reference is not None:
             raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
+        if spec.removed is not None and (spec.ablation != "zero" or not spec.removed):
+            raise UsageError(
+                "Heads are taken out for a scoring by zeroing what reads them, as in zero ablation; use that ablation, "
+                "and name at least one head."
+            )
         check_mask(spec.mask, spec.model)
 
     def steps(self, spec: ScoreSpec, by: Computation) -> Generator[Progress, None, Computed]:
@@ -83,14 +90,14 @@ class Scores(RunKind[ScoreSpec]):
         return made(model, spec, plan, mask)
 
     def holds_weights(self, spec: ScoreSpec) -> bool:
-        return spec.mask is not None
+        return spec.mask is not None or spec.removed is not None
 
     def describe(self, spec: ScoreSpec) -> str:
         about = "" if spec.metric is None else f" of {spec.metric}"
         norm = "frozen norm, " if spec.frozen_norm else ""
-        return (
-            f"{PARTS_WORDS[spec.parts]}{norm}{spec.estimator}{about}, {spec.ablation} ablation{pruned_words(spec.mask)}"
-        )
+        without = "" if spec.removed is None else f", without {set_name(spec.removed)}"
+        how = f"{norm}{spec.estimator}{about}, {spec.ablation} ablation"
+        return f"{PARTS_WORDS[spec.parts]}{how}{pruned_words(spec.mask)}{without}"
 
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
@@ -99,11 +106,20 @@ class Scores(RunKind[ScoreSpec]):
         return LOADERS[run.spec.parts](store, run).to_pandas()
 
 
-def ablation_options(spec: ScoreSpec | JointSpec | PairSpec | PathSpec) -> dict[str, Any]:
+def ablation_options(spec: AblationSpec) -> dict[str, Any]:
     """Return the ablation keyword arguments of a spec, for `make_*_plan`."""
     reference = None if spec.reference is None else examples_of(spec.reference)
     seed = (spec.reference or spec.examples).seed or 0
     return {"ablation": spec.ablation, "reference": reference, "seed": seed}
+
+
+def without_removed(model: ReasoningModel, spec: ScoreSpec, mask: MaskLike | None) -> MaskLike | None:
+    """Add the heads that are out to the mask."""
+    from cap_viz.attribution.joint_ablation import check_sets
+    from cap_viz.attribution.pruned_weights import without_heads
+
+    check_sets([spec.removed or ()], model.shape)
+    return without_heads(model, spec.removed or (), mask)
 
 
 def wanted_mask(spec: MaskSpec | None, by: Computation) -> Generator[Progress, None, Mask | None]:
@@ -140,7 +156,7 @@ class ScoreRun(AblationRun):
     def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         from cap_viz.attribution.exact import ScoreArrays, make_score_plan
 
-        super().__init__(model, spec, mask)
+        super().__init__(model, spec, without_removed(model, spec, mask))
         what = {"parts": spec.parts or "heads", "frozen_norm": bool(spec.frozen_norm)}
         options = {**ablation_options(spec), **what, "batches": plan}
         self.plan = make_score_plan(model, examples_of(spec.examples), **options)
@@ -165,7 +181,7 @@ class GradientRun(AblationRun):
     def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         from cap_viz.attribution.gradient import GradientArrays, make_gradient_plan
 
-        super().__init__(model, spec, mask)
+        super().__init__(model, spec, without_removed(model, spec, mask))
         self.metric = spec.metric or "nll"
         options = {**ablation_options(spec), "metric": self.metric, "batches": plan}
         self.plan = make_gradient_plan(model, examples_of(spec.examples), **options)
