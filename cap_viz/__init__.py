@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cap_viz.attribution.hybrid import HybridScores
     from cap_viz.attribution.joint_ablation import hooks, joint_effects, pair_effects
     from cap_viz.attribution.joint_scores import JointScores
+    from cap_viz.attribution.mib import mib_importances
     from cap_viz.attribution.pair_scores import PairScores
     from cap_viz.attribution.path_scores import PathScores
     from cap_viz.attribution.paths import path_effects
@@ -95,6 +96,7 @@ HOMES = {
     "pair_effects": "cap_viz.attribution.joint_ablation.pair_effects",
     "removal_curve": "cap_viz.attribution.removal.removal_curve",
     "greedy_order": "cap_viz.attribution.removal.greedy_order",
+    "mib_importances": "cap_viz.attribution.mib.mib_importances",
     "hooks": "cap_viz.attribution.joint_ablation.hooks",
     "specification_curve": "cap_viz.runs.specifications.specification_curve",
     "prune_mask": "cap_viz.pruning.prune_mask",
@@ -141,6 +143,7 @@ __all__ = [
     "load",
     "load_model",
     "load_task",
+    "mib_importances",
     "pair_effects",
     "path_effects",
     "prune_mask",

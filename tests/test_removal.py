@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ import cap_viz as cv
 from cap_viz.attribution.exact import encode_all, exact_scores
 from cap_viz.attribution.joint_ablation import hooks
 from cap_viz.attribution.joint_scores import JointScores
+from cap_viz.attribution.mib import mib_graph
 from cap_viz.attribution.pruned_weights import without_heads
 from cap_viz.attribution.removal import greedy_order, removal_curve
 from cap_viz.attribution.removal_curve import RemovalCurve, Removals, counts_of
@@ -32,8 +34,9 @@ from cap_viz.runs.spec import RemovalSpec, ScoreSpec, spec_dict, spec_from_dict
 from cap_viz.runs.store import Store
 from cap_viz.stats.circuits import CircuitAreas, circuit_areas, faithfulness, question_weights, rescored_order
 from cap_viz.stats.joint import Head
-from cap_viz.tasks import Task
+from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from tests.shell import Shell
 from tests.test_replacement import plain_loglik
 from tests.tiny import tiny_examples
 
@@ -122,13 +125,13 @@ def test_curves_and_areas_by_hand() -> None:
         "kept by size": 0.0,
         "random": pytest.approx(np.mean([4.0 * (order[0] == (0, 1)) for order in removals.random])),
     }
-    assert (table.loc["random", "ci_low"], table.loc["random", "ci_high"]) == (0, 4)
+    assert table[["ci_low", "ci_high"]].loc["random"].tolist() == [0, 4]
     areas = found.areas("nll").set_index("area")
     assert areas["value"].round(6).to_dict() == {"most": 2.0, "least": 0.0, "cpr": 0.5, "cmd": 0.0}
     as_good = 1 + sum(order[0] == (0, 1) for order in removals.random)
     assert areas["p_value"].tolist()[0] == as_good / 4
     # Both questions weigh 0, 1 or 2 in a resample of two: rises of 3, 4 or 5.
-    assert (areas.loc["most", "ci_low"], areas.loc["most", "ci_high"]) == (1.5, 2.5)
+    assert areas[["ci_low", "ci_high"]].loc["most"].tolist() == [1.5, 2.5]
     assert found.headline.startswith("2 heads, up to 1 removed, 2 examples: CPR 0.5, CMD 0 (nll)")
     assert "1 of which ranked them" in replace(found, shared=1).headline
 
@@ -146,9 +149,8 @@ def test_areas_are_those_of_the_single_functions() -> None:
         faithful = faithfulness(np.array([*kept, mean[()]]), dense=mean[()], empty=mean[heads])
         return circuit_areas(np.array([0.1, 0.2, 0.5, 1.0]), faithful)
 
-    value = found.areas("nll").set_index("area")["value"]
-    assert value["cpr"] == pytest.approx(areas(heads).cpr)
-    assert value["cmd"] == pytest.approx(areas(heads[::-1]).cmd)
+    expected = [areas(heads).cpr, areas(heads[::-1]).cmd]
+    assert_allclose(found.areas("nll")["value"][2:], expected)
 
 
 def test_circuits_need_something_to_be_faithful_to() -> None:
@@ -156,8 +158,7 @@ def test_circuits_need_something_to_be_faithful_to() -> None:
     flat = curve({heads: [1.0, 1.0] for heads in removals.sets}, removals)
     areas = flat.areas("nll").set_index("area")
     assert areas["value"].isna().to_dict() == {"most": False, "least": False, "cpr": True, "cmd": True}
-    assert np.isnan(areas["p_value"]["cpr"])
-    assert areas["p_value"]["most"] == 1
+    assert_array_equal(areas["p_value"], [1, 1, np.nan, np.nan])
 
 
 def test_weights_of_resamples() -> None:
@@ -283,3 +284,65 @@ def test_a_greedy_order_scores_what_is_left(tiny_model: ReasoningModel) -> None:
     assert list(order[:-4:-1]) == sorted(EVERY, key=lambda head: first[head])[:3]
     out = exact_scores(tiny_model, examples, mask=without_heads(tiny_model, order[-3:])).mean_effect("nll")
     assert list(order[-4:-7:-1]) == sorted(order[:-3], key=lambda head: out[head])[:3]
+
+
+# In the shell, and in MIB's format -----------------------------------------------------------------------------------
+
+
+def test_the_shell_removes_heads(shell: Shell, tiny: list[str], tiny_model: ReasoningModel) -> None:
+    few = [*tiny, "--n", "3", "--calibration", "4", "--draws", "2", "--shares", "0.25,0.5"]
+    found = shell.json("removal", *few)
+    assert (found["shared"], found["rescored"], len(found["heads"])) == (0, False, 12)
+    assert [area["area"] for area in found["areas"]] == ["most", "least", "cpr", "cmd"]
+    assert len(found["curves"]) == 5 * 2
+    again = shell.json("removal", *few, "--rescore", "--estimator", "gradient")
+    assert again["rescored"]
+    order = greedy_order(tiny_model, load_task("tiny").calibration(4), shares=(0.25, 0.5), progress=False)
+    assert again["heads"] == [list(head) for head in order]
+    code, out, _ = shell("removal", *few)
+    assert code == 0
+    assert "6 (50%)" in out
+    code, _, err = shell("removal", *few, "--rescore", "--ablation", "mean")
+    assert code == 2
+    assert "under zero ablation" in err
+
+
+def test_importances_have_the_documented_structure() -> None:
+    """Numbers of nodes and edges of MIB's own example, a graph of GPT-2; names as its reader builds them."""
+    effects = np.arange(144.0).reshape(12, 12)
+    graph = mib_graph(effects, d_model=768, parallel=False)
+    assert list(graph) == ["cfg", "nodes", "edges"]
+    assert graph["cfg"] == {"n_layers": 12, "n_heads": 12, "parallel_attn_mlp": False, "d_model": 768}
+    assert (len(graph["nodes"]), len(graph["edges"])) == (158, 32491)
+    assert list(graph["nodes"])[:2] == ["input", "a0.h0"]
+    assert list(graph["nodes"])[-2:] == ["m11", "logits"]
+    assert graph["nodes"]["a3.h5"] == {"in_graph": False, "score": 41.0}
+    assert {name for name, node in graph["nodes"].items() if "score" in node} == {
+        f"a{layer}.h{head}" for layer in range(12) for head in range(12)
+    }
+    assert list(graph["edges"])[:4] == ["input->a0.h0<q>", "input->a0.h0<k>", "input->a0.h0<v>", "input->a0.h1<q>"]
+    assert {"a0.h0->m0", "a0.h0->a1.h2<v>", "m10->m11", "a11.h0->m11", "m11->logits"} <= set(graph["edges"])
+    assert not {"a0.h0->a0.h1<q>", "m0->m0", "logits->m0", "m11->a11.h0<q>"} & set(graph["edges"])
+    assert graph["edges"]["m10->m11"] == {"score": 0.0, "in_graph": False}
+    side_by_side = mib_graph(effects, d_model=768, parallel=True)
+    assert len(graph["edges"]) - len(side_by_side["edges"]) == 144
+    assert "a0.h0->m0" not in side_by_side["edges"]
+
+
+def test_importances_are_written_once(
+    shell: Shell, tiny: list[str], tiny_model: ReasoningModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "importances.json"
+    scored = shell.json("score", *tiny, "--n", "3", "--mib", str(file))
+    graph = json.loads(file.read_text())
+    assert graph["nodes"]["a2.h3"]["score"] == pytest.approx(scored["mean_effect"][2][3])
+    scores = exact_scores(tiny_model, load_task("tiny").calibration(3))
+    assert cv.mib_importances(tiny_model, scores)["cfg"] == graph["cfg"]
+    code, _, err = shell("score", *tiny, "--n", "3", "--mib", str(file))
+    assert code == 2
+    assert "is there already" in err
+    blocks = cv.score_blocks(tiny_model, tiny_examples(2), progress=False)
+    other = replace(scores, ablated=scores.ablated[:2])
+    for wrong, words in ((blocks, "of whole attention layers"), (other, "are of 2 layers × 4 heads")):
+        with pytest.raises(UsageError, match=words):
+            cv.mib_importances(tiny_model, wrong)

@@ -28,6 +28,7 @@ from cap_viz.cli import (
     plan,
     plugins,
     pruning,
+    removal,
     scoring,
     serve,
     specifications,
@@ -65,6 +66,7 @@ app.command()(direct.direct)
 app.command()(pairs.pairs)
 app.command()(paths.paths)
 app.command()(changes.changes)
+app.command()(removal.removal)
 app.command()(stability.stability)
 app.command()(specifications.specifications)
 app.command()(pruning.prune)

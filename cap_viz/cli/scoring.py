@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
@@ -25,7 +26,7 @@ from cap_viz.cli.options import (
     WorkersOption,
     read_ids,
 )
-from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
+from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts, write_new
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
@@ -69,6 +70,9 @@ def score(
     ] = "heads",
     criterion: CriterionOrDenseOption = "",
     sparsity: SparsityWithOption = 0.2,
+    mib: Annotated[
+        Path | None, typer.Option(help="Write the effects as importances to this file, for MIB's circuit leaderboard.")
+    ] = None,
     ids: Annotated[Path | None, typer.Option(help="Score these example ids (one per line, any split).")] = None,
     full: Annotated[bool, typer.Option("--full", help="With --json: add effects per example and raw values.")] = False,
     backend: BackendOption = "",
@@ -84,6 +88,7 @@ def score(
     pruned model are measured.
     """
     from cap_viz.attribution.estimators import ESTIMATORS
+    from cap_viz.attribution.mib import graph_of
     from cap_viz.progress import duration
     from cap_viz.runs.masks import mask_spec_for
     from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from
@@ -96,6 +101,8 @@ def score(
     choose("part of the model", parts, ("heads", "blocks"))
     if parts == "blocks" and estimator != "exact":
         raise UsageError("Whole attention layers and MLPs are measured by the exact estimator only.")
+    if parts == "blocks" and mib is not None:
+        raise UsageError("--mib writes importances of heads; leave out --parts blocks.")
     if ablation == "zero" and reference_n is not None:
         raise UsageError("Zero ablation takes no values from other examples; leave out --reference-n.")
     chosen = load_task(task)
@@ -155,6 +162,9 @@ def score(
     else:
         estimate, content = single_content(runs.store, found[estimator], metric, full)
     rounding = noise_floor(runs.ref.dtype, metric, estimate.mean, estimate.n) if estimator == "exact" else None
+    if mib is not None:
+        write_new(mib, json.dumps(graph_of(runs.model, estimate.mean)))
+        err.print(f"Wrote importances of {estimate.mean.size} heads to {mib}", highlight=False, soft_wrap=True)
     if as_json:
         about = {"task": task, "metric": metric, "estimator": estimator, "ablation": ablation}
         about |= {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}
