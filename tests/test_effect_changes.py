@@ -119,18 +119,29 @@ def by_gradient(*effects: tuple[float, ...], metric: str = "nll", prefix: str = 
 
 
 def test_changes_by_hand() -> None:
-    """Means 1 → 3, 3 → 1, −3 → −1, −1 → −3 with the same small spread, and one whose change may be chance."""
+    """Each kind by its means before and after, with the same small spread; and a change that may be chance."""
     noise = np.array([-0.1, 0.1, 0.0])
-    before = [mean + 0 * noise for mean in (1, 3, -3, -1)] + [np.zeros(3)]
-    after = [mean + noise for mean in (3, 1, -1, -3)] + [np.array([-1.0, 2.0, 0.5])]
+    means = {
+        "stronger": (1, 3),
+        "weaker": (3, 1),
+        "gained": (0, 2),
+        "lost": (2, 0),
+        "hurts less": (-3, -1),
+        "hurts more": (-1, -3),
+    }
+    before = [mean + 0 * noise for mean, _ in means.values()] + [np.zeros(3)]
+    after = [mean + noise for _, mean in means.values()] + [np.array([-1.0, 2.0, 0.5])]
     found = effect_changes(by_gradient(*map(tuple, before)), by_gradient(*map(tuple, after)))
-    assert found.kinds("nll") == [["gained", "lost", "hurts less", "hurts more", "not shown"]]
+    assert found.kinds("nll") == [[*means, "not shown"]]
     table = found.to_pandas()
-    assert_allclose(table["change"], [2, -2, 2, -2, 0.5])
+    assert_allclose(table["change"], [2, -2, 2, -2, 2, -2, 0.5])
     assert_allclose(table["before"] + table["change"], table["after"])
     # Standard error 0.1 / √3, and Student's 97.5 % quantile with 2 degrees of freedom is 4.3027.
     assert_allclose(table["ci_high"][0] - 2, 4.3027 * 0.1 / np.sqrt(3), rtol=1e-4)
-    assert found.headline == "5 heads, 3 examples: 1 gained, 1 lost, 1 hurts less, 1 hurts more (nll)"
+    assert found.headline == (
+        "1 layers × 7 heads, 3 examples: 1 gained, 1 lost, 1 stronger, 1 weaker, 1 hurts less, 1 hurts more, "
+        "1 not shown (nll)"
+    )
     assert len(found.overview()) == 5
     reversed_ = effect_changes(found.after, found.before)
     assert_allclose(reversed_.changes("nll"), -found.changes("nll"))

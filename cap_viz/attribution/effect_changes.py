@@ -38,7 +38,9 @@ WORDS = {
     "BlockScores": "effects of whole attention layers and MLPs",
     "GradientEffects": "gradient effects of heads",
 }
-GAINED, LOST, HURTS_LESS, HURTS_MORE, NOT_SHOWN = "gained", "lost", "hurts less", "hurts more", "not shown"
+GAINED, LOST, STRONGER, WEAKER = "gained", "lost", "stronger", "weaker"
+HURTS_LESS, HURTS_MORE, NOT_SHOWN = "hurts less", "hurts more", "not shown"
+KINDS = (GAINED, LOST, STRONGER, WEAKER, HURTS_LESS, HURTS_MORE, NOT_SHOWN)
 BEFORE, AFTER = "before.", "after."
 # Heads in the small table of a notebook.
 MOST_SHOWN = 5
@@ -80,20 +82,26 @@ class EffectChanges(Result):
     def kinds(self, metric: str) -> list[list[str]]:
         """Name the change of every head, or "not shown" where it does not survive the false-discovery control at 0.05.
 
-        A head whose effect grew gained a role if it helps afterwards, else it hurts less. One whose effect fell lost a
-        role if it helped before, else it hurts more.
+        A head whose effect grew is stronger if it surely helped before; else it gained a role if it helps afterwards,
+        or hurts less. One whose effect fell is weaker if it surely helps afterwards; else it lost a role if it helped
+        before, or hurts more. Surely: its own effect is above zero and survives the same control.
         """
-        estimate = self.estimated(metric)
-        before, after = self.before.mean_effect(metric), self.after.mean_effect(metric)
-        grown, fallen = np.where(after > 0, GAINED, HURTS_LESS), np.where(before > 0, LOST, HURTS_MORE)
-        return np.where(estimate.survives, np.where(estimate.mean > 0, grown, fallen), NOT_SHOWN).tolist()
+        change, before, after = (one.estimated(metric) for one in (self, self.before, self.after))
+        helped, helps = ((one.mean > 0) & one.survives for one in (before, after))
+        grown = np.select([helped, after.mean > 0], [STRONGER, GAINED], HURTS_LESS)
+        fallen = np.select([helps, before.mean > 0], [WEAKER, LOST], HURTS_MORE)
+        return np.where(change.survives, np.where(change.mean > 0, grown, fallen), NOT_SHOWN).tolist()
+
+    def counted(self, metric: str) -> str:
+        """Count the heads of each kind of change, in words."""
+        kinds = [kind for row in self.kinds(metric) for kind in row]
+        return ", ".join(f"{kinds.count(kind)} {kind}" for kind in KINDS if kind in kinds)
 
     @property
     def headline(self) -> str:
-        kinds = [kind for row in self.kinds(self.metrics[0]) for kind in row]
-        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in (GAINED, LOST, HURTS_LESS, HURTS_MORE))
-        parts = "heads" if self.before.parts is None else "blocks"
-        return f"{len(kinds)} {parts}, {self.before.sample}: {counts} ({self.metrics[0]})"
+        metric, parts = self.metrics[0], "heads" if self.before.parts is None else "blocks"
+        n_layers, n_parts = shape_of(self.before)
+        return f"{n_layers} layers × {n_parts} {parts}, {self.before.sample}: {self.counted(metric)} ({metric})"
 
     def overview(self) -> pd.DataFrame:
         """Return the heads with the largest changes, either way, on the first metric."""
@@ -106,7 +114,7 @@ class EffectChanges(Result):
 
         Columns: metric, layer, head or part, before and after (mean effects; positive: the head helps), change (after
         minus before), ci_low and ci_high (95 %), p_value (two-sided paired t-test), q_value (Benjamini-Hochberg over
-        the heads), kind (gained, lost, hurts less, hurts more or not shown), n questions.
+        the heads), kind (gained, lost, stronger, weaker, hurts less, hurts more or not shown), n questions.
         """
         chosen = self.metrics if metric is None else (metric,)
         return pd.concat([self.rows(one) for one in chosen], ignore_index=True)

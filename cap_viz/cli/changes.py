@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cap_viz.attribution.effect_changes import GAINED, HURTS_LESS, HURTS_MORE, LOST, effect_changes
+from cap_viz.attribution.effect_changes import effect_changes
 from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, metric_named
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
@@ -52,8 +52,8 @@ def changes(
     """Compare the effects of all heads before and after pruning, or between two models of one shape.
 
     The heads of both are scored on the same evaluation questions, which no mask has seen, and paired question by
-    question. A head gained a role where its effect grew and it helps afterwards; it lost one where its effect fell and
-    it helped before.
+    question. A head gained a role where its effect grew and it surely helped only afterwards; it lost one where its
+    effect fell and it surely helped only before. Where it helps on both sides it is stronger or weaker.
     """
     from cap_viz.runs.masks import mask_spec_for
     from cap_viz.tasks.example_sets import calibration_set, evaluation_set
@@ -105,10 +105,9 @@ def changes(
         name, sides = f"L{row['layer']}H{row['head']}", (f"{row[side]:+.4f}" for side in ("before", "after"))
         listed.add_row(name, *sides, interval, f"{row['q_value']:.3f}", row["kind"])
     out.print(listed)
-    counts = ", ".join(f"{(table['kind'] == kind).sum()} {kind}" for kind in (GAINED, LOST, HURTS_LESS, HURTS_MORE))
     out.print(
-        f"The {min(MOST_ROWS, len(table))} largest of {len(table)} changes. Of all heads {counts}, at a "
-        "false discovery rate of 5 %.",
+        f"The {min(MOST_ROWS, len(table))} largest of {len(table)} changes. Of all heads {result.counted(metric)}, "
+        "at a false discovery rate of 5 %.",
         highlight=False,
         soft_wrap=True,
     )
