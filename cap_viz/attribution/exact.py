@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
@@ -289,7 +290,8 @@ class Replacements:
 
 
 def replacements(model: ReasoningModel, plan: ScorePlan, weights: Weights | None = None) -> Replacements:
-    with model.swapped(weights or {}):
+    # Dense, the lease is held for one forward of the reference examples at a time.
+    with model.swapped(weights) if weights else nullcontext():
         return Replacements(
             z=replacing(model, plan, heads_site(model.shape)),
             mlp=replacing(model, plan, mlp_site(model.shape)) if plan.parts == "blocks" else None,
