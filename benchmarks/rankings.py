@@ -35,7 +35,7 @@ import torch
 
 from cap_viz.attribution.hybrid import hybrid_scores
 from cap_viz.attribution.joint_ablation import joint_effects
-from cap_viz.attribution.removal_curve import SHARES, RemovalCurve, Removals, counts_of
+from cap_viz.attribution.removal_curve import SHARES, RemovalCurve, Removals
 from cap_viz.cli.output import shown
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.loading import ReasoningModel, load_model
@@ -43,7 +43,7 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store
-from cap_viz.stats.circuits import michel_scores, order_of
+from cap_viz.stats.circuits import michel_scores
 from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import calibration_set
 
@@ -63,10 +63,7 @@ def rankings(model: ReasoningModel, n: int, big_n: int, orders: int, store: Stor
         "hybrid": hybrid_scores(exact, gradient).mean_effect(METRIC),
         "michel": michel_scores(gradient.per_example),
     }
-    counts = counts_of(SHARES, model.shape.n_layers * model.shape.n_heads)
-    return {
-        name: Removals(order_of(scores), order_of(np.abs(scores)), counts, orders) for name, scores in by_name.items()
-    }
+    return {name: Removals.of_effects(scores, SHARES, orders) for name, scores in by_name.items()}
 
 
 def measure(model: ReasoningModel, *, items: int, n: int, big_n: int, orders: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from cap_viz.pruning import prune_mask
 from cap_viz.pruning.mask import Mask
 from cap_viz.runs.execute import mask_steps, run_steps
 from cap_viz.runs.kinds import describe
-from cap_viz.runs.kinds.scores import load_effects
+from cap_viz.runs.kinds.scores import load_changes, load_effects
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.run_queries import score_runs
 from cap_viz.runs.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
@@ -205,6 +205,19 @@ def test_a_run_under_a_mask_holds_what_is_measured(
     assert score_runs(store.runs(), tiny_model.ref, "tiny", estimator=estimator) == (
         [] if estimator == "gradient" else [store.get(made.scores)]  # pyright: ignore
     )
+
+
+def test_runs_under_different_ablations_are_not_paired(
+    tiny_model: ReasoningModel, tiny_task: Task, store: Store
+) -> None:
+    zero = ScoreSpec(tiny_model.ref, calibration_set("tiny", 3), parts="writes")
+    mean = replace(zero, ablation="mean")
+    other = replace(mean, reference=calibration_set("tiny", 4))
+    runs = [finish(run_steps(spec, tiny_model, store)) for spec in (zero, mean, other)]
+    assert load_changes(store, runs[0], runs[0]).kind == "DirectScores"
+    for first, second, words in ((0, 1, "under different ablations: zero and mean"), (1, 2, "from different examples")):
+        with pytest.raises(UsageError, match=words):
+            load_changes(store, runs[first], runs[second])
 
 
 def test_a_mask_of_other_weights_is_refused(tiny_model: ReasoningModel, tiny_task: Task, store: Store) -> None:

@@ -341,6 +341,9 @@ def test_importances_are_written_once(
     code, _, err = shell("score", *tiny, "--n", "3", "--mib", str(file))
     assert code == 2
     assert "is there already" in err
+    code, _, err = shell("score", *tiny, "--n", "3", "--mib", str(tmp_path / "no_folder" / "importances.json"))
+    assert code == 2
+    assert "there is no folder" in err
     blocks = cv.score_blocks(tiny_model, tiny_examples(2), progress=False)
     other = replace(scores, ablated=scores.ablated[:2])
     for wrong, words in ((blocks, "of whole attention layers"), (other, "are of 2 layers × 4 heads")):

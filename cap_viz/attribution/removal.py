@@ -17,7 +17,7 @@ from cap_viz.attribution.results import Ablation, AboutQuestions, EffectResult, 
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish_with_bar
-from cap_viz.stats.circuits import order_of, rescored_order
+from cap_viz.stats.circuits import rescored_order
 from cap_viz.stats.joint import Head, HeadSet
 from cap_viz.tasks.base import Example
 
@@ -50,23 +50,18 @@ def removal_curve(
     """
     if (scores is None) == (order is None):
         raise UsageError("Heads are removed in the order of scores or in one of your own; give one of the two.")
+    if scores is not None and scores.parts is not None:
+        raise UsageError("These effects are of whole attention layers and MLPs; order heads by effects of heads.")
     shape = model.shape
-    heads = tuple((int(layer), int(head)) for layer, head in order or ())
-    removals = Removals(heads, heads, counts_of(shares, shape.n_layers * shape.n_heads), draws, seed)
-    if scores is not None:
-        removals = ranked(scores, metric, removals)
+    if scores is None:
+        heads = tuple((int(layer), int(head)) for layer, head in order or ())
+        removals = Removals(heads, heads, counts_of(shares, shape.n_layers * shape.n_heads), draws, seed)
+    else:
+        removals = Removals.of_effects(scores.estimated(metric).mean, shares, draws, seed)
     removals.check(shape.n_layers, shape.n_heads)
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="sets")
     steps = joint_steps(model, plan, removals.sets, weights_under(model, mask))
     return RemovalCurve(finish_with_bar(steps, progress), removals, shared_questions(scores, plan.questions))
-
-
-def ranked(scores: EffectResult, metric: str, removals: Removals) -> Removals:
-    """Return the removals in the order of effects. Raises `UsageError` for effects of blocks."""
-    if scores.parts is not None:
-        raise UsageError("These effects are of whole attention layers and MLPs; order heads by effects of heads.")
-    effects = scores.estimated(metric).mean
-    return Removals(order_of(effects), order_of(np.abs(effects)), removals.counts, removals.draws, removals.seed)
 
 
 def shared_questions(scores: EffectResult | None, questions: Questions) -> int | None:

@@ -22,7 +22,15 @@ from cap_viz.attribution.result_base import Result, drawing
 from cap_viz.attribution.results import Tables
 from cap_viz.errors import UsageError
 from cap_viz.stats import mean_with_ci
-from cap_viz.stats.circuits import OrderLosses, RemovalAreas, all_but_first, first, question_weights, removal_areas
+from cap_viz.stats.circuits import (
+    OrderLosses,
+    RemovalAreas,
+    all_but_first,
+    first,
+    order_of,
+    question_weights,
+    removal_areas,
+)
 from cap_viz.stats.joint import Head, HeadSet
 from cap_viz.tasks.base import TaskVersion
 
@@ -62,6 +70,14 @@ class Removals:
     counts: tuple[int, ...]
     draws: int = DRAWS
     seed: int = 0
+
+    @classmethod
+    def of_effects(
+        cls, effects: Float[np.ndarray, "layer head"], shares: Sequence[float], draws: int = DRAWS, seed: int = 0
+    ) -> Self:
+        """Order the heads by effects. Raises `UsageError` for bad shares."""
+        counts = counts_of(shares, effects.size)
+        return cls(order_of(effects), order_of(np.abs(effects)), counts, draws, seed)
 
     def check(self, n_layers: int, n_heads: int) -> None:
         """Raise `UsageError` unless both orders hold every head of the model once and the counts ascend within them."""

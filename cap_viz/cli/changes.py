@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cap_viz.attribution.effect_changes import effect_changes
 from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, metric_named
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
@@ -23,7 +22,7 @@ from cap_viz.cli.options import (
 from cap_viz.cli.output import out, print_json, records, run_facts
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
-from cap_viz.runs.kinds.scores import STORED_ESTIMATORS, load_effects
+from cap_viz.runs.kinds.scores import STORED_ESTIMATORS, load_changes
 from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.settings import N_CALIBRATION
@@ -82,7 +81,7 @@ def changes(
     else:
         other = ModelRuns(against)
         found = runs.get({"before": spec}) | other.get({"after": replace(spec, model=other.ref)})
-    result = effect_changes(*(load_effects(runs.store, found[side]) for side in ("before", "after")))
+    result = load_changes(runs.store, found["before"], found["after"])
     table, estimate = result.to_pandas(metric), result.estimated(metric)
     if as_json:
         print_json(

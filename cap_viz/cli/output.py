@@ -73,12 +73,19 @@ def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, allow_nan=False))
 
 
+def check_new(path: Path) -> None:
+    """Raise `UsageError` for a file that is there already, or whose folder is not: before a long computation."""
+    if path.exists():
+        raise UsageError(f"{path} is there already; choose another name.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be written (there is no folder {path.parent}).")
+
+
 def write_new(path: Path, text: str) -> None:
     """Write a file that is not there yet. Raises `UsageError` where it is, or cannot be written."""
+    check_new(path)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError as error:
-        raise UsageError(f"{path} is there already; choose another name.") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}).") from error

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, metric_named
 from cap_viz.attribution.estimators import ESTIMATORS
-from cap_viz.attribution.removal_curve import DRAWS, LEAST_FIRST, MOST_FIRST, RANDOM, SHARES, Removals, counts_of
+from cap_viz.attribution.removal_curve import DRAWS, LEAST_FIRST, MOST_FIRST, RANDOM, SHARES, RemovalCurve, Removals
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
 from cap_viz.cli.options import (
@@ -30,7 +30,7 @@ from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.spec import RemovalSpec, ScoreSpec
 from cap_viz.settings import N_CALIBRATION
-from cap_viz.stats.circuits import order_of, rescored_order
+from cap_viz.stats.circuits import rescored_order
 from cap_viz.stats.joint import HeadSet
 from cap_viz.tasks import check_metric, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
@@ -88,9 +88,9 @@ def removal(
         base = replace(base, estimator=estimator, metric=metric)
     if estimator == "hybrid":
         ranked_on = calibration_set(chosen, big_n, seed)
-        removals = of_effects(hybrid_effects(runs, base, metric, ranked_on), wanted, draws, seed)
+        removals = Removals.of_effects(hybrid_effects(runs, base, metric, ranked_on), wanted, draws, seed)
     else:
-        removals = of_effects(effects_without(runs, base, metric), wanted, draws, seed)
+        removals = Removals.of_effects(effects_without(runs, base, metric), wanted, draws, seed)
     if rescore:
         order = rescored_order(lambda removed: effects_without(runs, base, metric, removed), removals.counts)
         removals = replace(removals, heads=order, by_size=order)
@@ -109,7 +109,6 @@ def removal(
     )
     run = runs.get({"": spec})[""]
     found = load_removal(runs.store, run)
-    table, areas = found.rows(metric), found.areas(metric)
     if found.shared:
         err.print(f"{found.shared} of the questions ranked the heads, too, which flatters the order.", highlight=False)
     if as_json:
@@ -118,10 +117,16 @@ def removal(
             | {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}
             | {"n": len(spec.examples.ids), "draws": draws, "shared": found.shared, "run": run_facts(run)}
             | {"heads": [list(head) for head in found.heads]}
-            | {"curves": records(table.drop(columns=["metric", "n"])), "areas": records(areas)}
+            | {"curves": records(found.rows(metric).drop(columns=["metric", "n"]))}
+            | {"areas": records(found.areas(metric))}
         )
         return
     title = f"{task}, {n} questions{pruned_words(mask)}: {metric} above the whole model's ({METRICS[metric].unit})"
+    print_curves(found, metric, title)
+
+
+def print_curves(found: RemovalCurve, metric: str, title: str) -> None:
+    table = found.rows(metric)
     listed = Table("removed", MOST_FIRST, LEAST_FIRST, f"{RANDOM}, least and most", title=title)
     rows = {name: table.loc[table["curve"] == name].to_dict("records") for name in (MOST_FIRST, LEAST_FIRST, RANDOM)}
     for place, count in enumerate(found.counts):
@@ -130,7 +135,7 @@ def removal(
         listed.add_row(f"{count} ({cells[0]['share']:.0%})", *shown)
     out.print(listed)
     summary = Table("area", "value", "95 % interval", "random: median, least … most", "p", "good")
-    for row in areas.to_dict("records"):
+    for row in found.areas(metric).to_dict("records"):
         random = f"{row['random_median']:.3f}, {row['random_low']:.3f} … {row['random_high']:.3f}"
         interval = f"{row['ci_low']:.3f} … {row['ci_high']:.3f}"
         summary.add_row(row["area"], f"{row['value']:.3f}", interval, random, f"{row['p_value']:.3f}", row["better"])
@@ -141,10 +146,6 @@ def removal(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def of_effects(effects: np.ndarray, shares: list[float], draws: int, seed: int) -> Removals:
-    return Removals(order_of(effects), order_of(np.abs(effects)), counts_of(shares, effects.size), draws, seed)
 
 
 def effects_without(runs: ModelRuns, spec: ScoreSpec, metric: str, removed: HeadSet = ()) -> np.ndarray:

@@ -26,7 +26,7 @@ from cap_viz.cli.options import (
     WorkersOption,
     read_ids,
 )
-from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts, write_new
+from cap_viz.cli.output import check_new, err, none_for_nan, out, print_json, run_facts, write_new
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
@@ -103,6 +103,8 @@ def score(
         raise UsageError("Whole attention layers and MLPs are measured by the exact estimator only.")
     if parts == "blocks" and mib is not None:
         raise UsageError("--mib writes importances of heads; leave out --parts blocks.")
+    if mib is not None:
+        check_new(mib)
     if ablation == "zero" and reference_n is not None:
         raise UsageError("Zero ablation takes no values from other examples; leave out --reference-n.")
     chosen = load_task(task)

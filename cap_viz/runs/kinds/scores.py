@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from cap_viz.attribution.effect_changes import EffectChanges, effect_changes
 from cap_viz.attribution.joint_scores import set_name
 from cap_viz.attribution.results import (
     BlockScores,
@@ -101,9 +102,7 @@ class Scores(RunKind[ScoreSpec]):
 
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
-        if run.spec.estimator == "gradient":
-            return load_gradient(store, run).to_pandas()
-        return LOADERS[run.spec.parts](store, run).to_pandas()
+        return load_any(store, run).to_pandas()
 
 
 def ablation_options(spec: AblationSpec) -> dict[str, Any]:
@@ -236,6 +235,30 @@ def load_gradient(store: Store, run: StoredRun) -> GradientEffects:
 def load_effects(store: Store, run: StoredRun) -> HeadScores | GradientEffects:
     """Load the total effects of heads, exact or by gradient. Raises `UsageError` for a run of other parts."""
     return (load_gradient if as_run_of(run, ScoreSpec).spec.estimator == "gradient" else load_scores)(store, run)
+
+
+def load_any(store: Store, run: StoredRun) -> HeadScores | BlockScores | GradientEffects:
+    """Load the effects of a run, whatever its estimator and parts."""
+    spec = as_run_of(run, ScoreSpec).spec
+    return load_gradient(store, run) if spec.estimator == "gradient" else LOADERS[spec.parts](store, run)
+
+
+def load_changes(store: Store, before: StoredRun, after: StoredRun) -> EffectChanges:
+    """Pair the effects of two runs, question by question.
+
+    Raises `UsageError` for runs under different ablations or with values from different examples, and as
+    `effect_changes` does.
+    """
+    first, second = (as_run_of(run, ScoreSpec).spec for run in (before, after))
+    if first.ablation != second.ablation:
+        raise UsageError(
+            f"The effects are under different ablations: {first.ablation} and {second.ablation}; score both under one."
+        )
+    if first.values_from != second.values_from:
+        raise UsageError(
+            f"The values of {first.ablation} ablation come from different examples; give both runs one reference."
+        )
+    return effect_changes(load_any(store, before), load_any(store, after))
 
 
 def load_mean_effect(store: Store, run: StoredRun[ScoreSpec], metric: str) -> Float[np.ndarray, "layer head"]:
