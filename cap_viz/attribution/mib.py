@@ -37,6 +37,8 @@ def mib_importances(model: ReasoningModel, scores: EffectResult, metric: str = "
 
 def graph_of(model: ReasoningModel, effects: Float[np.ndarray, "layer head"]) -> dict[str, Any]:
     """Build the graph of a model's heads. Raises `UsageError` as `mib_importances` does."""
+    from cap_viz.attribution.forward.path_replay import side_by_side
+
     shape = model.shape
     if effects.shape != (shape.n_layers, shape.n_heads):
         layers, heads = effects.shape
@@ -44,8 +46,7 @@ def graph_of(model: ReasoningModel, effects: Float[np.ndarray, "layer head"]) ->
             f"The effects are of {layers} layers × {heads} heads, {model.ref.id} has {shape.n_layers} × "
             f"{shape.n_heads}; export them with the model that was scored."
         )
-    parallel = bool(getattr(model.bridge.cfg, "parallel_attn_mlp", False))
-    return mib_graph(effects, d_model=shape.d_model, parallel=parallel)
+    return mib_graph(effects, d_model=shape.d_model, parallel=side_by_side(model))
 
 
 def mib_graph(effects: Float[np.ndarray, "layer head"], *, d_model: int, parallel: bool) -> dict[str, Any]:

@@ -83,10 +83,10 @@ def greedy_order(
 ) -> tuple[Head, ...]:
     """Order the heads, most important first, by removing the least important and scoring the others again.
 
-    Heads are removed up to each of the `shares` and scored in between, under zero ablation: that takes one scoring
-    more than there are shares, so that the exact estimator costs several times a ranking. Other arguments and errors
-    are those of `score_heads`; use other examples than those the order is judged on. Raises `UsageError` for the hybrid
-    estimator.
+    Heads are removed up to each of the `shares` and scored in between, under zero ablation. That takes one scoring more
+    than there are shares: cheap by gradient, by the exact estimator each costs a whole ranking. Other arguments are
+    those of `score_heads`; use other examples than those the order is judged on. Raises `UsageError` for the hybrid
+    estimator, and as `score_heads` does.
     """
     choose("estimator", estimator, RESCORED_BY)
 
