@@ -26,17 +26,21 @@ from cap_viz._moved import find_former_modules
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cap_viz.attribution.effect_changes import EffectChanges, effect_changes
     from cap_viz.attribution.effect_split import EffectSplit, split_effects
     from cap_viz.attribution.estimators import score_heads
     from cap_viz.attribution.exact import direct_effects, score_blocks
     from cap_viz.attribution.hybrid import HybridScores
     from cap_viz.attribution.joint_ablation import hooks, joint_effects, pair_effects
     from cap_viz.attribution.joint_scores import JointScores
+    from cap_viz.attribution.mib import mib_importances
     from cap_viz.attribution.pair_scores import PairScores
     from cap_viz.attribution.path_scores import PathScores
     from cap_viz.attribution.paths import path_effects
     from cap_viz.attribution.position_effects import PositionEffects
     from cap_viz.attribution.positions import span_effects, step_effects
+    from cap_viz.attribution.removal import greedy_order, removal_curve
+    from cap_viz.attribution.removal_curve import RemovalCurve
     from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
     from cap_viz.attribution.specification_curve import SpecificationCurve
     from cap_viz.evaluation.choice import evaluate
@@ -70,8 +74,10 @@ HOMES = {
     "PairScores": "cap_viz.attribution.pair_scores.PairScores",
     "PathScores": "cap_viz.attribution.path_scores.PathScores",
     "PositionEffects": "cap_viz.attribution.position_effects.PositionEffects",
+    "RemovalCurve": "cap_viz.attribution.removal_curve.RemovalCurve",
     "BlockScores": "cap_viz.attribution.results.BlockScores",
     "DirectScores": "cap_viz.attribution.results.DirectScores",
+    "EffectChanges": "cap_viz.attribution.effect_changes.EffectChanges",
     "EffectSplit": "cap_viz.attribution.effect_split.EffectSplit",
     "SpecificationCurve": "cap_viz.attribution.specification_curve.SpecificationCurve",
     "Mask": "cap_viz.pruning.mask.Mask",
@@ -86,12 +92,16 @@ HOMES = {
     "score_heads": "cap_viz.attribution.estimators.score_heads",
     "score_blocks": "cap_viz.attribution.exact.score_blocks",
     "direct_effects": "cap_viz.attribution.exact.direct_effects",
+    "effect_changes": "cap_viz.attribution.effect_changes.effect_changes",
     "split_effects": "cap_viz.attribution.effect_split.split_effects",
     "path_effects": "cap_viz.attribution.paths.path_effects",
     "span_effects": "cap_viz.attribution.positions.span_effects",
     "step_effects": "cap_viz.attribution.positions.step_effects",
     "joint_effects": "cap_viz.attribution.joint_ablation.joint_effects",
     "pair_effects": "cap_viz.attribution.joint_ablation.pair_effects",
+    "removal_curve": "cap_viz.attribution.removal.removal_curve",
+    "greedy_order": "cap_viz.attribution.removal.greedy_order",
+    "mib_importances": "cap_viz.attribution.mib.mib_importances",
     "hooks": "cap_viz.attribution.joint_ablation.hooks",
     "specification_curve": "cap_viz.runs.specifications.specification_curve",
     "prune_mask": "cap_viz.pruning.prune_mask",
@@ -107,6 +117,7 @@ __all__ = [
     "BlockScores",
     "Comparison",
     "DirectScores",
+    "EffectChanges",
     "EffectSplit",
     "EvalReport",
     "Example",
@@ -120,6 +131,7 @@ __all__ = [
     "PairScores",
     "PathScores",
     "PositionEffects",
+    "RemovalCurve",
     "SpecificationCurve",
     "Store",
     "SweepResult",
@@ -127,17 +139,21 @@ __all__ = [
     "__version__",
     "compare",
     "direct_effects",
+    "effect_changes",
     "evaluate",
     "examples",
     "generate",
+    "greedy_order",
     "hooks",
     "joint_effects",
     "load",
     "load_model",
     "load_task",
+    "mib_importances",
     "pair_effects",
     "path_effects",
     "prune_mask",
+    "removal_curve",
     "runs",
     "score_blocks",
     "score_heads",

@@ -30,6 +30,7 @@ from cap_viz.runs.spec import (
     PathSpec,
     PositionSpec,
     ProfileSpec,
+    RemovalSpec,
     RoleSpec,
     RunSpec,
     ScoreSpec,
@@ -55,6 +56,7 @@ JOINT = JointSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
 PAIRS = PairSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
 PATHS = PathSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (12, 0)))
 POSITIONS = PositionSpec(model=MODEL, examples=EVALUATION, by="span")
+REMOVAL = RemovalSpec(model=MODEL, examples=EVALUATION, heads=((0, 1), (0, 0), (1, 0), (1, 1)), counts=(1, 2))
 SCORE_OPTIONS: dict[str, Any] = {
     "estimator": "gradient",
     "ablation": "mean",
@@ -82,6 +84,15 @@ PATH_OPTIONS: dict[str, Any] = {
     "reference": REFERENCE,
     "mask": MASK,
 }
+REMOVAL_OPTIONS: dict[str, Any] = {
+    "by_size": ((1, 1), (0, 1), (0, 0), (1, 0)),
+    "ablation": "mean",
+    "reference": REFERENCE,
+    "draws": 5,
+    "seed": 1,
+    "ranked_on": CALIBRATION,
+    "mask": MASK,
+}
 
 POSITION_OPTIONS: dict[str, Any] = {
     "heads": ((0, 1), (12, 0)),
@@ -105,6 +116,7 @@ def generated() -> dict[str, RunSpec]:
         **with_options("positions", POSITIONS, POSITION_OPTIONS),
         "positions, steps": replace(POSITIONS, by="step"),
         "roles": roles,
+        **dict(few_options("removal", REMOVAL, REMOVAL_OPTIONS)),
     }
     for name, mask in with_options("mask", MASK, MASK_OPTIONS).items():
         specs[f"eval, {name}"] = replace(dense, mask=mask)
@@ -123,6 +135,7 @@ def generated() -> dict[str, RunSpec]:
         "pairs": PAIRS,
         "paths": PATHS,
         "positions": POSITIONS,
+        "removal": REMOVAL,
     }
     for name, other in plain.items():
         specs[f"{name}, dtype"] = replace(other, model=replace(MODEL, dtype="bfloat16"))
@@ -132,9 +145,12 @@ def generated() -> dict[str, RunSpec]:
     for estimator in ("exact", "gradient", "hybrid"):
         specs[f"score, {estimator} resample"] = replace(SCORES, estimator=estimator, ablation="resample")
     specs["score, frozen norm"] = FROZEN
+    specs["score, removed"] = replace(SCORES, removed=((1, 0), (2, 3)))
+    specs["score, mask"] = replace(SCORES, mask=MASK)
     # As JSON, 1 and 1.0 are two things, and .1 + .2 has all its digits.
     for sparsity in (0, 1, 1.0, 0.1, 0.1 + 0.2, 1e-5):
         specs[f"eval, sparsity {sparsity!r}"] = replace(dense, mask=replace(MASK, sparsity=sparsity))
+    specs["removal, other order"] = replace(REMOVAL, heads=REMOVAL.heads[::-1], counts=(3,))
     specs["joint, no heads"] = replace(JOINT, heads=())
     specs["pairs, other heads"] = replace(PAIRS, heads=((3, 2), (0, 0), (1, 1)))
     specs["paths, one head"] = replace(PATHS, heads=((3, 1),))

@@ -69,6 +69,7 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
         "HybridScores": cv.score_heads(model, examples, estimator="hybrid", progress=False),
         "BlockScores": cv.score_blocks(model, examples[:4], progress=False),
         "DirectScores": direct,
+        "EffectChanges": cv.effect_changes(scores, cv.score_heads(model, examples, mask=mask, progress=False)),
         "EffectSplit": cv.split_effects(scores, direct),
         "JointScores": cv.joint_effects(
             model,
@@ -85,6 +86,7 @@ def results(tiny_model: ReasoningModel) -> dict[str, Result]:
         ),
         "PathScores": cv.path_effects(model, examples[:4], scores=scores, k=4, parts=("all", "q"), progress=False),
         "PositionEffects": cv.span_effects(model, examples, metric="choice_nll", progress=False),
+        "RemovalCurve": cv.removal_curve(model, examples[:4], scores, draws=2, progress=False),
         "Mask": mask,
         "EvalReport": dense,
         "texts": cv.evaluate(model, texts, progress=False),

@@ -175,13 +175,12 @@ def test_rankings_that_may_be_read_are_not_timed(
     """`seconds` held whatever of the head scores was not stored yet."""
     now = [0.0]
     monkeypatch.setattr(rankings, "TASK", "tiny")
-    monkeypatch.setattr(rankings, "SHARES", (0.1, 0.5))
     monkeypatch.setattr(rankings, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     removed, order = rankings.joint_effects, tuple((layer, head) for layer in range(3) for head in range(4))
 
-    def slow_ranking(*_: Any) -> dict[str, rankings.Ranking]:
+    def slow_ranking(*_: Any) -> dict[str, rankings.Removals]:
         now[0] += 1000
-        return {"exact": rankings.Ranking(order, order)}
+        return {"exact": rankings.Removals(order, order, (1, 6), draws=2)}
 
     def removal(*arguments: Any) -> Any:
         now[0] += 10

@@ -69,7 +69,13 @@ NAMES = {
     **{group: "criterion" for group in names.CRITERION_GROUPS},
     **{scope: "scope" for scope in SCOPES},
     **{"perplexity-1024": "perplexity", "generate-fewshot-256": "written"},
-    **dict(zip(KINDS, ("run", "run", "profile", "roles", "together", "pair_effect", "path", "span"), strict=True)),
+    **dict(
+        zip(
+            KINDS,
+            ("run", "run", "profile", "roles", "together", "pair_effect", "path", "span", "removal_curve"),
+            strict=True,
+        )
+    ),
     "n48-seed0-zero": "run",
     names.run_title(ScoreSpec(model=None, examples=calibration_set("mini_science", 48))): "run",  # pyright: ignore
 }

@@ -38,7 +38,7 @@ def test_explicit_nulls_mean_what_their_absence_means() -> None:
     assert spec_from_dict(changed(protocol=None, examples={"seed": None}, mask={"scores": None})) == SPEC
 
 
-KINDS = "the kind of a run is one of score, eval, profile, roles, joint, pairs, paths, positions"
+KINDS = "the kind of a run is one of score, eval, profile, roles, joint, pairs, paths, positions, removal"
 
 
 @pytest.mark.parametrize(

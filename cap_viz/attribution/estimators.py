@@ -16,6 +16,7 @@ from cap_viz.progress import Steps, finish_with_bar, portion
 
 if TYPE_CHECKING:
     from cap_viz.attribution.hybrid import HybridScores
+    from cap_viz.attribution.pruned_weights import MaskLike
     from cap_viz.attribution.results import GradientEffects, HeadScores
     from cap_viz.models.loading import ReasoningModel
     from cap_viz.tasks.base import Example
@@ -36,6 +37,7 @@ def score_heads(
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
     progress: bool = True,
 ) -> HeadScores: ...
 @overload
@@ -48,6 +50,7 @@ def score_heads(
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
     progress: bool = True,
 ) -> GradientEffects: ...
 @overload
@@ -60,6 +63,7 @@ def score_heads(
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
     n_exact: int = N_EXACT,
     progress: bool = True,
 ) -> HybridScores: ...
@@ -74,6 +78,7 @@ def score_heads(
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
     n_exact: int = N_EXACT,
     progress: bool = True,
 ) -> HeadScores | GradientEffects | HybridScores:
@@ -83,8 +88,9 @@ def score_heads(
     so their order must be random, as in `task.calibration(n, seed)`.
 
     Mean and resample ablation take their values from `reference`, by default from the examples (for hybrid, from those
-    measured exactly); `seed` draws the partners of resample. `progress` shows a bar. Raises `UsageError` for unknown
-    names, no examples, or a metric or number of examples that the estimator does not support.
+    measured exactly); `seed` draws the partners of resample. With `mask` the pruned model is measured, by all three
+    estimators. `progress` shows a bar. Raises `UsageError` for unknown names, no examples, a mask of another model, or
+    a metric or number of examples that the estimator does not support.
     """
     steps = scoring_steps(
         model,
@@ -94,6 +100,7 @@ def score_heads(
         ablation=ablation,
         reference=reference,
         seed=seed,
+        mask=mask,
         n_exact=n_exact,
     )
     return finish_with_bar(steps, progress)
@@ -108,6 +115,7 @@ def scoring_steps(
     ablation: str = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
     n_exact: int = N_EXACT,
 ) -> Steps[HeadScores | GradientEffects | HybridScores]:
     """Estimate the effect of every head step by step; arguments and errors are those of `score_heads`."""
@@ -124,12 +132,14 @@ def scoring_steps(
         check_combinable(metric)
         check_sizes(n_exact, len(examples))
         few = examples[:n_exact]
-    exact = exact_steps(model, few, ablation=ablation, reference=reference, seed=seed)
+    exact = exact_steps(model, few, ablation=ablation, reference=reference, seed=seed, mask=mask)
     if estimator == "exact":
         return (yield from exact)
     # Both parts of hybrid take replacement values from the same examples.
     others = few if reference is None else reference
-    gradient = gradient_effect_steps(model, examples, metric=metric, ablation=ablation, reference=others, seed=seed)
+    gradient = gradient_effect_steps(
+        model, examples, metric=metric, ablation=ablation, reference=others, seed=seed, mask=mask
+    )
     if estimator == "gradient":
         return (yield from gradient)
     by_gradient = yield from portion(gradient, 0, 2)

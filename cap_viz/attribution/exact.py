@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
@@ -40,6 +41,7 @@ from cap_viz.attribution.forward.shortcut_checks import (
     direct_is_valid,
     packing_is_valid,
 )
+from cap_viz.attribution.pruned_weights import MaskLike, Weights, weights_under
 from cap_viz.attribution.results import (
     ABLATIONS,
     BLOCK_PARTS,
@@ -236,26 +238,30 @@ def score_steps(
     model: ReasoningModel,
     plan: ScorePlan,
     *,
+    weights: Weights | None = None,
     only: Iterable[int] | None = None,
     replaced: Replacements | None = None,
 ) -> Generator[ScoreBlock, None, None]:
-    """Yield blocks of ablated log-likelihoods, batch by batch, layers in order; all batches, or `only` the given ones.
+    """Yield blocks of ablated log-likelihoods, batch by batch, layers in order, with `weights` swapped in.
 
-    The lease is held within a step only, never across a yield.
+    All batches, or `only` the given ones. The lease is held within a step only, never across a yield, at which the
+    model is dense again.
     """
-    replaced = replaced or replacements(model, plan)
+    held = weights or {}
+    replaced = replaced or replacements(model, plan, held)
     runner = block_runner(model, direct=plan.batches.direct)
     for number in plan.batches.numbers(only):
         members = plan.batches.batches[number]
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
-        z, mlp = replaced.z(members), None if replaced.mlp is None else replaced.mlp(members)
-        with model.lease, torch.inference_mode():
+        with model.swapped(held):
+            z, mlp = replaced.z(members), None if replaced.mlp is None else replaced.mlp(members)
+        with model.swapped(held), torch.inference_mode():
             dense = dense_pass(model, batch)
             dense_values = checked(model, batch, read_logliks(model, batch, dense.final[:, None])[0])
         n_parts = plan.n_parts(model.shape.n_heads)
         groups = head_groups(n_parts, batch.tokens.numel(), None if mlp is not None else plan.batches.most_tokens)
         for layer, parts in product(range(model.shape.n_layers), groups):
-            with model.lease, torch.inference_mode():
+            with model.swapped(held), torch.inference_mode():
                 if plan.parts == "writes":
                     logliks = runner.ablate_writes(batch, dense, layer, z[layer], parts, frozen_norm=plan.frozen_norm)
                 elif mlp is None:
@@ -285,18 +291,21 @@ def head_groups(n_heads: int, n_tokens: int, most: int | None) -> list[range]:
 class Replacements:
     """Replacement values for any batch of a plan: for z of the heads, and for MLP outputs where blocks are ablated.
 
-    Make them once per plan: mean ablation runs a forward of all reference examples.
+    Make them once per plan: mean ablation runs a forward of all reference examples. Resample ablation runs one per
+    call, under the weights that are swapped in then.
     """
 
     z: Callable[[Sequence[int]], Tensor]
     mlp: Callable[[Sequence[int]], Tensor] | None
 
 
-def replacements(model: ReasoningModel, plan: ScorePlan) -> Replacements:
-    return Replacements(
-        z=replacing(model, plan, heads_site(model.shape)),
-        mlp=replacing(model, plan, mlp_site(model.shape)) if plan.parts == "blocks" else None,
-    )
+def replacements(model: ReasoningModel, plan: ScorePlan, weights: Weights | None = None) -> Replacements:
+    # Dense, the lease is held for one forward of the reference examples at a time.
+    with model.swapped(weights) if weights else nullcontext():
+        return Replacements(
+            z=replacing(model, plan, heads_site(model.shape)),
+            mlp=replacing(model, plan, mlp_site(model.shape)) if plan.parts == "blocks" else None,
+        )
 
 
 def replacing(model: ReasoningModel, plan: ScorePlan, site: Site) -> Callable[[Sequence[int]], Tensor]:
@@ -368,13 +377,14 @@ def exact_steps(
     ablation: str = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
 ) -> Steps[HeadScores]:
     """Compute the log-likelihoods of all options with each head ablated in turn; every metric follows from them.
 
-    Arguments and errors are those of `make_score_plan`.
+    With `mask` the pruned model is measured. Other arguments and errors are those of `make_score_plan`.
     """
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed)
-    return (yield from collected(model, plan, HeadScores))
+    return (yield from collected(model, plan, HeadScores, weights_under(model, mask)))
 
 
 def exact_scores(
@@ -384,9 +394,10 @@ def exact_scores(
     ablation: str = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
 ) -> HeadScores:
     """Run `exact_steps` to their end."""
-    return finish(exact_steps(model, examples, ablation=ablation, reference=reference, seed=seed))
+    return finish(exact_steps(model, examples, ablation=ablation, reference=reference, seed=seed, mask=mask))
 
 
 def score_blocks(
@@ -396,15 +407,16 @@ def score_blocks(
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
     progress: bool = True,
 ) -> BlockScores:
     """Compute the log-likelihoods of all options with the attention, then the MLP of each layer ablated as a whole.
 
-    The attention is ablated by replacing z of all its heads, the MLP by replacing its output. Arguments and errors are
-    those of `make_score_plan`; `progress` shows a bar.
+    The attention is ablated by replacing z of all its heads, the MLP by replacing its output. With `mask` the pruned
+    model is measured. Other arguments and errors are those of `make_score_plan`; `progress` shows a bar.
     """
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="blocks")
-    return finish_with_bar(collected(model, plan, BlockScores), progress)
+    return finish_with_bar(collected(model, plan, BlockScores, weights_under(model, mask)), progress)
 
 
 def direct_effects(
@@ -415,6 +427,7 @@ def direct_effects(
     reference: Sequence[Example] | None = None,
     seed: int = 0,
     frozen_norm: bool = False,
+    mask: MaskLike | None = None,
     progress: bool = True,
 ) -> DirectScores:
     """Compute the log-likelihoods of all options with each head's write to the last residual stream replaced.
@@ -422,19 +435,20 @@ def direct_effects(
     Every later layer goes on with the dense model's values and the final norm is computed anew, so that the effect is
     the one that no later head or MLP passes on or makes up for (the direct effect of arXiv 2307.15771). With
     `frozen_norm` the final norm divides by the scale of the dense pass: what the two differ by is the norm's share of
-    self-repair (arXiv 2402.15390). Arguments and errors are those of `make_score_plan`; `progress` shows a bar.
+    self-repair (arXiv 2402.15390). With `mask` the pruned model is measured. Other arguments and errors are those of
+    `make_score_plan`; `progress` shows a bar.
     """
     plan = make_score_plan(
         model, examples, ablation=ablation, reference=reference, seed=seed, parts="writes", frozen_norm=frozen_norm
     )
-    return finish_with_bar(collected(model, plan, DirectScores), progress)
+    return finish_with_bar(collected(model, plan, DirectScores, weights_under(model, mask)), progress)
 
 
-def collected(model: ReasoningModel, plan: ScorePlan, kind: type[Scores]) -> Steps[Scores]:
+def collected(model: ReasoningModel, plan: ScorePlan, kind: type[Scores], weights: Weights) -> Steps[Scores]:
     n_layers, batches = model.shape.n_layers, range(len(plan.batches.batches))
     arrays = ScoreArrays(plan, n_layers, model.shape.n_heads)
     done, total = 0.0, float(sum(plan.batch_work(batch, n_layers) for batch in batches))
-    for block in score_steps(model, plan):
+    for block in score_steps(model, plan, weights=weights):
         arrays.add(block)
         done += block.work
         yield Progress(done, total, f"ablating {plan.parts}")

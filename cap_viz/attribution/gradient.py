@@ -23,6 +23,7 @@ from cap_viz.attribution.exact import Replacements, ScorePlan, encode_all, make_
 from cap_viz.attribution.forward.backward import gradient_pass
 from cap_viz.attribution.forward.patching import with_options
 from cap_viz.attribution.forward.shortcut_checks import batch_of, packing_is_valid
+from cap_viz.attribution.pruned_weights import MaskLike, Weights, weights_under
 from cap_viz.attribution.results import GradientEffects
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.batch_size import backward_tokens_at_once
@@ -89,21 +90,25 @@ def gradient_steps(
     *,
     metric: str,
     units: bool = False,
+    weights: Weights | None = None,
     only: Iterable[int] | None = None,
     replaced: Replacements | None = None,
     spans: Callable[[Sequence[int]], Bool[Tensor, "row position span"]] | None = None,
 ) -> Generator[GradientBlock, None, None]:
-    """Yield one block per batch; all batches, or `only` the given ones. The lease is held within a step only.
+    """Yield one block per batch, with `weights` swapped in; all batches, or `only` the given ones.
 
-    `spans` returns the positions of each span in the rows of some examples; the effects are then split by them, too.
+    The lease is held within a step only, and the model is dense again at every yield. `spans` returns the positions of
+    each span in the rows of some examples; the effects are then split by them, too.
     """
-    replaced = replaced or replacements(model, plan)
+    held = weights or {}
+    replaced = replaced or replacements(model, plan, held)
     for number in plan.batches.numbers(only):
         members = plan.batches.batches[number]
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
         gold = torch.tensor([plan.asked[i].index(plan.examples[i].gold) for i in members], device=model.device)
-        value, split = replaced.z(members), None if spans is None else spans(members)
-        with model.lease:
+        split = None if spans is None else spans(members)
+        with model.swapped(held):
+            value = replaced.z(members)
             found = gradient_pass(model, batch, metric=metric, gold=gold, value=value, units=units, spans=split)
         yield GradientBlock(
             batch=number,
@@ -180,14 +185,16 @@ def gradient_effect_steps(
     reference: Sequence[Example] | None = None,
     seed: int = 0,
     units: bool = False,
+    mask: MaskLike | None = None,
 ) -> Steps[GradientEffects]:
     """Compute first-order effects of every head (with `units`, of every MLP hidden unit, too) on a metric.
 
-    Raises `UsageError` for a metric without gradient, an unknown ablation or no examples.
+    With `mask` the pruned model is measured. Raises `UsageError` for a metric without gradient, an unknown ablation,
+    no examples, or a mask of another model.
     """
     plan = make_gradient_plan(model, examples, metric=metric, ablation=ablation, reference=reference, seed=seed)
     arrays, done = GradientArrays(plan, metric, model.shape.n_layers, model.shape.n_heads), 0
-    for block in gradient_steps(model, plan, metric=metric, units=units):
+    for block in gradient_steps(model, plan, metric=metric, units=units, weights=weights_under(model, mask)):
         arrays.add(block)
         done += block.work
         yield Progress(done, len(examples), "gradients of all heads")
@@ -203,10 +210,11 @@ def gradient_effects(
     reference: Sequence[Example] | None = None,
     seed: int = 0,
     units: bool = False,
+    mask: MaskLike | None = None,
 ) -> GradientEffects:
     """Run `gradient_effect_steps` to their end."""
     return finish(
         gradient_effect_steps(
-            model, examples, metric=metric, ablation=ablation, reference=reference, seed=seed, units=units
+            model, examples, metric=metric, ablation=ablation, reference=reference, seed=seed, units=units, mask=mask
         )
     )

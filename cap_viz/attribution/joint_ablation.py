@@ -22,6 +22,7 @@ from cap_viz.attribution.forward.replay import block_runner
 from cap_viz.attribution.forward.shortcut_checks import batch_of, checked
 from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.attribution.pair_scores import PairScores, sets_of_pairs
+from cap_viz.attribution.pruned_weights import Weights
 from cap_viz.attribution.results import Ablation
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import ModelShape, ReasoningModel
@@ -69,31 +70,34 @@ def set_steps(
     plan: ScorePlan,
     sets: Sequence[HeadSet],
     *,
+    weights: Weights | None = None,
     only: Iterable[int] | None = None,
     replaced: Replacements | None = None,
 ) -> Generator[SetBlock, None, None]:
-    """Yield the log-likelihoods with each set removed, batch by batch.
+    """Yield the log-likelihoods with each set removed, batch by batch, with `weights` swapped in.
 
-    One of the sets is empty and stands for the dense model; the plan is one of `parts="sets"`. The lease is held within
-    a step only. Raises `UsageError` for a head the model does not have or that a set lists twice.
+    One of the sets is empty and stands for the untouched model; the plan is one of `parts="sets"`. The lease is held
+    within a step only. Raises `UsageError` for a head the model does not have or that a set lists twice.
     """
     check_sets(sets, model.shape)
-    values_of, n_layers = (replaced or replacements(model, plan)).z, model.shape.n_layers
+    held, n_layers = weights or {}, model.shape.n_layers
+    values_of = (replaced or replacements(model, plan, held)).z
     runner = block_runner(model, direct=plan.batches.direct)
     empty = sets.index(())
     for number in plan.batches.numbers(only):
         members = plan.batches.batches[number]
         batch = batch_of(model, [plan.encoded[i] for i in members], packed=plan.batches.packed)
-        values = values_of(members)
+        with model.swapped(held):
+            values = values_of(members)
         n_tokens = batch.tokens.numel()
         groups = set_groups(sets, n_tokens, plan.batches.most_tokens or n_tokens)
-        with model.lease, torch.inference_mode():
+        with model.swapped(held), torch.inference_mode():
             dense = dense_pass(model, batch)
             logliks = checked(model, batch, read_logliks(model, batch, dense.final[:, None])[0])
         yield SetBlock(number, (empty,), logliks[None], n_tokens * n_layers, not groups)
         for group in groups:
             chosen = [sets[one] for one in group]
-            with model.lease, torch.inference_mode():
+            with model.swapped(held), torch.inference_mode():
                 logliks = checked(model, batch, runner.ablate_sets(batch, dense, chosen, values))
             work = n_tokens * (n_layers - first_layer(chosen[0])) * len(group)
             yield SetBlock(number, group, logliks, work, group == groups[-1])
@@ -161,11 +165,13 @@ def pair_effects(
     return PairScores(finish_with_bar(joint_steps(model, plan, sets), progress))
 
 
-def joint_steps(model: ReasoningModel, plan: ScorePlan, sets: tuple[HeadSet, ...]) -> Steps[JointScores]:
+def joint_steps(
+    model: ReasoningModel, plan: ScorePlan, sets: tuple[HeadSet, ...], weights: Weights | None = None
+) -> Steps[JointScores]:
     """Collect the blocks of `set_steps`; progress after each."""
     arrays, n_layers = SetArrays(plan, sets), model.shape.n_layers
     done, total = 0.0, sum(set_work(plan, batch, sets, n_layers) for batch in plan.batches.numbers())
-    for block in set_steps(model, plan, sets):
+    for block in set_steps(model, plan, sets, weights=weights):
         arrays.add(block)
         done += block.work
         yield Progress(done, total, "heads removed together")

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from cap_viz.attribution.batch_plan import BatchPlan, plan_batches
@@ -59,6 +58,7 @@ from cap_viz.attribution.path_scores import (
     circuit_paths,
     strongest_heads,
 )
+from cap_viz.attribution.pruned_weights import MaskLike, Weights, weights_under
 from cap_viz.attribution.results import Ablation, EffectResult
 from cap_viz.errors import UsageError
 from cap_viz.models.batch_size import tokens_at_once
@@ -67,19 +67,9 @@ from cap_viz.progress import Progress, Steps, finish_with_bar
 from cap_viz.stats.joint import Head
 from cap_viz.tasks.base import Example
 
-Weights = Mapping[str, Tensor]
 # From example numbers to the values that replace z [layer, row, position, head, d_head], both inner axes 1 where all
 # tokens get the same.
 ZValues = Callable[[Sequence[int]], Tensor]
-
-
-class MaskLike(Protocol):
-    """A mask: the weights to keep, and new values of matrices that a criterion updates."""
-
-    @property
-    def keep(self) -> Mapping[str, Bool[Tensor, "_output _input"]]: ...
-    @property
-    def updated(self) -> Mapping[str, Float[Tensor, "_output _input"]]: ...
 
 
 @dataclass(frozen=True)
@@ -357,9 +347,7 @@ def path_effects(
         heads = strongest_heads(scores.estimated(metric), k)
     paths = paths_between(model, plain(heads or ()), None if receivers is None else plain(receivers), parts)
     plan = make_path_plan(model, examples, paths, ablation=ablation, reference=reference, seed=seed)
-    with model.lease:
-        weights = {} if mask is None else model.pruned_weights(mask.keep, mask.updated)
-    return finish_with_bar(path_score_steps(model, plan, weights), progress)
+    return finish_with_bar(path_score_steps(model, plan, weights_under(model, mask)), progress)
 
 
 def path_score_steps(model: ReasoningModel, plan: PathPlan, weights: Weights) -> Steps[PathScores]:

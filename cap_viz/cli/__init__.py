@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 from cap_viz import __version__
 from cap_viz.cli import (
     catalogue,
+    changes,
     compare,
     direct,
     evaluations,
@@ -28,6 +29,7 @@ from cap_viz.cli import (
     plugins,
     positions,
     pruning,
+    removal,
     scoring,
     serve,
     specifications,
@@ -65,6 +67,8 @@ app.command()(direct.direct)
 app.command()(pairs.pairs)
 app.command()(paths.paths)
 app.command()(positions.positions)
+app.command()(changes.changes)
+app.command()(removal.removal)
 app.command()(stability.stability)
 app.command()(specifications.specifications)
 app.command()(pruning.prune)

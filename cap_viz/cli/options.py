@@ -32,6 +32,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 SeedOption = Annotated[int, typer.Option(help="Seed for drawing calibration examples.")]
 CriterionOption = Annotated[str, typer.Option(help=f"Criterion: {', '.join(CRITERIA)}.")]
 SparsityOption = Annotated[float, typer.Option(help="Share of weights set to zero, 0 ≤ s < 1.")]
+# Of commands that measure the model as it is, or pruned first with the usual options.
+CriterionOrDenseOption = Annotated[
+    str, typer.Option("--criterion", help="Measure the model pruned by this criterion; dense if left out.")
+]
+SparsityWithOption = Annotated[
+    float, typer.Option("--sparsity", help="Share of weights set to zero, with --criterion.")
+]
 MetricOption = Annotated[str, typer.Option(help="Metric of CAP's head scores.")]
 CalibrationTaskOption = Annotated[
     str | None, typer.Option(help="Measure activations and gradients on another task, e.g. generic_text.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Generator, Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from cap_viz.errors import UsageError
 from cap_viz.progress import Progress, finish
 
 if TYPE_CHECKING:
@@ -69,3 +71,21 @@ def records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
 
 def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, allow_nan=False))
+
+
+def check_new(path: Path) -> None:
+    """Raise `UsageError` for a file that is there already, or whose folder is not: before a long computation."""
+    if path.exists():
+        raise UsageError(f"{path} is there already; choose another name.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be written (there is no folder {path.parent}).")
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet. Raises `UsageError` where it is, or cannot be written."""
+    check_new(path)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}).") from error

@@ -11,7 +11,16 @@ from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.path_scores import DEFAULT_K, PATH_PARTS, check_circuit
 from cap_viz.attribution.results import ABLATIONS, largest_first
 from cap_viz.cli.computing import ModelRuns, strongest
-from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, head_list, split_list
+from cap_viz.cli.options import (
+    CriterionOrDenseOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    SparsityWithOption,
+    TaskOption,
+    head_list,
+    split_list,
+)
 from cap_viz.cli.output import out, print_json, records, run_facts
 from cap_viz.errors import choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
@@ -40,8 +49,8 @@ def paths(
     seed: SeedOption = 0,
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
     ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
-    criterion: Annotated[str, typer.Option(help="Measure the model pruned by this criterion; dense if left out.")] = "",
-    sparsity: Annotated[float, typer.Option(help="Share of weights set to zero, with --criterion.")] = 0.2,
+    criterion: CriterionOrDenseOption = "",
+    sparsity: SparsityWithOption = 0.2,
     as_json: JsonOption = False,
 ) -> None:
     """Measure paths from heads to later heads, to MLPs and to the answer.

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from cap_viz.cli.options import JsonOption
-from cap_viz.cli.output import err, out, print_json, run_facts
+from cap_viz.cli.output import err, out, print_json, run_facts, write_new
 from cap_viz.errors import UsageError
 from cap_viz.runs.kinds import describe, runs_table
 from cap_viz.runs.spreadsheet import csv_text
@@ -119,16 +119,6 @@ def audit(
 def json_lines(table: pd.DataFrame) -> str:
     # For pandas-stubs: the result is None only if a file was given.
     return str(table.to_json(orient="records", lines=True, force_ascii=False))
-
-
-def write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise UsageError(f"{path} is there already; choose another name.") from error
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}).") from error
 
 
 @runs_app.command("export")

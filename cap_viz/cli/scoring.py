@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
@@ -16,21 +17,24 @@ from cap_viz.cli.computing import ModelRuns
 from cap_viz.cli.options import (
     AddressOption,
     BackendOption,
+    CriterionOrDenseOption,
     JsonOption,
     ModelOption,
     SeedOption,
+    SparsityWithOption,
     TaskOption,
     WorkersOption,
     read_ids,
 )
-from cap_viz.cli.output import err, none_for_nan, out, print_json, run_facts
+from cap_viz.cli.output import check_new, err, none_for_nan, out, print_json, run_facts, write_new
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.backends import requested_backend
-from cap_viz.runs.run_labels import ablation_words
-from cap_viz.runs.run_queries import is_head_scores
+from cap_viz.runs.run_labels import ablation_words, pruned_words
+from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import ScoreSpec
+from cap_viz.settings import N_CALIBRATION
 from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
@@ -64,6 +68,11 @@ def score(
     parts: Annotated[
         str, typer.Option(help="Parts to ablate: heads, or blocks (attention layers and MLPs).")
     ] = "heads",
+    criterion: CriterionOrDenseOption = "",
+    sparsity: SparsityWithOption = 0.2,
+    mib: Annotated[
+        Path | None, typer.Option(help="Write the effects as importances to this file, for MIB's circuit leaderboard.")
+    ] = None,
     ids: Annotated[Path | None, typer.Option(help="Score these example ids (one per line, any split).")] = None,
     full: Annotated[bool, typer.Option("--full", help="With --json: add effects per example and raw values.")] = False,
     backend: BackendOption = "",
@@ -75,10 +84,13 @@ def score(
 
     exact ablates each head in turn; gradient estimates all heads at once, to first order; hybrid measures n examples
     exactly and big-n by their gradient, stores both runs and recomputes their combination each time. With --minutes or
-    --half-width a pilot of 16 examples chooses n and big-n, which then stay fixed.
+    --half-width a pilot of 16 examples chooses n and big-n, which then stay fixed. With --criterion the heads of the
+    pruned model are measured.
     """
     from cap_viz.attribution.estimators import ESTIMATORS
+    from cap_viz.attribution.mib import graph_of
     from cap_viz.progress import duration
+    from cap_viz.runs.masks import mask_spec_for
     from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from
     from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
     from cap_viz.tasks.example_sets import calibration_set, named_set
@@ -89,6 +101,10 @@ def score(
     choose("part of the model", parts, ("heads", "blocks"))
     if parts == "blocks" and estimator != "exact":
         raise UsageError("Whole attention layers and MLPs are measured by the exact estimator only.")
+    if parts == "blocks" and mib is not None:
+        raise UsageError("--mib writes importances of heads; leave out --parts blocks.")
+    if mib is not None:
+        check_new(mib)
     if ablation == "zero" and reference_n is not None:
         raise UsageError("Zero ablation takes no values from other examples; leave out --reference-n.")
     chosen = load_task(task)
@@ -103,9 +119,11 @@ def score(
         slope_named(slope)
         if ids is not None:
             raise UsageError("The hybrid estimator draws its examples at random; leave out --ids.")
-    runs, planned = ModelRuns(model, requested_backend(backend, address, workers)), None
+    runs, planned, mask = ModelRuns(model, requested_backend(backend, address, workers)), None, None
+    if criterion:
+        mask = mask_spec_for(runs.ref, criterion, sparsity, task=task, n=N_CALIBRATION, seed=seed)
     if minutes is not None or half_width is not None:
-        pilot = runs.get(pilot_specs(runs.ref, chosen, seed=seed, ablation=ablation, metric=metric))
+        pilot = runs.get(pilot_specs(runs.ref, chosen, seed=seed, ablation=ablation, metric=metric, mask=mask))
         planned = plan_from(
             runs.store,
             pilot,
@@ -130,6 +148,7 @@ def score(
         ablation=ablation,
         reference=None if reference == examples else reference,
         parts=None if parts == "heads" else parts,
+        mask=mask,
     )
     if hybrid:
         found = runs.get(hybrid_specs(exact, metric, calibration_set(chosen, big_n, seed)))
@@ -138,22 +157,26 @@ def score(
     else:
         found = runs.get({estimator: exact})
     if parts == "blocks":
-        block_report(runs.store, found["exact"], metric, ablation, as_json=as_json)
+        block_report(runs.store, found["exact"], metric, as_json=as_json)
         return
     if hybrid:
         estimate, content = hybrid_content(runs.store, found, slope)
     else:
         estimate, content = single_content(runs.store, found[estimator], metric, full)
     rounding = noise_floor(runs.ref.dtype, metric, estimate.mean, estimate.n) if estimator == "exact" else None
+    if mib is not None:
+        write_new(mib, json.dumps(graph_of(runs.model, estimate.mean)))
+        err.print(f"Wrote importances of {estimate.mean.size} heads to {mib}", highlight=False, soft_wrap=True)
     if as_json:
         about = {"task": task, "metric": metric, "estimator": estimator, "ablation": ablation}
+        about |= {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}
         about |= {} if rounding is None else {"noise_floor": asdict(rounding)}
         limits = {"ci_low": none_for_nan(estimate.low), "ci_high": none_for_nan(estimate.high)}
         content |= {} if planned is None else {"planned": asdict(planned)}
         print_json(content | about | {"mean_effect": estimate.mean.tolist()} | limits)
         return
     counted = f"{estimate.n} examples" + (f" exactly and {big_n} by gradient" if hybrid else "")
-    print_top_heads(estimate, metric, f"{task}, {counted}", exact)
+    print_top_heads(estimate, metric, f"{task}, {counted}{pruned_words(mask)}", exact)
     if rounding is not None and rounding.below:
         out.print(str(rounding), highlight=False)
 
@@ -161,10 +184,10 @@ def score(
 def single_content(store: Store, run: StoredRun, metric: str, full: bool) -> tuple[HeadEstimate, dict[str, Any]]:
     """Return one run's mean effects with intervals, and its other facts for `score --json`."""
     from cap_viz.attribution.results import GradientEffects
-    from cap_viz.runs.kinds.scores import load_gradient, load_scores
+    from cap_viz.runs.kinds.scores import load_effects
     from cap_viz.stats import mean_with_ci
 
-    scores = load_gradient(store, run) if is_head_scores(run, "gradient") else load_scores(store, run)
+    scores = load_effects(store, run)
     effects = scores.effects(metric)
     content = run_facts(run) | {"n": len(scores.questions), "example_ids": list(scores.questions.ids)}
     if full:
@@ -198,24 +221,28 @@ def hybrid_content(store: Store, found: dict[str, StoredRun], slope: str) -> tup
     return estimate, content
 
 
-def block_report(store: Store, run: StoredRun, metric: str, ablation: str, *, as_json: bool) -> None:
+def block_report(store: Store, run: StoredRun, metric: str, *, as_json: bool) -> None:
     """Print the effects of whole attention layers and MLPs."""
     from cap_viz.attribution.results import BLOCK_PARTS
     from cap_viz.runs.kinds.scores import load_blocks
     from cap_viz.stats import mean_with_ci
 
     scores = load_blocks(store, run)
-    estimate, task = mean_with_ci(scores.effects(metric)), run.spec.examples.task
+    spec, estimate = as_run_of(run, ScoreSpec).spec, mean_with_ci(scores.effects(metric))
+    task, mask = spec.examples.task, spec.mask
     if as_json:
         print_json(
             run_facts(run)
-            | {"n": estimate.n, "task": task, "metric": metric, "estimator": "exact", "ablation": ablation}
+            | {"n": estimate.n, "task": task, "metric": metric, "estimator": "exact"}
+            | {"ablation": spec.ablation}
+            | {"criterion": "dense" if mask is None else mask.criterion}
+            | {"sparsity": 0.0 if mask is None else mask.sparsity}
             | {"parts": list(BLOCK_PARTS), "example_ids": list(scores.questions.ids)}
             | {"mean_effect": estimate.mean.tolist()}
             | {"ci_low": none_for_nan(estimate.low), "ci_high": none_for_nan(estimate.high)}
         )
         return
-    title = f"{task}, {estimate.n} examples: effect on {metric} with 95 % interval"
+    title = f"{task}, {estimate.n} examples{pruned_words(mask)}: effect on {metric} with 95 % interval"
     table = Table("layer", "whole attention", "MLP", title=title)
     for layer in range(scores.n_layers):
         cells = [
@@ -224,7 +251,7 @@ def block_report(store: Store, run: StoredRun, metric: str, ablation: str, *, as
         ]
         table.add_row(str(layer), *cells)
     out.print(table)
-    words = ablation_words(run.spec)
+    words = ablation_words(spec)
     out.print(f"Positive: {words.doing} the part{words.by} hurts.", highlight=False, soft_wrap=True)
 
 

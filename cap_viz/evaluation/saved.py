@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cap_viz.attribution.effect_changes import EffectChanges
 from cap_viz.attribution.effect_split import EffectSplit
 from cap_viz.attribution.hybrid import HybridScores
 from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.attribution.pair_scores import PairScores
 from cap_viz.attribution.path_scores import PathScores
 from cap_viz.attribution.position_effects import PositionEffects
+from cap_viz.attribution.removal_curve import RemovalCurve
 from cap_viz.attribution.result_base import Result, read_result
 from cap_viz.attribution.results import BlockScores, DirectScores, EvalReport, GradientEffects, HeadScores
 from cap_viz.attribution.specification_curve import SpecificationCurve
@@ -25,6 +27,7 @@ SAVED: dict[str, type[Result]] = {
         HeadScores,
         DirectScores,
         EffectSplit,
+        EffectChanges,
         BlockScores,
         GradientEffects,
         HybridScores,
@@ -33,6 +36,7 @@ SAVED: dict[str, type[Result]] = {
         SpecificationCurve,
         PathScores,
         PositionEffects,
+        RemovalCurve,
         Mask,
         EvalReport,
         GenerationReport,

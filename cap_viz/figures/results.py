@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,19 +15,31 @@ from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, signed
 from cap_viz.stats import HeadEstimate
 
 ENDS = ("ablating it helps", "ablating it hurts")
+CHANGE_ENDS = ("needed less than before", "needed more than before")
 
 
-def effect_map(estimate: HeadEstimate, *, unit: str, parts: Sequence[str] | None = None) -> go.Figure:
-    """Plot the effects as the head map of the pages; `parts` names the columns where they are not heads."""
+def effect_map(
+    estimate: HeadEstimate,
+    *,
+    unit: str,
+    parts: Sequence[str] | None = None,
+    ends: tuple[str, str] = ENDS,
+    also: Mapping[str, Float[np.ndarray, "layer part"]] | None = None,
+) -> go.Figure:
+    """Plot the effects as the head map of the pages; `parts` names the columns where they are not heads.
+
+    `ends` names the meanings of the negative and the positive end, `also` further values of each head by their title.
+    """
     n_layers, n_columns = estimate.mean.shape
 
     def hover(layer: int, column: int) -> str:
         what = f"head {column}" if parts is None else parts[column]
         mean, low, high = (signed(values[layer, column]) for values in (estimate.mean, estimate.low, estimate.high))
-        return f"<b>Layer {layer}, {what}</b><br>{mean} {unit} [{low}, {high}]"
+        more = "".join(f"<br>{title} {signed(values[layer, column])}" for title, values in (also or {}).items())
+        return f"<b>Layer {layer}, {what}</b><br>{mean} {unit} [{low}, {high}]{more}"
 
     texts = [[hover(layer, column) for column in range(n_columns)] for layer in range(n_layers)]
-    figure = head_grid(Grid.of(estimate, hover=texts, ends=ENDS), unit=unit)
+    figure = head_grid(Grid.of(estimate, hover=texts, ends=ends), unit=unit)
     if parts is not None:
         figure.update_xaxes(title="", tickvals=list(range(n_columns)), ticktext=list(parts))
     return figure

@@ -22,10 +22,8 @@ from cap_viz.runs.checkpoints import Arrays, Checkpoints
 from cap_viz.runs.spec import RunSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from cap_viz.attribution.pruned_weights import MaskLike, Weights
     from cap_viz.models.loading import ReasoningModel
-    from cap_viz.pruning.mask import Mask
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +56,7 @@ class BatchedRun(ABC):
     """
 
     spec: RunSpec
-    mask: Mask | None = None
+    mask: MaskLike | None = None
     note: str
     plan: Any
     arrays: Any
@@ -112,15 +110,14 @@ class BatchedRun(ABC):
 class MaskedRun(BatchedRun):
     """A run of the dense model or under a mask, which is released once the pruned weights are made."""
 
-    def __init__(self, model: ReasoningModel, spec: RunSpec, mask: Mask | None) -> None:
+    def __init__(self, model: ReasoningModel, spec: RunSpec, mask: MaskLike | None) -> None:
         self.model, self.spec, self.mask = model, spec, mask
 
     @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        if self.mask is None:
-            return {}
-        with self.model.lease:
-            weights = self.model.pruned_weights(self.mask.keep, self.mask.updated)
+    def weights(self) -> Weights:
+        from cap_viz.attribution.pruned_weights import weights_under
+
+        weights = weights_under(self.model, self.mask)
         self.mask = None
         return weights
 

@@ -46,6 +46,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.6g}%"
 
 
+def pruned_words(mask: MaskSpec | None) -> str:
+    """Continue a description with the mask: ", wanda at 50%"; nothing for the dense model."""
+    return "" if mask is None else f", {mask.criterion} at {percent(mask.sparsity)}"
+
+
 def making_of(run: StoredRun) -> str:
     """Describe in one line how a run was computed: machine, time (or the run it was taken from), versions, key."""
     made = run.provenance

@@ -59,8 +59,13 @@ def as_run_of(run: StoredRun, kind: type[Spec]) -> StoredRun[Spec]:
 
 
 def is_head_scores(run: StoredRun, estimator: str = "exact") -> TypeGuard[StoredRun[ScoreSpec]]:
-    """Whether a run holds total effects of heads (not of whole blocks, not direct ones) by this estimator."""
-    return is_run_of(run, ScoreSpec) and (run.spec.estimator, run.spec.parts) == (estimator, None)
+    """Whether a run holds total effects of the whole dense model's heads (not blocks, not direct) by an estimator."""
+    return is_run_of(run, ScoreSpec) and run.spec.estimator == estimator and of_whole_model(run.spec)
+
+
+def of_whole_model(spec: ScoreSpec) -> bool:
+    """Whether scores are of total effects of heads, with nothing pruned or taken out of the model."""
+    return (spec.parts, spec.mask, spec.removed) == (None, None, None)
 
 
 def score_runs(

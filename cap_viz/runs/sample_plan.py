@@ -9,7 +9,7 @@ from cap_viz.attribution.hybrid import plan_hybrid
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.run_queries import is_head_scores
-from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.spec import MaskSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats.budget import ExampleCost, HybridPlan
 from cap_viz.stats.hybrid import FEWEST_EXACT
@@ -33,9 +33,11 @@ def can_combine(exact: ScoreSpec, gradient: ScoreSpec) -> bool:
     return alike and FEWEST_EXACT <= len(few) < len(many) and set(few) <= set(many)
 
 
-def pilot_specs(model: ModelRef, task: Task, *, seed: int, ablation: str, metric: str) -> dict[str, ScoreSpec]:
+def pilot_specs(
+    model: ModelRef, task: Task, *, seed: int, ablation: str, metric: str, mask: MaskSpec | None = None
+) -> dict[str, ScoreSpec]:
     """Make the specs of a pilot: the fewest examples of a hybrid run, measured by both estimators."""
-    exact = ScoreSpec(model, calibration_set(task, FEWEST_EXACT, seed), ablation=ablation)
+    exact = ScoreSpec(model, calibration_set(task, FEWEST_EXACT, seed), ablation=ablation, mask=mask)
     return {"exact": exact, "gradient": replace(exact, estimator="gradient", metric=metric)}
 
 

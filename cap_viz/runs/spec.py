@@ -33,13 +33,14 @@ def kept_as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """Head scores of a model on a set of examples.
+    """Head scores of a model, dense or pruned, on a set of examples.
 
     `metric` is None for exact scores: they store raw log-likelihoods from which every metric follows.
     `reference` are the examples that mean and resample ablation take values from, None for `examples` themselves; the
     seed of these examples also draws the partners for resample ablation. `parts` is None for heads, "blocks" for whole
     attention layers and MLPs, "writes" for the direct effects of heads (what they write into the last residual stream).
-    `frozen_norm` is True for direct effects under the final norm's dense scale.
+    `frozen_norm` is True for direct effects under the final norm's dense scale. `mask` is None for the dense model;
+    `removed` are heads that are out while all are scored (their own effects are 0), None for none.
     """
 
     model: ModelRef
@@ -50,6 +51,8 @@ class ScoreSpec:
     reference: ExampleSet | None = None
     parts: str | None = None
     frozen_norm: Literal[True] | None = None
+    mask: MaskSpec | None = None
+    removed: tuple[tuple[int, int], ...] | None = None
 
     kind = "score"
 
@@ -192,9 +195,33 @@ class PositionSpec:
     kind = "positions"
 
 
-RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec | PairSpec | PathSpec | PositionSpec
-# Specs of runs that replace outputs of heads, and name the ablation.
-AblationSpec = ScoreSpec | JointSpec | PairSpec | PathSpec | PositionSpec
+@dataclass(frozen=True)
+class RemovalSpec:
+    """Removal of heads in an order, from either end, and in random ones (`runs/kinds/removal.py`).
+
+    `heads` are all heads of the model, the most important first; `by_size` is their order by the size of the scores,
+    None for `heads`. `counts` are the numbers of heads that are removed, or kept. `ranked_on` are the examples that
+    gave the order, None where they are not known; `examples` should be others. `reference` is as in `ScoreSpec`.
+    """
+
+    model: ModelRef
+    examples: ExampleSet
+    heads: tuple[tuple[int, int], ...]
+    counts: tuple[int, ...]
+    by_size: tuple[tuple[int, int], ...] | None = None
+    ablation: str = "zero"
+    reference: ExampleSet | None = None
+    draws: int = 20
+    seed: int = 0
+    ranked_on: ExampleSet | None = None
+    mask: MaskSpec | None = None
+
+    kind = "removal"
+
+
+# Specs of runs that replace outputs of the model, and name the ablation.
+AblationSpec = ScoreSpec | JointSpec | PairSpec | PathSpec | PositionSpec | RemovalSpec
+RunSpec = ScoreSpec | EvalSpec | ProfileSpec | RoleSpec | JointSpec | PairSpec | PathSpec | PositionSpec | RemovalSpec
 
 
 def spec_dict(spec: RunSpec) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from cap_viz.attribution.results import ABLATIONS
 from cap_viz.attribution.specification_curve import Specification, SpecificationCurve
 from cap_viz.errors import CapVizError, choose
 from cap_viz.models.catalogue import ModelRef
-from cap_viz.runs.kinds.scores import STORED_ESTIMATORS, load_gradient, load_scores
-from cap_viz.runs.run_queries import runs_of
+from cap_viz.runs.kinds.scores import STORED_ESTIMATORS, load_effects
+from cap_viz.runs.run_queries import of_whole_model, runs_of
 from cap_viz.runs.sample_plan import seconds_each, timed_run
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -64,12 +64,12 @@ def stored_choices(store: Store, model: ModelRef, task: Task) -> ScoringChoices:
 
 
 def scores_of_draws(runs: Iterable[StoredRun], model: ModelRef, task: str) -> list[StoredRun[ScoreSpec]]:
-    """Find the total effects of heads on drawn calibration examples, with replacements from these examples."""
+    """Find the dense model's total effects of heads on drawn calibration examples, which also give replacements."""
     return [
         run
         for run in runs_of(runs, ScoreSpec)
         if (run.spec.model, run.spec.examples.task, run.spec.examples.split) == (model, task, "calibration")
-        and run.spec.parts is None
+        and of_whole_model(run.spec)
         and run.spec.reference is None
     ]
 
@@ -93,7 +93,7 @@ def curve_of(store: Store, model: ModelRef, task: Task, choices: ScoringChoices)
         if run is None:
             missing += specifications
             continue
-        scores = load_scores(store, run) if spec.estimator == "exact" else load_gradient(store, run)
+        scores = load_effects(store, run)
         estimates |= {one: scores.estimated(one.metric) for one in specifications}
     return SpecificationCurve.of(estimates, missing=tuple(missing), tasks=(task.as_version,))
 

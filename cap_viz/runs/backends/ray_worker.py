@@ -16,9 +16,9 @@ from cap_viz.runs.spec import ENGINE_VERSION, spec_from_dict
 
 if TYPE_CHECKING:
     from cap_viz.attribution.batch_plan import BatchPlan
+    from cap_viz.attribution.pruned_weights import MaskLike
     from cap_viz.models.catalogue import ModelRef
     from cap_viz.models.loading import ReasoningModel
-    from cap_viz.pruning.mask import Mask
     from cap_viz.runs.batched_runs import BatchedRun
     from cap_viz.runs.checkpoints import Arrays
 
@@ -78,7 +78,7 @@ class Worker:
         return str(self.model.device)
 
     def begin(
-        self, spec: dict[str, Any], plan: BatchPlan, mask: Mask | None, packages: frozenset[str] = frozenset()
+        self, spec: dict[str, Any], plan: BatchPlan, mask: MaskLike | None, packages: frozenset[str] = frozenset()
     ) -> None:
         """Prepare the batches of a run from the JSON of its spec.
 

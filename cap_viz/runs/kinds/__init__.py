@@ -17,6 +17,7 @@ from cap_viz.runs.kinds.paths import Paths
 from cap_viz.runs.kinds.patterns import Patterns
 from cap_viz.runs.kinds.positions import Positions
 from cap_viz.runs.kinds.profile import Profile
+from cap_viz.runs.kinds.removal import Removal
 from cap_viz.runs.kinds.scores import Scores
 from cap_viz.runs.spec import RunSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from cap_viz.runs.batched_runs import BatchedRun
 
 KINDS: dict[str, RunKind[Any]] = {
-    kind.name: kind for kind in (Scores(), Evaluation(), Profile(), Patterns(), Joint(), Pairs(), Paths(), Positions())
+    kind.name: kind
+    for kind in (Scores(), Evaluation(), Profile(), Patterns(), Joint(), Pairs(), Paths(), Positions(), Removal())
 }
 
 

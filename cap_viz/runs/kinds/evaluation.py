@@ -36,8 +36,7 @@ from cap_viz.progress import Progress
 from cap_viz.pruning.head_sparsity import mask_head_zeros
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, MaskedRun, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
-from cap_viz.runs.kinds.scores import effects_by
-from cap_viz.runs.masks import mask_steps
+from cap_viz.runs.kinds.scores import wanted_mask
 from cap_viz.runs.prefix_reuse import first_of, longer_run
 from cap_viz.runs.protocols import (
     ChoiceProtocol,
@@ -88,9 +87,8 @@ class Evaluation(RunKind[EvalSpec]):
         return first_of(longer, spec, store) if longer is not None and store.is_sound(longer) else None
 
     def steps(self, spec: EvalSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        mask, tables = None, {}
-        if spec.mask is not None:
-            mask = yield from mask_steps(spec.mask, by.model, effects_by(by.store, by.run))
+        mask, tables = (yield from wanted_mask(spec.mask, by)), {}
+        if mask is not None:
             tables = mask.counts.to_tables()
             if mask.scope != "mlp":
                 tables |= mask_head_zeros(by.model, mask).to_tables()

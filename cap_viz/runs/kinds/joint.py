@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,9 +14,9 @@ from cap_viz.errors import UsageError
 from cap_viz.progress import Progress
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
-from cap_viz.runs.kinds.scores import AblationRun, ablation_options
+from cap_viz.runs.kinds.scores import AblationRun, ablation_options, wanted_mask
 from cap_viz.runs.run_queries import as_run_of
-from cap_viz.runs.spec import JointSpec, PairSpec
+from cap_viz.runs.spec import JointSpec, PairSpec, RemovalSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import JointEffect, joint_effect, random_sets
 from cap_viz.stats.joint import HeadSet
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
     from cap_viz.pruning.mask import Mask
 
-SetSpec = TypeVar("SetSpec", JointSpec, PairSpec)
+SetSpec = TypeVar("SetSpec", JointSpec, PairSpec, RemovalSpec)
 
 
 class SetRun(AblationRun):
@@ -34,13 +35,19 @@ class SetRun(AblationRun):
 
     note = "heads removed together"
 
-    def __init__(self, model: ReasoningModel, spec: JointSpec | PairSpec, plan: BatchPlan | None) -> None:
+    def __init__(
+        self,
+        model: ReasoningModel,
+        spec: JointSpec | PairSpec | RemovalSpec,
+        sets: tuple[HeadSet, ...],
+        plan: BatchPlan | None,
+        mask: Mask | None = None,
+    ) -> None:
         from cap_viz.attribution.exact import make_score_plan
-        from cap_viz.attribution.joint_ablation import SetArrays, check_sets
+        from cap_viz.attribution.joint_ablation import SetArrays
 
-        super().__init__(model, spec)
-        check_sets([spec.heads], model.shape)
-        self.sets = sets_of(spec, model.shape.n_layers, model.shape.n_heads)
+        super().__init__(model, spec, mask)
+        self.sets = sets
         options = {**ablation_options(spec), "parts": "sets", "batches": plan}
         self.plan = make_score_plan(model, examples_of(spec.examples), **options)
         self.arrays = SetArrays(self.plan, self.sets)
@@ -53,21 +60,31 @@ class SetRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.joint_ablation import set_steps
 
-        return self.steps_of(set_steps(self.model, self.plan, self.sets, only=wanted, replaced=self.replaced))
+        options = {"weights": self.weights, "only": wanted, "replaced": self.replaced}
+        return self.steps_of(set_steps(self.model, self.plan, self.sets, **options))
 
 
 class SetKind(RunKind[SetSpec]):
-    """What the two kinds share: batches of sets of heads."""
+    """What kinds share that remove sets of heads, batch by batch."""
+
+    @abstractmethod
+    def sets(self, spec: SetSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
+        """List the sets to remove, one of which is empty."""
 
     def steps(self, spec: SetSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        run = self.batched(by.model, spec, by.checkpoints.plan())
+        mask = (yield from wanted_mask(spec.mask, by)) if isinstance(spec, RemovalSpec) else None
+        run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
+        del mask  # So that the run frees it once it has the pruned weights.
         facts = yield from batch_steps(run, by.checkpoints, by.backend)
         return Computed(run.tables(), run.batches, facts)
 
     def batched(
         self, model: ReasoningModel, spec: SetSpec, plan: BatchPlan | None = None, mask: Mask | None = None
     ) -> BatchedRun:
-        return SetRun(model, spec, plan)
+        from cap_viz.attribution.joint_ablation import check_sets
+
+        check_sets([spec.heads], model.shape)
+        return SetRun(model, spec, self.sets(spec, model.shape.n_layers, model.shape.n_heads), plan, mask)
 
 
 class Joint(SetKind[JointSpec]):
@@ -75,6 +92,9 @@ class Joint(SetKind[JointSpec]):
 
     name = JointSpec.kind
     title, summary = "heads together", "effects of several heads removed at once"
+
+    def sets(self, spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
+        return sets_of(spec, n_layers, n_heads)
 
     def describe(self, spec: JointSpec) -> str:
         return f"{set_name(spec.heads)} together, {spec.ablation} ablation"
@@ -100,6 +120,9 @@ class Pairs(SetKind[PairSpec]):
         if len(set(spec.heads)) < len(spec.heads):
             raise UsageError("The heads of pairs are listed twice; name every head once.")
 
+    def sets(self, spec: PairSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
+        return sets_of_pairs(spec.heads)
+
     def describe(self, spec: PairSpec) -> str:
         return f"pairs of {len(spec.heads)} heads, {spec.ablation} ablation"
 
@@ -108,13 +131,11 @@ class Pairs(SetKind[PairSpec]):
         return load_pairs(store, run).to_pandas()
 
 
-def sets_of(spec: JointSpec | PairSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
+def sets_of(spec: JointSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
     """List the sets to ablate: none (dense), the set, each of its heads alone, then random sets of other heads.
 
-    For pairs those of `sets_of_pairs`. Raises `UsageError` where the model has too few other heads.
+    Raises `UsageError` where the model has too few other heads.
     """
-    if isinstance(spec, PairSpec):
-        return sets_of_pairs(spec.heads)
     random = random_sets(n_layers, n_heads, len(spec.heads), draws=spec.draws, seed=spec.seed, without=spec.heads)
     return ((), spec.heads, *((head,) for head in spec.heads), *random)
 

@@ -15,9 +15,8 @@ from cap_viz.errors import UsageError
 from cap_viz.progress import Progress
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, MaskedRun, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
-from cap_viz.runs.kinds.scores import ablation_options, effects_by
-from cap_viz.runs.masks import mask_steps
-from cap_viz.runs.run_labels import percent
+from cap_viz.runs.kinds.scores import ablation_options, check_mask, wanted_mask
+from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import PathSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -39,19 +38,12 @@ class Paths(RunKind[PathSpec]):
     def check(self, spec: PathSpec) -> None:
         """Raise `UsageError` for unknown parts, heads listed twice, receivers before all senders, or another mask."""
         check_circuit(spec.heads, spec.receivers, spec.parts)
-        scores = None if spec.mask is None else spec.mask.scores
-        if scores is not None and scores.model != spec.model:
-            raise UsageError(
-                f"The mask is built on head scores of {scores.model.id} with fingerprint {scores.model.fingerprint}, "
-                f"the paths are of {spec.model.id} with {spec.model.fingerprint}; use a mask of this model."
-            )
+        check_mask(spec.mask, spec.model)
         if spec.ablation == "zero" and spec.reference is not None:
             raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
 
     def steps(self, spec: PathSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        mask = None
-        if spec.mask is not None:
-            mask = yield from mask_steps(spec.mask, by.model, effects_by(by.store, by.run))
+        mask = yield from wanted_mask(spec.mask, by)
         run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
         del mask  # So that the run frees it once it has the pruned weights.
         facts = yield from batch_steps(run, by.checkpoints, by.backend)
@@ -66,10 +58,9 @@ class Paths(RunKind[PathSpec]):
         return PathRun(model, spec, plan, mask)
 
     def describe(self, spec: PathSpec) -> str:
-        pruned = "" if spec.mask is None else f", {spec.mask.criterion} at {percent(spec.mask.sparsity)}"
         parts = "" if spec.parts == ("all",) else f", {', '.join(spec.parts)}"
         into = "" if spec.receivers is None else f" into {set_name(spec.receivers)}"
-        return f"paths from {set_name(spec.heads)}{into}{parts}, {spec.ablation} ablation{pruned}"
+        return f"paths from {set_name(spec.heads)}{into}{parts}, {spec.ablation} ablation{pruned_words(spec.mask)}"
 
     def numbers(self, store: Store, run: StoredRun[PathSpec]) -> pd.DataFrame:
         """One row per metric and path."""

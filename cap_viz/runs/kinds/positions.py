@@ -71,7 +71,7 @@ class PositionRun(AblationRun):
     def __init__(self, model: ReasoningModel, spec: PositionSpec, plan: BatchPlan | None) -> None:
         from cap_viz.attribution.positions import PositionArrays, make_position_plan
 
-        super().__init__(model, spec)
+        super().__init__(model, spec, None)
         options = {**ablation_options(spec), "metric": spec.metric, "batches": plan}
         self.plan = make_position_plan(model, examples_of(spec.examples), spec.by, spec.heads, **options)
         self.arrays = PositionArrays(self.plan)

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from cap_viz.attribution.effect_changes import EffectChanges, effect_changes
+from cap_viz.attribution.joint_scores import set_name
 from cap_viz.attribution.results import (
     BlockScores,
     DirectScores,
@@ -19,17 +21,20 @@ from cap_viz.attribution.results import (
 )
 from cap_viz.errors import UsageError, choose
 from cap_viz.progress import Progress
-from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep, MaskedRun, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, GetScores, RunKind, tables_of, task_of
-from cap_viz.runs.masks import GetEffect
+from cap_viz.runs.masks import GetEffect, mask_steps
+from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
-from cap_viz.runs.spec import AblationSpec, JointSpec, PairSpec, PositionSpec, ScoreSpec
+from cap_viz.runs.spec import AblationSpec, MaskSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import examples_of
 
 if TYPE_CHECKING:
     from cap_viz.attribution.batch_plan import BatchPlan
     from cap_viz.attribution.exact import Replacements
+    from cap_viz.attribution.pruned_weights import MaskLike
+    from cap_viz.models.catalogue import ModelRef
     from cap_viz.models.loading import ReasoningModel
     from cap_viz.pruning.mask import Mask
 
@@ -65,27 +70,39 @@ class Scores(RunKind[ScoreSpec]):
         check_frozen_norm(bool(spec.frozen_norm), spec.parts)
         if spec.ablation == "zero" and spec.reference is not None:
             raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
+        if spec.removed is not None and (spec.ablation != "zero" or not spec.removed):
+            raise UsageError(
+                "Heads are taken out for a scoring by zeroing what reads them, as in zero ablation; use that ablation, "
+                "and name at least one head."
+            )
+        check_mask(spec.mask, spec.model)
 
     def steps(self, spec: ScoreSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        run = self.batched(by.model, spec, by.checkpoints.plan())
+        mask = yield from wanted_mask(spec.mask, by)
+        run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
+        del mask  # So that the run frees it once it has the pruned weights.
         facts = yield from batch_steps(run, by.checkpoints, by.backend)
         return Computed(run.tables(), run.batches, facts)
 
     def batched(
         self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None = None, mask: Mask | None = None
     ) -> BatchedRun:
-        return ScoreRun(model, spec, plan) if spec.estimator == "exact" else GradientRun(model, spec, plan)
+        made = ScoreRun if spec.estimator == "exact" else GradientRun
+        return made(model, spec, plan, mask)
+
+    def holds_weights(self, spec: ScoreSpec) -> bool:
+        return spec.mask is not None or spec.removed is not None
 
     def describe(self, spec: ScoreSpec) -> str:
         about = "" if spec.metric is None else f" of {spec.metric}"
         norm = "frozen norm, " if spec.frozen_norm else ""
-        return f"{PARTS_WORDS[spec.parts]}{norm}{spec.estimator}{about}, {spec.ablation} ablation"
+        without = "" if spec.removed is None else f", without {set_name(spec.removed)}"
+        how = f"{norm}{spec.estimator}{about}, {spec.ablation} ablation"
+        return f"{PARTS_WORDS[spec.parts]}{how}{pruned_words(spec.mask)}{without}"
 
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
-        if run.spec.estimator == "gradient":
-            return load_gradient(store, run).to_pandas()
-        return LOADERS[run.spec.parts](store, run).to_pandas()
+        return load_any(store, run).to_pandas()
 
 
 def ablation_options(spec: AblationSpec) -> dict[str, Any]:
@@ -95,17 +112,38 @@ def ablation_options(spec: AblationSpec) -> dict[str, Any]:
     return {"ablation": spec.ablation, "reference": reference, "seed": seed}
 
 
-class AblationRun(BatchedRun):
-    """Scores by ablation; the replacements of outputs are prepared once, with the first batch."""
+def without_removed(model: ReasoningModel, spec: ScoreSpec, mask: MaskLike | None) -> MaskLike | None:
+    """Add the heads that are out to the mask."""
+    from cap_viz.attribution.joint_ablation import check_sets
+    from cap_viz.attribution.pruned_weights import without_heads
 
-    def __init__(self, model: ReasoningModel, spec: ScoreSpec | JointSpec | PairSpec | PositionSpec) -> None:
-        self.model, self.spec = model, spec
+    check_sets([spec.removed or ()], model.shape)
+    return without_heads(model, spec.removed or (), mask)
+
+
+def wanted_mask(spec: MaskSpec | None, by: Computation) -> Generator[Progress, None, Mask | None]:
+    """Build the mask of a run; None for the dense model."""
+    return None if spec is None else (yield from mask_steps(spec, by.model, effects_by(by.store, by.run)))
+
+
+def check_mask(mask: MaskSpec | None, model: ModelRef) -> None:
+    """Raise `UsageError` for a mask that is built on head scores of another model than the one measured."""
+    scores = None if mask is None else mask.scores
+    if scores is not None and scores.model != model:
+        raise UsageError(
+            f"The mask is built on head scores of {scores.model.id} with fingerprint {scores.model.fingerprint}, the "
+            f"run is of {model.id} with {model.fingerprint}; use a mask of this model."
+        )
+
+
+class AblationRun(MaskedRun):
+    """Scores by ablation; the replacements of outputs are prepared once, with the first batch."""
 
     @cached_property
     def replaced(self) -> Replacements:
         from cap_viz.attribution.exact import replacements
 
-        return replacements(self.model, self.plan)
+        return replacements(self.model, self.plan, self.weights)
 
     def partial(self) -> Any:
         return self.arrays.result()
@@ -114,10 +152,10 @@ class AblationRun(BatchedRun):
 class ScoreRun(AblationRun):
     """Exact scores of heads, or of whole attention layers and MLPs."""
 
-    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         from cap_viz.attribution.exact import ScoreArrays, make_score_plan
 
-        super().__init__(model, spec)
+        super().__init__(model, spec, without_removed(model, spec, mask))
         what = {"parts": spec.parts or "heads", "frozen_norm": bool(spec.frozen_norm)}
         options = {**ablation_options(spec), **what, "batches": plan}
         self.plan = make_score_plan(model, examples_of(spec.examples), **options)
@@ -130,7 +168,8 @@ class ScoreRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.exact import score_steps
 
-        return self.steps_of(score_steps(self.model, self.plan, only=wanted, replaced=self.replaced))
+        options = {"weights": self.weights, "only": wanted, "replaced": self.replaced}
+        return self.steps_of(score_steps(self.model, self.plan, **options))
 
 
 class GradientRun(AblationRun):
@@ -138,10 +177,10 @@ class GradientRun(AblationRun):
 
     note = "gradients of all heads"
 
-    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None) -> None:
+    def __init__(self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         from cap_viz.attribution.gradient import GradientArrays, make_gradient_plan
 
-        super().__init__(model, spec)
+        super().__init__(model, spec, without_removed(model, spec, mask))
         self.metric = spec.metric or "nll"
         options = {**ablation_options(spec), "metric": self.metric, "batches": plan}
         self.plan = make_gradient_plan(model, examples_of(spec.examples), **options)
@@ -150,8 +189,8 @@ class GradientRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.gradient import gradient_steps
 
-        options = {"metric": self.metric, "units": True, "only": wanted, "replaced": self.replaced}
-        for block in gradient_steps(self.model, self.plan, **options):
+        options = {"weights": self.weights, "only": wanted, "replaced": self.replaced}
+        for block in gradient_steps(self.model, self.plan, metric=self.metric, units=True, **options):
             self.arrays.add(block)
             yield BatchStep(block.batch, block.work, last=True)
 
@@ -193,11 +232,38 @@ def load_gradient(store: Store, run: StoredRun) -> GradientEffects:
     return GradientEffects.from_tables(tables_of(store, run, *names), metric=metric, tasks=(task_of(run),))
 
 
+def load_effects(store: Store, run: StoredRun) -> HeadScores | GradientEffects:
+    """Load the total effects of heads, exact or by gradient. Raises `UsageError` for a run of other parts."""
+    return (load_gradient if as_run_of(run, ScoreSpec).spec.estimator == "gradient" else load_scores)(store, run)
+
+
+def load_any(store: Store, run: StoredRun) -> HeadScores | BlockScores | GradientEffects:
+    """Load the effects of a run, whatever its estimator and parts."""
+    spec = as_run_of(run, ScoreSpec).spec
+    return load_gradient(store, run) if spec.estimator == "gradient" else LOADERS[spec.parts](store, run)
+
+
+def load_changes(store: Store, before: StoredRun, after: StoredRun) -> EffectChanges:
+    """Pair the effects of two runs, question by question.
+
+    Raises `UsageError` for runs under different ablations or with values from different examples, and as
+    `effect_changes` does.
+    """
+    first, second = (as_run_of(run, ScoreSpec).spec for run in (before, after))
+    if first.ablation != second.ablation:
+        raise UsageError(
+            f"The effects are under different ablations: {first.ablation} and {second.ablation}; score both under one."
+        )
+    if first.values_from != second.values_from:
+        raise UsageError(
+            f"The values of {first.ablation} ablation come from different examples; give both runs one reference."
+        )
+    return effect_changes(load_any(store, before), load_any(store, after))
+
+
 def load_mean_effect(store: Store, run: StoredRun[ScoreSpec], metric: str) -> Float[np.ndarray, "layer head"]:
     """Load the head scores of an exact or gradient run. Raises `UsageError` for a metric a gradient run lacks."""
-    if run.spec.estimator == "gradient":
-        return load_gradient(store, run).mean_effect(metric)
-    return load_scores(store, run).mean_effect(metric)
+    return load_effects(store, run).mean_effect(metric)
 
 
 def effects_by(store: Store, run: GetScores) -> GetEffect:
