@@ -1,4 +1,4 @@
-"""Direct effects beside exact scores, and paths beside a loop over them: python -m benchmarks.circuit [--json]
+"""Direct effects beside exact scores, paths and pairs beside a loop over them: python -m benchmarks.circuit [--json]
 
 Both sides run on the same ARC-Easy calibration examples in the same run with the same threads, turn by turn; plans,
 self-checks and dense passes are included.
@@ -7,10 +7,15 @@ direct_share        seconds for the direct effects of all heads / those for thei
 max_abs_diff        largest difference between an option's log-likelihoods of the direct blocks and of the model's own
 paths_ratio         naive seconds / our seconds for all query paths between `--k` heads spread over the layers, median
 paths_max_abs_diff  largest difference between an option's log-likelihoods of the two sides
+pairs_ratio         naive seconds / our seconds for all pairs of `--pair-heads` heads spread over the layers, median
+pairs_max_abs_diff  as for paths
+toy_page_s          seconds for all that the Circuit page shows of the toy reasoner, computed anew: the exact effects of
+                    all heads, direct effects, paths, pairs and spans of eight heads, on 32 questions; median
 
-The naive side of paths: one dense run with a cache of z and of the residual streams, then `run_with_hooks` of
-TransformerLens for each path, with the receiver's queries computed from the changed stream; one row per option, rows
-sorted by length and batched, log-softmax at the answers only. A few paths over the layers are timed and scaled to all.
+The naive side of pairs: `run_with_hooks` of TransformerLens for each pair with both outputs zeroed, and for each head
+alone. That of paths: one dense run with a cache of z and of the residual streams, then `run_with_hooks` for each path,
+with the receiver's queries computed from the changed stream. One row per option, rows sorted by length and batched,
+log-softmax at the answers only. A few paths and pairs over the layers are timed and scaled to all.
 
 With `--clock cpu` processor time takes the place of elapsed time, for a machine that is busy with other work.
 """
@@ -20,12 +25,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.guards import self_checks_made
@@ -42,14 +50,25 @@ from cap_viz.attribution.exact import direct_effects, encode_all, exact_scores, 
 from cap_viz.attribution.forward.dense_pass import dense_pass
 from cap_viz.attribution.forward.replay import OwnBlocks
 from cap_viz.attribution.forward.shortcut_checks import batch_of
-from cap_viz.attribution.path_scores import HeadPath, Receiver
+from cap_viz.attribution.joint_ablation import joint_steps
+from cap_viz.attribution.pair_scores import sets_of_pairs
+from cap_viz.attribution.path_scores import HeadPath, Receiver, strongest_heads
 from cap_viz.attribution.paths import make_path_plan, path_score_steps
-from cap_viz.models.catalogue import DEFAULT_MODEL
-from cap_viz.models.loading import ReasoningModel, load_model
+from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, resolve
+from cap_viz.models.loading import ReasoningModel, load, load_model
 from cap_viz.progress import finish
+from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds.scores import load_scores
+from cap_viz.runs.run_queries import direct_spec, pair_spec, path_spec, position_spec
+from cap_viz.runs.spec import ScoreSpec
+from cap_viz.runs.store import Store
+from cap_viz.stats import mean_with_ci
+from cap_viz.stats.joint import Head
 from cap_viz.tasks import Example, load_task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
-BAR, PATHS_BAR = 0.25, 5.0
+BAR, PATHS_BAR, PAIRS_BAR, TOY_PAGE_BAR = 0.25, 5.0, 5.0, 10.0
+TOY_HEADS, TOY_QUESTIONS = 8, 32
 # Layers compared with the model's own blocks: first, middle, last.
 COMPARED = 3
 
@@ -69,8 +88,8 @@ def own_difference(model: ReasoningModel, examples: Sequence[Example]) -> float:
 
 
 @dataclass(frozen=True)
-class PathTurn:
-    """One repeat of both sides: seconds (the naive ones scaled to all paths) and the largest difference."""
+class Turn:
+    """One repeat of both sides: seconds (the naive ones scaled to all paths or pairs) and the largest difference."""
 
     naive: float
     ours: float
@@ -86,7 +105,7 @@ def query_paths(model: ReasoningModel, k: int) -> list[HeadPath]:
 
 def path_turn(
     model: ReasoningModel, examples: Sequence[Example], paths: Sequence[HeadPath], timed: Sequence[int], clock: Clock
-) -> PathTurn:
+) -> Turn:
     started = clock()
     batches = naive_batches(option_rows(encode_all(model, examples)))
     caches = [naive_cache(model, batch, paths) for batch in batches]
@@ -96,13 +115,18 @@ def path_turn(
     with self_checks_made(model):
         found = finish(path_score_steps(model, make_path_plan(model, examples, paths), {}))
     ended = clock()
-    differences = [
-        abs(loglik - float(found.ablated[number, example, option]))
+    each = (middle - cached) / len(timed)
+    return Turn(cached - started + each * len(paths), ended - middle, largest_difference(naive, found.ablated))
+
+
+def largest_difference(
+    naive: Mapping[int, Mapping[tuple[int, int], float]], ours: Float[np.ndarray, "number example option"]
+) -> float:
+    return max(
+        abs(loglik - float(ours[number, example, option]))
         for number, values in naive.items()
         for (example, option), loglik in values.items()
-    ]
-    each = (middle - cached) / len(timed)
-    return PathTurn(cached - started + each * len(paths), ended - middle, max(differences))
+    )
 
 
 def naive_ids(batch: Sequence[OptionRow]) -> Tensor:
@@ -139,6 +163,58 @@ def naive_path(
     return found
 
 
+def pair_turn(
+    model: ReasoningModel, examples: Sequence[Example], heads: Sequence[Head], timed: Sequence[int], clock: Clock
+) -> Turn:
+    sets = sets_of_pairs(heads)
+    started = clock()
+    batches = naive_batches(option_rows(encode_all(model, examples)))
+    cached = clock()
+    naive = {number: naive_set(model, batches, sets[number]) for number in timed}
+    middle = clock()
+    with self_checks_made(model):
+        found = finish(joint_steps(model, make_score_plan(model, examples, parts="sets"), sets))
+    ended = clock()
+    each = (middle - cached) / len(timed)
+    return Turn(cached - started + each * len(sets), ended - middle, largest_difference(naive, found.ablated))
+
+
+def naive_set(
+    model: ReasoningModel, batches: Sequence[Sequence[OptionRow]], heads: Sequence[Head]
+) -> dict[tuple[int, int], float]:
+    """(example, option) -> log-likelihood with the outputs of these heads zeroed."""
+
+    def without(head: int) -> Callable[[Tensor, Any], Tensor]:
+        def remove(z: Tensor, hook: Any) -> Tensor:
+            z[:, :, head] = 0
+            return z
+
+        return remove
+
+    hooks, found = [(f"blocks.{layer}.attn.hook_z", without(head)) for layer, head in heads], {}
+    for batch in batches:
+        with torch.inference_mode():
+            found |= answer_logliks(model.bridge.run_with_hooks(naive_ids(batch), fwd_hooks=hooks), batch)
+    return found
+
+
+def toy_page_seconds(clock: Clock) -> float:
+    """Compute what the Circuit page shows of the toy reasoner, into an empty store."""
+    source = resolve(TOY_MODEL)
+    model, task = load(source), load_task("toy_math")
+    scores = ScoreSpec(source.ref, calibration_set(task, TOY_QUESTIONS))
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(shipped=Path(folder) / "none", local=Path(folder))
+        started = clock()
+        run = finish(run_steps(scores, model, store))
+        heads = strongest_heads(mean_with_ci(load_scores(store, run).effects("nll")), TOY_HEADS)
+        examples = evaluation_set(task, TOY_QUESTIONS)
+        circuit = [make(scores, heads, examples=examples) for make in (path_spec, pair_spec)]
+        for spec in (direct_spec(scores), *circuit, position_spec(scores, examples, "nll")):
+            finish(run_steps(spec, model, store))
+        return clock() - started
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=DEFAULT_MODEL)
@@ -147,6 +223,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--k", type=int, default=12)
     parser.add_argument("--paths", type=int, default=6, help="paths of the naive side that are timed")
+    parser.add_argument("--pair-heads", type=int, default=8)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -168,6 +245,10 @@ def main() -> None:
     timed = np.linspace(0, len(paths) - 1, options.paths).astype(int).tolist()
     path_turn(model, examples[:1], paths, timed[:1], clock)
     turns = [path_turn(model, examples, paths, timed, clock) for _ in range(options.repeats)]
+    heads = spread_heads(model, options.pair_heads)
+    timed = np.linspace(0, len(sets_of_pairs(heads)) - 1, options.paths).astype(int).tolist()
+    pair_turn(model, examples[:1], heads, timed[:1], clock)
+    pair_turns = [pair_turn(model, examples, heads, timed, clock) for _ in range(options.repeats)]
     found = {
         "model": options.model,
         "task": options.task,
@@ -183,6 +264,13 @@ def main() -> None:
         "paths_ratio": statistics.median(turn.naive / turn.ours for turn in turns),
         "paths_bar": PATHS_BAR,
         "paths_max_abs_diff": max(turn.difference for turn in turns),
+        "pairs_naive_s": statistics.median(turn.naive for turn in pair_turns),
+        "pairs_s": statistics.median(turn.ours for turn in pair_turns),
+        "pairs_ratio": statistics.median(turn.naive / turn.ours for turn in pair_turns),
+        "pairs_bar": PAIRS_BAR,
+        "pairs_max_abs_diff": max(turn.difference for turn in pair_turns),
+        "toy_page_s": statistics.median(toy_page_seconds(clock) for _ in range(options.repeats)),
+        "toy_page_bar": TOY_PAGE_BAR,
     }
     if options.json:
         print(json.dumps(found))
@@ -190,8 +278,10 @@ def main() -> None:
     print(f"{options.n} examples of {options.task}: exact {found['exact_s']:.1f} s, direct {found['direct_s']:.1f} s")
     print(f"share {found['direct_share']:.3f} (at most {BAR}), largest difference {found['max_abs_diff']:.1e}")
     print(f"{len(paths)} query paths: a loop {found['paths_naive_s']:.1f} s, here {found['paths_s']:.1f} s")
-    worst = found["paths_max_abs_diff"]
-    print(f"ratio {found['paths_ratio']:.2f} (at least {PATHS_BAR}), largest difference {worst:.1e}")
+    print(f"ratio {found['paths_ratio']:.2f} (at least {PATHS_BAR}), difference {found['paths_max_abs_diff']:.1e}")
+    print(f"pairs of {len(heads)} heads: a loop {found['pairs_naive_s']:.1f} s, here {found['pairs_s']:.1f} s")
+    print(f"ratio {found['pairs_ratio']:.2f} (at least {PAIRS_BAR}), difference {found['pairs_max_abs_diff']:.1e}")
+    print(f"the Circuit page of the toy reasoner: {found['toy_page_s']:.1f} s (at most {TOY_PAGE_BAR})")
 
 
 if __name__ == "__main__":

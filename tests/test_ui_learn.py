@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cap_viz.attribution.path_scores import strongest_heads
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.learn.data import FACTS, TOGETHER, Evidence, NotStored, nearest
 from cap_viz.dashboard.learn.lesson import USUAL, lesson_files, read_lesson
@@ -30,11 +31,11 @@ from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.queue import shared_queue
-from cap_viz.runs.run_queries import model_ref
+from cap_viz.runs.run_queries import model_ref, path_spec
 from cap_viz.runs.spec import EvalSpec, JointSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.settings import ASSETS, PROJECT
-from cap_viz.stats import compare_paired
+from cap_viz.stats import compare_paired, mean_with_ci
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.maps import head_maps
@@ -58,6 +59,9 @@ def measured(store: Store, tiny_model: ReasoningModel, tiny_task: Task) -> Reaso
     examples = evaluation_set("tiny", 10)
     specs: list[RunSpec] = [ScoreSpec(tiny_model.ref, calibration_set(name, 8)) for name in ("tiny", "mini_text")]
     specs.append(EvalSpec(tiny_model.ref, examples))
+    scores = load_scores(store, finish(run_steps(specs[0], tiny_model, store)))
+    heads = strongest_heads(mean_with_ci(scores.effects("nll")), 8)
+    specs.append(path_spec(cast(ScoreSpec, specs[0]), heads, examples=examples))
     for criterion in ("cap", "wanda"):
         specs.append(
             EvalSpec(tiny_model.ref, examples, mask_spec_for(tiny_model.ref, criterion, 0.5, task="tiny", n=8))
@@ -110,11 +114,11 @@ def test_every_step_has_a_picture_a_question_and_an_answer(measured: ReasoningMo
 
 
 def test_a_right_and_a_wrong_guess_are_told_apart_by_sign_and_word(measured: ReasoningModel) -> None:
-    right = read_lesson(lesson_files()[USUAL]).steps[7].right
+    right = read_lesson(lesson_files()[USUAL]).steps[8].right
     assert right == 1
-    at = opened(measured, step="8", guesses="8a")
+    at = opened(measured, step="9", guesses="9a")
     assert set(answered(at)) == {"right", "other"}
-    at = opened(measured, step="8", guesses="8c")
+    at = opened(measured, step="9", guesses="9c")
     assert "✗" in answered(at)["wrong"]
     assert "✗" not in answered(at)["right"]
 
@@ -262,7 +266,7 @@ def test_the_last_step_shows_the_joint_effect_where_it_is_stored(measured: Reaso
     bars: Any = figure.data[0]
     assert bars.y[4] == pytest.approx(sum(bars.y[:4]))
     assert bars.y[5] == pytest.approx(float(joint[1].mean))
-    (shown,) = figures(opened(measured, step="8", guesses="8a"))
+    (shown,) = figures(opened(measured, step="9", guesses="9a"))
     assert [trace["type"] for trace in shown["data"]] == ["bar"]
 
 

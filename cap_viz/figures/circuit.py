@@ -55,7 +55,7 @@ def circuit_graph(
     stands out, a head with its paths.
     """
     n_layers, n_heads = shape
-    figure = blank(height=max(LEAST_HEIGHT, 80 + LAYER * n_layers), left=36, right=8, top=24, bottom=8)
+    figure = blank(height=max(LEAST_HEIGHT, 80 + LAYER * n_layers), left=50, right=8, top=24, bottom=8)
     widest = max((abs(path.effect) for path in paths), default=0.0) or 1.0
     chosen = [one.head for one in heads if one.name == selected]
     middles = []

@@ -144,7 +144,7 @@ def test_a_step_leads_to_the_page_and_head_it_talks_about(server: str, open_tab:
     assert tab.errors == []
 
 
-@pytest.mark.parametrize(("step", "section"), [(4, "Ranked heads"), (8, "What if all of these")])
+@pytest.mark.parametrize(("step", "section"), [(4, "Ranked heads"), (9, "What if all of these")])
 def test_a_link_lands_at_the_section_it_names(server: str, open_tab: OpenTab, step: int, section: str) -> None:
     tab = open_tab(f"{server}/learn?model=toy-reasoner&step={step}&guesses={step}a")
     tab.settle()

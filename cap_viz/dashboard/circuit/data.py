@@ -24,6 +24,8 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import HeadEstimate, mean_with_ci
 from cap_viz.stats.joint import Head
 
+# Paths of less than this percentage of the largest one are left out at first.
+USUAL_LEAST = 8
 Kind = TypeVar("Kind", PathSpec, PairSpec)
 
 
@@ -105,11 +107,12 @@ class Circuit:
             for place, head in enumerate(self.paths.senders)
         ]
 
-    def path_marks(self, least: float) -> Iterator[PathMark]:
-        """Return the paths whose effect has at least this size, in the metric's unit."""
+    def path_marks(self, least: float = USUAL_LEAST / 100) -> Iterator[PathMark]:
+        """Return the paths whose effect has at least this share of the largest one."""
+        smallest = least * float(np.abs(self.single.mean).max())
         for place, number in enumerate(self.paths.single):
             path, mean = self.paths.paths[number], float(self.single.mean[place])
-            if path.part != "all" or abs(mean) < least:
+            if path.part != "all" or abs(mean) < smallest:
                 continue
             to = path.receiver
             receiver = (to.layer, to.head) if to.kind == "head" else to.layer if to.kind == "mlp" else None

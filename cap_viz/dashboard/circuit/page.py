@@ -13,7 +13,7 @@ import streamlit as st
 from cap_viz.attribution.effect_metrics import applicable_metrics
 from cap_viz.attribution.pair_scores import BACK_UP, CEILING, OVERLAP
 from cap_viz.attribution.path_scores import HeadPath, strongest_heads
-from cap_viz.dashboard.circuit.data import Circuit, circuit_of, interval, stored_for
+from cap_viz.dashboard.circuit.data import USUAL_LEAST, Circuit, circuit_of, interval, stored_for
 from cap_viz.dashboard.circuit.positions import positions_section
 from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.head_map import Head, head_name
@@ -40,8 +40,6 @@ from cap_viz.tasks.example_sets import evaluation_set
 
 # Heads of a circuit: the most, and how many at first. Questions on which a new one is measured.
 MOST_HEADS, USUAL_HEADS, N_QUESTIONS = 16, 8, 32
-# Paths of less than this percentage of the largest one are left out at first.
-USUAL_LEAST = 8
 GRAPH, SELECTED = "circuit_graph", "shown"
 LEFT_WIDTH = 560
 MOST_PATHS, MOST_QUESTIONS, QUESTION_CHARACTERS = 6, 4, 110
@@ -162,8 +160,7 @@ def draw(view: Frame, circuit: Circuit, shape: tuple[int, int], least: float) ->
         else:
             head_detail(circuit, next(head for head in circuit.paths.senders if head_name(*head) == chosen))
     with left:
-        largest = float(np.abs(circuit.single.mean).max())
-        marks = list(circuit.path_marks(least * largest))
+        marks = list(circuit.path_marks(least))
         graph = partial(circuit_graph, circuit.head_marks(), marks, shape, selected=chosen)
         alt = f"Graph of {len(circuit.paths.senders)} heads and {len(marks)} paths; the list beside it has the same."
         chart(graph, key=GRAPH, alt=alt, on_pick=take_point)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
+from cap_viz.attribution.path_scores import HeadPath, strongest_heads
 from cap_viz.attribution.results import EvalReport, HeadScores
+from cap_viz.dashboard.circuit.data import Circuit, circuit_of, stored_for
 from cap_viz.dashboard.components.head_map import Head, head_name
 from cap_viz.dashboard.components.panels import p_words
 from cap_viz.dashboard.frame import Frame
@@ -23,14 +25,14 @@ from cap_viz.pruning import ZeroCounts, criterion_title
 from cap_viz.runs.kinds.joint import load_joint
 from cap_viz.runs.run_queries import control_runs, dense_sizes, runs_of
 from cap_viz.runs.score_sources import shown_name
-from cap_viz.runs.spec import EvalSpec, JointSpec, ScoreSpec
+from cap_viz.runs.spec import EvalSpec, JointSpec, PathSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
 from cap_viz.stats import HeadEstimate, HeadStatistics, PairedComparison, mean_with_ci
 from cap_viz.stats.specificity import top_overlap
 from cap_viz.tasks import load_task
 from cap_viz.tasks.readable import tasks_for
 
-TOP, TOGETHER = 10, 4
+TOP, TOGETHER, IN_CIRCUIT = 10, 4, 8
 HALF_PRUNED = 0.5
 
 
@@ -155,6 +157,22 @@ class Evidence:
                 return mean_with_ci(effects[2 : 2 + len(heads)]), mean_with_ci(effects[1])
         return None
 
+    def circuit(self) -> Circuit:
+        """Return the paths of the heads with the largest effects, measured on other questions."""
+        heads = strongest_heads(self.heads.estimate, min(IN_CIRCUIT, self.heads.estimate.mean.size))
+        run = stored_for(self.view, PathSpec, self.score_run.spec, heads)
+        if run is None:
+            raise NotStored(f"the paths of {len(heads)} heads on {self.view.task.title}", "Circuit")
+        return circuit_of(self.view.store, run, None, heads, "nll")
+
+    def direct_share(self) -> float:
+        """Return the direct effect of the top head in percent of its total one."""
+        found = self.circuit()
+        return 100 * float(found.direct(self.top_head).mean() / found.total(self.top_head).mean())
+
+    def largest_path(self) -> HeadPath:
+        return next(path for path in self.circuit().named().values() if path.sender == self.top_head)
+
 
 def nearest(view: Frame, needed: Callable[[Evidence], object]) -> Evidence | None:
     """Find evidence that holds what is needed: other evaluation sizes first, other tasks, then the usual model's."""
@@ -201,5 +219,10 @@ FACTS: dict[str, Callable[[Evidence], float | str | list[str]]] = {
     "wanda_accuracy": lambda of: of.accuracy("wanda"),
     "cap_minus_wanda": lambda of: 100 * of.cap_minus_wanda().difference,
     "clear_difference": lambda of: of.clear_difference(),
+    "direct": lambda of: float(of.circuit().direct(of.top_head).mean()),
+    "total": lambda of: float(of.circuit().total(of.top_head).mean()),
+    "direct_share": lambda of: of.direct_share(),
+    "largest_path": lambda of: str(of.largest_path()),
+    "circuit_questions": lambda of: of.circuit().n,
     "p_value": lambda of: p_words(of.cap_minus_wanda().p_value),
 }

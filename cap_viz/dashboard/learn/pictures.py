@@ -22,6 +22,7 @@ from cap_viz.dashboard.selection import choose
 from cap_viz.dashboard.stored import level_in, report_of, texts_of
 from cap_viz.evaluation.eval_metrics import ACC, against_guessing
 from cap_viz.figures import lesson as figures
+from cap_viz.figures.circuit import circuit_graph
 from cap_viz.figures.head_grid import Grid, colour_limit
 from cap_viz.figures.theme import criterion_colour
 from cap_viz.pruning import criterion_title
@@ -170,6 +171,15 @@ def accuracies(stage: Stage) -> None:
     stage.chart(figure, "accuracies", "Accuracy of the dense model, and with half of the weights removed")
 
 
+def circuit(stage: Stage) -> None:
+    """The heads of the largest effects where the map has them; their paths after the guess."""
+    found, scores = stage.evidence.circuit(), stage.evidence.scores
+    heads, shape = found.head_marks(), (scores.n_layers, scores.n_heads)
+    paths = list(found.path_marks()) if stage.revealed else []
+    figure = partial(circuit_graph, heads, paths, shape, selected=head_name(*stage.evidence.top_head))
+    stage.chart(figure, "circuit", "The heads of the largest effects, and after the guess their paths")
+
+
 def together(stage: Stage) -> None:
     """The heads with the largest effects; after the guess their joint effect where it is stored, else crossed out."""
     heads, top = {"": stage.evidence.heads.estimate}, sorted(stage.evidence.top_heads)
@@ -184,5 +194,5 @@ def together(stage: Stage) -> None:
 
 PICTURES: dict[str, Callable[[Stage], None]] = {
     picture.__name__.replace("_", " "): picture
-    for picture in (hidden_map, effect_map, answers, half_maps, control_maps, zeros, accuracies, together)
+    for picture in (hidden_map, effect_map, answers, half_maps, control_maps, zeros, accuracies, circuit, together)
 }
