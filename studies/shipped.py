@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cap_viz.attribution.path_scores import strongest_heads
+from cap_viz.attribution.removal_curve import SHARES, Removals
 from cap_viz.errors import CapVizError
 from cap_viz.models.catalogue import DEFAULT_MODEL, TOY_MODEL, ModelRef, ModelSource, resolve
 from cap_viz.models.loading import load
 from cap_viz.pruning import CRITERIA, criterion_named
+from cap_viz.runs.kinds.removal import removal_spec
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.pack import open_pack
@@ -107,15 +109,18 @@ def shipped_specs(model: ModelRef) -> Iterator[RunSpec]:
 
 
 def circuit_specs(model: ModelRef, store: Store) -> Iterator[RunSpec]:
-    """Yield the paths and pairs in `SHIPMENTS` for a model, whose heads follow from the stored head scores."""
+    """Yield the paths, pairs, spans and removal curves in `SHIPMENTS` for a model; stored head scores name the heads."""
     for shipment in SHIPMENTS:
         scores = store.get(head_scores(model, shipment)) if shipment.model == model.id and shipment.n_circuit else None
         if scores is not None:
-            heads = strongest_heads(mean_with_ci(load_scores(store, scores).effects("nll")), shipment.n_circuit)
+            estimate = mean_with_ci(load_scores(store, scores).effects("nll"))
+            heads = strongest_heads(estimate, shipment.n_circuit)
             examples = evaluation_set(shipment.task, N_CIRCUIT)
             yield PathSpec(model, examples, heads)
             yield PairSpec(model, examples, heads)
             yield PositionSpec(model, examples, "span", metric="nll")
+            if model.id == TOY_MODEL:
+                yield removal_spec(scores.spec, Removals.of_effects(estimate.mean, SHARES), examples)
 
 
 def head_scores(model: ModelRef, shipment: Shipment) -> ScoreSpec:

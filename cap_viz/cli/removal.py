@@ -28,7 +28,7 @@ from cap_viz.cli.output import err, out, print_json, records, run_facts
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.run_labels import pruned_words
-from cap_viz.runs.spec import RemovalSpec, ScoreSpec
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.settings import N_CALIBRATION
 from cap_viz.stats.circuits import rescored_order
 from cap_viz.stats.joint import HeadSet
@@ -66,7 +66,7 @@ def removal(
     the least important heads go, and the others are scored again without them, once more than there are shares, which
     is that much dearer.
     """
-    from cap_viz.runs.kinds.removal import load_removal
+    from cap_viz.runs.kinds.removal import load_removal, removal_spec
     from cap_viz.runs.masks import mask_spec_for
 
     metric_named(metric)
@@ -94,19 +94,7 @@ def removal(
     if rescore:
         order = rescored_order(lambda removed: effects_without(runs, base, metric, removed), removals.counts)
         removals = replace(removals, heads=order, by_size=order)
-    spec = RemovalSpec(
-        model=runs.ref,
-        examples=evaluation_set(chosen, n),
-        heads=removals.heads,
-        counts=removals.counts,
-        by_size=None if removals.by_size == removals.heads else removals.by_size,
-        ablation=ablation,
-        reference=None if ablation == "zero" else ranked_on,
-        draws=draws,
-        seed=seed,
-        ranked_on=ranked_on,
-        mask=mask,
-    )
+    spec = removal_spec(base, removals, evaluation_set(chosen, n), ranked_on)
     run = runs.get({"": spec})[""]
     found = load_removal(runs.store, run)
     if found.shared:

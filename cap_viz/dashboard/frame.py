@@ -68,7 +68,7 @@ PAGES = (
     PageEntry("Tasks", ("score",)),
     PageEntry("Prune", ("score", "eval", "profile"), one_task=True),
     PageEntry("Compare", ("eval", "profile")),
-    PageEntry("Circuit", ("score", "paths", "pairs", "positions"), one_task=True),
+    PageEntry("Circuit", ("score", "paths", "pairs", "positions", "removal"), one_task=True),
     PageEntry("Playground", ("score",), one_task=True),
     PageEntry("Runs", EVERY_KIND, one_model=False),
     PageEntry("Learn", EVERY_KIND),

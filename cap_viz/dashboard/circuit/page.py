@@ -11,10 +11,11 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from cap_viz.attribution.effect_metrics import applicable_metrics
-from cap_viz.attribution.pair_scores import BACK_UP, CEILING, OVERLAP
+from cap_viz.attribution.pair_scores import BACK_UP, CEILING, OVERLAP, sets_of_pairs
 from cap_viz.attribution.path_scores import HeadPath, strongest_heads
 from cap_viz.dashboard.circuit.data import USUAL_LEAST, Circuit, circuit_of, interval, stored_for
 from cap_viz.dashboard.circuit.positions import positions_section
+from cap_viz.dashboard.circuit.removal import cost_words, removal_section
 from cap_viz.dashboard.components.chart import chart
 from cap_viz.dashboard.components.head_map import Head, head_name
 from cap_viz.dashboard.components.panels import empty, escaped, examples_fact, p_words, problems_told, provenance_of
@@ -29,9 +30,7 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.circuit import circuit_graph, pair_matrix
 from cap_viz.figures.compare import figure_html
 from cap_viz.figures.theme import signed
-from cap_viz.progress import duration
 from cap_viz.runs.run_queries import pair_spec, path_spec, position_spec
-from cap_viz.runs.sample_plan import seconds_each, timed_run
 from cap_viz.runs.spec import PairSpec, PathSpec, ScoreSpec
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import StoredRun
@@ -58,9 +57,10 @@ def body(view: Frame) -> None:
         metric, k, least = controls(view, scores)
         share_place = st.container(width=104)
     with problems_told():
-        heads = strongest_heads(statistics_of(view.store, scores, metric).estimate, k)
+        estimate = statistics_of(view.store, scores, metric).estimate
+        heads = strongest_heads(estimate, k)
         paths, pairs = stored_for(view, PathSpec, scores.spec, heads), stored_for(view, PairSpec, scores.spec, heads)
-        offer(view, scores.spec, heads, paths, pairs)
+        offer(view, scores.spec, heads, paths, pairs, estimate.mean.size)
         if paths is None:
             return
         circuit = circuit_of(view.store, paths, pairs, heads, metric)
@@ -70,6 +70,7 @@ def body(view: Frame) -> None:
         graph = draw(view, circuit, shape_of(scores), least / 100)
         by_span = position_spec(scores.spec, paths.spec.examples, metric)
         positions_section(view, by_span, heads, metric)
+        removal_section(view, scores.spec, estimate.mean, paths.spec.examples, metric)
         with share_place:
             share("circuit", downloads(view, circuit, graph))
 
@@ -101,6 +102,7 @@ def offer(
     heads: tuple[Head, ...],
     paths: StoredRun[PathSpec] | None,
     pairs: StoredRun[PairSpec] | None,
+    n_heads: int,
 ) -> None:
     """Offer to measure what is not stored of these heads: their paths, their pairs, or both."""
     if paths is not None and pairs is not None:
@@ -115,18 +117,9 @@ def offer(
     }
     specs = {name: spec for name, spec in missing.items() if spec is not None}
     label = f"Measure the {' and '.join(specs)} of these {len(heads)} heads"
-    said = cost_words(view, len(examples.ids), len(heads), "pairs" in specs)
+    n_sets = len(sets_of_pairs(heads)) if pairs is None else 0
+    said = cost_words(view, n_sets, len(examples.ids), n_heads) if n_sets else f"On {len(examples.ids)} questions."
     offer_runs(view, label, *specs.values(), key="circuit_measure", said=said, type="primary")
-
-
-def cost_words(view: Frame, n: int, k: int, pairs: bool) -> str:
-    """State the forwards with heads removed, and their time; that of paths is known only once some were measured."""
-    basis = timed_run(view.runs, view.model, view.task.name)
-    if basis is None or not pairs:
-        return f"On {n} evaluation questions."
-    passes, (n_layers, n_heads) = n * (1 + k + k * (k - 1) // 2), shape_of(basis)
-    seconds = passes * seconds_each(basis) / (n_layers * n_heads)
-    return f"{passes:,} passes with heads removed: about {duration(seconds)}."
 
 
 def answer(circuit: Circuit) -> str:

@@ -45,7 +45,17 @@ from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, protocol_
 from cap_viz.runs.run_labels import ablation_words, making_of
 from cap_viz.runs.run_queries import is_head_scores, is_run_of
 from cap_viz.runs.score_sources import shown_name
-from cap_viz.runs.spec import EvalSpec, JointSpec, PairSpec, PathSpec, PositionSpec, ProfileSpec, RoleSpec, ScoreSpec
+from cap_viz.runs.spec import (
+    EvalSpec,
+    JointSpec,
+    PairSpec,
+    PathSpec,
+    PositionSpec,
+    ProfileSpec,
+    RemovalSpec,
+    RoleSpec,
+    ScoreSpec,
+)
 from cap_viz.runs.spreadsheet import csv_text
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import PairedComparison, usual_top
@@ -56,7 +66,7 @@ SAID = "runs_said"
 # The page that shows a run in full, by kind.
 PAGE_OF_KIND = {
     **dict.fromkeys((ScoreSpec.kind, RoleSpec.kind, JointSpec.kind), "Heads"),
-    **dict.fromkeys((PathSpec.kind, PairSpec.kind, PositionSpec.kind), "Circuit"),
+    **dict.fromkeys((PathSpec.kind, PairSpec.kind, PositionSpec.kind, RemovalSpec.kind), "Circuit"),
     ProfileSpec.kind: "Prune",
     EvalSpec.kind: "Compare",
 }

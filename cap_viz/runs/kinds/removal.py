@@ -11,9 +11,10 @@ from cap_viz.runs.kinds.joint import SetKind
 from cap_viz.runs.kinds.scores import check_mask
 from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
-from cap_viz.runs.spec import RemovalSpec
+from cap_viz.runs.spec import RemovalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats.joint import HeadSet
+from cap_viz.tasks.example_sets import ExampleSet
 
 
 class Removal(SetKind[RemovalSpec]):
@@ -43,6 +44,29 @@ class Removal(SetKind[RemovalSpec]):
     def numbers(self, store: Store, run: StoredRun[RemovalSpec]) -> pd.DataFrame:
         """One row per metric, curve and number of heads."""
         return load_removal(store, run).to_pandas()
+
+
+def removal_spec(
+    ranked: ScoreSpec, removals: Removals, examples: ExampleSet, ranked_on: ExampleSet | None = None
+) -> RemovalSpec:
+    """Make the spec that removes heads in an order found by these head scores, under their ablation and mask.
+
+    `ranked_on` are the examples of the order where more than those of the scores took part.
+    """
+    ranked_on = ranked_on or ranked.examples
+    return RemovalSpec(
+        model=ranked.model,
+        examples=examples,
+        heads=removals.heads,
+        counts=removals.counts,
+        by_size=None if removals.by_size == removals.heads else removals.by_size,
+        ablation=ranked.ablation,
+        reference=None if ranked.ablation == "zero" else ranked_on,
+        draws=removals.draws,
+        seed=removals.seed,
+        ranked_on=ranked_on,
+        mask=ranked.mask,
+    )
 
 
 def removals_of(spec: RemovalSpec) -> Removals:
