@@ -109,7 +109,7 @@ def shipped_specs(model: ModelRef) -> Iterator[RunSpec]:
 
 
 def circuit_specs(model: ModelRef, store: Store) -> Iterator[RunSpec]:
-    """Yield the paths, pairs, spans and removal curves in `SHIPMENTS` for a model; stored head scores name the heads."""
+    """Yield the paths, pairs, spans and removal curves in `SHIPMENTS`; stored head scores name the heads."""
     for shipment in SHIPMENTS:
         scores = store.get(head_scores(model, shipment)) if shipment.model == model.id and shipment.n_circuit else None
         if scores is not None:
