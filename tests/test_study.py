@@ -12,16 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cap_viz.attribution.exact import exact_scores
+from cap_viz.attribution.joint_ablation import pair_effects
+from cap_viz.attribution.paths import path_effects
 from cap_viz.errors import UsageError
 from cap_viz.evaluation.eval_metrics import ACC, Level
 from cap_viz.models.catalogue import TOY_MODEL, resolve
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.runs.fixed_question import Answer
 from cap_viz.runs.kinds.evaluation import load_report
-from cap_viz.runs.spec import EvalSpec
+from cap_viz.runs.spec import EvalSpec, PairSpec, PathSpec, ScoreSpec
 from cap_viz.runs.store import Store
 from cap_viz.stats import Interval, compare_paired, holm
-from studies import command, study
+from cap_viz.tasks import Task
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from studies import circuits, command, study
+from studies.circuits import stored_circuit
 from studies.command import markdown
 from studies.figures import FIGURES, LEAST_HEIGHT, height_of
 from studies.run_many import computed_in_turn
@@ -255,3 +261,48 @@ def test_markdown_by_hand() -> None:
 def test_small_p_are_written_as_such() -> None:
     table = pd.DataFrame({"p": [0.0004, 0.25], "difference": [0.0004, -1.5], "n": [3, 4]})
     assert markdown(table).splitlines()[2:] == ["| < 0.001 | 0.000 | 3 |", "| 0.250 | -1.500 | 4 |"]
+
+
+def test_a_circuit_stands_beside_all_other_sets_of_its_layers(
+    tiny_model: ReasoningModel, tiny_task: Task, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of layers of four heads, the first of two layers: 3 × 3 other pairs, and 10 × 9 / 2 of any layers."""
+    store = Store()
+    heads = tuple((layer, head) for layer in range(3) for head in range(4))
+    ref, asked = tiny_model.ref, evaluation_set(tiny_task, 4)
+    runs = [ScoreSpec(ref, calibration_set(tiny_task, 6, 0)), PathSpec(ref, asked, heads)]
+    list(computed_in_turn(runs, tiny_model, store))
+    with pytest.raises(UsageError, match=r"Head scores, paths and pairs of .* on tiny are needed"):
+        stored_circuit(store, ref.id, "tiny")
+    list(computed_in_turn([PairSpec(ref, asked, heads)], tiny_model, store))
+    circuit = stored_circuit(store, ref.id, "tiny")
+    scores = exact_scores(tiny_model, tiny_task.calibration(6, 0))
+    assert list(circuit.ranked) == scores.estimated("nll").top_heads(12)
+
+    chosen = ((0, 1), (2, 3))
+    paths = path_effects(tiny_model, tiny_task.evaluation(4), heads, progress=False)
+    pairs = pair_effects(tiny_model, tiny_task.evaluation(4), chosen, progress=False)
+    effects = dict(zip(map(str, paths.paths), paths.effects("nll").mean(axis=-1), strict=True))
+    found = circuit.statistics(chosen)
+    assert found["total effects"] == pytest.approx(effects["L0H1 → everything"] + effects["L2H3 → everything"])
+    assert found["paths between them"] == pytest.approx(effects["L0H1 → L2H3"])
+    assert found["paths to MLPs"] == pytest.approx(
+        sum(effects[f"L0H1 → MLP {n}"] for n in range(3)) + effects["L2H3 → MLP 2"]
+    )
+    assert found["pair effects without sign"] == pytest.approx(abs(pairs.estimated("nll").mean[0]))
+    others = circuit.other_sets(chosen, same_layers=True)
+    assert sorted(others) == [((0, a), (2, b)) for a in (0, 2, 3) for b in (0, 1, 2)]
+    table = circuit.tables(chosen)["Beside other heads"].set_index("sum or number")
+    totals = [circuit.statistics(heads)["total effects"] for heads in others]
+    row = table.loc["total effects"]
+    assert row["same layers: mean"] == pytest.approx(np.mean(totals))
+    assert row["same layers: reach it"] == f"{sum(total >= found['total effects'] for total in totals)} of 9"
+    assert row["any layers: reach it"].endswith(" of 45")
+
+    printing = Shell(capfd, monkeypatch, circuits.main)
+    code, out, _ = printing("--model", ref.id, "--task", "tiny", "--top", "3")
+    assert code == 0
+    assert out.count("###") == 4
+    code, _, err = printing("--model", ref.id, "--task", "tiny", "--top", "13")
+    assert code == 2
+    assert "--top 13: choose between 2 and 12 heads" in err
