@@ -13,11 +13,24 @@ from cap_viz.evaluation.perplexity import USUAL_WINDOWS
 from cap_viz.models.catalogue import TOY_MODEL
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.joint import load_pairs
+from cap_viz.runs.kinds.paths import load_paths
 from cap_viz.runs.kinds.patterns import load_patterns
+from cap_viz.runs.kinds.positions import load_positions
 from cap_viz.runs.kinds.profile import load_zeros
+from cap_viz.runs.kinds.removal import load_removal
 from cap_viz.runs.kinds.scores import load_blocks, load_direct, load_scores
 from cap_viz.runs.pack import IDS, INDEX, PLANS
-from cap_viz.runs.spec import EvalSpec, PairSpec, ProfileSpec, RoleSpec, ScoreSpec, spec_key
+from cap_viz.runs.spec import (
+    EvalSpec,
+    PairSpec,
+    PathSpec,
+    PositionSpec,
+    ProfileSpec,
+    RemovalSpec,
+    RoleSpec,
+    ScoreSpec,
+    spec_key,
+)
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
 from cap_viz.tasks import TASKS, load_task
@@ -88,8 +101,19 @@ def check_tables(run: StoredRun) -> None:
         assert all(np.isfinite(values).all() for values in roles.values.values())
     elif isinstance(run.spec, PairSpec):
         pairs = load_pairs(STORE, run)
-        assert len(pairs.pairs) == 496
+        n_heads = len(run.spec.heads)
+        assert n_heads == SHIPPED[run.spec.examples.task].n_circuit
+        assert len(pairs.pairs) == n_heads * (n_heads - 1) // 2
         assert np.isfinite(pairs.effects("nll")).all()
+    elif isinstance(run.spec, PathSpec):
+        paths = load_paths(STORE, run)
+        assert set(paths.senders) == set(run.spec.heads)
+        assert np.isfinite(paths.effects("nll")).all()
+    elif isinstance(run.spec, PositionSpec):
+        effects = load_positions(STORE, run).effects("nll")
+        np.testing.assert_allclose(np.nansum(effects[:, :-1], axis=1), effects[:, -1], atol=1e-4)
+    elif isinstance(run.spec, RemovalSpec):
+        assert np.isfinite(load_removal(STORE, run).joint.effects("nll")).all()
     else:
         assert isinstance(run.spec, ProfileSpec)
         assert (load_zeros(STORE, run).reached >= 0).all()
@@ -132,4 +156,5 @@ def test_shipped_runs_are_small_and_hold_no_texts() -> None:
         if path.name not in (INDEX, IDS, PLANS):
             columns = pyarrow.parquet.read_schema(path)
             texts = {one.name for one in columns if not pyarrow.types.is_primitive(one.type)}
-            assert texts <= {"id", "kind", "part", "key"}
+            # Of paths and spans the names of their ends and parts.
+            assert texts <= {"id", "kind", "part", "key", "receiver", "name", "metric"}

@@ -28,7 +28,7 @@ from cap_viz.runs.store import Store
 from cap_viz.stats.reliability import spearman_rows
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.example_sets import calibration_set, examples_of
-from studies.shipped import shipped_specs
+from studies.shipped import circuit_specs, shipped_specs
 from tests.test_paths import by_transformer_lens, measured, slow_paths
 
 pytestmark = pytest.mark.model
@@ -106,7 +106,7 @@ def test_the_library_as_the_readme_shows_it(model: ReasoningModel) -> None:
 
 def test_shipped_runs_belong_to_these_weights_and_are_complete(model: ReasoningModel) -> None:
     store = Store()
-    specs = list(shipped_specs(model.ref)) if "CAP_VIZ_DATA" in os.environ else []
+    specs = [*shipped_specs(model.ref), *circuit_specs(model.ref, store)] if "CAP_VIZ_DATA" in os.environ else []
     missing = [spec for spec in specs if (run := store.get(spec)) is None or run.origin != "precomputed"]
     assert missing == []
     shipped = [run.spec.model for run in store.runs() if run.origin == "precomputed"]
