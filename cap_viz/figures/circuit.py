@@ -81,6 +81,7 @@ def circuit_graph(
         marker={"symbol": "square", "size": 11, "color": NEUTRAL},
         text=[name for name, _ in named],
         textposition="middle right",
+        cliponaxis=False,
         hoverinfo="skip",
     )
     figure.add_trace(clickable([(path, x, y) for path, x, y in middles], size=15, color=CLEAR))
@@ -94,7 +95,7 @@ def circuit_graph(
     # Names of the first layer's heads stand above the axes.
     dots.update(mode="markers+text", text=[one.name for one in heads], textposition="top center", cliponaxis=False)
     figure.add_trace(dots)
-    figure.update_xaxes(visible=False, range=[-0.7, n_heads + 1.3])
+    figure.update_xaxes(visible=False, range=[-0.7, n_heads + 1.9])
     figure.update_yaxes(
         title="layer", range=[n_layers + 0.9, -0.9], tickvals=list(range(0, n_layers, 1 + n_layers // 16))
     )
