@@ -30,6 +30,10 @@ from cap_viz.progress import Progress, Steps, finish_with_bar
 from cap_viz.stats.joint import Head, HeadSet
 from cap_viz.tasks.base import Example
 
+# How many times the tokens of a step sets may hold, since they share a part of them: with 2, pairs of eight heads spread
+# over the layers take a third less time, with 4 no less than with 2.
+SHARING = 2
+
 
 @dataclass(frozen=True)
 class SetBlock:
@@ -56,8 +60,11 @@ def set_work(plan: ScorePlan, batch: int, sets: Sequence[HeadSet], n_layers: int
 
 
 def set_groups(sets: Sequence[HeadSet], n_tokens: int, most: int) -> list[tuple[int, ...]]:
-    """Return the numbers of the sets that are ablated at once: of one first layer, and `most` tokens or one set."""
-    removed = sorted((number for number, heads in enumerate(sets) if heads), key=lambda one: first_layer(sets[one]))
+    """Return the numbers of the sets that are ablated at once: of one first layer, and `most` tokens or one set.
+
+    Sets that begin with the same heads stand together, so that they share what is computed until they differ.
+    """
+    removed = sorted((number for number, heads in enumerate(sets) if heads), key=lambda one: sorted(sets[one]))
     size, groups = max(1, most // n_tokens), []
     for _, alike in groupby(removed, key=lambda one: first_layer(sets[one])):
         numbers = tuple(alike)
@@ -90,7 +97,7 @@ def set_steps(
         with model.swapped(held):
             values = values_of(members)
         n_tokens = batch.tokens.numel()
-        groups = set_groups(sets, n_tokens, plan.batches.most_tokens or n_tokens)
+        groups = set_groups(sets, n_tokens, SHARING * (plan.batches.most_tokens or n_tokens))
         with model.swapped(held), torch.inference_mode():
             dense = dense_pass(model, batch)
             logliks = checked(model, batch, read_logliks(model, batch, dense.final[:, None])[0])

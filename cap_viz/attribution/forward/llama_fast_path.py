@@ -223,24 +223,28 @@ class DirectModel:
         sets: Sequence[HeadSet],
         values: Float[Tensor, "layer #row #position head d_head"],
     ) -> Float[Tensor, "set example option"]:
-        """Ablate whole sets of heads that begin in the same layer; see `BlockRunner`."""
+        """Ablate whole sets of heads that begin in the same layer; see `BlockRunner`.
+
+        Sets that begin with the same heads are one version until the layer in which they differ.
+        """
         start, last = min(sets[0])[0], len(self.blocks) - 1
-        before, by_head = dense.calls[start].hidden, values.shape[3:]
-        layout = self.laid_out(batch, before)
-        hidden = before.repeat(len(sets), 1, 1, 1)
+        by_head, hidden = values.shape[3:], dense.calls[start].hidden[None].clone()
+        layout = self.laid_out(batch, hidden[0])
+        versions: list[HeadSet] = [()]
         for layer, block in enumerate(self.blocks[start:], start):
-            index, value = None, values[layer]
-            # All sets see the same input in the first layer.
-            asking = before[None] if layer == start else hidden
+            index, value, asking = None, values[layer], hidden
             if layer == last:
                 index, hidden = layout.index, gathered(hidden, layout.index)
                 value = value_read(value, layout)
             z = block.z(asking, layout.rotary, batch.mask, index)
-            z = z.repeat(len(sets), 1, 1, 1) if layer == start else z
-            put(z.unflatten(-1, by_head), layer, sets, value)
+            former, versions = versions, list(dict.fromkeys(heads_until(layer, heads) for heads in sets))
+            if len(versions) > len(former):
+                parents = [former.index(heads_until(layer - 1, heads)) for heads in versions]
+                z, hidden = z[parents], hidden[parents]
+            put(z.unflatten(-1, by_head), layer, versions, value)
             add_linear(block.o, z, hidden)
             block.add_mlp(hidden)
-        return self.read_answers(hidden, layout)
+        return self.read_answers(hidden, layout)[[versions.index(heads_until(last, heads)) for heads in sets]]
 
     def embedded(self, tokens: Int[Tensor, "row position"]) -> Float[Tensor, "row position d_model"]:
         # A copy, since the residual stream is added to in place.
@@ -352,6 +356,11 @@ def direct_block(layer: Any, d_head: int) -> DirectBlock:
         up=original(mlp, "up_proj"),
         down=original(mlp, "down_proj"),
     )
+
+
+def heads_until(layer: int, heads: HeadSet) -> HeadSet:
+    """Return the heads of a set up to a layer, in their order."""
+    return tuple(sorted(head for head in heads if head[0] <= layer))
 
 
 def value_read(
