@@ -144,8 +144,12 @@ def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
     if page is None:
         return
     params: dict[str, object] = {"model": spec.model.id, "task": spec.examples.task}
-    if is_run_of(run, ScoreSpec) and of_whole_model(run.spec):
-        params["run"] = shown_name(runs, run)
+    if is_run_of(run, ScoreSpec):
+        if of_whole_model(run.spec):
+            params["run"] = shown_name(runs, run)
+        elif (mask := run.spec.mask) is not None:
+            page = "Prune"
+            params |= {"criterion": mask.criterion, "sparsity": round(100 * mask.sparsity)}
     go_button(f"Open on {page}", page.lower(), key="runs_open", params=params)
 
 
