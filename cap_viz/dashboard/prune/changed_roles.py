@@ -15,7 +15,7 @@ from cap_viz.dashboard.components.panels import problems_told
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.new_run import cost_sentence, offer_runs
 from cap_viz.dashboard.heads.sentences import interval_at
-from cap_viz.dashboard.names import mask_name, metric_name, texts_missing
+from cap_viz.dashboard.names import mask_name, metric_name
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.errors import CapVizError
@@ -28,8 +28,7 @@ from cap_viz.runs.run_queries import masked_pair, missing_tasks
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ScoreSpec
 from cap_viz.tasks.example_sets import evaluation_set
 
-# Evaluation questions, which no mask has seen, on which a new pair of runs is measured: as many as the shell takes.
-N_QUESTIONS = 32
+N_QUESTIONS = 32  # Of evaluation, which no mask has seen; as many as the shell takes.
 changes_of = lru_cache(16)(load_changes)
 
 
@@ -41,8 +40,11 @@ def changed_roles_section(view: Frame, setting: PruneSetting) -> None:
         return
     if wanted.mask is None or setting.sparsity == 0:
         return
+    pair = masked_pair(view.runs, view.model, view.task.name, wanted.mask)
+    if pair is None and missing_tasks(wanted):  # The section of accuracies names the texts.
+        return
     with st.expander("Heads whose role changed", key="prune_roles"), problems_told():
-        if pair := masked_pair(view.runs, view.model, view.task.name, wanted.mask):
+        if pair is not None:
             draw(view, wanted.mask, changes_of(view.store, *pair), setting.options.metric or USUAL["metric"])
         else:
             offer(view, wanted)
@@ -50,13 +52,10 @@ def changed_roles_section(view: Frame, setting: PruneSetting) -> None:
 
 def offer(view: Frame, wanted: EvalSpec) -> None:
     """Offer to score the heads of the dense and the pruned model, whichever is not stored."""
-    if absent := missing_tasks(wanted):
-        st.caption(texts_missing(*absent))
-        return
     n = min(N_QUESTIONS, len(view.task.splits.evaluation))
     dense = ScoreSpec(view.model, evaluation_set(view.task, n))
     missing = [spec for spec in (dense, replace(dense, mask=wanted.mask)) if view.store.get(spec) is None]
-    sides = "dense and pruned" if len(missing) == 2 else "pruned" if missing[0].mask else "dense"
+    sides = " and ".join("pruned" if spec.mask else "dense" for spec in missing)
     said = f"{n} evaluation questions, {sides}. {cost_sentence(view, n * len(missing), view.task.name)}"
     offer_runs(view, f"Score the heads under {mask_name(wanted.mask)}", *missing, key="prune_roles_start", said=said)
 
@@ -72,11 +71,10 @@ def draw(view: Frame, mask: MaskSpec, found: EffectChanges, metric: str) -> None
     largest = divmod(int(np.abs(change.mean).argmax()), change.mean.shape[1])
     before, after = found.before.mean_effect(metric), found.after.mean_effect(metric)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        layer, head = head_boxes(view.selection, *change.mean.shape, default=largest)
+        head = head_boxes(view.selection, *change.mean.shape, default=largest)
         st.markdown(
-            f"Head {head} of layer {layer}: {signed(before[layer, head])} before, {signed(after[layer, head])} after, "
-            f"**{signed(change.mean[layer, head])} {unit}** {interval_at(change, (layer, head))}, "
-            f"{found.kinds(metric)[layer][head]}."
+            f"Head {head[1]} of layer {head[0]}: {signed(before[head])} before, {signed(after[head])} after, "
+            f"**{signed(change.mean[head])} {unit}** {interval_at(change, head)}, {np.array(found.kinds(metric))[head]}."
         )
-    grid = Grid.of(change, ends=CHANGE_ENDS, selected=(layer, head), also={"before": before, "after": after})
+    grid = Grid.of(change, ends=CHANGE_ENDS, selected=head, also={"before": before, "after": after})
     head_map(grid, key="prune_roles_map", unit=unit, label=f"Changes under {mask_name(mask)}", on_pick=pick_head)
