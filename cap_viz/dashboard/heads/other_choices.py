@@ -63,11 +63,12 @@ def curve_in(
 def agreement_sentence(curve: SpecificationCurve, head: Head) -> str:
     """Say in what share of the specifications a head is among the top and helps, and between which ranks it lies."""
     found = curve.to_pandas().set_index(["layer", "head"]).loc[head]
+    low, high = int(found["rank_low"]), int(found["rank_high"])
+    ranks = f"Ranks {low} to {high}, median {found['rank_median']:g}" if low < high else f"Rank {low} in all"
     return (
         f"Head {head[1]} of layer {head[0]} is among the first {usual_top(curve.mean[0].size)} heads in "
         f"**{found['share_top']:.0%}** of {len(curve.specifications)} specifications, helps in "
-        f"{found['share_helps']:.0%} and hurts in {found['share_hurts']:.0%}. Ranks {found['rank_low']:g} to "
-        f"{found['rank_high']:g}, median {found['rank_median']:g}."
+        f"{found['share_helps']:.0%} and hurts in {found['share_hurts']:.0%}. {ranks}."
     )
 
 

@@ -62,7 +62,7 @@ def offer(view: Frame, wanted: EvalSpec) -> None:
 
 def draw(view: Frame, mask: MaskSpec, found: EffectChanges, metric: str) -> None:
     """Count the kinds of change, and draw the map of changes with the selected head, at first that of the largest."""
-    change, unit = found.estimated(metric), METRICS[metric].unit
+    change, kinds, unit = found.estimated(metric), np.array(found.kinds(metric)), METRICS[metric].unit
     st.markdown(
         f"{mask_name(mask)}, {change.n} evaluation questions, {metric_name(view.task, metric).lower()}: of "
         f"{change.mean.size} heads **{found.counted(metric)}**.",
@@ -74,7 +74,7 @@ def draw(view: Frame, mask: MaskSpec, found: EffectChanges, metric: str) -> None
         head = head_boxes(view.selection, *change.mean.shape, default=largest)
         st.markdown(
             f"Head {head[1]} of layer {head[0]}: {signed(before[head])} before, {signed(after[head])} after, "
-            f"**{signed(change.mean[head])} {unit}** {interval_at(change, head)}, {np.array(found.kinds(metric))[head]}."
+            f"**{signed(change.mean[head])} {unit}** {interval_at(change, head)}, {kinds[head]}."
         )
     grid = Grid.of(change, ends=CHANGE_ENDS, selected=head, also={"before": before, "after": after})
     head_map(grid, key="prune_roles_map", unit=unit, label=f"Changes under {mask_name(mask)}", on_pick=pick_head)
