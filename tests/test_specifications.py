@@ -105,7 +105,7 @@ def test_what_is_stored_is_the_curve_and_the_rest_is_missing(
     # Direct effects and other questions are no specification of the same scores.
     others = [direct_spec(exact), ScoreSpec(tiny_model.ref, evaluation_set("tiny", 3))]
     runs = {spec: finish(run_steps(spec, tiny_model, store)) for spec in (exact, gradient, *others)}
-    choices = stored_choices(store, tiny_model.ref, tiny_task)
+    choices = stored_choices(store.runs(), tiny_model.ref, tiny_task)
     metrics = ("nll", "choice_nll", "logit_diff", "accuracy")
     assert choices == ScoringChoices(metrics, ("zero",), ((0, 4), (1, 4)), ("exact", "gradient"))
     curve = curve_of(store, tiny_model.ref, tiny_task, choices)

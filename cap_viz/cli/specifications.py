@@ -52,7 +52,7 @@ def specifications(
 
     chosen, one = load_task(task), single_head(head)
     runs = ModelRuns(model)
-    stored = stored_choices(runs.store, runs.ref, chosen)
+    stored = stored_choices(runs.store.runs(), runs.ref, chosen)
     asked = {"metrics": metrics, "ablations": ablations, "estimators": estimators}
     choices = replace(stored, **{name: tuple(split_list(name, text)) for name, text in asked.items() if text})
     if seeds:

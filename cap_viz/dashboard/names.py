@@ -83,6 +83,8 @@ def run_title(spec: ScoreSpec) -> str:
         said.append(f"{len(spec.reference.ids)} reference examples")
     if spec.estimator != "exact":
         said.append(f"{spec.estimator}, {metric_title(spec.metric or 'nll').lower()}")
+    if spec.mask is not None:
+        said.append(mask_name(spec.mask))
     return ", ".join(said)
 
 

@@ -71,9 +71,10 @@ def of_whole_model(spec: ScoreSpec) -> bool:
 def score_runs(
     runs: Iterable[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact"
 ) -> list[StoredRun[ScoreSpec]]:
-    """Find the head scores of a model on a task by one estimator, most examples first.
+    """Find the head scores of a model on a task by one estimator: of calibration examples first, then by most examples.
 
-    Among runs of equally many examples, zero ablation comes first, then the lowest seed.
+    Among runs of equally many examples, zero ablation comes first, then the lowest seed. Heads ranked on evaluation
+    questions must not be judged on them again, so that runs on these come last.
     """
     found = [
         run
@@ -83,9 +84,26 @@ def score_runs(
     return sorted(found, key=unusual)
 
 
-def unusual(run: StoredRun[ScoreSpec]) -> tuple[int, bool, int]:
+def unusual(run: StoredRun[ScoreSpec]) -> tuple[bool, int, bool, int]:
     examples = run.spec.examples
-    return -len(examples.ids), run.spec.ablation != "zero", examples.seed or 0
+    return examples.split != "calibration", -len(examples.ids), run.spec.ablation != "zero", examples.seed or 0
+
+
+def masked_pair(
+    runs: Iterable[StoredRun], model: ModelRef, task: str, mask: MaskSpec
+) -> tuple[StoredRun[ScoreSpec], StoredRun[ScoreSpec]] | None:
+    """Find the exact zero-ablation scores of heads, dense and under a mask, on the same evaluation questions.
+
+    Of several such pairs the one with most questions.
+    """
+    scores = {run.spec: run for run in runs_of(runs, ScoreSpec) if run.spec.examples.split == "evaluation"}
+    pairs = [
+        (scores[dense], run)
+        for spec, run in scores.items()
+        if spec == ScoreSpec(model, spec.examples, mask=mask) and spec.examples.task == task
+        if (dense := replace(spec, mask=None)) in scores
+    ]
+    return max(pairs, key=lambda pair: len(pair[0].spec.examples.ids), default=None)
 
 
 def block_run(store: Store, spec: ScoreSpec) -> StoredRun[ScoreSpec] | None:

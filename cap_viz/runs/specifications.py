@@ -51,9 +51,9 @@ class ScoringChoices:
         return found
 
 
-def stored_choices(store: Store, model: ModelRef, task: Task) -> ScoringChoices:
+def stored_choices(runs: Iterable[StoredRun], model: ModelRef, task: Task) -> ScoringChoices:
     """Return the choices that occur in the stored scores of a model's heads on drawn examples of a task."""
-    specs = [run.spec for run in scores_of_draws(store.runs(), model, task.name)]
+    specs = [run.spec for run in scores_of_draws(runs, model, task.name)]
     seen = {(spec.examples.seed or 0, len(spec.examples.ids)) for spec in specs}
     return ScoringChoices(
         metrics=applicable_metrics(task),
@@ -122,7 +122,7 @@ def specification_curve(model: ReasoningModel, task: Task | str) -> Specificatio
     """
     chosen = load_task(task) if isinstance(task, str) else task
     store = Store()
-    choices = stored_choices(store, model.ref, chosen)
+    choices = stored_choices(store.runs(), model.ref, chosen)
     if not choices.draws:
         raise CapVizError(f"No scores of the heads of {model.ref.id} on {chosen.name} are stored; score them first.")
     return curve_of(store, model.ref, chosen, choices)

@@ -18,6 +18,7 @@ from cap_viz.dashboard.names import metric_name, metrics_help, run_title, task_n
 from cap_viz.dashboard.selection import asked_for, choose
 from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.runs.jobs import Job
+from cap_viz.runs.run_queries import of_whole_model
 from cap_viz.runs.score_sources import ScoreSource, run_name, stored_sources, told_apart
 from cap_viz.runs.spec import ScoreSpec, spec_key
 from cap_viz.tasks.readable import CONTROL_TEXTS
@@ -45,12 +46,12 @@ def sources(frame: Frame) -> list[ScoreSource]:
 
 
 def concerns(spec: object, frame: Frame) -> TypeGuard[ScoreSpec]:
-    """Whether a spec is about heads of the chosen model on the chosen task."""
+    """Whether a spec is about heads of the chosen model, dense and whole, on the chosen task."""
     return (
         isinstance(spec, ScoreSpec)
         and spec.model == frame.model
         and spec.examples.task == frame.task.name
-        and spec.parts is None
+        and of_whole_model(spec)
     )
 
 

@@ -47,6 +47,7 @@ from cap_viz.dashboard.heads.data import (
 )
 from cap_viz.dashboard.heads.example import example_section, reading_section, shown_example
 from cap_viz.dashboard.heads.new_run import STARTED, new_run, no_control, offer_blocks, offer_runs
+from cap_viz.dashboard.heads.other_choices import other_choices_section
 from cap_viz.dashboard.heads.together import together_section
 from cap_viz.dashboard.names import metric_name, model_name, task_name
 from cap_viz.dashboard.overview.data import dense_evaluation
@@ -196,6 +197,7 @@ def effect_body(view: HeadView, other: HeadView | None, *, above: str = "") -> N
             draw_bars(view.frame, estimate, head, view.unit)
         else:
             st.caption("Choose another metric to rank heads: errors are too coarse for it.")
+        other_choices_section(view.frame, view.task, head)
     with lower_right:
         together_section(view, head)
     roles_section(view, roles, head)
@@ -337,6 +339,7 @@ def estimate_body(frame: Frame, source: ScoreSource, run: StoredRun[ScoreSpec]) 
         st.markdown(sentences.effect_sentence(spec, metric, estimate, head, f"by the {estimator}", f", {estimator}"))
         st.caption(below)
         draw_bars(frame, estimate, head, unit)
+        other_choices_section(frame, load_task(spec.examples.task), head)
     with left, st.container(gap="small"):
         st.markdown(above)
         grid = Grid.of(estimate, ends=ablation_words(spec).ends, selected=head)

@@ -14,6 +14,7 @@ from cap_viz.dashboard.components.share import Download, share
 from cap_viz.dashboard.frame import Frame, frame
 from cap_viz.dashboard.names import basis_words, model_name
 from cap_viz.dashboard.prune.accuracy import Columns, accuracy_section, current_columns, flips_section
+from cap_viz.dashboard.prune.changed_roles import changed_roles_section
 from cap_viz.dashboard.prune.controls import controls
 from cap_viz.dashboard.prune.export import export_section, items_csv
 from cap_viz.dashboard.prune.setting import PruneSetting
@@ -58,6 +59,7 @@ def prune_page() -> None:
         zeros_section(view, setting)
     with scale:
         importance_section(view, setting)
+    changed_roles_section(view, setting)
     if has_accuracy:
         flips_section(view, columns)
     if view.task.writing is not None:

@@ -43,7 +43,7 @@ from cap_viz.runs.kinds.evaluation import load_answers, measures_of
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.protocols import ChoiceProtocol, PerplexityProtocol, protocol_of
 from cap_viz.runs.run_labels import ablation_words, making_of
-from cap_viz.runs.run_queries import is_head_scores, is_run_of
+from cap_viz.runs.run_queries import is_head_scores, is_run_of, of_whole_model
 from cap_viz.runs.score_sources import shown_name
 from cap_viz.runs.spec import (
     EvalSpec,
@@ -154,8 +154,12 @@ def open_button(runs: Sequence[StoredRun], run: StoredRun) -> None:
     if page is None:
         return
     params: dict[str, object] = {"model": spec.model.id, "task": spec.examples.task}
-    if is_run_of(run, ScoreSpec) and run.spec.parts is None:
-        params["run"] = shown_name(runs, run)
+    if is_run_of(run, ScoreSpec):
+        if of_whole_model(run.spec):
+            params["run"] = shown_name(runs, run)
+        elif (mask := run.spec.mask) is not None:
+            page = "Prune"
+            params |= {"criterion": mask.criterion, "sparsity": round(100 * mask.sparsity)}
     go_button(f"Open on {page}", page.lower(), key="runs_open", params=params)
 
 
