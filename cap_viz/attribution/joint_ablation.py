@@ -30,8 +30,8 @@ from cap_viz.progress import Progress, Steps, finish_with_bar
 from cap_viz.stats.joint import Head, HeadSet
 from cap_viz.tasks.base import Example
 
-# How many times the tokens of a step sets may hold, since they share a part of them: with 2, pairs of eight heads spread
-# over the layers take a third less time, with 4 no less than with 2.
+# How many times the tokens of a step sets may hold, since they share a part of them: with 2, pairs of eight heads
+# spread over the layers take a third less time, with 4 no less than with 2.
 SHARING = 2
 
 
