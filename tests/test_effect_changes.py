@@ -25,13 +25,14 @@ from cap_viz.pruning import prune_mask
 from cap_viz.pruning.mask import Mask
 from cap_viz.runs.execute import mask_steps, run_steps
 from cap_viz.runs.kinds import describe
+from cap_viz.runs.kinds.joint import load_pairs
 from cap_viz.runs.kinds.scores import load_changes, load_effects
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.run_queries import score_runs
-from cap_viz.runs.spec import ScoreSpec, spec_dict, spec_from_dict, spec_key
+from cap_viz.runs.spec import MaskSpec, PairSpec, ScoreSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import Store
 from cap_viz.tasks import Task
-from cap_viz.tasks.example_sets import calibration_set
+from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.shell import Shell
 from tests.test_engine import mean_z
 from tests.test_replacement import plain_loglik
@@ -86,6 +87,8 @@ def test_all_other_effects_are_those_of_the_pruned_model(tiny_model: ReasoningMo
             score_blocks(tiny_model, examples, **quiet, **more).ablated,
             direct_effects(tiny_model, examples, **quiet, **more).ablated,
             gradient_effects(tiny_model, examples, metric="choice_nll", **options, **more).per_example,
+            cv.pair_effects(tiny_model, examples, [(0, 1), (2, 3)], **quiet, **more).joint.ablated,
+            cv.joint_effects(tiny_model, examples, [[(0, 1), (1, 2), (2, 3)]], **quiet, **more).ablated,
         ]
 
     under = all_of(mask=mask)
@@ -205,6 +208,25 @@ def test_a_run_under_a_mask_holds_what_is_measured(
     assert score_runs(store.runs(), tiny_model.ref, "tiny", estimator=estimator) == (
         [] if estimator == "gradient" else [store.get(made.scores)]  # pyright: ignore
     )
+
+
+def test_pairs_under_a_mask_are_a_run_of_their_own(tiny_model: ReasoningModel, tiny_task: Task, store: Store) -> None:
+    made, heads = mask_spec_for(tiny_model.ref, "wanda", 0.5, task="tiny", n=4), ((0, 1), (2, 3))
+    spec = PairSpec(tiny_model.ref, evaluation_set("tiny", 3), heads, mask=made)
+    assert spec_from_dict(spec_dict(spec)) == spec
+    assert describe(spec).endswith("zero ablation, wanda at 50%")
+    stored = load_pairs(store, finish(run_steps(spec, tiny_model, store)))
+    mask = finish(mask_steps(made, tiny_model, store))
+    fresh = cv.pair_effects(tiny_model, tiny_task.evaluation(3), heads, mask=mask, progress=False)
+    assert_array_equal(stored.joint.ablated, fresh.joint.ablated)
+    with pytest.raises(UsageError, match="use a mask of this model"):
+        finish(run_steps(replace(spec, mask=foreign(made)), tiny_model, store))
+
+
+def foreign(mask: MaskSpec) -> MaskSpec:
+    """The recipe of a mask on head scores of another model."""
+    scores = ScoreSpec(ModelRef("other", "0" * 16), calibration_set("tiny", 4))
+    return replace(mask, criterion="cap", scores=scores)
 
 
 def test_runs_under_different_ablations_are_not_paired(

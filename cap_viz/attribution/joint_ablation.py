@@ -22,7 +22,7 @@ from cap_viz.attribution.forward.replay import block_runner
 from cap_viz.attribution.forward.shortcut_checks import batch_of, checked
 from cap_viz.attribution.joint_scores import JointScores
 from cap_viz.attribution.pair_scores import PairScores, sets_of_pairs
-from cap_viz.attribution.pruned_weights import Weights
+from cap_viz.attribution.pruned_weights import MaskLike, Weights, weights_under
 from cap_viz.attribution.results import Ablation
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import ModelShape, ReasoningModel
@@ -138,6 +138,7 @@ def joint_effects(
     examples: Sequence[Example],
     sets: Sequence[Sequence[Head]],
     *,
+    mask: MaskLike | None = None,
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
@@ -145,12 +146,14 @@ def joint_effects(
 ) -> JointScores:
     """Ablate each set of (layer, head) as a whole; the untouched model is added as the empty set.
 
-    Use other examples than those that ranked the heads. `progress` shows a bar. Raises `UsageError` for a head the
+    Use other examples than those that ranked the heads. With `mask` that model is the pruned one. `progress` shows a
+    bar. Raises `UsageError` for a head the
     model does not have, a head listed twice in a set, no examples or an unknown ablation.
     """
-    plain = (tuple((int(layer), int(head)) for layer, head in heads) for heads in sets)
+    plain = [tuple((int(layer), int(head)) for layer, head in heads) for heads in sets]
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="sets")
-    return finish_with_bar(joint_steps(model, plan, tuple(dict.fromkeys([(), *plain]))), progress)
+    wanted: tuple[HeadSet, ...] = tuple(dict.fromkeys([(), *plain]))
+    return finish_with_bar(joint_steps(model, plan, wanted, weights_under(model, mask)), progress)
 
 
 def pair_effects(
@@ -158,6 +161,7 @@ def pair_effects(
     examples: Sequence[Example],
     heads: Sequence[Head],
     *,
+    mask: MaskLike | None = None,
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
@@ -169,7 +173,7 @@ def pair_effects(
     """
     sets = sets_of_pairs(tuple((int(layer), int(head)) for layer, head in heads))
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="sets")
-    return PairScores(finish_with_bar(joint_steps(model, plan, sets), progress))
+    return PairScores(finish_with_bar(joint_steps(model, plan, sets, weights_under(model, mask)), progress))
 
 
 def joint_steps(

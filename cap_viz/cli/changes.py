@@ -25,7 +25,6 @@ from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.kinds.scores import STORED_ESTIMATORS, load_changes
 from cap_viz.runs.run_labels import percent
 from cap_viz.runs.spec import ScoreSpec
-from cap_viz.settings import N_CALIBRATION
 from cap_viz.tasks import check_metric, load_task
 
 # Heads in the printed table.
@@ -54,7 +53,6 @@ def changes(
     question. A head gained a role where its effect grew and it surely helped only afterwards; it lost one where its
     effect fell and it surely helped only before. Where it helps on both sides it is stronger or weaker.
     """
-    from cap_viz.runs.masks import mask_spec_for
     from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
     metric_named(metric)
@@ -76,8 +74,7 @@ def changes(
         reference=None if ablation == "zero" else calibration_set(chosen, calibration, seed),
     )
     if criterion:
-        mask = mask_spec_for(runs.ref, criterion, sparsity, task=task, n=N_CALIBRATION, seed=seed)
-        found = runs.get({"before": spec, "after": replace(spec, mask=mask)})
+        found = runs.get({"before": spec, "after": replace(spec, mask=runs.mask_spec(criterion, sparsity, task, seed))})
     else:
         other = ModelRuns(against)
         found = runs.get({"before": spec}) | other.get({"after": replace(spec, model=other.ref)})

@@ -12,6 +12,7 @@ from cap_viz.models.catalogue import ModelRef, resolve
 from cap_viz.runs.backends import BackendChoice, open_backend, requested_backend
 from cap_viz.runs.spec import MaskSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
+from cap_viz.settings import N_CALIBRATION
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
@@ -37,6 +38,14 @@ class ModelRuns:
         from cap_viz.models.loading import load
 
         return load(self.source)
+
+    def mask_spec(self, criterion: str, sparsity: float, task: str, seed: int) -> MaskSpec | None:
+        """Describe a criterion's mask with its usual calibration on a task; None without a criterion."""
+        from cap_viz.runs.masks import mask_spec_for
+
+        if not criterion:
+            return None
+        return mask_spec_for(self.ref, criterion, sparsity, task=task, n=N_CALIBRATION, seed=seed)
 
     def mask(self, spec: MaskSpec) -> Mask:
         """Build a mask; head scores it needs are read or computed."""

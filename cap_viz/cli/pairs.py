@@ -11,10 +11,19 @@ from rich.table import Table
 from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns, strongest
-from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, head_list
+from cap_viz.cli.options import (
+    CriterionOrDenseOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    SparsityWithOption,
+    TaskOption,
+    head_list,
+)
 from cap_viz.cli.output import out, print_json, records, run_facts
 from cap_viz.errors import choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.spec import PairSpec, ScoreSpec
 from cap_viz.tasks import check_metric, load_task
 from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
@@ -33,6 +42,8 @@ def pairs(
     seed: SeedOption = 0,
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
     ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    criterion: CriterionOrDenseOption = "",
+    sparsity: SparsityWithOption = 0.2,
     as_json: JsonOption = False,
 ) -> None:
     """Remove heads two at a time and compare with removing each alone.
@@ -61,7 +72,8 @@ def pairs(
         )
     values_from = None if ablation == "zero" else reference()
     # Sorted, so that the same heads are the same run.
-    spec = PairSpec(runs.ref, evaluation_set(chosen, n), tuple(sorted(removed)), ablation, values_from)
+    mask = runs.mask_spec(criterion, sparsity, task, seed)
+    spec = PairSpec(runs.ref, evaluation_set(chosen, n), tuple(sorted(removed)), ablation, values_from, mask)
     run = runs.get({"": spec})[""]
     scores = load_pairs(runs.store, run)
     rows = scores.to_pandas(metric)
@@ -69,12 +81,13 @@ def pairs(
         singles = scores.singles(metric)
         print_json(
             {"task": task, "metric": metric, "ablation": ablation, "n": singles.n, "run": run_facts(run)}
+            | {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}
             | {"heads": [list(head) for head in scores.heads], "effects": singles.mean.tolist()}
             | {"pairs": records(rows)}
         )
         return
     unit = METRICS[metric].unit
-    title = f"{task}, {len(spec.examples.ids)} questions: heads removed together, {metric} ({unit})"
+    title = f"{task}, {len(spec.examples.ids)} questions{pruned_words(mask)}: heads removed together, {metric} ({unit})"
     table = Table("heads", "first", "second", "both", "pair effect, 95 % interval", "kind", title=title)
     order = np.argsort(-np.abs(rows["pair_effect"].to_numpy()), kind="stable")
     for row in rows.iloc[order[:MOST_ROWS]].to_dict("records"):

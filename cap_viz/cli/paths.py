@@ -25,7 +25,6 @@ from cap_viz.cli.output import out, print_json, records, run_facts
 from cap_viz.errors import choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.runs.spec import PathSpec, ScoreSpec
-from cap_viz.settings import N_CALIBRATION
 from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
@@ -60,7 +59,6 @@ def paths(
     add up to its total effect: the remainder is shown.
     """
     from cap_viz.runs.kinds.paths import load_paths
-    from cap_viz.runs.masks import mask_spec_for
     from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 
     metric_named(metric)
@@ -73,9 +71,7 @@ def paths(
     if named:
         check_circuit(named, into or None, wanted)
     runs = ModelRuns(model)
-    mask = None
-    if criterion:
-        mask = mask_spec_for(runs.ref, criterion, sparsity, task=task, n=N_CALIBRATION, seed=seed)
+    mask = runs.mask_spec(criterion, sparsity, task, seed)
     questions, values_from = evaluation_set(chosen, n), None
     # Calibration examples rank the heads, and give the values of mean and resample ablation.
     if not named or ablation != "zero":

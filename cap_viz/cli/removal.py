@@ -67,7 +67,6 @@ def removal(
     is that much dearer.
     """
     from cap_viz.runs.kinds.removal import load_removal, removal_spec
-    from cap_viz.runs.masks import mask_spec_for
 
     metric_named(metric)
     chosen = load_task(task)
@@ -79,9 +78,8 @@ def removal(
     if rescore and (estimator == "hybrid" or ablation != "zero"):
         raise UsageError("--rescore scores by the exact or the gradient estimator under zero ablation; choose these.")
     wanted = [number(share) for share in split_list("share", shares)]
-    runs, mask = ModelRuns(model), None
-    if criterion:
-        mask = mask_spec_for(runs.ref, criterion, sparsity, task=task, n=N_CALIBRATION, seed=seed)
+    runs = ModelRuns(model)
+    mask = runs.mask_spec(criterion, sparsity, task, seed)
     ranked_on = calibration_set(chosen, calibration, seed)
     base = ScoreSpec(runs.ref, ranked_on, ablation=ablation, mask=mask)
     if estimator == "gradient":

@@ -34,7 +34,6 @@ from cap_viz.runs.backends import requested_backend
 from cap_viz.runs.run_labels import ablation_words, pruned_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import ScoreSpec
-from cap_viz.settings import N_CALIBRATION
 from cap_viz.tasks import check_metric, load_task
 
 if TYPE_CHECKING:
@@ -90,7 +89,6 @@ def score(
     from cap_viz.attribution.estimators import ESTIMATORS
     from cap_viz.attribution.mib import graph_of
     from cap_viz.progress import duration
-    from cap_viz.runs.masks import mask_spec_for
     from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from
     from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
     from cap_viz.tasks.example_sets import calibration_set, named_set
@@ -119,9 +117,8 @@ def score(
         slope_named(slope)
         if ids is not None:
             raise UsageError("The hybrid estimator draws its examples at random; leave out --ids.")
-    runs, planned, mask = ModelRuns(model, requested_backend(backend, address, workers)), None, None
-    if criterion:
-        mask = mask_spec_for(runs.ref, criterion, sparsity, task=task, n=N_CALIBRATION, seed=seed)
+    runs, planned = ModelRuns(model, requested_backend(backend, address, workers)), None
+    mask = runs.mask_spec(criterion, sparsity, task, seed)
     if minutes is not None or half_width is not None:
         pilot = runs.get(pilot_specs(runs.ref, chosen, seed=seed, ablation=ablation, metric=metric, mask=mask))
         planned = plan_from(

@@ -128,7 +128,7 @@ class RoleSpec:
 class JointSpec:
     """Ablation of a set of heads, of each of them alone, and of random sets of as many others (`runs/kinds/joint.py`).
 
-    `examples` should not be those that ranked the heads. `reference` is as in `ScoreSpec`.
+    `examples` should not be those that ranked the heads. `reference` and `mask` are as in `ScoreSpec`.
     """
 
     model: ModelRef
@@ -138,6 +138,7 @@ class JointSpec:
     reference: ExampleSet | None = None
     draws: int = 19
     seed: int = 0
+    mask: MaskSpec | None = None
 
     kind = "joint"
 
@@ -151,6 +152,7 @@ class PairSpec:
     heads: tuple[tuple[int, int], ...]
     ablation: str = "zero"
     reference: ExampleSet | None = None
+    mask: MaskSpec | None = None
 
     kind = "pairs"
 

@@ -14,7 +14,8 @@ from cap_viz.errors import UsageError
 from cap_viz.progress import Progress
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
 from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
-from cap_viz.runs.kinds.scores import AblationRun, ablation_options, wanted_mask
+from cap_viz.runs.kinds.scores import AblationRun, ablation_options, check_mask, wanted_mask
+from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import JointSpec, PairSpec, RemovalSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -41,7 +42,7 @@ class SetRun(AblationRun):
         spec: JointSpec | PairSpec | RemovalSpec,
         sets: tuple[HeadSet, ...],
         plan: BatchPlan | None,
-        mask: Mask | None = None,
+        mask: Mask | None,
     ) -> None:
         from cap_viz.attribution.exact import make_score_plan
         from cap_viz.attribution.joint_ablation import SetArrays
@@ -71,8 +72,15 @@ class SetKind(RunKind[SetSpec]):
     def sets(self, spec: SetSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
         """List the sets to remove, one of which is empty."""
 
+    def check(self, spec: SetSpec) -> None:
+        """Raise `UsageError` for a mask of another model."""
+        check_mask(spec.mask, spec.model)
+
+    def holds_weights(self, spec: SetSpec) -> bool:
+        return spec.mask is not None
+
     def steps(self, spec: SetSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        mask = (yield from wanted_mask(spec.mask, by)) if isinstance(spec, RemovalSpec) else None
+        mask = yield from wanted_mask(spec.mask, by)
         run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
         del mask  # So that the run frees it once it has the pruned weights.
         facts = yield from batch_steps(run, by.checkpoints, by.backend)
@@ -97,7 +105,7 @@ class Joint(SetKind[JointSpec]):
         return sets_of(spec, n_layers, n_heads)
 
     def describe(self, spec: JointSpec) -> str:
-        return f"{set_name(spec.heads)} together, {spec.ablation} ablation"
+        return f"{set_name(spec.heads)} together, {spec.ablation} ablation{pruned_words(spec.mask)}"
 
     def numbers(self, store: Store, run: StoredRun[JointSpec]) -> pd.DataFrame:
         """One row per metric and set of heads: the set, its single heads, random sets."""
@@ -115,7 +123,8 @@ class Pairs(SetKind[PairSpec]):
     title, summary = "pairs of heads", "effects of heads removed two at a time"
 
     def check(self, spec: PairSpec) -> None:
-        """Raise `UsageError` for fewer than two heads, or one named twice."""
+        """Raise `UsageError` for fewer than two heads, one named twice, or a mask of another model."""
+        super().check(spec)
         sets_of_pairs(spec.heads)
         if len(set(spec.heads)) < len(spec.heads):
             raise UsageError("The heads of pairs are listed twice; name every head once.")
@@ -124,7 +133,7 @@ class Pairs(SetKind[PairSpec]):
         return sets_of_pairs(spec.heads)
 
     def describe(self, spec: PairSpec) -> str:
-        return f"pairs of {len(spec.heads)} heads, {spec.ablation} ablation"
+        return f"pairs of {len(spec.heads)} heads, {spec.ablation} ablation{pruned_words(spec.mask)}"
 
     def numbers(self, store: Store, run: StoredRun[PairSpec]) -> pd.DataFrame:
         """One row per metric and pair."""

@@ -8,7 +8,6 @@ from cap_viz.attribution.removal_curve import RemovalCurve, Removals
 from cap_viz.errors import UsageError
 from cap_viz.runs.kinds.base import tables_of, task_of
 from cap_viz.runs.kinds.joint import SetKind
-from cap_viz.runs.kinds.scores import check_mask
 from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import RemovalSpec, ScoreSpec
@@ -25,12 +24,9 @@ class Removal(SetKind[RemovalSpec]):
 
     def check(self, spec: RemovalSpec) -> None:
         """Raise `UsageError` for a mask of another model, or reference examples that zero ablation does not use."""
-        check_mask(spec.mask, spec.model)
+        super().check(spec)
         if spec.ablation == "zero" and spec.reference is not None:
             raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
-
-    def holds_weights(self, spec: RemovalSpec) -> bool:
-        return spec.mask is not None
 
     def sets(self, spec: RemovalSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
         removals = removals_of(spec)
