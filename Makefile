@@ -14,7 +14,7 @@ DEV := .venv/.installed-dev
 WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-model test-ray e2e long fuzz harness audit package lowest docs lint check fix runs clean
+.PHONY: help run test test-slow test-model test-ray e2e long fuzz harness audit package lowest docs lint check fix runs clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -26,6 +26,9 @@ run: $(APP) ## install what is missing and start the dashboard on http://127.0.0
 
 test: $(DEV) ## the default tests: no network, no model
 	@$(PY) -m pytest $(WORKERS) $(ARGS)
+
+test-slow: $(DEV) ## the tests that take long: a whole study, notebooks, an installed plug-in, programs of their own
+	@$(PY) -m pytest -m "slow and not long" $(ARGS)
 
 test-model: $(DEV) ## the tests on the real model (SmolLM2)
 	@$(PY) -m pytest -m "model and not long" $(WORKERS) $(ARGS)

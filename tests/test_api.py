@@ -553,6 +553,7 @@ def test_runs_are_a_frame(tmp_path: Path) -> None:
     assert list(nothing.columns) == list(table.columns)
 
 
+@pytest.mark.slow
 def test_the_reference_names_everything(tmp_path: Path) -> None:
     """In a process of its own: it loads all names into the package."""
     done = subprocess.run(

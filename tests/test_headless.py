@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cap_viz.settings import PROJECT
 
 WITHOUT_DASHBOARD = """
@@ -37,6 +39,7 @@ COMMANDS = (
 )
 
 
+@pytest.mark.slow
 def test_commands_need_no_dashboard(tiny_folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_DASHBOARD, str(tiny_folder), *COMMANDS],

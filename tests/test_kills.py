@@ -28,6 +28,7 @@ def kills(work: Path, *options: str, timeout: float = 120) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_random_kill(tmp_path: Path) -> None:
     found = kills(tmp_path, "--kills", "1", "--runs", "scores,dense")
     assert found["wrong"] == []

@@ -27,6 +27,7 @@ def test_there_are_two() -> None:
     assert [file.stem for file in NOTEBOOKS] == ["own_model_and_task", "quick_start"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_a_notebook_runs(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     notebook = nbformat.read(file, as_version=4)

@@ -122,6 +122,7 @@ def answers(example_plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     return [json.loads(line) for line in done.stdout.splitlines()], cache
 
 
+@pytest.mark.slow
 def test_the_example_package_adds_a_criterion_a_task_and_a_metric(answers: tuple[list[Any], Path]) -> None:
     (listed, offered, _), _ = answers
     assert {(one["kind"], one["name"]) for one in listed["plugins"]} == {
@@ -150,6 +151,7 @@ def test_the_pages_and_python_offer_them(example_plugin: Path, monkeypatch: pyte
     assert mask.reached == pytest.approx(0.3, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_criterion_of_a_package_names_it(answers: tuple[list[Any], Path]) -> None:
     _, cache = answers
     (manifest,) = cache.rglob("manifest.json")

@@ -161,6 +161,7 @@ def luminance(colour: str) -> float:
     return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     """In a process of its own: there a server would start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

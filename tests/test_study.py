@@ -146,6 +146,7 @@ def tables(whole: Study) -> dict[str, pd.DataFrame]:
     return {name: table(whole) for name, table in TABLES.items()}
 
 
+@pytest.mark.slow
 def test_every_table_follows_from_the_planned_runs(tables: dict[str, pd.DataFrame]) -> None:
     assert set(tables) == set(TABLES)
     for name, rows in tables.items():
@@ -154,6 +155,7 @@ def test_every_table_follows_from_the_planned_runs(tables: dict[str, pd.DataFram
         assert markdown(rows).count("\n") == len(rows) + 1
 
 
+@pytest.mark.slow
 def test_every_table_is_drawn_with_its_numbers(tables: dict[str, pd.DataFrame]) -> None:
     assert set(FIGURES) == set(TABLES)
     columns = {
@@ -181,6 +183,7 @@ def dense_of(table: pd.DataFrame) -> float:
     return float(rows.iloc[0].get("perplexity", rows.iloc[0].get("loss")))
 
 
+@pytest.mark.slow
 def test_cap_against_the_better_wanda_by_hand(whole: Study, tables: dict[str, pd.DataFrame]) -> None:
     row = tables["ordering"].set_index(["task", "sparsity"]).loc[("mini_math", 0.5)]
     wandas = [
@@ -193,6 +196,7 @@ def test_cap_against_the_better_wanda_by_hand(whole: Study, tables: dict[str, pd
     assert row.n == 6
 
 
+@pytest.mark.slow
 def test_the_better_wanda_is_the_better_by_the_measure(whole: Study, tables: dict[str, pd.DataFrame]) -> None:
     rows = tables["ordering_loss"].set_index(["task", "sparsity"])
     for sparsity in (0.1, 0.5):
@@ -204,6 +208,7 @@ def test_the_better_wanda_is_the_better_by_the_measure(whole: Study, tables: dic
     assert "verdict" not in rows.columns, "points of accuracy have a margin, nats have none"
 
 
+@pytest.mark.slow
 def test_the_placebo_p_counts_permutations_that_are_as_good(whole: Study, tables: dict[str, pd.DataFrame]) -> None:
     rows = tables["placebo"]
     row = rows[(rows.sparsity == 0.5) & (rows.measure == "accuracy")].iloc[0]
@@ -212,6 +217,7 @@ def test_the_placebo_p_counts_permutations_that_are_as_good(whole: Study, tables
     assert (row.lowest, row.highest) == (min(others), max(others))
 
 
+@pytest.mark.slow
 def test_solutions_are_paired_with_dense_by_hand(whole: Study, tables: dict[str, pd.DataFrame]) -> None:
     rows = tables["solutions"].set_index(["criterion", "sparsity"])
     runs = {
@@ -224,6 +230,7 @@ def test_solutions_are_paired_with_dense_by_hand(whole: Study, tables: dict[str,
     assert np.isnan(rows.loc[("dense", 0.0)].minus_dense)
 
 
+@pytest.mark.slow
 def test_each_task_is_a_family_of_its_own(tables: dict[str, pd.DataFrame]) -> None:
     for name in ("ordering", "ordering_loss", "causality", "causality_loss"):
         for task, rows in tables[name].groupby("task"):

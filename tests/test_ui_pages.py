@@ -305,6 +305,7 @@ LIGHT_PAGES = {
 }
 
 
+@pytest.mark.slow
 def test_pages_open_without_torch() -> None:
     """From the shipped runs, in a process of its own: importing torch would cost seconds before the first paint."""
     done = subprocess.run(

@@ -160,6 +160,7 @@ def run_notebooks(*contents: bytes) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_notebook_reproduces_the_numbers_of_a_shipped_run() -> None:
     store = Store()
     run = next(run for run in store.runs() if run.spec.examples.task == TASK and run.kind == "eval")
@@ -168,6 +169,7 @@ def test_the_notebook_reproduces_the_numbers_of_a_shipped_run() -> None:
     assert str(len(run.spec.examples.ids)) in numbers(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_notebook_computes_what_is_not_stored_and_notices_other_numbers(
     store: Store, scores: StoredRun, tiny_model: ReasoningModel
 ) -> None:

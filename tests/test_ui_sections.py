@@ -168,7 +168,7 @@ def assert_shows_curve(at: AppTest, store: Store, model: ReasoningModel, task: T
     row = curve.to_pandas().set_index(["layer", "head"]).loc[1, 2]
     share, ranks = f"{row['share_top']:.0%}", f"{row['rank_low']:g} to {row['rank_high']:g}"
     assert len(curve.specifications) == n
-    assert [said for said in saying(at, "Head 2 of layer 1", f"{n} specifications", f"Ranks {ranks}") if share in said]
+    assert [said for said in saying(at, "L1H2", f"{n} specifications", f"Ranks {ranks}") if share in said]
 
 
 def test_one_way_of_scoring_has_no_curve(

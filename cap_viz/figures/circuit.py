@@ -47,12 +47,12 @@ class PathMark(Mark):
 
 
 def circuit_graph(
-    heads: Sequence[HeadMark], paths: Sequence[PathMark], shape: tuple[int, int], *, selected: str = ""
+    heads: Sequence[HeadMark], paths: Sequence[PathMark], shape: tuple[int, int], *, selected: str = "", text: int = 12
 ) -> go.Figure:
     """Plot heads where the head map has them, layers downwards, and paths as wide as their effects are large.
 
     MLPs stand right of their layer, the answer below the last one. What may be zero is faded; the selected head or path
-    stands out, a head with its paths.
+    stands out, a head with its paths. `text` is the size of names and numbers.
     """
     n_layers, n_heads = shape
     figure = blank(height=max(LEAST_HEIGHT, 80 + LAYER * n_layers), left=50, right=8, top=24, bottom=8)
@@ -81,6 +81,7 @@ def circuit_graph(
         marker={"symbol": "square", "size": 11, "color": NEUTRAL},
         text=[name for name, _ in named],
         textposition="middle right",
+        textfont={"size": text},
         cliponaxis=False,
         hoverinfo="skip",
     )
@@ -94,10 +95,14 @@ def circuit_graph(
     )
     # Names of the first layer's heads stand above the axes.
     dots.update(mode="markers+text", text=[one.name for one in heads], textposition="top center", cliponaxis=False)
+    dots.update(textfont={"size": text})
     figure.add_trace(dots)
     figure.update_xaxes(visible=False, range=[-0.7, n_heads + 1.9])
     figure.update_yaxes(
-        title="layer", range=[n_layers + 0.9, -0.9], tickvals=list(range(0, n_layers, 1 + n_layers // 16))
+        title={"text": "layer", "font": {"size": text}},
+        tickfont={"size": text},
+        range=[n_layers + 0.9, -0.9],
+        tickvals=list(range(0, n_layers, 1 + n_layers // 16)),
     )
     return figure
 

@@ -9,7 +9,7 @@ import streamlit as st
 from cap_viz.attribution.effect_metrics import applicable_metrics
 from cap_viz.attribution.specification_curve import SpecificationCurve
 from cap_viz.dashboard.components.chart import chart
-from cap_viz.dashboard.components.head_map import Head
+from cap_viz.dashboard.components.head_map import Head, head_name
 from cap_viz.dashboard.components.panels import problems_told
 from cap_viz.dashboard.frame import Frame
 from cap_viz.dashboard.heads.new_run import offer_runs
@@ -66,7 +66,7 @@ def agreement_sentence(curve: SpecificationCurve, head: Head) -> str:
     low, high = int(found["rank_low"]), int(found["rank_high"])
     ranks = f"Ranks {low} to {high}, median {found['rank_median']:g}" if low < high else f"Rank {low} in all"
     return (
-        f"Head {head[1]} of layer {head[0]} is among the first {usual_top(curve.mean[0].size)} heads in "
+        f"{head_name(*head)} is among the first {usual_top(curve.mean[0].size)} heads in "
         f"**{found['share_top']:.0%}** of {len(curve.specifications)} specifications, helps in "
         f"{found['share_helps']:.0%} and hurts in {found['share_hurts']:.0%}. {ranks}."
     )

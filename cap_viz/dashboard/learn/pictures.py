@@ -176,7 +176,8 @@ def circuit(stage: Stage) -> None:
     found, scores = stage.evidence.circuit(), stage.evidence.scores
     heads, shape = found.head_marks(), (scores.n_layers, scores.n_heads)
     paths = list(found.path_marks()) if stage.revealed else []
-    figure = partial(circuit_graph, heads, paths, shape, selected=head_name(*stage.evidence.top_head))
+    selected = head_name(*stage.evidence.top_head)
+    figure = partial(circuit_graph, heads, paths, shape, selected=selected, text=stage.canvas.text)
     stage.chart(figure, "circuit", "The heads of the largest effects, and after the guess their paths")
 
 
