@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
@@ -11,10 +11,9 @@ import pandas as pd
 from cap_viz.attribution.joint_scores import JointScores, set_name
 from cap_viz.attribution.pair_scores import PairScores, sets_of_pairs
 from cap_viz.errors import UsageError
-from cap_viz.progress import Progress
-from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
-from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
-from cap_viz.runs.kinds.scores import AblationRun, ablation_options, check_mask, wanted_mask
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep
+from cap_viz.runs.kinds.base import tables_of, task_of
+from cap_viz.runs.kinds.scores import AblationKind, AblationRun, ablation_options, check_mask
 from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import JointSpec, PairSpec, RemovalSpec
@@ -65,7 +64,7 @@ class SetRun(AblationRun):
         return self.steps_of(set_steps(self.model, self.plan, self.sets, **options))
 
 
-class SetKind(RunKind[SetSpec]):
+class SetKind(AblationKind[SetSpec]):
     """What kinds share that remove sets of heads, batch by batch."""
 
     @abstractmethod
@@ -75,16 +74,6 @@ class SetKind(RunKind[SetSpec]):
     def check(self, spec: SetSpec) -> None:
         """Raise `UsageError` for a mask of another model."""
         check_mask(spec.mask, spec.model)
-
-    def holds_weights(self, spec: SetSpec) -> bool:
-        return spec.mask is not None
-
-    def steps(self, spec: SetSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        mask = yield from wanted_mask(spec.mask, by)
-        run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
-        del mask  # So that the run frees it once it has the pruned weights.
-        facts = yield from batch_steps(run, by.checkpoints, by.backend)
-        return Computed(run.tables(), run.batches, facts)
 
     def batched(
         self, model: ReasoningModel, spec: SetSpec, plan: BatchPlan | None = None, mask: Mask | None = None

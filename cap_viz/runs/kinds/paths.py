@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,11 +11,9 @@ import pandas as pd
 
 from cap_viz.attribution.joint_scores import set_name
 from cap_viz.attribution.path_scores import PathScores, check_circuit
-from cap_viz.errors import UsageError
-from cap_viz.progress import Progress
-from cap_viz.runs.batched_runs import BatchedRun, BatchStep, MaskedRun, batch_steps
-from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
-from cap_viz.runs.kinds.scores import ablation_options, check_mask, wanted_mask
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep, MaskedRun
+from cap_viz.runs.kinds.base import tables_of, task_of
+from cap_viz.runs.kinds.scores import AblationKind, ablation_options, check_mask, check_reference
 from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import PathSpec
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from cap_viz.pruning.mask import Mask
 
 
-class Paths(RunKind[PathSpec]):
+class Paths(AblationKind[PathSpec]):
     """Paths between heads, batch by batch, after the mask is built where there is one."""
 
     name = PathSpec.kind
@@ -39,18 +37,7 @@ class Paths(RunKind[PathSpec]):
         """Raise `UsageError` for unknown parts, heads listed twice, receivers before all senders, or another mask."""
         check_circuit(spec.heads, spec.receivers, spec.parts)
         check_mask(spec.mask, spec.model)
-        if spec.ablation == "zero" and spec.reference is not None:
-            raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
-
-    def steps(self, spec: PathSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        mask = yield from wanted_mask(spec.mask, by)
-        run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
-        del mask  # So that the run frees it once it has the pruned weights.
-        facts = yield from batch_steps(run, by.checkpoints, by.backend)
-        return Computed(run.tables(), run.batches, facts)
-
-    def holds_weights(self, spec: PathSpec) -> bool:
-        return spec.mask is not None
+        check_reference(spec)
 
     def batched(
         self, model: ReasoningModel, spec: PathSpec, plan: BatchPlan | None = None, mask: Mask | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,11 +11,9 @@ import pandas as pd
 
 from cap_viz.attribution.joint_scores import set_name
 from cap_viz.attribution.position_effects import PositionEffects, check_split
-from cap_viz.errors import UsageError
-from cap_viz.progress import Progress
-from cap_viz.runs.batched_runs import BatchedRun, BatchStep, batch_steps
-from cap_viz.runs.kinds.base import Computation, Computed, RunKind, tables_of, task_of
-from cap_viz.runs.kinds.scores import AblationRun, ablation_options
+from cap_viz.runs.batched_runs import BatchedRun, BatchStep
+from cap_viz.runs.kinds.base import tables_of, task_of
+from cap_viz.runs.kinds.scores import AblationKind, AblationRun, ablation_options, check_reference
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import PositionSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from cap_viz.pruning.mask import Mask
 
 
-class Positions(RunKind[PositionSpec]):
+class Positions(AblationKind[PositionSpec]):
     """Effects of heads by span or by step, batch by batch."""
 
     name = PositionSpec.kind
@@ -40,13 +38,7 @@ class Positions(RunKind[PositionSpec]):
         check_split(spec.by, spec.heads, spec.metric)
         for example in examples_of(spec.examples):
             with_solution(example) if spec.by == "step" else prompt_spans(example)
-        if spec.ablation == "zero" and spec.reference is not None:
-            raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
-
-    def steps(self, spec: PositionSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        run = self.batched(by.model, spec, by.checkpoints.plan())
-        facts = yield from batch_steps(run, by.checkpoints, by.backend)
-        return Computed(run.tables(), run.batches, facts)
+        check_reference(spec)
 
     def batched(
         self, model: ReasoningModel, spec: PositionSpec, plan: BatchPlan | None = None, mask: Mask | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from cap_viz.attribution.removal_curve import RemovalCurve, Removals
-from cap_viz.errors import UsageError
 from cap_viz.runs.kinds.base import tables_of, task_of
 from cap_viz.runs.kinds.joint import SetKind
+from cap_viz.runs.kinds.scores import check_reference
 from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import RemovalSpec, ScoreSpec
@@ -25,8 +25,7 @@ class Removal(SetKind[RemovalSpec]):
     def check(self, spec: RemovalSpec) -> None:
         """Raise `UsageError` for a mask of another model, or reference examples that zero ablation does not use."""
         super().check(spec)
-        if spec.ablation == "zero" and spec.reference is not None:
-            raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
+        check_reference(spec)
 
     def sets(self, spec: RemovalSpec, n_layers: int, n_heads: int) -> tuple[HeadSet, ...]:
         removals = removals_of(spec)

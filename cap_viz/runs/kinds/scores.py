@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -39,12 +39,27 @@ if TYPE_CHECKING:
     from cap_viz.pruning.mask import Mask
 
 STORED_ESTIMATORS = ("exact", "gradient")
+Ablating = TypeVar("Ablating", bound=AblationSpec)
 # What a job says it does, and how a run's description begins, by the parts that are ablated.
 NOTES = {None: "scoring heads", "blocks": "scoring whole layers", "writes": "direct effects of heads"}
 PARTS_WORDS = {None: "", "blocks": "blocks, ", "writes": "direct effects, "}
 
 
-class Scores(RunKind[ScoreSpec]):
+class AblationKind(RunKind[Ablating]):
+    """What kinds share that replace outputs of heads: batches, computed under the mask that the spec may name."""
+
+    def steps(self, spec: Ablating, by: Computation) -> Generator[Progress, None, Computed]:
+        mask = yield from wanted_mask(mask_of(spec), by)
+        run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
+        del mask  # So that the run frees it once it has the pruned weights.
+        facts = yield from batch_steps(run, by.checkpoints, by.backend)
+        return Computed(run.tables(), run.batches, facts)
+
+    def holds_weights(self, spec: Ablating) -> bool:
+        return mask_of(spec) is not None
+
+
+class Scores(AblationKind[ScoreSpec]):
     """Head scores, batch by batch."""
 
     name = ScoreSpec.kind
@@ -68,21 +83,13 @@ class Scores(RunKind[ScoreSpec]):
                 'the exact estimator "blocks" for whole attention layers and MLPs or "writes" for direct effects.'
             )
         check_frozen_norm(bool(spec.frozen_norm), spec.parts)
-        if spec.ablation == "zero" and spec.reference is not None:
-            raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
+        check_reference(spec)
         if spec.removed is not None and (spec.ablation != "zero" or not spec.removed):
             raise UsageError(
                 "Heads are taken out for a scoring by zeroing what reads them, as in zero ablation; use that ablation, "
                 "and name at least one head."
             )
         check_mask(spec.mask, spec.model)
-
-    def steps(self, spec: ScoreSpec, by: Computation) -> Generator[Progress, None, Computed]:
-        mask = yield from wanted_mask(spec.mask, by)
-        run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
-        del mask  # So that the run frees it once it has the pruned weights.
-        facts = yield from batch_steps(run, by.checkpoints, by.backend)
-        return Computed(run.tables(), run.batches, facts)
 
     def batched(
         self, model: ReasoningModel, spec: ScoreSpec, plan: BatchPlan | None = None, mask: Mask | None = None
@@ -91,7 +98,7 @@ class Scores(RunKind[ScoreSpec]):
         return made(model, spec, plan, mask)
 
     def holds_weights(self, spec: ScoreSpec) -> bool:
-        return spec.mask is not None or spec.removed is not None
+        return super().holds_weights(spec) or spec.removed is not None
 
     def describe(self, spec: ScoreSpec) -> str:
         about = "" if spec.metric is None else f" of {spec.metric}"
@@ -103,6 +110,17 @@ class Scores(RunKind[ScoreSpec]):
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
         return load_any(store, run).to_pandas()
+
+
+def mask_of(spec: AblationSpec) -> MaskSpec | None:
+    """Return the mask of a spec; None for the dense model, and for a kind that measures no other."""
+    return getattr(spec, "mask", None)
+
+
+def check_reference(spec: AblationSpec) -> None:
+    """Raise `UsageError` for reference examples that zero ablation does not use."""
+    if spec.ablation == "zero" and spec.reference is not None:
+        raise UsageError("Zero ablation takes no values from other examples; leave out the reference examples.")
 
 
 def ablation_options(spec: AblationSpec) -> dict[str, Any]:
