@@ -14,6 +14,7 @@ from cap_viz.attribution.pair_scores import PairScores
 from cap_viz.attribution.path_scores import ANSWER, EVERYTHING, HeadPath, PathScores
 from cap_viz.dashboard.components.head_map import head_name
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.heads.sentences import interval_at
 from cap_viz.figures.circuit import HeadMark, PathMark
 from cap_viz.figures.theme import signed
 from cap_viz.runs.kinds.joint import load_pairs
@@ -83,12 +84,17 @@ class Circuit:
     def number(self, path: HeadPath) -> int:
         return self.paths.paths.index(path)
 
+    def effect_of(self, path: HeadPath) -> str:
+        """Format the mean effect of a path to one receiver with its interval."""
+        return interval(self.single, (self.paths.single.index(self.number(path)),))
+
     def direct(self, head: Head) -> np.ndarray:
         return self.effects[self.number(HeadPath(head, ANSWER))]
 
     def total(self, head: Head) -> np.ndarray:
         return self.effects[self.number(HeadPath(head, EVERYTHING))]
 
+    @cached_property
     def named(self) -> dict[str, HeadPath]:
         """Return the paths to heads as a whole, to MLPs and to the answer by their names, largest effects first."""
         order = np.argsort(-np.abs(self.single.mean), kind="stable")
@@ -101,7 +107,8 @@ class Circuit:
                 head_name(*head),
                 float(self.totals.mean[place]),
                 bool(self.totals.unclear[place]),
-                f"<b>Head {head[1]} of layer {head[0]}</b><br>total effect {interval(self.totals, place)} {self.unit}",
+                f"<b>Head {head[1]} of layer {head[0]}</b><br>total effect "
+                f"{interval(self.totals, (place,))} {self.unit}",
                 head,
             )
             for place, head in enumerate(self.paths.senders)
@@ -116,7 +123,7 @@ class Circuit:
                 continue
             to = path.receiver
             receiver = (to.layer, to.head) if to.kind == "head" else to.layer if to.kind == "mlp" else None
-            hover = f"<b>{path}</b><br>{interval(self.single, place)} {self.unit}"
+            hover = f"<b>{path}</b><br>{interval(self.single, (place,))} {self.unit}"
             yield PathMark(path_id(path), mean, bool(self.single.unclear[place]), hover, path.sender, receiver)
 
 
@@ -125,10 +132,9 @@ def path_id(path: HeadPath) -> str:
     return f"{head_name(*path.sender)}-{path.receiver}".replace(" ", "")
 
 
-def interval(estimate: HeadEstimate, place: int | tuple[()] = ()) -> str:
+def interval(estimate: HeadEstimate, place: tuple[int, ...] = ()) -> str:
     """Format a mean with its interval."""
-    mean, low, high = (float(getattr(estimate, name)[place]) for name in ("mean", "low", "high"))
-    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+    return f"{signed(float(estimate.mean[place]))} {interval_at(estimate, place)}"
 
 
 @lru_cache(32)

@@ -124,15 +124,14 @@ def offer(
 
 def answer(circuit: Circuit) -> str:
     """Name the strongest path between heads, and count those beyond chance."""
-    between = [path for path in circuit.named().values() if path.receiver.kind == "head"]
+    between = [path for path in circuit.named.values() if path.receiver.kind == "head"]
     counts = {kind: survivors(circuit, kind) for kind in ("head", "answer")}
     said = f"**{counts['answer'][0]} of {len(circuit.paths.senders)}** heads act on the answer directly beyond chance"
     if not between:
         return f"{said}; no path leads from one of these heads to another."
-    effect = mean_with_ci(circuit.effects[circuit.number(between[0])])
     return (
         f"{said}, **{counts['head'][0]} of {counts['head'][1]}** paths between them do. Strongest: **{between[0]}**, "
-        f"{interval(effect)} {circuit.unit} on {circuit.n} questions."
+        f"{circuit.effect_of(between[0])} {circuit.unit} on {circuit.n} questions."
     )
 
 
@@ -148,8 +147,8 @@ def draw(view: Frame, circuit: Circuit, shape: tuple[int, int], least: float) ->
         left, right = st.container(width=LEFT_WIDTH), st.container(width="stretch")
     with right:
         chosen = selected(view.selection, circuit)
-        if chosen in circuit.named():
-            path_detail(view, circuit, circuit.named()[chosen])
+        if chosen in circuit.named:
+            path_detail(view, circuit, circuit.named[chosen])
         else:
             head_detail(circuit, next(head for head in circuit.paths.senders if head_name(*head) == chosen))
     with left:
@@ -168,7 +167,7 @@ def selected(selection: Selection, circuit: Circuit) -> str:
     """Draw the list of heads and paths, the keyboard's way to choose; the first is the head of the largest effect."""
     order = np.argsort(-np.abs(circuit.totals.mean), kind="stable")
     heads = {head_name(*head): head for head in (circuit.paths.senders[place] for place in order)}
-    paths = {name: str(path) for name, path in circuit.named().items()}
+    paths = {name: str(path) for name, path in circuit.named.items()}
     return selection.selectbox("Head or path", SELECTED, {**{name: f"Head {name}" for name in heads}, **paths})
 
 
@@ -191,8 +190,8 @@ def head_detail(circuit: Circuit, head: Head) -> None:
     if rest.high < 0 < float(direct.mean()):
         repaired = f"**{signed(-float(rest.mean))} {circuit.unit}**"
         st.markdown(f"Later layers make up for {repaired} of what is lost directly.")
-    of_head = [path for path in circuit.named().values() if path.sender == head]
-    into = [path for path in circuit.named().values() if (path.receiver.layer, path.receiver.head) == head]
+    of_head = [path for path in circuit.named.values() if path.sender == head]
+    into = [path for path in circuit.named.values() if (path.receiver.layer, path.receiver.head) == head]
     for title, paths in (("Its largest paths", of_head), ("Largest paths into it", into)):
         if paths:
             st.markdown(f"##### {title}")
@@ -207,8 +206,7 @@ def head_detail(circuit: Circuit, head: Head) -> None:
 
 
 def path_table(circuit: Circuit, paths: Sequence[HeadPath]) -> pd.DataFrame:
-    estimates = [mean_with_ci(circuit.effects[circuit.number(path)]) for path in paths]
-    return pd.DataFrame({"Path": list(map(str, paths)), f"Effect, {circuit.unit}": list(map(interval, estimates))})
+    return pd.DataFrame({"Path": list(map(str, paths)), f"Effect, {circuit.unit}": list(map(circuit.effect_of, paths))})
 
 
 def path_detail(view: Frame, circuit: Circuit, path: HeadPath) -> None:
@@ -217,7 +215,7 @@ def path_detail(view: Frame, circuit: Circuit, path: HeadPath) -> None:
     place = circuit.paths.single.index(circuit.number(path))
     st.markdown(
         f"**{path}**: where only this receiver sees the head's output replaced, the loss changes by "
-        f"{interval(mean_with_ci(effects))} {circuit.unit} (q: {p_words(float(circuit.single.q_value[place]))}, over "
+        f"{circuit.effect_of(path)} {circuit.unit} (q: {p_words(float(circuit.single.q_value[place]))}, over "
         f"{len(circuit.paths.single)} paths).",
         help=GLOSSARY["path"],
     )
@@ -250,7 +248,7 @@ def pairs_section(circuit: Circuit) -> None:
             pd.DataFrame(
                 {
                     "Heads": [f"{rows['first'][at]} + {rows['second'][at]}" for at in order],
-                    f"Pair effect, {circuit.unit}": [interval(estimate, int(at)) for at in order],
+                    f"Pair effect, {circuit.unit}": [interval(estimate, (int(at),)) for at in order],
                     "Kind": [kinds[at] for at in order],
                 }
             ),

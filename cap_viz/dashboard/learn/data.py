@@ -171,7 +171,7 @@ class Evidence:
         return 100 * float(found.direct(self.top_head).mean() / found.total(self.top_head).mean())
 
     def largest_path(self) -> HeadPath:
-        return next(path for path in self.circuit().named().values() if path.sender == self.top_head)
+        return next(path for path in self.circuit().named.values() if path.sender == self.top_head)
 
 
 def nearest(view: Frame, needed: Callable[[Evidence], object]) -> Evidence | None:
