@@ -165,7 +165,7 @@ def control_runs(runs: Sequence[StoredRun], spec: ScoreSpec) -> dict[str, Stored
     return found
 
 
-def alike(first: ScoreSpec, second: ScoreSpec) -> bool:
+def alike(first: Spec, second: Spec) -> bool:
     """Whether two specs differ in their examples only."""
     return replace(first, examples=second.examples) == second
 

@@ -69,6 +69,12 @@ def seconds_each(run: StoredRun) -> float:
     return max(LEAST_SECONDS, run.provenance["seconds"]) / len(run.spec.examples.ids)
 
 
+def seconds_of_passes(runs: Iterable[StoredRun], model: ModelRef, task: str, passes: int, n_heads: int) -> float | None:
+    """Expect the time of passes with heads removed, at the pace of a stored run of head scores; None without one."""
+    basis = timed_run(runs, model, task)
+    return None if basis is None else passes * seconds_each(basis) / n_heads
+
+
 def timed_run(
     runs: Iterable[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact"
 ) -> StoredRun[ScoreSpec] | None:

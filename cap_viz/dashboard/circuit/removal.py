@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -20,8 +19,8 @@ from cap_viz.dashboard.terms import GLOSSARY
 from cap_viz.figures.removal import removal_curves
 from cap_viz.progress import duration
 from cap_viz.runs.kinds.removal import load_removal, removal_spec
-from cap_viz.runs.run_queries import runs_of
-from cap_viz.runs.sample_plan import seconds_each, timed_run
+from cap_viz.runs.run_queries import alike, runs_of
+from cap_viz.runs.sample_plan import seconds_of_passes
 from cap_viz.runs.spec import RemovalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import ExampleSet
@@ -41,14 +40,14 @@ def removal_section(
         said = cost_words(view, len(removals.sets), len(examples.ids), mean.size)
         offer_runs(view, "Remove heads in this order", wanted, key="circuit_removal_start", said=said)
         return
-    found = removal_of(view.store, run)
+    found, (curves, areas) = removal_of(view.store, run), tables_of(view.store, run, metric)
     left, right = st.columns([5, 3], gap="medium")
     with left:
-        figure = partial(removal_curves, found.rows(metric), unit=METRICS[metric].unit)
+        figure = partial(removal_curves, curves, unit=METRICS[metric].unit)
         chart(figure, key="circuit_removal", alt="Loss with heads removed in order, from the end, and at random")
     with right:
         st.markdown("How much of the heads' contribution a circuit keeps, over the share of heads in it:")
-        st.table(summary(areas_of(view.store, run, metric)), border="horizontal", hide_index=True)
+        st.table(summary(areas), border="horizontal", hide_index=True)
         st.caption(
             f"On {len(found.joint.questions)} questions, {found.shared} of which ranked the heads. Brackets: 95 %. p: "
             f"share of {found.draws} random orders, with this one, that do as well."
@@ -69,7 +68,7 @@ def summary(areas: pd.DataFrame) -> pd.DataFrame:
 
 def stored_removal(view: Frame, wanted: RemovalSpec) -> StoredRun[RemovalSpec] | None:
     """Find the run with most examples that differs from the wanted one in examples only."""
-    held = [run for run in runs_of(view.runs, RemovalSpec) if replace(run.spec, examples=wanted.examples) == wanted]
+    held = [run for run in runs_of(view.runs, RemovalSpec) if alike(run.spec, wanted)]
     same = [run for run in held if run.spec.examples.task == wanted.examples.task]
     return max(same, key=lambda run: len(run.spec.examples.ids), default=None)
 
@@ -81,14 +80,15 @@ def removal_of(store: Store, run: StoredRun[RemovalSpec]) -> RemovalCurve:
 
 
 @lru_cache(32)
-def areas_of(store: Store, run: StoredRun[RemovalSpec], metric: str) -> pd.DataFrame:
-    """Sum up a run by the metric, with bootstrap intervals."""
-    return removal_of(store, run).areas(metric)
+def tables_of(store: Store, run: StoredRun[RemovalSpec], metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the curves of a run by the metric and the areas under them, with bootstrap intervals."""
+    found = removal_of(store, run)
+    return found.rows(metric), found.areas(metric)
 
 
 def cost_words(view: Frame, n_sets: int, n: int, n_heads: int) -> str:
     """State the forwards with heads removed and, at the pace of a stored run of head scores, their time."""
-    basis = timed_run(view.runs, view.model, view.task.name)
     passes = n_sets * n
-    time = "" if basis is None else f", about {duration(passes * seconds_each(basis) / n_heads)}"
+    seconds = seconds_of_passes(view.runs, view.model, view.task.name, passes, n_heads)
+    time = "" if seconds is None else f", about {duration(seconds)}"
     return f"{passes:,} passes with heads removed{time}."

@@ -24,7 +24,7 @@ from cap_viz.figures.theme import signed
 from cap_viz.progress import duration
 from cap_viz.runs.kinds.joint import judged, load_joint
 from cap_viz.runs.run_labels import AblationWords
-from cap_viz.runs.sample_plan import seconds_each, timed_run
+from cap_viz.runs.sample_plan import seconds_of_passes
 from cap_viz.runs.spec import JointSpec
 from cap_viz.stats import JointEffect
 from cap_viz.tasks.example_sets import evaluation_set
@@ -96,13 +96,10 @@ def result(view: HeadView, spec: JointSpec) -> None:
 
 def expected_time(view: HeadView, spec: JointSpec) -> str:
     """Return the expected time in words, at the pace of a stored run of head scores; empty if none was timed."""
-    basis = timed_run(view.frame.runs, view.frame.model, spec.examples.task)
-    if basis is None:
-        return ""
     # The intact model, the set, each of its heads alone, and the random sets.
-    passes = len(spec.examples.ids) * (2 + len(spec.heads) + spec.draws)
-    seconds = passes * seconds_each(basis) / view.stats.estimate.mean.size
-    return f": {passes} passes, about **{duration(seconds)}**"
+    passes, n_heads = len(spec.examples.ids) * (2 + len(spec.heads) + spec.draws), view.stats.estimate.mean.size
+    seconds = seconds_of_passes(view.frame.runs, view.frame.model, spec.examples.task, passes, n_heads)
+    return "" if seconds is None else f": {passes} passes, about **{duration(seconds)}**"
 
 
 def show(view: HeadView, found: JointEffect, n: int) -> None:
