@@ -11,8 +11,11 @@ from rich.table import Table
 from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, metric_named
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
+from cap_viz.cli.masking import pruned_facts
 from cap_viz.cli.options import (
+    AblationOption,
     CriterionOrDenseOption,
+    EffectMetricOption,
     JsonOption,
     ModelOption,
     SeedOption,
@@ -43,8 +46,8 @@ def changes(
     estimator: Annotated[str, typer.Option(help=f"One of {', '.join(STORED_ESTIMATORS)}.")] = "exact",
     calibration: Annotated[int, typer.Option(help="mean, resample: calibration examples to take values from.")] = 16,
     seed: SeedOption = 0,
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
-    ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    metric: EffectMetricOption = "nll",
+    ablation: AblationOption = "zero",
     as_json: JsonOption = False,
 ) -> None:
     """Compare the effects of all heads before and after pruning, or between two models of one shape.
@@ -83,11 +86,7 @@ def changes(
     if as_json:
         print_json(
             {"task": task, "metric": metric, "ablation": ablation, "estimator": estimator, "n": estimate.n}
-            | {
-                "criterion": criterion or "dense",
-                "sparsity": sparsity if criterion else 0.0,
-                "against": against or None,
-            }
+            | {**pruned_facts(criterion, sparsity), "against": against or None}
             | {"runs": {side: run_facts(run) for side, run in found.items()}}
             | {"changes": records(table.drop(columns=["metric", "n"]))}
         )

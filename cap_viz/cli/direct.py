@@ -11,7 +11,7 @@ from rich.table import Table
 from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
-from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption
+from cap_viz.cli.options import AblationOption, EffectMetricOption, JsonOption, ModelOption, SeedOption, TaskOption
 from cap_viz.cli.output import none_for_nan, out, print_json, run_facts
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
@@ -27,11 +27,11 @@ def direct(
     model: ModelOption = DEFAULT_MODEL,
     n: Annotated[int, typer.Option("--n", help="Number of calibration examples.")] = 16,
     seed: SeedOption = 0,
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
+    metric: EffectMetricOption = "nll",
     frozen_norm: Annotated[
         bool, typer.Option("--frozen-norm", help="Direct effects under the dense scale of the final norm.")
     ] = False,
-    ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    ablation: AblationOption = "zero",
     top: Annotated[int, typer.Option(help="Number of heads in the table, by the size of their direct effect.")] = (
         DEFAULT_TOP
     ),

@@ -17,6 +17,11 @@ from cap_viz.runs.spec import MaskSpec
 from cap_viz.settings import N_CALIBRATION
 
 
+def pruned_facts(criterion: str, sparsity: float) -> dict[str, Any]:
+    """Say in a command's JSON by what the model was pruned; without a criterion it is dense."""
+    return {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CalibratedMask(MaskOptions):
     """Mask options as given on the command line, and the tasks whose examples are measured."""
@@ -49,7 +54,7 @@ class PruneFirst(CalibratedMask):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"criterion": self.criterion or "dense", "sparsity": self.sparsity if self.criterion else 0.0}
+        return pruned_facts(self.criterion, self.sparsity)
 
     @property
     def label(self) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cap_viz.attribution.effect_metrics import METRICS
+from cap_viz.attribution.results import ABLATIONS
 from cap_viz.errors import UsageError
 from cap_viz.pruning import CRITERIA
 from cap_viz.tasks import TASKS
@@ -39,6 +41,8 @@ CriterionOrDenseOption = Annotated[
 SparsityWithOption = Annotated[
     float, typer.Option("--sparsity", help="Share of weights set to zero, with --criterion.")
 ]
+EffectMetricOption = Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")]
+AblationOption = Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")]
 MetricOption = Annotated[str, typer.Option(help="Metric of CAP's head scores.")]
 CalibrationTaskOption = Annotated[
     str | None, typer.Option(help="Measure activations and gradients on another task, e.g. generic_text.")

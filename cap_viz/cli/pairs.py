@@ -11,8 +11,11 @@ from rich.table import Table
 from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns, strongest
+from cap_viz.cli.masking import pruned_facts
 from cap_viz.cli.options import (
+    AblationOption,
     CriterionOrDenseOption,
+    EffectMetricOption,
     JsonOption,
     ModelOption,
     SeedOption,
@@ -40,8 +43,8 @@ def pairs(
     heads: Annotated[str, typer.Option(help="These heads instead, for example L0H1,L2H3,L5H0.")] = "",
     calibration: Annotated[int, typer.Option(help="Number of calibration examples whose effects rank the heads.")] = 16,
     seed: SeedOption = 0,
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
-    ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    metric: EffectMetricOption = "nll",
+    ablation: AblationOption = "zero",
     criterion: CriterionOrDenseOption = "",
     sparsity: SparsityWithOption = 0.2,
     as_json: JsonOption = False,
@@ -81,7 +84,7 @@ def pairs(
         singles = scores.singles(metric)
         print_json(
             {"task": task, "metric": metric, "ablation": ablation, "n": singles.n, "run": run_facts(run)}
-            | {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}
+            | pruned_facts(criterion, sparsity)
             | {"heads": [list(head) for head in scores.heads], "effects": singles.mean.tolist()}
             | {"pairs": records(rows)}
         )

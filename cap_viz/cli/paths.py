@@ -11,8 +11,11 @@ from cap_viz.attribution.effect_metrics import METRICS, metric_named
 from cap_viz.attribution.path_scores import DEFAULT_K, PATH_PARTS, check_circuit
 from cap_viz.attribution.results import ABLATIONS, largest_first
 from cap_viz.cli.computing import ModelRuns, strongest
+from cap_viz.cli.masking import pruned_facts
 from cap_viz.cli.options import (
+    AblationOption,
     CriterionOrDenseOption,
+    EffectMetricOption,
     JsonOption,
     ModelOption,
     SeedOption,
@@ -46,8 +49,8 @@ def paths(
     ] = "all",
     calibration: Annotated[int, typer.Option(help="Number of calibration examples whose effects rank the heads.")] = 16,
     seed: SeedOption = 0,
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
-    ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    metric: EffectMetricOption = "nll",
+    ablation: AblationOption = "zero",
     criterion: CriterionOrDenseOption = "",
     sparsity: SparsityWithOption = 0.2,
     as_json: JsonOption = False,
@@ -87,7 +90,7 @@ def paths(
         print_json(
             {"task": task, "metric": metric, "ablation": ablation, "n": len(scores.questions), "run": run_facts(run)}
             | {"heads": [list(head) for head in scores.senders]}
-            | {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}
+            | pruned_facts(criterion, sparsity)
             | {"paths": records(table.drop(columns=["metric", "n"]))}
             | {"balance": None if sums is None else records(sums)}
         )

@@ -12,7 +12,7 @@ from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, me
 from cap_viz.attribution.position_effects import PositionEffects
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
-from cap_viz.cli.options import JsonOption, ModelOption, SeedOption, TaskOption, head_list
+from cap_viz.cli.options import AblationOption, JsonOption, ModelOption, SeedOption, TaskOption, head_list
 from cap_viz.cli.output import out, print_json, records, run_facts
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
@@ -32,7 +32,7 @@ def positions(
     calibration: Annotated[int, typer.Option(help="Number of calibration examples that give mean and resample.")] = 16,
     seed: SeedOption = 0,
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}; steps have nll only.")] = "nll",
-    ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    ablation: AblationOption = "zero",
     top: Annotated[int, typer.Option(help="Number of heads in the table, by their largest effect.")] = DEFAULT_TOP,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,8 +14,11 @@ from cap_viz.attribution.estimators import ESTIMATORS
 from cap_viz.attribution.removal_curve import DRAWS, LEAST_FIRST, MOST_FIRST, RANDOM, SHARES, RemovalCurve, Removals
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
+from cap_viz.cli.masking import pruned_facts
 from cap_viz.cli.options import (
+    AblationOption,
     CriterionOrDenseOption,
+    EffectMetricOption,
     JsonOption,
     ModelOption,
     SeedOption,
@@ -53,8 +56,8 @@ def removal(
     ),
     draws: Annotated[int, typer.Option(help="Number of random orders.")] = DRAWS,
     seed: SeedOption = 0,
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "nll",
-    ablation: Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")] = "zero",
+    metric: EffectMetricOption = "nll",
+    ablation: AblationOption = "zero",
     criterion: CriterionOrDenseOption = "",
     sparsity: SparsityWithOption = 0.2,
     as_json: JsonOption = False,
@@ -100,7 +103,7 @@ def removal(
     if as_json:
         print_json(
             {"task": task, "metric": metric, "ablation": ablation, "estimator": estimator, "rescored": rescore}
-            | {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}
+            | pruned_facts(criterion, sparsity)
             | {"n": len(spec.examples.ids), "draws": draws, "shared": found.shared, "run": run_facts(run)}
             | {"heads": [list(head) for head in found.heads]}
             | {"curves": records(found.rows(metric).drop(columns=["metric", "n"]))}

@@ -14,6 +14,7 @@ from rich.table import Table
 from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, metric_named
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
+from cap_viz.cli.masking import pruned_facts
 from cap_viz.cli.options import (
     AddressOption,
     BackendOption,
@@ -166,7 +167,7 @@ def score(
         err.print(f"Wrote importances of {estimate.mean.size} heads to {mib}", highlight=False, soft_wrap=True)
     if as_json:
         about = {"task": task, "metric": metric, "estimator": estimator, "ablation": ablation}
-        about |= {"criterion": criterion or "dense", "sparsity": sparsity if criterion else 0.0}
+        about |= pruned_facts(criterion, sparsity)
         about |= {} if rounding is None else {"noise_floor": asdict(rounding)}
         limits = {"ci_low": none_for_nan(estimate.low), "ci_high": none_for_nan(estimate.high)}
         content |= {} if planned is None else {"planned": asdict(planned)}
