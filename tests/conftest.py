@@ -22,6 +22,7 @@ import pytest
 from cap_viz.models.catalogue import resolve
 from cap_viz.models.loading import ReasoningModel, load
 from cap_viz.runs.pack_writer import write_pack
+from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.store import Store
 from cap_viz.settings import PROJECT, shipped_folder
 from cap_viz.tasks import TASKS, Splits, Task
@@ -108,6 +109,15 @@ def own_folders(
         monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("CAP_VIZ_LOG", str(tmp_path / "cap_viz.log"))
         monkeypatch.delenv("CAP_VIZ_DATA", raising=False)
+
+
+@pytest.fixture
+def store(own_folders: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """An empty store that pages and notebooks find by the environment, without shipped runs, and a queue of its own."""
+    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
+    shared_queue.cache_clear()
+    yield Store()
+    shared_queue.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

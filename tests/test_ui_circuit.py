@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.joint import load_pairs
 from cap_viz.runs.kinds.paths import load_paths
 from cap_viz.runs.kinds.scores import load_scores
-from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_queries import pair_spec, path_spec, position_spec
 from cap_viz.runs.spec import RunSpec, ScoreSpec
 from cap_viz.runs.store import Store
@@ -35,14 +32,6 @@ from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.words import saying
 
 N, K = 6, 5
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
-    shared_queue.cache_clear()
-    yield Store()
-    shared_queue.cache_clear()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +29,6 @@ from cap_viz.runs.execute import run_steps
 from cap_viz.runs.kinds.evaluation import load_report
 from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.masks import mask_spec_for
-from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.run_queries import model_ref, path_spec
 from cap_viz.runs.spec import EvalSpec, JointSpec, RunSpec, ScoreSpec
 from cap_viz.runs.store import Store
@@ -43,14 +41,6 @@ from tests.words import numbers, saying
 
 LESSON = read_lesson(ASSETS / "lessons" / f"{USUAL}.toml")
 STEPS = LESSON.steps
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
-    shared_queue.cache_clear()
-    yield Store()
-    shared_queue.cache_clear()
 
 
 @pytest.fixture

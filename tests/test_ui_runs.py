@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -36,7 +35,6 @@ from cap_viz.runs.kinds.scores import load_scores
 from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.notebook import notebook_of
 from cap_viz.runs.protocols import protocol_in, solution_spec
-from cap_viz.runs.queue import shared_queue
 from cap_viz.runs.spec import EvalSpec, ProfileSpec, RunSpec, ScoreSpec, spec_key
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import PROJECT
@@ -45,16 +43,6 @@ from cap_viz.tasks.example_sets import calibration_set, evaluation_set
 from tests.words import bold_titles, numbers, saying
 
 TASK = "mini_science"
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """An empty store that pages and the notebook find by the environment."""
-    monkeypatch.setenv("CAP_VIZ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
-    shared_queue.cache_clear()
-    yield Store()
-    shared_queue.cache_clear()
 
 
 def computed(store: Store, model: ReasoningModel, spec: RunSpec) -> StoredRun:

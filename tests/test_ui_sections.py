@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,14 +32,6 @@ from tests.words import saying
 
 N, SPARSITY = 4, 0.5
 HEADS = 12
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setattr("cap_viz.runs.store.shipped_folder", lambda: tmp_path / "shipped")
-    shared_queue.cache_clear()
-    yield Store()
-    shared_queue.cache_clear()
 
 
 @pytest.fixture
