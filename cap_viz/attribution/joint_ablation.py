@@ -27,7 +27,7 @@ from cap_viz.attribution.results import Ablation
 from cap_viz.errors import UsageError
 from cap_viz.models.loading import ModelShape, ReasoningModel
 from cap_viz.progress import Progress, Steps, finish_with_bar
-from cap_viz.stats.joint import Head, HeadSet
+from cap_viz.stats.joint import Head, HeadSet, plain_heads
 from cap_viz.tasks.base import Example
 
 # How many times the tokens of a step sets may hold, since they share a part of them: with 2, pairs of eight heads
@@ -147,12 +147,11 @@ def joint_effects(
     """Ablate each set of (layer, head) as a whole; the untouched model is added as the empty set.
 
     Use other examples than those that ranked the heads. With `mask` that model is the pruned one. `progress` shows a
-    bar. Raises `UsageError` for a head the
-    model does not have, a head listed twice in a set, no examples or an unknown ablation.
+    bar. Raises `UsageError` for a head the model does not have, a head listed twice in a set, no examples or an unknown
+    ablation.
     """
-    plain = [tuple((int(layer), int(head)) for layer, head in heads) for heads in sets]
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="sets")
-    wanted: tuple[HeadSet, ...] = tuple(dict.fromkeys([(), *plain]))
+    wanted: tuple[HeadSet, ...] = tuple(dict.fromkeys([(), *map(plain_heads, sets)]))
     return finish_with_bar(joint_steps(model, plan, wanted, weights_under(model, mask)), progress)
 
 
@@ -171,7 +170,7 @@ def pair_effects(
 
     Arguments and errors are those of `joint_effects`; raises `UsageError` for fewer than two heads as well.
     """
-    sets = sets_of_pairs(tuple((int(layer), int(head)) for layer, head in heads))
+    sets = sets_of_pairs(plain_heads(heads))
     plan = make_score_plan(model, examples, ablation=ablation, reference=reference, seed=seed, parts="sets")
     return PairScores(finish_with_bar(joint_steps(model, plan, sets, weights_under(model, mask)), progress))
 

@@ -64,7 +64,7 @@ from cap_viz.errors import UsageError
 from cap_viz.models.batch_size import tokens_at_once
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress, Steps, finish_with_bar
-from cap_viz.stats.joint import Head
+from cap_viz.stats.joint import Head, plain_heads
 from cap_viz.tasks.base import Example
 
 # From example numbers to the values that replace z [layer, row, position, head, d_head], both inner axes 1 where all
@@ -345,7 +345,7 @@ def path_effects(
         if scores.parts is not None:
             raise UsageError("These effects are of whole attention layers and MLPs; choose by effects of heads.")
         heads = strongest_heads(scores.estimated(metric), k)
-    paths = paths_between(model, plain(heads or ()), None if receivers is None else plain(receivers), parts)
+    paths = paths_between(model, plain_heads(heads or ()), None if receivers is None else plain_heads(receivers), parts)
     plan = make_path_plan(model, examples, paths, ablation=ablation, reference=reference, seed=seed)
     return finish_with_bar(path_score_steps(model, plan, weights_under(model, mask)), progress)
 
@@ -359,7 +359,3 @@ def path_score_steps(model: ReasoningModel, plan: PathPlan, weights: Weights) ->
         done += block.work
         yield Progress(done, total, "paths between heads")
     return arrays.result()
-
-
-def plain(heads: Sequence[Head]) -> tuple[Head, ...]:
-    return tuple((int(layer), int(head)) for layer, head in heads)

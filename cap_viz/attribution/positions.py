@@ -38,7 +38,7 @@ from cap_viz.attribution.position_effects import EVERYWHERE, WHOLE_SOLUTION, Pos
 from cap_viz.attribution.results import Ablation
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress, Steps, finish_with_bar
-from cap_viz.stats.joint import Head
+from cap_viz.stats.joint import Head, plain_heads
 from cap_viz.tasks.base import Example
 from cap_viz.tasks.spans import By, span_names, with_solution
 
@@ -122,9 +122,10 @@ def make_position_plan(
     Raises `UsageError` as it does, for heads the model does not have, for examples without the spans or steps, and as
     `check_split` does.
     """
-    check_split(by, heads, metric)
+    asked = None if heads is None else plain_heads(heads)
+    check_split(by, asked, metric)
     shape = model.shape
-    chosen = tuple(product(range(shape.n_layers), range(shape.n_heads))) if heads is None else tuple(heads)
+    chosen = asked or tuple(product(range(shape.n_layers), range(shape.n_heads)))
     check_sets([chosen], shape)
     per_layer = len(chosen) / len({layer for layer, _ in chosen})
     options: dict[str, Any] = {"ablation": ablation, "seed": seed, "batches": batches}
@@ -330,7 +331,7 @@ def span_effects(
     """
     first_order = metric or ("nll" if heads is None else None)
     options: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
-    plan = make_position_plan(model, examples, "span", plain(heads), metric=first_order, **options)
+    plan = make_position_plan(model, examples, "span", heads, metric=first_order, **options)
     return finish_with_bar(collected(model, plan), progress)
 
 
@@ -351,9 +352,5 @@ def step_effects(
     worked solution.
     """
     options: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
-    plan = make_position_plan(model, examples, "step", plain(heads), **options)
+    plan = make_position_plan(model, examples, "step", heads, **options)
     return finish_with_bar(collected(model, plan), progress)
-
-
-def plain(heads: Sequence[Head] | None) -> tuple[Head, ...] | None:
-    return None if heads is None else tuple((int(layer), int(head)) for layer, head in heads)

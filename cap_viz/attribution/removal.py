@@ -18,7 +18,7 @@ from cap_viz.errors import UsageError, choose
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish_with_bar
 from cap_viz.stats.circuits import rescored_order
-from cap_viz.stats.joint import Head, HeadSet
+from cap_viz.stats.joint import Head, HeadSet, plain_heads
 from cap_viz.tasks.base import Example
 
 # Estimators that heads can be scored by again and again.
@@ -54,7 +54,7 @@ def removal_curve(
         raise UsageError("These effects are of whole attention layers and MLPs; order heads by effects of heads.")
     shape = model.shape
     if scores is None:
-        heads = tuple((int(layer), int(head)) for layer, head in order or ())
+        heads = plain_heads(order or ())
         removals = Removals(heads, heads, counts_of(shares, shape.n_layers * shape.n_heads), draws, seed)
     else:
         removals = Removals.of_effects(scores.estimated(metric).mean, shares, draws, seed)

@@ -12,7 +12,7 @@ here are measured on examples that were not used for ranking.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,11 @@ from cap_viz.stats.intervals import check_level
 Head = tuple[int, int]
 HeadSet = tuple[Head, ...]
 FEWEST_RANDOM = 19
+
+
+def plain_heads(heads: Iterable[Head]) -> HeadSet:
+    """Return heads given as pairs of any integers, numpy's say, as tuples of Python's."""
+    return tuple((int(layer), int(head)) for layer, head in heads)
 
 
 @dataclass(frozen=True)
