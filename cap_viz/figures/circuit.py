@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from cap_viz.figures.head_grid import Grid, colour_limit, named_grid
-from cap_viz.figures.theme import ACCENT, CLEAR, HELPS, HURTS, NEUTRAL, blank, signed
+from cap_viz.figures.theme import ACCENT, CLEAR, HELPS, HURTS, NEUTRAL, blank, with_interval
 from cap_viz.stats import HeadEstimate
 
 PAIR_ENDS = ("overlap", "back-up")
@@ -157,7 +157,7 @@ def pair_matrix(
     hover = [["" for _ in heads] for _ in heads]
     for number, (first, second) in enumerate(pairs):
         value, low, high = (float(getattr(estimate, name)[number]) for name in ("mean", "low", "high"))
-        interval = f"{signed(value)} {unit} [{signed(low)}, {signed(high)}]"
+        interval = with_interval(value, low, high, unit=unit)
         for row, column in ((first, second), (second, first)):
             mean[row, column] = value
             faded[row, column], marked[row, column] = estimate.unclear[number], estimate.survives[number]

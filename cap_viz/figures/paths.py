@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from cap_viz.figures.head_grid import Grid, colour_limit, named_grid
-from cap_viz.figures.theme import signed
+from cap_viz.figures.theme import with_interval
 from cap_viz.stats import HeadEstimate
 
 ENDS = ("cutting it helps", "cutting it hurts")
@@ -60,7 +60,6 @@ def hover_texts(
         name = f"<b>{senders[row]} → {receivers[column]}</b>"
         if np.isnan(mean[row, column]):
             return f"{name}<br>no path measured"
-        value, lowest, highest = (signed(float(values[row, column])) for values in (mean, low, high))
-        return f"{name}<br>{value} {unit} [{lowest}, {highest}]"
+        return f"{name}<br>{with_interval(*(float(values[row, column]) for values in (mean, low, high)), unit=unit)}"
 
     return [[text(row, column) for column in range(len(receivers))] for row in range(len(senders))]

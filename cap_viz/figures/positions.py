@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from cap_viz.figures.head_grid import Grid, colour_limit, named_grid
 from cap_viz.figures.results import ENDS
-from cap_viz.figures.theme import signed
+from cap_viz.figures.theme import with_interval
 from cap_viz.stats import HeadEstimate
 
 TITLES = {"span": "replaced at", "step": "loss of"}
@@ -31,8 +31,8 @@ def position_map(
     mean, low, high = (values[rows] for values in (estimate.mean, estimate.low, estimate.high))
 
     def hover(row: int, part: int) -> str:
-        value, lowest, highest = (signed(float(values[row, part])) for values in (mean, low, high))
-        return f"<b>{heads[rows[row]]}, {parts[part]}</b><br>{value} {unit} [{lowest}, {highest}]"
+        said = with_interval(*(float(values[row, part]) for values in (mean, low, high)), unit=unit)
+        return f"<b>{heads[rows[row]]}, {parts[part]}</b><br>{said}"
 
     grid = Grid(
         mean,

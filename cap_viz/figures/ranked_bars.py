@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank, signed
+from cap_viz.figures.theme import ACCENT, CLEAR, FAINT, HELPS, HURTS, NEUTRAL, blank, with_interval
 from cap_viz.stats import HeadEstimate, JointEffect, mean_with_ci
 
 
@@ -157,7 +157,7 @@ def joint_effect(found: JointEffect, unit: str) -> go.Figure:
                 mode="markers",
                 marker={"size": 11, "color": colour},
                 error_x={"type": "data", "array": [high - mean], "arrayminus": [mean - low], "color": colour},
-                hovertemplate=f"{name}: {signed(mean)} {unit} [{signed(low)}, {signed(high)}]<extra></extra>",
+                hovertemplate=f"{name}: {with_interval(mean, low, high, unit=unit)}<extra></extra>",
             )
         )
     figure.add_trace(

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, signed
+from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, with_interval
 
 # Curves that are drawn, with their labels, colours and the fill of their bands.
 CURVES = {
@@ -51,5 +51,5 @@ def removal_curves(table: pd.DataFrame, *, unit: str) -> go.Figure:
 
 
 def hover(label: str, row: Mapping[Hashable, Any], unit: str) -> str:
-    interval = f"[{signed(row['ci_low'])}, {signed(row['ci_high'])}]"
-    return f"<b>{label}, {row['heads']} removed</b><br>{signed(row['effect'])} {unit} {interval}"
+    said = with_interval(row["effect"], row["ci_low"], row["ci_high"], unit=unit)
+    return f"<b>{label}, {row['heads']} removed</b><br>{said}"

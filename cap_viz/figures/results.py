@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from cap_viz.figures.accuracy import Marks, horizontal, whisker_marks
 from cap_viz.figures.head_grid import Grid, head_grid
-from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, signed
+from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, signed, with_interval
 from cap_viz.stats import HeadEstimate
 
 ENDS = ("ablating it helps", "ablating it hurts")
@@ -34,9 +34,11 @@ def effect_map(
 
     def hover(layer: int, column: int) -> str:
         what = f"head {column}" if parts is None else parts[column]
-        mean, low, high = (signed(values[layer, column]) for values in (estimate.mean, estimate.low, estimate.high))
+        said = with_interval(
+            *(values[layer, column] for values in (estimate.mean, estimate.low, estimate.high)), unit=unit
+        )
         more = "".join(f"<br>{title} {signed(values[layer, column])}" for title, values in (also or {}).items())
-        return f"<b>Layer {layer}, {what}</b><br>{mean} {unit} [{low}, {high}]{more}"
+        return f"<b>Layer {layer}, {what}</b><br>{said}{more}"
 
     texts = [[hover(layer, column) for column in range(n_columns)] for layer in range(n_layers)]
     figure = head_grid(Grid.of(estimate, hover=texts, ends=ends), unit=unit)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from cap_viz.figures.head_grid import frame_cell
-from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, signed
+from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, with_interval
 
 MATRIX_LOW = "rgba(97,100,240,0.04)"
 MATRIX_HIGH = "rgba(97,100,240,0.5)"
@@ -101,7 +101,7 @@ class HeadOnTasks:
         """A sentence per task."""
         rows = zip(self.names, self.value, self.low, self.high, self.note, strict=True)
         return [
-            f"{name}: {signed(value, 2)} {self.unit} [{signed(low, 2)}, {signed(high, 2)}], {note}"
+            f"{name}: {with_interval(value, low, high, unit=self.unit, digits=2)}, {note}"
             for name, value, low, high, note in rows
         ]
 

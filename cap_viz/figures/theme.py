@@ -120,3 +120,7 @@ def blank(*, height: int, left: int = 40, right: int = 12, top: int = 12, bottom
 def signed(value: float, digits: int = 3) -> str:
     """Format with sign, using a true minus, which is as wide as the plus."""
     return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def with_interval(value: float, low: float, high: float, *, unit: str, digits: int = 3) -> str:
+    return f"{signed(value, digits)} {unit} [{signed(low, digits)}, {signed(high, digits)}]"
