@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from cap_viz.tasks import load_task
     from cap_viz.tasks.base import Example, Task
     from cap_viz.tasks.rows import examples
+    from cap_viz.tasks.wordings import reworded
 
 find_former_modules()
 
@@ -89,6 +90,7 @@ HOMES = {
     "load_model": "cap_viz.models.loading.load_model",
     "load_task": "cap_viz.tasks.load_task",
     "examples": "cap_viz.tasks.rows.examples",
+    "reworded": "cap_viz.tasks.wordings.reworded",
     "score_heads": "cap_viz.attribution.estimators.score_heads",
     "score_blocks": "cap_viz.attribution.exact.score_blocks",
     "direct_effects": "cap_viz.attribution.exact.direct_effects",

@@ -49,6 +49,7 @@ MODEL = ModelRef(id="some/model", fingerprint="0123456789abcdef")
 CALIBRATION = ExampleSet(task="gsm8k", version=2, ids=("a", "b", "c"), split="calibration", seed=0)
 EVALUATION = ExampleSet(task="arc_easy", version=1, ids=("Mercury_7", "größer?", '"'), split="evaluation")
 WINDOWS = ExampleSet(task="generic_text", version=1, ids=(), split="windows")
+REWORDED = replace(CALIBRATION, prompt="Q: {question}\nA:")
 REFERENCE = replace(CALIBRATION, ids=("d",), seed=3)
 SCORES = ScoreSpec(model=MODEL, examples=CALIBRATION)
 MASK = MaskSpec(criterion="wanda", sparsity=0.5)
@@ -115,6 +116,7 @@ def generated() -> dict[str, RunSpec]:
         **with_options("paths", PATHS, PATH_OPTIONS),
         **with_options("positions", POSITIONS, POSITION_OPTIONS),
         "positions, steps": replace(POSITIONS, by="step"),
+        "score, other prompt": replace(SCORES, examples=REWORDED),
         "roles": roles,
         **dict(few_options("removal", REMOVAL, REMOVAL_OPTIONS)),
     }

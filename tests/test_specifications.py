@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,18 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from cap_viz.attribution.exact import exact_scores
 from cap_viz.attribution.specification_curve import Specification, SpecificationCurve
 from cap_viz.errors import CapVizError, UsageError
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
 from cap_viz.runs.execute import run_steps
+from cap_viz.runs.kinds import describe
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
-from cap_viz.runs.run_queries import direct_spec
+from cap_viz.runs.run_queries import direct_spec, score_runs
+from cap_viz.runs.sample_plan import can_combine, hybrid_specs
+from cap_viz.runs.score_sources import stored_sources
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.specifications import (
     ScoringChoices,
@@ -27,10 +33,13 @@ from cap_viz.runs.specifications import (
 )
 from cap_viz.runs.store import Store
 from cap_viz.stats import mean_with_ci
+from cap_viz.stats.hybrid import FEWEST_EXACT
 from cap_viz.tasks import Task
-from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set, evaluation_set
+from cap_viz.tasks.wordings import reworded
 from tests.shell import Shell
 
+PROMPT = "Q: {question}\nA:"
 NAMES = tuple(Specification("nll", "zero", seed, 3, "exact") for seed in range(3))
 MISSING = Specification("nll", "mean", 0, 3, "exact")
 
@@ -113,14 +122,79 @@ def test_what_is_stored_is_the_curve_and_the_rest_is_missing(
         *(Specification(metric, "zero", 0, 4, "exact") for metric in metrics),
         Specification("nll", "zero", 1, 4, "gradient"),
     )
-    assert_allclose(curve.mean[1], load_scores(store, runs[exact]).mean_effect("choice_nll"))
-    assert_allclose(curve.mean[4], load_gradient(store, runs[gradient]).mean_effect("nll"))
+    assert_allclose(curve.mean[1], load_scores(store, runs[exact]).mean_effect("choice_nll"), rtol=1e-4)
+    assert_allclose(curve.mean[4], load_gradient(store, runs[gradient]).mean_effect("nll"), rtol=1e-4)
     # Exact scores of draw 1; gradients of three metrics for draw 0 and of two more for draw 1.
     missing = missing_runs(store, tiny_model.ref, tiny_task, choices)
     assert len(missing) == 1 + 3 + 2
     assert len(curve.missing) == 4 + 3 + 2
     assert (expected_seconds_of(store.runs(), missing) or 0) > 0
     assert repr(specification_curve(tiny_model, "tiny")) == repr(curve)
+
+
+def test_a_question_is_scored_as_if_it_were_asked_in_the_other_words(
+    store: Store, tiny_model: ReasoningModel, tiny_task: Task
+) -> None:
+    own, other = (calibration_set("tiny", 4, prompt=prompt) for prompt in (None, PROMPT))
+    runs = {
+        examples: finish(run_steps(ScoreSpec(tiny_model.ref, examples), tiny_model, store)) for examples in (own, other)
+    }
+    by_hand = [replace(one, prompt=f"Q: {one.question}\nA:") for one in tiny_task.calibration(4)]
+    assert reworded(tiny_task.calibration(4), PROMPT) == tuple(by_hand)
+    expected = exact_scores(tiny_model, by_hand)
+    found = load_scores(store, runs[other])
+    assert_allclose(found.mean_effect("nll"), expected.mean_effect("nll"), atol=1e-5)
+    assert not np.allclose(found.mean_effect("nll"), load_scores(store, runs[own]).mean_effect("nll"), atol=1e-3)
+    # Pages and masks use the task's own prompt; the other one can be chosen by its name and is an axis of the curve.
+    assert score_runs(store.runs(), tiny_model.ref, "tiny") == [store.get(runs[own].spec)]
+    names = [source.name for source in stored_sources(store.runs(), tiny_model.ref, "tiny")]
+    assert names == ["n4-seed0-zero", f"n4-seed0-zero-prompt-{runs[other].key[:6]}"]
+    assert describe(runs[other].spec).endswith(', asked as "Q: {question}\\nA:"')
+    choices = stored_choices(store.runs(), tiny_model.ref, tiny_task)
+    assert choices.prompts == (None, PROMPT)
+    curve = curve_of(store, tiny_model.ref, tiny_task, choices)
+    assert [one.prompt for one in curve.specifications if one.metric == "nll"] == ["own", "Q: {question}\\nA:"]
+    assert not curve.missing
+    again = SpecificationCurve.from_tables(curve.to_tables())
+    assert again.specifications == curve.specifications
+    figure: Any = curve.plot((0, 0))
+    assert list(figure.layout.yaxis2.ticktext)[-2:] == ["own prompt", "Q: {question}\\nA:"]
+
+
+def test_parts_of_a_hybrid_run_ask_alike() -> None:
+    model = ModelRef("m", "0" * 16)
+    few, many = (ExampleSet("t", 1, tuple(map(str, range(n))), "calibration", 0) for n in (FEWEST_EXACT, 40))
+    parts = hybrid_specs(ScoreSpec(model, few), "nll", many)
+    assert can_combine(**parts)
+    reworded_many = replace(parts["gradient"], examples=replace(many, prompt=PROMPT))
+    assert not can_combine(parts["exact"], reworded_many)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [("Answer:", "should hold {question} once"), ("{question} {question}", "should hold {question} once")],
+)
+def test_a_prompt_without_a_place_for_the_question_is_refused(prompt: str, reason: str, tiny_task: Task) -> None:
+    with pytest.raises(UsageError, match=reason):
+        calibration_set(tiny_task, 2, prompt=prompt)
+
+
+def test_running_text_cannot_be_asked_in_other_words() -> None:
+    with pytest.raises(UsageError, match="asks no question"):
+        calibration_set("mini_text", 2, prompt=PROMPT)
+
+
+def test_the_command_scores_another_prompt(tiny: list[str], shell: Shell) -> None:
+    for prompt in ([], ["--prompt", r"Q: {question}\nA:"]):
+        shell.json("score", *tiny, "--n", "4", *prompt)
+    found = shell.json("specifications", *tiny, "--metrics", "nll")
+    assert [one["prompt"] for one in found["specifications"]] == ["own", r"Q: {question}\nA:"]
+    prompts = ["--prompt", "own", "--prompt", "{question}"]
+    found = shell.json("specifications", *tiny, "--metrics", "nll", *prompts, "--compute")
+    assert [one["prompt"] for one in found["specifications"]] == ["own", "{question}"]
+    code, _, err = shell("score", *tiny, "--n", "4", "--prompt", "Answer:")
+    assert code == 2
+    assert "should hold {question} once" in " ".join(err.split())
 
 
 def test_the_command_computes_what_is_missing(tiny: list[str], shell: Shell) -> None:

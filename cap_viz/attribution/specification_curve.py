@@ -1,8 +1,8 @@
 """Would other choices have said the same? A ranking of heads, or one head, over many ways to score heads.
 
-A specification is one such way: metric, ablation, draw of the examples, estimator. The curve shows a claim ("this head
-is among the first k", "this head helps") under all of them (specification curve, Simonsohn et al. 2020; multiverse
-analysis). Specifications are no independent samples: their share is a description and no p-value.
+A specification is one such way: metric, ablation, draw of the examples, estimator, wording of the prompt. The curve
+shows a claim ("this head is among the first k", "this head helps") under all of them (specification curve, Simonsohn et
+al. 2020; multiverse analysis). Specifications are no independent samples: their share is a description and no p-value.
 """
 
 from __future__ import annotations
@@ -31,20 +31,27 @@ if TYPE_CHECKING:
 # Heads in the small table of a notebook.
 MOST_SHOWN = 5
 INDEX = ("specification", "layer", "head")
+# Prompt of a specification that asks the questions as the task does.
+OWN_PROMPT = "own"
 
 
 @dataclass(frozen=True)
 class Specification:
-    """One way to score heads; the draw is that of `n` calibration examples with `seed`."""
+    """One way to score heads; the draw is that of `n` calibration examples with `seed`.
+
+    `prompt` is the wording of another prompt, its line breaks as backslash and n.
+    """
 
     metric: str
     ablation: str
     seed: int
     n: int
     estimator: str
+    prompt: str = OWN_PROMPT
 
     def __str__(self) -> str:
-        return f"{self.metric}, {self.ablation}, draw {self.seed} of {self.n}, {self.estimator}"
+        asked = "" if self.prompt == OWN_PROMPT else f", {self.prompt}"
+        return f"{self.metric}, {self.ablation}, draw {self.seed} of {self.n}, {self.estimator}{asked}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,7 +80,7 @@ class SpecificationCurve(Result):
         if len(estimates) < 2:
             raise CapVizError(
                 f"A specification curve compares at least 2 ways to score heads, not {len(estimates)}; score another "
-                "draw, or by another ablation or estimator."
+                "draw, or by another ablation, estimator or prompt."
             )
         shapes = {estimate.mean.shape for estimate in estimates.values()}
         if len(shapes) > 1:
@@ -137,8 +144,8 @@ class SpecificationCurve(Result):
     def of_head(self, layer: int, head: int) -> pd.DataFrame:
         """Tabulate one head, a row per specification, best rank first, those that are missing last.
 
-        Columns: metric, ablation, seed, n, estimator, mean_effect, ci_low, ci_high (in the metric's unit), unit, rank.
-        Raises `UsageError` for a head the model does not have.
+        Columns: metric, ablation, seed, n, estimator, prompt, mean_effect, ci_low, ci_high (in the metric's unit),
+        unit, rank. Raises `UsageError` for a head the model does not have.
         """
         n_layers, n_heads = self.mean.shape[1:]
         if not (0 <= layer < n_layers and 0 <= head < n_heads):
@@ -181,6 +188,8 @@ class SpecificationCurve(Result):
         shape = tuple(int(effects[name].to_numpy().max()) + 1 for name in INDEX)
         arrays = {name: effects[name].to_numpy(dtype=np.float64).reshape(shape) for name in ("mean", "low", "high")}
         names = [field.name for field in fields(Specification)]
+        # Curves of the first version knew no other prompt.
+        listed = listed if "prompt" in listed else listed.assign(prompt=OWN_PROMPT)
         computed, missing = (
             tuple(Specification(**row) for row in listed.loc[listed["computed"] == is_there, names].to_dict("records"))
             for is_there in (True, False)

@@ -41,6 +41,8 @@ CriterionOrDenseOption = Annotated[
 SparsityWithOption = Annotated[
     float, typer.Option("--sparsity", help="Share of weights set to zero, with --criterion.")
 ]
+PROMPT_HELP = r"Another wording of the prompt, such as 'Q: {question}\nA:'"
+PromptOption = Annotated[str | None, typer.Option("--prompt", help=f"{PROMPT_HELP}; the task's own if left out.")]
 EffectMetricOption = Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")]
 AblationOption = Annotated[str, typer.Option(help=f"What replaces a head's output: {', '.join(ABLATIONS)}.")]
 MetricOption = Annotated[str, typer.Option(help="Metric of CAP's head scores.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ from cap_viz.cli.options import (
     CriterionOrDenseOption,
     JsonOption,
     ModelOption,
+    PromptOption,
     SeedOption,
     SparsityWithOption,
     TaskOption,
@@ -32,10 +34,11 @@ from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.models.rounding_noise import noise_floor
 from cap_viz.runs.backends import requested_backend
-from cap_viz.runs.run_labels import ablation_words, pruned_words
+from cap_viz.runs.run_labels import ablation_words, prompt_words, pruned_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import ScoreSpec
 from cap_viz.tasks import check_metric, load_task
+from cap_viz.tasks.wordings import with_line_breaks
 
 if TYPE_CHECKING:
     from cap_viz.runs.store import Store, StoredRun
@@ -73,6 +76,7 @@ def score(
     mib: Annotated[
         Path | None, typer.Option(help="Write the effects as importances to this file, for MIB's circuit leaderboard.")
     ] = None,
+    prompt: PromptOption = None,
     ids: Annotated[Path | None, typer.Option(help="Score these example ids (one per line, any split).")] = None,
     full: Annotated[bool, typer.Option("--full", help="With --json: add effects per example and raw values.")] = False,
     backend: BackendOption = "",
@@ -91,7 +95,7 @@ def score(
     from cap_viz.attribution.mib import graph_of
     from cap_viz.progress import duration
     from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from
-    from cap_viz.stats.hybrid import check_combinable, check_sizes, slope_named
+    from cap_viz.stats.hybrid import FEWEST_EXACT, check_combinable, check_sizes, slope_named
     from cap_viz.tasks.example_sets import calibration_set, named_set
 
     metric_named(metric)
@@ -120,8 +124,11 @@ def score(
             raise UsageError("The hybrid estimator draws its examples at random; leave out --ids.")
     runs, planned = ModelRuns(model, requested_backend(backend, address, workers)), None
     mask = runs.mask_spec(criterion, sparsity, task, seed)
+    asked = None if prompt is None else with_line_breaks(prompt)
+    drawn = partial(calibration_set, chosen, seed=seed, prompt=asked)
     if minutes is not None or half_width is not None:
-        pilot = runs.get(pilot_specs(runs.ref, chosen, seed=seed, ablation=ablation, metric=metric, mask=mask))
+        few = ScoreSpec(runs.ref, drawn(FEWEST_EXACT), ablation=ablation, mask=mask)
+        pilot = runs.get(pilot_specs(few, metric))
         planned = plan_from(
             runs.store,
             pilot,
@@ -138,8 +145,8 @@ def score(
         n, big_n = planned.n, planned.n_gradient
     if hybrid:
         check_sizes(n, big_n)
-    examples = calibration_set(chosen, n, seed) if ids is None else named_set(chosen, read_ids(ids))
-    reference = None if reference_n is None else calibration_set(chosen, reference_n, reference_seed)
+    examples = drawn(n) if ids is None else named_set(chosen, read_ids(ids), asked)
+    reference = None if reference_n is None else drawn(reference_n, seed=reference_seed)
     exact = ScoreSpec(
         model=runs.ref,
         examples=examples,
@@ -149,7 +156,7 @@ def score(
         mask=mask,
     )
     if hybrid:
-        found = runs.get(hybrid_specs(exact, metric, calibration_set(chosen, big_n, seed)))
+        found = runs.get(hybrid_specs(exact, metric, drawn(big_n)))
     elif estimator == "gradient":
         found = runs.get({estimator: replace(exact, estimator=estimator, metric=metric)})
     else:
@@ -174,7 +181,7 @@ def score(
         print_json(content | about | {"mean_effect": estimate.mean.tolist()} | limits)
         return
     counted = f"{estimate.n} examples" + (f" exactly and {big_n} by gradient" if hybrid else "")
-    print_top_heads(estimate, metric, f"{task}, {counted}{pruned_words(mask)}", exact)
+    print_top_heads(estimate, metric, f"{task}, {counted}{pruned_words(mask)}{prompt_words(exact.examples)}", exact)
     if rounding is not None and rounding.below:
         out.print(str(rounding), highlight=False)
 

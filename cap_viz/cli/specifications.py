@@ -11,14 +11,16 @@ from rich.table import Table
 
 from cap_viz.attribution.effect_metrics import METRICS
 from cap_viz.attribution.results import ABLATIONS
+from cap_viz.attribution.specification_curve import OWN_PROMPT
 from cap_viz.cli.computing import ModelRuns
-from cap_viz.cli.options import JsonOption, ModelOption, TaskOption, head_list, split_list
+from cap_viz.cli.options import PROMPT_HELP, JsonOption, ModelOption, TaskOption, head_list, split_list
 from cap_viz.cli.output import out, print_json, records
 from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import DEFAULT_MODEL
 from cap_viz.progress import duration
 from cap_viz.stats.joint import Head
 from cap_viz.tasks import check_metric, load_task
+from cap_viz.tasks.wordings import with_line_breaks
 
 # Heads in the printed table.
 MOST_ROWS = 12
@@ -34,10 +36,14 @@ def specifications(
     estimators: Annotated[str, typer.Option(help="Of exact, gradient; those stored if left out.")] = "",
     seeds: Annotated[str, typer.Option(help="Draws of calibration examples; those stored if left out.")] = "",
     n: Annotated[int, typer.Option("--n", help="Number of examples in the draws of --seeds.")] = 16,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help=f"{PROMPT_HELP}, or own. May be repeated; those stored if left out."),
+    ] = None,
     compute: Annotated[bool, typer.Option("--compute", help="Compute the specifications that are missing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare rankings of heads over metrics, ablations, draws and estimators.
+    """Compare rankings of heads over metrics, ablations, draws, estimators and prompts.
 
     A specification is one combination of these choices. The table says in how many of them a head is among the top,
     and between which ranks it lies. Missing combinations are named with the time they take; --compute adds them.
@@ -57,6 +63,9 @@ def specifications(
     choices = replace(stored, **{name: tuple(split_list(name, text)) for name, text in asked.items() if text})
     if seeds:
         choices = replace(choices, draws=tuple((whole_number(seed), n) for seed in split_list("seeds", seeds)))
+    if prompts:
+        asked = tuple(None if prompt == OWN_PROMPT else with_line_breaks(prompt) for prompt in prompts)
+        choices = replace(choices, prompts=asked)
     check_choices(choices)
     for metric in choices.metrics:
         check_metric(chosen, metric)
@@ -115,10 +124,12 @@ def heads_table(table: pd.DataFrame, task: str) -> Table:
 
 
 def head_table(table: pd.DataFrame, task: str, head: str) -> Table:
-    shown = Table("metric", "ablation", "estimator", "draw", "effect, 95 % interval", "rank", title=f"{head} on {task}")
+    columns = ("metric", "ablation", "estimator", "draw", "prompt", "effect, 95 % interval", "rank")
+    shown = Table(*columns, title=f"{head} on {task}")
     for row in table.to_dict("records"):
         found = "missing", ""
         if not pd.isna(row["rank"]):
             found = f"{row['mean_effect']:+.4f}  {row['ci_low']:+.4f} … {row['ci_high']:+.4f}", f"{row['rank']:g}"
-        shown.add_row(row["metric"], row["ablation"], row["estimator"], f"{row['seed']} of {row['n']}", *found)
+        choices = row["metric"], row["ablation"], row["estimator"], f"{row['seed']} of {row['n']}", row["prompt"]
+        shown.add_row(*choices, *found)
     return shown

@@ -11,6 +11,7 @@ from cap_viz.pruning import CRITERIA, criterion_title
 from cap_viz.runs.comparison import counts_weights
 from cap_viz.runs.kinds import describe
 from cap_viz.runs.mask_provenance import MaskProvenance, provenance_of
+from cap_viz.runs.run_labels import prompt_words
 from cap_viz.runs.spec import MaskSpec, RunSpec, ScoreSpec
 from cap_viz.tasks import Task, load_task
 from cap_viz.tasks.example_sets import ExampleSet
@@ -85,7 +86,7 @@ def run_title(spec: ScoreSpec) -> str:
         said.append(f"{spec.estimator}, {metric_title(spec.metric or 'nll').lower()}")
     if spec.mask is not None:
         said.append(mask_name(spec.mask))
-    return ", ".join(said)
+    return ", ".join(said) + prompt_words(examples)
 
 
 def run_words(spec: RunSpec) -> str:

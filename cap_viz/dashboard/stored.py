@@ -20,6 +20,7 @@ from cap_viz.runs.run_queries import is_head_scores
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats import HeadEstimate, HeadStatistics, PairedComparison, Specificity, mean_with_ci, specificity
 from cap_viz.tasks import Example, load_task
+from cap_viz.tasks.example_sets import asked_by
 
 
 def stored_runs(store: Store) -> list[StoredRun]:
@@ -83,12 +84,15 @@ def specificity_of(store: Store, run: StoredRun, control: StoredRun) -> Specific
     return specificity(*(statistics_of(store, one, "nll").effects for one in (run, control)))
 
 
-def texts_of(task: str, ids: tuple[str, ...]) -> dict[str, Example] | None:
-    """Return the examples by id, or None if the task's texts are not on this machine. Never downloads."""
+def texts_of(task: str, ids: tuple[str, ...], prompt: str | None = None) -> dict[str, Example] | None:
+    """Return the examples by id, or None if the task's texts are not on this machine. Never downloads.
+
+    `prompt` is another wording of the prompt than the task's own.
+    """
     chosen = load_task(task)
     if not chosen.is_local():
         return None
     try:
-        return {example.id: example for example in chosen.by_ids(ids)}
+        return {example.id: example for example in asked_by(prompt, chosen.by_ids(ids))}
     except CapVizError:
         return None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from html import escape
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from cap_viz.attribution.specification_curve import OWN_PROMPT
 from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, signed
 
 # Columns of a head's table that are choices; a draw is its seed and size.
-CHOICES = ("metric", "ablation", "estimator", "draw")
+CHOICES = ("metric", "ablation", "estimator", "draw", "prompt")
 ROW, CURVE = 20, 200
+# Characters of a choice that fit beside the grid.
+LONGEST_NAME = 19
 
 
 def specification_curve(table: pd.DataFrame, *, n_heads: int) -> go.Figure:
@@ -21,6 +26,8 @@ def specification_curve(table: pd.DataFrame, *, n_heads: int) -> go.Figure:
     """
     table = table.assign(draw=[f"draw {seed} of {n}" for seed, n in zip(table["seed"], table["n"], strict=True)])
     levels = [(choice, value) for choice in CHOICES for value in dict.fromkeys(table[choice])]
+    if set(table["prompt"]) == {OWN_PROMPT}:
+        levels.remove(("prompt", OWN_PROMPT))
     x = np.arange(len(table))
     height = CURVE + 40 + ROW * len(levels)
     figure = blank(height=height, left=132, right=12, top=10, bottom=14)
@@ -69,7 +76,7 @@ def specification_curve(table: pd.DataFrame, *, n_heads: int) -> go.Figure:
             "domain": [0, 1 - share - 0.04],
             "range": [len(levels) - 0.5, -0.5],
             "tickvals": list(range(len(levels))),
-            "ticktext": [str(value) for _, value in levels],
+            "ticktext": [level_name(*level) for level in levels],
             "ticks": "",
             "showgrid": False,
             "zeroline": False,
@@ -78,8 +85,17 @@ def specification_curve(table: pd.DataFrame, *, n_heads: int) -> go.Figure:
     return figure
 
 
+def level_name(choice: str, value: str) -> str:
+    if (choice, value) == ("prompt", OWN_PROMPT):
+        return "own prompt"
+    shown = value if len(value) <= LONGEST_NAME else f"{value[: LONGEST_NAME - 1]}…"
+    return escape(shown, quote=False)
+
+
 def hover(row: dict[str, object]) -> str:
     name = f"<b>{row['metric']}, {row['ablation']}, {row['estimator']}, {row['draw']}</b>"
+    if row["prompt"] != OWN_PROMPT:
+        name = f"{name}<br>{escape(str(row['prompt']), quote=False)}"
     if row["rank"] != row["rank"]:  # NaN
         return f"{name}<br>missing"
     mean, low, high = (signed(float(str(row[key]))) for key in ("mean_effect", "ci_low", "ci_high"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from cap_viz.runs.prefix_reuse import taken_words
 from cap_viz.runs.spec import AblationSpec, EvalSpec, MaskSpec, RunSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.tasks.example_sets import ExampleSet
+from cap_viz.tasks.wordings import on_one_line
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ def percent(share: float) -> str:
 def pruned_words(mask: MaskSpec | None) -> str:
     """Continue a description with the mask: ", wanda at 50%"; nothing for the dense model."""
     return "" if mask is None else f", {mask.criterion} at {percent(mask.sparsity)}"
+
+
+def prompt_words(examples: ExampleSet) -> str:
+    """Continue a description with a prompt that is not the task's own; nothing for its own."""
+    return "" if examples.prompt is None else f', asked as "{on_one_line(examples.prompt)}"'
 
 
 def making_of(run: StoredRun) -> str:

@@ -69,24 +69,27 @@ def of_whole_model(spec: ScoreSpec) -> bool:
 
 
 def score_runs(
-    runs: Iterable[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact"
+    runs: Iterable[StoredRun], model: ModelRef, task: str, *, estimator: str = "exact", any_prompt: bool = False
 ) -> list[StoredRun[ScoreSpec]]:
     """Find the head scores of a model on a task by one estimator: of calibration examples first, then by most examples.
 
     Among runs of equally many examples, zero ablation comes first, then the lowest seed. Heads ranked on evaluation
-    questions must not be judged on them again, so that runs on these come last.
+    questions must not be judged on them again, so that runs on these come last. With `any_prompt` also those on
+    questions asked in other words than the task's own, last of all.
     """
     found = [
         run
         for run in runs
         if run.spec.examples.task == task and is_head_scores(run, estimator) and run.spec.model == model
+        if any_prompt or run.spec.examples.prompt is None
     ]
     return sorted(found, key=unusual)
 
 
-def unusual(run: StoredRun[ScoreSpec]) -> tuple[bool, int, bool, int]:
+def unusual(run: StoredRun[ScoreSpec]) -> tuple[bool, bool, int, bool, int]:
     examples = run.spec.examples
-    return examples.split != "calibration", -len(examples.ids), run.spec.ablation != "zero", examples.seed or 0
+    elsewhere = examples.split != "calibration"
+    return examples.prompt is not None, elsewhere, -len(examples.ids), run.spec.ablation != "zero", examples.seed or 0
 
 
 def masked_pair(

@@ -9,12 +9,11 @@ from cap_viz.attribution.hybrid import plan_hybrid
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.kinds.scores import load_gradient, load_scores
 from cap_viz.runs.run_queries import is_head_scores
-from cap_viz.runs.spec import MaskSpec, ScoreSpec
+from cap_viz.runs.spec import ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.stats.budget import ExampleCost, HybridPlan
 from cap_viz.stats.hybrid import FEWEST_EXACT
-from cap_viz.tasks import Task
-from cap_viz.tasks.example_sets import ExampleSet, calibration_set
+from cap_viz.tasks.example_sets import ExampleSet
 
 # Runs record hundredths of a second; a tiny model's time can round to 0.
 LEAST_SECONDS = 0.01
@@ -30,14 +29,12 @@ def can_combine(exact: ScoreSpec, gradient: ScoreSpec) -> bool:
     """Whether these are the parts of a hybrid run: the exact examples are some of the gradient's, all else is alike."""
     few, many = exact.examples.ids, gradient.examples.ids
     alike = gradient == hybrid_specs(exact, gradient.metric, gradient.examples)["gradient"]
-    return alike and FEWEST_EXACT <= len(few) < len(many) and set(few) <= set(many)
+    same_prompt = exact.examples.prompt == gradient.examples.prompt
+    return alike and same_prompt and FEWEST_EXACT <= len(few) < len(many) and set(few) <= set(many)
 
 
-def pilot_specs(
-    model: ModelRef, task: Task, *, seed: int, ablation: str, metric: str, mask: MaskSpec | None = None
-) -> dict[str, ScoreSpec]:
-    """Make the specs of a pilot: the fewest examples of a hybrid run, measured by both estimators."""
-    exact = ScoreSpec(model, calibration_set(task, FEWEST_EXACT, seed), ablation=ablation, mask=mask)
+def pilot_specs(exact: ScoreSpec, metric: str) -> dict[str, ScoreSpec]:
+    """Make the specs of a pilot, by estimator: the examples of `exact`, `FEWEST_EXACT` of them, measured by both."""
     return {"exact": exact, "gradient": replace(exact, estimator="gradient", metric=metric)}
 
 

@@ -58,7 +58,8 @@ def run_name(spec: ScoreSpec) -> str:
     drawn = f"seed{seed}" if spec.examples.split == "calibration" else f"{spec.examples.split}-{spec_key(spec)[:6]}"
     estimator = "" if spec.estimator == "exact" else f"-{spec.estimator}-{spec.metric}"
     reference = "" if spec.reference is None else f"-ref{len(spec.reference.ids)}"
-    return f"n{n}-{drawn}-{spec.ablation}{reference}{estimator}"
+    asked = "" if spec.examples.prompt is None else f"-prompt-{spec_key(spec)[:6]}"
+    return f"n{n}-{drawn}-{spec.ablation}{reference}{estimator}{asked}"
 
 
 def hybrid_name(exact: ScoreSpec, gradient: ScoreSpec) -> str:
@@ -73,7 +74,10 @@ def stored_sources(runs: Iterable[StoredRun], model: ModelRef, task: str) -> lis
     """
     runs = list(runs)
     exact, gradient = (
-        [ScoreSource(run_name(run.spec), run.spec, run) for run in score_runs(runs, model, task, estimator=estimator)]
+        [
+            ScoreSource(run_name(run.spec), run.spec, run)
+            for run in score_runs(runs, model, task, estimator=estimator, any_prompt=True)
+        ]
         for estimator in ("exact", "gradient")
     )
     combined = [
@@ -85,7 +89,9 @@ def stored_sources(runs: Iterable[StoredRun], model: ModelRef, task: str) -> lis
     return [
         source
         for group in (exact, combined, gradient)
-        for source in sorted(group, key=lambda source: source.spec.ablation != "zero")
+        for source in sorted(
+            group, key=lambda source: (source.spec.examples.prompt or "", source.spec.ablation != "zero")
+        )
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cap_viz.attribution.effect_metrics import DIFFERENTIABLE, applicable_metrics, metric_named
 from cap_viz.attribution.results import ABLATIONS
-from cap_viz.attribution.specification_curve import Specification, SpecificationCurve
+from cap_viz.attribution.specification_curve import OWN_PROMPT, Specification, SpecificationCurve
 from cap_viz.errors import CapVizError, choose
 from cap_viz.models.catalogue import ModelRef
 from cap_viz.runs.kinds.scores import STORED_ESTIMATORS, load_effects
@@ -21,6 +21,7 @@ from cap_viz.stats import HeadEstimate
 from cap_viz.tasks import load_task
 from cap_viz.tasks.base import Task
 from cap_viz.tasks.example_sets import calibration_set
+from cap_viz.tasks.wordings import on_one_line
 
 if TYPE_CHECKING:
     from cap_viz.models.loading import ReasoningModel
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoringChoices:
-    """The choices that specifications combine; a draw is (seed, n)."""
+    """The choices that specifications combine; a draw is (seed, n), a prompt None where it is the task's own."""
 
     metrics: tuple[str, ...]
     ablations: tuple[str, ...]
     draws: tuple[tuple[int, int], ...]
     estimators: tuple[str, ...]
+    prompts: tuple[str | None, ...] = (None,)
 
     def runs(self, model: ModelRef, task: Task) -> dict[ScoreSpec, tuple[Specification, ...]]:
         """List the runs that hold all combinations, each with its specifications.
@@ -41,13 +43,15 @@ class ScoringChoices:
         A run of the exact estimator holds all metrics, one of gradients a single one; errors have no gradient.
         """
         found: dict[ScoreSpec, tuple[Specification, ...]] = {}
-        for (seed, n), estimator, ablation in product(self.draws, self.estimators, self.ablations):
-            examples = calibration_set(task, n, seed)
+        ways = product(self.draws, self.estimators, self.ablations, self.prompts)
+        for (seed, n), estimator, ablation, prompt in ways:
+            examples = calibration_set(task, n, seed, prompt)
+            asked = OWN_PROMPT if prompt is None else on_one_line(prompt)
             held = [self.metrics] if estimator == "exact" else [(one,) for one in self.metrics if one in DIFFERENTIABLE]
             for metrics in held:
                 metric = None if estimator == "exact" else metrics[0]
                 spec = ScoreSpec(model, examples, estimator, ablation, metric)
-                found[spec] = tuple(Specification(one, ablation, seed, n, estimator) for one in metrics)
+                found[spec] = tuple(Specification(one, ablation, seed, n, estimator, asked) for one in metrics)
         return found
 
 
@@ -60,6 +64,7 @@ def stored_choices(runs: Iterable[StoredRun], model: ModelRef, task: Task) -> Sc
         ablations=tuple(one for one in ABLATIONS if any(spec.ablation == one for spec in specs)),
         draws=tuple(sorted(seen)),
         estimators=tuple(one for one in STORED_ESTIMATORS if any(spec.estimator == one for spec in specs)),
+        prompts=tuple(sorted({spec.examples.prompt for spec in specs}, key=lambda prompt: prompt or "")) or (None,),
     )
 
 

@@ -41,6 +41,12 @@ class Example:
     solution: str | None = None
     task: TaskVersion | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def asks(self) -> bool:
+        """Whether the prompt asks the question; running text asks none."""
+        running_text = self.question == self.prompt and len(self.options) == 1 and self.solution is None
+        return bool(self.question) and self.question in self.prompt and not running_text
+
 
 def tasks_of(examples: Iterable[Example]) -> tuple[TaskVersion, ...]:
     """Return the tasks of the examples, each once; empty for examples made by hand."""

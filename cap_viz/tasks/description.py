@@ -20,6 +20,7 @@ from cap_viz.errors import UsageError
 from cap_viz.tasks.base import Example, Splits, Task
 from cap_viz.tasks.rows import ChoiceRow, ExampleRow, Fields, QuestionRow, SourceRow, YesNoRow, splits_from
 from cap_viz.tasks.sources import json_lines
+from cap_viz.tasks.wordings import asked, on_one_line, with_question
 from cap_viz.tasks.writing import NUMBER, YES_NO, Writing
 from cap_viz.validation import Record, Text, mistake
 
@@ -74,12 +75,6 @@ def task_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"should be {NAME_RULE}, not {name!r}")
     return name
-
-
-def with_question(prompt: str) -> str:
-    if prompt.count("{question}") != 1:
-        raise ValueError("should hold {question} once, where the question goes")
-    return prompt
 
 
 class Description(Record):
@@ -201,8 +196,7 @@ def splits_of(description: Description) -> Splits:
         example = row.to_example(fields)
         if writing is not None and writing.read_strictly(example.solution or "") is None:
             raise ValueError("no answer can be read from the solution")
-        prompt = description.prompt.replace("{question}", example.question)
-        return replace(example, prompt=prompt)
+        return replace(example, prompt=asked(description.prompt, example.question))
 
     if "data" not in description.files:
         calibration, evaluation = (rows_of(description.files[role]) for role in ("calibration", "evaluation"))
@@ -230,7 +224,7 @@ def task_of(description: Description) -> Task:
         version=content_version(description),
         source=description.source,
         licence=description.licence,
-        prompt_format=description.prompt.replace("\n", "\\n"),
+        prompt_format=on_one_line(description.prompt),
         kind="text" if description.kind == "written" else description.kind,
         load=lambda: splits_of(description),
         writing=description.writing,

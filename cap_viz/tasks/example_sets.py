@@ -9,6 +9,7 @@ from cap_viz.errors import UsageError
 from cap_viz.models.catalogue import TOY_MODEL, ModelRef
 from cap_viz.settings import ASSETS
 from cap_viz.tasks import Example, Task, load_task
+from cap_viz.tasks.wordings import reworded
 
 # Nearly all calibration passages of generic_text.
 N_TEXT_PASSAGES = 160
@@ -17,13 +18,17 @@ COMPANION_IDS = ASSETS / "companion_text.json"
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """Reference to examples: task, version and example ids in order. `seed` records the draw."""
+    """Reference to examples: task, version and example ids in order. `seed` records the draw.
+
+    `prompt` is another wording of the task's prompt, with {question} where the question goes; None for the task's own.
+    """
 
     task: str
     version: int
     ids: tuple[str, ...]
     split: str
     seed: int | None = None
+    prompt: str | None = None
 
 
 def task_of(task: Task | str) -> Task:
@@ -31,11 +36,21 @@ def task_of(task: Task | str) -> Task:
     return load_task(task) if isinstance(task, str) else task
 
 
-def calibration_set(task: Task | str, n: int, seed: int = 0) -> ExampleSet:
-    """Draw `n` calibration examples of a task with `seed`."""
+def calibration_set(task: Task | str, n: int, seed: int = 0, prompt: str | None = None) -> ExampleSet:
+    """Draw `n` calibration examples of a task with `seed`; `prompt` asks them in other words (`wordings.reworded`)."""
     chosen = task_of(task)
-    ids = tuple(example.id for example in chosen.calibration(n, seed))
-    return ExampleSet(task=chosen.name, version=chosen.version, ids=ids, split="calibration", seed=seed)
+    ids = ids_of(chosen.calibration(n, seed), prompt)
+    return ExampleSet(task=chosen.name, version=chosen.version, ids=ids, split="calibration", seed=seed, prompt=prompt)
+
+
+def ids_of(examples: tuple[Example, ...], prompt: str | None = None) -> tuple[str, ...]:
+    """Return the ids of examples. Raises `UsageError` for a prompt that cannot ask them."""
+    return tuple(example.id for example in asked_by(prompt, examples))
+
+
+def asked_by(prompt: str | None, examples: tuple[Example, ...]) -> tuple[Example, ...]:
+    """Return the examples as they are, or `reworded` by a prompt."""
+    return examples if prompt is None else reworded(examples, prompt)
 
 
 def companion_text(model: ModelRef) -> ExampleSet:
@@ -59,20 +74,23 @@ def companion_task(model: ModelRef) -> str:
 def evaluation_set(task: Task | str, n: int | None = None) -> ExampleSet:
     """Return the first `n` evaluation examples of a task (all when `n` is None)."""
     chosen = task_of(task)
-    ids = tuple(example.id for example in chosen.evaluation(n))
+    ids = ids_of(chosen.evaluation(n))
     return ExampleSet(task=chosen.name, version=chosen.version, ids=ids, split="evaluation")
 
 
-def named_set(task: Task | str, ids: tuple[str, ...]) -> ExampleSet:
-    """Return exactly the named examples, from any split."""
+def named_set(task: Task | str, ids: tuple[str, ...], prompt: str | None = None) -> ExampleSet:
+    """Return exactly the named examples, from any split; `prompt` is as in `calibration_set`."""
     chosen = task_of(task)
-    chosen.by_ids(ids)
-    return ExampleSet(task=chosen.name, version=chosen.version, ids=ids, split="ids")
+    ids = ids_of(chosen.by_ids(ids), prompt)
+    return ExampleSet(task=chosen.name, version=chosen.version, ids=ids, split="ids", prompt=prompt)
 
 
 def examples_of(wanted: ExampleSet) -> tuple[Example, ...]:
-    """Return the examples of a set. Raises `UsageError` when the task's version has changed since."""
-    return versioned_task(wanted).by_ids(wanted.ids)
+    """Return the examples of a set, asked by its prompt.
+
+    Raises `UsageError` when the task's version has changed since, or when the prompt cannot ask them.
+    """
+    return asked_by(wanted.prompt, versioned_task(wanted).by_ids(wanted.ids))
 
 
 def versioned_task(wanted: ExampleSet) -> Task:

@@ -56,13 +56,12 @@ def text_spans(example: Example, option: int) -> tuple[Span, ...]:
 
 def prompt_spans(example: Example) -> tuple[Span, ...]:
     prompt, question = example.prompt, example.question
-    at = prompt.rfind(question)
-    running_text = question == prompt and len(example.options) == 1 and example.solution is None
-    if not question or at < 0 or running_text:
+    if not example.asks:
         raise UsageError(
             f"Example {example.id!r} asks no question in its prompt, so its positions have no names; choose a task "
             "with questions."
         )
+    at = prompt.rfind(question)
     asked = at + sentence_starts(question)[-1]
     spans = (Span(TEMPLATE, 0), Span(FACTS, at), Span(QUESTION, asked), Span(CUE, at + len(question)))
     ends = (*(span.start for span in spans[1:]), len(prompt))

@@ -103,7 +103,7 @@ class HeadView:
     @cached_property
     def texts(self) -> dict[str, Example] | None:
         """The examples by id; None where they are not on this machine."""
-        return texts_of(self.task.name, self.ids)
+        return texts_of(self.task.name, self.ids, self.spec.examples.prompt)
 
     @property
     def n(self) -> int:

@@ -6,7 +6,7 @@ examples measured both ways.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,15 +30,17 @@ from cap_viz.runs.run_queries import block_run, block_spec
 from cap_viz.runs.sample_plan import hybrid_specs, pilot_specs, plan_from, seconds_each, timed_run
 from cap_viz.runs.spec import RunSpec, ScoreSpec, spec_key
 from cap_viz.stats.hybrid import FEWEST_EXACT
-from cap_viz.tasks import load_task
-from cap_viz.tasks.example_sets import calibration_set
+from cap_viz.tasks import Task, load_task
+from cap_viz.tasks.example_sets import ExampleSet, calibration_set
 from cap_viz.tasks.readable import controls_for
+from cap_viz.tasks.wordings import WORDINGS, on_one_line, with_line_breaks
 
 # Key of the button that starts a new run, under which a refusal is shown; session key of the popover.
 STARTED, NEW_RUN_OPEN = "heads_started", "heads_new_run"
 USUAL_EXAMPLES = {"exact": 16, "gradient": 128}
 SIZES = ("by hand", "time budget", "precision")
 CONTROL_EXAMPLES = 16
+OWN_WORDING = "The task's own"
 UNKNOWN = {
     "exact": "Every head is ablated in turn on every example; no run has been timed here yet.",
     "gradient": "A backward pass per example: about a hundredth of the exact time.",
@@ -63,8 +65,9 @@ def new_run(frame: Frame) -> None:
             offered = [name for name in applicable_metrics(frame.task) if name in DIFFERENTIABLE]
             titles = partial(metric_name, frame.task)
             metric = str(metric_place.selectbox("Metric", offered, key="heads_gradient_metric", format_func=titles))
+        drawn = partial(calibration_set, frame.task, seed=seed, prompt=picked_prompt(frame.task))
         try:
-            specs = wanted_specs(frame, estimator, seed, ablation, metric)
+            specs = wanted_specs(frame, estimator, drawn, ablation, metric)
         except CapVizError as error:
             st.caption(str(error))
             return
@@ -78,21 +81,32 @@ def picked(label: str, options: tuple[str, ...], key: str, **more: Any) -> str:
     return str(st.segmented_control(label, options, default=options[0], required=True, key=key, **more))
 
 
-def wanted_specs(frame: Frame, estimator: str, seed: int, ablation: str, metric: str | None) -> dict[str, ScoreSpec]:
+def picked_prompt(task: Task) -> str | None:
+    """Draw the wordings of the prompt, to which one may be added; return None for the task's own."""
+    if not task.splits.calibration[0].asks:
+        return None
+    offered = [OWN_WORDING, *map(on_one_line, WORDINGS)]
+    asked = st.selectbox("Prompt", offered, key="heads_prompt", accept_new_options=True, help=GLOSSARY["wording"])
+    return None if asked in (None, OWN_WORDING) else with_line_breaks(asked)
+
+
+def wanted_specs(
+    frame: Frame, estimator: str, drawn: Callable[[int], ExampleSet], ablation: str, metric: str | None
+) -> dict[str, ScoreSpec]:
     """Return the specs to compute, by estimator. Raises `CapVizError` if they cannot be built or planned."""
     task, most = frame.task, len(frame.task.splits.calibration)
     if estimator == "hybrid":
         if most <= FEWEST_EXACT:
             raise UsageError(f"The hybrid estimator needs more than {FEWEST_EXACT} examples; {task.title} has {most}.")
-        n, n_gradient = hybrid_sizes(frame, seed, ablation, metric or "nll", most)
-        exact = ScoreSpec(frame.model, calibration_set(task, n, seed), ablation=ablation)
-        return hybrid_specs(exact, metric, calibration_set(task, n_gradient, seed))
+        pilot = ScoreSpec(frame.model, drawn(FEWEST_EXACT), ablation=ablation)
+        n, n_gradient = hybrid_sizes(frame, pilot_specs(pilot, metric or "nll"), most)
+        return hybrid_specs(replace(pilot, examples=drawn(n)), metric, drawn(n_gradient))
     usual = min(USUAL_EXAMPLES[estimator], most)
     n = int(st.number_input("Examples", 1, most, usual, key="heads_n", help=GLOSSARY["calibration"]))
-    return {estimator: ScoreSpec(frame.model, calibration_set(task, n, seed), estimator, ablation, metric)}
+    return {estimator: ScoreSpec(frame.model, drawn(n), estimator, ablation, metric)}
 
 
-def hybrid_sizes(frame: Frame, seed: int, ablation: str, metric: str, most: int) -> tuple[int, int]:
+def hybrid_sizes(frame: Frame, pilot: Mapping[str, ScoreSpec], most: int) -> tuple[int, int]:
     """Return the numbers of exact and gradient examples: entered, or planned for a budget.
 
     Raises `UsageError` if the pilot of a plan is missing or the budget cannot be met.
@@ -103,13 +117,12 @@ def hybrid_sizes(frame: Frame, seed: int, ablation: str, metric: str, most: int)
         n = first.number_input("exactly", FEWEST_EXACT, most, min(FEWEST_EXACT, most), key="heads_hybrid_n")
         n_gradient = second.number_input("by gradient", int(n), most, min(128, most), key="heads_hybrid_big_n")
         return int(n), int(n_gradient)
-    pilot = pilot_specs(frame.model, frame.task, seed=seed, ablation=ablation, metric=metric)
     runs = {name: run for name, spec in pilot.items() if (run := frame.store.get(spec)) is not None}
     if missing := [spec for name, spec in pilot.items() if name not in runs]:
         label = f"Measure the pilot ({FEWEST_EXACT} examples, both ways)"
         offer_runs(frame, label, *missing, key="heads_pilot")
         raise UsageError("The sizes are planned from a pilot with this draw, ablation and metric, and then fixed.")
-    unit, seconds, half_width = METRICS[metric].unit, None, None
+    unit, seconds, half_width = METRICS[pilot["gradient"].metric or "nll"].unit, None, None
     if how == "time budget":
         seconds = 60 * st.number_input("Minutes", 0.1, 600.0, 5.0, key="heads_minutes")
     else:

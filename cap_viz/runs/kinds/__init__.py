@@ -19,6 +19,7 @@ from cap_viz.runs.kinds.positions import Positions
 from cap_viz.runs.kinds.profile import Profile
 from cap_viz.runs.kinds.removal import Removal
 from cap_viz.runs.kinds.scores import Scores
+from cap_viz.runs.run_labels import prompt_words
 from cap_viz.runs.spec import RunSpec
 from cap_viz.runs.store import Store, StoredRun
 
@@ -36,7 +37,7 @@ KINDS: dict[str, RunKind[Any]] = {
 
 def describe(spec: RunSpec) -> str:
     """Describe a run in a few words, without its model and task."""
-    return KINDS[spec.kind].describe(spec)
+    return KINDS[spec.kind].describe(spec) + prompt_words(spec.examples)
 
 
 def runs_table(runs: Iterable[StoredRun]) -> pd.DataFrame:
