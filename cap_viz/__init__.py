@@ -156,6 +156,7 @@ __all__ = [
     "path_effects",
     "prune_mask",
     "removal_curve",
+    "reworded",
     "runs",
     "score_blocks",
     "score_heads",

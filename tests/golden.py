@@ -150,6 +150,7 @@ def generated() -> dict[str, RunSpec]:
     specs["score, removed"] = replace(SCORES, removed=((1, 0), (2, 3)))
     specs["score, mask"] = replace(SCORES, mask=MASK)
     specs |= {"joint, mask": replace(JOINT, mask=MASK), "pairs, mask": replace(PAIRS, mask=MASK)}
+    specs["positions, mask"] = replace(POSITIONS, mask=MASK)
     # As JSON, 1 and 1.0 are two things, and .1 + .2 has all its digits.
     for sparsity in (0, 1, 1.0, 0.1, 0.1 + 0.2, 1e-5):
         specs[f"eval, sparsity {sparsity!r}"] = replace(dense, mask=replace(MASK, sparsity=sparsity))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from cap_viz.attribution.gradient import gradient_effects
 from cap_viz.attribution.position_effects import PositionEffects
 from cap_viz.attribution.positions import span_effects, step_effects
 from cap_viz.attribution.results import Questions
+from cap_viz.attribution.self_test import weights_digest
 from cap_viz.errors import CapVizError, UsageError
 from cap_viz.models.loading import ReasoningModel
+from cap_viz.pruning import prune_mask
 from cap_viz.settings import ASSETS
 from cap_viz.tasks import Example, load_task
 from cap_viz.tasks.spans import Span, in_order, prompt_spans, sentence_starts, step_spans, text_spans, with_solution
@@ -154,7 +157,7 @@ def places_by_hand(example: Example, encoded: EncodedExample) -> dict[str, Calla
 
 
 @pytest.mark.parametrize(
-    ("layout", "ablation"), [("direct", "mean"), ("own blocks", "zero"), ("separate rows", "mean")]
+    ("layout", "ablation"), [("direct", "mean"), ("own blocks", "zero"), ("separate rows", "mean"), ("pruned", "mean")]
 )
 def test_exact_spans_equal_plain_forwards(
     tiny_model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, layout: str, ablation: Any
@@ -164,8 +167,20 @@ def test_exact_spans_equal_plain_forwards(
     if layout == "separate rows":
         monkeypatch.setattr("cap_viz.attribution.exact.packing_is_valid", lambda model, encoded: False)
     examples = (tiny_examples(2)[1], tiny_examples(5, n_options=3)[4])
+    mask = prune_mask(tiny_model, "magnitude", sparsity=0.4, progress=False) if layout == "pruned" else None
+    found = span_effects(tiny_model, examples, HEADS, ablation=ablation, mask=mask, progress=False)
+    with nullcontext() if mask is None else tiny_model.masked(mask.keep):
+        check_against_plain_forwards(tiny_model, examples, found, ablation)
+    wrong = [part for part, name in enumerate(found.parts) if name.startswith("wrong")]
+    assert len(wrong) == 2
+    assert_allclose(np.nan_to_num(found.effects("nll")[:, wrong]), 0, atol=1e-5)
+    assert np.abs(found.effects("nll")[:, found.parts.index("question")]).max() > 1e-2
+
+
+def check_against_plain_forwards(
+    tiny_model: ReasoningModel, examples: tuple[Example, ...], found: PositionEffects, ablation: str
+) -> None:
     value = np.zeros((3, 4, 8)) if ablation == "zero" else mean_z(tiny_model, examples).numpy()
-    found = span_effects(tiny_model, examples, HEADS, ablation=ablation, progress=False)
     assert found.metrics == ("nll", "choice_nll", "logit_diff", "accuracy")
     for i, (example, encoded) in enumerate(zip(examples, encode_all(tiny_model, examples), strict=True)):
         gold, options = example.gold, range(len(example.options))
@@ -184,10 +199,6 @@ def test_exact_spans_equal_plain_forwards(
                 assert found.effects("nll")[h, part, i] == pytest.approx(nll, abs=1e-4)
                 choice = np.logaddexp.reduce(changed) - changed[gold] - np.logaddexp.reduce(dense) + dense[gold]
                 assert found.effects("choice_nll")[h, part, i] == pytest.approx(choice, abs=1e-4)
-    wrong = [part for part, name in enumerate(found.parts) if name.startswith("wrong")]
-    assert len(wrong) == 2
-    assert_allclose(np.nan_to_num(found.effects("nll")[:, wrong]), 0, atol=1e-5)
-    assert np.abs(found.effects("nll")[:, found.parts.index("question")]).max() > 1e-2
 
 
 def test_exact_effects_everywhere_are_the_exact_scores(tiny_model: ReasoningModel) -> None:
@@ -266,6 +277,18 @@ def test_effects_on_steps_add_up_to_the_solution(tiny_model: ReasoningModel) -> 
     assert_allclose(weighted / found.tokens[:, -1], scores.effects("nll").reshape(12, -1), atol=1e-4)
     assert_allclose(found.effects()[:, -1], scores.effects("nll").reshape(12, -1), atol=1e-4)
     assert_allclose(found.known_logliks, scores.dense, atol=1e-4)
+
+
+def test_a_pruned_model_by_step_and_to_first_order(tiny_model: ReasoningModel) -> None:
+    examples, before = solved(4), weights_digest(tiny_model)
+    mask = prune_mask(tiny_model, "magnitude", sparsity=0.4, progress=False)
+    steps = step_effects(tiny_model, examples, mask=mask, progress=False)
+    pruned = exact_scores(tiny_model, tuple(map(with_solution, examples)), mask=mask)
+    assert_allclose(steps.effects()[:, -1], pruned.effects("nll").reshape(12, -1), atol=1e-4)
+    spans = span_effects(tiny_model, examples, metric="nll", mask=mask, progress=False)
+    whole = gradient_effects(tiny_model, examples, metric="nll", mask=mask)
+    assert_allclose(spans.effects()[:, -1], whole.per_example.reshape(12, -1), atol=1e-5)
+    assert weights_digest(tiny_model) == before
 
 
 def by_hand() -> PositionEffects:

@@ -12,12 +12,14 @@ import pytest
 
 from cap_viz.attribution.positions import span_effects, step_effects
 from cap_viz.errors import UsageError
+from cap_viz.models.catalogue import ModelRef
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import finish
-from cap_viz.runs.execute import run_steps
+from cap_viz.runs.execute import mask_steps, run_steps
 from cap_viz.runs.kinds import describe, numbers_of
 from cap_viz.runs.kinds.paths import load_paths
 from cap_viz.runs.kinds.positions import load_positions
+from cap_viz.runs.masks import mask_spec_for
 from cap_viz.runs.run_labels import ablation_words
 from cap_viz.runs.spec import PositionSpec, spec_dict, spec_from_dict, spec_key
 from cap_viz.runs.store import Store
@@ -83,8 +85,27 @@ def test_every_field_is_part_of_the_key(tiny_model: ReasoningModel) -> None:
     spec = spec_of(tiny_model, by="span")
     assert set(spec_dict(spec)) == {"kind", "model", "examples", "by", "ablation"}
     changes: list[dict[str, Any]] = [{"by": "step"}, {"heads": HEADS}, {"metric": "nll"}, {"ablation": "mean"}]
-    changes.append({"reference": spec.examples})
+    mask = mask_spec_for(tiny_model.ref, "magnitude", 0.5, task="tiny", n=4)
+    changes += [{"reference": spec.examples}, {"mask": mask}]
     assert len({spec_key(spec), *(spec_key(replace(spec, **change)) for change in changes)}) == 1 + len(changes)
+
+
+@pytest.mark.parametrize("options", [BY_SPAN, BY_STEP])
+def test_a_pruned_model_is_split_as_a_run(
+    options: dict[str, Any], tiny_model: ReasoningModel, task: Task, store: Store
+) -> None:
+    mask_spec = mask_spec_for(tiny_model.ref, "cap", 0.5, task="tiny", n=4)
+    spec = spec_of(tiny_model, **options, mask=mask_spec)
+    run = finish(run_steps(spec, tiny_model, store))
+    mask = finish(mask_steps(mask_spec, tiny_model, store))
+    compute = span_effects if options["by"] == "span" else step_effects
+    chosen = {name: value for name, value in options.items() if name != "by"}
+    fresh = compute(tiny_model, task.evaluation(5), **chosen, mask=mask, progress=False)
+    np.testing.assert_array_equal(load_positions(store, run).per_example, fresh.per_example)
+    assert describe(spec).endswith("zero ablation, cap at 50%")
+    other = replace(spec, mask=mask_spec_for(ModelRef("other", "0" * 16), "cap", 0.5, task="tiny", n=4))
+    with pytest.raises(UsageError, match=r"use a mask of this model\.$"):
+        finish(run_steps(other, tiny_model, store))
 
 
 @pytest.mark.parametrize("options", [BY_SPAN, EXACTLY, BY_STEP])
@@ -156,6 +177,9 @@ def test_the_command(tiny: list[str], shell: Shell) -> None:
     assert len(found["effects"]) == 12 * len(found["parts"])
     exact = shell.json("positions", *tiny, "--n", "4", "--heads", "L1H2,L0H1", "--metric", "accuracy")
     assert (exact["estimator"], exact["heads"]) == ("exact", [[0, 1], [1, 2]])
+    pruned = shell.json("positions", *tiny, "--n", "4", "--criterion", "magnitude", "--sparsity", "0.5")
+    assert (pruned["criterion"], pruned["sparsity"]) == ("magnitude", 0.5)
+    assert pruned["effects"] != found["effects"]
     code, out, _ = shell(
         "positions", *tiny, "--n", "4", "--by", "step", "--top", "3", "--ablation", "mean", "--calibration", "4"
     )

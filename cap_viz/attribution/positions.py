@@ -35,6 +35,7 @@ from cap_viz.attribution.forward.token_spans import counted, name_tokens, read_b
 from cap_viz.attribution.gradient import gradient_steps, make_gradient_plan
 from cap_viz.attribution.joint_ablation import check_sets
 from cap_viz.attribution.position_effects import EVERYWHERE, WHOLE_SOLUTION, PositionEffects, check_split
+from cap_viz.attribution.pruned_weights import MaskLike, Weights, weights_under
 from cap_viz.attribution.results import Ablation
 from cap_viz.models.loading import ReasoningModel
 from cap_viz.progress import Progress, Steps, finish_with_bar
@@ -175,22 +176,28 @@ def position_steps(
     model: ReasoningModel,
     plan: PositionPlan,
     *,
+    weights: Weights | None = None,
     only: Iterable[int] | None = None,
     replaced: Replacements | None = None,
 ) -> Generator[PositionBlock, None, None]:
-    """Yield blocks of effects, batch by batch, of all batches or `only` some. The lease is held within a step only."""
+    """Yield blocks of effects, batch by batch, of all batches or `only` some, with `weights` swapped in.
+
+    The lease is held within a step only, never across a yield, at which the model is dense again.
+    """
     compute = exact_position_steps if plan.metric is None else gradient_position_steps
-    return compute(model, plan, only, replaced or replacements(model, plan.sample))
+    held = weights or {}
+    return compute(model, plan, held, only, replaced or replacements(model, plan.sample, held))
 
 
 def gradient_position_steps(
-    model: ReasoningModel, plan: PositionPlan, only: Iterable[int] | None, replaced: Replacements
+    model: ReasoningModel, plan: PositionPlan, held: Weights, only: Iterable[int] | None, replaced: Replacements
 ) -> Generator[PositionBlock, None, None]:
     places = tuple(product(range(len(plan.heads)), range(len(plan.parts))))
     blocks = gradient_steps(
         model,
         plan.sample,
         metric=plan.metric or "nll",
+        weights=held,
         only=only,
         replaced=replaced,
         spans=lambda members: plan.spans(model, members),
@@ -202,14 +209,16 @@ def gradient_position_steps(
 
 
 def exact_position_steps(
-    model: ReasoningModel, plan: PositionPlan, only: Iterable[int] | None, replaced: Replacements
+    model: ReasoningModel, plan: PositionPlan, held: Weights, only: Iterable[int] | None, replaced: Replacements
 ) -> Generator[PositionBlock, None, None]:
     runner, layers = block_runner(model, direct=plan.batches.direct), plan.versions()
     for number in plan.batches.numbers(only):
         members = plan.batches.batches[number]
-        batch, z = plan.batch(model, members), replaced.z(members)
+        batch = plan.batch(model, members)
         spans = None if plan.by_step else plan.spans(model, members).movedim(-1, 0)
-        with model.lease, torch.inference_mode():
+        with model.swapped(held):
+            z = replaced.z(members)
+        with model.swapped(held), torch.inference_mode():
             dense = dense_pass(model, batch)
             logliks = checked(model, batch, read_logliks(model, batch, dense.final[:, None])[0])
         n_tokens = batch.tokens.numel()
@@ -219,7 +228,7 @@ def exact_position_steps(
                 chosen = versions[group.start : group.stop]
                 heads = [plan.heads[head][1] for head, _ in chosen]
                 where = None if spans is None else spans[[part for _, part in chosen]]
-                with model.lease, torch.inference_mode():
+                with model.swapped(held), torch.inference_mode():
                     ablated = runner.ablate_heads(batch, dense, layer, z[layer], heads, where)
                     ablated = checked(model, batch, ablated)
                 last = layer == max(layers) and group == groups[-1]
@@ -298,11 +307,11 @@ class PositionArrays:
         )
 
 
-def collected(model: ReasoningModel, plan: PositionPlan) -> Steps[PositionEffects]:
+def collected(model: ReasoningModel, plan: PositionPlan, weights: Weights) -> Steps[PositionEffects]:
     """Collect the blocks of `position_steps`; progress after each."""
     arrays, n_layers = PositionArrays(plan), model.shape.n_layers
     done, total = 0.0, float(sum(plan.batch_work(batch, n_layers) for batch in plan.batches.numbers()))
-    for block in position_steps(model, plan):
+    for block in position_steps(model, plan, weights=weights):
         arrays.add(block)
         done += block.work
         yield Progress(done, total, "heads position by position")
@@ -318,6 +327,7 @@ def span_effects(
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
     progress: bool = True,
 ) -> PositionEffects:
     """Split effects of heads by where their output is replaced: the first token, facts, question, answer cue, options.
@@ -326,13 +336,14 @@ def span_effects(
     the spans. With `heads`, pairs of layer and head, exactly, on every metric, by replacing the output at one span at a
     time; use other examples than those that ranked the heads. Options that are worked solutions are split into steps.
 
-    `ablation`, `reference` and `seed` are those of `make_score_plan`; `progress` shows a bar. Raises `UsageError` as it
-    does, for examples without a question in the prompt, heads that are not there, and for both heads and a metric.
+    `ablation`, `reference` and `seed` are those of `make_score_plan`. With `mask` all is measured on the pruned model.
+    `progress` shows a bar. Raises `UsageError` as it does, for examples without a question in the prompt, heads that
+    are not there, both heads and a metric, and a mask of another model.
     """
     first_order = metric or ("nll" if heads is None else None)
     options: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
     plan = make_position_plan(model, examples, "span", heads, metric=first_order, **options)
-    return finish_with_bar(collected(model, plan), progress)
+    return finish_with_bar(collected(model, plan, weights_under(model, mask)), progress)
 
 
 def step_effects(
@@ -343,6 +354,7 @@ def step_effects(
     ablation: Ablation = "zero",
     reference: Sequence[Example] | None = None,
     seed: int = 0,
+    mask: MaskLike | None = None,
     progress: bool = True,
 ) -> PositionEffects:
     """Split effects of heads by what is predicted: the loss per token of each step of the worked solution, exactly.
@@ -353,4 +365,4 @@ def step_effects(
     """
     options: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
     plan = make_position_plan(model, examples, "step", heads, **options)
-    return finish_with_bar(collected(model, plan), progress)
+    return finish_with_bar(collected(model, plan, weights_under(model, mask)), progress)

@@ -12,10 +12,21 @@ from cap_viz.attribution.effect_metrics import METRICS, check_differentiable, me
 from cap_viz.attribution.position_effects import PositionEffects
 from cap_viz.attribution.results import ABLATIONS
 from cap_viz.cli.computing import ModelRuns
-from cap_viz.cli.options import AblationOption, JsonOption, ModelOption, SeedOption, TaskOption, head_list
+from cap_viz.cli.masking import pruned_facts
+from cap_viz.cli.options import (
+    AblationOption,
+    CriterionOrDenseOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    SparsityWithOption,
+    TaskOption,
+    head_list,
+)
 from cap_viz.cli.output import out, print_json, records, run_facts
 from cap_viz.errors import UsageError, choose
 from cap_viz.models.catalogue import DEFAULT_MODEL
+from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.spec import PositionSpec
 from cap_viz.tasks import check_metric, load_task
 from cap_viz.tasks.spans import BYS
@@ -33,6 +44,8 @@ def positions(
     seed: SeedOption = 0,
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}; steps have nll only.")] = "nll",
     ablation: AblationOption = "zero",
+    criterion: CriterionOrDenseOption = "",
+    sparsity: SparsityWithOption = 0.2,
     top: Annotated[int, typer.Option(help="Number of heads in the table, by their largest effect.")] = DEFAULT_TOP,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,6 +80,7 @@ def positions(
         metric=metric if first_order else None,
         ablation=ablation,
         reference=None if ablation == "zero" else calibration_set(chosen, calibration, seed),
+        mask=runs.mask_spec(criterion, sparsity, task, seed),
     )
     # Before the model is loaded.
     KINDS[spec.kind].check(spec)
@@ -75,12 +89,13 @@ def positions(
     if as_json:
         print_json(
             {"task": task, "by": by, "metric": metric, "ablation": ablation, "estimator": effects.estimator}
+            | pruned_facts(criterion, sparsity)
             | {"n": len(effects.questions), "run": run_facts(run), "heads": [list(head) for head in effects.heads]}
             | {"parts": list(effects.parts), "tokens": effects.tokens.tolist()}
             | {"effects": records(effects.to_pandas(metric).drop(columns=["metric"]))}
         )
         return
-    print_effects(effects, metric, top, f"{task}, {len(effects.questions)} questions")
+    print_effects(effects, metric, top, f"{task}, {len(effects.questions)} questions{pruned_words(spec.mask)}")
 
 
 def print_effects(effects: PositionEffects, metric: str, top: int, sample: str) -> None:

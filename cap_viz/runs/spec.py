@@ -183,7 +183,7 @@ class PositionSpec:
 
     `by` is "span" where z is replaced at one named span at a time, "step" where the loss of each step of the worked
     solution is read. With `metric` the effects of all heads on spans are those of its gradient; without, effects are
-    exact, of `heads` or of every head. `reference` is as in `ScoreSpec`.
+    exact, of `heads` or of every head. `reference` and `mask` are as in `ScoreSpec`.
     """
 
     model: ModelRef
@@ -193,6 +193,7 @@ class PositionSpec:
     metric: str | None = None
     ablation: str = "zero"
     reference: ExampleSet | None = None
+    mask: MaskSpec | None = None
 
     kind = "positions"
 

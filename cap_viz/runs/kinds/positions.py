@@ -13,7 +13,8 @@ from cap_viz.attribution.joint_scores import set_name
 from cap_viz.attribution.position_effects import PositionEffects, check_split
 from cap_viz.runs.batched_runs import BatchedRun, BatchStep
 from cap_viz.runs.kinds.base import tables_of, task_of
-from cap_viz.runs.kinds.scores import AblationKind, AblationRun, ablation_options, check_reference
+from cap_viz.runs.kinds.scores import AblationKind, AblationRun, ablation_options, check_mask, check_reference
+from cap_viz.runs.run_labels import pruned_words
 from cap_viz.runs.run_queries import as_run_of
 from cap_viz.runs.spec import PositionSpec
 from cap_viz.runs.store import Store, StoredRun
@@ -39,16 +40,17 @@ class Positions(AblationKind[PositionSpec]):
         for example in examples_of(spec.examples):
             with_solution(example) if spec.by == "step" else prompt_spans(example)
         check_reference(spec)
+        check_mask(spec.mask, spec.model)
 
     def batched(
         self, model: ReasoningModel, spec: PositionSpec, plan: BatchPlan | None = None, mask: Mask | None = None
     ) -> BatchedRun:
-        return PositionRun(model, spec, plan)
+        return PositionRun(model, spec, plan, mask)
 
     def describe(self, spec: PositionSpec) -> str:
         heads = "all heads" if spec.heads is None else set_name(spec.heads)
         estimator = "exact" if spec.metric is None else f"gradient of {spec.metric}"
-        return f"{heads} by {spec.by}, {estimator}, {spec.ablation} ablation"
+        return f"{heads} by {spec.by}, {estimator}, {spec.ablation} ablation{pruned_words(spec.mask)}"
 
     def numbers(self, store: Store, run: StoredRun[PositionSpec]) -> pd.DataFrame:
         """One row per metric, head and span or step."""
@@ -56,14 +58,14 @@ class Positions(AblationKind[PositionSpec]):
 
 
 class PositionRun(AblationRun):
-    """Effects of heads by position."""
+    """Effects of heads by position, of the dense model or under a mask."""
 
     note = "heads position by position"
 
-    def __init__(self, model: ReasoningModel, spec: PositionSpec, plan: BatchPlan | None) -> None:
+    def __init__(self, model: ReasoningModel, spec: PositionSpec, plan: BatchPlan | None, mask: Mask | None) -> None:
         from cap_viz.attribution.positions import PositionArrays, make_position_plan
 
-        super().__init__(model, spec, None)
+        super().__init__(model, spec, mask)
         options = {**ablation_options(spec), "metric": spec.metric, "batches": plan}
         self.plan = make_position_plan(model, examples_of(spec.examples), spec.by, spec.heads, **options)
         self.arrays = PositionArrays(self.plan)
@@ -72,7 +74,7 @@ class PositionRun(AblationRun):
     def replaced(self) -> Replacements:
         from cap_viz.attribution.exact import replacements
 
-        return replacements(self.model, self.plan.sample)
+        return replacements(self.model, self.plan.sample, self.weights)
 
     def size(self, batch: int) -> float:
         return self.plan.batch_work(batch, self.model.shape.n_layers)
@@ -84,7 +86,8 @@ class PositionRun(AblationRun):
     def steps(self, wanted: Sequence[int]) -> Iterator[BatchStep]:
         from cap_viz.attribution.positions import position_steps
 
-        return self.steps_of(position_steps(self.model, self.plan, only=wanted, replaced=self.replaced))
+        options = {"weights": self.weights, "only": wanted, "replaced": self.replaced}
+        return self.steps_of(position_steps(self.model, self.plan, **options))
 
 
 def load_positions(store: Store, run: StoredRun) -> PositionEffects:

@@ -49,14 +49,14 @@ class AblationKind(RunKind[Ablating]):
     """What kinds share that replace outputs of heads: batches, computed under the mask that the spec may name."""
 
     def steps(self, spec: Ablating, by: Computation) -> Generator[Progress, None, Computed]:
-        mask = yield from wanted_mask(mask_of(spec), by)
+        mask = yield from wanted_mask(spec.mask, by)
         run = self.batched(by.model, spec, by.checkpoints.plan(), mask)
         del mask  # So that the run frees it once it has the pruned weights.
         facts = yield from batch_steps(run, by.checkpoints, by.backend)
         return Computed(run.tables(), run.batches, facts)
 
     def holds_weights(self, spec: Ablating) -> bool:
-        return mask_of(spec) is not None
+        return spec.mask is not None
 
 
 class Scores(AblationKind[ScoreSpec]):
@@ -110,11 +110,6 @@ class Scores(AblationKind[ScoreSpec]):
     def numbers(self, store: Store, run: StoredRun[ScoreSpec]) -> pd.DataFrame:
         """One row per metric, layer and head (or block)."""
         return load_any(store, run).to_pandas()
-
-
-def mask_of(spec: AblationSpec) -> MaskSpec | None:
-    """Return the mask of a spec; None for the dense model, and for a kind that measures no other."""
-    return getattr(spec, "mask", None)
 
 
 def check_reference(spec: AblationSpec) -> None:
