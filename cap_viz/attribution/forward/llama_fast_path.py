@@ -32,8 +32,8 @@ from cap_viz.stats.joint import HeadSet
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 # Activations of one slice of the MLP: gate and up together take 4 MB in float32.
 MLP_VALUES = 1 << 19
-# Number of vocabulary entries per slice of logits, one slice being in memory at a time.
-VOCABULARY_SLICE = 4096
+# Vocabulary entries per slice of logits, one of which is in memory at a time: few enough to stay in the cache of a core.
+VOCABULARY_SLICE = 1024
 
 
 @dataclass(frozen=True)
