@@ -66,8 +66,8 @@ def removal(
 
     Heads are ranked on calibration examples and removed on evaluation questions. A good order loses much from its top
     and little from its end. CPR and CMD are those of the MIB benchmark. With --rescore the order is built from its end:
-    the least important heads go, and the others are scored again without them, once more than there are shares, which
-    is that much dearer.
+    the least important heads are removed first, and the others are scored again without them. That takes one scoring
+    more than there are shares.
     """
     from cap_viz.runs.kinds.removal import load_removal, removal_spec
 
