@@ -56,7 +56,7 @@ def prompt_control(view: Frame) -> str:
         "Prompt",
         height=96,
         max_chars=most_prompt_characters(),
-        help="The model goes on from here; it is not told that it is being asked anything.",
+        help="The model continues this text as it stands, without a chat template.",
         **controlled("prompt", prompt, {"also": {"example": None}}),
     )
     return prompt

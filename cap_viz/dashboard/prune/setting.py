@@ -58,8 +58,8 @@ def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = No
     needs, options = criterion_named(criterion), setting.options_of(criterion, sparsity)
     if needs.needs_scores and setting.scores is None:
         raise CapVizError(
-            f"{needs.title} is built on exact head scores, and {setting.evaluation.task} has none (those of a gradient "
-            "run do not serve): score the heads with the exact estimator first."
+            f"{needs.title} is built on exact head scores, and this task has none stored. Gradient scores do not "
+            "serve: score the heads with the exact estimator first."
         )
     if needs.measures(options) and setting.calibration is None:
         raise CapVizError(f"{needs.title} measures activations on calibration examples, and none are on this machine.")
