@@ -67,7 +67,7 @@ def mask_control(view: Frame, run: StoredRun[ScoreSpec] | None) -> MaskSpec | No
     left, right = st.columns(2)
     with left:
         criterion = view.selection.selectbox(
-            "Pruned by",
+            "Prune by",
             "mask",
             {NO_MASK: "Nothing", **{name: criterion_option(name) for name in criteria_in_groups(list(CRITERIA))}},
             help=f"{GLOSSARY['criterion']} Calibrated on {view.task.title}, as on the Prune page.",

@@ -61,7 +61,7 @@ def controls(view: Frame) -> PruneSetting:
     names = {name: criterion_option(name) for name in criteria_in_groups(list(CRITERIA))}
     with first:
         help = f"{GLOSSARY['criterion']}\n\n{criteria_help(list(names))}"
-        criterion = selection.selectbox("Remove by", "criterion", names, default="cap", help=help)
+        criterion = selection.selectbox("Prune by", "criterion", names, default="cap", help=help)
     with second:
         help = "A second criterion, at the same sparsity."
         against = selection.selectbox("Compare with", "against", names, default="wanda", help=help)
