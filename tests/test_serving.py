@@ -116,9 +116,7 @@ def test_prompts_are_short() -> None:
 
 
 @pytest.mark.usefixtures("shared")
-@pytest.mark.parametrize(
-    ("page", "what"), [("pages/runs.py", "bringing in runs"), ("pages/tasks.py", "uploading tasks")]
-)
+@pytest.mark.parametrize(("page", "what"), [("pages/runs.py", "importing runs"), ("pages/tasks.py", "uploading tasks")])
 def test_a_shared_server_takes_no_files_and_deletes_nothing(page: str, what: str) -> None:
     at = opened(page)
     assert not at.exception

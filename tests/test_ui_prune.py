@@ -220,7 +220,7 @@ def test_masks_have_the_keys_the_library_gives_them(
 def test_cap_without_head_scores_says_what_to_do(world: World) -> None:
     with pytest.raises(CapVizError) as refused:
         mask_spec(replace(world.setting, scores=None), "cap")
-    assert all(name in str(refused.value) for name in ("CAP", TASK, "head"))
+    assert all(name in str(refused.value) for name in ("CAP", TASKS[TASK].title, "head"))
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -348,7 +348,7 @@ def test_what_has_arrived_of_a_running_job_is_partial(world: World) -> None:
         ({"sparsity": 0.5}, ["20 %", "50 %"]),
         ({"options": MaskOptions(scope="mlp")}, ["scope", "both", "mlp"]),
         ({"options": MaskOptions(metric="choice_nll")}, ["metric", " nll", " choice_nll"]),
-        ({"options": MaskOptions(kv_combine="max")}, ["KV", "mean", "max"]),
+        ({"options": MaskOptions(kv_combine="max")}, ["key-value", "mean", "max"]),
     ],
 )
 def test_staleness_names_what_differs_then_and_now(world: World, changes: dict[str, object], words: list[str]) -> None:
@@ -667,7 +667,7 @@ def test_without_head_scores_the_page_points_to_heads(world: World, page: AppTes
     run = next(run for run in Store().runs() if run.spec == world.setting.scores)
     shutil.rmtree(run.folder)
     opened(page, world)
-    assert saying(page, "CAP", TASK)
+    assert saying(page, "CAP", TASKS[TASK].title)
     assert "prune_to_heads_cap" in [button.key for button in page.button]
 
 

@@ -135,5 +135,5 @@ def main(commands: typer.Typer = app) -> None:
         err.print(reason, style="red", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
     except KeyboardInterrupt as error:
-        err.print("Stopped; the same command goes on where it was.")
+        err.print("Stopped; give the same command again to continue.")
         raise SystemExit(1) from error

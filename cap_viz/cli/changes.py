@@ -41,7 +41,10 @@ def changes(
     criterion: CriterionOrDenseOption = "",
     sparsity: SparsityWithOption = 0.2,
     against: Annotated[
-        str, typer.Option(help="Compare with this model of the same shape instead, e.g. the instruct one of a base.")
+        str,
+        typer.Option(
+            help="Compare with this model of the same shape instead, for example the instruct model of a base model."
+        ),
     ] = "",
     estimator: Annotated[str, typer.Option(help=f"One of {', '.join(STORED_ESTIMATORS)}.")] = "exact",
     calibration: Annotated[int, typer.Option(help="mean, resample: calibration examples to take values from.")] = 16,

@@ -29,7 +29,7 @@ def direct(
     seed: SeedOption = 0,
     metric: EffectMetricOption = "nll",
     frozen_norm: Annotated[
-        bool, typer.Option("--frozen-norm", help="Direct effects under the dense scale of the final norm.")
+        bool, typer.Option("--frozen-norm", help="Keep the dense scale of the final norm in direct effects.")
     ] = False,
     ablation: AblationOption = "zero",
     top: Annotated[int, typer.Option(help="Number of heads in the table, by the size of their direct effect.")] = (
@@ -41,7 +41,7 @@ def direct(
 
     The direct effect changes only what the head writes into the last residual stream; the indirect effect is the rest
     of the total one, paired per example. Where later layers make up for the head, the indirect effect is negative.
-    With --frozen-norm the final norm makes up for nothing in the direct effect.
+    With --frozen-norm the final norm keeps its dense scale in the direct effect.
     """
     from cap_viz.attribution.effect_split import split_effects
     from cap_viz.runs.kinds.scores import load_direct, load_scores

@@ -152,7 +152,7 @@ def generate(
         solutions = len(kept.splits.calibration) + len(kept.splits.evaluation)
         facts["kept"] = {"task": kept.name, "solutions": solutions}
         lines.append(f"Kept {solutions} right texts as task {keep}")
-    lines.append(f"Every prompt, text and reading: python -m cap_viz runs audit {found.run.key}")
+    lines.append(f"Every prompt, text and parsed answer: python -m cap_viz runs audit {found.run.key}")
     found.show(as_json, facts, f"{task}, {len(report)} examples, {format}", lines)
 
 

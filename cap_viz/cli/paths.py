@@ -45,7 +45,7 @@ def paths(
     heads: Annotated[str, typer.Option(help="These sending heads instead, for example L0H1,L2H3,L5H0.")] = "",
     receivers: Annotated[str, typer.Option(help="Receiving heads; the sending ones if left out.")] = "",
     parts: Annotated[
-        str, typer.Option(help=f"What of a receiving head sees the change: {', '.join(PATH_PARTS)}, or several.")
+        str, typer.Option(help=f"Parts of a receiving head that see the change: {', '.join(PATH_PARTS)}, or several.")
     ] = "all",
     calibration: Annotated[int, typer.Option(help="Number of calibration examples whose effects rank the heads.")] = 16,
     seed: SeedOption = 0,

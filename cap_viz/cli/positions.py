@@ -40,7 +40,7 @@ def positions(
     by: Annotated[str, typer.Option(help=f"Split effects by {' or '.join(BYS)}.")] = "span",
     n: Annotated[int, typer.Option("--n", help="Number of evaluation questions.")] = 16,
     heads: Annotated[str, typer.Option(help="Measure these heads exactly, for example L0H1,L2H3,L5H0.")] = "",
-    calibration: Annotated[int, typer.Option(help="Number of calibration examples that give mean and resample.")] = 16,
+    calibration: Annotated[int, typer.Option(help="mean, resample: calibration examples to take values from.")] = 16,
     seed: SeedOption = 0,
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}; steps have nll only.")] = "nll",
     ablation: AblationOption = "zero",

@@ -65,9 +65,9 @@ def removal(
     """Remove heads in the order of their effects, from either end, and in random orders.
 
     Heads are ranked on calibration examples and removed on evaluation questions. A good order loses much from its top
-    and little from its end. CPR and CMD are those of the MIB benchmark. With --rescore the order is built from its end:
-    the least important heads go, and the others are scored again without them, once more than there are shares, which
-    is that much dearer.
+    and little from its end. CPR (circuit performance ratio) and CMD (circuit-model distance) are those of the MIB
+    benchmark (arXiv 2504.13151). With --rescore the order is built from its end: the least important heads are removed
+    first, and the others are scored again without them. That takes one scoring more than there are shares.
     """
     from cap_viz.runs.kinds.removal import load_removal, removal_spec
 

@@ -89,7 +89,7 @@ def repair_runs(as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"set_aside": done.set_aside, "removed": done.removed, "unfinished": unfinished})
         return
-    out.print(f"{len(done.set_aside)} runs set aside, {len(done.removed)} left-overs removed.")
+    out.print(f"{len(done.set_aside)} runs set aside, {len(done.removed)} leftovers removed.")
     for sentence in done.set_aside:
         err.print(f"set aside: {sentence}")
     for sentence in unfinished:

@@ -20,7 +20,7 @@ TEXT_LOSS = "Token loss"
 ABLATION_NAMES = {"zero": "zeroed", "mean": "mean", "resample": "resampled"}
 OPTION_WORDS = {
     "control_seed": "draw",
-    "kv_combine": "KV groups combined by",
+    "kv_combine": "key-value groups combined by",
     "metric": "head scores by",
     "score_metric": "gradients of",
 }

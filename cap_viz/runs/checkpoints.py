@@ -63,7 +63,7 @@ class Checkpoints:
                 number = int(path.stem.removeprefix("batch-"))
                 found[number] = read_part(path, self.label(plan, number))
             except (SafetensorError, ValueError, IndexError) as error:
-                log.warning("part %s is not used (%s): what it is of is computed again", path, error)
+                log.warning("part %s is not used (%s): its examples are computed again", path, error)
         return found
 
     def add(self, plan: BatchPlan, batch: int, arrays: Arrays) -> None:

@@ -81,7 +81,7 @@ def change_words(shown: EvalSpec, wanted: EvalSpec) -> str:
         if old.metric != new.metric:
             said.append(f"metric was {old.metric}, now {new.metric}")
         if old.kv_combine != new.kv_combine:
-            said.append(f"KV groups were combined by {old.kv_combine}, now {new.kv_combine}")
+            said.append(f"key-value groups were combined by {old.kv_combine}, now {new.kv_combine}")
         if old.scores != new.scores:
             said.append("built on other head scores")
         elif old.calibration != new.calibration:

@@ -53,7 +53,7 @@ def own_solutions_task(store: Store, run: StoredRun, name: str) -> Task:
     if len(rows) < FEWEST:
         raise UsageError(
             f"Only {len(rows)} of {len(report)} texts are right ({writing_of(task).shots} worked examples left out); "
-            f"at least {FEWEST} are needed. Let it write more."
+            f"at least {FEWEST} are needed. Generate more answers."
         )
     # The task's prompt, with a placeholder for the question.
     prompt = examples[0].prompt.replace(examples[0].question, "{question}", 1)

@@ -53,7 +53,7 @@ def controls(selection: Selection, task: Task, stored: Stored) -> ComparisonChoi
     with places[2]:
         rivals = {name: criterion_title(name) for name in options if counts_weights(name)}
         reference = selection.selectbox(
-            "Compared with",
+            "Compare with",
             "reference",
             {**rivals, DENSE[0]: "Dense model"},
             default=RIVAL if RIVAL in rivals else DENSE[0],

@@ -32,7 +32,7 @@ from cap_viz.tasks import Task
 
 TABLE_HELP = (
     "Every criterion against the reference on the same questions, and CAP against its controls. Each interval stands "
-    f"alone, {OUTSIDE}. One that holds 0 is no proof of equality: see what difference was detectable."
+    f"alone, {OUTSIDE}. One that holds 0 does not prove equality: see the smallest detectable difference."
 )
 
 
@@ -80,8 +80,8 @@ def causal_section(view: Frame) -> None:
     with st.expander("What the causal scores add"):
         found = [verdict for control in CONTROLS if (verdict := verdict_of(view, control)) is not None]
         st.caption(
-            f"{criterion_title(CONTROL)} is CAP with every head equally important; shuffled CAP is one draw of it with "
-            "the importance dealt out at random. What CAP is better by is what the causal scores add."
+            f"{criterion_title(CONTROL)} is CAP with every head equally important. Shuffled CAP is CAP with the "
+            "importances dealt out at random, in one draw. The lead of CAP over both is what the causal scores add."
             if found
             else "CAP and its controls are not measured on the same questions."
         )
@@ -182,7 +182,7 @@ def unit_note(comparison: Comparison) -> str:
     most = max(comparison.removed, key=lambda cell: cell[1])
     return (
         f"{listed([criterion_title(name) for name in names])} counts heads: {percent(most[1], 0)} of them are "
-        f"{percent(comparison.removed[most])} of the weights, and there it stands. To judge it, compare with dense."
+        f"{percent(comparison.removed[most])} of the weights, where its point is drawn. Compare it with dense only."
     )
 
 
@@ -239,7 +239,7 @@ def paper_section(task: Task) -> None:
         st.caption(f"{SOURCE}, {MODEL}, {NOTE}")
         st.table(reported_table(), border="horizontal", hide_index=True)
         if not reported_accuracy(task.name):
-            st.caption(f"The paper reports nothing on {escaped(task.name)}.")
+            st.caption(f"The paper reports nothing on {escaped(task.title)}.")
 
 
 def next_steps(view: Frame, criteria: Sequence[str], n: int, params: dict[str, str]) -> None:

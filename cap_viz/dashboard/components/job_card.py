@@ -141,7 +141,7 @@ def ended_view(*jobs: Job, key: str) -> None:
             if not reason:
                 st.caption(f"{escaped(whose)} {'was' if len(ended) == 1 else 'were'} cancelled. {kept_words(ended)}")
             again = {job.spec: job.title for job in ended}
-            label = "Try again" if reason else "Continue"
+            label = "Try again" if reason else "Resume"
             st.button(label, key=f"{own_key}_again", on_click=submit_all, args=(again, own_key))
             st.button("Discard", key=f"{own_key}_discard", on_click=discard_jobs, args=(ended,))
         refusal(own_key)

@@ -64,7 +64,7 @@ def overview(view: Frame) -> None:
         with st.container(width="content"):
             heading("Overview", "What the model can do, which heads it needs, and what pruning costs.")
         with st.container(width="content"):
-            go_button("New here? 8-step lesson", "learn", key="overview_learn")
+            go_button("New here? Take the lesson", "learn", key="overview_learn")
     install_model(view)
     found = summaries(view)
     lead = next(summary for summary in found if summary.task == view.task)

@@ -56,7 +56,7 @@ def prompt_control(view: Frame) -> str:
         "Prompt",
         height=96,
         max_chars=most_prompt_characters(),
-        help="The model goes on from here; it is not told that it is being asked anything.",
+        help="The model continues this text as it stands, without a chat template.",
         **controlled("prompt", prompt, {"also": {"example": None}}),
     )
     return prompt
@@ -67,7 +67,7 @@ def mask_control(view: Frame, run: StoredRun[ScoreSpec] | None) -> MaskSpec | No
     left, right = st.columns(2)
     with left:
         criterion = view.selection.selectbox(
-            "Pruned by",
+            "Prune by",
             "mask",
             {NO_MASK: "Nothing", **{name: criterion_option(name) for name in criteria_in_groups(list(CRITERIA))}},
             help=f"{GLOSSARY['criterion']} Calibrated on {view.task.title}, as on the Prune page.",

@@ -184,7 +184,7 @@ def flips_section(view: Frame, columns: Columns) -> None:
     if said := "; ".join(f"{column.title}: {column.stale}" for column in ready if column.stale):
         stale(said)
     if not shown:
-        st.caption("No question answers this description.")
+        st.caption("No question passes this filter.")
         return
     texts = texts_of(view.task.name, tuple(flip.id for flip in shown)) or {}
     if not texts:

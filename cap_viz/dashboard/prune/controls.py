@@ -61,9 +61,9 @@ def controls(view: Frame) -> PruneSetting:
     names = {name: criterion_option(name) for name in criteria_in_groups(list(CRITERIA))}
     with first:
         help = f"{GLOSSARY['criterion']}\n\n{criteria_help(list(names))}"
-        criterion = selection.selectbox("Remove by", "criterion", names, default="cap", help=help)
+        criterion = selection.selectbox("Prune by", "criterion", names, default="cap", help=help)
     with second:
-        help = "A second rule, at the same sparsity."
+        help = "A second criterion, at the same sparsity."
         against = selection.selectbox("Compare with", "against", names, default="wanda", help=help)
     criteria = tuple(dict.fromkeys((criterion, against)))
     with more:
@@ -124,7 +124,7 @@ def deaf_words(setting: PruneSetting) -> str:
     """Name the criteria that ignore the chosen allocation or pattern; empty if none does."""
     spread = setting.options.spread
     deaf = [title_of(name) for name in setting.criteria if setting.options_of(name).spread != spread]
-    return f"{listed(deaf)} decides itself where zeros go: {spread} does not apply to it." if deaf else ""
+    return f"{listed(deaf)}: {spread} does not apply, the criterion itself decides where zeros go." if deaf else ""
 
 
 # What the criteria are built on ----------------------------------------------------------------------------------

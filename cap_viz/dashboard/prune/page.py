@@ -75,7 +75,7 @@ def provenance_row(view: Frame, setting: PruneSetting, columns: Columns) -> None
         provenance(prune_facts(setting, columns), origin=origin_of(view, columns))
     ready = [column for column in columns if column.report is not None and not column.partial]
     name = f"prune-{setting.evaluation.task}-{round(100 * setting.sparsity)}.csv"
-    files, said = [], ["Nothing measured yet." if view.task.kind != "text" else "Text has no accuracies to hand out."]
+    files, said = [], ["Nothing measured yet." if view.task.kind != "text" else "Running text has no accuracies."]
     if ready:
         files = [Download("Items (CSV)", lambda: items_csv(view.store, ready), name, "text/csv")]
         said = ["One row per model and item: prompt, options, answer. Specs and intervals: Compare and Runs."]

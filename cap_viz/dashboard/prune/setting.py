@@ -16,6 +16,7 @@ from cap_viz.runs.masks import mask_spec_from
 from cap_viz.runs.run_queries import eval_runs
 from cap_viz.runs.spec import EvalSpec, MaskSpec, ProfileSpec, ScoreSpec
 from cap_viz.runs.store import StoredRun
+from cap_viz.tasks import load_task
 from cap_viz.tasks.example_sets import ExampleSet
 
 # In per cent: the end of the slider.
@@ -57,9 +58,10 @@ def mask_spec(setting: PruneSetting, criterion: str, sparsity: float | None = No
     sparsity = setting.sparsity if sparsity is None else sparsity
     needs, options = criterion_named(criterion), setting.options_of(criterion, sparsity)
     if needs.needs_scores and setting.scores is None:
+        title = load_task(setting.evaluation.task).title
         raise CapVizError(
-            f"{needs.title} is built on exact head scores, and {setting.evaluation.task} has none (those of a gradient "
-            "run do not serve): score the heads with the exact estimator first."
+            f"{needs.title} is built on exact head scores, and {title} has none stored. Gradient scores do not serve: "
+            "score the heads with the exact estimator first."
         )
     if needs.measures(options) and setting.calibration is None:
         raise CapVizError(f"{needs.title} measures activations on calibration examples, and none are on this machine.")

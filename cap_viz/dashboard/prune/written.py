@@ -23,6 +23,7 @@ from cap_viz.dashboard.components.paired import difference_table, differences, u
 from cap_viz.dashboard.components.panels import caution, listed, percent, problems_told
 from cap_viz.dashboard.components.row_picker import row_picker
 from cap_viz.dashboard.frame import Frame
+from cap_viz.dashboard.names import model_name
 from cap_viz.dashboard.prune.controls import evaluation_items
 from cap_viz.dashboard.prune.setting import PruneSetting, eval_spec
 from cap_viz.dashboard.stored import texts_of
@@ -58,7 +59,8 @@ def written_section(view: Frame, setting: PruneSetting) -> None:
     most = writing.max_tokens if shape is None else room_for_answer(writing, shape.n_ctx)
     amount = f"{len(examples.ids)} questions, answers of at most {most} tokens"
     no_template = format == "chat" and not has_chat_template(view.model.id)
-    blocked = f"{view.model.id} has no chat template; choose the format fewshot or zeroshot." if no_template else ""
+    lacking = f"{model_name(view.model.id)} has no chat template; choose the format fewshot or zeroshot."
+    blocked = lacking if no_template else ""
     offer = Offer("written_measure", "Let them write", amount, blocked)
     asked = generation_spec(setting.model, examples, format=format, max_tokens=most)
 

@@ -59,7 +59,7 @@ def weights_words(view: Frame, mask: MaskSpec) -> str:
 def zeros_section(view: Frame, setting: PruneSetting) -> None:
     """Draw where the zeros are, in figure and table, and offer to count those that are not known."""
     title, switch = st.columns([2, 3], vertical_alignment="center")
-    title.markdown("##### Where the zeros are", help="Counted from stored tables or from the rule, without a run.")
+    title.markdown("##### Where the zeros are", help="Counted from stored tables or by the criterion, without a run.")
     with switch:
         detail = view.selection.segmented("Detail", "detail", DETAILS, label_visibility="collapsed", width="stretch")
     found = [zeros for name in setting.criteria if (zeros := zeros_or_sentence(view, setting, name))]
@@ -99,7 +99,9 @@ def zeros_figure(view: Frame, setting: PruneSetting, found: Sequence[Zeros], det
         if (share := head_zeros_in(view, setting, one.criterion)) is not None:
             shares[title] = share
         elif counting_spec(setting, one.criterion, "heads") is None:
-            st.caption(f"{named(one.criterion)} decides anew at every sparsity: measuring its accuracy counts these.")
+            st.caption(
+                f"{named(one.criterion)} ranks weights anew at every sparsity: measuring its accuracy counts its zeros."
+            )
     if not shares:
         return None
     st.caption("Of a head’s own weights: its rows of the query matrix and its columns of the output matrix.")

@@ -41,7 +41,7 @@ def body(view: Frame) -> None:
     if not view.runs:
         empty(
             "Nothing is stored yet",
-            "Start a run on the Heads page, or bring one in below that `python -m cap_viz runs export` has written.",
+            "Start a run on the Heads page, or import one below: a file written by `python -m cap_viz runs export`.",
         )
         import_section(view.store)
     else:
@@ -76,9 +76,9 @@ def stored(view: Frame) -> None:
 
 
 def import_section(store: Store) -> None:
-    if is_refused_here("bringing in runs"):
+    if is_refused_here("importing runs"):
         return
-    st.markdown("#### Bring in a run", help="A zip file written by `runs export` or by “Run as zip” on this page.")
+    st.markdown("#### Import a run", help="A zip file written by `runs export` or by “Run as zip” on this page.")
     st.file_uploader(
         "A run as zip", "zip", key=UPLOAD, on_change=take_upload, args=(store,), label_visibility="collapsed"
     )
@@ -158,10 +158,7 @@ def damaged_section(store: Store) -> None:
     if not aside and not in_place:
         return
     st.markdown("#### Damaged")
-    st.caption(
-        "What does not pass its check is not read. Runs that were set aside are kept in "
-        f"{escaped(str(store.quarantine))}."
-    )
+    st.caption(f"Damaged runs are not read. Runs that were set aside are kept in {escaped(str(store.quarantine))}.")
     st.markdown("\n".join(f"- {escaped(sentence)}" for sentence in (*aside, *map(str, in_place.values()))))
     if any(store.status(folder)[0] == "live" for folder in in_place) and not is_refused_here("setting runs aside"):
         st.button("Set aside", key="runs_set_aside", on_click=set_aside, args=(store,))

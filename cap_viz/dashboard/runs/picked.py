@@ -223,7 +223,7 @@ def overlay(store: Store, first: StoredRun, second: StoredRun) -> None:
     with problems_told():
         if is_head_scores(first) and is_head_scores(second):
             if first.spec.model != second.spec.model:
-                caution("The two runs are of different weights: their heads have the same numbers, nothing else.")
+                caution("The two runs are of different weights: heads of the same number need not do the same.")
             one, other = (measured_in(store, run, suffix=f" {run.key[:6]}") for run in (first, second))
             pair_section(store, TaskPair(one, other, STANDARDISED, usual_top(one.stats.estimate.rank.size)))
         elif is_run_of(first, EvalSpec) and is_run_of(second, EvalSpec):

@@ -90,8 +90,9 @@ def nothing_to_compare(view: Frame, measured: Sequence[Measured]) -> None:
     stored = measured[0].title if measured else "no task"
     empty(
         "Nothing to compare yet",
-        f"Head scores of {stored} are stored for {view.model.id}; at least two tasks are needed. Measure another on "
-        f"the Heads page, or in the shell: python -m cap_viz score --model {view.model.id} --task mini_science",
+        f"Head scores of {stored} are stored for {model_name(view.model.id)}; at least two tasks are needed. Measure "
+        "another on the Heads page, or in the shell: "
+        f"python -m cap_viz score --model {view.model.id} --task mini_science",
     )
     with st.container(horizontal=True):
         go_button("Measure on the Heads page", "heads", key="tasks_start")
@@ -184,7 +185,8 @@ def shared_section(measured: Sequence[Measured], k: int, shared: pd.DataFrame, a
     everywhere, once = int((in_top == n_tasks).sum()), int((in_top == 1).sum())
     st.markdown(f"#### Heads among the top {k}")
     st.markdown(
-        f"**{everywhere}** of {len(shared)} are in the top of all {n_tasks} reasoning tasks, **{once}** of one.",
+        f"**{everywhere}** of {len(shared)} are in the top of all {n_tasks} reasoning tasks, **{once}** in that of "
+        "one only.",
         help="Ranks by effect, 1 the largest; the median is over reasoning tasks. A head of high rank on generic text, "
         "too, is no sign of reasoning.",
     )

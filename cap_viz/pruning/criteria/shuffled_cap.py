@@ -38,7 +38,7 @@ def rank_shuffled_cap(model: ReasoningModel, request: MaskRequest) -> Steps[Glob
 SHUFFLED_CAP = Criterion(
     name="shuffled_cap",
     title="Shuffled CAP",
-    summary="CAP with the heads' importance dealt out at random: what it owes to which head has which importance.",
+    summary="CAP with the heads' importances dealt out at random, to show what their right places add.",
     source="control for CAP, arXiv 2606.19350",
     needs_scores=True,
     needs_calibration=False,

@@ -243,7 +243,7 @@ def ray_errors_explained() -> Iterator[None]:
     except RayActorError as error:
         raise CapVizError(f"The workers cannot be started ({last_line(error)}). {TOKENS}") from error
     except ConnectionError as error:
-        raise CapVizError(f"The Ray cluster does not take us in ({last_line(error)}). {TOKENS}") from error
+        raise CapVizError(f"The Ray cluster refused the connection ({last_line(error)}). {TOKENS}") from error
     except RayError as error:
         raise CapVizError(f"Ray failed ({last_line(error)}); finished batches are kept.") from error
 

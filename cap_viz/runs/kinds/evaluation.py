@@ -63,7 +63,7 @@ class Evaluation(RunKind[EvalSpec]):
     """An evaluation, batch by batch, after its mask is built."""
 
     name = EvalSpec.kind
-    title, summary = "accuracies", "evaluations, dense or pruned"
+    title, summary = "evaluations", "accuracies, written answers, losses and perplexities, dense or pruned"
     most_examples, most_examples_shared = 10_000, 600
 
     def check(self, spec: EvalSpec) -> None:

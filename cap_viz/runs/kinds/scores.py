@@ -86,8 +86,8 @@ class Scores(AblationKind[ScoreSpec]):
         check_reference(spec)
         if spec.removed is not None and (spec.ablation != "zero" or not spec.removed):
             raise UsageError(
-                "Heads are taken out for a scoring by zeroing what reads them, as in zero ablation; use that ablation, "
-                "and name at least one head."
+                "Heads are removed before a scoring by zero ablation only; use that ablation, and name at least one "
+                "head."
             )
         check_mask(spec.mask, spec.model)
 
