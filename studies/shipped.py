@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cap_viz.attribution.path_scores import strongest_heads
@@ -31,6 +31,7 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import MAIN_CRITERIA, N_CALIBRATION, SEED, SPARSITIES, shipped_folder
 from cap_viz.stats import mean_with_ci
 from cap_viz.tasks.example_sets import calibration_set, evaluation_set
+from cap_viz.tasks.wordings import WORDINGS
 from studies.run_many import computed_in_turn
 from studies.study import study_parts
 
@@ -40,7 +41,7 @@ N_PASSAGES = 40
 # The toy model computes a whole heatmap in the time SmolLM2 needs for one question.
 N_TOY_CALIBRATION = 64
 N_TOY_EVALUATION = 200
-# Heads of a circuit (all of the toy reasoner's), and the questions on which their paths and pairs are measured.
+# Heads of a circuit (all of the toy reasoner's), and the questions on which circuits and changed heads are measured.
 N_HEADS, N_TOY_HEADS, N_CIRCUIT = 8, 32, 32
 TOY_SPARSITIES = tuple(tenths / 10 for tenths in range(1, 10))
 
@@ -50,9 +51,11 @@ class Shipment:
     """Runs shipped for a task and a model.
 
     Head scores on `n_scores` calibration examples (0: none), with `blocks` also those of whole attention layers and
-    MLPs, with `direct` also the direct effects. Paths and pairs of the `n_circuit` heads with the largest effects, and
-    effects of all heads by span. The dense accuracy on the first `n_evaluation` evaluation examples (0: none), and the
-    accuracy on the same examples under each of `criteria` at each of `sparsities`.
+    MLPs, with `direct` also the direct effects, with `reworded` also those of the same questions asked by another
+    prompt. For each of `changed`, sparsities of CAP, the scores of the pruned and of the dense model on evaluation
+    questions. Paths and pairs of the `n_circuit` heads with the largest effects, and effects of all heads by span. The
+    dense accuracy on the first `n_evaluation` evaluation examples (0: none), and the accuracy on the same examples
+    under each of `criteria` at each of `sparsities`.
     """
 
     task: str
@@ -61,6 +64,8 @@ class Shipment:
     criteria: tuple[str, ...] = ()
     blocks: bool = False
     direct: bool = False
+    reworded: bool = False
+    changed: tuple[float, ...] = ()
     n_circuit: int = 0
     model: str = DEFAULT_MODEL
     sparsities: tuple[float, ...] = SPARSITIES
@@ -74,6 +79,8 @@ def toy_shipment(task: str) -> Shipment:
         tuple(CRITERIA),
         blocks=True,
         direct=True,
+        reworded=True,
+        changed=(0.2, 0.5),
         n_circuit=N_TOY_HEADS,
         model=TOY_MODEL,
         sparsities=TOY_SPARSITIES,
@@ -106,6 +113,12 @@ def shipped_specs(model: ModelRef) -> Iterator[RunSpec]:
             yield from scores_and_profiles(model, shipment)
         if shipment.direct:
             yield direct_spec(head_scores(model, shipment))
+        if shipment.reworded:
+            yield ScoreSpec(model, calibration_set(shipment.task, shipment.n_scores, SEED, WORDINGS[0]))
+        if shipment.changed:
+            dense = ScoreSpec(model, evaluation_set(shipment.task, N_CIRCUIT))
+            masks = [calibrated_mask(model, shipment, "cap", sparsity) for sparsity in shipment.changed]
+            yield from (dense, *(replace(dense, mask=mask) for mask in masks))
 
 
 def circuit_specs(model: ModelRef, store: Store) -> Iterator[RunSpec]:

@@ -35,7 +35,7 @@ from cap_viz.runs.store import Store, StoredRun
 from cap_viz.settings import shipped_folder
 from cap_viz.tasks import TASKS, load_task
 from studies.cap_fine_confirmation import ROWS, SHOWN
-from studies.shipped import SHIPMENTS
+from studies.shipped import N_CIRCUIT, SHIPMENTS
 from studies.study import FEWER, N_PASSAGES, setting_of
 from studies.study import N_CALIBRATION as STUDY_CALIBRATION
 
@@ -120,8 +120,10 @@ def check_tables(run: StoredRun) -> None:
 
 
 def calibration_sizes(run: StoredRun) -> set[int]:
-    """On how many examples head scores may be: those of the pages, or of the study."""
+    """On how many examples head scores may be: those of the pages, of circuits, or of the study."""
     task = run.spec.examples.task
+    if run.spec.examples.split == "evaluation":
+        return {N_CIRCUIT}
     return {SHIPPED[task].n_scores, N_PASSAGES if task == setting_of(run.spec.model).text else STUDY_CALIBRATION}
 
 

@@ -53,7 +53,7 @@ def score(
     estimator: Annotated[str, typer.Option(help="Estimator of the effects: exact, gradient or hybrid.")] = "exact",
     big_n: Annotated[int, typer.Option("--big-n", help="hybrid: examples measured by their gradient.")] = 128,
     slope: Annotated[
-        str, typer.Option(help="hybrid: slope of the gradient, fitted to each head or one (unbiased).")
+        str, typer.Option(help="hybrid: slope of the gradient: fitted, to each head, or one, fixed and unbiased.")
     ] = "fitted",
     minutes: Annotated[
         float | None, typer.Option(help="hybrid: choose n and big-n for this time, from a pilot of 16 examples.")
@@ -65,7 +65,7 @@ def score(
     ablation: Annotated[str, typer.Option(help=f"Replacement of a head's output: {', '.join(ABLATIONS)}.")] = "zero",
     reference_n: Annotated[
         int | None,
-        typer.Option(help="mean, resample: calibration examples to take values from; the n if left out."),
+        typer.Option(help="mean, resample: calibration examples to take values from; as many as --n if left out."),
     ] = None,
     reference_seed: Annotated[int, typer.Option(help="Seed for drawing reference examples and partners.")] = 0,
     parts: Annotated[
@@ -86,10 +86,10 @@ def score(
 ) -> None:
     """Measure the causal effect of every attention head on a task.
 
-    exact ablates each head in turn; gradient estimates all heads at once, to first order; hybrid measures n examples
-    exactly and big-n by their gradient, stores both runs and recomputes their combination each time. With --minutes or
-    --half-width a pilot of 16 examples chooses n and big-n, which then stay fixed. With --criterion the heads of the
-    pruned model are measured.
+    The exact estimator ablates each head in turn. The gradient estimates all heads at once, to first order. The hybrid
+    estimator measures n examples exactly and big-n by their gradient; it stores both runs and combines them anew each
+    time. With --minutes or --half-width a pilot of 16 examples chooses n and big-n, which then stay fixed. With
+    --criterion the heads of the pruned model are measured.
     """
     from cap_viz.attribution.estimators import ESTIMATORS
     from cap_viz.attribution.mib import graph_of

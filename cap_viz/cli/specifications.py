@@ -30,10 +30,14 @@ def specifications(
     task: TaskOption = "mini_science",
     model: ModelOption = DEFAULT_MODEL,
     head: Annotated[str, typer.Option(help="One head under every specification, for example L1H3.")] = "",
-    top: Annotated[int | None, typer.Option(help="What counts as the top: a tenth of the heads if left out.")] = None,
-    metrics: Annotated[str, typer.Option(help=f"Of {', '.join(METRICS)}; all of the task if left out.")] = "",
-    ablations: Annotated[str, typer.Option(help=f"Of {', '.join(ABLATIONS)}; those stored if left out.")] = "",
-    estimators: Annotated[str, typer.Option(help="Of exact, gradient; those stored if left out.")] = "",
+    top: Annotated[
+        int | None, typer.Option(help="Number of heads that count as the top; a tenth of all if left out.")
+    ] = None,
+    metrics: Annotated[str, typer.Option(help=f"Metrics, of {', '.join(METRICS)}; all of the task if left out.")] = "",
+    ablations: Annotated[
+        str, typer.Option(help=f"Ablations, of {', '.join(ABLATIONS)}; those stored if left out.")
+    ] = "",
+    estimators: Annotated[str, typer.Option(help="Estimators, of exact, gradient; those stored if left out.")] = "",
     seeds: Annotated[str, typer.Option(help="Draws of calibration examples; those stored if left out.")] = "",
     n: Annotated[int, typer.Option("--n", help="Number of examples in the draws of --seeds.")] = 16,
     prompts: Annotated[

@@ -32,7 +32,7 @@ from cap_viz.stats.joint import HeadSet
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 # Activations of one slice of the MLP: gate and up together take 4 MB in float32.
 MLP_VALUES = 1 << 19
-# Vocabulary entries per slice of logits, one of which is in memory at a time: few enough to stay in the cache of a core.
+# Vocabulary entries per slice of logits, one of which is in memory at a time, and stays in the cache of a core.
 VOCABULARY_SLICE = 1024
 
 

@@ -87,7 +87,7 @@ def controls(view: Frame, scores: StoredRun[ScoreSpec]) -> tuple[str, int, int]:
         k = view.selection.slider("Heads", "k", 2, most, default=min(USUAL_HEADS, most), help=help)
     with st.container(width="stretch"):
         help = "In percent of the largest path among these heads."
-        least = view.selection.slider("Least path drawn, %", "least", 0, 100, default=USUAL_LEAST, help=help)
+        least = view.selection.slider("Smallest path drawn, %", "least", 0, 100, default=USUAL_LEAST, help=help)
     return metric, k, least
 
 
@@ -200,7 +200,7 @@ def head_detail(circuit: Circuit, head: Head) -> None:
         sums = circuit.paths.balance(circuit.metric).set_index("sender").loc[head_name(*head)]
         st.caption(
             f"Its paths sum to {signed(sums['paths'])} {circuit.unit}, {signed(sums['remainder'])} remain: "
-            "heads not shown, and what paths do together."
+            "the part of heads not shown, and of paths that act together."
         )
     go_button("Open it on Heads", "heads", key="circuit_head", params={"layer": head[0], "head": head[1]})
 

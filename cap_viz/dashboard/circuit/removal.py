@@ -25,7 +25,7 @@ from cap_viz.runs.spec import RemovalSpec, ScoreSpec
 from cap_viz.runs.store import Store, StoredRun
 from cap_viz.tasks.example_sets import ExampleSet
 
-SUMMED_UP = {"cpr": "CPR, of 1", "cmd": "CMD, of 0"}
+SUMMED_UP = {"cpr": "CPR (best 1)", "cmd": "CMD (best 0)"}
 
 
 def removal_section(
@@ -50,7 +50,7 @@ def removal_section(
         st.table(summary(areas), border="horizontal", hide_index=True)
         st.caption(
             f"On {len(found.joint.questions)} questions, {found.shared} of which ranked the heads. Brackets: 95 %. p: "
-            f"share of {found.draws} random orders, with this one, that do as well."
+            f"share of {found.draws} random orders, with this one, that do at least as well."
         )
 
 

@@ -56,9 +56,7 @@ def new_run(frame: Frame) -> None:
             return
         estimator = picked("Estimator", ESTIMATORS, "heads_estimator", help=GLOSSARY["estimator"])
         names = ABLATION_NAMES.__getitem__
-        ablation = picked(
-            "Head's output becomes", ABLATIONS, "heads_ablation", format_func=names, help=GLOSSARY["ablation"]
-        )
+        ablation = picked("Ablation", ABLATIONS, "heads_ablation", format_func=names, help=GLOSSARY["ablation"])
         seed_place, metric_place = st.columns(2)
         seed, metric = int(seed_place.number_input("Seed of the draw", 0, 9999, 0, key="heads_seed")), None
         if estimator != "exact":
@@ -119,7 +117,7 @@ def hybrid_sizes(frame: Frame, pilot: Mapping[str, ScoreSpec], most: int) -> tup
         return int(n), int(n_gradient)
     runs = {name: run for name, spec in pilot.items() if (run := frame.store.get(spec)) is not None}
     if missing := [spec for name, spec in pilot.items() if name not in runs]:
-        label = f"Measure the pilot ({FEWEST_EXACT} examples, both ways)"
+        label = f"Measure the pilot ({FEWEST_EXACT} examples, exactly and by gradient)"
         offer_runs(frame, label, *missing, key="heads_pilot")
         raise UsageError("The sizes are planned from a pilot with this draw, ablation and metric, and then fixed.")
     unit, seconds, half_width = METRICS[pilot["gradient"].metric or "nll"].unit, None, None
@@ -131,7 +129,7 @@ def hybrid_sizes(frame: Frame, pilot: Mapping[str, ScoreSpec], most: int) -> tup
     plan = plan_from(frame.store, runs, available=most, seconds=seconds, half_width=half_width)
     st.caption(
         f"**{plan.n}** exactly and **{plan.n_gradient}** by gradient: about {duration(plan.seconds)}, and half of the "
-        f"heads known to ± {plan.half_width:.2g} {unit} or better. Judged from the pilot, then fixed."
+        f"heads known to ± {plan.half_width:.2g} {unit} or better, judged from the pilot. These sizes then stay fixed."
     )
     return plan.n, plan.n_gradient
 
