@@ -142,10 +142,19 @@ def evaluation_sizes(run: StoredRun) -> set[int]:
 def test_calibration_and_evaluation_are_apart() -> None:
     for task in {run.spec.examples.task for run in shipped_runs()}:
         used = {
-            split: {i for run in shipped_runs(task) if run.kind == kind for i in run.spec.examples.ids}
-            for split, kind in (("calibration", "score"), ("evaluation", "eval"))
+            split: {i for run in shipped_runs(task) if run.spec.examples.split == split for i in run.spec.examples.ids}
+            for split in ("calibration", "evaluation")
         }
         assert not used["calibration"] & used["evaluation"]
+
+
+def test_masks_are_built_on_calibration_examples() -> None:
+    masks = {mask for run in shipped_runs() if (mask := getattr(run.spec, "mask", None)) is not None}
+    assert len(masks) > 100
+    sources = [
+        source for mask in masks for source in (mask.scores and mask.scores.examples, mask.calibration, mask.text)
+    ]
+    assert {source.split for source in sources if source is not None} == {"calibration"}
 
 
 def test_shipped_runs_are_small_and_hold_no_texts() -> None:
