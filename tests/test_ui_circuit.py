@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cap_viz.attribution.path_scores import ANSWER, EVERYTHING, HeadPath, PathScores, strongest_heads
+from cap_viz.attribution.prompt_intervention import encode_prompt, read_prompt
 from cap_viz.dashboard.circuit.data import path_id
 from cap_viz.dashboard.circuit.page import N_QUESTIONS
 from cap_viz.errors import UsageError
@@ -117,6 +119,32 @@ def test_more_heads_than_stored_are_offered_with_their_cost(
     questions = min(N_QUESTIONS, len(tiny_task.splits.evaluation))
     assert f"{questions * passes:,} passes" in "".join(one.value for one in at.caption)
     assert not at.get("plotly_chart")
+
+
+def test_a_question_is_played_without_the_selected_head(
+    store: Store, tiny_model: ReasoningModel, tiny_task: Task, heads: tuple[Head, ...]
+) -> None:
+    """The question that needs the head most, its tokens coloured by how much less expected they are without it."""
+    path = next(one for one in stored_paths(store).paths if one.receiver.kind == "mlp")
+    effects = effects_of(stored_paths(store), HeadPath(path.sender, EVERYTHING))
+    example = tiny_task.evaluation(N)[int(effects.argmax())]
+    assert not [page for page in pages(opened(tiny_model, k=str(K), shown=path_id(path))) if "cv-played" in page]
+    at = opened(tiny_model, k=str(K), shown=path_id(path), reading="true")
+    assert at.selectbox(key="example").value == example.id
+    tokens = encode_prompt(tiny_model, example.prompt + example.options[example.gold])
+    dense, without = (read_prompt(tiny_model, tokens, off).token_logprobs for off in ((), (path.sender,)))
+    (first,) = [page for page in pages(at) if 'class="cv-played"' in page]
+    assert re.findall(r'title="([^"]*) nats"', first) == [signed(float(one), 2) for one in (without - dense)[1:]]
+    assert re.findall(r"--token:(\d+);", first) == [str(place) for place in range(len(tokens))]
+    at.button(key="circuit_replay").click().run()
+    (second,) = [page for page in pages(at) if 'class="cv-played"' in page]
+    # The same tokens in an element of another name, which the browser plays anew.
+    assert second != first
+    assert second.replace("play-1", "play-0") == first
+
+
+def pages(at: AppTest) -> list[str]:
+    return [str(getattr(element, "value", "")) for element in at.get("html")]
 
 
 def test_pairs_are_counted_and_listed(store: Store, tiny_model: ReasoningModel, heads: tuple[Head, ...]) -> None:

@@ -85,6 +85,16 @@ def coloured_prompt(tokens: Sequence[str], change: Float[np.ndarray, " position"
     return f'<p style="line-height:2;font-size:0.95rem">{"".join(map(coloured_token, tokens, change))}</p>'
 
 
+def played_prompt(tokens: Sequence[str], change: Float[np.ndarray, " position"], *, play: int) -> str:
+    """Return the coloured prompt, its tokens to light up in turn by `assets/reading.css`.
+
+    Another number of the `play` makes the browser start again.
+    """
+    coloured = enumerate(map(coloured_token, tokens, change))
+    played = "".join(one.replace('style="', f'class="cv-played" style="--token:{at};', 1) for at, one in coloured)
+    return f'<p id="play-{play}" style="line-height:2;font-size:0.95rem">{played}</p>'
+
+
 def coloured_token(token: str, change: float) -> str:
     known = np.isfinite(change)
     share = min(1.0, abs(change) / STRONG_CHANGE) if known else 0.0

@@ -14,6 +14,7 @@ from cap_viz.attribution.effect_metrics import applicable_metrics
 from cap_viz.attribution.pair_scores import BACK_UP, CEILING, OVERLAP, sets_of_pairs
 from cap_viz.attribution.path_scores import HeadPath, strongest_heads
 from cap_viz.dashboard.circuit.data import USUAL_LEAST, Circuit, circuit_of, interval, stored_for
+from cap_viz.dashboard.circuit.play import play_section
 from cap_viz.dashboard.circuit.positions import positions_section
 from cap_viz.dashboard.circuit.removal import cost_words, removal_section
 from cap_viz.dashboard.components.chart import chart
@@ -147,10 +148,12 @@ def draw(view: Frame, circuit: Circuit, shape: tuple[int, int], least: float) ->
         left, right = st.container(width=LEFT_WIDTH), st.container(width="stretch")
     with right:
         chosen = selected(view.selection, circuit)
-        if chosen in circuit.named:
-            path_detail(view, circuit, circuit.named[chosen])
+        path, heads = circuit.named.get(chosen), {head_name(*head): head for head in circuit.paths.senders}
+        head = heads[chosen] if path is None else path.sender
+        if path is None:
+            head_detail(circuit, head)
         else:
-            head_detail(circuit, next(head for head in circuit.paths.senders if head_name(*head) == chosen))
+            path_detail(view, circuit, path)
     with left:
         marks = list(circuit.path_marks(least))
         graph = partial(circuit_graph, circuit.head_marks(), marks, shape, selected=chosen)
@@ -159,6 +162,7 @@ def draw(view: Frame, circuit: Circuit, shape: tuple[int, int], least: float) ->
         st.caption("Layers run downwards. Teal: removing it hurts. Brown: it helps. Faded: may be zero. Wide: large.")
         with st.popover("What these numbers are", icon=":material/help:"):
             st.markdown("\n\n".join(GLOSSARY[term] for term in ("path", "direct_effect", "pair_effect")))
+    play_section(view, circuit, head)
     pairs_section(circuit)
     return graph
 
