@@ -38,3 +38,13 @@ def test_heads_link_to_their_circuit_and_back(server: str, open_tab: OpenTab) ->
     tab.page.get_by_role("button", name="Circuit of the strongest heads").click()
     expect(tab.page).to_have_url(re.compile("circuit.*task=toy_math"), timeout=PATIENCE_MS)
     assert tab.errors == []
+
+
+def test_a_question_is_played_and_played_again(server: str, open_tab: OpenTab) -> None:
+    tab = open_tab(f"{server}/{TOY}&shown=L0H4&reading=true")
+    tokens = tab.page.locator(".cv-played")
+    expect(tokens.first).to_be_visible(timeout=PATIENCE_MS)
+    assert tokens.first.evaluate("token => getComputedStyle(token).animationName") == "cv-read"
+    tab.page.get_by_role("button", name="Play again").click()
+    expect(tab.page.locator("#play-1 .cv-played").first).to_be_visible(timeout=PATIENCE_MS)
+    assert tab.errors == []
