@@ -164,4 +164,4 @@ def test_prune_says_that_a_gradient_run_is_not_enough(
     address = {"model": tiny_model.ref.id, "task": "tiny", "criterion": "cap"}
     examples = calibration_set("tiny", 4)
     computed(store, tiny_model, ScoreSpec(tiny_model.ref, examples, estimator="gradient", metric="nll"))
-    assert saying(opened("pages/prune.py", **address), "Tiny", "gradient", "exact")
+    assert saying(opened("pages/prune.py", **address), "Tiny", "Gradient", "exact")
