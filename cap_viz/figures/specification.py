@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from cap_viz.attribution.specification_curve import OWN_PROMPT
 from cap_viz.figures.theme import FAINT, HELPS, HURTS, NEUTRAL, blank, signed
 
 # Columns of a head's table that are choices; a draw is its seed and size.
@@ -26,8 +25,8 @@ def specification_curve(table: pd.DataFrame, *, n_heads: int) -> go.Figure:
     """
     table = table.assign(draw=[f"draw {seed} of {n}" for seed, n in zip(table["seed"], table["n"], strict=True)])
     levels = [(choice, value) for choice in CHOICES for value in dict.fromkeys(table[choice])]
-    if set(table["prompt"]) == {OWN_PROMPT}:
-        levels.remove(("prompt", OWN_PROMPT))
+    if not any(map(is_other, table["prompt"])):
+        levels = [(choice, value) for choice, value in levels if choice != "prompt"]
     x = np.arange(len(table))
     height = CURVE + 40 + ROW * len(levels)
     figure = blank(height=height, left=132, right=12, top=10, bottom=14)
@@ -85,16 +84,21 @@ def specification_curve(table: pd.DataFrame, *, n_heads: int) -> go.Figure:
     return figure
 
 
+def is_other(prompt: str) -> bool:
+    """Whether this is the wording of a prompt, with a place for the question, and no name for the task's own."""
+    return "{question}" in prompt
+
+
 def level_name(choice: str, value: str) -> str:
-    if (choice, value) == ("prompt", OWN_PROMPT):
-        return "own prompt"
+    if choice == "prompt" and not is_other(value):
+        return f"{value} prompt"
     shown = value if len(value) <= LONGEST_NAME else f"{value[: LONGEST_NAME - 1]}…"
     return escape(shown, quote=False)
 
 
 def hover(row: dict[str, object]) -> str:
     name = f"<b>{row['metric']}, {row['ablation']}, {row['estimator']}, {row['draw']}</b>"
-    if row["prompt"] != OWN_PROMPT:
+    if is_other(str(row["prompt"])):
         name = f"{name}<br>{escape(str(row['prompt']), quote=False)}"
     if row["rank"] != row["rank"]:  # NaN
         return f"{name}<br>missing"

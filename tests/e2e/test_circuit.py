@@ -42,6 +42,8 @@ def test_heads_link_to_their_circuit_and_back(server: str, open_tab: OpenTab) ->
 
 def test_a_question_is_played_and_played_again(server: str, open_tab: OpenTab) -> None:
     tab = open_tab(f"{server}/{TOY}&shown=L0H4&reading=true")
+    # Tests prefer less motion, under which the tokens stand still.
+    tab.page.emulate_media(reduced_motion="no-preference")
     tokens = tab.page.locator(".cv-played")
     expect(tokens.first).to_be_visible(timeout=PATIENCE_MS)
     assert tokens.first.evaluate("token => getComputedStyle(token).animationName") == "cv-read"
